@@ -1,0 +1,111 @@
+//! Channel names: the grammar, the namespace, and names that this server reserves.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::limits;
+
+/// A channel's full name, checked against the grammar: 1 to 255 bytes of printable ASCII without
+/// spaces (0x21 to 0x7e). The namespace is what stands before the first `:`.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Channel(Arc<str>);
+
+/// Why a text is no channel name.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum ChannelError {
+    /// The name is empty.
+    #[error("channel name is empty")]
+    Empty,
+    /// The name has more than 255 bytes.
+    #[error("channel name is longer than 255 bytes")]
+    TooLong,
+    /// The name has a byte outside 0x21 to 0x7e.
+    #[error("channel name has a character outside printable ASCII")]
+    BadCharacter,
+}
+
+impl Channel {
+    /// Checks `name` against the grammar.
+    pub fn parse(name: &str) -> Result<Self, ChannelError> {
+        if name.is_empty() {
+            return Err(ChannelError::Empty);
+        }
+        if name.len() > limits::CHANNEL_BYTES_MAX {
+            return Err(ChannelError::TooLong);
+        }
+        if !name.bytes().all(|b| (0x21..=0x7e).contains(&b)) {
+            return Err(ChannelError::BadCharacter);
+        }
+        Ok(Self(Arc::from(name)))
+    }
+
+    /// The full name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// What stands before the first `:` (a leading `$` left out), or `None` for a name outside
+    /// every namespace.
+    pub fn namespace(&self) -> Option<&str> {
+        let name = self.0.strip_prefix('$').unwrap_or(&self.0);
+        name.split_once(':').map(|(ns, _)| ns)
+    }
+
+    /// Whether the name asks for a check of its own that a namespace's rules do not make: `$…`
+    /// (a subscription token is needed) and `…#user,…` (only those users).
+    pub fn is_restricted(&self) -> bool {
+        self.0.starts_with('$') || self.0.contains('#')
+    }
+}
+
+impl fmt::Display for Channel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for Channel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", &self.0)
+    }
+}
+
+impl std::borrow::Borrow<str> for Channel {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn grammar() {
+        let long = "r".repeat(256);
+        for (name, err) in [
+            ("", ChannelError::Empty),
+            (long.as_str(), ChannelError::TooLong),
+            ("room:a b", ChannelError::BadCharacter),
+            ("room:\u{e4}", ChannelError::BadCharacter),
+            ("room:\n", ChannelError::BadCharacter),
+        ] {
+            assert_eq!(Channel::parse(name), Err(err), "{name:?}");
+        }
+        assert_eq!(
+            Channel::parse(&long[..255]).map(|c| c.as_str().len()),
+            Ok(255)
+        );
+    }
+
+    #[test]
+    fn namespaces_and_restrictions() {
+        let c = |s| Channel::parse(s).unwrap();
+        assert_eq!(c("room:a:b").namespace(), Some("room"));
+        assert_eq!(c("$room:a").namespace(), Some("room"));
+        assert_eq!(c("plain").namespace(), None);
+        assert!(c("$room:a").is_restricted());
+        assert!(c("room:a#42,43").is_restricted());
+        assert!(!c("room:a").is_restricted());
+    }
+}

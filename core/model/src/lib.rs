@@ -1,0 +1,18 @@
+//! The vocabulary of GB6: identifiers, limits, channel names, permissions, error codes, time and
+//! the placement snapshot. No role logic and no I/O lives here; every other crate may depend on it.
+
+pub mod caps;
+pub mod channel;
+pub mod codes;
+pub mod hash;
+pub mod ids;
+pub mod limits;
+pub mod snapshot;
+
+pub use caps::{Allow, Capability, Caps};
+pub use channel::{Channel, ChannelError};
+pub use codes::{Disconnect, ErrorCode, Unsubscribed};
+pub use ids::{
+    ChannelKey, Incarnation, InstanceEpoch, InstanceId, NodeId, Offset, Position, Role, SessionId,
+    ShardEpoch, ShardId, Slot,
+};

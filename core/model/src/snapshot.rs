@@ -1,0 +1,266 @@
+//! The placement snapshot: everything that a node must know to work without the control plane.
+//! geo-config reads and validates it; every node keeps the last good one on disk.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::channel::Channel;
+use crate::codes::ErrorCode;
+use crate::hash;
+use crate::ids::{InstanceEpoch, InstanceId, NodeId, Role, ShardId, Slot};
+use crate::limits;
+
+/// One revision of the whole configuration that nodes share.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Snapshot {
+    /// Raised by every change; a node never goes back.
+    pub revision: u64,
+    /// Instances by id.
+    pub instances: BTreeMap<InstanceId, Instance>,
+    /// Regions by name.
+    pub regions: BTreeMap<String, Region>,
+    /// Nodes by id, with where the mesh reaches them.
+    pub nodes: BTreeMap<NodeId, Node>,
+}
+
+/// One instance: where it lives, its keys, its namespaces.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Instance {
+    /// The region that owns its rooms.
+    pub region: String,
+    /// Raised when its rooms move.
+    pub epoch: InstanceEpoch,
+    /// The slots that its rooms hash to.
+    pub slots: Vec<Slot>,
+    /// Keys that its tokens may be signed with; empty on nodes that verify none.
+    #[serde(default)]
+    pub keys: Vec<Key>,
+    /// Namespaces by name.
+    pub namespaces: BTreeMap<String, Namespace>,
+    /// Origins from which browsers may connect, besides the listener's own: `https://host[:port]`.
+    #[serde(default)]
+    pub allowed_origins: Vec<String>,
+    /// Commands a second and burst of one connection; `None`: no limit.
+    #[serde(default)]
+    pub command_rate: Option<CommandRate>,
+    /// Subscriptions of one session.
+    #[serde(default = "default_subscriptions")]
+    pub subscriptions_max: usize,
+}
+
+fn default_subscriptions() -> usize {
+    limits::SUBSCRIPTIONS_MAX
+}
+
+/// A token bucket for the commands of one connection.
+#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CommandRate {
+    /// Commands a second.
+    pub per_second: u32,
+    /// Commands at once.
+    pub burst: u32,
+}
+
+/// One key of the key table. A token's `kid` or `iss` names an instance only if it is a key id
+/// that GB6 made (`<instance>.<random>`).
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Key {
+    /// The key's id.
+    pub id: String,
+    /// What it verifies.
+    #[serde(rename = "use")]
+    pub usage: KeyUse,
+    /// The algorithm: taken from here, never from a token's header.
+    pub algorithm: KeyAlgorithm,
+    /// The secret, as text.
+    pub secret: String,
+}
+
+impl std::fmt::Debug for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Key")
+            .field("id", &self.id)
+            .field("usage", &self.usage)
+            .field("algorithm", &self.algorithm)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a key verifies.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum KeyUse {
+    /// Tokens of clients.
+    Client,
+}
+
+/// How a key verifies.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum KeyAlgorithm {
+    /// HMAC with SHA-256 (RFC 7518 section 3.2).
+    HS256,
+}
+
+/// What a namespace's channels are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ChannelKind {
+    /// A durable ordered stream.
+    #[default]
+    Stream,
+}
+
+/// Who may do a thing in a namespace.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Who {
+    /// A connection whose token's `caps` cover it or, without `caps`, any signed-in user.
+    Member,
+    /// Nobody.
+    Nobody,
+}
+
+/// The rules of one namespace.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Namespace {
+    /// What its channels are.
+    pub kind: ChannelKind,
+    /// Publications kept for each room; 0: all.
+    pub history_size: u64,
+    /// How long publications are kept, in ms; 0: for ever.
+    pub history_ttl_ms: u64,
+    /// Whether presence is kept and may be asked for.
+    pub presence: bool,
+    /// Whether a subscriber may ask for join and leave pushes.
+    pub join_leave: bool,
+    /// Whether every subscriber gets join and leave pushes, asked for or not.
+    pub force_join_leave: bool,
+    /// Members above which join and leave pushes stop.
+    pub join_leave_max: usize,
+    /// Whether every subscription has a position that can be recovered from, asked for or not.
+    pub force_recovery: bool,
+    /// Whether every subscription is told its position, asked for or not.
+    pub force_positioning: bool,
+    /// Who may subscribe.
+    pub allow_subscribe: Who,
+    /// Who may publish.
+    pub allow_publish: Who,
+    /// Who may ask for presence.
+    pub allow_presence: Who,
+    /// Who may ask for history.
+    pub allow_history: Who,
+    /// Largest data of one publication in bytes.
+    pub max_message_bytes: usize,
+}
+
+impl Default for Namespace {
+    fn default() -> Self {
+        Self {
+            kind: ChannelKind::Stream,
+            history_size: 0,
+            history_ttl_ms: 0,
+            presence: false,
+            join_leave: false,
+            force_join_leave: false,
+            join_leave_max: limits::JOIN_LEAVE_MEMBERS_MAX,
+            force_recovery: true,
+            force_positioning: true,
+            allow_subscribe: Who::Member,
+            allow_publish: Who::Member,
+            allow_presence: Who::Member,
+            allow_history: Who::Member,
+            max_message_bytes: limits::PUBLISH_BYTES_MAX,
+        }
+    }
+}
+
+/// One region: its shards and who owns them.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Region {
+    /// Shards of the region, numbered from 0; slot `s` belongs to shard `s % shards` unless
+    /// `slots` says otherwise.
+    pub shards: u32,
+    /// Slots that were placed on another shard than the rule's.
+    #[serde(default)]
+    pub slots: BTreeMap<u16, ShardId>,
+    /// The node that owns each shard, by shard number.
+    pub owners: Vec<NodeId>,
+}
+
+impl Region {
+    /// The shard that a slot belongs to; `None` for a region without shards.
+    pub fn shard_of(&self, slot: Slot) -> Option<ShardId> {
+        match self.slots.get(&slot.0) {
+            Some(shard) => Some(*shard),
+            None if self.shards > 0 => Some(ShardId(u32::from(slot.0) % self.shards)),
+            None => None,
+        }
+    }
+}
+
+/// One node: its roles and where the mesh reaches it.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Node {
+    /// What it does.
+    pub roles: Vec<Role>,
+    /// `host:port` of its mesh listener; edges dial and have none.
+    #[serde(default)]
+    pub mesh: Option<String>,
+    /// The region that it belongs to, where it has the role `region`.
+    #[serde(default)]
+    pub region: Option<String>,
+}
+
+/// Where a channel lives: the answer of [`Snapshot::route`].
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct Route {
+    /// The region that owns it.
+    pub region: String,
+    /// The shard in that region.
+    pub shard: ShardId,
+    /// The node that owns the shard.
+    pub owner: NodeId,
+}
+
+impl Snapshot {
+    /// The rules of `channel` in `instance`: error 102 when its namespace is unknown or it stands
+    /// outside every namespace.
+    pub fn namespace(
+        &self,
+        instance: &InstanceId,
+        channel: &Channel,
+    ) -> Result<&Namespace, ErrorCode> {
+        let instance = self.instances.get(instance).ok_or(ErrorCode::Internal)?;
+        channel
+            .namespace()
+            .and_then(|ns| instance.namespaces.get(ns))
+            .ok_or(ErrorCode::UnknownChannel)
+    }
+
+    /// Where `channel` of `instance` lives; `None` when the placement is incomplete.
+    pub fn route(&self, instance: &InstanceId, channel: &str) -> Option<Route> {
+        let placed = self.instances.get(instance)?;
+        let region = self.regions.get(&placed.region)?;
+        let shard = region.shard_of(hash::slot_of(instance, channel, &placed.slots)?)?;
+        Some(Route {
+            region: placed.region.clone(),
+            shard,
+            owner: region.owners.get(shard.0 as usize)?.clone(),
+        })
+    }
+
+    /// This snapshot without any secret: what nodes that verify no tokens are given.
+    pub fn without_secrets(&self) -> Self {
+        let mut out = self.clone();
+        out.instances.values_mut().for_each(|i| i.keys.clear());
+        out
+    }
+}

@@ -1,0 +1,1 @@
+//! geo-config/node

@@ -1,0 +1,1 @@
+//! History checker, fault proxy and process harness.

@@ -1,0 +1,1 @@
+//! Load generator and floors of `gb6 bench`.

@@ -1,0 +1,2 @@
+//! Tools of the workspace.
+fn main() {}
