@@ -1,1 +1,22 @@
-//! core/ports
+//! Ports: the traits behind which engines stand. A port says what is promised; one contract suite
+//! per port (feature `contract`) says it as tests, and every backend passes the same one.
+//!
+//! Ports know no runtime: a write answers through a [`Completion`], reads block the calling
+//! thread, so drivers make them off their async threads.
+
+mod completion;
+mod error;
+mod fence;
+pub mod log;
+pub mod memory;
+pub mod retention;
+pub mod rooms;
+
+pub use completion::{Completion, wait};
+pub use error::StoreError;
+pub use fence::Fence;
+pub use log::{
+    Acquire, Acquired, Commit, ConsumerState, Durability, LogCaps, LogRange, Page, Retain,
+    RetentionPlan, SegmentPlan, ShardLog,
+};
+pub use rooms::{RoomEntry, RoomStore};

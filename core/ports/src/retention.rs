@@ -1,0 +1,36 @@
+//! The rules of retention and erasure that every engine shares: when a record may go, and what is
+//! left of an erased one.
+
+use gb6_core_wire::record::{Kind, Record, flags};
+
+/// What retention looks at in a record.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RetentionOffset {
+    /// It goes when the room's first kept offset has passed this one.
+    Room(u64),
+    /// It goes once a checkpoint covers it.
+    Settled,
+    /// Only the owner of its meaning can say: never dropped with a whole segment.
+    Pinned,
+}
+
+/// When a record may go: the rule that every engine's retention plan follows.
+pub fn retention_offset(record: &Record) -> RetentionOffset {
+    match record.kind() {
+        Kind::Message | Kind::Import => RetentionOffset::Room(record.offset),
+        Kind::Tombstone => RetentionOffset::Room(record.target_offset),
+        // A trim is told again by every later one and by the room's first kept record.
+        Kind::Trim => RetentionOffset::Room(record.target_offset.saturating_sub(1)),
+        Kind::Acquire | Kind::Checkpoint => RetentionOffset::Settled,
+        _ => RetentionOffset::Pinned,
+    }
+}
+
+/// Takes a record's content away and leaves its place: what [`Retain::Erase`] does.
+pub fn erase(record: &mut Record) {
+    record.body.clear();
+    record.tags.clear();
+    record.compression = 0;
+    record.key_id = 0;
+    record.flags |= flags::ERASED;
+}
