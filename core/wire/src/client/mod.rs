@@ -1,1 +1,198 @@
 //! The Centrifuge client protocol, version 2: types, and its JSON and Protobuf dialects.
+//!
+//! One set of types serves both dialects. A WebSocket message (a *frame* here) holds one or more
+//! commands or replies: JSON objects with a newline between them, or Protobuf messages each behind
+//! its length. An empty reply is the server's ping, an empty command the client's answer to it.
+
+mod command;
+mod data;
+mod json;
+mod protobuf;
+mod push;
+mod reply;
+
+use bytes::Bytes;
+
+pub use command::*;
+pub use data::{JsonData, json_data_kind, json_depth_within, json_value_of};
+pub use push::*;
+pub use reply::*;
+
+/// Commands in one incoming frame: each costs a reply, whatever its size.
+pub const COMMANDS_MAX: usize = 4096;
+/// Server-side subscriptions named in one `connect`.
+pub const CONNECT_SUBS_MAX: usize = 4096;
+/// Headers in one `connect`.
+pub const CONNECT_HEADERS_MAX: usize = 64;
+/// Largest tags filter in bytes: a tree unfolds to many times its bytes.
+pub const FILTER_BYTES_MAX: usize = 16 * 1024;
+
+/// How commands and replies are written.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub enum Dialect {
+    /// Text frames: JSON objects with `\n` between them.
+    Json,
+    /// Binary frames: Protobuf messages, each behind its length as a varint.
+    Protobuf,
+}
+
+impl Dialect {
+    /// Both dialects.
+    pub const ALL: [Dialect; 2] = [Dialect::Json, Dialect::Protobuf];
+
+    /// Its name in metrics and logs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Dialect::Json => "json",
+            Dialect::Protobuf => "protobuf",
+        }
+    }
+
+    /// The WebSocket subprotocol that stands for it.
+    pub fn subprotocol(self) -> &'static str {
+        match self {
+            Dialect::Json => "centrifuge-json",
+            Dialect::Protobuf => "centrifuge-protobuf",
+        }
+    }
+}
+
+/// What is wrong with an incoming frame. The connection ends with 3501 (bad request). Never holds
+/// text of the frame: there are tokens in it. `index` counts the frame's commands from 0.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum CodecError {
+    /// The frame holds nothing.
+    #[error("the frame is empty")]
+    EmptyFrame,
+    /// A blank line between commands.
+    #[error("command {index} of the frame is a blank line")]
+    BlankLine {
+        /// Which command.
+        index: usize,
+    },
+    /// Too many commands in a frame.
+    #[error("the frame holds more than {COMMANDS_MAX} commands; send them in several frames")]
+    TooManyCommands,
+    /// A single command is too large.
+    #[error("command {index} of the frame has {bytes} bytes, at most {max} are accepted")]
+    CommandTooLarge {
+        /// Which command.
+        index: usize,
+        /// Its bytes.
+        bytes: usize,
+        /// The bound.
+        max: usize,
+    },
+    /// JSON data is nested too deeply.
+    #[error("the data of command {index} of the frame is nested deeper than {max} levels")]
+    TooDeep {
+        /// Which command.
+        index: usize,
+        /// The bound.
+        max: usize,
+    },
+    /// A map has too many entries.
+    #[error("command {index} of the frame has more than {max} {what}")]
+    TooManyEntries {
+        /// Which command.
+        index: usize,
+        /// What there are too many of.
+        what: &'static str,
+        /// The bound.
+        max: usize,
+    },
+    /// The text is not UTF-8.
+    #[error("command {index} of the frame is not UTF-8 text")]
+    NotUtf8 {
+        /// Which command.
+        index: usize,
+    },
+    /// A command is no JSON object of the protocol.
+    #[error("command {index} of the frame {problem} (at byte {column})")]
+    Json {
+        /// Which command.
+        index: usize,
+        /// Where in it, from 1.
+        column: usize,
+        /// What is wrong.
+        problem: JsonProblem,
+    },
+    /// A message is no Protobuf message of the protocol.
+    #[error("command {index} of the frame is no valid Protobuf message: {source}")]
+    Protobuf {
+        /// Which command.
+        index: usize,
+        /// What is wrong.
+        source: prost::DecodeError,
+    },
+    /// The frame ends inside a message.
+    #[error("command {index} of the frame claims {claimed} bytes, {left} are left")]
+    Truncated {
+        /// Which command.
+        index: usize,
+        /// Its claimed length.
+        claimed: u64,
+        /// What the frame still holds.
+        left: usize,
+    },
+}
+
+/// What is wrong with the JSON of a command.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum JsonProblem {
+    /// It breaks the grammar.
+    Syntax,
+    /// It ends too early.
+    Eof,
+    /// A field has another type than the protocol says, or stands there twice.
+    Field,
+}
+
+impl std::fmt::Display for JsonProblem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            JsonProblem::Syntax => "is not JSON",
+            JsonProblem::Eof => "ends inside its JSON",
+            JsonProblem::Field => "has a field of the wrong type, or one twice",
+        })
+    }
+}
+
+/// The commands of one incoming frame, in order. The caller bounds the frame
+/// (`gb6_core_model::limits::CLIENT_FRAME_BYTES_MAX`); number and size of the commands, entries of
+/// maps and the depth of JSON data are bounded here, before memory is spent on them.
+///
+/// Protobuf data fields share the frame's memory.
+pub fn decode_frame(dialect: Dialect, frame: Bytes) -> Result<Vec<Command>, CodecError> {
+    match dialect {
+        Dialect::Json => json::decode_frame(&frame),
+        Dialect::Protobuf => protobuf::decode_frame(frame),
+    }
+}
+
+/// The tags filter of a [`SubscribeRequest`]; `None` where there is none. Errors carry index 0.
+pub fn decode_filter(dialect: Dialect, tf: &Bytes) -> Result<Option<FilterNode>, CodecError> {
+    if tf.len() > FILTER_BYTES_MAX {
+        return Err(CodecError::CommandTooLarge {
+            index: 0,
+            bytes: tf.len(),
+            max: FILTER_BYTES_MAX,
+        });
+    }
+    if tf.is_empty() {
+        return Ok(None);
+    }
+    match dialect {
+        Dialect::Json => json::decode_filter(tf),
+        Dialect::Protobuf => protobuf::decode_filter(tf.clone()).map(Some),
+    }
+}
+
+/// The replies of one incoming frame, in order: what a client reads. Only the load generator and
+/// tests do, so nothing is bounded but the frame.
+pub fn decode_replies(dialect: Dialect, frame: Bytes) -> Result<Vec<Reply>, CodecError> {
+    match dialect {
+        Dialect::Json => json::decode_replies(&frame),
+        Dialect::Protobuf => protobuf::decode_replies(frame),
+    }
+}

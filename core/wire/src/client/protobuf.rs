@@ -1,0 +1,121 @@
+//! Reading and writing the Protobuf dialect: messages, each behind its length as a varint. A length
+//! of zero is the ping (reply) or the answer to it (command).
+
+use bytes::{Buf as _, Bytes};
+use gb6_core_model::limits::COMMAND_BYTES_MAX;
+use prost::Message as _;
+use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
+
+use super::{
+    COMMANDS_MAX, CONNECT_HEADERS_MAX, CONNECT_SUBS_MAX, CodecError, Command, FilterNode, Reply,
+};
+
+/// Field numbers of the schema that are looked at before a command is decoded.
+const COMMAND_CONNECT: u32 = 4;
+const CONNECT_SUBS: u32 = 3;
+const CONNECT_HEADERS: u32 = 6;
+
+/// See [`super::decode_frame`].
+pub(super) fn decode_frame(mut frame: Bytes) -> Result<Vec<Command>, CodecError> {
+    if frame.is_empty() {
+        return Err(CodecError::EmptyFrame);
+    }
+    let mut commands = Vec::new();
+    while !frame.is_empty() {
+        let index = commands.len();
+        if index == COMMANDS_MAX {
+            return Err(CodecError::TooManyCommands);
+        }
+        let message = split_message(index, &mut frame)?;
+        check_size(index, &message)?;
+        let command =
+            Command::decode(message).map_err(|source| CodecError::Protobuf { index, source })?;
+        commands.push(command);
+    }
+    Ok(commands)
+}
+
+/// See [`super::decode_filter`].
+pub(super) fn decode_filter(tf: Bytes) -> Result<FilterNode, CodecError> {
+    FilterNode::decode(tf).map_err(|source| CodecError::Protobuf { index: 0, source })
+}
+
+/// See [`super::decode_replies`].
+pub(super) fn decode_replies(mut frame: Bytes) -> Result<Vec<Reply>, CodecError> {
+    let mut replies = Vec::new();
+    while !frame.is_empty() {
+        let index = replies.len();
+        let message = split_message(index, &mut frame)?;
+        let reply =
+            Reply::decode(message).map_err(|source| CodecError::Protobuf { index, source })?;
+        replies.push(reply);
+    }
+    Ok(replies)
+}
+
+fn split_message(index: usize, frame: &mut Bytes) -> Result<Bytes, CodecError> {
+    let claimed = decode_varint(frame).map_err(|source| CodecError::Protobuf { index, source })?;
+    match usize::try_from(claimed) {
+        Ok(length) if length <= frame.len() => Ok(frame.split_to(length)),
+        _ => Err(CodecError::Truncated {
+            index,
+            claimed,
+            left: frame.len(),
+        }),
+    }
+}
+
+/// Bounds what decoding may cost before it begins: a two-byte map entry becomes two hundred bytes
+/// in memory. Only a `connect` may be as large as the frame, and its maps are counted.
+fn check_size(index: usize, message: &Bytes) -> Result<(), CodecError> {
+    let mut connect = false;
+    let (mut subs, mut headers) = (0, 0);
+    each_field(index, message.clone(), |number, content| {
+        if number != COMMAND_CONNECT {
+            return Ok(());
+        }
+        connect = true;
+        each_field(index, content, |number, _| {
+            subs += usize::from(number == CONNECT_SUBS);
+            headers += usize::from(number == CONNECT_HEADERS);
+            Ok(())
+        })
+    })?;
+    if !connect && message.len() > COMMAND_BYTES_MAX {
+        return Err(CodecError::CommandTooLarge {
+            index,
+            bytes: message.len(),
+            max: COMMAND_BYTES_MAX,
+        });
+    }
+    for (count, what, max) in [
+        (subs, "subscriptions", CONNECT_SUBS_MAX),
+        (headers, "headers", CONNECT_HEADERS_MAX),
+    ] {
+        if count > max {
+            return Err(CodecError::TooManyEntries { index, what, max });
+        }
+    }
+    Ok(())
+}
+
+/// Calls `see` with the number and content of every length-delimited field of a message, with the
+/// same parser that decodes it afterwards, so that both see the same fields.
+fn each_field(
+    index: usize,
+    mut message: Bytes,
+    mut see: impl FnMut(u32, Bytes) -> Result<(), CodecError>,
+) -> Result<(), CodecError> {
+    let wrong = |source| CodecError::Protobuf { index, source };
+    while !message.is_empty() {
+        let (number, wire_type) = decode_key(&mut message).map_err(wrong)?;
+        if wire_type == WireType::LengthDelimited {
+            let content = split_message(index, &mut message)?;
+            see(number, content)?;
+        } else {
+            skip_field(wire_type, number, &mut message, DecodeContext::default()).map_err(wrong)?;
+        }
+    }
+    debug_assert!(!message.has_remaining());
+    Ok(())
+}
