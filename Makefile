@@ -1,0 +1,41 @@
+# The commands of the project. `make` alone lists them.
+#
+# Each target is a thin front of a script or of cargo, so that everything can also be run by hand.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help build run mesh test bench soak lint fmt
+
+# Arguments for the program that a target starts: make run ARGS="--http 127.0.0.1:9000"
+ARGS ?=
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## Build target/release/gb6 with the console in it
+	@scripts/install-build-deps.sh --node
+	@scripts/console.sh
+	cargo build --release --locked -p gb6
+
+run: ## Build and start everything in one process (gb6 dev) on ./gb6-data
+	@scripts/run.sh $(ARGS)
+
+mesh: ## Start geo, a region and two edges as processes on this machine, on ./mesh-data
+	@scripts/mesh.sh $(ARGS)
+
+test: ## Install what the tests need and run all of them
+	@scripts/install-build-deps.sh --node
+	@scripts/install-test-deps.sh
+	@scripts/test.sh $(ARGS)
+
+bench: ## Measure against the peers in one run and print the ratios
+	@scripts/bench.sh $(ARGS)
+
+soak: ## Run the randomised tests for much longer than CI does
+	@scripts/soak.sh $(ARGS)
+
+lint: ## Check format, lints, house rules, documentation and dependencies
+	@scripts/lint.sh
+
+fmt: ## Format the Rust code
+	cargo fmt --all

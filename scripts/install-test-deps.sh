@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# Installs what the tests and benchmarks need beyond building, where it is missing (Debian 12, as
+# root or with sudo): Chromium for the browser tests, XFS tools for the power cut, nats-server as
+# the peer of the benchmarks; and the npm packages of the test clients.
+#
+#   scripts/install-test-deps.sh [--list]     --list: only print which packages are missing
+set -euo pipefail
+cd "$(dirname "$0")/.."
+# shellcheck source=scripts/apt.sh
+. scripts/apt.sh
+
+# Each line: a command that shows that the package is there, and the package.
+needed() {
+    cat <<'LIST'
+chromium chromium
+xfs_io xfsprogs
+mkfs.xfs xfsprogs
+losetup mount
+nats-server nats-server
+LIST
+}
+
+missing=()
+while read -r command package; do
+    # Some of them live where only root's PATH looks.
+    if ! PATH="$PATH:/usr/sbin:/sbin" command -v "$command" >/dev/null 2>&1; then
+        [[ " ${missing[*]-} " == *" $package "* ]] || missing+=("$package")
+    fi
+done < <(needed)
+
+if [ "${1:-}" = --list ]; then
+    echo "${missing[*]-}"
+    exit 0
+fi
+had_nats=true
+command -v nats-server >/dev/null 2>&1 || had_nats=false
+apt_install ${missing[@]+"${missing[@]}"}
+# Debian starts a server on installing it; the benchmarks start their own on a port of their own.
+if [ "$had_nats" = false ] && [ -d /run/systemd/system ] && [ "$(id -u)" -eq 0 ]; then
+    systemctl disable --now nats-server.service >/dev/null 2>&1 || true
+fi
+
+for package in tests/*/package.json; do
+    [ -e "$package" ] || continue
+    dir=$(dirname "$package")
+    # npm ci deletes and installs everything again: only when the lock file is newer.
+    if [ ! -e "$dir/node_modules/.package-lock.json" ] ||
+        [ "$dir/package-lock.json" -nt "$dir/node_modules/.package-lock.json" ]; then
+        echo "Installing the npm packages of $dir"
+        npm ci --prefix "$dir" --no-audit --no-fund --loglevel=error
+    fi
+done

@@ -1,0 +1,54 @@
+#!/usr/bin/env bash
+# Every check that runs no test: format, lints, house rules, documentation, dependencies, console.
+# Clippy comes before rustdoc, which uses the metadata that it leaves behind.
+#
+#   scripts/lint.sh [STEP...]     only these: fmt tidy console clippy doc deny
+set -euo pipefail
+cd "$(dirname "$0")/.."
+# shellcheck source=scripts/step.sh
+. scripts/step.sh
+scripts/install-build-deps.sh --node
+
+DENY_VERSION=0.20.2
+target=${CARGO_TARGET_DIR:-target}
+
+deny() {
+    local tool=$target/tools/bin/cargo-deny
+    if [ ! -x "$tool" ]; then
+        echo "Installing cargo-deny $DENY_VERSION into $target/tools"
+        cargo install cargo-deny --version "$DENY_VERSION" --locked --debug --root "$target/tools" --quiet
+    fi
+    # The graph holds crates of other platforms too; their licences are read from the sources.
+    cargo fetch --locked --quiet
+    "$tool" --offline --log-level warn check --hide-inclusion-graph bans licenses sources
+}
+
+docs() {
+    RUSTDOCFLAGS="${RUSTDOCFLAGS:-} -D warnings" cargo doc --workspace --no-deps --locked --quiet
+}
+
+# The build embeds console/dist, so it is made before anything is compiled.
+console() {
+    scripts/console.sh
+    scripts/console.sh --check
+}
+
+run() {
+    case $1 in
+    fmt) step fmt cargo fmt --all --check ;;
+    tidy) step tidy cargo xtask tidy ;;
+    console) step console console ;;
+    clippy) step clippy cargo clippy --workspace --all-targets --locked --quiet -- -D warnings ;;
+    doc) step doc docs ;;
+    deny) step deny deny ;;
+    *)
+        echo "error: no step $1; steps are: fmt tidy console clippy doc deny" >&2
+        exit 2
+        ;;
+    esac
+}
+
+[ "$#" -gt 0 ] || set -- fmt tidy console clippy doc deny
+for name in "$@"; do
+    run "$name"
+done

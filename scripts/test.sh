@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# Runs the tests, all stages or the named ones. What a stage needs is installed by
+# scripts/install-test-deps.sh; a stage that misses something fails and says how to get it.
+#
+#   scripts/test.sh               every stage
+#   scripts/test.sh units         one stage
+#   scripts/test.sh --list        the stages
+#
+# A new stage is a function stage_NAME and its name in STAGES, in the order in which CI runs them.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+# shellcheck source=scripts/step.sh
+. scripts/step.sh
+
+STAGES=(units)
+
+# Unit, property and integration tests of every crate.
+stage_units() {
+    need cargo "curl --proto '=https' -sSf https://sh.rustup.rs | sh"
+    need cc "sudo apt-get install -y build-essential"
+    scripts/console.sh --if-missing
+    cargo test --workspace --locked
+}
+
+if [ "${1:-}" = --list ]; then
+    printf '%s\n' "${STAGES[@]}"
+    exit 0
+fi
+[ "$#" -gt 0 ] || set -- "${STAGES[@]}"
+for stage in "$@"; do
+    if ! declare -F "stage_$stage" >/dev/null; then
+        echo "error: no stage $stage; stages are: ${STAGES[*]}" >&2
+        exit 2
+    fi
+done
+for stage in "$@"; do
+    step "$stage" "stage_$stage"
+done
