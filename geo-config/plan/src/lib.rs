@@ -1,1 +1,19 @@
-//! geo-config/plan
+//! The plan of a mesh, pure: reads the text of a snapshot file, checks all of it and turns it into
+//! the [`Snapshot`](gb6_core_model::snapshot::Snapshot) that nodes work by. No file is opened
+//! here: secrets that stand in files of their own come in through a function.
+
+mod demo;
+mod file;
+mod problem;
+mod resolve;
+mod slots;
+mod toml_text;
+mod units;
+
+pub use demo::{DEMO_INSTANCE, DEMO_REGION, DEMO_SHARDS, DemoMesh, demo_snapshot};
+pub use file::{EXAMPLE, InstanceFile, KeyFile, NamespaceFile, NodeFile, RegionFile, SnapshotFile};
+pub use problem::{Problem, Problems};
+pub use resolve::{SECRET_BYTES_MIN, read_snapshot};
+pub use slots::{SLOTS_DEFAULT, choose_slots};
+pub use toml_text::{nearest, parse_toml};
+pub use units::{Bytes, Millis};

@@ -1,0 +1,85 @@
+//! The snapshot of `gb6 dev`: one instance, one region, every role on one node.
+
+use std::collections::BTreeMap;
+
+use gb6_core_model::snapshot::{
+    Instance, Key, KeyAlgorithm, KeyUse, Namespace, Node, Region, Snapshot,
+};
+use gb6_core_model::{InstanceEpoch, InstanceId, NodeId, Role, limits};
+
+use crate::slots::{SLOTS_DEFAULT, choose_slots};
+
+/// The instance of `gb6 dev`.
+pub const DEMO_INSTANCE: &str = "demo";
+/// The region of `gb6 dev`.
+pub const DEMO_REGION: &str = "local";
+/// Shards of that region.
+pub const DEMO_SHARDS: u32 = 4;
+
+/// What differs between two runs of `gb6 dev`.
+#[derive(Clone)]
+pub struct DemoMesh<'a> {
+    /// The snapshot's revision.
+    pub revision: u64,
+    /// The id of the key that signs tokens.
+    pub key_id: &'a str,
+    /// Its secret, at least [`SECRET_BYTES_MIN`](crate::SECRET_BYTES_MIN) bytes.
+    pub secret: &'a str,
+    /// The node that has the role region and owns every shard.
+    pub region_node: &'a NodeId,
+    /// The node that has the role edge; it may be the same.
+    pub edge_node: &'a NodeId,
+}
+
+/// The snapshot of `gb6 dev`: the instance `demo` without a rate limit, whose namespace `room` has
+/// presence, forced join and leave pushes, forced recovery and positioning, and keeps its history
+/// for ever.
+pub fn demo_snapshot(mesh: &DemoMesh<'_>) -> Snapshot {
+    let id = InstanceId::from(DEMO_INSTANCE);
+    let room = Namespace {
+        presence: true,
+        join_leave: true,
+        force_join_leave: true,
+        ..Namespace::default()
+    };
+    let instance = Instance {
+        region: DEMO_REGION.into(),
+        epoch: InstanceEpoch(1),
+        slots: choose_slots(&id, SLOTS_DEFAULT),
+        keys: vec![Key {
+            id: mesh.key_id.into(),
+            usage: KeyUse::Client,
+            algorithm: KeyAlgorithm::HS256,
+            secret: mesh.secret.into(),
+        }],
+        namespaces: BTreeMap::from([("room".into(), room)]),
+        allowed_origins: Vec::new(),
+        command_rate: None,
+        subscriptions_max: limits::SUBSCRIPTIONS_MAX,
+    };
+    let region = Region {
+        shards: DEMO_SHARDS,
+        slots: BTreeMap::new(),
+        owners: vec![mesh.region_node.clone(); DEMO_SHARDS as usize],
+    };
+    let mut nodes = BTreeMap::new();
+    let mut add = |node: &NodeId, role, region: Option<&str>| {
+        let entry = nodes.entry(node.clone()).or_insert(Node {
+            roles: Vec::new(),
+            mesh: None,
+            region: None,
+        });
+        entry.roles.push(role);
+        if let Some(region) = region {
+            entry.region = Some(region.into());
+        }
+    };
+    add(mesh.region_node, Role::Region, Some(DEMO_REGION));
+    add(mesh.edge_node, Role::Edge, None);
+    Snapshot {
+        revision: mesh.revision,
+        instances: BTreeMap::from([(id, instance)]),
+        regions: BTreeMap::from([(DEMO_REGION.into(), region)]),
+        nodes,
+    }
+}

@@ -1,0 +1,291 @@
+//! Instances: their slots, keys, limits and namespaces.
+
+use std::collections::BTreeSet;
+
+use gb6_core_model::ids::SLOT_COUNT;
+use gb6_core_model::snapshot::{Instance, Key, Namespace};
+use gb6_core_model::{InstanceEpoch, InstanceId, Slot, limits};
+use toml::Spanned;
+
+use super::address::is_origin;
+use super::{Resolver, SECRET_BYTES_MIN, names};
+use crate::file::{
+    COMMAND_RATE_DEFAULT, CommandRateFile, InstanceFile, JOIN_LEAVE_MAX_MAX, KeyFile,
+    MESSAGE_BYTES_MAX, NamespaceFile, SUBSCRIPTIONS_MAX_MAX, SlotsFile,
+};
+use crate::slots::choose_slots;
+
+/// Longest id of a key in bytes: it stands in every token's header.
+const KEY_ID_BYTES_MAX: usize = 128;
+
+impl Resolver<'_> {
+    pub(super) fn instance(
+        &mut self,
+        name: &Spanned<String>,
+        instance: &InstanceFile,
+        secret_of: &mut impl FnMut(&str) -> Result<String, String>,
+    ) -> Instance {
+        let path = format!("instances.{}", name.get_ref());
+        self.label(name, &path, "instance");
+        let known = names(&self.file.regions);
+        self.refers(
+            &instance.region,
+            &format!("{path}.region"),
+            "region",
+            known.into_iter(),
+        );
+
+        let epoch = match &instance.epoch {
+            Some(epoch) => {
+                self.within(
+                    epoch,
+                    &format!("{path}.epoch"),
+                    *epoch.get_ref(),
+                    1,
+                    i64::MAX as u64,
+                );
+                *epoch.get_ref()
+            }
+            None => 1,
+        };
+        let subscriptions_max = match &instance.subscriptions_max {
+            Some(max) => {
+                let path = format!("{path}.subscriptions_max");
+                self.within(max, &path, *max.get_ref(), 1, SUBSCRIPTIONS_MAX_MAX);
+                *max.get_ref() as usize
+            }
+            None => limits::SUBSCRIPTIONS_MAX,
+        };
+        let command_rate = match &instance.command_rate {
+            None => Some(COMMAND_RATE_DEFAULT),
+            Some(rate) => match *rate.get_ref() {
+                CommandRateFile::Unlimited => None,
+                CommandRateFile::Limited(limit) => {
+                    if limit.per_second == 0 || limit.burst == 0 {
+                        self.wrong_with(
+                            rate,
+                            &format!("{path}.command_rate"),
+                            "a rate or burst of 0 would let no command through".into(),
+                            "for no limit write command_rate = \"unlimited\"".into(),
+                        );
+                    }
+                    Some(limit)
+                }
+            },
+        };
+        for origin in &instance.allowed_origins {
+            if !is_origin(origin.get_ref()) {
+                self.wrong_with(
+                    origin,
+                    &format!("{path}.allowed_origins"),
+                    format!("`{}` is no origin", origin.get_ref()),
+                    "as in \"https://chat.example.org\", in lower case and without a path".into(),
+                );
+            }
+        }
+        let keys = instance
+            .keys
+            .iter()
+            .enumerate()
+            .map(|(n, key)| self.key(name.get_ref(), &format!("{path}.keys[{n}]"), key, secret_of))
+            .collect();
+        let namespaces = instance
+            .namespaces
+            .iter()
+            .map(|(namespace, rules)| {
+                let path = format!("{path}.namespaces.{}", namespace.get_ref());
+                let rules = self.namespace(namespace, &path, rules.get_ref());
+                (namespace.get_ref().clone(), rules)
+            })
+            .collect();
+        Instance {
+            region: instance.region.get_ref().clone(),
+            epoch: InstanceEpoch(epoch),
+            slots: self.slots(name, &path, instance),
+            keys,
+            namespaces,
+            allowed_origins: instance
+                .allowed_origins
+                .iter()
+                .map(|o| o.get_ref().clone())
+                .collect(),
+            command_rate,
+            subscriptions_max,
+        }
+    }
+
+    fn slots(&mut self, name: &Spanned<String>, path: &str, instance: &InstanceFile) -> Vec<Slot> {
+        let path = format!("{path}.slots");
+        let written = instance.slots.as_ref();
+        let default = SlotsFile::default();
+        match written.map_or(&default, |s| s.get_ref()) {
+            SlotsFile::Count(count) => {
+                let fits = match written {
+                    Some(at) => self.within(at, &path, *count, 1, u64::from(SLOT_COUNT)),
+                    None => true,
+                };
+                let id = InstanceId::from(name.get_ref().as_str());
+                if fits {
+                    choose_slots(&id, *count as u16)
+                } else {
+                    Vec::new()
+                }
+            }
+            SlotsFile::List(list) => {
+                let mut slots = BTreeSet::new();
+                // The default is a count, so a list was written somewhere.
+                if let Some(at) = written {
+                    if list.is_empty() {
+                        self.wrong(at, &path, "an instance needs at least one slot");
+                    }
+                    for slot in list {
+                        if self.within(at, &path, *slot, 0, u64::from(SLOT_COUNT) - 1)
+                            && !slots.insert(Slot(*slot as u16))
+                        {
+                            self.wrong(at, &path, format!("slot {slot} is named twice"));
+                        }
+                    }
+                }
+                slots.into_iter().collect()
+            }
+        }
+    }
+
+    fn key(
+        &mut self,
+        instance: &str,
+        path: &str,
+        key: &Spanned<KeyFile>,
+        secret_of: &mut impl FnMut(&str) -> Result<String, String>,
+    ) -> Key {
+        let file = key.get_ref();
+        let id = file.id.get_ref();
+        let id_path = format!("{path}.id");
+        if id.is_empty() || id.len() > KEY_ID_BYTES_MAX || !id.bytes().all(|b| b.is_ascii_graphic())
+        {
+            self.wrong(
+                &file.id,
+                &id_path,
+                format!("a key's id has 1 to {KEY_ID_BYTES_MAX} printable ASCII characters"),
+            );
+        } else if let Some((owner, _)) = id.split_once('.').filter(|(owner, _)| *owner != instance)
+        {
+            // The part before the dot names the instance to whoever verifies a token.
+            self.wrong_with(
+                &file.id,
+                &id_path,
+                format!("key id `{id}` names the instance `{owner}`, but stands in `{instance}`"),
+                format!("`{instance}.…`, or an id without a dot"),
+            );
+        }
+        if !self.key_ids.insert((instance.to_owned(), id.clone())) {
+            self.wrong(
+                &file.id,
+                &id_path,
+                format!("there are two keys with the id `{id}`"),
+            );
+        }
+
+        let secret = match (&file.secret, &file.secret_file) {
+            (Some(secret), None) => {
+                self.secret(secret, &format!("{path}.secret"), secret.get_ref())
+            }
+            (None, Some(from)) => {
+                let path = format!("{path}.secret_file");
+                match secret_of(from.get_ref()) {
+                    Ok(content) => self.secret(from, &path, content.trim_end_matches(['\r', '\n'])),
+                    Err(why) => {
+                        self.wrong(from, &path, format!("{}: {why}", from.get_ref()));
+                        String::new()
+                    }
+                }
+            }
+            (None, None) => {
+                self.wrong(key, path, "a key needs `secret` or `secret_file`");
+                String::new()
+            }
+            (Some(_), Some(also)) => {
+                self.wrong(
+                    also,
+                    path,
+                    "a key has either `secret` or `secret_file`, not both",
+                );
+                String::new()
+            }
+        };
+        Key {
+            id: id.clone(),
+            usage: file.usage,
+            algorithm: file.algorithm,
+            secret,
+        }
+    }
+
+    /// The secret, after a look at its length; it never stands in a message.
+    fn secret(&mut self, at: &Spanned<String>, path: &str, secret: &str) -> String {
+        if secret.len() < SECRET_BYTES_MIN {
+            self.wrong_with(
+                at,
+                path,
+                format!(
+                    "the secret has {} bytes, needed are {SECRET_BYTES_MIN}",
+                    secret.len()
+                ),
+                "make one with: openssl rand -hex 32".into(),
+            );
+        }
+        secret.to_owned()
+    }
+
+    fn namespace(
+        &mut self,
+        name: &Spanned<String>,
+        path: &str,
+        rules: &NamespaceFile,
+    ) -> Namespace {
+        let text = name.get_ref();
+        let fits = (1..=63).contains(&text.len())
+            && text
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'));
+        if !fits {
+            self.wrong(
+                name,
+                path,
+                "a namespace's name has 1 to 63 characters of a-z, A-Z, 0-9, _, - and .",
+            );
+        }
+        let join_leave_max = match &rules.join_leave_max {
+            Some(max) => {
+                let path = format!("{path}.join_leave_max");
+                self.within(max, &path, *max.get_ref(), 0, JOIN_LEAVE_MAX_MAX);
+                *max.get_ref() as usize
+            }
+            None => limits::JOIN_LEAVE_MEMBERS_MAX,
+        };
+        let max_message_bytes = match &rules.max_message_bytes {
+            Some(max) => {
+                let path = format!("{path}.max_message_bytes");
+                self.within(max, &path, max.get_ref().0, 1, MESSAGE_BYTES_MAX);
+                max.get_ref().0 as usize
+            }
+            None => limits::PUBLISH_BYTES_MAX,
+        };
+        Namespace {
+            kind: rules.kind,
+            history_size: rules.history_size,
+            history_ttl_ms: rules.history_ttl.0,
+            presence: rules.presence,
+            join_leave: rules.join_leave,
+            force_join_leave: rules.force_join_leave,
+            join_leave_max,
+            force_recovery: rules.force_recovery,
+            force_positioning: rules.force_positioning,
+            allow_subscribe: rules.allow_subscribe,
+            allow_publish: rules.allow_publish,
+            allow_presence: rules.allow_presence,
+            allow_history: rules.allow_history,
+            max_message_bytes,
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! Checks a snapshot file as a whole and turns it into a [`Snapshot`]. Everything that is wrong is
+//! reported at once, each with its line.
+
+mod address;
+mod instance;
+mod place;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use gb6_core_model::snapshot::Snapshot;
+use gb6_core_model::{InstanceId, NodeId};
+use toml::Spanned;
+
+use crate::file::SnapshotFile;
+use crate::problem::{Problem, Problems};
+use crate::toml_text::{nearest, parse_toml};
+
+/// Shortest secret of an HMAC key in bytes: as long as the hash (RFC 7518 section 3.2).
+pub const SECRET_BYTES_MIN: usize = 32;
+
+/// Reads the text of a snapshot file. `secret_of` is asked for the content of each `secret_file`
+/// by the path that the file gives, and answers with what went wrong in words. The snapshot gets
+/// `revision`.
+pub fn read_snapshot(
+    text: &str,
+    revision: u64,
+    mut secret_of: impl FnMut(&str) -> Result<String, String>,
+) -> Result<Snapshot, Problems> {
+    let file: SnapshotFile = parse_toml(text)?;
+    let mut r = Resolver {
+        text,
+        file: &file,
+        problems: Vec::new(),
+        key_ids: BTreeSet::new(),
+    };
+    let mut snapshot = Snapshot {
+        revision,
+        ..Snapshot::default()
+    };
+    for (name, node) in &file.nodes {
+        let node = r.node(name, node.get_ref());
+        snapshot
+            .nodes
+            .insert(NodeId::from(name.get_ref().as_str()), node);
+    }
+    for (name, region) in &file.regions {
+        let region = r.region(name, region.get_ref());
+        snapshot.regions.insert(name.get_ref().clone(), region);
+    }
+    for (name, instance) in &file.instances {
+        let id = InstanceId::from(name.get_ref().as_str());
+        let instance = r.instance(name, instance.get_ref(), &mut secret_of);
+        snapshot.instances.insert(id, instance);
+    }
+    if r.problems.is_empty() {
+        return Ok(snapshot);
+    }
+    r.problems
+        .sort_by(|a, b| (a.line, a.column, &a.path).cmp(&(b.line, b.column, &b.path)));
+    Err(Problems(r.problems))
+}
+
+struct Resolver<'a> {
+    text: &'a str,
+    file: &'a SnapshotFile,
+    problems: Vec<Problem>,
+    /// Instance and id of every key that was seen.
+    key_ids: BTreeSet<(String, String)>,
+}
+
+impl Resolver<'_> {
+    fn wrong<T>(&mut self, at: &Spanned<T>, path: &str, message: impl Into<String>) {
+        let problem = Problem::new(path, message).at(self.text, at.span().start);
+        self.problems.push(problem);
+    }
+
+    fn wrong_with<T>(&mut self, at: &Spanned<T>, path: &str, message: String, help: String) {
+        let problem = Problem::new(path, message).at(self.text, at.span().start);
+        self.problems.push(problem.help(help));
+    }
+
+    /// Whether `name` stands among `known`; if not, that is a problem.
+    fn refers<'k>(
+        &mut self,
+        name: &Spanned<String>,
+        path: &str,
+        what: &str,
+        known: impl Iterator<Item = &'k str> + Clone,
+    ) -> bool {
+        let wanted = name.get_ref().as_str();
+        if known.clone().any(|k| k == wanted) {
+            return true;
+        }
+        let help = match nearest(wanted, known) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => format!("add [{what}s.{wanted}]"),
+        };
+        self.wrong_with(name, path, format!("there is no {what} `{wanted}`"), help);
+        false
+    }
+
+    fn within<T>(&mut self, at: &Spanned<T>, path: &str, n: u64, min: u64, max: u64) -> bool {
+        let fits = (min..=max).contains(&n);
+        if !fits {
+            self.wrong(at, path, format!("{n} is out of range: {min} to {max}"));
+        }
+        fits
+    }
+
+    fn label(&mut self, name: &Spanned<String>, path: &str, what: &str) {
+        // Instances, nodes and regions share one grammar: that of a DNS label.
+        if !InstanceId::is_valid(name.get_ref()) {
+            self.wrong(
+                name,
+                path,
+                format!(
+                    "the name of a {what} has 1 to 63 characters of a-z, 0-9 and -, a letter first"
+                ),
+            );
+        }
+    }
+}
+
+fn names<V>(tables: &BTreeMap<Spanned<String>, V>) -> Vec<&str> {
+    tables.keys().map(|name| name.get_ref().as_str()).collect()
+}
