@@ -8,6 +8,7 @@ pub mod hash;
 pub mod ids;
 pub mod limits;
 pub mod snapshot;
+mod snapshot_check;
 
 pub use caps::{Allow, Capability, Caps};
 pub use channel::{Channel, ChannelError};
@@ -16,3 +17,4 @@ pub use ids::{
     ChannelKey, Incarnation, InstanceEpoch, InstanceId, NodeId, Offset, Position, Role, SessionId,
     ShardEpoch, ShardId, Slot,
 };
+pub use snapshot_check::SnapshotError;
