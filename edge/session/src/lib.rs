@@ -1,1 +1,25 @@
-//! edge/session
+//! The pure machines of an edge: one [`Session`] per client connection, one [`Hub`] per shard.
+//!
+//! Neither knows sockets, clocks or tasks. A driver feeds a session the client's frames and does
+//! the [`Action`]s that come out; an action that names a room goes to the hub of that room's
+//! shard, whose answers, deliveries and notices come back through [`HubOut`]. What a hub says to
+//! one session must reach it through **one first-in-first-out queue** (frames, answers and
+//! notices alike): the order of a subscription's answer and its publications rests on that. What a
+//! session asks of one hub must keep its order too.
+//!
+//! Times are `now_ms`: milliseconds of a monotonic clock of the driver's; wall time is passed
+//! apart, in Unix ms, where a wire format wants it.
+
+mod hub;
+mod request;
+mod session;
+
+pub use hub::{Detach, Hub, HubConfig, HubCounters, HubGauges, HubOut};
+pub use request::{
+    Answer, HistoryAnswer, HistoryQuery, HubRequest, Notice, PresenceAnswer, PublishAnswer,
+    PublishQuery, Recent, RecoverFrom, Request, SubscribeAnswer, SubscribeQuery, TraceAnswer,
+};
+pub use session::{
+    Action, Claims, Context, FrameKind, Session, SessionConfig, SessionCounters, SessionSeed,
+    TokenError,
+};

@@ -1,0 +1,162 @@
+//! Where a hub puts what it has to say, and what it tells about itself.
+
+use bytes::Bytes;
+use gb6_core_model::limits;
+use gb6_core_wire::mesh::{HistoryRequest, OwnerFrame, Refused};
+
+use crate::request::{Answer, Notice};
+
+/// The outputs of a [`crate::Hub`]. All calls for one session must reach it in the order in which
+/// they are made here, through one queue.
+pub trait HubOut<S> {
+    /// Queue a complete WebSocket frame. Called once per subscriber of a room: the same `Bytes`
+    /// for all of one dialect.
+    fn deliver(&mut self, to: &S, frame: Bytes);
+    /// Answer a session's request: `Session::complete`.
+    fn complete(&mut self, to: &S, token: u64, answer: Answer);
+    /// Tell a session something unasked: `Session::notice`.
+    fn notice(&mut self, to: &S, notice: Notice);
+    /// Send on the shard stream. Order is kept.
+    fn to_owner(&mut self, frame: OwnerFrame);
+    /// Send on the catch-up stream. Order does not matter.
+    fn to_history(&mut self, request: HistoryRequest);
+    /// Close both streams, call `Hub::link_down`, and dial again.
+    fn detach(&mut self, why: Detach);
+}
+
+/// Why a hub wants its link closed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Detach {
+    /// The owner refused or ended the attachment. `NotOwner` may name the owner.
+    Refused(Refused),
+    /// The lease may have ended: no renewal was acknowledged in time.
+    LeaseEnded,
+    /// The owner attached us under an older shard epoch than one seen before: it has been
+    /// replaced and does not know it yet.
+    StaleOwner,
+    /// The owner broke a rule of the protocol.
+    Violation,
+}
+
+/// Bounds and times of a hub.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct HubConfig {
+    /// How long a request waits for its answer, in ms. A publish that was sent is then answered
+    /// 1003 and never sent again.
+    pub answer_ms: u64,
+    /// How long a room stays after its last subscriber left, in ms, with what it remembers: a
+    /// client that comes back at once costs no trip to the region.
+    pub linger_ms: u64,
+    /// Publishes of one instance that may wait at the edge's own door; further ones get 111.
+    pub door_max: usize,
+    /// Bytes of data that may wait at the door of one instance; further publishes get 111.
+    pub door_bytes_max: usize,
+    /// Bytes of recent publications kept for one room.
+    pub ring_room_bytes: usize,
+    /// Bytes of recent publications kept in all rooms of this hub.
+    pub ring_bytes: usize,
+    /// Bytes of live publications kept for one room while a gap before them is filled; what does
+    /// not fit is read again from the log.
+    pub ahead_bytes: usize,
+    /// History reads of sessions under way at once; others wait, and equal ones are asked once.
+    pub reads_in_flight: usize,
+    /// History reads of sessions that may wait; further ones get 111.
+    pub reads_waiting: usize,
+    /// How long an internal read (filling, recovery) may take before it is asked again, in ms.
+    pub fill_ms: u64,
+    /// From an internal read that failed to the next attempt, in ms.
+    pub fill_retry_ms: u64,
+    /// Subscriptions ended a second because the log can not continue them.
+    pub evictions_per_second: u64,
+    /// People in one part of a presence set.
+    pub presence_part: usize,
+    /// Rooms whose publish numbers one session keeps apart.
+    pub numbered_rooms: usize,
+}
+
+impl Default for HubConfig {
+    fn default() -> Self {
+        Self {
+            answer_ms: limits::PUBLISH_ANSWER_MS,
+            linger_ms: 2_000,
+            door_max: 4_096,
+            door_bytes_max: 16 * 1024 * 1024,
+            ring_room_bytes: limits::RECOVERY_BYTES_MAX,
+            ring_bytes: 64 * 1024 * 1024,
+            ahead_bytes: 1024 * 1024,
+            reads_in_flight: 16,
+            reads_waiting: 20_000,
+            fill_ms: 10_000,
+            fill_retry_ms: 250,
+            evictions_per_second: 500,
+            presence_part: 500,
+            numbered_rooms: 1_024,
+        }
+    }
+}
+
+/// Events of one hub: each field only grows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct HubCounters {
+    /// Publications that came from the owner, live.
+    pub delivers: u64,
+    /// Frames handed to subscribers.
+    pub fan_out: u64,
+    /// Publications encoded, once per dialect in use.
+    pub encoded: u64,
+    /// Live publications passed over because they had been delivered before.
+    pub repeated: u64,
+    /// Gaps that had to be filled from the log.
+    pub gaps: u64,
+    /// Internal reads of the log (filling and recovery).
+    pub internal_reads: u64,
+    /// Subscribes answered from what the hub remembered.
+    pub recovered_here: u64,
+    /// Subscribes answered after a read of the log.
+    pub recovered_from_log: u64,
+    /// Subscribes whose position could not be continued.
+    pub not_recovered: u64,
+    /// Publishes sent for the first time.
+    pub published: u64,
+    /// Publishes sent again after a break.
+    pub resent: u64,
+    /// Publishes refused at the door (111).
+    pub door_refused: u64,
+    /// Publishes answered 1003 here, because no answer came.
+    pub outcome_unknown: u64,
+    /// Requests other than publishes that got no answer in time.
+    pub timeouts: u64,
+    /// History reads answered together with an equal one.
+    pub reads_shared: u64,
+    /// Subscriptions ended because the log could not continue them.
+    pub evicted: u64,
+    /// Leases that ended.
+    pub leases_ended: u64,
+    /// Owners refused because they were stale.
+    pub stale_owners: u64,
+    /// Frames of the owner that broke a rule or belonged to nothing.
+    pub stray_frames: u64,
+}
+
+/// The state of one hub at one moment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct HubGauges {
+    /// Whether the hub is attached to an owner.
+    pub attached: bool,
+    /// The owner's shard epoch; 0: none seen.
+    pub shard_epoch: u64,
+    /// Rooms held.
+    pub rooms: usize,
+    /// Subscribers in all rooms.
+    pub subscribers: usize,
+    /// Subscribes that wait.
+    pub joining: usize,
+    /// Publishes without an answer, sent or not.
+    pub unanswered: usize,
+    /// Publishes waiting at the door.
+    pub at_door: usize,
+    /// Bytes of recent publications kept.
+    pub ring_bytes: usize,
+    /// Subscriptions that wait to be ended.
+    pub evictions_waiting: usize,
+}

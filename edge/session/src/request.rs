@@ -1,0 +1,212 @@
+//! What a session asks of a hub and what the hub answers.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use gb6_core_model::{Channel, ErrorCode, InstanceEpoch, Offset, SessionId, Unsubscribed};
+use gb6_core_wire::client::Dialect;
+use gb6_core_wire::mesh::{Person, Publication, RoomRef};
+use gb6_core_wire::record::ContentType;
+
+/// A request of a session to the hub of the room's shard. Every one is answered exactly once,
+/// through [`crate::HubOut::complete`] with the same token, unless the session closes first.
+#[derive(Clone, Debug)]
+pub struct HubRequest {
+    /// The session's number for the answer.
+    pub token: u64,
+    /// The session that asks.
+    pub session: SessionId,
+    /// The room that it is about: decides the shard, and so the hub.
+    pub room: RoomRef,
+    /// What is asked.
+    pub request: Request,
+}
+
+/// What a session asks.
+#[derive(Clone, Debug)]
+pub enum Request {
+    /// To become a subscriber of the room.
+    Subscribe(Box<SubscribeQuery>),
+    /// To be one no longer. Always succeeds.
+    Unsubscribe,
+    /// To write a publication.
+    Publish(Box<PublishQuery>),
+    /// Who is present; `entries`: the people and not only their number.
+    Presence {
+        /// Whether the people are wanted.
+        entries: bool,
+    },
+    /// A page of history, or the position alone.
+    History(HistoryQuery),
+    /// Where a record lies and how it got there.
+    Trace {
+        /// The record's room offset.
+        offset: Offset,
+    },
+}
+
+/// How a session wants to be subscribed.
+#[derive(Clone, Debug)]
+pub struct SubscribeQuery {
+    /// The encoding of what it is sent.
+    pub dialect: Dialect,
+    /// Whether it gets join and leave pushes.
+    pub join_leave: bool,
+    /// Who is present in the room while the subscription lasts; `None`: nobody is told.
+    pub presence: Option<Arc<Person>>,
+    /// Where to go on from; `None`: from the room's current top.
+    pub recover: Option<RecoverFrom>,
+}
+
+/// The position that a client wants to go on from.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RecoverFrom {
+    /// The last offset that it has; 0: none.
+    pub offset: Offset,
+    /// The stream epoch that it knows; empty: any.
+    pub epoch: String,
+    /// Publications that may be recovered at most.
+    pub publications_max: usize,
+    /// Encoded bytes that may be recovered at most.
+    pub bytes_max: usize,
+}
+
+/// A publication to be written.
+#[derive(Clone, Debug)]
+pub struct PublishQuery {
+    /// The instance epoch that the publisher was routed by.
+    pub instance_epoch: InstanceEpoch,
+    /// Who publishes.
+    pub from: Arc<Person>,
+    /// The client's message id; empty: none.
+    pub id: Bytes,
+    /// The data.
+    pub data: Bytes,
+    /// How the data is to be read.
+    pub content_type: ContentType,
+    /// Tags to show to clients.
+    pub tags: BTreeMap<String, String>,
+    /// W3C trace context; empty: none.
+    pub traceparent: String,
+}
+
+/// Which page of history is wanted.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct HistoryQuery {
+    /// Read after this offset (before it when `reverse`); `None`: from the first kept offset, or
+    /// from the newest when `reverse`.
+    pub since: Option<Offset>,
+    /// Newest first.
+    pub reverse: bool,
+    /// Publications at most; 0: only the position.
+    pub limit: u32,
+    /// Bytes at most, where the first publication always fits.
+    pub bytes: u64,
+}
+
+/// A publication that the hub holds, with what it costs to send.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Recent {
+    /// The publication.
+    pub publication: Publication,
+    /// An upper bound of its encoded size in bytes, in either dialect.
+    pub cost: usize,
+}
+
+/// The answer to a [`Request`].
+#[derive(Clone, Debug)]
+pub enum Answer {
+    /// To `Subscribe`: every publication behind `position` (and behind the recovered ones) follows.
+    Subscribed(Box<SubscribeAnswer>),
+    /// To `Unsubscribe`: nothing of the room follows.
+    Unsubscribed,
+    /// To `Publish`: it is durable.
+    Published(PublishAnswer),
+    /// To `Presence`.
+    Presence(Box<PresenceAnswer>),
+    /// To `History`.
+    History(Box<HistoryAnswer>),
+    /// To `Trace`.
+    Traced(TraceAnswer),
+    /// To any: it failed. A subscribe that failed has no subscriber.
+    Failed(ErrorCode),
+}
+
+/// The subscription that begins.
+#[derive(Clone, PartialEq, Debug)]
+pub struct SubscribeAnswer {
+    /// The room's stream epoch.
+    pub epoch: Arc<str>,
+    /// Where the subscription begins: the offset that was asked for when `recovered`, else the
+    /// room's current top as this edge knows it.
+    pub offset: Offset,
+    /// Whether the position asked for is continued without a hole.
+    pub recovered: bool,
+    /// The publications between, ascending.
+    pub publications: Vec<Arc<Recent>>,
+}
+
+/// A durable publication.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PublishAnswer {
+    /// Its offset.
+    pub offset: Offset,
+    /// The room's generation: with instance and channel it gives the stream epoch.
+    pub generation: u32,
+    /// The record's time, Unix ms.
+    pub time: i64,
+    /// Whether the client's id had been written before.
+    pub duplicate: bool,
+}
+
+/// Who is present.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PresenceAnswer {
+    /// People, when asked for: at most `limits::PRESENCE_ENTRIES_MAX`.
+    pub entries: Vec<Person>,
+    /// Connections present.
+    pub clients: u32,
+    /// Different users among them.
+    pub users: u32,
+}
+
+/// A page of history. Pages may be shared between sessions that asked for the same.
+#[derive(Clone, PartialEq, Debug)]
+pub struct HistoryAnswer {
+    /// The publications, in the order asked for.
+    pub publications: Arc<[Publication]>,
+    /// The newest committed offset; 0: empty.
+    pub top: Offset,
+    /// The oldest kept offset.
+    pub first: Offset,
+    /// The room's generation.
+    pub generation: u32,
+    /// Set when the page could not be read from there (112): top and generation are valid.
+    pub error: Option<ErrorCode>,
+}
+
+/// Where a record lies and how it got there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TraceAnswer {
+    /// The shard's number.
+    pub shard: u32,
+    /// The shard epoch of the current owner.
+    pub shard_epoch: u64,
+    /// From the batch's append to the end of its sync in µs; 0: no longer known.
+    pub sync_us: u64,
+    /// Records that shared that sync; 0: no longer known.
+    pub batch: u32,
+}
+
+/// What a hub tells a session unasked.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Notice {
+    /// The subscription has ended here: the client is told by an unsubscribe push.
+    Unsubscribed {
+        /// The channel.
+        channel: Channel,
+        /// Why.
+        why: Unsubscribed,
+    },
+}

@@ -1,0 +1,192 @@
+//! What goes into a session machine and what comes out of it.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use gb6_core_model::snapshot::Snapshot;
+use gb6_core_model::{Caps, Disconnect, InstanceId, SessionId};
+use gb6_core_wire::client::Dialect;
+
+use crate::request::HubRequest;
+
+/// Settings that all sessions of a listener share.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SessionConfig {
+    /// From one ping of the server to the next, in ms; 0: none. A multiple of 1,000: clients are
+    /// told seconds.
+    pub ping_interval_ms: u64,
+    /// How long the answer to a ping may take, in ms, before the session ends with 3012.
+    pub pong_timeout_ms: u64,
+    /// How long a connection may stay without an accepted connect command, in ms, before it ends
+    /// with 3502.
+    pub connect_timeout_ms: u64,
+    /// How long a session outlives its token, in ms, before it ends with 3005.
+    pub expiry_grace_ms: u64,
+    /// Bytes that may wait in the outbox when the next bulk answer (history, recovery) is begun.
+    pub bulk_low_water_bytes: usize,
+    /// Bulk requests that may wait their turn in one session, besides recovering subscribes;
+    /// further ones are answered 111.
+    pub bulk_waiting_max: usize,
+    /// Requests of one session that may be unanswered; further ones are answered 111.
+    pub in_flight_max: usize,
+    /// This server's version, told to clients.
+    pub version: String,
+    /// This node's id, told to clients for transports of two connections.
+    pub node: String,
+}
+
+impl Default for SessionConfig {
+    fn default() -> Self {
+        Self {
+            ping_interval_ms: 25_000,
+            pong_timeout_ms: 8_000,
+            connect_timeout_ms: 10_000,
+            expiry_grace_ms: 25_000,
+            bulk_low_water_bytes: 64 * 1024,
+            bulk_waiting_max: 128,
+            in_flight_max: 4_096,
+            version: String::new(),
+            node: String::new(),
+        }
+    }
+}
+
+/// What makes one session different from others.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SessionSeed {
+    /// The session's number at this edge incarnation; never used again.
+    pub session: SessionId,
+    /// The client id that other clients see; must be unique in the mesh (a UUID).
+    pub client: String,
+    /// How the client's bytes are encoded.
+    pub dialect: Dialect,
+    /// A random number: spreads the first ping over half an interval.
+    pub spread: u32,
+}
+
+/// What a call may look at: passed to every input of a session.
+#[derive(Clone, Copy, Debug)]
+pub struct Context<'a> {
+    /// The monotonic clock in ms.
+    pub now_ms: u64,
+    /// The wall clock, Unix ms.
+    pub unix_ms: i64,
+    /// The placement snapshot: instances, namespaces, rates.
+    pub snapshot: &'a Snapshot,
+    /// Settings.
+    pub config: &'a SessionConfig,
+    /// Where events are counted.
+    pub counters: &'a SessionCounters,
+    /// Bytes that wait to be written to the client.
+    pub outbox_bytes: usize,
+}
+
+/// What the driver must do, in order.
+#[derive(Clone, Debug)]
+pub enum Action {
+    /// Queue this complete WebSocket frame.
+    Send(Bytes),
+    /// Verify this token and call `Session::verified` with the same number.
+    Verify {
+        /// The number.
+        request: u32,
+        /// The token as the client sent it.
+        token: String,
+    },
+    /// Hand this to the hub of the room's shard. Where there is no hub for the room, call
+    /// `Session::complete` with `Answer::Failed(ErrorCode::OwnerMoving)`.
+    Hub(HubRequest),
+    /// Write what is queued, then close with this code and reason. Nothing comes behind it; call
+    /// `Hub::session_closed` on every hub that got a request of this session.
+    Close(Disconnect),
+}
+
+/// How the client framed its bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FrameKind {
+    /// A WebSocket text frame.
+    Text,
+    /// A WebSocket binary frame.
+    Binary,
+}
+
+/// What a verified connection token says.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Claims {
+    /// The instance whose key verified it.
+    pub instance: InstanceId,
+    /// The user; empty: anonymous.
+    pub user: String,
+    /// Info about the connection that other clients see: JSON, or empty.
+    pub info: Bytes,
+    /// What the connection may do.
+    pub caps: Caps,
+    /// When the connection expires, Unix ms; `None`: never.
+    pub expires_unix_ms: Option<i64>,
+}
+
+/// Why a token was not accepted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TokenError {
+    /// It was valid and is not any more: the client should fetch another.
+    Expired,
+    /// It never was valid here.
+    Invalid,
+    /// It could not be checked now; trying again may help.
+    Unavailable,
+}
+
+macro_rules! counters {
+    ($(#[$doc:meta])* $name:ident { $($(#[$fdoc:meta])* $field:ident,)+ }) => {
+        $(#[$doc])*
+        #[derive(Debug, Default)]
+        pub struct $name { $($(#[$fdoc])* pub $field: AtomicU64,)+ }
+
+        impl $name {
+            /// Every counter with its name.
+            pub fn all(&self) -> Vec<(&'static str, u64)> {
+                vec![$((stringify!($field), self.$field.load(Ordering::Relaxed)),)+]
+            }
+        }
+    };
+}
+
+counters! {
+    /// Events of all sessions that share it: each field only grows.
+    SessionCounters {
+        /// Connections whose connect was accepted.
+        connected,
+        /// Tokens that were not accepted, at connect or refresh.
+        tokens_refused,
+        /// Commands read.
+        commands,
+        /// Commands answered with an error.
+        errors,
+        /// Commands refused by the connection's rate.
+        rate_refused,
+        /// Frames that could not be read.
+        bad_frames,
+        /// Subscriptions begun.
+        subscribed,
+        /// Subscriptions that asked for recovery and got it.
+        recovered,
+        /// Subscriptions that asked for recovery and did not get it.
+        not_recovered,
+        /// Publications acknowledged.
+        published,
+        /// Pages of history answered.
+        history_pages,
+        /// Pings sent.
+        pings,
+        /// Sessions that ended for want of a pong.
+        no_pong,
+        /// Sessions that ended because their token was not refreshed.
+        expired,
+        /// Connections that sent no connect in time.
+        stale,
+    }
+}
+
+pub(crate) fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}
