@@ -1,2 +1,25 @@
-//! Tools of the workspace.
-fn main() {}
+//! Tools of the workspace, run as `cargo xtask <command>`.
+
+mod tidy;
+
+use std::process::ExitCode;
+
+const HELP: &str = "\
+cargo xtask <command>
+
+  tidy    check the rules of the architecture and of the house; exits with 1 when one is broken
+";
+
+fn main() -> anyhow::Result<ExitCode> {
+    match std::env::args().nth(1).as_deref() {
+        Some("tidy") => tidy::run(),
+        Some("help" | "--help" | "-h") | None => {
+            print!("{HELP}");
+            Ok(ExitCode::SUCCESS)
+        }
+        Some(other) => {
+            eprint!("error: no command {other:?}\n\n{HELP}");
+            Ok(ExitCode::from(2))
+        }
+    }
+}
