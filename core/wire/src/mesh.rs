@@ -23,6 +23,8 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
+use crate::record::Record;
+
 /// The ALPN protocol name.
 pub const ALPN: &[u8] = b"gb6-mesh/1";
 /// The highest protocol version that this code speaks.
@@ -429,6 +431,41 @@ pub struct Publication {
     /// Bits of `gb6_core_wire::record::flags`.
     #[prost(uint32, tag = "8")]
     pub flags: u32,
+}
+
+impl Publication {
+    /// What clients see of a message whose body is clear (neither compressed nor encrypted).
+    pub fn of(record: &Record) -> Self {
+        let mut tags = record.tags.clone();
+        if !record.client_id.is_empty() {
+            let id = String::from_utf8_lossy(&record.client_id).into_owned();
+            tags.insert("id".to_owned(), id);
+        }
+        Self {
+            offset: record.offset,
+            generation: record.generation,
+            time: record.time,
+            from: record.origin.as_ref().map(|o| Person {
+                user: o.user.clone(),
+                client: o.client.clone(),
+                conn_info: o.conn_info.clone(),
+                chan_info: o.chan_info.clone(),
+            }),
+            data: record.body.clone(),
+            content_type: record.content_type,
+            tags,
+            flags: record.flags,
+        }
+    }
+
+    /// About how many bytes it takes in a client's frame.
+    pub fn size(&self) -> usize {
+        let tags: usize = self.tags.iter().map(|(k, v)| k.len() + v.len() + 8).sum();
+        let from = self.from.as_ref().map_or(0, |f| {
+            f.user.len() + f.client.len() + f.conn_info.len() + f.chan_info.len() + 48
+        });
+        self.data.len() + tags + from + 48
+    }
 }
 
 /// A person present in a room.

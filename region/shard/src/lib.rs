@@ -1,1 +1,31 @@
-//! region/shard
+//! The shard machine: ordering, dedupe, delivery, presence and retention of one shard, without
+//! I/O, clock or randomness.
+//!
+//! State is a fold of the shard's log ([`Shard::replay`] and [`Shard::committed`] use the same
+//! function) plus what edges report under a lease (attachments, interest, presence). The driver
+//! feeds frames and time, appends each [`Batch`] to the log, reports its fate, and carries out
+//! every [`Output`]. One batch is in flight at a time: what arrives meanwhile forms the next one,
+//! which is the group commit.
+//!
+//! Times: `now_ms` is monotonic, `unix_ms` is the wall clock and only ever ends up in records.
+
+mod batch;
+mod checkpoint;
+mod commit;
+mod dedupe;
+mod edges;
+mod history;
+mod inbox;
+mod machine;
+mod numbers;
+mod ownership;
+mod presence;
+mod retention;
+mod room;
+mod trace;
+
+pub use batch::{Admin, AdminOutcome, AppendFailure, Batch};
+pub use checkpoint::CheckpointError;
+pub use history::HistoryRead;
+pub use machine::{Counters, Gauges, LinkId, Output, Shard, ShardConfig};
+pub use trace::SyncStats;

@@ -1,0 +1,437 @@
+//! Forming a batch: offsets, times and ids for everything that waited.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use gb6_core_model::ErrorCode;
+use gb6_core_wire::mesh::{Publish, Published, RoomRef};
+use gb6_core_wire::record::{Kind, Origin, RECORD_VERSION, Record, flags};
+
+use crate::dedupe::{DedupeWindow, IdKey};
+use crate::inbox::Waiting;
+use crate::machine::{LinkId, Shard};
+use crate::numbers::Known;
+use crate::room::RoomIx;
+
+/// Records for the log, in order, with positions.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    /// The records: the driver compresses, encrypts and appends them as one.
+    pub records: Arc<Vec<Record>>,
+}
+
+/// What an operator, a mover or retention asks of the shard. Becomes records.
+#[derive(Clone, Debug)]
+pub enum Admin {
+    /// End an instance's writes in this shard; empty `slots`: all of them.
+    Seal {
+        /// The instance.
+        instance: String,
+        /// The instance epoch of the seal: above the current one.
+        epoch: u64,
+        /// The slots.
+        slots: Vec<u32>,
+    },
+    /// Begin an instance's writes in this shard.
+    Open {
+        /// The instance.
+        instance: String,
+        /// The instance epoch of the opening.
+        epoch: u64,
+        /// The slots.
+        slots: Vec<u32>,
+    },
+    /// Records of another shard's log, in their order: they keep offset, time, ids and origin.
+    Import(Vec<Record>),
+    /// Erase the message at `offset`: it keeps its offset, its body goes.
+    Erase {
+        /// The room.
+        room: RoomRef,
+        /// The message's offset.
+        offset: u64,
+    },
+    /// Publications of the room below `first` are not kept any more.
+    Trim {
+        /// The room.
+        room: RoomRef,
+        /// The new first kept offset.
+        first: u64,
+    },
+}
+
+/// How an [`Admin`] command ended.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum AdminOutcome {
+    /// Durable; the position after its last record.
+    Done(u64),
+    /// Not done, and why.
+    Refused(String),
+    /// Whether it was written is not known.
+    Unknown,
+}
+
+/// Why a batch was not committed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum AppendFailure {
+    /// No space: nothing was written, and trying again later may help.
+    StorageFull,
+    /// It may or may not have been written: the owner must read its log again before it goes on.
+    OutcomeUnknown,
+    /// Another owner has taken over.
+    Fenced,
+}
+
+/// Who waits for a batch, and for which of its records.
+#[derive(Debug)]
+pub(crate) struct Waiter {
+    pub(crate) link: LinkId,
+    pub(crate) edge: usize,
+    pub(crate) request: u64,
+    pub(crate) instance: String,
+    pub(crate) bytes: u64,
+    /// Index of the record in the batch.
+    pub(crate) record: usize,
+    /// The client's id was written by an earlier publish of the same batch.
+    pub(crate) duplicate: bool,
+}
+
+/// The batch in flight.
+#[derive(Debug)]
+pub(crate) struct InFlight {
+    pub(crate) records: Arc<Vec<Record>>,
+    /// The room of each record; `None` for records of an instance or of the shard.
+    pub(crate) rooms: Vec<Option<RoomIx>>,
+    /// Rooms that got offsets, in order of first use.
+    pub(crate) touched: Vec<RoomIx>,
+    pub(crate) waiters: Vec<Waiter>,
+    /// (token, index after its last record).
+    pub(crate) admins: Vec<(u64, usize)>,
+}
+
+/// A batch while it is formed.
+#[derive(Default)]
+struct Forming {
+    records: Vec<Record>,
+    rooms: Vec<Option<RoomIx>>,
+    touched: Vec<RoomIx>,
+    waiters: Vec<Waiter>,
+    admins: Vec<(u64, usize)>,
+    ids: HashMap<IdKey, usize>,
+    bytes: usize,
+}
+
+impl Shard {
+    /// Forms the next batch from what waits, unless one is in flight or nobody serves. `unix_ms`
+    /// is the wall clock. Answers that need no record are outputs even when there is no batch.
+    pub fn next_batch(&mut self, now_ms: u64, unix_ms: i64) -> Option<Batch> {
+        self.advance(now_ms);
+        if self.serving.is_none() || self.in_flight.is_some() {
+            return None;
+        }
+        let mut forming = Forming::default();
+        self.form_admin(&mut forming, unix_ms);
+        if forming.records.is_empty() {
+            self.dedupe.expire(self.served_ms);
+            while forming.records.len() < self.config.batch_records_max
+                && forming.bytes < self.config.batch_bytes_max
+            {
+                match self.inbox.pop() {
+                    Some(waiting) => self.form_publish(&mut forming, waiting, unix_ms),
+                    None => break,
+                }
+            }
+        }
+        if forming.records.is_empty() {
+            return None;
+        }
+        let records = Arc::new(forming.records);
+        self.in_flight = Some(InFlight {
+            records: records.clone(),
+            rooms: forming.rooms,
+            touched: forming.touched,
+            waiters: forming.waiters,
+            admins: forming.admins,
+        });
+        Some(Batch { records })
+    }
+
+    fn form_publish(&mut self, forming: &mut Forming, waiting: Waiting, unix_ms: i64) {
+        let Waiting {
+            link,
+            edge,
+            publish,
+        } = waiting;
+        let instance_epoch =
+            match self
+                .ownership
+                .check(&publish.room, publish.instance_epoch, &self.snapshot)
+            {
+                Ok(epoch) => epoch,
+                Err(code) => return self.answer_error(link, edge, &publish, code),
+            };
+        let incarnation = self.edges.list[edge].incarnation;
+        let room_ix = self.rooms.ensure(&publish.room);
+        self.numbers
+            .settle(incarnation, publish.session, room_ix, publish.settled_below);
+        let known = self
+            .numbers
+            .look_up(incarnation, publish.session, room_ix, publish.number);
+        if let Known::Written(written) = known {
+            self.counters.resends_answered += 1;
+            return self.acknowledge_again(link, edge, &publish, written, false);
+        }
+        let id = (!publish.id.is_empty())
+            .then(|| DedupeWindow::key(&publish.room, &publish.from.user, &publish.id));
+        // Before the verdict on the number: a resend that was a duplicate has no record of its own.
+        if let Some(written) = id.and_then(|id| self.dedupe.find(&id)) {
+            self.counters.duplicates += 1;
+            return self.acknowledge_again(link, edge, &publish, written, true);
+        }
+        if known == Known::Unknown {
+            self.counters.outcome_unknown += 1;
+            return self.answer_error(link, edge, &publish, ErrorCode::OutcomeUnknown);
+        }
+        if let Some(id) = &id {
+            if let Some(record) = forming.ids.get(id).copied() {
+                self.counters.duplicates += 1;
+                forming.waiters.push(Waiter {
+                    link,
+                    edge,
+                    request: publish.request,
+                    bytes: publish.data.len() as u64,
+                    instance: publish.room.instance,
+                    record,
+                    duplicate: true,
+                });
+                return;
+            }
+            forming.ids.insert(*id, forming.records.len());
+        }
+        forming.waiters.push(Waiter {
+            link,
+            edge,
+            request: publish.request,
+            instance: publish.room.instance.clone(),
+            bytes: publish.data.len() as u64,
+            record: forming.records.len(),
+            duplicate: false,
+        });
+        let record = self.message(publish, room_ix, incarnation, instance_epoch, unix_ms);
+        self.touch(forming, room_ix, record.offset);
+        self.push_record(forming, record, Some(room_ix));
+    }
+
+    fn message(
+        &self,
+        publish: Publish,
+        room_ix: RoomIx,
+        edge_incarnation: u64,
+        instance_epoch: u64,
+        unix_ms: i64,
+    ) -> Record {
+        let room = self.rooms.get(room_ix);
+        Record {
+            kind: Kind::Message.into(),
+            instance: publish.room.instance,
+            instance_epoch,
+            channel: publish.room.channel,
+            offset: room.open_head + 1,
+            generation: room.generation,
+            time: unix_ms.max(room.time),
+            origin: Some(Origin {
+                user: publish.from.user,
+                client: publish.from.client,
+                conn_info: publish.from.conn_info,
+                chan_info: publish.from.chan_info,
+                edge_incarnation,
+                session: publish.session,
+                number: publish.number,
+                hops: 0,
+            }),
+            client_id: publish.id,
+            tags: publish.tags,
+            content_type: publish.content_type,
+            traceparent: publish.traceparent,
+            body: publish.data,
+            ..Record::default()
+        }
+    }
+
+    /// Completes a record with what every record of this owner carries, and adds it.
+    fn push_record(&self, forming: &mut Forming, mut record: Record, room: Option<RoomIx>) {
+        let Some(serving) = self.serving else {
+            return;
+        };
+        record.version = RECORD_VERSION;
+        record.position = self.next_position + forming.records.len() as u64;
+        record.shard_epoch = serving.epoch;
+        record.owner_incarnation = serving.incarnation;
+        record.served_ms = self.served_ms;
+        forming.bytes += record.body.len() + 256;
+        forming.records.push(record);
+        forming.rooms.push(room);
+    }
+
+    fn touch(&mut self, forming: &mut Forming, room_ix: RoomIx, offset: u64) {
+        let room = self.rooms.get_mut(room_ix);
+        if room.open_head == room.head {
+            forming.touched.push(room_ix);
+        }
+        room.open_head = offset;
+    }
+
+    /// Admin commands form batches of their own: what follows a seal must see it.
+    fn form_admin(&mut self, forming: &mut Forming, unix_ms: i64) {
+        while forming.bytes < self.config.batch_bytes_max {
+            let Some((token, admin)) = self.admins.pop_front() else {
+                break;
+            };
+            let is_gate = matches!(admin, Admin::Seal { .. } | Admin::Open { .. });
+            match self.form_admin_records(forming, admin, unix_ms) {
+                Ok(()) => forming.admins.push((token, forming.records.len())),
+                Err(why) => self.admin_done(token, AdminOutcome::Refused(why)),
+            }
+            if is_gate {
+                break;
+            }
+        }
+    }
+
+    fn form_admin_records(
+        &mut self,
+        forming: &mut Forming,
+        admin: Admin,
+        unix_ms: i64,
+    ) -> Result<(), String> {
+        match admin {
+            Admin::Seal {
+                instance,
+                epoch,
+                slots,
+            } => {
+                let record = gate(Kind::Seal, instance, epoch, slots, unix_ms);
+                self.push_record(forming, record, None);
+            }
+            Admin::Open {
+                instance,
+                epoch,
+                slots,
+            } => {
+                let record = gate(Kind::Open, instance, epoch, slots, unix_ms);
+                self.push_record(forming, record, None);
+            }
+            Admin::Import(records) => {
+                self.check_import(&records)?;
+                for record in records {
+                    self.form_import(forming, record);
+                }
+            }
+            Admin::Erase { room, offset } => {
+                let room_ix = self.existing(&room)?;
+                let (first, head) = (self.first_kept(room_ix), self.rooms.get(room_ix).head);
+                if !(first..=head).contains(&offset) {
+                    return Err(format!(
+                        "offset {offset} is not kept: {first} to {head} are"
+                    ));
+                }
+                let record = self.pointer(Kind::Tombstone, room_ix, offset, unix_ms);
+                self.push_record(forming, record, Some(room_ix));
+            }
+            Admin::Trim { room, first } => {
+                let room_ix = self.existing(&room)?;
+                let head = self.rooms.get(room_ix).head;
+                if first > head + 1 {
+                    return Err(format!("offset {first} is above the newest, {head}"));
+                }
+                let record = self.pointer(Kind::Trim, room_ix, first, unix_ms);
+                self.push_record(forming, record, Some(room_ix));
+            }
+        }
+        Ok(())
+    }
+
+    fn existing(&self, room: &RoomRef) -> Result<RoomIx, String> {
+        self.rooms
+            .find(room)
+            .ok_or_else(|| format!("no room {} in instance {}", room.channel, room.instance))
+    }
+
+    fn pointer(&self, kind: Kind, room_ix: RoomIx, target: u64, unix_ms: i64) -> Record {
+        let room = self.rooms.get(room_ix);
+        Record {
+            kind: kind.into(),
+            instance: room.key.instance.clone(),
+            channel: room.key.channel.clone(),
+            generation: room.generation,
+            time: unix_ms.max(room.time),
+            target_offset: target,
+            ..Record::default()
+        }
+    }
+
+    /// Whether every imported offset is the next of its room, or any first one of a fresh room.
+    fn check_import(&self, records: &[Record]) -> Result<(), String> {
+        let mut next: HashMap<(&str, &str), u64> = HashMap::new();
+        for record in records.iter().filter(|r| r.takes_offset()) {
+            let here = || {
+                let room = self.rooms.find(&room_of(record));
+                room.map_or(1, |ix| self.rooms.get(ix).open_head + 1)
+            };
+            let name = (record.instance.as_str(), record.channel.as_str());
+            let next = next.entry(name).or_insert_with(here);
+            if record.offset != *next && *next != 1 {
+                return Err(format!(
+                    "import of {} offset {}: the next one here is {next}",
+                    record.channel, record.offset
+                ));
+            }
+            *next = record.offset + 1;
+        }
+        Ok(())
+    }
+
+    fn form_import(&mut self, forming: &mut Forming, mut record: Record) {
+        let room_ix = self.rooms.ensure(&room_of(&record));
+        if record.takes_offset() {
+            record.kind = Kind::Import.into();
+            record.flags |= flags::IMPORTED;
+            self.touch(forming, room_ix, record.offset);
+        }
+        self.push_record(forming, record, Some(room_ix));
+    }
+
+    /// Answers a publish that was not written.
+    pub(crate) fn answer_error(
+        &mut self,
+        link: LinkId,
+        edge: usize,
+        publish: &Publish,
+        code: ErrorCode,
+    ) {
+        let published = Published {
+            request: publish.request,
+            error: code.code(),
+            ..Published::default()
+        };
+        let (instance, bytes) = (&publish.room.instance, publish.data.len() as u64);
+        self.answer(link, edge, instance, bytes, published);
+    }
+}
+
+fn room_of(record: &Record) -> RoomRef {
+    RoomRef {
+        instance: record.instance.clone(),
+        channel: record.channel.clone(),
+    }
+}
+
+fn gate(kind: Kind, instance: String, epoch: u64, slots: Vec<u32>, unix_ms: i64) -> Record {
+    Record {
+        kind: kind.into(),
+        instance,
+        instance_epoch: epoch,
+        slots,
+        time: unix_ms,
+        ..Record::default()
+    }
+}

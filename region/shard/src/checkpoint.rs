@@ -1,0 +1,289 @@
+//! Checkpoints: the folded state at a position, so that a restart reads only the log behind it.
+//!
+//! A checkpoint is derived from the log and may be lost: then everything is replayed.
+
+use bytes::Bytes;
+use gb6_core_wire::mesh::{RoomRef, ShardRef};
+use prost::Message;
+
+use crate::dedupe::Written;
+use crate::machine::Shard;
+use crate::ownership::{Sealed, Standing};
+
+/// The format that this code writes.
+const VERSION: u32 = 1;
+
+/// Why a checkpoint can not be used.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum CheckpointError {
+    /// The bytes are no checkpoint.
+    #[error("checkpoint can not be read: {0}")]
+    Unreadable(String),
+    /// A newer program wrote it.
+    #[error("checkpoint has format {found}, this program reads up to {VERSION}")]
+    Newer {
+        /// Its format.
+        found: u32,
+    },
+    /// It is another shard's.
+    #[error("checkpoint belongs to shard {found}, not {wanted}")]
+    OtherShard {
+        /// Whose it is.
+        found: String,
+        /// Whose was wanted.
+        wanted: String,
+    },
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Checkpoint {
+    #[prost(uint32, tag = "1")]
+    version: u32,
+    #[prost(message, required, tag = "2")]
+    shard: ShardRef,
+    #[prost(uint64, tag = "3")]
+    next_position: u64,
+    #[prost(uint64, tag = "4")]
+    log_epoch: u64,
+    #[prost(uint64, tag = "5")]
+    served_ms: u64,
+    #[prost(message, repeated, tag = "6")]
+    rooms: Vec<RoomState>,
+    #[prost(message, repeated, tag = "7")]
+    ids: Vec<IdState>,
+    #[prost(message, repeated, tag = "8")]
+    numbers: Vec<NumberState>,
+    #[prost(message, repeated, tag = "9")]
+    instances: Vec<InstanceState>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct RoomState {
+    #[prost(message, required, tag = "1")]
+    key: RoomRef,
+    #[prost(uint64, tag = "2")]
+    head: u64,
+    #[prost(uint64, tag = "3")]
+    first: u64,
+    #[prost(int64, tag = "4")]
+    time: i64,
+    #[prost(uint32, tag = "5")]
+    generation: u32,
+    #[prost(uint64, repeated, tag = "6")]
+    mark_offsets: Vec<u64>,
+    #[prost(int64, repeated, tag = "7")]
+    mark_times: Vec<i64>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct IdState {
+    #[prost(string, tag = "1")]
+    instance: String,
+    #[prost(bytes = "bytes", tag = "2")]
+    key: Bytes,
+    #[prost(message, required, tag = "3")]
+    written: WrittenState,
+    #[prost(uint64, tag = "4")]
+    served_ms: u64,
+}
+
+#[derive(Clone, Copy, PartialEq, Message)]
+struct WrittenState {
+    #[prost(uint64, tag = "1")]
+    offset: u64,
+    #[prost(uint32, tag = "2")]
+    generation: u32,
+    #[prost(int64, tag = "3")]
+    time: i64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct NumberState {
+    #[prost(fixed64, tag = "1")]
+    edge: u64,
+    #[prost(uint64, tag = "2")]
+    session: u64,
+    /// Index in `rooms`.
+    #[prost(uint32, tag = "3")]
+    room: u32,
+    #[prost(uint64, tag = "4")]
+    highest: u64,
+    #[prost(uint64, tag = "5")]
+    served_ms: u64,
+    #[prost(uint64, repeated, tag = "6")]
+    result_numbers: Vec<u64>,
+    #[prost(message, repeated, tag = "7")]
+    results: Vec<WrittenState>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct InstanceState {
+    #[prost(string, tag = "1")]
+    instance: String,
+    #[prost(uint64, tag = "2")]
+    epoch: u64,
+    #[prost(bool, tag = "3")]
+    sealed_all: bool,
+    #[prost(uint32, repeated, tag = "4")]
+    sealed_slots: Vec<u32>,
+}
+
+impl From<Written> for WrittenState {
+    fn from(w: Written) -> Self {
+        Self {
+            offset: w.offset,
+            generation: w.generation,
+            time: w.time,
+        }
+    }
+}
+
+impl From<WrittenState> for Written {
+    fn from(w: WrittenState) -> Self {
+        Self {
+            offset: w.offset,
+            generation: w.generation,
+            time: w.time,
+        }
+    }
+}
+
+impl Shard {
+    /// The committed state, and the position of the first record that it does not contain.
+    pub fn checkpoint(&self) -> (u64, Bytes) {
+        let mut index = std::collections::HashMap::new();
+        let mut rooms = Vec::new();
+        for (ix, room) in self.rooms.iter() {
+            if room.head == 0 && room.first == 1 {
+                continue;
+            }
+            index.insert(ix, rooms.len() as u32);
+            rooms.push(RoomState {
+                key: room.key.clone(),
+                head: room.head,
+                first: room.first,
+                time: room.time,
+                generation: room.generation,
+                mark_offsets: room.marks.iter().map(|m| m.0).collect(),
+                mark_times: room.marks.iter().map(|m| m.1).collect(),
+            });
+        }
+        let ids = self
+            .dedupe
+            .iter()
+            .map(|(instance, key, written, served_ms)| IdState {
+                instance: instance.to_owned(),
+                key: Bytes::copy_from_slice(&key),
+                written: written.into(),
+                served_ms,
+            });
+        let numbers = self
+            .numbers
+            .iter()
+            .filter_map(|(edge, session, room, entry)| {
+                Some(NumberState {
+                    edge,
+                    session,
+                    room: *index.get(&room)?,
+                    highest: entry.highest,
+                    served_ms: entry.served_ms,
+                    result_numbers: entry.results.iter().map(|(n, _)| *n).collect(),
+                    results: entry.results.iter().map(|(_, w)| (*w).into()).collect(),
+                })
+            });
+        let instances = self.ownership.instances.iter().map(|(name, standing)| {
+            let slots = match &standing.sealed {
+                Sealed::Slots(slots) => slots.iter().map(|s| u32::from(*s)).collect(),
+                Sealed::Nothing | Sealed::All => Vec::new(),
+            };
+            InstanceState {
+                instance: name.clone(),
+                epoch: standing.epoch,
+                sealed_all: standing.sealed == Sealed::All,
+                sealed_slots: slots,
+            }
+        });
+        let state = Checkpoint {
+            version: VERSION,
+            shard: self.config.shard.clone(),
+            next_position: self.next_position,
+            log_epoch: self.log_epoch,
+            served_ms: self.served_ms,
+            ids: ids.collect(),
+            numbers: numbers.collect(),
+            instances: instances.collect(),
+            rooms,
+        };
+        (self.next_position, state.encode_to_vec().into())
+    }
+
+    /// Takes the state of a checkpoint into an empty machine; replay goes on at the position that
+    /// is returned.
+    pub fn restore(&mut self, bytes: &[u8]) -> Result<u64, CheckpointError> {
+        let state =
+            Checkpoint::decode(bytes).map_err(|e| CheckpointError::Unreadable(e.to_string()))?;
+        if state.version > VERSION {
+            return Err(CheckpointError::Newer {
+                found: state.version,
+            });
+        }
+        if state.shard != self.config.shard {
+            let name = |s: &ShardRef| format!("{}/{}", s.region, s.shard);
+            return Err(CheckpointError::OtherShard {
+                found: name(&state.shard),
+                wanted: name(&self.config.shard),
+            });
+        }
+        let mut index = Vec::with_capacity(state.rooms.len());
+        for saved in state.rooms {
+            let ix = self.rooms.ensure(&saved.key);
+            index.push(ix);
+            let room = self.rooms.get_mut(ix);
+            room.head = saved.head;
+            room.open_head = saved.head;
+            room.first = saved.first;
+            room.time = saved.time;
+            room.generation = saved.generation;
+            room.marks = saved
+                .mark_offsets
+                .into_iter()
+                .zip(saved.mark_times)
+                .collect();
+            if !room.marks.is_empty() {
+                self.aging.insert(ix);
+            }
+        }
+        for id in state.ids {
+            let key = id.key.as_ref().try_into();
+            let key = key.map_err(|_| CheckpointError::Unreadable("an id's length".into()))?;
+            self.dedupe
+                .insert(&id.instance, key, id.written.into(), id.served_ms);
+        }
+        for saved in state.numbers {
+            let Some(room) = index.get(saved.room as usize) else {
+                return Err(CheckpointError::Unreadable("a number's room".into()));
+            };
+            let entry = self.numbers.entry(saved.edge, saved.session, *room);
+            entry.highest = saved.highest;
+            entry.served_ms = saved.served_ms;
+            let results = saved.results.into_iter().map(Written::from);
+            entry.results = saved.result_numbers.into_iter().zip(results).collect();
+        }
+        for saved in state.instances {
+            let sealed = match (saved.sealed_all, saved.sealed_slots) {
+                (true, _) => Sealed::All,
+                (false, slots) if slots.is_empty() => Sealed::Nothing,
+                (false, slots) => Sealed::Slots(slots.into_iter().map(|s| s as u16).collect()),
+            };
+            let standing = Standing {
+                epoch: saved.epoch,
+                sealed,
+            };
+            self.ownership.instances.insert(saved.instance, standing);
+        }
+        self.next_position = state.next_position;
+        self.log_epoch = state.log_epoch;
+        self.served_ms = state.served_ms;
+        Ok(state.next_position)
+    }
+}

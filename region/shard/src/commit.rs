@@ -1,0 +1,313 @@
+//! The fate of a batch: folding it into the state, answering, delivering. The only place where an
+//! acknowledgement is born (invariant A4).
+
+use std::sync::Arc;
+
+use gb6_core_model::ErrorCode;
+use gb6_core_wire::mesh::{Deliver, EdgeFrame, Publication, Publish, Published, RoomRef};
+use gb6_core_wire::record::{Kind, Record};
+
+use crate::batch::{AdminOutcome, AppendFailure, InFlight};
+use crate::dedupe::{DedupeWindow, Written};
+use crate::machine::{LinkId, Output, Shard};
+use crate::room::RoomIx;
+use crate::trace::SyncStats;
+
+/// What a publish of an earlier batch, or a record of this one, is acknowledged with.
+struct Acknowledgement {
+    link: LinkId,
+    edge: usize,
+    request: u64,
+    bytes: u64,
+    written: Written,
+    duplicate: bool,
+}
+
+impl Shard {
+    /// The batch in flight is durable.
+    pub fn committed(&mut self, now_ms: u64, stats: SyncStats) {
+        self.advance(now_ms);
+        let Some(batch) = self.in_flight.take() else {
+            return;
+        };
+        let InFlight {
+            records,
+            rooms,
+            touched,
+            waiters,
+            admins,
+        } = batch;
+        let spans = touched.iter().map(|ix| {
+            let room = self.rooms.get(*ix);
+            (*ix, room.head + 1, room.open_head)
+        });
+        self.traces.push(stats, spans.collect());
+        let first_position = self.next_position;
+        for (record, room) in records.iter().zip(&rooms) {
+            self.fold(record, *room);
+        }
+        self.counters.committed += records.len() as u64;
+        for waiter in waiters {
+            let record = &records[waiter.record];
+            let written = Written {
+                offset: record.offset,
+                generation: record.generation,
+                time: record.time,
+            };
+            let acknowledgement = Acknowledgement {
+                link: waiter.link,
+                edge: waiter.edge,
+                request: waiter.request,
+                bytes: waiter.bytes,
+                written,
+                duplicate: waiter.duplicate,
+            };
+            self.acknowledge(&waiter.instance, acknowledgement);
+        }
+        for (record, room) in records.iter().zip(&rooms) {
+            if let (true, Some(room)) = (record.takes_offset(), room) {
+                self.deliver(*room, record);
+            }
+        }
+        for (token, end) in admins {
+            self.admin_done(token, AdminOutcome::Done(first_position + end as u64));
+        }
+        for room in touched {
+            self.plan_trim(room);
+        }
+    }
+
+    /// The batch in flight was not committed. After anything but a full disk the machine no
+    /// longer serves: the driver reads the log again and builds a new one, or another owner has
+    /// the shard.
+    pub fn failed(&mut self, now_ms: u64, failure: AppendFailure) {
+        self.advance(now_ms);
+        let Some(batch) = self.in_flight.take() else {
+            return;
+        };
+        for room in batch.touched {
+            let room = self.rooms.get_mut(room);
+            room.open_head = room.head;
+        }
+        for room in batch.rooms.into_iter().flatten() {
+            self.rooms.get_mut(room).trimming = false;
+        }
+        let (code, outcome) = match failure {
+            AppendFailure::StorageFull => {
+                self.counters.storage_full += batch.waiters.len() as u64;
+                let why = "storage full".to_owned();
+                (ErrorCode::StorageFull, AdminOutcome::Refused(why))
+            }
+            AppendFailure::OutcomeUnknown => (ErrorCode::OutcomeUnknown, AdminOutcome::Unknown),
+            AppendFailure::Fenced => (ErrorCode::OutcomeUnknown, AdminOutcome::Unknown),
+        };
+        for (token, _) in batch.admins {
+            self.admin_done(token, outcome.clone());
+        }
+        if failure != AppendFailure::StorageFull {
+            // Nothing is answered: the edges resend to whoever owns the shard next, and that one
+            // knows from the log what was written.
+            self.stop_serving();
+            return;
+        }
+        for waiter in batch.waiters {
+            let published = Published {
+                request: waiter.request,
+                error: code.code(),
+                ..Published::default()
+            };
+            self.answer(
+                waiter.link,
+                waiter.edge,
+                &waiter.instance,
+                waiter.bytes,
+                published,
+            );
+        }
+    }
+
+    /// Answers a publish whose record has been durable since an earlier batch.
+    pub(crate) fn acknowledge_again(
+        &mut self,
+        link: LinkId,
+        edge: usize,
+        publish: &Publish,
+        written: Written,
+        duplicate: bool,
+    ) {
+        let acknowledgement = Acknowledgement {
+            link,
+            edge,
+            request: publish.request,
+            bytes: publish.data.len() as u64,
+            written,
+            duplicate,
+        };
+        self.acknowledge(&publish.room.instance, acknowledgement);
+    }
+
+    /// The one birthplace of acknowledgements: `written` stands in the committed log.
+    fn acknowledge(&mut self, instance: &str, a: Acknowledgement) {
+        debug_assert!(
+            a.written.offset > 0,
+            "only what takes an offset is acknowledged"
+        );
+        let published = Published {
+            request: a.request,
+            offset: a.written.offset,
+            generation: a.written.generation,
+            time: a.written.time,
+            duplicate: a.duplicate,
+            error: 0,
+        };
+        self.counters.acknowledged += 1;
+        self.answer(a.link, a.edge, instance, a.bytes, published);
+    }
+
+    /// Sends an answer, if the link that asked still stands, and gives its credit back.
+    pub(crate) fn answer(
+        &mut self,
+        link: LinkId,
+        edge: usize,
+        instance: &str,
+        bytes: u64,
+        published: Published,
+    ) {
+        let Some(edge) = self.edges.list.get_mut(edge) else {
+            return;
+        };
+        if edge.link != Some(link) {
+            return;
+        }
+        if let Some((count, total)) = edge.unanswered.get_mut(instance) {
+            *count = count.saturating_sub(1);
+            *total = total.saturating_sub(bytes);
+        }
+        self.send(link, EdgeFrame::Published(published));
+    }
+
+    /// One copy of a publication to each edge that wants it.
+    fn deliver(&mut self, room_ix: RoomIx, record: &Record) {
+        let room = self.rooms.get(room_ix);
+        if room.edges.is_empty() {
+            return;
+        }
+        let deliver = Deliver {
+            room: room.key.clone(),
+            publication: Publication::of(record),
+        };
+        let links = room.edges.iter().filter_map(|ix| self.edges.list[*ix].link);
+        let links: Vec<LinkId> = links.collect();
+        for link in links {
+            self.counters.delivered += 1;
+            self.out.push_back(Output::Send {
+                link,
+                frame: EdgeFrame::Deliver(deliver.clone()),
+            });
+        }
+    }
+
+    /// A committed record that was read from the log, in order. Only before [`Shard::serve`].
+    pub fn replay(&mut self, record: &Record) {
+        let room = (!record.channel.is_empty()).then(|| {
+            self.rooms.ensure(&RoomRef {
+                instance: record.instance.clone(),
+                channel: record.channel.clone(),
+            })
+        });
+        self.next_position = self.next_position.max(record.position);
+        self.fold(record, room);
+        if let Some(room) = room {
+            let room = self.rooms.get_mut(room);
+            room.open_head = room.head;
+        }
+    }
+
+    /// Folds a committed record into the state: the same for the owner and for a reader of its
+    /// log.
+    fn fold(&mut self, record: &Record, room: Option<RoomIx>) {
+        debug_assert_eq!(
+            record.position, self.next_position,
+            "positions are consecutive"
+        );
+        self.next_position = record.position + 1;
+        self.served_ms = self.served_ms.max(record.served_ms);
+        match (record.kind(), room) {
+            (Kind::Message | Kind::Import, Some(room)) => self.fold_message(record, room),
+            (Kind::Trim, Some(room)) => {
+                let room = self.rooms.get_mut(room);
+                room.first = room.first.max(record.target_offset);
+                room.trimming = false;
+                let first = room.first;
+                while room.marks.front().is_some_and(|(o, _)| *o < first) {
+                    room.marks.pop_front();
+                }
+                self.out.push_back(Output::Trimmed {
+                    room: room.key.clone(),
+                    first,
+                });
+            }
+            (Kind::Tombstone, Some(room)) => {
+                self.out.push_back(Output::Erased {
+                    room: self.rooms.get(room).key.clone(),
+                    offset: record.target_offset,
+                });
+            }
+            (Kind::Seal | Kind::Open, _) => self.ownership.fold(record),
+            (Kind::Acquire, _) => {
+                self.log_epoch = self.log_epoch.max(record.shard_epoch);
+            }
+            _ => {}
+        }
+    }
+
+    fn fold_message(&mut self, record: &Record, room_ix: RoomIx) {
+        let aging = self
+            .rules(&self.rooms.get(room_ix).key)
+            .is_some_and(|r| r.history_ttl_ms > 0);
+        let room = self.rooms.get_mut(room_ix);
+        debug_assert!(room.head == 0 || record.offset == room.head + 1);
+        if room.head == 0 {
+            room.first = room.first.max(record.offset);
+        }
+        room.head = record.offset;
+        room.time = room.time.max(record.time);
+        room.generation = record.generation;
+        if aging {
+            self.mark_age(room_ix, record.offset, record.time);
+        }
+        let written = Written {
+            offset: record.offset,
+            generation: record.generation,
+            time: record.time,
+        };
+        let Some(origin) = &record.origin else {
+            return;
+        };
+        if !record.client_id.is_empty() {
+            let room = &self.rooms.get(room_ix).key;
+            let key = DedupeWindow::key(room, &origin.user, &record.client_id);
+            self.dedupe
+                .insert(&record.instance, key, written, record.served_ms);
+        }
+        if origin.edge_incarnation != 0 {
+            self.numbers.record(
+                origin.edge_incarnation,
+                origin.session,
+                room_ix,
+                origin.number,
+                written,
+                record.served_ms,
+            );
+        }
+    }
+
+    pub(crate) fn admin_done(&mut self, token: u64, outcome: AdminOutcome) {
+        self.out.push_back(Output::AdminDone { token, outcome });
+    }
+
+    /// Records of the batch in flight, for a driver that must know what it was.
+    pub fn in_flight(&self) -> Option<Arc<Vec<Record>>> {
+        self.in_flight.as_ref().map(|b| b.records.clone())
+    }
+}

@@ -1,0 +1,124 @@
+//! The inbox: publishes that wait for the next batch, drained round-robin by instance, so that a
+//! flooding instance waits for itself.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use gb6_core_wire::mesh::Publish;
+
+use crate::machine::LinkId;
+
+/// A publish with the link that it came on.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    pub(crate) link: LinkId,
+    pub(crate) edge: usize,
+    pub(crate) publish: Publish,
+}
+
+/// Publishes by instance. Bounded by the credit of each (edge, instance).
+#[derive(Debug, Default)]
+pub(crate) struct Inbox {
+    by_instance: BTreeMap<String, VecDeque<Waiting>>,
+    /// Instances with something waiting, the next to be served first.
+    turn: VecDeque<String>,
+    len: usize,
+}
+
+impl Inbox {
+    pub(crate) fn push(&mut self, waiting: Waiting) {
+        self.len += 1;
+        let instance = &waiting.publish.room.instance;
+        if let Some(queue) = self.by_instance.get_mut(instance) {
+            queue.push_back(waiting);
+            return;
+        }
+        let instance = instance.clone();
+        self.turn.push_back(instance.clone());
+        self.by_instance.insert(instance, VecDeque::from([waiting]));
+    }
+
+    /// The next publish: one of each instance in turn.
+    pub(crate) fn pop(&mut self) -> Option<Waiting> {
+        let instance = self.turn.pop_front()?;
+        let queue = self.by_instance.get_mut(&instance)?;
+        let waiting = queue.pop_front();
+        if queue.is_empty() {
+            self.by_instance.remove(&instance);
+        } else {
+            self.turn.push_back(instance);
+        }
+        self.len -= usize::from(waiting.is_some());
+        waiting
+    }
+
+    /// Drops what came on a link that is gone: its edge sends it again.
+    pub(crate) fn purge(&mut self, link: LinkId) {
+        let mut len = 0;
+        self.by_instance.retain(|_, queue| {
+            queue.retain(|w| w.link != link);
+            len += queue.len();
+            !queue.is_empty()
+        });
+        self.len = len;
+        let by_instance = &self.by_instance;
+        self.turn.retain(|i| by_instance.contains_key(i));
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gb6_core_wire::mesh::RoomRef;
+
+    fn publish(instance: &str, number: u64, link: u64) -> Waiting {
+        Waiting {
+            link: LinkId(link),
+            edge: 0,
+            publish: Publish {
+                room: RoomRef {
+                    instance: instance.into(),
+                    channel: "room:1".into(),
+                },
+                number,
+                ..Publish::default()
+            },
+        }
+    }
+
+    #[test]
+    fn instances_take_turns() {
+        let mut inbox = Inbox::default();
+        for n in 1..=100 {
+            inbox.push(publish("flood", n, 1));
+        }
+        inbox.push(publish("quiet", 1, 1));
+        inbox.push(publish("quiet", 2, 1));
+        let order: Vec<(String, u64)> = std::iter::from_fn(|| inbox.pop())
+            .map(|w| (w.publish.room.instance, w.publish.number))
+            .take(4)
+            .collect();
+        let want = [("flood", 1), ("quiet", 1), ("flood", 2), ("quiet", 2)];
+        assert_eq!(order, want.map(|(i, n)| (i.to_owned(), n)));
+        assert_eq!(inbox.len(), 98);
+    }
+
+    #[test]
+    fn a_lost_link_takes_its_publishes_along() {
+        let mut inbox = Inbox::default();
+        inbox.push(publish("a", 1, 1));
+        inbox.push(publish("b", 2, 2));
+        inbox.push(publish("b", 3, 1));
+        inbox.purge(LinkId(1));
+        assert_eq!(inbox.len(), 1);
+        assert_eq!(inbox.pop().map(|w| w.publish.number), Some(2));
+        assert!(inbox.is_empty() && inbox.pop().is_none());
+    }
+}

@@ -1,0 +1,99 @@
+//! Rooms of a shard: where each stands, and which edges want it.
+
+use std::collections::{HashMap, VecDeque};
+
+use gb6_core_wire::mesh::RoomRef;
+use slab::Slab;
+
+use crate::presence::RoomPresence;
+
+/// A room's index in [`Rooms`]: stable while the room holds anything.
+pub(crate) type RoomIx = usize;
+
+/// One room.
+#[derive(Debug)]
+pub(crate) struct Room {
+    pub(crate) key: RoomRef,
+    /// The newest committed offset; 0: none yet.
+    pub(crate) head: u64,
+    /// The newest offset given out, in the batch being formed or in flight; `head` without one.
+    pub(crate) open_head: u64,
+    /// The first kept offset.
+    pub(crate) first: u64,
+    /// The newest record's time, Unix ms.
+    pub(crate) time: i64,
+    /// Raised when a deleted room's name is used again.
+    pub(crate) generation: u32,
+    /// Edges that want deliveries, by their slab index, ascending.
+    pub(crate) edges: Vec<usize>,
+    /// Who is present, if anybody.
+    pub(crate) presence: Option<Box<RoomPresence>>,
+    /// (offset, time) samples for retention by age, oldest first; only where a TTL applies.
+    pub(crate) marks: VecDeque<(u64, i64)>,
+    /// A trim record for this room waits or is in flight.
+    pub(crate) trimming: bool,
+}
+
+/// The rooms of a shard, by index and by name.
+#[derive(Debug, Default)]
+pub(crate) struct Rooms {
+    list: Slab<Room>,
+    by_key: HashMap<RoomRef, RoomIx>,
+}
+
+impl Rooms {
+    pub(crate) fn find(&self, key: &RoomRef) -> Option<RoomIx> {
+        self.by_key.get(key).copied()
+    }
+
+    /// The room of this name, made empty if it is new.
+    pub(crate) fn ensure(&mut self, key: &RoomRef) -> RoomIx {
+        if let Some(ix) = self.by_key.get(key) {
+            return *ix;
+        }
+        let ix = self.list.insert(Room {
+            key: key.clone(),
+            head: 0,
+            open_head: 0,
+            first: 1,
+            time: 0,
+            generation: 0,
+            edges: Vec::new(),
+            presence: None,
+            marks: VecDeque::new(),
+            trimming: false,
+        });
+        self.by_key.insert(key.clone(), ix);
+        ix
+    }
+
+    pub(crate) fn get(&self, ix: RoomIx) -> &Room {
+        &self.list[ix]
+    }
+
+    pub(crate) fn get_mut(&mut self, ix: RoomIx) -> &mut Room {
+        &mut self.list[ix]
+    }
+
+    /// Forgets a room that holds nothing: names that were only looked at cost no memory. The log
+    /// knows nothing of such a room, so no number, trace or id can point at it.
+    pub(crate) fn drop_if_unused(&mut self, ix: RoomIx) {
+        let Some(room) = self.list.get(ix) else {
+            return;
+        };
+        let empty = room.open_head == 0 && room.head == 0 && room.first == 1;
+        if empty && room.edges.is_empty() && room.presence.is_none() {
+            let room = self.list.remove(ix);
+            self.by_key.remove(&room.key);
+        }
+    }
+
+    /// Every room, by index.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (RoomIx, &Room)> {
+        self.list.iter()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.list.len()
+    }
+}

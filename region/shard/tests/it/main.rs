@@ -1,0 +1,6 @@
+//! Tests of the shard machine through its public interface.
+
+mod history;
+mod presence;
+mod publish_model;
+mod world;
