@@ -6,7 +6,10 @@
 
 mod command;
 mod data;
+pub mod frame;
 mod json;
+mod json_write;
+mod live;
 mod protobuf;
 mod push;
 mod reply;
@@ -15,6 +18,8 @@ use bytes::Bytes;
 
 pub use command::*;
 pub use data::{JsonData, json_data_kind, json_depth_within, json_value_of};
+pub use frame::{close_frame, pong_frame, websocket_frame, websocket_frame_with};
+pub use live::{ChannelRef, encode_join_push, encode_leave_push, encode_publication_push};
 pub use push::*;
 pub use reply::*;
 
@@ -195,4 +200,60 @@ pub fn decode_replies(dialect: Dialect, frame: Bytes) -> Result<Vec<Reply>, Code
         Dialect::Json => json::decode_replies(&frame),
         Dialect::Protobuf => protobuf::decode_replies(frame),
     }
+}
+
+/// Appends one reply: JSON without a newline, Protobuf behind its length.
+///
+/// JSON shows `bytes` fields by the rule of [`json_value_of`], so that no data can break a frame.
+pub fn encode_reply(dialect: Dialect, reply: &Reply, out: &mut Vec<u8>) {
+    match dialect {
+        Dialect::Json => json_write::reply(reply, out),
+        Dialect::Protobuf => protobuf::encode_reply(reply, out),
+    }
+}
+
+/// Appends the reply that carries `push`.
+pub fn encode_push(dialect: Dialect, push: &Push, out: &mut Vec<u8>) {
+    match dialect {
+        Dialect::Json => json_write::push_reply(push, out),
+        Dialect::Protobuf => protobuf::encode_push(push, out),
+    }
+}
+
+/// Appends several replies as one frame.
+pub fn encode_replies<'a>(
+    dialect: Dialect,
+    replies: impl IntoIterator<Item = &'a Reply>,
+    out: &mut Vec<u8>,
+) {
+    for (index, reply) in replies.into_iter().enumerate() {
+        if index > 0 && dialect == Dialect::Json {
+            out.push(b'\n');
+        }
+        encode_reply(dialect, reply, out);
+    }
+}
+
+/// Appends replies that are encoded already (each by [`encode_reply`] or [`encode_push`]) as one
+/// frame.
+pub fn join_replies<'a>(
+    dialect: Dialect,
+    replies: impl IntoIterator<Item = &'a [u8]>,
+    out: &mut Vec<u8>,
+) {
+    for (index, reply) in replies.into_iter().enumerate() {
+        if index > 0 && dialect == Dialect::Json {
+            out.push(b'\n');
+        }
+        out.extend_from_slice(reply);
+    }
+}
+
+/// A complete WebSocket frame with one reply.
+pub fn reply_frame(dialect: Dialect, reply: &Reply) -> Bytes {
+    let capacity = match dialect {
+        Dialect::Json => 128,
+        Dialect::Protobuf => prost::Message::encoded_len(reply) + 5,
+    };
+    websocket_frame_with(dialect, capacity, |out| encode_reply(dialect, reply, out))
 }

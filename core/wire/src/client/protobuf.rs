@@ -7,13 +7,15 @@ use prost::Message as _;
 use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
 
 use super::{
-    COMMANDS_MAX, CONNECT_HEADERS_MAX, CONNECT_SUBS_MAX, CodecError, Command, FilterNode, Reply,
+    COMMANDS_MAX, CONNECT_HEADERS_MAX, CONNECT_SUBS_MAX, CodecError, Command, FilterNode, Push,
+    Reply,
 };
 
-/// Field numbers of the schema that are looked at before a command is decoded.
+/// Field numbers of the schema that are needed outside the derived code.
 const COMMAND_CONNECT: u32 = 4;
 const CONNECT_SUBS: u32 = 3;
 const CONNECT_HEADERS: u32 = 6;
+const REPLY_PUSH: u32 = 4;
 
 /// See [`super::decode_frame`].
 pub(super) fn decode_frame(mut frame: Bytes) -> Result<Vec<Command>, CodecError> {
@@ -118,4 +120,17 @@ fn each_field(
     }
     debug_assert!(!message.has_remaining());
     Ok(())
+}
+
+/// See [`super::encode_reply`].
+pub(super) fn encode_reply(reply: &Reply, out: &mut Vec<u8>) {
+    // Writing to a Vec can not run out of space, the only error that there is.
+    let _ = reply.encode_length_delimited(out);
+}
+
+/// See [`super::encode_push`].
+pub(super) fn encode_push(push: &Push, out: &mut Vec<u8>) {
+    let length = prost::encoding::message::encoded_len(REPLY_PUSH, push);
+    prost::encoding::encode_varint(length as u64, out);
+    prost::encoding::message::encode(REPLY_PUSH, push, out);
 }
