@@ -1,0 +1,518 @@
+//! Links over QUIC: handshake, hello, and the tasks that watch a connection.
+
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use gb6_core_model::NodeId;
+use gb6_core_wire::mesh::{Hello, StreamOpen};
+use prost::Message;
+use quinn::{Connection, ConnectionError, RecvStream, SendStream, VarInt};
+use rustls_pki_types::CertificateDer;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::AbortHandle;
+use tracing::{debug, warn};
+
+use crate::close::{CloseCode, Closed};
+use crate::endpoint::DialError;
+use crate::frame::{FrameReader, encode_frame};
+use crate::hello::{HelloError, LocalNode, PeerInfo};
+use crate::identity::{IdentityError, MESH_DNS_NAME, NodeIdentity};
+use crate::link::{self, Link, Opened, Transport};
+use crate::stats::{FailureReason, MeshStats};
+use crate::stream::RawStream;
+use crate::tls::MeshTls;
+use crate::transport::{
+    self, HANDSHAKES_MAX, HANDSHAKES_UNPROVEN_MAX, LINK_BACKLOG, OPENING_BYTES_MAX, SOCKET_BUFFER,
+    STREAM_BACKLOG, STREAMS_MAX, Timing,
+};
+
+/// Addresses of one name that a dial tries.
+const ADDRESSES_MAX: usize = 4;
+
+/// What an endpoint over QUIC has beside the common parts.
+#[derive(Debug)]
+pub(crate) struct QuicEndpoint {
+    endpoint: quinn::Endpoint,
+    dialling: quinn::ClientConfig,
+    accepting: Option<AbortHandle>,
+    timing: Timing,
+}
+
+pub(crate) fn code(code: CloseCode) -> VarInt {
+    VarInt::from_u64(code.code()).unwrap_or(VarInt::MAX)
+}
+
+impl QuicEndpoint {
+    pub(crate) fn bind(
+        addr: SocketAddr,
+        listens: bool,
+        tls: &MeshTls,
+        local: &Arc<LocalNode>,
+        stats: &Arc<MeshStats>,
+        timing: Timing,
+    ) -> io::Result<(Self, mpsc::Receiver<Link>)> {
+        let socket = UdpSocket::bind(addr)?;
+        let options = socket2::SockRef::from(&socket);
+        // The system may give less; then bursts cost retransmissions, nothing else.
+        let _ = options.set_recv_buffer_size(SOCKET_BUFFER);
+        let _ = options.set_send_buffer_size(SOCKET_BUFFER);
+
+        let server = listens.then(|| {
+            let mut server = quinn::ServerConfig::with_crypto(tls.server_config());
+            server.transport_config(transport::config(&timing, STREAMS_MAX));
+            server.max_incoming(HANDSHAKES_MAX);
+            server
+        });
+        let mut dialling = quinn::ClientConfig::new(tls.client_config());
+        // The side that accepted opens no streams.
+        dialling.transport_config(transport::config(&timing, 0));
+        let endpoint = quinn::Endpoint::new(
+            quinn::EndpointConfig::default(),
+            server,
+            socket,
+            Arc::new(quinn::TokioRuntime),
+        )?;
+        let (accepted, links) = mpsc::channel(LINK_BACKLOG);
+        let accepting = listens.then(|| {
+            let accepter = Accepter {
+                local: Arc::clone(local),
+                stats: Arc::clone(stats),
+                timing,
+                accepted,
+            };
+            tokio::spawn(accepter.run(endpoint.clone())).abort_handle()
+        });
+        let endpoint = Self {
+            endpoint,
+            dialling,
+            accepting,
+            timing,
+        };
+        Ok((endpoint, links))
+    }
+
+    pub(crate) fn local_addr(&self) -> Option<SocketAddr> {
+        self.endpoint.local_addr().ok()
+    }
+
+    pub(crate) fn stop_accepting(&self) {
+        if let Some(task) = &self.accepting {
+            task.abort();
+        }
+    }
+
+    pub(crate) async fn close(&self, close_code: CloseCode, text: &str, patience: Duration) {
+        self.endpoint.close(code(close_code), text.as_bytes());
+        self.stop_accepting();
+        if tokio::time::timeout(patience, self.endpoint.wait_idle())
+            .await
+            .is_err()
+        {
+            debug!(?patience, "not every peer confirmed the end of its link");
+        }
+    }
+
+    pub(crate) async fn dial(
+        &self,
+        local: &LocalNode,
+        stats: &Arc<MeshStats>,
+        node: &NodeId,
+        address: Option<&str>,
+    ) -> Result<Link, DialError> {
+        let address = address.ok_or_else(|| DialError::NoAddress(node.clone()))?;
+        let after = self.timing.handshake;
+        let timeout = || DialError::Timeout {
+            node: node.clone(),
+            after,
+        };
+        let resolve_failed = |reason: String| DialError::Resolve {
+            node: node.clone(),
+            address: address.to_owned(),
+            reason,
+        };
+        let addresses: Vec<SocketAddr> =
+            tokio::time::timeout(after, tokio::net::lookup_host(address))
+                .await
+                .map_err(|_| timeout())?
+                .map_err(|error| resolve_failed(error.to_string()))?
+                .take(ADDRESSES_MAX)
+                .collect();
+        let mut failed = resolve_failed("the name has no addresses".into());
+        for addr in addresses {
+            match tokio::time::timeout(after, self.dial_addr(local, stats, node, addr)).await {
+                Ok(Ok(link)) => return Ok(link),
+                Ok(Err(error)) => failed = error,
+                Err(_) => failed = timeout(),
+            }
+        }
+        Err(failed)
+    }
+
+    async fn dial_addr(
+        &self,
+        local: &LocalNode,
+        stats: &Arc<MeshStats>,
+        node: &NodeId,
+        addr: SocketAddr,
+    ) -> Result<Link, DialError> {
+        let connecting = self
+            .endpoint
+            .connect_with(self.dialling.clone(), addr, MESH_DNS_NAME)
+            .map_err(|error| match error {
+                quinn::ConnectError::EndpointStopping => DialError::EndpointClosed,
+                other => DialError::Unreachable {
+                    node: node.clone(),
+                    address: addr.to_string(),
+                    reason: other.to_string(),
+                },
+            })?;
+        let lost = |error: &ConnectionError| dial_error(node, addr, error);
+        let handshake = Handshake::new(connecting.await.map_err(|error| lost(&error))?);
+        let connection = &handshake.connection;
+        let hello = async {
+            let certified = identity(connection)?;
+            if certified.node != *node {
+                return Err(Failed::Hello(HelloError::Unexpected {
+                    expected: node.clone(),
+                    found: certified.node,
+                }));
+            }
+            let (mut send, recv) = connection.open_bi().await.map_err(Failed::Lost)?;
+            write_first(&mut send, &local.hello()).await?;
+            let (theirs, _, _): (Hello, _, _) = read_first(recv).await?;
+            let _ = send.finish();
+            Ok(local.check(&certified, &theirs)?)
+        };
+        match hello.await {
+            Ok(peer) => Ok(up(handshake.done(), peer, true, stats, self.timing)),
+            Err(Failed::Lost(error)) => Err(lost(&error)),
+            Err(Failed::Hello(source)) => {
+                handshake.refuse(&source);
+                Err(DialError::Hello {
+                    node: node.clone(),
+                    source,
+                })
+            }
+        }
+    }
+}
+
+/// A connection whose hello is not done: cancelled or failed, it is closed, never forgotten.
+struct Handshake {
+    connection: Connection,
+    done: bool,
+}
+
+impl Handshake {
+    fn new(connection: Connection) -> Self {
+        Self {
+            connection,
+            done: false,
+        }
+    }
+
+    fn done(mut self) -> Connection {
+        self.done = true;
+        self.connection.clone()
+    }
+
+    fn refuse(mut self, error: &HelloError) {
+        self.done = true;
+        self.connection
+            .close(code(error.close_code()), error.to_string().as_bytes());
+    }
+}
+
+impl Drop for Handshake {
+    fn drop(&mut self) {
+        if !self.done {
+            let error = HelloError::Timeout;
+            self.connection
+                .close(code(error.close_code()), error.to_string().as_bytes());
+        }
+    }
+}
+
+/// Why a hello was not exchanged.
+enum Failed {
+    Lost(ConnectionError),
+    Hello(HelloError),
+}
+
+impl From<HelloError> for Failed {
+    fn from(error: HelloError) -> Self {
+        Failed::Hello(error)
+    }
+}
+
+impl Failed {
+    fn not_hello(error: &dyn std::fmt::Display) -> Self {
+        Failed::Hello(HelloError::NotHello(error.to_string()))
+    }
+}
+
+/// The alerts by which TLS says that a certificate was not accepted (RFC 8446 section 6.2):
+/// bad_certificate to unknown_ca, access_denied, decrypt_error and certificate_required.
+const CERTIFICATE_ALERTS: [u64; 10] = [42, 43, 44, 45, 46, 47, 48, 49, 51, 116];
+/// no_application_protocol: the peer does not speak [`gb6_core_wire::mesh::ALPN`].
+const PROTOCOL_ALERT: u64 = 120;
+
+/// The TLS alert that ended a connection, and its words.
+fn alert(error: &ConnectionError) -> Option<(u64, String)> {
+    let (code, reason) = match error {
+        ConnectionError::TransportError(error) => (u64::from(error.code), error.reason.clone()),
+        ConnectionError::ConnectionClosed(close) => (
+            u64::from(close.error_code),
+            String::from_utf8_lossy(&close.reason).into_owned(),
+        ),
+        _ => return None,
+    };
+    // RFC 9001 section 4.8: a TLS alert is 0x0100 plus its code.
+    (0x100..0x200)
+        .contains(&code)
+        .then_some((code - 0x100, reason))
+}
+
+fn dial_error(node: &NodeId, addr: SocketAddr, error: &ConnectionError) -> DialError {
+    let node = node.clone();
+    match alert(error) {
+        Some((code, reason)) if CERTIFICATE_ALERTS.contains(&code) => {
+            return DialError::Certificate { node, reason };
+        }
+        Some((PROTOCOL_ALERT, reason)) => return DialError::Protocol { node, reason },
+        _ => {}
+    }
+    match Closed::from_quic(error) {
+        Closed::Peer { code, text } => DialError::Refused {
+            node,
+            code,
+            text: text.to_string(),
+        },
+        other => DialError::Unreachable {
+            node,
+            address: addr.to_string(),
+            reason: other.to_string(),
+        },
+    }
+}
+
+fn accept_reason(error: &ConnectionError) -> FailureReason {
+    match alert(error) {
+        Some((code, _)) if CERTIFICATE_ALERTS.contains(&code) => FailureReason::Certificate,
+        Some((PROTOCOL_ALERT, _)) => FailureReason::Version,
+        _ => match error {
+            ConnectionError::ApplicationClosed(_) => FailureReason::Refused,
+            ConnectionError::TimedOut => FailureReason::Timeout,
+            _ => FailureReason::Unreachable,
+        },
+    }
+}
+
+/// The identity in the certificate that the peer proved to hold.
+fn identity(connection: &Connection) -> Result<NodeIdentity, HelloError> {
+    let chain = connection
+        .peer_identity()
+        .and_then(|identity| identity.downcast::<Vec<CertificateDer<'static>>>().ok());
+    let certificate = chain
+        .as_ref()
+        .and_then(|chain| chain.first())
+        .ok_or(IdentityError::NoCertificate)?;
+    Ok(NodeIdentity::from_certificate(certificate)?)
+}
+
+/// Writes the first frame of a stream.
+async fn write_first<M: Message>(send: &mut SendStream, frame: &M) -> Result<(), Failed> {
+    let mut buffer = BytesMut::new();
+    encode_frame(frame, frame.encoded_len(), &mut buffer);
+    match send.write_chunk(buffer.freeze()).await {
+        Ok(()) => Ok(()),
+        Err(quinn::WriteError::ConnectionLost(error)) => Err(Failed::Lost(error)),
+        Err(error) => Err(Failed::not_hello(&error)),
+    }
+}
+
+/// Reads the first frame of a stream; what came behind it stays in the reader.
+async fn read_first<M: Message + Default>(
+    mut recv: RecvStream,
+) -> Result<(M, RecvStream, FrameReader), Failed> {
+    let mut reader = FrameReader::new(OPENING_BYTES_MAX);
+    loop {
+        if let Some(frame) = reader.next().map_err(|e| Failed::not_hello(&e))? {
+            return Ok((frame, recv, reader));
+        }
+        match recv.read(reader.space()).await {
+            Ok(Some(n)) => reader.filled(n),
+            Ok(None) => return Err(Failed::not_hello(&"the stream ended")),
+            Err(quinn::ReadError::ConnectionLost(error)) => return Err(Failed::Lost(error)),
+            Err(error) => return Err(Failed::not_hello(&error)),
+        }
+    }
+}
+
+/// Accepts connections until the endpoint is closed.
+struct Accepter {
+    local: Arc<LocalNode>,
+    stats: Arc<MeshStats>,
+    timing: Timing,
+    accepted: mpsc::Sender<Link>,
+}
+
+impl Accepter {
+    async fn run(self, endpoint: quinn::Endpoint) {
+        let this = Arc::new(self);
+        let places = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+        while let Some(incoming) = endpoint.accept().await {
+            let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+                this.stats.accept_failed(FailureReason::Busy);
+                incoming.refuse();
+                continue;
+            };
+            let in_progress = HANDSHAKES_MAX - places.available_permits();
+            if in_progress > HANDSHAKES_UNPROVEN_MAX && incoming.may_retry() {
+                // Fails only where it may not retry.
+                let _ = incoming.retry();
+                continue;
+            }
+            let this = Arc::clone(&this);
+            tokio::spawn(async move {
+                let addr = incoming.remote_address();
+                match this.handshake(incoming).await {
+                    // Holds its place until the application takes it.
+                    Ok(link) => drop(this.accepted.send(link).await),
+                    Err((reason, text)) => {
+                        this.stats.accept_failed(reason);
+                        warn!(%addr, reason = reason.as_str(), "mesh peer not accepted: {text}");
+                    }
+                }
+                drop(place);
+            });
+        }
+    }
+
+    async fn handshake(&self, incoming: quinn::Incoming) -> Result<Link, (FailureReason, String)> {
+        let lost = |error: ConnectionError| (accept_reason(&error), error.to_string());
+        let deadline = tokio::time::Instant::now() + self.timing.handshake;
+        let late = || {
+            let error = HelloError::Timeout;
+            (error.reason(), error.to_string())
+        };
+        let connecting = incoming.accept().map_err(lost)?;
+        let connection = tokio::time::timeout_at(deadline, connecting)
+            .await
+            .map_err(|_| late())?
+            .map_err(lost)?;
+        let handshake = Handshake::new(connection);
+        let connection = &handshake.connection;
+        let hello = async {
+            let certified = identity(connection)?;
+            let (mut send, recv) = connection.accept_bi().await.map_err(Failed::Lost)?;
+            let (theirs, _, _): (Hello, _, _) = read_first(recv).await?;
+            let peer = self.local.check(&certified, &theirs)?;
+            write_first(&mut send, &self.local.hello()).await?;
+            let _ = send.finish();
+            Ok(peer)
+        };
+        match tokio::time::timeout_at(deadline, hello).await {
+            Ok(Ok(peer)) => Ok(up(handshake.done(), peer, false, &self.stats, self.timing)),
+            Ok(Err(Failed::Lost(error))) => Err(lost(error)),
+            Ok(Err(Failed::Hello(error))) => {
+                let failed = (error.reason(), error.to_string());
+                handshake.refuse(&error);
+                Err(failed)
+            }
+            // Dropping the handshake closes the connection with the reason.
+            Err(_) => Err(late()),
+        }
+    }
+}
+
+/// A link of a connection whose hello is done, with the tasks that watch it.
+fn up(
+    connection: Connection,
+    peer: PeerInfo,
+    dialled: bool,
+    stats: &Arc<MeshStats>,
+    timing: Timing,
+) -> Link {
+    let ended = Arc::default();
+    let (opened_tx, opened) = mpsc::channel(STREAM_BACKLOG);
+    if !dialled {
+        tokio::spawn(accept_streams(
+            connection.clone(),
+            opened_tx,
+            Arc::clone(stats),
+            timing.open,
+        ));
+    }
+    let link = Link::new(link::Inner {
+        peer,
+        dialled,
+        ended: Arc::clone(&ended),
+        stats: Arc::clone(stats),
+        timing,
+        transport: Transport::Quic(connection.clone()),
+        opened: tokio::sync::Mutex::new(opened),
+    });
+    let stats = Arc::clone(stats);
+    tokio::spawn(async move {
+        let error = connection.closed().await;
+        ended.set(Closed::from_quic(&error));
+        stats.links_down.add(1);
+    });
+    link
+}
+
+/// Reads the first frame of every stream that the peer opens, each in its own task, so that one
+/// that trickles holds up no other. How many there can be the transport bounds.
+async fn accept_streams(
+    connection: Connection,
+    opened: mpsc::Sender<Opened>,
+    stats: Arc<MeshStats>,
+    patience: Duration,
+) {
+    while let Ok((send, recv)) = connection.accept_bi().await {
+        let opened = opened.clone();
+        let stats = Arc::clone(&stats);
+        tokio::spawn(async move {
+            match tokio::time::timeout(patience, read_first::<StreamOpen>(recv)).await {
+                Ok(Ok((open, recv, reader))) if open.purpose.is_some() => {
+                    // Fails only where the stream is gone, which its halves find out.
+                    let _ = send.set_priority(link::priority(&open));
+                    let raw = RawStream::Quic { send, recv, reader };
+                    // Fails only where the link was dropped.
+                    let _ = opened.send(Opened { open, raw }).await;
+                }
+                _ => refuse_stream(send, &stats),
+            }
+        });
+    }
+}
+
+fn refuse_stream(mut send: SendStream, stats: &MeshStats) {
+    stats.streams_refused.add(1);
+    // The receiving half is dropped already, which stops the peer's side.
+    let _ = send.reset(code(CloseCode::Violation));
+}
+
+/// Opens a stream and says what it is for.
+pub(crate) async fn open(connection: &Connection, open: &StreamOpen) -> Result<RawStream, Closed> {
+    let (mut send, recv) = connection
+        .open_bi()
+        .await
+        .map_err(|error| Closed::from_quic(&error))?;
+    let _ = send.set_priority(link::priority(open));
+    write_first(&mut send, open)
+        .await
+        .map_err(|error| match error {
+            Failed::Lost(error) => Closed::from_quic(&error),
+            Failed::Hello(error) => Closed::Lost(error.to_string().into()),
+        })?;
+    Ok(RawStream::Quic {
+        send,
+        recv,
+        reader: FrameReader::default(),
+    })
+}
