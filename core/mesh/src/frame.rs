@@ -113,7 +113,7 @@ impl FrameReader {
     ///
     /// # Errors
     /// The framing is broken; the stream can not be read any further.
-    pub fn next<M: Message + Default>(&mut self) -> Result<Option<M>, FrameError> {
+    pub fn next_frame<M: Message + Default>(&mut self) -> Result<Option<M>, FrameError> {
         let bytes = &self.buffer[self.start..self.end];
         let Some((len, prefix)) = prefix(bytes)? else {
             return Ok(None);

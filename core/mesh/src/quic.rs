@@ -1,5 +1,6 @@
 //! Links over QUIC: handshake, hello, and the tasks that watch a connection.
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
@@ -8,11 +9,13 @@ use std::time::Duration;
 use bytes::BytesMut;
 use gb6_core_model::NodeId;
 use gb6_core_wire::mesh::{Hello, StreamOpen};
+use parking_lot::Mutex;
 use prost::Message;
 use quinn::{Connection, ConnectionError, RecvStream, SendStream, VarInt};
 use rustls_pki_types::CertificateDer;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
+use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use crate::close::{CloseCode, Closed};
@@ -82,6 +85,7 @@ impl QuicEndpoint {
                 stats: Arc::clone(stats),
                 timing,
                 accepted,
+                log: LogGate::default(),
             };
             tokio::spawn(accepter.run(endpoint.clone())).abort_handle()
         });
@@ -340,7 +344,7 @@ async fn read_first<M: Message + Default>(
 ) -> Result<(M, RecvStream, FrameReader), Failed> {
     let mut reader = FrameReader::new(OPENING_BYTES_MAX);
     loop {
-        if let Some(frame) = reader.next().map_err(|e| Failed::not_hello(&e))? {
+        if let Some(frame) = reader.next_frame().map_err(|e| Failed::not_hello(&e))? {
             return Ok((frame, recv, reader));
         }
         match recv.read(reader.space()).await {
@@ -358,43 +362,53 @@ struct Accepter {
     stats: Arc<MeshStats>,
     timing: Timing,
     accepted: mpsc::Sender<Link>,
+    log: LogGate,
 }
 
 impl Accepter {
     async fn run(self, endpoint: quinn::Endpoint) {
         let this = Arc::new(self);
-        let places = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+        let mut in_progress: VecDeque<AbortHandle> = VecDeque::new();
         while let Some(incoming) = endpoint.accept().await {
-            let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
-                this.stats.accept_failed(FailureReason::Busy);
-                incoming.refuse();
-                continue;
-            };
-            let in_progress = HANDSHAKES_MAX - places.available_permits();
-            if in_progress > HANDSHAKES_UNPROVEN_MAX && incoming.may_retry() {
+            if in_progress.len() >= HANDSHAKES_UNPROVEN_MAX {
+                in_progress.retain(|task| !task.is_finished());
+            }
+            if in_progress.len() >= HANDSHAKES_UNPROVEN_MAX && incoming.may_retry() {
                 // Fails only where it may not retry.
                 let _ = incoming.retry();
                 continue;
             }
+            // Overflow policy: the oldest gives way. One that is still not done is the likeliest
+            // never to be; refusing the newest would let a few idle peers keep everybody out.
+            if in_progress.len() >= HANDSHAKES_MAX
+                && let Some(oldest) = in_progress.pop_front()
+            {
+                oldest.abort();
+                this.stats.accept_failed(FailureReason::Busy);
+            }
             let this = Arc::clone(&this);
-            tokio::spawn(async move {
+            let task = tokio::spawn(async move {
                 let addr = incoming.remote_address();
                 match this.handshake(incoming).await {
-                    // Holds its place until the application takes it.
+                    // In progress until the application takes it; it fails only where the
+                    // endpoint was dropped.
                     Ok(link) => drop(this.accepted.send(link).await),
                     Err((reason, text)) => {
                         this.stats.accept_failed(reason);
-                        warn!(%addr, reason = reason.as_str(), "mesh peer not accepted: {text}");
+                        if let Some(unsaid) = this.log.open() {
+                            let reason = reason.as_str();
+                            warn!(%addr, reason, unsaid, "mesh peer not accepted: {text}");
+                        }
                     }
                 }
-                drop(place);
             });
+            in_progress.push_back(task.abort_handle());
         }
     }
 
     async fn handshake(&self, incoming: quinn::Incoming) -> Result<Link, (FailureReason, String)> {
         let lost = |error: ConnectionError| (accept_reason(&error), error.to_string());
-        let deadline = tokio::time::Instant::now() + self.timing.handshake;
+        let deadline = Instant::now() + self.timing.handshake;
         let late = || {
             let error = HelloError::Timeout;
             (error.reason(), error.to_string())
@@ -426,6 +440,24 @@ impl Accepter {
             // Dropping the handshake closes the connection with the reason.
             Err(_) => Err(late()),
         }
+    }
+}
+
+/// Lets one line a second through, so that a flood of bad peers does not become one of the log.
+#[derive(Default)]
+struct LogGate(Mutex<(Option<Instant>, u64)>);
+
+impl LogGate {
+    /// How many lines were held back, if one may be written now.
+    fn open(&self) -> Option<u64> {
+        let mut state = self.0.lock();
+        let (last, held_back) = &mut *state;
+        if last.is_some_and(|last| last.elapsed() < Duration::from_secs(1)) {
+            *held_back += 1;
+            return None;
+        }
+        *last = Some(Instant::now());
+        Some(std::mem::take(held_back))
     }
 }
 

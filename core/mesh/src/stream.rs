@@ -428,7 +428,7 @@ async fn receive_quic<M: Message + Default>(
     let mut received = 0;
     loop {
         while received < max.max(1) {
-            match reader.next::<M>() {
+            match reader.next_frame::<M>() {
                 Ok(Some(frame)) => {
                     each(frame);
                     received += 1;

@@ -32,8 +32,8 @@ pub const STREAMS_MAX: u32 = 1024;
 pub const STREAM_BACKLOG: usize = 64;
 /// Links with their hello exchanged that wait for the application.
 pub const LINK_BACKLOG: usize = 64;
-/// Handshakes in progress at once; beyond it a new one is refused. A handshake costs about 0.5 ms
-/// of a core, so that many are a tenth of a second.
+/// Handshakes in progress at once; beyond it the oldest is given up. A handshake costs about 0.5
+/// ms of a core, so that many are a tenth of a second.
 pub const HANDSHAKES_MAX: usize = 256;
 /// From so many handshakes in progress on, a new address must first prove that it is one
 /// (RFC 9000 section 8.1).
