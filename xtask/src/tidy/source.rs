@@ -3,7 +3,7 @@
 
 use super::Finding;
 use super::graph::{Layer, Package};
-use super::lexer::{Lexed, has_word};
+use super::lexer::{Lexed, has_word, is_word};
 use super::uses::uses;
 
 /// Lines without tests beyond which a file is looked at, and beyond which it is refused.
@@ -15,6 +15,20 @@ const MAGNETS: &[&str] = &["util", "utils", "common", "helpers", "misc"];
 
 /// Files that may hold unsafe code, each block behind a `// SAFETY:` comment.
 const UNSAFE_FILES: &[&str] = &[];
+
+/// What makes a bounded queue.
+const QUEUES: &[&str] = &["mpsc::channel", "sync_channel", "broadcast::channel"];
+
+/// Addresses are values; sockets are not.
+const ADDRESSES: &[&str] = &[
+    "IpAddr",
+    "Ipv4Addr",
+    "Ipv6Addr",
+    "SocketAddr",
+    "SocketAddrV4",
+    "SocketAddrV6",
+    "AddrParseError",
+];
 
 /// What a pure crate must not name (A1), and what to do instead.
 const IMPURE: &[(&str, &str)] = &[
@@ -41,11 +55,11 @@ const IMPURE: &[(&str, &str)] = &[
 pub(crate) fn check(file: &str, package: &Package, lexed: &Lexed) -> Vec<Finding> {
     let mut findings = Vec::new();
     check_head(file, lexed, &mut findings);
-    check_length(file, lexed, &mut findings);
     check_names(file, lexed, &mut findings);
     check_unfinished(file, lexed, &mut findings);
     check_unsafe(file, lexed, &mut findings);
     if !is_test_file(file, package) {
+        check_length(file, lexed, &mut findings);
         check_queues(file, lexed, &mut findings);
         if Layer::of(&package.folder).is_pure() {
             check_purity(file, lexed, &mut findings);
@@ -99,9 +113,7 @@ fn check_names(file: &str, lexed: &Lexed, findings: &mut Vec<Finding>) {
         }
     }
     for (n, code) in lexed.code.iter().enumerate() {
-        let mut words = code
-            .split(|c: char| !super::lexer::is_word(c))
-            .filter(|w| !w.is_empty());
+        let mut words = code.split(|c: char| !is_word(c)).filter(|w| !w.is_empty());
         while let Some(word) = words.next() {
             if word == "mod"
                 && let Some(name) = words.next()
@@ -162,14 +174,14 @@ fn check_queues(file: &str, lexed: &Lexed, findings: &mut Vec<Finding>) {
                 "an unbounded queue: give it a bound, a metric and an overflow policy (A5)";
             findings.push(Finding::error(file, n + 1, "queues", message));
         }
-        for constructor in ["mpsc::channel", "sync_channel", "broadcast::channel"] {
+        for constructor in QUEUES {
             let Some(arguments) = call_arguments(code, constructor) else {
                 continue;
             };
-            if constructor == "mpsc::channel" && arguments.starts_with(')') {
+            if *constructor == "mpsc::channel" && arguments.starts_with(')') {
                 let message = "std's mpsc::channel() is unbounded: use a bounded queue (A5)";
                 findings.push(Finding::error(file, n + 1, "queues", message));
-            } else if !lexed.comments_above(n, 3).contains("overflow:") {
+            } else if !states_overflow(lexed, n) {
                 let message = format!(
                     "{constructor} without an `// overflow:` comment within 3 lines above: say what happens when the queue is full (A5)"
                 );
@@ -191,10 +203,28 @@ fn check_queues(file: &str, lexed: &Lexed, findings: &mut Vec<Finding>) {
     }
 }
 
+/// Whether the queue on `line` has its comment within 3 lines above, or stands directly below
+/// another queue that has.
+fn states_overflow(lexed: &Lexed, line: usize) -> bool {
+    let makes_queue = |n: usize| {
+        QUEUES
+            .iter()
+            .any(|q| call_arguments(&lexed.code[n], q).is_some())
+    };
+    let mut first = line;
+    while first > 0 && makes_queue(first - 1) {
+        first -= 1;
+    }
+    lexed.comments_above(first, 3).contains("overflow:")
+        || lexed.comments[first..=line]
+            .iter()
+            .any(|c| c.contains("overflow:"))
+}
+
 /// What follows the opening bracket where `code` calls `name`, with or without a turbofish.
 fn call_arguments<'a>(code: &'a str, name: &str) -> Option<&'a str> {
     code.match_indices(name).find_map(|(at, _)| {
-        if code[..at].ends_with(super::lexer::is_word) {
+        if code[..at].ends_with(is_word) {
             return None;
         }
         let mut rest = code[at + name.len()..].trim_start();
@@ -223,9 +253,14 @@ fn check_purity(file: &str, lexed: &Lexed, findings: &mut Vec<Finding>) {
     for import in uses(lexed).iter().filter(|u| !u.test) {
         for (what, instead) in IMPURE {
             let rest = import.path.strip_prefix(what);
-            if rest.is_some_and(|r| r.is_empty() || r.starts_with("::"))
-                || import.path.contains("::rand")
-            {
+            let named = match rest {
+                Some("") => true,
+                Some(rest) => rest
+                    .strip_prefix("::")
+                    .is_some_and(|r| !is_address(what, r)),
+                None => import.path.split("::").any(|part| part == *what),
+            };
+            if named {
                 refuse(import.line + 1, what, instead);
                 break;
             }
@@ -237,17 +272,30 @@ fn check_purity(file: &str, lexed: &Lexed, findings: &mut Vec<Finding>) {
         .enumerate()
         .filter(|(n, _)| !lexed.test[*n])
     {
+        if code.trim_start().starts_with("use ") {
+            continue;
+        }
         for (what, instead) in IMPURE {
-            let named = if what.contains("::") {
-                has_word(code, what)
-            } else {
-                has_word(code, &format!("{what}::")) || code.contains(&format!("::{what}::"))
-            };
+            let named = code.match_indices(what).any(|(at, _)| {
+                let rest = &code[at + what.len()..];
+                let whole = !code[..at].ends_with(is_word) && !rest.starts_with(is_word);
+                // A name alone may be a variable; only `tokio::` is the crate.
+                let path = rest.strip_prefix("::");
+                whole
+                    && (path.is_some() || what.contains("::"))
+                    && !path.is_some_and(|r| is_address(what, r))
+            });
             if named {
                 refuse(n + 1, what, instead);
             }
         }
     }
+}
+
+/// Whether `rest` is an address type where `what` is the module of addresses and sockets.
+fn is_address(what: &str, rest: &str) -> bool {
+    let name = rest.split(|c| !is_word(c)).next().unwrap_or("");
+    what == "std::net" && ADDRESSES.contains(&name)
 }
 
 #[cfg(test)]
@@ -285,7 +333,7 @@ mod tests {
         assert!(found("region/node", "src/a.rs", text).is_empty());
         assert!(found("region/shard", "tests/it/main.rs", text).is_empty());
         let grouped =
-            "//! x\nuse std::{\n    fs,\n    net::SocketAddr,\n};\nuse ring::rand::SystemRandom;\n";
+            "//! x\nuse std::{\n    fs,\n    net::UdpSocket,\n};\nuse ring::rand::SystemRandom;\n";
         assert_eq!(
             found("edge/session", "src/a.rs", grouped),
             [(2, "pure"), (6, "pure")]
@@ -294,7 +342,7 @@ mod tests {
 
     #[test]
     fn queues_state_their_overflow() {
-        let good = "//! x\n// overflow: the caller waits\nlet (a, b) = mpsc::channel(8);\n// overflow: refused with 111,\n// counted\nlet x = tokio::sync::mpsc::channel::<Vec<u8>>(\n    8,\n);\nlet w = watch::channel(1);\n";
+        let good = "//! x\n// overflow: the caller waits\nlet (a, b) = mpsc::channel(8);\n// overflow: refused with 111,\n// counted\nlet x = tokio::sync::mpsc::channel::<Vec<u8>>(\n    8,\n);\nlet w = watch::channel(1);\n// overflow: both wait\nlet (c, d) = mpsc::channel(1);\nlet (e, f) = mpsc::channel(1);\nlet (g, h) = mpsc::channel(1);\nlet (i, j) = mpsc::channel(1);\n";
         assert!(found("edge/node", "src/a.rs", good).is_empty());
         let bad = "//! x\nlet a = mpsc::channel(8);\nlet b = mpsc::channel::<u8>(8);\nlet c = mpsc::unbounded_channel();\nlet d = std::sync::mpsc::sync_channel(1);\nuse tokio::sync::mpsc::{channel, Sender};\n// overflow: none\nlet e = std::sync::mpsc::channel();\n";
         let lines: Vec<usize> = found("edge/node", "src/a.rs", bad)
