@@ -18,6 +18,7 @@ mod lanes;
 mod link;
 mod memory;
 mod quic;
+pub mod snapshot;
 mod stats;
 mod stream;
 mod tls;

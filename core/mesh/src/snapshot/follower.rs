@@ -9,22 +9,21 @@ use std::time::Duration;
 use gb6_core_model::snapshot::Snapshot;
 use gb6_core_model::{NodeId, Role, SnapshotError};
 use gb6_core_wire::mesh::{Purpose, SnapshotPush, SnapshotWanted, StreamOpen};
-use rand::RngExt;
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::store::{SnapshotStore, StoreError};
+use crate::dialer::Backoff;
 use crate::endpoint::{DialError, Endpoint};
 use crate::lanes::QueueLimits;
 use crate::link::OpenError;
 use crate::stats::Counter;
 use crate::stream::RecvError;
 
-/// Wait after the first failure to reach geo; it doubles with each further one.
-const RETRY_MIN: Duration = Duration::from_millis(200);
-/// Longest wait between two attempts: a new snapshot is wanted soon after geo is back, and one
-/// attempt costs next to nothing.
-const RETRY_MAX: Duration = Duration::from_secs(5);
+/// Least time between two attempts: with several geo nodes a refusal takes no time at all.
+const RETRY_MIN: Duration = Duration::from_millis(20);
 /// A follower sends no frames; what it would queue is bounded all the same.
 const QUEUE: QueueLimits = QueueLimits {
     frames: 1,
@@ -227,31 +226,36 @@ struct Run {
 
 impl Run {
     async fn run(self) {
-        let mut wait = RETRY_MIN;
-        let mut silent = false;
+        let backoff = Backoff::default();
+        let mut random = SmallRng::seed_from_u64(self.endpoint.local().incarnation.0);
+        let mut failures = 0;
         for geo in self.config.geo.iter().cycle() {
-            let before = self.stats.revision();
+            let (before, began) = (self.stats.revision(), tokio::time::Instant::now());
             let why = match self.follow(geo).await {
                 Ok(never) => match never {},
                 Err(why) => why,
             };
+            let revision = self.stats.revision();
             let followed = self.stats.following.swap(false, Ordering::Relaxed);
             self.stats.interrupted.add(1);
-            if followed || self.stats.revision() > before {
-                (wait, silent) = (RETRY_MIN, false);
+            // Who accepts, sends nonsense and is left again is not asked without pause.
+            if (followed && began.elapsed() >= backoff.settled) || revision > before {
+                failures = 0;
             }
-            let revision = self.stats.revision();
-            if silent {
-                tracing::debug!(geo = %geo, error = %why, revision, "geo is still not reached");
+            failures += 1;
+            // One line when it begins; a geo that is away for long fills no log.
+            if failures == 1 {
+                tracing::warn!(geo = %geo, error = %why, revision, "geo is not reached");
             } else {
-                tracing::warn!(geo = %geo, error = %why, revision, "working by the snapshot at hand");
-                silent = true;
+                tracing::debug!(geo = %geo, error = %why, revision, "geo is still not reached");
             }
-            // Half of the wait is random, so that nodes do not come back all at once.
-            let jitter = rand::rng().random_range(0.5..=1.0);
-            tokio::time::sleep(wait.mul_f64(jitter)).await;
-            wait = (wait * 2).min(RETRY_MAX);
+            let wait = backoff
+                .bound(failures)
+                .mul_f64(random.random_range(0.0..=1.0));
+            tokio::time::sleep(wait.max(RETRY_MIN)).await;
         }
+        // Nobody to ask: what was kept stays in force.
+        std::future::pending().await
     }
 
     async fn follow(&self, geo: &GeoAddress) -> Result<std::convert::Infallible, Interrupted> {
