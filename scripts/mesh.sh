@@ -1,0 +1,164 @@
+#!/usr/bin/env bash
+# A mesh on one machine, to watch and to break: geo (g1), a region (r1) and two edges (e1, e2), each
+# a process of its own on loopback, with data, certificates, configuration and logs in ./mesh-data.
+# A process that ends is started again, so kill any of them:  kill -9 $(cat mesh-data/r1.pid)
+#
+#   scripts/mesh.sh                start and stay; Ctrl-C stops all
+#   scripts/mesh.sh --no-restart   leave dead what dies
+#   scripts/mesh.sh --reset        delete ./mesh-data first
+#
+# GB6_BIN names the binary to use instead of building the development profile.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+# shellcheck source=scripts/step.sh
+. scripts/step.sh
+
+restart=true
+for argument in "$@"; do
+    case $argument in
+    --no-restart) restart=false ;;
+    --reset) reset=true ;;
+    *)
+        echo "error: no option $argument; options are: --no-restart --reset" >&2
+        exit 2
+        ;;
+    esac
+done
+
+DIR=mesh-data
+NODES=(g1 r1 e1 e2)
+declare -A ROLE=([g1]=geo [r1]=region [e1]=edge [e2]=edge)
+declare -A HTTP=([g1]=7701 [r1]=7601 [e1]=8081 [e2]=8082)
+declare -A PID=()
+
+for node in "${NODES[@]}"; do
+    # The process id may belong to another program by now.
+    if [ -e "$DIR/$node.pid" ] &&
+        grep -qs -- "$DIR/$node.toml" "/proc/$(cat "$DIR/$node.pid")/cmdline"; then
+        echo "error: $node already runs as process $(cat "$DIR/$node.pid"); end it first: kill $(cat "$DIR/$node.pid")" >&2
+        exit 1
+    fi
+done
+if [ "${reset:-false}" = true ]; then
+    rm -rf "$DIR"
+fi
+
+gb6=${GB6_BIN:-}
+if [ -z "$gb6" ]; then
+    need cargo "curl --proto '=https' -sSf https://sh.rustup.rs | sh"
+    scripts/console.sh --if-missing
+    echo "Building gb6 (the first time takes a few minutes)"
+    cargo build --locked -p gb6
+    gb6=${CARGO_TARGET_DIR:-target}/debug/gb6
+fi
+
+# What is there is kept, so that the mesh comes back as it was and may be edited.
+prepare() {
+    mkdir -p "$DIR"
+    if [ ! -e "$DIR/snapshot.toml" ]; then
+        (umask 077 && head -c 32 /dev/urandom | base64 >"$DIR/demo.secret")
+        "$gb6" config example snapshot >"$DIR/snapshot.toml"
+    fi
+    if [ ! -e "$DIR/certs/ca.pem" ]; then
+        "$gb6" cert ca "$DIR/certs" >&2
+    fi
+    local node
+    for node in "${NODES[@]}"; do
+        if [ ! -e "$DIR/certs/$node.pem" ]; then
+            "$gb6" cert node --ca "$DIR/certs" --role "${ROLE[$node]}" --name "$node" >&2
+        fi
+        if [ ! -e "$DIR/$node.toml" ]; then
+            {
+                echo "# gb6 config example ${ROLE[$node]} prints every key."
+                echo "name = \"$node\""
+                echo "http = \"127.0.0.1:${HTTP[$node]}\""
+                if [ "${ROLE[$node]}" = edge ]; then
+                    echo "# The console may make tokens for any name: only on loopback."
+                    echo "dev_tokens = true"
+                fi
+            } >"$DIR/$node.toml"
+        fi
+    done
+}
+
+start() {
+    local node=$1
+    "$gb6" "${ROLE[$node]}" --config "$DIR/$node.toml" >>"$DIR/$node.log" 2>&1 &
+    PID[$node]=$!
+    echo "${PID[$node]}" >"$DIR/$node.pid"
+}
+
+# Whether the node answers 200 to /readyz.
+is_ready() {
+    local line=
+    {
+        exec 3<>"/dev/tcp/127.0.0.1/${HTTP[$1]}" || return 1
+        printf 'GET /readyz HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n' >&3
+        read -r -t 2 line <&3 || true
+        exec 3>&-
+    } 2>/dev/null
+    [[ $line == *" 200 "* ]]
+}
+
+wait_ready() {
+    local node=$1 deadline=$((SECONDS + 30))
+    until is_ready "$node"; do
+        if ! kill -0 "${PID[$node]}" 2>/dev/null || [ "$SECONDS" -ge "$deadline" ]; then
+            echo "error: $node is not ready; the end of $DIR/$node.log:" >&2
+            tail -n 20 "$DIR/$node.log" >&2
+            return 1
+        fi
+        sleep 0.1
+    done
+    echo "  $node  ${ROLE[$node]}  process ${PID[$node]}  http://127.0.0.1:${HTTP[$node]}  $DIR/$node.log"
+}
+
+stop_all() {
+    trap '' INT TERM
+    trap - EXIT
+    echo
+    echo "Stopping; clients are told to reconnect"
+    local node
+    # Edges first: what they have in flight still finds its region.
+    for node in e1 e2 r1 g1; do
+        if [ -n "${PID[$node]:-}" ]; then
+            kill -TERM "${PID[$node]}" 2>/dev/null || true
+            wait "${PID[$node]}" 2>/dev/null || true
+            rm -f "$DIR/$node.pid"
+        fi
+    done
+}
+
+prepare
+trap 'stop_all; exit 0' INT TERM
+trap stop_all EXIT
+echo "Starting"
+for node in "${NODES[@]}"; do
+    start "$node"
+    wait_ready "$node"
+done
+cat <<TEXT
+
+Open http://127.0.0.1:${HTTP[e1]} and http://127.0.0.1:${HTTP[e2]}: two edges, one room.
+Kill anything and watch:  kill -9 \$(cat $DIR/r1.pid)
+Ctrl-C stops the mesh; its data stays in ./$DIR.
+TEXT
+
+while true; do
+    status=0
+    wait -n -p ended || status=$?
+    for node in "${NODES[@]}"; do
+        [ "${PID[$node]:-}" = "${ended:-}" ] || continue
+        unset "PID[$node]"
+        rm -f "$DIR/$node.pid"
+        echo "$node ended with status $status"
+        if [ "$restart" = true ]; then
+            # Long enough to see what the others do without it, and not to spin if it can not start.
+            sleep 2
+            start "$node"
+            echo "$node starts again as process ${PID[$node]}"
+        elif [ "${#PID[@]}" -eq 0 ]; then
+            exit 1
+        fi
+    done
+done
