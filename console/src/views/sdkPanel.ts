@@ -1,0 +1,102 @@
+//! "Use it from your code": a program that runs as it stands, with this tab's address and a token.
+
+import type { Session } from '../app.ts';
+import { h, icon, iconButton, setText } from '../dom.ts';
+import { channelOf } from '../names.ts';
+
+/** The example. Whatever comes from outside is written as a JSON string, which is also one of JavaScript. */
+export function sdkExample(url: string, token: string, room: string): string {
+  const channel = JSON.stringify(channelOf(room));
+  return `import { Centrifuge } from 'centrifuge'; // npm install centrifuge · Node 22 or any browser
+
+const client = new Centrifuge(${JSON.stringify(url)}, {
+  token: ${JSON.stringify(token)},
+});
+client.newSubscription(${channel}).on('publication', (p) => console.log(p.offset, p.info?.user, p.data)).subscribe();
+client.connect();
+const message = { room: ${channel}, id: crypto.randomUUID(), data: { text: 'Hello from my code' } };
+const { data } = await client.rpc('room.publish', message); // the same id again is the same message
+console.log('durable at offset', data.offset);
+`;
+}
+
+/** The panel, a dialog. */
+export class SdkPanel {
+  readonly element: HTMLDialogElement;
+  #session: Session;
+  #code: HTMLElement;
+  #note: HTMLElement;
+  #copied: HTMLElement;
+
+  constructor(session: Session) {
+    this.#session = session;
+    this.#code = h('code', { 'data-testid': 'sdk-example' });
+    this.#note = h('p', { class: 'hint' });
+    this.#copied = h('span', { role: 'status' });
+    this.element = h(
+      'dialog',
+      {
+        class: 'sdk',
+        'data-testid': 'sdk-panel',
+        'aria-labelledby': 'sdk-title',
+        // A click on the backdrop hits the dialog itself.
+        onclick: (event) => {
+          if (event.target === this.element) this.element.close();
+        },
+      },
+      h(
+        'div',
+        { class: 'sdk-body' },
+        h(
+          'header',
+          {},
+          h('h2', { id: 'sdk-title' }, 'Use it from your code'),
+          iconButton('close', 'Close', { onclick: () => this.element.close() }),
+        ),
+        this.#note,
+        h('pre', { tabindex: 0, 'aria-label': 'Example program' }, this.#code),
+        h(
+          'footer',
+          {},
+          h(
+            'button',
+            { type: 'button', class: 'primary', 'data-testid': 'sdk-copy', onclick: () => void this.#copy() },
+            icon('copy'),
+            'Copy',
+          ),
+          this.#copied,
+        ),
+      ),
+    );
+  }
+
+  /** Opens the panel with a token of now. */
+  async open(): Promise<void> {
+    const { connection, open } = this.#session;
+    this.#write(connection.identity.token, open.name);
+    setText(this.#copied, '');
+    if (!this.element.open) this.element.showModal();
+    try {
+      this.#write(await connection.freshToken(), open.name);
+    } catch {
+      setText(this.#note, 'The server does not answer at the moment; the token below may have expired.');
+    }
+  }
+
+  #write(token: string, room: string): void {
+    const { identity, url } = this.#session.connection;
+    setText(this.#note, `Any Centrifuge SDK works. The token below is ${identity.name}’s and expires; opening this panel again makes a fresh one.`);
+    setText(this.#code, sdkExample(url, token, room));
+  }
+
+  async #copy(): Promise<void> {
+    try {
+      await navigator.clipboard.writeText(this.#code.textContent ?? '');
+      setText(this.#copied, 'Copied');
+    } catch {
+      // Without the right to the clipboard the text is selected, for the person's own copy.
+      getSelection()?.selectAllChildren(this.#code);
+      setText(this.#copied, 'Selected: press Ctrl+C');
+    }
+  }
+}
