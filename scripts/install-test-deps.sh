@@ -22,8 +22,7 @@ LIST
 
 missing=()
 while read -r command package; do
-    # Some of them live where only root's PATH looks.
-    if ! PATH="$PATH:/usr/sbin:/sbin" command -v "$command" >/dev/null 2>&1; then
+    if ! command -v "$command" >/dev/null 2>&1; then
         [[ " ${missing[*]-} " == *" $package "* ]] || missing+=("$package")
     fi
 done < <(needed)
@@ -32,12 +31,10 @@ if [ "${1:-}" = --list ]; then
     echo "${missing[*]-}"
     exit 0
 fi
-had_nats=true
-command -v nats-server >/dev/null 2>&1 || had_nats=false
 apt_install ${missing[@]+"${missing[@]}"}
 # Debian starts a server on installing it; the benchmarks start their own on a port of their own.
-if [ "$had_nats" = false ] && [ -d /run/systemd/system ] && [ "$(id -u)" -eq 0 ]; then
-    systemctl disable --now nats-server.service >/dev/null 2>&1 || true
+if [[ " ${missing[*]-} " == *" nats-server "* ]] && [ -d /run/systemd/system ]; then
+    as_root systemctl disable --now nats-server.service
 fi
 
 for package in tests/*/package.json; do

@@ -4,6 +4,9 @@
 #
 # A step that fails ends the script, with the step's name as the last line.
 
+# Debian puts some of the tools where only root's PATH looks.
+PATH="$PATH:/usr/sbin:/sbin"
+
 step() {
     local name=$1 start=$SECONDS status
     shift
