@@ -458,6 +458,6 @@ mod tests {
         p.manifest =
             "[package]\nname = \"gb6-model\"\n[workspace.lints]\nworkspace = true\n".to_owned();
         assert_eq!(rules(&p), ["package-name", "lints"]);
-        assert_eq!(rules(&package("shared/stuff", &[])), ["layers"]);
+        assert_eq!(rules(&package("stuff/thing", &[])), ["layers"]);
     }
 }
