@@ -2,5 +2,7 @@
 //! of the log. Types and codecs only; golden bytes of every format stand beside the code.
 
 pub mod client;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod mesh;
 pub mod record;

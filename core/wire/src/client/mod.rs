@@ -149,7 +149,8 @@ pub enum JsonProblem {
     Syntax,
     /// It ends too early.
     Eof,
-    /// A field has another type than the protocol says, or stands there twice.
+    /// A field has another type than the protocol says, stands there twice, or is a map with too
+    /// many entries.
     Field,
 }
 
@@ -158,7 +159,9 @@ impl std::fmt::Display for JsonProblem {
         f.write_str(match self {
             JsonProblem::Syntax => "is not JSON",
             JsonProblem::Eof => "ends inside its JSON",
-            JsonProblem::Field => "has a field of the wrong type, or one twice",
+            JsonProblem::Field => {
+                "has a field of the wrong type, one twice, or a map with too many entries"
+            }
         })
     }
 }

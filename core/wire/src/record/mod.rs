@@ -4,9 +4,16 @@
 //! does not know. Compression and encryption belong to a record, never to a batch, so that an
 //! instance's key can be destroyed and a message erased without touching its neighbours.
 
+mod body;
+
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+
+pub use body::{
+    BODY_BYTES_MAX, BodyError, COMPRESS_BYTES_MIN, KeyRing, NONCE_BYTES, body, body_with_keys,
+    compress_body, seal_body,
+};
 
 /// The envelope version that this code writes.
 pub const RECORD_VERSION: u32 = 1;
@@ -190,8 +197,8 @@ pub struct Record {
     /// The slots that an open or seal is about; empty: all of the instance.
     #[prost(uint32, repeated, tag = "26")]
     pub slots: Vec<u32>,
-    /// The shard's served time in ms at this record, in acquire records: the clock of the dedupe
-    /// window, which stands still while nobody serves the shard.
+    /// The shard's served time in ms at this record: the clock of the dedupe window, which stands
+    /// still while nobody serves the shard.
     #[prost(uint64, tag = "27")]
     pub served_ms: u64,
 }

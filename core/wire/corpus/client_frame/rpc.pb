@@ -1,0 +1,2 @@
+j
+{"a":1}room.publish

@@ -1,0 +1,1 @@
+#"!room:1:Äinsufficient state

@@ -1,0 +1,94 @@
+//! Entry points for fuzzers: every parser of outside bytes, fed with anything. Each must return.
+//! What a fuzzer finds becomes a file in `corpus/`, which the tests replay.
+
+use bytes::Bytes;
+use prost::Message as _;
+
+use crate::client::{self, Dialect};
+use crate::{mesh, record};
+
+/// A frame of a client, read in both dialects; what decodes is decoded again from what it encodes
+/// to.
+pub fn client_frame(data: &[u8]) {
+    let frame = Bytes::copy_from_slice(data);
+    for dialect in Dialect::ALL {
+        match client::decode_frame(dialect, frame.clone()) {
+            Ok(commands) => commands.iter().for_each(|c| check_command(dialect, c)),
+            Err(error) => assert!(!error.to_string().is_empty()),
+        }
+        if let Ok(replies) = client::decode_replies(dialect, frame.clone()) {
+            check_replies(&replies);
+        }
+    }
+    let _ = client::frame::frame_payload(&frame);
+}
+
+fn check_command(dialect: Dialect, command: &client::Command) {
+    let _ = (command.method().name(), command.is_pong());
+    if let Some(subscribe) = &command.subscribe {
+        let _ = client::decode_filter(dialect, &subscribe.tf);
+    }
+    let again = client::Command::decode(command.encode_to_vec().as_slice());
+    assert_eq!(again.as_ref(), Ok(command));
+}
+
+fn check_replies(replies: &[client::Reply]) {
+    let mut json = Vec::new();
+    client::encode_replies(Dialect::Json, replies, &mut json);
+    for line in json.split(|b| *b == b'\n').filter(|l| !l.is_empty()) {
+        let valid = serde_json::from_slice::<serde::de::IgnoredAny>(line).is_ok();
+        assert!(valid, "a reply is one line of JSON");
+    }
+    let mut protobuf = Vec::new();
+    client::encode_replies(Dialect::Protobuf, replies, &mut protobuf);
+    let again = client::decode_replies(Dialect::Protobuf, protobuf.into());
+    assert_eq!(again.as_deref(), Ok(replies));
+}
+
+/// A frame of the mesh, read as every message that begins a frame.
+pub fn mesh_frame(data: &[u8]) {
+    if let Ok(frame) = mesh::ToEdge::decode(data) {
+        let _ = frame.class();
+        if let Some(mesh::EdgeFrame::Deliver(deliver)) = &frame.frame {
+            for dialect in Dialect::ALL {
+                let channel = deliver.room.channel.as_str();
+                let _ = client::encode_publication_push(dialect, channel, &deliver.publication);
+            }
+        }
+        assert_eq!(
+            mesh::ToEdge::decode(frame.encode_to_vec().as_slice()),
+            Ok(frame)
+        );
+    }
+    if let Ok(frame) = mesh::ToOwner::decode(data) {
+        assert_eq!(
+            mesh::ToOwner::decode(frame.encode_to_vec().as_slice()),
+            Ok(frame)
+        );
+    }
+    let _ = mesh::Hello::decode(data);
+    let _ = mesh::StreamOpen::decode(data);
+    let _ = mesh::HistoryRequest::decode(data);
+    let _ = mesh::HistoryPage::decode(data);
+    let _ = mesh::SnapshotPush::decode(data);
+}
+
+/// A record of a log, and its body.
+pub fn record(data: &[u8]) {
+    if let Ok(record) = record::Record::decode(data) {
+        let _ = (record.takes_offset(), record.kind());
+        let _ = record::body(&record);
+        let _ = record::body_with_keys(&record, &OneKey);
+        let again = record::Record::decode(record.encode_to_vec().as_slice());
+        assert_eq!(again.as_ref(), Ok(&record));
+    }
+}
+
+/// Every instance has the same key.
+struct OneKey;
+
+impl record::KeyRing for OneKey {
+    fn key(&self, _instance: &str, _key_id: u32) -> Option<[u8; 32]> {
+        Some([7; 32])
+    }
+}

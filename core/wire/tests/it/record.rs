@@ -1,0 +1,306 @@
+//! The record: golden bytes, and bodies that are compressed, sealed and erased.
+
+use bytes::Bytes;
+use gb6_core_wire::record::*;
+use proptest::collection::vec;
+use proptest::prelude::*;
+use prost::Message as _;
+
+use crate::client_golden::{hex, to_hex};
+
+const KEY: [u8; 32] = [7; 32];
+const NONCE: [u8; 12] = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12];
+
+/// The instance "demo" has key 1; key 2 was destroyed.
+struct Keys;
+
+impl KeyRing for Keys {
+    fn key(&self, instance: &str, key_id: u32) -> Option<[u8; 32]> {
+        (instance == "demo" && key_id == 1).then_some(KEY)
+    }
+}
+
+fn message(body: impl Into<Bytes>) -> Record {
+    Record {
+        version: RECORD_VERSION,
+        kind: Kind::Message.into(),
+        instance: "demo".into(),
+        instance_epoch: 1,
+        channel: "room:1".into(),
+        offset: 6,
+        position: 300,
+        shard_epoch: 2,
+        time: 1_700_000_000_000,
+        origin: Some(Origin {
+            user: "alice".into(),
+            client: "c1".into(),
+            edge_incarnation: 0x0102_0304_0506_0708,
+            session: 9,
+            number: 1,
+            ..Default::default()
+        }),
+        client_id: Bytes::from_static(b"m1"),
+        tags: [("id".to_owned(), "m1".to_owned())].into(),
+        content_type: ContentType::Json.into(),
+        body: body.into(),
+        owner_incarnation: 3,
+        ..Default::default()
+    }
+}
+
+fn compressed(body: impl Into<Bytes>) -> Record {
+    let mut record = message(body);
+    compress_body(&mut record);
+    record
+}
+
+/// If this fails, logs that exist can not be read any more: the format must not change.
+#[test]
+fn golden_message() {
+    let record = message(&br#"{"a":1}"#[..]);
+    assert_eq!(to_hex(&record.encode_to_vec()), GOLDEN_MESSAGE);
+    assert_eq!(Record::decode(&*hex(GOLDEN_MESSAGE)), Ok(record));
+}
+
+const GOLDEN_MESSAGE: &str = concat!(
+    "080110011a0464656d6f20012a06726f6f6d3a31300640ac0248025080d095ffbc315a180a05616c",
+    "696365120263312908070605040302013009380162026d318201080a02696412026d31880101ba01",
+    "077b2261223a317dc9010300000000000000",
+);
+
+#[test]
+fn golden_sealed_body() {
+    let mut record = message(&br#"{"a":1}"#[..]);
+    seal_body(&mut record, 1, &KEY, NONCE).unwrap();
+    assert_eq!(to_hex(&record.body), GOLDEN_SEALED);
+    assert_eq!(body_with_keys(&record, &Keys).unwrap(), &br#"{"a":1}"#[..]);
+}
+
+const GOLDEN_SEALED: &str =
+    "0102030405060708090a0b0cc05e89bc50db9f63a1be6af4f29329f4a046145adb46e8";
+
+#[test]
+fn golden_compressed_body() {
+    // 16 bytes "ab": two literals, then a match of 14 at distance 2, then five literals, as the
+    // block format demands of a block's end.
+    let record = Record {
+        body: hex("10000000 25 6162 0200 50 6261626162").into(),
+        compression: Compression::Lz4.into(),
+        ..Default::default()
+    };
+    assert_eq!(body(&record).unwrap(), &b"ababababababababa"[..16]);
+}
+
+#[test]
+fn unknown_fields_are_passed_over() {
+    let mut bytes = message(&b"1"[..]).encode_to_vec();
+    // Field 2000, length-delimited; field 2001, a varint.
+    bytes.extend(hex("827d03 616263 887d05"));
+    assert_eq!(Record::decode(&*bytes), Ok(message(&b"1"[..])));
+    let mut unknown = message(&b"1"[..]);
+    unknown.kind = 99;
+    let read = Record::decode(&*unknown.encode_to_vec()).unwrap();
+    assert_eq!((read.kind, read.takes_offset()), (99, false));
+}
+
+#[test]
+fn only_bodies_that_gain_are_compressed() {
+    let small = compressed(vec![b'a'; COMPRESS_BYTES_MIN - 1]);
+    assert_eq!(small.compression(), Compression::None);
+    let large = compressed(vec![b'a'; COMPRESS_BYTES_MIN]);
+    assert_eq!(large.compression(), Compression::Lz4);
+    assert!(large.body.len() < 64);
+    assert_eq!(body(&large).unwrap(), vec![b'a'; COMPRESS_BYTES_MIN]);
+    let mut state = 1u32;
+    let noise: Vec<u8> = std::iter::repeat_with(|| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 24) as u8
+    })
+    .take(4096)
+    .collect();
+    let noisy = compressed(noise.clone());
+    assert_eq!(
+        (noisy.compression(), &noisy.body[..]),
+        (Compression::None, &noise[..])
+    );
+    let twice = {
+        let mut record = large.clone();
+        compress_body(&mut record);
+        record
+    };
+    assert_eq!(twice, large);
+}
+
+#[test]
+fn hostile_lengths_are_refused_before_anything_is_allocated() {
+    let lz4 = |bytes: &str| {
+        body(&Record {
+            body: hex(bytes).into(),
+            compression: Compression::Lz4.into(),
+            ..Default::default()
+        })
+    };
+    assert_eq!(
+        lz4("ffffffff 10 61"),
+        Err(BodyError::TooLarge {
+            claimed: u32::MAX as usize,
+            max: 510
+        })
+    );
+    let large = Record {
+        body: [&[1, 0, 0, 1][..], &[0xff; 1 << 20]].concat().into(),
+        compression: Compression::Lz4.into(),
+        ..Default::default()
+    };
+    assert_eq!(
+        body(&large),
+        Err(BodyError::TooLarge {
+            claimed: BODY_BYTES_MAX + 1,
+            max: BODY_BYTES_MAX
+        })
+    );
+    for damaged in [
+        "",
+        "0100",
+        "05000000 10 61",
+        "01000000",
+        "01000000 20 6161",
+        "09000000 146109000000",
+    ] {
+        let error = lz4(damaged).unwrap_err();
+        assert!(
+            matches!(
+                error,
+                BodyError::Damaged { .. } | BodyError::TooLarge { .. }
+            ),
+            "{damaged}: {error}"
+        );
+    }
+    let newer = Record {
+        compression: 9,
+        ..Default::default()
+    };
+    assert_eq!(
+        body(&newer),
+        Err(BodyError::UnknownCompression { compression: 9 })
+    );
+}
+
+#[test]
+fn a_sealed_body_needs_its_key() {
+    let mut record = compressed(vec![b'a'; 600]);
+    seal_body(&mut record, 1, &KEY, NONCE).unwrap();
+    assert!(!record.body.windows(4).any(|w| w == b"aaaa"));
+    assert_eq!(body(&record), Err(BodyError::Sealed { key_id: 1 }));
+    assert_eq!(body_with_keys(&record, &Keys).unwrap(), vec![b'a'; 600]);
+    let keys: &dyn KeyRing = &Keys;
+    assert!(body_with_keys(&record, keys).is_ok());
+
+    let mut destroyed = message(&b"1"[..]);
+    seal_body(&mut destroyed, 2, &KEY, NONCE).unwrap();
+    assert_eq!(
+        body_with_keys(&destroyed, &Keys),
+        Err(BodyError::KeyDestroyed {
+            instance: "demo".into(),
+            key_id: 2
+        })
+    );
+}
+
+#[test]
+fn a_sealed_body_stays_in_its_place() {
+    let mut record = message(&b"secret"[..]);
+    seal_body(&mut record, 1, &KEY, NONCE).unwrap();
+    let changes: [fn(&mut Record); 5] = [
+        |r| r.channel = "room:2".into(),
+        |r| r.offset += 1,
+        |r| r.generation += 1,
+        |r| {
+            r.instance = "demor".into();
+            r.channel = "oom:1".into();
+        },
+        |r| r.body.clear(),
+    ];
+    /// Every instance has key 1 here.
+    struct Anybody;
+    impl KeyRing for Anybody {
+        fn key(&self, _: &str, _: u32) -> Option<[u8; 32]> {
+            Some(KEY)
+        }
+    }
+    assert!(body_with_keys(&record, &Anybody).is_ok());
+    for (number, change) in changes.iter().enumerate() {
+        let mut moved = record.clone();
+        change(&mut moved);
+        let got = body_with_keys(&moved, &Anybody);
+        assert!(
+            matches!(got, Err(BodyError::Unauthentic { .. })),
+            "{number}"
+        );
+    }
+}
+
+#[test]
+fn a_record_is_sealed_once_and_under_a_real_key_id() {
+    let mut record = message(&b"1"[..]);
+    let refused = seal_body(&mut record, 0, &KEY, NONCE);
+    assert!(matches!(refused, Err(BodyError::NotSealable { .. })));
+    assert_eq!(record, message(&b"1"[..]));
+    seal_body(&mut record, 1, &KEY, NONCE).unwrap();
+    let sealed = record.clone();
+    let refused = seal_body(&mut record, 1, &KEY, NONCE);
+    assert!(matches!(refused, Err(BodyError::NotSealable { .. })));
+    compress_body(&mut record);
+    assert_eq!(record, sealed);
+}
+
+#[test]
+fn an_erased_body_is_empty_whatever_it_was() {
+    let mut record = compressed(vec![b'a'; 600]);
+    seal_body(&mut record, 2, &KEY, NONCE).unwrap();
+    record.body = Bytes::new();
+    record.flags |= flags::ERASED;
+    assert_eq!(body(&record), Ok(Bytes::new()));
+    assert_eq!(body_with_keys(&record, &Keys), Ok(Bytes::new()));
+}
+
+proptest! {
+    #[test]
+    fn bodies_round_trip(piece in vec(any::<u8>(), 0..64), times in 0usize..64, seal in any::<bool>()) {
+        let written = Bytes::from(piece.repeat(times));
+        let mut record = compressed(written.clone());
+        if seal {
+            seal_body(&mut record, 1, &KEY, NONCE).unwrap();
+        }
+        let read = Record::decode(&*record.encode_to_vec()).unwrap();
+        prop_assert_eq!(body_with_keys(&read, &Keys), Ok(written));
+    }
+
+    #[test]
+    fn damaged_bodies_never_pass_for_whole(
+        piece in vec(any::<u8>(), 1..64),
+        at in any::<prop::sample::Index>(),
+        bit in 0u8..8,
+    ) {
+        let mut record = compressed(piece.repeat(40));
+        seal_body(&mut record, 1, &KEY, NONCE).unwrap();
+        let mut bytes = record.body.to_vec();
+        let at = at.index(bytes.len());
+        bytes[at] ^= 1 << bit;
+        record.body = bytes.into();
+        let read = body_with_keys(&record, &Keys);
+        let unauthentic = matches!(read, Err(BodyError::Unauthentic { .. }));
+        prop_assert!(unauthentic);
+    }
+
+    #[test]
+    fn garbage_is_an_error_or_a_record(bytes in vec(any::<u8>(), 0..300)) {
+        gb6_core_wire::fuzz::record(&bytes);
+        let record = Record {
+            body: bytes.into(),
+            compression: Compression::Lz4.into(),
+            ..Default::default()
+        };
+        let _ = body(&record);
+    }
+}
