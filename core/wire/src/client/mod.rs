@@ -10,6 +10,7 @@ pub mod frame;
 mod json;
 mod json_write;
 mod live;
+mod method;
 mod protobuf;
 mod push;
 mod reply;
@@ -20,6 +21,7 @@ pub use command::*;
 pub use data::{JsonData, json_data_kind, json_depth_within, json_value_of};
 pub use frame::{close_frame, pong_frame, websocket_frame, websocket_frame_with};
 pub use live::{ChannelRef, encode_join_push, encode_leave_push, encode_publication_push};
+pub use method::Method;
 pub use push::*;
 pub use reply::*;
 

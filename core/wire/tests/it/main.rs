@@ -6,5 +6,7 @@
 mod client_golden;
 mod client_json;
 mod client_property;
+mod client_strategies;
 mod corpus;
+mod mesh;
 mod record;

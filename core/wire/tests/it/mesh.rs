@@ -1,0 +1,69 @@
+//! Frames of the mesh: golden bytes, and hostile ones.
+
+use bytes::Bytes;
+use gb6_core_wire::mesh::*;
+use gb6_core_wire::record::ContentType;
+use proptest::collection::vec;
+use proptest::prelude::*;
+use prost::Message as _;
+
+use crate::client_golden::{hex, to_hex};
+
+const DELIVER: &str = "2a33 0a0e 0a0464656d6f 1206726f6f6d3a31 1221 0806 1880d095ffbc31 \
+    220b 0a05616c696365 12026331 2a077b2261223a317d 3001";
+
+fn deliver() -> ToEdge {
+    let room = RoomRef {
+        instance: "demo".into(),
+        channel: "room:1".into(),
+    };
+    let publication = Publication {
+        offset: 6,
+        time: 1_700_000_000_000,
+        from: Some(Person {
+            user: "alice".into(),
+            client: "c1".into(),
+            ..Default::default()
+        }),
+        data: Bytes::from_static(br#"{"a":1}"#),
+        content_type: ContentType::Json.into(),
+        ..Default::default()
+    };
+    ToEdge {
+        frame: Some(EdgeFrame::Deliver(Deliver { room, publication })),
+    }
+}
+
+/// If this fails, nodes of two versions can not talk to each other any more.
+#[test]
+fn golden_deliver() {
+    assert_eq!(to_hex(&deliver().encode_to_vec()), to_hex(&hex(DELIVER)));
+    assert_eq!(ToEdge::decode(&*hex(DELIVER)), Ok(deliver()));
+}
+
+#[test]
+fn a_frame_of_a_later_version_is_seen_as_none() {
+    let later = ToEdge::decode(&*hex("ea06056c61746572")).unwrap();
+    assert_eq!(later.frame, None);
+    assert_eq!(later.class(), Class::Control);
+}
+
+proptest! {
+    #[test]
+    fn garbage_is_an_error_or_a_frame(bytes in vec(any::<u8>(), 0..300)) {
+        gb6_core_wire::fuzz::mesh_frame(&bytes);
+    }
+
+    #[test]
+    fn a_damaged_frame_is_an_error_or_a_frame(
+        at in any::<prop::sample::Index>(),
+        byte in any::<u8>(),
+        cut in any::<prop::sample::Index>(),
+    ) {
+        let mut bytes = deliver().encode_to_vec();
+        gb6_core_wire::fuzz::mesh_frame(&bytes[..cut.index(bytes.len())]);
+        let at = at.index(bytes.len());
+        bytes[at] = byte;
+        gb6_core_wire::fuzz::mesh_frame(&bytes);
+    }
+}
