@@ -1,1 +1,12 @@
-//! region/stores/embedded
+//! The embedded engines: `ShardLog` as a segmented log of our own, `RoomStore` on an embedded
+//! ordered store. One directory holds both; one process at a time has it open.
+
+pub mod log;
+mod real_vfs;
+#[cfg(any(test, feature = "sim"))]
+pub mod sim_disk;
+mod vfs;
+
+pub use log::{LogConfig, LogReader, SegmentedLog};
+pub use real_vfs::{RealFile, RealVfs};
+pub use vfs::{Vfs, VfsFile};

@@ -1,0 +1,583 @@
+//! One ownership of a log: the open segment, the open batch, and the checks that keep a fenced
+//! owner from acknowledging anything.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::Arc;
+
+use gb6_core_model::{Position, ShardEpoch};
+use gb6_core_ports::{Acquire, Acquired, Commit, Fence, LogRange, StoreError};
+use gb6_core_wire::record::{Kind, RECORD_VERSION, Record};
+use prost::Message;
+
+use super::format::{
+    FIRST_UNKNOWN, FOOTER_BYTES, FRAME_BYTES_MAX, FrameBuilder, HEADER_BYTES, SegmentHeader,
+};
+use super::index::{Bounds, IndexFile};
+use super::jobs::{Done, Job, JobDone, Prepared, prepare, write_index};
+use super::load::{LoadNote, Loaded, OpenTail, load};
+use super::reader::Shared;
+use super::segment::{Segment, SegmentState, read_header, segment_name};
+use super::summary::Summary;
+use crate::vfs::{Named, Vfs, VfsFile, io_error, is_full, read_exact_at};
+
+/// How often an acquisition looks again because somebody else took the name that it wanted.
+const ACQUIRE_ATTEMPTS: usize = 16;
+/// Commits to wait before the next segment is prepared again after a failure.
+const PREPARE_AGAIN_AFTER: u32 = 256;
+
+pub(crate) struct Owner<V: Vfs> {
+    shared: Arc<Shared<V>>,
+    fence: Fence,
+    segment: Arc<Segment<V::File>>,
+    file: Arc<V::File>,
+    /// Where the committed batches of the open segment end, in bytes.
+    offset: u64,
+    /// Up to where a failed write may have left bytes.
+    dirty_end: u64,
+    /// Bytes of the open segment before the next one begins.
+    target: u64,
+    summary: Summary,
+    batch: FrameBuilder,
+    written: bool,
+    prepared: Option<Prepared<V::File>>,
+    preparing: bool,
+    prepare_pause: u32,
+    sealing: BTreeSet<u64>,
+    jobs: Vec<Job<V>>,
+    dead: Option<StoreError>,
+}
+
+impl<V: Vfs> Owner<V> {
+    pub(crate) fn fence(&self) -> &Fence {
+        &self.fence
+    }
+
+    pub(crate) fn acquire(
+        shared: &Arc<Shared<V>>,
+        fence: &Fence,
+        acquire: Acquire,
+    ) -> Result<(Self, Vec<LoadNote>, Acquired), StoreError> {
+        let vfs = &shared.vfs;
+        let prepared = claim(shared, fence)?;
+        // Read after the name was taken: what an older owner has acknowledged is seen here, and
+        // what it writes from now on it can not acknowledge.
+        let mut loaded = load(vfs, &shared.config)?;
+        check_claim(&loaded, fence, prepared.header.seq)?;
+        if let Some(tail) = &loaded.tail {
+            make_durable(vfs, tail)?;
+        }
+        let next = loaded.segments.last().map_or(0, |s| s.state.read().end);
+        let record = Record {
+            version: RECORD_VERSION,
+            kind: Kind::Acquire as i32,
+            position: next,
+            shard_epoch: fence.shard_epoch.0,
+            owner_incarnation: fence.owner_incarnation.0,
+            time: acquire.time,
+            served_ms: acquire.served_ms.max(loaded.served_ms),
+            ..Record::default()
+        };
+        let state = SegmentState {
+            first: next,
+            end: next,
+            frames_end: HEADER_BYTES as u64,
+            points: Some(Vec::new()),
+            ..SegmentState::default()
+        };
+        let segment = Arc::new(Segment::new(
+            prepared.header,
+            state,
+            Some(prepared.file.clone()),
+        ));
+        loaded.segments.pop();
+        loaded.segments.push(segment.clone());
+        let mut owner = Self {
+            shared: shared.clone(),
+            fence: fence.clone(),
+            segment,
+            file: prepared.file,
+            offset: HEADER_BYTES as u64,
+            dirty_end: 0,
+            target: prepared.bytes,
+            summary: Summary::default(),
+            batch: FrameBuilder::new(),
+            written: false,
+            prepared: None,
+            preparing: false,
+            prepare_pause: 0,
+            sealing: BTreeSet::new(),
+            jobs: Vec::new(),
+            dead: None,
+        };
+        owner.stage(vec![record.clone()])?;
+        owner.write()?;
+        *shared.segments.write() = Arc::new(loaded.segments);
+        owner.sync()?;
+        if let Some(tail) = loaded.tail {
+            settle_tail(vfs, &tail);
+        }
+        remove_leftovers(vfs);
+        let range: LogRange = shared.range();
+        Ok((owner, loaded.notes, Acquired { record, range }))
+    }
+
+    fn alive(&self) -> Result<(), StoreError> {
+        match &self.dead {
+            None => Ok(()),
+            Some(error) => Err(error.clone()),
+        }
+    }
+
+    /// Ends this ownership: only another acquisition goes on.
+    fn die(&mut self, operation: &str, cause: impl std::fmt::Display) -> StoreError {
+        let error = StoreError::OutcomeUnknown {
+            cause: format!("{operation}: {cause}; the shard must be acquired again"),
+        };
+        self.dead = Some(error.clone());
+        error
+    }
+
+    fn fenced(&mut self) -> StoreError {
+        let error = StoreError::Fenced {
+            held: self.fence.shard_epoch,
+            current: self.epoch_behind(),
+        };
+        self.dead = Some(error.clone());
+        error
+    }
+
+    /// The epoch of whoever took the next segment's name.
+    fn epoch_behind(&self) -> ShardEpoch {
+        let vfs = &self.shared.vfs;
+        let name = segment_name(self.segment.header.seq + 1);
+        let epoch = vfs
+            .open(&name)
+            .ok()
+            .and_then(|file| read_header(vfs, &name, &file).ok())
+            .map(|header| header.shard_epoch);
+        // Not readable means that it was taken and is already gone: at least one above ours.
+        epoch.unwrap_or(ShardEpoch(self.fence.shard_epoch.0 + 1))
+    }
+
+    pub(crate) fn staged_end(&self) -> Position {
+        match self.batch.count() {
+            0 => self.segment.state.read().end,
+            _ => self.batch.end(),
+        }
+    }
+
+    pub(crate) fn stage(&mut self, records: Vec<Record>) -> Result<(), StoreError> {
+        self.alive()?;
+        if self.written {
+            return Err(StoreError::Conflict {
+                what: "the open batch is written and not yet synced".into(),
+            });
+        }
+        let config = &self.shared.config;
+        let mut position = self.staged_end();
+        let mut bytes = self.batch.bytes();
+        let mut count = self.batch.count() as usize;
+        for record in &records {
+            if record.position != position {
+                return Err(StoreError::Conflict {
+                    what: format!(
+                        "a record has position {}, the log goes on at {position}",
+                        record.position
+                    ),
+                });
+            }
+            position += 1;
+            count += 1;
+            // 40 bytes: the epoch and incarnation that are set below, and the length.
+            bytes += record.encoded_len() + 40;
+            let limit = match count {
+                1 => FRAME_BYTES_MAX - 4096,
+                _ => config.batch_bytes_max,
+            };
+            if bytes > limit {
+                return Err(StoreError::TooLarge {
+                    size: bytes as u64,
+                    limit: limit as u64,
+                });
+            }
+        }
+        if count > config.batch_records_max {
+            return Err(StoreError::TooLarge {
+                size: count as u64,
+                limit: config.batch_records_max as u64,
+            });
+        }
+        for mut record in records {
+            record.shard_epoch = self.fence.shard_epoch.0;
+            record.owner_incarnation = self.fence.owner_incarnation.0;
+            self.summary.add(&record);
+            self.batch.push(&record);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn write(&mut self) -> Result<(), StoreError> {
+        self.alive()?;
+        if self.written || self.batch.count() == 0 {
+            return Ok(());
+        }
+        let result = self.write_batch();
+        match &result {
+            Ok(()) => self.written = true,
+            Err(_) => self.batch.clear(),
+        }
+        result
+    }
+
+    fn write_batch(&mut self) -> Result<(), StoreError> {
+        let needed = self.offset + (self.batch.bytes() + FOOTER_BYTES) as u64;
+        if needed > self.target && self.offset > HEADER_BYTES as u64 {
+            self.roll()?;
+        }
+        let frame = self
+            .batch
+            .seal(self.fence.shard_epoch, self.fence.owner_incarnation);
+        let end = self.offset + frame.len() as u64;
+        let mut written = self.file.write_at(self.offset, frame);
+        if written.is_ok() && self.dirty_end > end {
+            // What a failed write left behind this batch must not look like anything.
+            let rest = vec![0; (self.dirty_end - end) as usize];
+            written = self.file.write_at(end, &rest);
+        }
+        match written {
+            Ok(()) => {
+                self.dirty_end = 0;
+                Ok(())
+            }
+            Err(e) => {
+                self.dirty_end = self.dirty_end.max(end);
+                let path = self.shared.vfs.path(&self.segment.name());
+                if is_full(&e) {
+                    return self.take_back(&e);
+                }
+                Err(self.die("write", io_error("write", path, &e)))
+            }
+        }
+    }
+
+    /// Takes back what a write on a full disk may have left: the file ends where it did before, or
+    /// reads as zeros there.
+    fn take_back(&mut self, full: &io::Error) -> Result<(), StoreError> {
+        let path = self.shared.vfs.path(&self.segment.name());
+        let allocated = self.target.max(self.offset);
+        let undone = self.file.len().and_then(|len| {
+            if len > allocated {
+                self.file.set_len(allocated)?;
+            }
+            let end = self.dirty_end.min(len.min(allocated));
+            if end > self.offset {
+                let zeros = vec![0; (end - self.offset) as usize];
+                self.file.write_at(self.offset, &zeros)?;
+            }
+            Ok(())
+        });
+        match undone {
+            Ok(()) => {
+                self.dirty_end = 0;
+                Err(io_error("write", path, full))
+            }
+            // The bytes stay, as no whole batch, and the next batch is written over them.
+            Err(e) if is_full(&e) => Err(io_error("write", path, full)),
+            Err(e) => Err(self.die("undo a write", io_error("write", path, &e))),
+        }
+    }
+
+    pub(crate) fn sync(&mut self) -> Result<Commit, StoreError> {
+        self.alive()?;
+        if !self.written {
+            let next = self.segment.state.read().end;
+            return Ok(Commit {
+                first: next,
+                next,
+                ..Commit::default()
+            });
+        }
+        if let Err(e) = self.file.sync() {
+            let path = self.shared.vfs.path(&self.segment.name());
+            return Err(self.die("sync", io_error("sync", path, &e)));
+        }
+        self.check_ownership()?;
+        let commit = Commit {
+            first: self.batch.first(),
+            next: self.batch.end(),
+            shared: self.batch.count(),
+            ..Commit::default()
+        };
+        let at = self.offset;
+        self.offset += self.batch.bytes() as u64;
+        {
+            let mut state = self.segment.state.write();
+            let points = state.points.get_or_insert_default();
+            let every = self.shared.config.index_every;
+            if points.last().is_none_or(|(_, byte)| at - byte >= every) {
+                points.push((commit.first, at));
+            }
+            state.frames_end = self.offset;
+            state.end = commit.next;
+            state.records += u64::from(commit.shared);
+        }
+        self.batch.clear();
+        self.written = false;
+        self.prepare_pause = self.prepare_pause.saturating_sub(1);
+        Ok(commit)
+    }
+
+    /// Whether the shard is still ours: nobody took the next segment's name. An owner that slept
+    /// through the removal of that segment too no longer finds its own, which goes before it.
+    fn check_ownership(&mut self) -> Result<(), StoreError> {
+        let vfs = &self.shared.vfs;
+        let seq = self.segment.header.seq;
+        let looked = vfs
+            .exists(&segment_name(seq + 1))
+            .and_then(|taken| Ok(!taken && vfs.exists(&segment_name(seq))?));
+        match looked {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(self.fenced()),
+            Err(e) => Err(self.die("look for a newer owner", e)),
+        }
+    }
+
+    /// Goes on in the next segment.
+    fn roll(&mut self) -> Result<(), StoreError> {
+        let (seq, bytes) = self.next_segment();
+        let prepared = match self.prepared.take() {
+            Some(prepared) => prepared,
+            // Nobody has prepared one in time: one that grows as it is written.
+            None => prepare(
+                &self.shared.vfs,
+                self.temporary_name(seq),
+                self.next_header(seq),
+                HEADER_BYTES as u64,
+            )?,
+        };
+        let vfs = self.shared.vfs.clone();
+        let name = segment_name(seq);
+        match vfs.publish(&prepared.name, &name) {
+            Ok(()) => {}
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Err(self.fenced()),
+            Err(e) => {
+                self.check_ownership()?;
+                return Err(self.die("begin a segment", io_error("rename", vfs.path(&name), &e)));
+            }
+        }
+        if let Err(e) = vfs.sync_dir() {
+            return Err(self.die("begin a segment", io_error("sync directory of", name, &e)));
+        }
+        let next = self.segment.state.read().end;
+        let state = SegmentState {
+            first: next,
+            end: next,
+            frames_end: HEADER_BYTES as u64,
+            points: Some(Vec::new()),
+            ..SegmentState::default()
+        };
+        let segment = Arc::new(Segment::new(
+            prepared.header,
+            state,
+            Some(prepared.file.clone()),
+        ));
+        let before = std::mem::replace(&mut self.segment, segment.clone());
+        before.state.write().sealed = true;
+        let before_file = std::mem::replace(&mut self.file, prepared.file);
+        let summary = std::mem::take(&mut self.summary);
+        self.sealing.insert(before.header.seq);
+        self.jobs.push(Job::seal(vfs, before, before_file, summary));
+        {
+            let mut segments = self.shared.segments.write();
+            let mut all = Vec::with_capacity(segments.len() + 1);
+            all.extend(segments.iter().cloned());
+            all.push(segment);
+            *segments = Arc::new(all);
+        }
+        self.offset = HEADER_BYTES as u64;
+        self.dirty_end = 0;
+        self.target = bytes;
+        Ok(())
+    }
+
+    /// The next segment's number and size in bytes.
+    fn next_segment(&self) -> (u64, u64) {
+        let config = &self.shared.config;
+        let bytes = (self.target * 2).min(config.segment_bytes_max);
+        (self.segment.header.seq + 1, bytes)
+    }
+
+    fn temporary_name(&self, seq: u64) -> String {
+        temporary_name(seq, &self.fence)
+    }
+
+    fn next_header(&self, seq: u64) -> SegmentHeader {
+        header(seq, &self.fence)
+    }
+
+    pub(crate) fn take_job(&mut self) -> Option<Job<V>> {
+        if let Some(job) = self.jobs.pop() {
+            return Some(job);
+        }
+        let wanted = self.dead.is_none()
+            && self.prepared.is_none()
+            && !self.preparing
+            && self.prepare_pause == 0
+            && self.offset >= self.target / 2;
+        if !wanted {
+            return None;
+        }
+        self.preparing = true;
+        let (seq, bytes) = self.next_segment();
+        Some(Job::prepare(
+            self.shared.vfs.clone(),
+            self.temporary_name(seq),
+            self.next_header(seq),
+            bytes,
+        ))
+    }
+
+    pub(crate) fn finish(&mut self, done: JobDone<V>) -> Result<(), StoreError> {
+        match &done.result {
+            Done::Sealed { seq, .. } => {
+                self.sealing.remove(seq);
+                return done.discard();
+            }
+            Done::Prepared(Ok(prepared)) => {
+                let ours = prepared.header == self.next_header(self.segment.header.seq + 1);
+                if !ours {
+                    // The segment was needed before it was ready, or belongs to an ownership
+                    // that ended.
+                    self.preparing = false;
+                    return done.discard();
+                }
+            }
+            Done::Prepared(Err(_)) => {
+                self.preparing = false;
+                self.prepare_pause = PREPARE_AGAIN_AFTER;
+                return done.discard();
+            }
+        }
+        self.preparing = false;
+        if let Done::Prepared(Ok(prepared)) = done.result {
+            self.prepared = Some(prepared);
+        }
+        Ok(())
+    }
+}
+
+fn header(seq: u64, fence: &Fence) -> SegmentHeader {
+    SegmentHeader {
+        seq,
+        shard_epoch: fence.shard_epoch,
+        owner_incarnation: fence.owner_incarnation,
+        first: FIRST_UNKNOWN,
+        shard: fence.shard,
+        generation: 0,
+        region: fence.region.to_string(),
+    }
+}
+
+fn temporary_name(seq: u64, fence: &Fence) -> String {
+    format!("{seq:016}-{:016x}.next.tmp", fence.owner_incarnation.0)
+}
+
+/// Takes the next segment's name for `fence`, exclusively and durably.
+fn claim<V: Vfs>(shared: &Shared<V>, fence: &Fence) -> Result<Prepared<V::File>, StoreError> {
+    let vfs = &shared.vfs;
+    for _ in 0..ACQUIRE_ATTEMPTS {
+        let loaded = load(vfs, &shared.config)?;
+        if fence.shard_epoch <= loaded.epoch {
+            return Err(StoreError::Fenced {
+                held: fence.shard_epoch,
+                current: loaded.epoch,
+            });
+        }
+        let seq = loaded.last_seq.map_or(0, |seq| seq + 1);
+        let prepared = prepare(
+            vfs,
+            temporary_name(seq, fence),
+            header(seq, fence),
+            shared.config.segment_bytes_first,
+        )?;
+        let name = segment_name(seq);
+        match vfs.publish(&prepared.name, &name) {
+            Ok(()) => {
+                vfs.sync_dir().named(vfs, "sync directory of", &name)?;
+                return Ok(prepared);
+            }
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                vfs.remove(&prepared.name)
+                    .named(vfs, "remove", &prepared.name)?;
+            }
+            Err(e) => return Err(io_error("rename", vfs.path(&name), &e)),
+        }
+    }
+    Err(StoreError::Unavailable {
+        cause: "others keep acquiring this shard".into(),
+    })
+}
+
+/// Whether the claimed segment is still the newest, and nothing before it has its epoch.
+fn check_claim<F>(loaded: &Loaded<F>, fence: &Fence, seq: u64) -> Result<(), StoreError> {
+    let ours = loaded.last_seq == Some(seq) && loaded.epoch == fence.shard_epoch;
+    if ours {
+        return Ok(());
+    }
+    Err(StoreError::Fenced {
+        held: fence.shard_epoch,
+        current: loaded.epoch,
+    })
+}
+
+/// Makes the last batch of an unsealed log durable: its owner may have died between writing and
+/// syncing, or its sync may have failed, after which the system counts pages as clean that never
+/// reached the disk. So the same bytes are written again and synced.
+fn make_durable<V: Vfs>(vfs: &V, tail: &OpenTail<V::File>) -> Result<(), StoreError> {
+    let name = tail.segment.name();
+    let (at, len) = tail.last;
+    let file = vfs.open(&name).named(vfs, "open", &name)?;
+    let mut bytes = vec![0; len];
+    read_exact_at(&file, at, &mut bytes).named(vfs, "read", &name)?;
+    file.write_at(at, &bytes).named(vfs, "write", &name)?;
+    file.sync().named(vfs, "sync", &name)
+}
+
+/// Gives back the blocks behind an unsealed segment's records and writes its index, so that it is
+/// never scanned again. What fails here is done by the next acquisition.
+fn settle_tail<V: Vfs>(vfs: &V, tail: &OpenTail<V::File>) {
+    let (bounds, points) = {
+        let state = tail.segment.state.read();
+        let bounds = Bounds {
+            first: state.first,
+            end: state.end,
+            frames_end: state.frames_end,
+            records: state.records,
+        };
+        (bounds, state.points.clone().unwrap_or_default())
+    };
+    if let Ok(file) = vfs.open(&tail.segment.name()) {
+        let _ = file.set_len(bounds.frames_end);
+    }
+    let index = IndexFile {
+        seq: tail.segment.header.seq,
+        generation: tail.segment.header.generation,
+        bounds,
+        points,
+        summary: None,
+    };
+    let _ = write_index(vfs, &index);
+}
+
+/// Removes temporary files of owners that are gone.
+fn remove_leftovers<V: Vfs>(vfs: &V) {
+    for name in vfs.list().unwrap_or_default() {
+        if [".next.tmp", ".idx.tmp", ".rewrite.tmp"]
+            .iter()
+            .any(|end| name.ends_with(end))
+        {
+            let _ = vfs.remove(&name);
+        }
+    }
+}

@@ -1,0 +1,344 @@
+//! Reading a log from any thread while its writer goes on.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use gb6_core_model::Position;
+use gb6_core_ports::{LogRange, Page, StoreError};
+use gb6_core_wire::record::Record;
+use parking_lot::{Mutex, RwLock};
+use prost::Message;
+
+use super::LogConfig;
+use super::format::{FrameHeader, records_of};
+use super::scan::Window;
+use super::segment::{Segment, SegmentError};
+use crate::vfs::{Vfs, io_error};
+
+/// Segment files that one log keeps open; the one opened first is closed beyond it.
+const OPEN_FILES_MAX: usize = 64;
+/// How often a read starts again because a segment was replaced under it.
+const RETRIES: usize = 16;
+/// Bytes read at a time for single records.
+const POINT_CHUNK: usize = 64 * 1024;
+/// Bytes read at a time for pages.
+const PAGE_CHUNK: usize = 256 * 1024;
+
+type Segments<F> = Vec<Arc<Segment<F>>>;
+
+/// What the writer and all readers of a log share.
+pub(crate) struct Shared<V: Vfs> {
+    pub(crate) vfs: V,
+    pub(crate) config: LogConfig,
+    /// Ascending by position; empty segments among them have equal bounds.
+    pub(crate) segments: RwLock<Arc<Segments<V::File>>>,
+    opened: Mutex<VecDeque<Arc<Segment<V::File>>>>,
+}
+
+/// Reads a log: cheap to clone, for any thread. Sees committed records only.
+pub struct LogReader<V: Vfs> {
+    pub(crate) shared: Arc<Shared<V>>,
+}
+
+impl<V: Vfs> Clone for LogReader<V> {
+    fn clone(&self) -> Self {
+        Self {
+            shared: self.shared.clone(),
+        }
+    }
+}
+
+impl<V: Vfs> Shared<V> {
+    pub(crate) fn new(vfs: V, config: LogConfig, segments: Segments<V::File>) -> Self {
+        Self {
+            vfs,
+            config,
+            segments: RwLock::new(Arc::new(segments)),
+            opened: Mutex::new(VecDeque::new()),
+        }
+    }
+
+    pub(crate) fn segments(&self) -> Arc<Segments<V::File>> {
+        self.segments.read().clone()
+    }
+
+    pub(crate) fn range(&self) -> LogRange {
+        let segments = self.segments();
+        LogRange {
+            first: segments.first().map_or(0, |s| s.state.read().first),
+            next: segments.last().map_or(0, |s| s.state.read().end),
+        }
+    }
+
+    /// The segment's file; closes the one that has been open longest when there are too many.
+    pub(crate) fn file(
+        &self,
+        segment: &Arc<Segment<V::File>>,
+    ) -> Result<Arc<V::File>, SegmentError> {
+        let (file, opened) = segment.file(&self.vfs)?;
+        if opened {
+            let mut all = self.opened.lock();
+            all.push_back(segment.clone());
+            if all.len() > OPEN_FILES_MAX
+                && let Some(oldest) = all.pop_front()
+            {
+                oldest.close();
+            }
+        }
+        Ok(file)
+    }
+
+    fn corrupt(
+        &self,
+        segment: &Segment<V::File>,
+        byte: u64,
+        position: Position,
+        detail: &str,
+    ) -> StoreError {
+        StoreError::Corrupt {
+            segment: self.vfs.path(&segment.name()),
+            byte,
+            position,
+            detail: detail.to_owned(),
+        }
+    }
+
+    /// Hands the records of one segment from `from` on to `each`, until it answers false. Answers
+    /// whether it always answered true.
+    pub(crate) fn read_segment(
+        &self,
+        segment: &Arc<Segment<V::File>>,
+        from: Position,
+        chunk: usize,
+        each: &mut dyn FnMut(Record) -> bool,
+    ) -> Result<bool, SegmentError> {
+        let file = self.file(segment)?;
+        segment.load_points(&self.vfs, &file, self.config.index_every)?;
+        let (mut at, frames_end) = {
+            let state = segment.state.read();
+            let points = state.points.as_deref().unwrap_or_default();
+            let after = points.partition_point(|(p, _)| *p <= from);
+            let at = points
+                .get(after.saturating_sub(1))
+                .map_or(state.frames_end, |(_, byte)| *byte);
+            (at, state.frames_end)
+        };
+        let io = |e: std::io::Error| io_error("read", self.vfs.path(&segment.name()), &e);
+        let mut window = Window::new(&*file, frames_end, chunk);
+        while at < frames_end {
+            let Some(frame) = window.frame_header(at).map_err(io)? else {
+                return Err(self
+                    .corrupt(segment, at, from, "no batch begins here")
+                    .into());
+            };
+            if frame.end() > from
+                && !self.read_frame(segment, &mut window, &frame, at, from, each)?
+            {
+                return Ok(false);
+            }
+            at += frame.bytes as u64;
+        }
+        Ok(true)
+    }
+
+    fn read_frame(
+        &self,
+        segment: &Segment<V::File>,
+        window: &mut Window<'_, V::File>,
+        frame: &FrameHeader,
+        at: u64,
+        from: Position,
+        each: &mut dyn FnMut(Record) -> bool,
+    ) -> Result<bool, SegmentError> {
+        let bytes = window
+            .bytes(at, frame.bytes)
+            .map_err(|e| io_error("read", self.vfs.path(&segment.name()), &e))?;
+        if !frame.checksum_holds(bytes) {
+            let detail = "a batch's checksum is wrong";
+            return Err(self.corrupt(segment, at, frame.first, detail).into());
+        }
+        records_of(frame, bytes, from, each)
+            .map_err(|detail| self.corrupt(segment, at, frame.first, detail).into())
+    }
+}
+
+impl<V: Vfs> LogReader<V> {
+    /// What the log holds.
+    pub fn range(&self) -> LogRange {
+        self.shared.range()
+    }
+
+    /// As [`gb6_core_ports::ShardLog::read`].
+    pub fn read(
+        &self,
+        from: Position,
+        max_records: usize,
+        max_bytes: usize,
+    ) -> Result<Page, StoreError> {
+        let mut page = Page {
+            next: from,
+            ..Page::default()
+        };
+        let mut bytes = 0;
+        for _ in 0..RETRIES {
+            match self.fill(&mut page, &mut bytes, max_records, max_bytes) {
+                Ok(()) => return Ok(page),
+                Err(SegmentError::Moved) => {}
+                Err(SegmentError::Store(e)) => return Err(e),
+            }
+        }
+        Err(self.busy())
+    }
+
+    fn busy(&self) -> StoreError {
+        StoreError::Unavailable {
+            cause: "segments were rewritten faster than they could be read".into(),
+        }
+    }
+
+    fn fill(
+        &self,
+        page: &mut Page,
+        bytes: &mut usize,
+        max_records: usize,
+        max_bytes: usize,
+    ) -> Result<(), SegmentError> {
+        let segments = self.shared.segments();
+        let first = segments.first().map_or(0, |s| s.state.read().first);
+        page.end = segments.last().map_or(0, |s| s.state.read().end);
+        if page.next < first {
+            return Err(StoreError::Trimmed { first }.into());
+        }
+        let begin = segments.partition_point(|s| s.state.read().end <= page.next);
+        for segment in &segments[begin..] {
+            // Read before the records: what is committed meanwhile is left for the next page.
+            let end = segment.state.read().end;
+            if end <= page.next {
+                continue;
+            }
+            let more = self
+                .shared
+                .read_segment(segment, page.next, PAGE_CHUNK, &mut |record| {
+                    let size = record.encoded_len();
+                    let full = page.records.len() >= max_records || *bytes + size > max_bytes;
+                    if full && !page.records.is_empty() {
+                        return false;
+                    }
+                    *bytes += size;
+                    page.next = record.position + 1;
+                    page.records.push(record);
+                    true
+                })?;
+            if !more {
+                return Ok(());
+            }
+            // A segment's last records may have been dropped: read on behind the hole.
+            page.next = page.next.max(end);
+        }
+        page.end = page.end.max(page.next);
+        Ok(())
+    }
+
+    /// As [`gb6_core_ports::ShardLog::read_at`].
+    pub fn read_at(&self, positions: &[Position]) -> Result<Vec<Option<Record>>, StoreError> {
+        let mut order: Vec<usize> = (0..positions.len()).collect();
+        order.sort_unstable_by_key(|i| positions[*i]);
+        let mut found = vec![None; positions.len()];
+        let mut done = 0;
+        for _ in 0..RETRIES {
+            match self.find(positions, &order, &mut done, &mut found) {
+                Ok(()) => return Ok(found),
+                Err(SegmentError::Moved) => {}
+                Err(SegmentError::Store(e)) => return Err(e),
+            }
+        }
+        Err(self.busy())
+    }
+
+    /// Finds the records of `positions` in the ascending `order`, from the `done`-th on.
+    fn find(
+        &self,
+        positions: &[Position],
+        order: &[usize],
+        done: &mut usize,
+        found: &mut [Option<Record>],
+    ) -> Result<(), SegmentError> {
+        let segments = self.shared.segments();
+        while let Some(wanted) = order.get(*done).map(|i| positions[*i]) {
+            let index = segments.partition_point(|s| s.state.read().end <= wanted);
+            let Some(segment) = segments.get(index) else {
+                return Ok(());
+            };
+            let (first, end) = {
+                let state = segment.state.read();
+                (state.first, state.end)
+            };
+            if wanted < first {
+                *done += 1;
+                continue;
+            }
+            self.find_in(segment, end, positions, order, done, found)?;
+        }
+        Ok(())
+    }
+
+    fn find_in(
+        &self,
+        segment: &Arc<Segment<V::File>>,
+        end: Position,
+        positions: &[Position],
+        order: &[usize],
+        done: &mut usize,
+        found: &mut [Option<Record>],
+    ) -> Result<(), SegmentError> {
+        let shared = &self.shared;
+        let file = shared.file(segment)?;
+        segment.load_points(&shared.vfs, &file, shared.config.index_every)?;
+        let (points, frames_end) = {
+            let state = segment.state.read();
+            let wanted = order[*done..].iter().map(|i| positions[*i]);
+            // The part of the index that this call needs, so that the lock is not held.
+            let points = state.points.as_deref().unwrap_or_default();
+            let mut needed = Vec::new();
+            for position in wanted.take_while(|p| *p < end) {
+                let after = points.partition_point(|(p, _)| *p <= position);
+                needed.push(
+                    points
+                        .get(after.saturating_sub(1))
+                        .map_or(state.frames_end, |p| p.1),
+                );
+            }
+            (needed, state.frames_end)
+        };
+        let io = |e: std::io::Error| io_error("read", shared.vfs.path(&segment.name()), &e);
+        let mut window = Window::new(&*file, frames_end, POINT_CHUNK);
+        let mut at = 0;
+        for point in points {
+            let wanted = positions[order[*done]];
+            at = point.max(at);
+            while at < frames_end {
+                let Some(frame) = window.frame_header(at).map_err(io)? else {
+                    return Err(shared
+                        .corrupt(segment, at, wanted, "no batch begins here")
+                        .into());
+                };
+                if frame.first > wanted {
+                    break;
+                }
+                if frame.end() > wanted {
+                    let slot = &mut found[order[*done]];
+                    shared.read_frame(segment, &mut window, &frame, at, wanted, &mut |record| {
+                        if record.position == wanted {
+                            *slot = Some(record);
+                        }
+                        false
+                    })?;
+                    break;
+                }
+                at += frame.bytes as u64;
+            }
+            *done += 1;
+        }
+        Ok(())
+    }
+}

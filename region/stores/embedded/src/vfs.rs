@@ -1,0 +1,136 @@
+//! What the log needs of a directory of files, small enough that a simulated disk can stand in.
+
+use std::io;
+
+use gb6_core_ports::StoreError;
+
+/// One open file. Offsets are explicit, so that readers and the writer share a handle.
+pub trait VfsFile: Send + Sync + 'static {
+    /// Reads up to `buf.len()` bytes at `offset`; fewer only at the end of the file.
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize>;
+    /// Writes all of `data` at `offset`. On an error any prefix may have been written.
+    fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()>;
+    /// Makes `[offset, offset + len)` blocks that exist and read as zeros, so that later writes
+    /// there need no space and no metadata.
+    fn allocate(&self, offset: u64, len: u64) -> io::Result<()>;
+    /// Makes the file's data, and what is needed to find it, durable (fdatasync). After an error
+    /// nothing is known about any write since the last success.
+    fn sync(&self) -> io::Result<()>;
+    /// Sets the length; a longer file reads as zeros.
+    fn set_len(&self, len: u64) -> io::Result<()>;
+    /// The length in bytes.
+    fn len(&self) -> io::Result<u64>;
+    /// Whether the file is empty.
+    fn is_empty(&self) -> io::Result<bool> {
+        self.len().map(|len| len == 0)
+    }
+}
+
+/// One directory. Names are plain file names. Creations, renames and removals are durable after
+/// [`Vfs::sync_dir`].
+pub trait Vfs: Clone + Send + Sync + 'static {
+    /// Its files.
+    type File: VfsFile;
+    /// Creates a file; `AlreadyExists` when there is one.
+    fn create(&self, name: &str) -> io::Result<Self::File>;
+    /// Opens a file for reading and writing.
+    fn open(&self, name: &str) -> io::Result<Self::File>;
+    /// Whether a file of this name exists.
+    fn exists(&self, name: &str) -> io::Result<bool>;
+    /// Renames, replacing what was there.
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+    /// Renames; `AlreadyExists` when `to` exists. Atomic: of two callers one wins.
+    fn publish(&self, from: &str, to: &str) -> io::Result<()>;
+    /// Removes a file.
+    fn remove(&self, name: &str) -> io::Result<()>;
+    /// All file names, sorted.
+    fn list(&self) -> io::Result<Vec<String>>;
+    /// Makes names durable.
+    fn sync_dir(&self) -> io::Result<()>;
+    /// The name as people should read it in messages: with the directory.
+    fn path(&self, name: &str) -> String;
+}
+
+/// Whether the system said that there is no space.
+pub(crate) fn is_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
+}
+
+/// An I/O error as a store error.
+pub(crate) fn io_error(operation: &'static str, path: String, error: &io::Error) -> StoreError {
+    if is_full(error) {
+        return StoreError::StorageFull { path };
+    }
+    StoreError::Io {
+        operation,
+        path,
+        detail: error.to_string(),
+    }
+}
+
+/// Turns the I/O errors of one directory into store errors that name the file.
+pub(crate) trait Named<T> {
+    /// Names what was tried, on which file.
+    fn named<V: Vfs>(self, vfs: &V, operation: &'static str, name: &str) -> Result<T, StoreError>;
+}
+
+impl<T> Named<T> for io::Result<T> {
+    fn named<V: Vfs>(self, vfs: &V, operation: &'static str, name: &str) -> Result<T, StoreError> {
+        self.map_err(|e| io_error(operation, vfs.path(name), &e))
+    }
+}
+
+/// Fills `buf` from `offset`; `UnexpectedEof` when the file ends before.
+pub(crate) fn read_exact_at<F: VfsFile>(file: &F, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+    let mut done = 0;
+    while done < buf.len() {
+        match file.read_at(offset + done as u64, &mut buf[done..])? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            n => done += n,
+        }
+    }
+    Ok(())
+}
+
+/// Writes `data` as the whole content of `name`, durable and all or nothing: a temporary file,
+/// synced, renamed over the old one.
+pub(crate) fn replace_file<V: Vfs>(vfs: &V, name: &str, data: &[u8]) -> Result<(), StoreError> {
+    let temporary = format!("{name}.tmp");
+    let written = write_temporary(vfs, &temporary, data);
+    if let Err(e) = written {
+        // Best effort: what is left is overwritten by the next attempt and never read.
+        let _ = vfs.remove(&temporary);
+        return Err(e);
+    }
+    vfs.rename(&temporary, name).named(vfs, "rename", name)?;
+    vfs.sync_dir().named(vfs, "sync directory of", name)
+}
+
+fn write_temporary<V: Vfs>(vfs: &V, temporary: &str, data: &[u8]) -> Result<(), StoreError> {
+    if vfs.exists(temporary).named(vfs, "look for", temporary)? {
+        vfs.remove(temporary).named(vfs, "remove", temporary)?;
+    }
+    let file = vfs.create(temporary).named(vfs, "create", temporary)?;
+    file.write_at(0, data).named(vfs, "write", temporary)?;
+    file.sync().named(vfs, "sync", temporary)
+}
+
+/// The whole content of a file of at most `limit` bytes.
+pub(crate) fn read_file<V: Vfs>(vfs: &V, name: &str, limit: u64) -> Result<Vec<u8>, StoreError> {
+    let file = vfs.open(name).named(vfs, "open", name)?;
+    let len = file.len().named(vfs, "measure", name)?;
+    if len > limit {
+        return Err(StoreError::Corrupt {
+            segment: vfs.path(name),
+            byte: limit,
+            position: 0,
+            detail: format!("the file has {len} bytes, more than the {limit} it may have"),
+        });
+    }
+    let mut data = vec![0; len as usize];
+    read_exact_at(&file, 0, &mut data).named(vfs, "read", name)?;
+    Ok(data)
+}
