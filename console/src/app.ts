@@ -1,7 +1,7 @@
 //! The state of the console: who is signed in, the rooms and which one is open. Views read it and
 //! are told when it changes.
 
-import { Connection, signIn, socketUrl, type Identity } from './connection.ts';
+import { CallError, Connection, signIn, socketUrl, type Identity } from './connection.ts';
 import { roomNameProblem, roomOfFragment } from './names.ts';
 import { oneLine } from './payload.ts';
 import {
@@ -22,6 +22,8 @@ import { Room, type RoomEvents } from './room.ts';
 export const DEFAULT_ROOM = 'lobby';
 /** The most rooms of one tab: each is a subscription, and the server allows 1,024. */
 export const ROOMS_MAX = 200;
+/** Pause between attempts to sign a remembered person in again. */
+const RESUME_RETRY_MS = 1_500;
 
 /** Everything behind one signed-in person. */
 export class Session implements RoomEvents {
@@ -101,6 +103,11 @@ export class Session implements RoomEvents {
     this.#app.changed();
   }
 
+  /** Somebody looks at the page again. */
+  lookedAt(): void {
+    this.#open.show(true);
+  }
+
   /** Ends everything. */
   close(): void {
     for (const room of this.#rooms) room.leave();
@@ -120,7 +127,7 @@ export class Session implements RoomEvents {
   }
 
   moved(room: Room, user: string, here: boolean): void {
-    if (room !== this.#open || user === this.connection.identity.user) return;
+    if (room !== this.#open) return;
     this.#app.announce(`${user || 'Somebody'} ${here ? 'joined' : 'left'}`);
   }
 }
@@ -136,6 +143,7 @@ export class App {
   announce: (text: string) => void = () => undefined;
   #listeners: (() => void)[] = [];
   #scheduled = false;
+  #mayRetry = false;
 
   /** Calls `listener` after changes, at most once a frame. */
   onChange(listener: () => void): void {
@@ -161,7 +169,13 @@ export class App {
   /** Signs the remembered person in again, as after a reload. */
   async resume(): Promise<void> {
     const name = loadName();
-    if (name !== null) await this.signIn(name);
+    if (name === null) return;
+    await this.signIn(name);
+    // A server that is just starting: this person is still this person.
+    while (!this.session && this.#mayRetry) {
+      await new Promise((resolve) => setTimeout(resolve, RESUME_RETRY_MS));
+      if (!this.session && this.#mayRetry) await this.signIn(name);
+    }
   }
 
   /** Signs in by name. */
@@ -169,6 +183,7 @@ export class App {
     if (this.signingIn) return;
     this.signingIn = true;
     this.signInProblem = null;
+    this.#mayRetry = false;
     this.changed();
     try {
       const identity = await signIn(name);
@@ -179,6 +194,7 @@ export class App {
       if (linked !== null) this.session.join(linked);
     } catch (error) {
       this.signInProblem = error instanceof Error ? error.message : 'Signing in failed.';
+      this.#mayRetry = error instanceof CallError && error.temporary;
     }
     this.signingIn = false;
     this.changed();

@@ -1,9 +1,18 @@
 //! Times, days and durations as a person reads them.
 
-const clock = new Intl.DateTimeFormat(undefined, { hour: '2-digit', minute: '2-digit' });
+const clock = new Intl.DateTimeFormat(undefined, { hour: '2-digit', minute: '2-digit', hourCycle: 'h23' });
 const weekday = new Intl.DateTimeFormat(undefined, { weekday: 'long', day: 'numeric', month: 'long' });
 const fullDate = new Intl.DateTimeFormat(undefined, { day: 'numeric', month: 'long', year: 'numeric' });
-const instant = new Intl.DateTimeFormat(undefined, { dateStyle: 'long', timeStyle: 'medium' });
+const instant = new Intl.DateTimeFormat(undefined, {
+  day: 'numeric',
+  month: 'short',
+  year: 'numeric',
+  hour: '2-digit',
+  minute: '2-digit',
+  second: '2-digit',
+  fractionalSecondDigits: 3,
+  hourCycle: 'h23',
+});
 
 /** Hours and minutes. */
 export function timeOfDay(ms: number): string {
@@ -12,7 +21,7 @@ export function timeOfDay(ms: number): string {
 
 /** Date and time to the millisecond. */
 export function exactTime(ms: number): string {
-  return `${instant.format(ms)} (.${String(Math.floor(ms) % 1000).padStart(3, '0')})`;
+  return instant.format(ms);
 }
 
 /** A number that is the same for all times of one local day, and another for every other day. */

@@ -32,7 +32,10 @@ function render(): void {
 }
 
 app.onChange(render);
-document.addEventListener('visibilitychange', () => app.changed());
+document.addEventListener('visibilitychange', () => {
+  if (document.visibilityState === 'visible') app.session?.lookedAt();
+  app.changed();
+});
 addEventListener('hashchange', () => {
   const room = roomOfFragment(location.hash);
   if (room !== null && room !== app.session?.open.name) app.session?.join(room);

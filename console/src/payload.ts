@@ -10,6 +10,8 @@ export type Shown =
 
 /** How many bytes of binary data are shown. */
 const HEX_BYTES = 48;
+/** Up to how many characters JSON stays on one line. */
+const ONE_LINE = 72;
 
 /** Describes data of any shape. Never throws. */
 export function show(data: unknown): Shown {
@@ -69,7 +71,8 @@ function decodeText(bytes: Uint8Array): string | null {
 
 function toJson(data: unknown): string {
   try {
-    return JSON.stringify(data, null, 2) ?? String(data);
+    const short = JSON.stringify(data) ?? String(data);
+    return short.length <= ONE_LINE ? short : JSON.stringify(data, null, 2);
   } catch {
     // Nested too deeply for the engine's serializer, or not from JSON at all.
     return '(data that cannot be shown)';

@@ -17,7 +17,8 @@ export class People {
   #connections = new Map<string, string>();
   /** Joins (`true`) and leaves that came while a presence answer was on its way: they are newer. */
   #since: { connection: Connection; here: boolean }[] | null = null;
-  #total: { connections: number; people: number } | null = null;
+  /** How many people the answer did not name: it holds a bounded number of connections. */
+  #unnamed = 0;
 
   /** A presence request goes out. */
   asked(): void {
@@ -27,7 +28,7 @@ export class People {
   /** Its answer, and the exact numbers when the room is larger than an answer may be. */
   answered(connections: readonly Connection[], total: { connections: number; people: number } | null): void {
     this.#connections = new Map(connections.map((connection) => [connection.client, connection.user]));
-    this.#total = total;
+    this.#unnamed = Math.max(0, (total?.people ?? 0) - this.#named);
     const since = this.#since ?? [];
     this.#since = null;
     for (const { connection, here } of since) this.#apply(connection, here);
@@ -60,12 +61,11 @@ export class People {
 
   /** How many people are in the room, also those that the list does not hold. */
   get count(): number {
-    return Math.max(this.#total?.people ?? 0, new Set(this.#connections.values()).size);
+    return this.#named + this.#unnamed;
   }
 
-  /** How many connections the list holds. */
-  get connections(): number {
-    return this.#connections.size;
+  get #named(): number {
+    return new Set(this.#connections.values()).size;
   }
 
   #has(user: string): boolean {
@@ -74,10 +74,7 @@ export class People {
   }
 
   #apply({ client, user }: Connection, here: boolean): void {
-    const before = this.#connections.has(client);
     if (here) this.#connections.set(client, user);
     else this.#connections.delete(client);
-    // The exact numbers were of an earlier moment; from here on the list is all that is known.
-    if (before !== here && this.#total && this.#connections.size >= this.#total.connections) this.#total = null;
   }
 }

@@ -25,6 +25,16 @@ export interface RoomEvents {
   moved(room: Room, user: string, here: boolean): void;
 }
 
+/** Somebody came or went. */
+export interface Move {
+  readonly user: string;
+  readonly here: boolean;
+  /** Unix ms. */
+  readonly time: number;
+}
+
+/** How many of them are shown. */
+const MOVES_MAX = 5;
 /** Messages a page when a room is opened or scrolled, and when a gap is filled. */
 const PAGE = 60;
 const FILL_PAGE = 300;
@@ -42,6 +52,8 @@ export class Room {
   readonly timeline: Timeline;
   readonly outbox = new Outbox();
   readonly people = new People();
+  /** Who came and went last, newest first. */
+  moves: readonly Move[] = [];
   /** Text in the composer that was not sent. */
   draft = '';
   /** Where the mark "new" stands, since the room was opened with unread messages. */
@@ -212,16 +224,22 @@ export class Room {
     });
     subscription.on('join', ({ info }) => {
       const first = this.people.joined({ client: info.client, user: info.user });
-      if (first) this.#events.moved(this, info.user, true);
+      if (first) this.#moved(info.user, true);
       this.#events.changed();
     });
     subscription.on('leave', ({ info }) => {
       const last = this.people.left({ client: info.client, user: info.user });
-      if (last) this.#events.moved(this, info.user, false);
+      if (last) this.#moved(info.user, false);
       this.#events.changed();
     });
     subscription.subscribe();
     return subscription;
+  }
+
+  #moved(user: string, here: boolean): void {
+    if (user === this.#connection.identity.user) return;
+    this.moves = [{ user, here, time: Date.now() }, ...this.moves].slice(0, MOVES_MAX);
+    this.#events.moved(this, user, here);
   }
 
   /** The room was deleted and its name is used again. */

@@ -34,6 +34,8 @@ test('a room larger than the answer shows the exact number', () => {
   const people = new People();
   people.answered([connection('1', 'a'), connection('2', 'b')], { connections: 5_000, people: 4_000 });
   assert.equal(people.count, 4_000);
+  people.left(connection('2', 'b'));
+  assert.equal(people.count, 3_999);
   people.answered([connection('1', 'a')], { connections: 1, people: 1 });
   assert.equal(people.count, 1);
 });

@@ -115,7 +115,7 @@ function delivery(model: RowModel): Child {
 
 function failure(message: Outgoing, actions: RowActions): Child {
   if (message.state !== 'failed') return null;
-  const again = message.nextTryAt === null ? '' : ' · it is tried again by itself';
+  const again = message.nextTryAt === null ? '' : ' · retrying by itself';
   return h(
     'div',
     { class: 'failure', 'data-testid': 'message-failure' },

@@ -2,7 +2,9 @@
 
 import type { Session } from '../app.ts';
 import { h, setAttributes, setChildren, setText } from '../dom.ts';
+import { timeOfDay } from '../format.ts';
 import { hueOf, initialsOf } from '../names.ts';
+import type { Move } from '../room.ts';
 
 /** How many people are listed by name. */
 const LISTED_MAX = 500;
@@ -14,6 +16,8 @@ export class PeopleView {
   #heading: HTMLElement;
   #list: HTMLElement;
   #more: HTMLElement;
+  #moves: HTMLElement;
+  #shownMoves: readonly Move[] = [];
   #rows = new Map<string, { element: HTMLElement; note: HTMLElement }>();
 
   constructor(session: Session) {
@@ -21,18 +25,20 @@ export class PeopleView {
     this.#heading = h('h2', {}, 'People');
     this.#list = h('ul', { class: 'people' });
     this.#more = h('p', { class: 'hint' });
+    this.#moves = h('ul', { class: 'moves', 'data-testid': 'moves' });
     this.element = h(
       'aside',
       { class: 'people-panel', id: 'people', 'aria-label': 'People in this room', 'data-testid': 'presence' },
       this.#heading,
       this.#list,
       this.#more,
+      this.#moves,
     );
   }
 
   render(): void {
     const me = this.#session.connection.identity.user;
-    const { people } = this.#session.open;
+    const { people, moves } = this.#session.open;
     const everybody = people.list(me);
     const listed = everybody.slice(0, LISTED_MAX);
     setText(this.#heading, `People · ${people.count.toLocaleString()}`);
@@ -50,6 +56,14 @@ export class PeopleView {
     );
     const more = people.count - listed.length;
     setText(this.#more, more > 0 ? `and ${more.toLocaleString()} more` : '');
+    if (moves === this.#shownMoves) return;
+    this.#shownMoves = moves;
+    setChildren(
+      this.#moves,
+      moves.map(({ user, here, time }) =>
+        h('li', {}, h('bdi', {}, user || 'somebody'), here ? ' came' : ' left', h('time', {}, timeOfDay(time))),
+      ),
+    );
   }
 
   #row(user: string): { element: HTMLElement; note: HTMLElement } {

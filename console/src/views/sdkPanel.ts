@@ -6,17 +6,16 @@ import { channelOf } from '../names.ts';
 
 /** The example. Whatever comes from outside is written as a JSON string, which is also one of JavaScript. */
 export function sdkExample(url: string, token: string, room: string): string {
-  const channel = JSON.stringify(channelOf(room));
-  return `import { Centrifuge } from 'centrifuge'; // npm install centrifuge · Node 22 or any browser
-
-const client = new Centrifuge(${JSON.stringify(url)}, {
-  token: ${JSON.stringify(token)},
-});
-client.newSubscription(${channel}).on('publication', (p) => console.log(p.offset, p.info?.user, p.data)).subscribe();
-client.connect();
-const message = { room: ${channel}, id: crypto.randomUUID(), data: { text: 'Hello from my code' } };
-const { data } = await client.rpc('room.publish', message); // the same id again is the same message
-console.log('durable at offset', data.offset);
+  return `import { Centrifuge } from 'centrifuge'; // npm install centrifuge; Node 22, as a file .mjs
+const url = ${JSON.stringify(url)};
+const token = ${JSON.stringify(token)};
+const room = ${JSON.stringify(channelOf(room))};
+const client = new Centrifuge(url, { token });
+const messages = client.newSubscription(room);
+messages.on('publication', (m) => console.log(m.offset, m.info?.user, m.data)).subscribe();
+client.connect(); // below: the same id again is the same message
+const sent = await client.rpc('room.publish', { room, id: crypto.randomUUID(), data: { text: 'Hello' } });
+console.log('durable at offset', sent.data.offset);
 `;
 }
 

@@ -3,6 +3,7 @@
 import type { App } from '../app.ts';
 import { h, setAttributes, setText } from '../dom.ts';
 import { PERSON_NAME_MAX, personNameProblem } from '../names.ts';
+import { loadName } from '../remembered.ts';
 import { themeButton } from './themeButton.ts';
 
 /** Asks for a name. */
@@ -56,6 +57,7 @@ export class SignInView {
 
   /** The view is on the page. */
   shown(): void {
+    this.#input.value = loadName() ?? '';
     this.#input.focus();
   }
 

@@ -5,7 +5,7 @@ import { callError } from '../connection.ts';
 import { h, icon, setAttributes, setChildren, setText } from '../dom.ts';
 import { count, dayLabel, dayOf } from '../format.ts';
 import type { Room } from '../room.ts';
-import { rowKey, type TimelineItem } from '../timeline.ts';
+import { KEEP_MAX, rowKey, type TimelineItem } from '../timeline.ts';
 import type { TraceState } from './details.ts';
 import { rowAttributes, rowContents, sameRow, type RowActions, type RowModel } from './messageRow.ts';
 
@@ -14,6 +14,8 @@ const TOGETHER_MS = 5 * 60_000;
 /** How near the end still counts as being there, and how near the start asks for older messages. */
 const END_PX = 60;
 const START_PX = 400;
+/** The most messages that are kept for a reader far above; beyond it the list returns to the end. */
+const READ_MAX = 12_000;
 /** A gap shorter lived than this is not shown. */
 const GAP_SHOWN_AFTER_MS = 600;
 
@@ -101,8 +103,8 @@ export class TimelineView implements RowActions {
     const room = this.#session.open;
     const changedRoom = room !== this.#room;
     if (changedRoom) this.#reset(room);
-    // While the end is followed, memory stays bounded; a reader far above keeps what is loaded.
-    if (this.#following) room.timeline.cut();
+    // Memory stays bounded; a reader far above keeps more.
+    if (room.timeline.cut(this.#following ? KEEP_MAX : READ_MAX)) this.#following = true;
     const anchor = this.#following ? null : this.#anchor();
     this.#renderRows(room);
     this.#renderEdges(room);
