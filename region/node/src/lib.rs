@@ -1,1 +1,21 @@
-//! region/node
+//! The driver of a region node: runs the shard machines on real logs and real links.
+//!
+//! One actor per shard owns its machine. It appends batches to the shard's log, one in flight at
+//! a time, answers and delivers when they are durable, and never waits for an edge, a history
+//! read or the index: those are bounded tasks beside it.
+
+#![forbid(unsafe_code)]
+
+mod accept;
+mod bodies;
+mod history;
+mod indexer;
+mod metrics;
+mod recovery;
+mod region;
+mod retention;
+mod tail;
+mod worker;
+
+pub use bodies::RecordKeys;
+pub use region::{OpenLog, Region, RegionConfig, RegionDeps, RegionError};

@@ -1,0 +1,171 @@
+//! Links and streams from edges: each stream is handed to the actor of its shard.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use gb6_core_mesh::{Endpoint, FrameReceiver, FrameSender, Link, QueueLimits, Stream};
+use gb6_core_model::Role;
+use gb6_core_wire::mesh::{
+    Class, EdgeFrame, HistoryPage, HistoryRequest, Purpose, Refused, RefusedReason, ShardRef,
+    StreamOpen, ToEdge, ToOwner,
+};
+use gb6_region_shard::LinkId;
+use tokio::sync::{Semaphore, mpsc};
+
+use crate::worker::Input;
+
+/// Frames taken from a stream at once.
+const FRAMES_MAX: usize = 1024;
+/// History pages of one edge and shard that may be on their way.
+const PAGES_MAX: usize = 8;
+
+/// The inboxes of the shards that this node owns.
+pub(crate) type Shards = Arc<HashMap<ShardRef, mpsc::Sender<Input>>>;
+
+/// Accepts links until the endpoint is closed.
+pub(crate) async fn run(endpoint: Endpoint, shards: Shards) {
+    let next_link = Arc::new(AtomicU64::new(1));
+    while let Some(link) = endpoint.accept().await {
+        tokio::spawn(streams(link, shards.clone(), next_link.clone()));
+    }
+}
+
+async fn streams(link: Link, shards: Shards, next_link: Arc<AtomicU64>) {
+    let peer = link.peer().clone();
+    tracing::info!(node = %peer.node, "link up");
+    loop {
+        match link.accept_stream().await {
+            Ok((open, stream)) => {
+                let id = LinkId(next_link.fetch_add(1, Ordering::Relaxed));
+                if !peer.has_role(Role::Edge) {
+                    tracing::warn!(node = %peer.node, "a node without the role edge opened a stream: refused");
+                    continue;
+                }
+                serve(open, stream, id, &shards);
+            }
+            Err(reason) => {
+                tracing::info!(node = %peer.node, %reason, "link down");
+                return;
+            }
+        }
+    }
+}
+
+fn serve(open: StreamOpen, stream: Stream, id: LinkId, shards: &Shards) {
+    match open.purpose {
+        Some(Purpose::Shard(shard)) => {
+            let (sender, receiver) = stream.split::<ToEdge, ToOwner>(QueueLimits::default());
+            match shards.get(&shard) {
+                Some(inbox) => {
+                    tokio::spawn(shard_stream(id, sender, receiver, inbox.clone()));
+                }
+                None => refuse(&sender),
+            }
+        }
+        Some(Purpose::CatchUp(shard)) => {
+            let (sender, receiver) =
+                stream.split::<HistoryPage, HistoryRequest>(QueueLimits::default());
+            if let Some(inbox) = shards.get(&shard) {
+                tokio::spawn(catch_up(id, sender, receiver, inbox.clone()));
+            }
+        }
+        // Dropping the stream refuses it: snapshots are geo's, and what a newer peer asks for is
+        // not offered here.
+        Some(Purpose::Snapshot(_)) | None => drop(stream),
+    }
+}
+
+fn refuse(sender: &FrameSender<ToEdge>) {
+    let refused = ToEdge {
+        frame: Some(EdgeFrame::Refused(Refused {
+            reason: RefusedReason::NotOwner.into(),
+            owner: String::new(),
+            text: "this node does not own the shard".to_owned(),
+        })),
+    };
+    // A peer that is gone already needs no answer.
+    let _ = sender.try_send(Class::Control, refused);
+}
+
+async fn shard_stream(
+    link: LinkId,
+    sender: FrameSender<ToEdge>,
+    mut receiver: FrameReceiver<ToOwner>,
+    inbox: mpsc::Sender<Input>,
+) {
+    if inbox.send(Input::Link { link, sender }).await.is_err() {
+        return;
+    }
+    loop {
+        let mut frames = Vec::new();
+        let more = match receiver.recv_many(&mut frames, FRAMES_MAX).await {
+            Ok(count) => count > 0,
+            Err(error) => {
+                tracing::debug!(link = link.0, %error, "shard stream ended");
+                false
+            }
+        };
+        if !frames.is_empty() && inbox.send(Input::Frames { link, frames }).await.is_err() {
+            return;
+        }
+        if !more {
+            // The actor outlives its streams, or nobody is left to tell.
+            let _ = inbox.send(Input::LinkClosed { link }).await;
+            return;
+        }
+    }
+}
+
+async fn catch_up(
+    link: LinkId,
+    sender: FrameSender<HistoryPage>,
+    mut receiver: FrameReceiver<HistoryRequest>,
+    inbox: mpsc::Sender<Input>,
+) {
+    let pages = Arc::new(Semaphore::new(PAGES_MAX));
+    let sender = Arc::new(sender);
+    while let Ok(Some(request)) = receiver.recv().await {
+        let Ok(permit) = pages.clone().acquire_owned().await else {
+            return;
+        };
+        let input = Input::History {
+            link,
+            request,
+            reply: PageReply {
+                sender: sender.clone(),
+                _permit: permit,
+            },
+        };
+        if inbox.send(input).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Where a page goes; one of the stream's places until it is queued.
+pub(crate) struct PageReply {
+    sender: Arc<FrameSender<HistoryPage>>,
+    _permit: tokio::sync::OwnedSemaphorePermit,
+}
+
+impl PageReply {
+    /// Queues the page behind those that wait; slow readers of history wait for themselves.
+    pub(crate) async fn send(self, page: HistoryPage) {
+        if let Err(error) = self.sender.send(Class::CatchUp, page).await {
+            tracing::debug!(%error, "a history page found nobody");
+        }
+    }
+
+    /// Queues the page, or leaves it to a task where the stream is full.
+    pub(crate) fn send_soon(self, page: HistoryPage) {
+        use gb6_core_mesh::TrySendError;
+        match self.sender.try_send(Class::CatchUp, page) {
+            Ok(()) => {}
+            Err(TrySendError::Full(page)) => {
+                tokio::spawn(self.send(page));
+            }
+            Err(error) => tracing::debug!(%error, "a history page found nobody"),
+        }
+    }
+}

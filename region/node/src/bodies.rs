@@ -1,0 +1,99 @@
+//! Record bodies on their way to the log and back: compressed, and encrypted with the instance's
+//! key where it has one.
+
+use std::collections::BTreeMap;
+
+use gb6_core_wire::record::{
+    BodyError, KeyRing, NONCE_BYTES, Record, body_with_keys, compress_body, seal_body,
+};
+use ring::rand::{SecureRandom, SystemRandom};
+
+/// The record keys of the instances that this node serves. An instance without one has clear
+/// bodies; one whose key was destroyed can not be read any more.
+#[derive(Clone, Default)]
+pub struct RecordKeys {
+    /// Instance → key id → key; the highest id seals.
+    keys: BTreeMap<String, BTreeMap<u32, [u8; 32]>>,
+}
+
+impl std::fmt::Debug for RecordKeys {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RecordKeys")
+            .field("instances", &self.keys.keys())
+            .finish_non_exhaustive()
+    }
+}
+
+impl KeyRing for RecordKeys {
+    fn key(&self, instance: &str, key_id: u32) -> Option<[u8; 32]> {
+        self.keys.get(instance)?.get(&key_id).copied()
+    }
+}
+
+impl RecordKeys {
+    /// Adds a key of `instance`; ids begin at 1, and the highest one seals what is written.
+    pub fn add(&mut self, instance: &str, key_id: u32, key: [u8; 32]) {
+        let keys = self.keys.entry(instance.to_owned()).or_default();
+        keys.insert(key_id, key);
+    }
+
+    /// The records as they go to the log.
+    pub(crate) fn for_log(&self, records: &[Record]) -> Result<Vec<Record>, BodyError> {
+        records.iter().map(|r| self.sealed(r.clone())).collect()
+    }
+
+    fn sealed(&self, mut record: Record) -> Result<Record, BodyError> {
+        compress_body(&mut record);
+        let newest = self
+            .keys
+            .get(&record.instance)
+            .and_then(|k| k.last_key_value());
+        if let (Some((key_id, key)), true) = (newest, record.takes_offset()) {
+            let mut nonce = [0; NONCE_BYTES];
+            SystemRandom::new()
+                .fill(&mut nonce)
+                .map_err(|_| BodyError::NotSealable {
+                    problem: "the system gives no randomness",
+                })?;
+            seal_body(&mut record, *key_id, key, nonce)?;
+        }
+        Ok(record)
+    }
+
+    /// Makes the body of a record from the log clear, in place.
+    pub(crate) fn open(&self, record: &mut Record) -> Result<(), BodyError> {
+        record.body = body_with_keys(record, self)?;
+        record.compression = 0;
+        record.key_id = 0;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gb6_core_wire::record::Kind;
+
+    #[test]
+    fn bodies_come_back_and_a_destroyed_key_keeps_its_secret() {
+        let text = "all work and no play ".repeat(100);
+        let record = Record {
+            kind: Kind::Message.into(),
+            instance: "demo".into(),
+            channel: "room:1".into(),
+            offset: 7,
+            body: text.clone().into(),
+            ..Record::default()
+        };
+        let mut keys = RecordKeys::default();
+        keys.add("demo", 1, [1; 32]);
+        keys.add("demo", 2, [2; 32]);
+        let mut stored = keys.for_log(std::slice::from_ref(&record)).unwrap();
+        assert_eq!(stored[0].key_id, 2, "the newest key seals");
+        assert!(stored[0].body.len() < text.len() / 2, "compressed first");
+        let mut lost = stored[0].clone();
+        assert!(RecordKeys::default().open(&mut lost).is_err());
+        keys.open(&mut stored[0]).unwrap();
+        assert_eq!(stored[0], record);
+    }
+}

@@ -1,0 +1,179 @@
+//! Filling a page of history: from the tail in memory, else through the index and the log.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use gb6_core_model::{ErrorCode, ShardId};
+use gb6_core_ports::{RoomStore, ShardLog, StoreError};
+use gb6_core_wire::mesh::{HistoryPage, Publication};
+use gb6_region_shard::HistoryRead;
+use parking_lot::Mutex;
+
+use crate::bodies::RecordKeys;
+use crate::indexer::{Indexer, key_of};
+use crate::tail::{Tail, blank};
+
+/// How long a read waits for an index that is being rebuilt. SDKs give up at 5 s.
+const INDEX_WAIT: Duration = Duration::from_secs(4);
+/// How often it looks.
+const INDEX_POLL: Duration = Duration::from_millis(20);
+
+/// What reads of one shard need; shared with the blocking tasks that do them.
+pub(crate) struct Reader {
+    pub(crate) shard: ShardId,
+    pub(crate) log: Arc<dyn ShardLog>,
+    pub(crate) rooms: Arc<dyn RoomStore>,
+    pub(crate) tail: Mutex<Tail>,
+    pub(crate) keys: Arc<RecordKeys>,
+    /// Erased messages whose bodies may still lie in the log.
+    pub(crate) erased: Mutex<std::collections::BTreeSet<(gb6_core_wire::mesh::RoomRef, u64)>>,
+    pub(crate) indexer: Indexer,
+}
+
+impl Reader {
+    /// Fills the page from memory alone; `None` when a part of it is not there.
+    pub(crate) fn tail_page(&self, read: &HistoryRead) -> Option<HistoryPage> {
+        let tail = self.tail.lock();
+        if tail.first(&read.room)? > read.low {
+            return None;
+        }
+        let mut page = read.page.clone();
+        let mut bytes = 0;
+        for offset in offsets(read) {
+            let publication = self.shown(read, tail.get(&read.room, offset)?);
+            if !add(&mut page, &mut bytes, read.bytes, publication) {
+                break;
+            }
+        }
+        Some(page)
+    }
+
+    /// Fills the page; blocks the calling thread. A page whose error is set says why it is empty.
+    pub(crate) fn read(&self, read: &HistoryRead) -> HistoryPage {
+        match self.try_read(read) {
+            Ok(page) => page,
+            Err(error) => {
+                tracing::error!(
+                    shard = %self.shard, instance = read.room.instance, channel = read.room.channel,
+                    low = read.low, high = read.high, %error, "history can not be read"
+                );
+                self.failed(read)
+            }
+        }
+    }
+
+    fn failed(&self, read: &HistoryRead) -> HistoryPage {
+        HistoryPage {
+            error: ErrorCode::Internal.code(),
+            ..read.page.clone()
+        }
+    }
+
+    fn try_read(&self, read: &HistoryRead) -> Result<HistoryPage, StoreError> {
+        let deadline = Instant::now() + INDEX_WAIT;
+        loop {
+            if let Some(page) = self.tail_page(read) {
+                return Ok(page);
+            }
+            let applied = self.indexer.applied();
+            let (page, whole) = self.read_indexed(read)?;
+            if whole || !page.publications.is_empty() {
+                return Ok(page);
+            }
+            // The index does not reach so far yet: it is being rebuilt, or a moment behind.
+            let caught_up = applied >= self.log.range()?.next;
+            if caught_up && self.indexer.applied() == applied {
+                tracing::warn!(
+                    shard = %self.shard, instance = read.room.instance, channel = read.room.channel,
+                    low = read.low, high = read.high, "history was trimmed while it was read"
+                );
+                let error = ErrorCode::UnrecoverablePosition.code();
+                return Ok(HistoryPage {
+                    error,
+                    ..read.page.clone()
+                });
+            }
+            if Instant::now() >= deadline {
+                return Ok(self.failed(read));
+            }
+            std::thread::sleep(INDEX_POLL);
+        }
+    }
+
+    /// What the index and the tail have of the page, without holes, and whether that is all of it.
+    fn read_indexed(&self, read: &HistoryRead) -> Result<(HistoryPage, bool), StoreError> {
+        let mut page = read.page.clone();
+        let Some(key) = key_of(&read.room.instance, &read.room.channel) else {
+            return Ok((page, true));
+        };
+        let wanted = usize::try_from(read.high - read.low + 1).unwrap_or(usize::MAX);
+        let entries = if read.reverse {
+            self.rooms.reverse(self.shard, &key, read.high, wanted)?
+        } else {
+            self.rooms.forward(self.shard, &key, read.low, wanted)?
+        };
+        let positions: BTreeMap<u64, u64> = entries.into_iter().collect();
+        let mut bytes = 0;
+        let all: Vec<u64> = offsets(read).collect();
+        for chunk in all.chunks(64) {
+            let known: Vec<u64> = chunk
+                .iter()
+                .filter_map(|o| positions.get(o).copied())
+                .collect();
+            let mut records = self.log.read_at(&known)?.into_iter();
+            for offset in chunk {
+                let record = match positions.get(offset) {
+                    Some(_) => records.next().flatten(),
+                    None => None,
+                };
+                let publication = match record {
+                    Some(mut record) => {
+                        if let Err(error) = self.keys.open(&mut record) {
+                            tracing::warn!(shard = %self.shard, offset, %error, "a message can not be shown");
+                            gb6_core_ports::retention::erase(&mut record);
+                        }
+                        Some(Publication::of(&record))
+                    }
+                    None => self.tail.lock().get(&read.room, *offset),
+                };
+                let Some(publication) = publication else {
+                    return Ok((page, false));
+                };
+                let publication = self.shown(read, publication);
+                if !add(&mut page, &mut bytes, read.bytes, publication) {
+                    return Ok((page, true));
+                }
+            }
+        }
+        Ok((page, true))
+    }
+
+    fn shown(&self, read: &HistoryRead, mut publication: Publication) -> Publication {
+        let erased = self.erased.lock();
+        if !erased.is_empty() && erased.contains(&(read.room.clone(), publication.offset)) {
+            blank(&mut publication);
+        }
+        publication
+    }
+}
+
+fn offsets(read: &HistoryRead) -> Box<dyn Iterator<Item = u64>> {
+    let range = read.low..=read.high;
+    if read.reverse {
+        Box::new(range.rev())
+    } else {
+        Box::new(range)
+    }
+}
+
+/// Adds a publication unless the page would have more than `limit` bytes; the first always fits.
+fn add(page: &mut HistoryPage, bytes: &mut u64, limit: u64, publication: Publication) -> bool {
+    let size = publication.size() as u64;
+    if !page.publications.is_empty() && *bytes + size > limit {
+        return false;
+    }
+    *bytes += size;
+    page.publications.push(publication);
+    true
+}

@@ -1,0 +1,244 @@
+//! The index behind the log: a thread per shard that tells the `RoomStore` where committed records
+//! lie. It follows the log from the position that the store has applied, so a store that was lost
+//! or lags is rebuilt while the shard serves; fresh batches are handed to it so that it need not
+//! read them back.
+
+use std::cmp::Ordering;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use gb6_core_model::{Channel, ChannelKey, InstanceId, Position, ShardId};
+use gb6_core_ports::{RoomEntry, RoomStore, ShardLog, StoreError};
+use gb6_core_wire::mesh::RoomRef;
+use gb6_core_wire::record::Record;
+
+/// Batches handed over that may wait; beyond, the thread reads them from the log.
+const QUEUE_MAX: usize = 256;
+/// Records read from the log at once while catching up.
+const PAGE_RECORDS: usize = 4096;
+/// Bytes read from the log at once while catching up.
+const PAGE_BYTES: usize = 4 * 1024 * 1024;
+/// Pause after an error, and the longest wait for work.
+const IDLE: Duration = Duration::from_millis(200);
+
+enum Work {
+    Batch(Arc<Vec<Record>>),
+    Trim(RoomRef, u64),
+}
+
+/// The handle of a shard's index thread.
+pub(crate) struct Indexer {
+    work: Option<SyncSender<Work>>,
+    state: Arc<State>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct State {
+    /// The position before which everything is indexed.
+    applied: AtomicU64,
+    stop: AtomicBool,
+    errors: AtomicU64,
+}
+
+impl Indexer {
+    pub(crate) fn start(
+        shard: ShardId,
+        log: Arc<dyn ShardLog>,
+        store: Arc<dyn RoomStore>,
+    ) -> std::io::Result<Self> {
+        // overflow: a batch that finds the queue full is dropped; the thread reads it from the log.
+        let (work, queue) = sync_channel(QUEUE_MAX);
+        let state = Arc::new(State::default());
+        let follower = Follower {
+            shard,
+            log,
+            store,
+            state: state.clone(),
+        };
+        let thread = std::thread::Builder::new()
+            .name(format!("index-{shard}"))
+            .spawn(move || follower.run(&queue))?;
+        Ok(Self {
+            work: Some(work),
+            state,
+            thread: Some(thread),
+        })
+    }
+
+    /// Hands over a committed batch.
+    pub(crate) fn committed(&self, batch: Arc<Vec<Record>>) {
+        self.offer(Work::Batch(batch));
+    }
+
+    /// A room's first kept offset has moved.
+    pub(crate) fn trimmed(&self, room: RoomRef, first: u64) {
+        self.offer(Work::Trim(room, first));
+    }
+
+    fn offer(&self, work: Work) {
+        if let Some(sender) = &self.work {
+            match sender.try_send(work) {
+                // A trim that is lost leaves entries that nobody asks for; the next one, or a
+                // rebuild, removes them.
+                Ok(()) | Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {}
+            }
+        }
+    }
+
+    /// The position before which everything is indexed.
+    pub(crate) fn applied(&self) -> Position {
+        self.state.applied.load(Acquire)
+    }
+
+    /// Errors of the store so far.
+    pub(crate) fn errors(&self) -> u64 {
+        self.state.errors.load(Relaxed)
+    }
+}
+
+impl Drop for Indexer {
+    fn drop(&mut self) {
+        self.state.stop.store(true, Release);
+        self.work = None;
+        if let Some(thread) = self.thread.take() {
+            // The thread only ever returns; it holds no lock that could be poisoned.
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Follower {
+    shard: ShardId,
+    log: Arc<dyn ShardLog>,
+    store: Arc<dyn RoomStore>,
+    state: Arc<State>,
+}
+
+impl Follower {
+    fn run(&self, queue: &Receiver<Work>) {
+        let mut failing = false;
+        while !self.state.stop.load(Acquire) {
+            let step = self.step(queue);
+            if let Err(error) = &step {
+                self.state.errors.fetch_add(1, Relaxed);
+                if !failing {
+                    tracing::error!(shard = %self.shard, %error, "the room index can not be written; history of what is not indexed waits");
+                }
+                std::thread::sleep(IDLE);
+            }
+            failing = step.is_err();
+        }
+    }
+
+    /// Catches up with the log, then takes one piece of work.
+    fn step(&self, queue: &Receiver<Work>) -> Result<(), StoreError> {
+        let applied = self.store.applied(self.shard)?;
+        self.state.applied.store(applied, Release);
+        match queue.recv_timeout(IDLE) {
+            Ok(Work::Trim(room, first)) => {
+                if let Some(key) = key_of(&room.instance, &room.channel) {
+                    self.store.delete_below(self.shard, &key, first)?;
+                }
+                Ok(())
+            }
+            Ok(Work::Batch(batch)) => self.index(applied, batch, queue),
+            Err(RecvTimeoutError::Timeout) => self.catch_up(applied, u64::MAX),
+            Err(RecvTimeoutError::Disconnected) => {
+                self.state.stop.store(true, Release);
+                Ok(())
+            }
+        }
+    }
+
+    /// Indexes a batch and those that wait behind it, as one write.
+    fn index(
+        &self,
+        applied: Position,
+        batch: Arc<Vec<Record>>,
+        queue: &Receiver<Work>,
+    ) -> Result<(), StoreError> {
+        let Some(first) = batch.first().map(|r| r.position) else {
+            return Ok(());
+        };
+        let mut applied = applied;
+        if first > applied {
+            applied = self.catch_up_to(applied, first)?;
+        }
+        let mut entries = Vec::new();
+        let mut next = Some(batch);
+        while let Some(batch) = next.take() {
+            for record in batch.iter() {
+                match record.position.cmp(&applied) {
+                    Ordering::Less => {}
+                    Ordering::Equal => {
+                        applied += 1;
+                        entries.extend(entry_of(record));
+                    }
+                    // A hand-over was lost: the log has it.
+                    Ordering::Greater => break,
+                }
+            }
+            if entries.len() < PAGE_RECORDS {
+                next = match queue.try_recv() {
+                    Ok(Work::Batch(batch)) => Some(batch),
+                    Ok(Work::Trim(room, first)) => {
+                        if let Some(key) = key_of(&room.instance, &room.channel) {
+                            self.store.delete_below(self.shard, &key, first)?;
+                        }
+                        None
+                    }
+                    Err(_) => None,
+                };
+            }
+        }
+        self.put(&entries, applied)
+    }
+
+    fn put(&self, entries: &[RoomEntry], applied: Position) -> Result<(), StoreError> {
+        self.store.put(self.shard, entries, applied)?;
+        self.state.applied.store(applied, Release);
+        Ok(())
+    }
+
+    fn catch_up(&self, applied: Position, to: Position) -> Result<(), StoreError> {
+        self.catch_up_to(applied, to).map(|_| ())
+    }
+
+    /// Reads the log from `applied` to `to` or its end, and indexes it.
+    fn catch_up_to(&self, mut applied: Position, to: Position) -> Result<Position, StoreError> {
+        let range = self.log.range()?;
+        applied = applied.max(range.first);
+        while applied < to.min(range.next) && !self.state.stop.load(Acquire) {
+            let page = self.log.read(applied, PAGE_RECORDS, PAGE_BYTES)?;
+            if page.next <= applied {
+                break;
+            }
+            let entries: Vec<RoomEntry> = page.records.iter().filter_map(entry_of).collect();
+            applied = page.next;
+            self.put(&entries, applied)?;
+        }
+        Ok(applied)
+    }
+}
+
+fn entry_of(record: &Record) -> Option<RoomEntry> {
+    if !record.takes_offset() {
+        return None;
+    }
+    Some(RoomEntry {
+        room: key_of(&record.instance, &record.channel)?,
+        offset: record.offset,
+        position: record.position,
+    })
+}
+
+/// The key of a room; `None` for a name that no edge lets in, which therefore nobody can ask for.
+pub(crate) fn key_of(instance: &str, channel: &str) -> Option<ChannelKey> {
+    let channel = Channel::parse(channel).ok()?;
+    Some(ChannelKey::new(InstanceId::from(instance), channel))
+}

@@ -1,0 +1,177 @@
+//! What a region tells about its shards.
+
+use std::sync::Arc;
+
+use gb6_core_obs::metrics::{Buckets, Histogram, Metrics, Registration};
+use gb6_region_shard::{Counters, Gauges};
+use parking_lot::Mutex;
+
+/// The numbers of one shard, as its actor last published them.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct ShardNumbers {
+    pub(crate) counters: Counters,
+    pub(crate) gauges: Gauges,
+    pub(crate) serving: bool,
+    pub(crate) shard_epoch: u64,
+    pub(crate) tail_bytes: usize,
+    pub(crate) indexed: u64,
+    pub(crate) next_position: u64,
+    pub(crate) index_errors: u64,
+    pub(crate) checkpoint_position: u64,
+}
+
+/// Metrics shared by all shards of a region.
+#[derive(Clone)]
+pub(crate) struct RegionMetrics {
+    /// From the append of a batch to the end of its sync, in seconds.
+    pub(crate) commit_seconds: Histogram,
+    /// Records that shared a sync.
+    pub(crate) batch_records: Histogram,
+}
+
+impl RegionMetrics {
+    pub(crate) fn new(metrics: &Metrics) -> Self {
+        Self {
+            commit_seconds: metrics.histogram(
+                "gb6_commit_seconds",
+                "From the append of a batch to the end of its sync.",
+                Buckets::SECONDS,
+            ),
+            batch_records: metrics.histogram(
+                "gb6_batch_records",
+                "Records that shared one sync.",
+                Buckets::COUNT,
+            ),
+        }
+    }
+}
+
+/// Exports the numbers of `shard` until the registration is dropped.
+pub(crate) fn export(
+    metrics: &Metrics,
+    shard: u32,
+    numbers: Arc<Mutex<ShardNumbers>>,
+) -> Registration {
+    let shard = shard.to_string();
+    metrics.collect(move |out| {
+        let n = *numbers.lock();
+        let labels = [("shard", shard.as_str())];
+        let mut counter = |name, help, value| out.counter(name, help, &labels, value);
+        counter(
+            "gb6_records_committed_total",
+            "Records made durable.",
+            n.counters.committed,
+        );
+        counter(
+            "gb6_publishes_acknowledged_total",
+            "Publishes acknowledged, duplicates and resends among them.",
+            n.counters.acknowledged,
+        );
+        counter(
+            "gb6_publishes_duplicate_total",
+            "Publishes whose message id had been written.",
+            n.counters.duplicates,
+        );
+        counter(
+            "gb6_resends_answered_total",
+            "Resends of edges answered from the table of numbers.",
+            n.counters.resends_answered,
+        );
+        counter(
+            "gb6_outcomes_unknown_total",
+            "Resends whose outcome could not be told.",
+            n.counters.outcome_unknown,
+        );
+        counter(
+            "gb6_publishes_storage_full_total",
+            "Publishes refused because the disk was full.",
+            n.counters.storage_full,
+        );
+        counter(
+            "gb6_deliveries_total",
+            "Publications sent to edges.",
+            n.counters.delivered,
+        );
+        counter(
+            "gb6_attachments_refused_total",
+            "Attachments of edges refused or ended.",
+            n.counters.refused,
+        );
+        counter(
+            "gb6_edges_lagging_total",
+            "Attachments ended because the edge read too slowly.",
+            n.counters.lagging,
+        );
+        counter(
+            "gb6_edge_leases_ended_total",
+            "Leases of edges that ended.",
+            n.counters.leases_ended,
+        );
+        counter(
+            "gb6_index_errors_total",
+            "Errors of the room index.",
+            n.index_errors,
+        );
+        let mut gauge = |name, help, value: f64| out.gauge(name, help, &labels, value);
+        gauge(
+            "gb6_shard_serving",
+            "1 while the shard is served.",
+            f64::from(u8::from(n.serving)),
+        );
+        gauge(
+            "gb6_shard_epoch",
+            "The shard epoch of the current ownership.",
+            n.shard_epoch as f64,
+        );
+        gauge(
+            "gb6_shard_rooms",
+            "Rooms that the shard knows.",
+            n.gauges.rooms as f64,
+        );
+        gauge(
+            "gb6_shard_inbox",
+            "Publishes that wait for a batch.",
+            n.gauges.inbox as f64,
+        );
+        gauge(
+            "gb6_shard_edges",
+            "Edges with a lease.",
+            n.gauges.edges as f64,
+        );
+        gauge(
+            "gb6_dedupe_ids",
+            "Message ids remembered.",
+            n.gauges.dedupe_ids as f64,
+        );
+        gauge(
+            "gb6_dedupe_window_seconds",
+            "How far back every message id is known, in seconds of served time.",
+            n.gauges.dedupe_window_ms as f64 / 1000.0,
+        );
+        gauge(
+            "gb6_publish_numbers",
+            "Sessions and rooms whose publish numbers are remembered.",
+            n.gauges.numbers as f64,
+        );
+        gauge(
+            "gb6_tail_bytes",
+            "Bytes of recent records in memory.",
+            n.tail_bytes as f64,
+        );
+        gauge(
+            "gb6_log_next_position",
+            "The position of the log's next record.",
+            n.next_position as f64,
+        );
+        gauge(
+            "gb6_index_position",
+            "The position before which every record is indexed.",
+            n.indexed as f64,
+        );
+        gauge(
+            "gb6_checkpoint_position",
+            "The position of the newest checkpoint.",
+            n.checkpoint_position as f64,
+        );
+    })
+}

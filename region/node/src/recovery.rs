@@ -1,0 +1,130 @@
+//! Taking ownership of a shard: checkpoint, replay, acquire. Blocks; runs off the async threads.
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use gb6_core_model::snapshot::Snapshot;
+use gb6_core_model::{Incarnation, ShardEpoch};
+use gb6_core_ports::{Acquire, Acquired, Fence, ShardLog, StoreError, wait};
+use gb6_region_shard::{CheckpointError, Shard, ShardConfig};
+
+/// Records replayed at once.
+const PAGE_RECORDS: usize = 8192;
+/// Bytes replayed at once.
+const PAGE_BYTES: usize = 8 * 1024 * 1024;
+/// How often ownership is tried against others who try too.
+const ACQUIRE_TRIES: u32 = 8;
+
+/// Why a shard can not be served.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RecoveryError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+}
+
+/// A shard that is ready to serve.
+pub(crate) struct Recovered {
+    pub(crate) shard: Shard,
+    pub(crate) fence: Fence,
+    pub(crate) next_position: u64,
+    /// Records replayed, and from where.
+    pub(crate) replayed: u64,
+    pub(crate) from: u64,
+}
+
+/// Unix ms of the wall clock; 0 before 1970.
+pub(crate) fn unix_ms() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX))
+}
+
+/// Reads the checkpoint and the log behind it, acquires the shard, and reads what came in between.
+pub(crate) fn recover(
+    log: &Arc<dyn ShardLog>,
+    config: &ShardConfig,
+    snapshot: &Arc<Snapshot>,
+    incarnation: Incarnation,
+) -> Result<Recovered, RecoveryError> {
+    let mut shard = Shard::new(config.clone(), snapshot.clone());
+    let mut from = log.range()?.first;
+    if let Some((position, state)) = log.load_checkpoint()? {
+        match shard.restore(&state) {
+            Ok(next) => from = next.max(from),
+            Err(error @ CheckpointError::Newer { .. }) => return Err(error.into()),
+            Err(error) => {
+                // Derived from the log: without it more is replayed.
+                tracing::warn!(shard = config.shard.shard, position, %error, "the checkpoint is passed over");
+                shard = Shard::new(config.clone(), snapshot.clone());
+            }
+        }
+    }
+    let mut replayed = 0;
+    let mut next = replay(log, &mut shard, from, &mut replayed)?;
+    let acquired = acquire(log, config, &shard, incarnation)?;
+    // An owner before this one may have committed between the replay and the acquisition.
+    next = replay(log, &mut shard, next, &mut replayed)?;
+    let epoch = acquired.record.shard_epoch;
+    let fence = fence(config, ShardEpoch(epoch), incarnation);
+    debug_assert_eq!(next, acquired.range.next);
+    Ok(Recovered {
+        shard,
+        fence,
+        next_position: acquired.range.next,
+        replayed,
+        from,
+    })
+}
+
+fn fence(config: &ShardConfig, shard_epoch: ShardEpoch, owner_incarnation: Incarnation) -> Fence {
+    Fence {
+        region: Arc::from(config.shard.region.as_str()),
+        shard: gb6_core_model::ShardId(config.shard.shard),
+        shard_epoch,
+        owner_incarnation,
+    }
+}
+
+fn acquire(
+    log: &Arc<dyn ShardLog>,
+    config: &ShardConfig,
+    shard: &Shard,
+    incarnation: Incarnation,
+) -> Result<Acquired, StoreError> {
+    let (mut epoch, served_ms, _) = shard.log_state();
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        let fence = fence(config, ShardEpoch(epoch + 1), incarnation);
+        let wanted = Acquire {
+            time: unix_ms(),
+            served_ms,
+        };
+        match wait(|done| log.acquire(fence, wanted, done)) {
+            Err(StoreError::Fenced { current, .. }) if tries < ACQUIRE_TRIES => epoch = current.0,
+            other => return other,
+        }
+    }
+}
+
+/// Replays from `from` to the log's end; returns where it ended.
+fn replay(
+    log: &Arc<dyn ShardLog>,
+    shard: &mut Shard,
+    mut from: u64,
+    count: &mut u64,
+) -> Result<u64, StoreError> {
+    loop {
+        let page = log.read(from, PAGE_RECORDS, PAGE_BYTES)?;
+        for record in &page.records {
+            shard.replay(record);
+        }
+        *count += page.records.len() as u64;
+        let done = page.next >= page.end || page.next == from;
+        from = page.next;
+        if done {
+            return Ok(from);
+        }
+    }
+}

@@ -1,0 +1,355 @@
+//! A region node: its shards, from start to drain.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use gb6_core_mesh::Endpoint;
+use gb6_core_model::snapshot::Snapshot;
+use gb6_core_model::{Incarnation, NodeId, ShardId, limits};
+use gb6_core_obs::health::{Component, Health};
+use gb6_core_obs::metrics::{Metrics, Registration};
+use gb6_core_ports::{RoomStore, ShardLog, StoreError};
+use gb6_core_wire::mesh::ShardRef;
+use gb6_region_shard::{Admin, AdminOutcome, ShardConfig};
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+
+use crate::accept::{self, Shards};
+use crate::bodies::RecordKeys;
+use crate::history::Reader;
+use crate::indexer::Indexer;
+use crate::metrics::{RegionMetrics, ShardNumbers, export};
+use crate::recovery::{Recovered, RecoveryError, recover};
+use crate::tail::Tail;
+use crate::worker::{CheckpointEvery, Ended, Input, Worker};
+
+/// Inputs that may wait for a shard's actor; streams wait beyond it.
+const INBOX_MAX: usize = 1024;
+/// Pause before a shard that could not be served is tried again.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// Opens the log of a shard: called once per start and after each loss.
+pub type OpenLog = Arc<dyn Fn(ShardId) -> Result<Arc<dyn ShardLog>, StoreError> + Send + Sync>;
+
+/// How a region behaves.
+#[derive(Clone, Debug)]
+pub struct RegionConfig {
+    /// This node.
+    pub node: NodeId,
+    /// Lease of edges; default 10 s.
+    pub edge_lease: Duration,
+    /// A checkpoint is made after so many bytes of log; default 64 MiB.
+    pub checkpoint_bytes: u64,
+    /// A checkpoint is made after so long, if anything changed; default 60 s.
+    pub checkpoint_interval: Duration,
+    /// Message ids remembered by a shard; default 1,000,000.
+    pub dedupe_ids_max: usize,
+}
+
+impl RegionConfig {
+    /// The defaults for `node`.
+    pub fn new(node: NodeId) -> Self {
+        Self {
+            node,
+            edge_lease: Duration::from_millis(limits::EDGE_LEASE_MS),
+            checkpoint_bytes: 64 * 1024 * 1024,
+            checkpoint_interval: Duration::from_secs(60),
+            dedupe_ids_max: limits::DEDUPE_IDS_MAX,
+        }
+    }
+}
+
+/// What a region works with.
+pub struct RegionDeps {
+    /// Where edges dial in.
+    pub endpoint: Endpoint,
+    /// The placement; followed.
+    pub snapshot: watch::Receiver<Arc<Snapshot>>,
+    /// The logs.
+    pub open_log: OpenLog,
+    /// The index of rooms.
+    pub rooms: Arc<dyn RoomStore>,
+    /// Record keys.
+    pub keys: RecordKeys,
+    /// Where metrics go.
+    pub metrics: Metrics,
+    /// Where readiness goes.
+    pub health: Health,
+}
+
+impl std::fmt::Debug for RegionDeps {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RegionDeps").finish_non_exhaustive()
+    }
+}
+
+/// Why a region does not start, or an admin command was not carried out.
+#[derive(Debug, thiserror::Error)]
+pub enum RegionError {
+    /// The snapshot gives this node nothing to do.
+    #[error("the snapshot names no shard that {0} owns: check `owners` of its region")]
+    NoShards(NodeId),
+    /// No such shard here.
+    #[error("this node does not own shard {0}")]
+    NotOwner(ShardId),
+    /// The shard's actor ended before it answered.
+    #[error("the shard stopped before it answered; whether the command was carried out is unknown")]
+    Stopped,
+}
+
+/// A running region node.
+#[derive(Debug)]
+pub struct Region {
+    shards: Shards,
+    drain: watch::Sender<bool>,
+    workers: Vec<JoinHandle<()>>,
+    acceptor: JoinHandle<()>,
+    endpoint: Endpoint,
+    _metrics: Vec<Registration>,
+}
+
+impl Region {
+    /// Starts serving every shard that the snapshot gives to this node. Returns at once: `health`
+    /// says when all are served.
+    ///
+    /// # Errors
+    /// The snapshot gives this node no shard.
+    pub fn start(config: RegionConfig, deps: RegionDeps) -> Result<Self, RegionError> {
+        let snapshot = deps.snapshot.borrow().clone();
+        let owned = owned_shards(&snapshot, &config.node);
+        if owned.is_empty() {
+            return Err(RegionError::NoShards(config.node));
+        }
+        let (drain, draining) = watch::channel(false);
+        let region_metrics = RegionMetrics::new(&deps.metrics);
+        let deps = Arc::new(deps);
+        let mut shards = HashMap::new();
+        let mut workers = Vec::new();
+        let mut registrations = Vec::new();
+        for shard in owned {
+            // overflow: streams wait; the credit of each edge and instance bounds what they hold.
+            let (inbox, inputs) = mpsc::channel(INBOX_MAX);
+            let numbers = Arc::new(Mutex::new(ShardNumbers::default()));
+            registrations.push(export(&deps.metrics, shard.shard, numbers.clone()));
+            let name = format!("shard {}/{}", shard.region, shard.shard);
+            let keeper = Keeper {
+                config: config.clone(),
+                shard: shard.clone(),
+                component: deps.health.register(&name),
+                deps: deps.clone(),
+                metrics: region_metrics.clone(),
+                numbers,
+            };
+            workers.push(tokio::spawn(keeper.run(inputs, draining.clone())));
+            shards.insert(shard, inbox);
+        }
+        let shards: Shards = Arc::new(shards);
+        let endpoint = deps.endpoint.clone();
+        let acceptor = tokio::spawn(accept::run(endpoint.clone(), shards.clone()));
+        Ok(Self {
+            shards,
+            drain,
+            workers,
+            acceptor,
+            endpoint,
+            _metrics: registrations,
+        })
+    }
+
+    /// Carries out an admin command on a shard of this node.
+    ///
+    /// # Errors
+    /// The shard is not owned here, or stopped before it answered.
+    pub async fn admin(
+        &self,
+        shard: &ShardRef,
+        command: Admin,
+    ) -> Result<AdminOutcome, RegionError> {
+        let inbox = self
+            .shards
+            .get(shard)
+            .ok_or(RegionError::NotOwner(ShardId(shard.shard)))?;
+        let (done, outcome) = oneshot::channel();
+        let input = Input::Admin { command, done };
+        inbox.send(input).await.map_err(|_| RegionError::Stopped)?;
+        outcome.await.map_err(|_| RegionError::Stopped)
+    }
+
+    /// Finishes what is in flight, saves checkpoints, ends links.
+    pub async fn drain(self) {
+        // Receivers live in the workers; without any there is nothing to drain.
+        let _ = self.drain.send(true);
+        for worker in self.workers {
+            if let Err(error) = worker.await {
+                tracing::error!(%error, "a shard's actor failed while draining");
+            }
+        }
+        self.acceptor.abort();
+        self.endpoint
+            .close(
+                gb6_core_mesh::CloseCode::Draining,
+                "the region stops",
+                Duration::from_millis(500),
+            )
+            .await;
+    }
+}
+
+fn owned_shards(snapshot: &Snapshot, node: &NodeId) -> Vec<ShardRef> {
+    let mut owned = Vec::new();
+    for (name, region) in &snapshot.regions {
+        for (shard, owner) in (0u32..).zip(&region.owners) {
+            if owner == node {
+                owned.push(ShardRef {
+                    region: name.clone(),
+                    shard,
+                });
+            }
+        }
+    }
+    owned
+}
+
+/// Keeps one shard served: recovers, runs the actor, and begins again when the shard was lost.
+struct Keeper {
+    config: RegionConfig,
+    shard: ShardRef,
+    component: Component,
+    deps: Arc<RegionDeps>,
+    metrics: RegionMetrics,
+    numbers: Arc<Mutex<ShardNumbers>>,
+}
+
+impl Keeper {
+    async fn run(self, mut inputs: mpsc::Receiver<Input>, mut drain: watch::Receiver<bool>) {
+        let started = Instant::now();
+        let mut log = None;
+        while !*drain.borrow() {
+            match self.serve(&mut log, started, &mut inputs, &mut drain).await {
+                Ok(Ended::Drained) => return,
+                Ok(Ended::Lost) => {
+                    self.component
+                        .not_ready("the shard was lost; its log is read again");
+                }
+                Err(error) => {
+                    tracing::error!(region = self.shard.region, shard = self.shard.shard, %error, "the shard can not be served");
+                    self.component.not_ready(error.to_string());
+                }
+            }
+            self.numbers.lock().serving = false;
+            tokio::select! {
+                () = refuse_for(&mut inputs, RETRY) => {}
+                _ = drain.changed() => {}
+            }
+        }
+    }
+
+    async fn serve(
+        &self,
+        log: &mut Option<Arc<dyn ShardLog>>,
+        started: Instant,
+        inputs: &mut mpsc::Receiver<Input>,
+        drain: &mut watch::Receiver<bool>,
+    ) -> Result<Ended, RecoveryError> {
+        let shard_id = ShardId(self.shard.shard);
+        let mut snapshot = self.deps.snapshot.clone();
+        let current = snapshot.borrow_and_update().clone();
+        let mut machine = ShardConfig::new(self.shard.clone());
+        machine.lease_ms = self.config.edge_lease.as_millis() as u64;
+        machine.dedupe_ids_max = self.config.dedupe_ids_max;
+        let open_log = self.deps.open_log.clone();
+        let known = log.clone();
+        let recovering = tokio::task::spawn_blocking(move || {
+            let begun = Instant::now();
+            let log = match known {
+                Some(log) => log,
+                None => open_log(shard_id)?,
+            };
+            let recovered = recover(&log, &machine, &current, random_incarnation()?)?;
+            Ok::<_, RecoveryError>((log, recovered, begun.elapsed()))
+        });
+        let (opened, recovered, took) = match recovering.await {
+            Ok(result) => result?,
+            Err(error) => {
+                return Err(RecoveryError::Store(StoreError::Unavailable {
+                    cause: format!("recovery failed: {error}"),
+                }));
+            }
+        };
+        let Recovered {
+            mut shard,
+            fence,
+            next_position,
+            replayed,
+            from,
+        } = recovered;
+        tracing::info!(
+            region = self.shard.region,
+            shard = self.shard.shard,
+            epoch = fence.shard_epoch.0,
+            from,
+            replayed,
+            millis = took.as_millis() as u64,
+            "shard served"
+        );
+        *log = Some(opened.clone());
+        let indexer = Indexer::start(shard_id, opened.clone(), self.deps.rooms.clone());
+        let indexer = indexer.map_err(|error| StoreError::Io {
+            operation: "start a thread for",
+            path: format!("the index of shard {shard_id}"),
+            detail: error.to_string(),
+        })?;
+        let reader = Arc::new(Reader {
+            shard: shard_id,
+            log: opened,
+            rooms: self.deps.rooms.clone(),
+            tail: Mutex::new(Tail::default()),
+            keys: Arc::new(self.deps.keys.clone()),
+            erased: Mutex::new(shard.erasures().cloned().collect()),
+            indexer,
+        });
+        let now_ms = started.elapsed().as_millis() as u64;
+        shard.serve(
+            now_ms,
+            fence.shard_epoch.0,
+            fence.owner_incarnation.0,
+            next_position,
+        );
+        let every = CheckpointEvery {
+            bytes: self.config.checkpoint_bytes,
+            interval: self.config.checkpoint_interval,
+        };
+        let mut worker = Worker::new(
+            shard,
+            fence,
+            reader,
+            self.metrics.clone(),
+            self.numbers.clone(),
+            every,
+            started,
+        );
+        self.component.ready();
+        Ok(worker.run(inputs, &mut snapshot, drain).await)
+    }
+}
+
+/// Turns edges away for `pause`: dropping a link's sender ends its stream, and the edge comes back.
+async fn refuse_for(inputs: &mut mpsc::Receiver<Input>, pause: Duration) {
+    let until = tokio::time::Instant::now() + pause;
+    while let Ok(Some(input)) = tokio::time::timeout_at(until, inputs.recv()).await {
+        drop(input);
+    }
+}
+
+fn random_incarnation() -> Result<Incarnation, StoreError> {
+    use ring::rand::{SecureRandom, SystemRandom};
+    let mut bytes = [0; 8];
+    SystemRandom::new()
+        .fill(&mut bytes)
+        .map_err(|_| StoreError::Unavailable {
+            cause: "the system gives no randomness".into(),
+        })?;
+    Ok(Incarnation(u64::from_ne_bytes(bytes).max(1)))
+}

@@ -1,0 +1,106 @@
+//! Giving space back: trims, rewrites, erasures. Blocks; runs off the async threads, one at a time
+//! for a shard.
+
+use std::collections::HashMap;
+
+use gb6_core_ports::retention::retention_offset;
+use gb6_core_ports::{Fence, Retain, ShardLog, StoreError};
+use gb6_core_wire::mesh::RoomRef;
+use gb6_core_wire::record::Record;
+
+use crate::history::Reader;
+use crate::indexer::key_of;
+
+/// Segments rewritten in one run: the disk is shared with commits.
+const REWRITES_MAX: usize = 4;
+
+/// What a run needs to know of the shard's state.
+pub(crate) struct Plan {
+    pub(crate) fence: Fence,
+    /// First kept offsets of rooms of which something was trimmed.
+    pub(crate) first: HashMap<(String, String), u64>,
+    /// Messages to erase.
+    pub(crate) erase: Vec<(RoomRef, u64)>,
+    /// The newest checkpoint's position.
+    pub(crate) settled: u64,
+}
+
+/// What a run did.
+#[derive(Default)]
+pub(crate) struct Outcome {
+    pub(crate) erased: Vec<(RoomRef, u64)>,
+    pub(crate) freed_bytes: u64,
+}
+
+impl Plan {
+    fn first_kept(&self, instance: &str, channel: &str) -> u64 {
+        let key = (instance.to_owned(), channel.to_owned());
+        self.first.get(&key).copied().unwrap_or(1)
+    }
+
+    fn retain(&self, record: &Record) -> Retain {
+        use gb6_core_ports::retention::RetentionOffset;
+        match retention_offset(record) {
+            RetentionOffset::Room(offset)
+                if offset < self.first_kept(&record.instance, &record.channel) =>
+            {
+                Retain::Drop
+            }
+            _ if self.is_erased(record) => Retain::Erase,
+            _ => Retain::Keep,
+        }
+    }
+
+    fn is_erased(&self, record: &Record) -> bool {
+        record.takes_offset()
+            && self.erase.iter().any(|(room, offset)| {
+                *offset == record.offset
+                    && room.channel == record.channel
+                    && room.instance == record.instance
+            })
+    }
+}
+
+/// Erases, rewrites and trims as planned.
+pub(crate) fn run(reader: &Reader, plan: &Plan) -> Result<Outcome, StoreError> {
+    let log: &dyn ShardLog = &*reader.log;
+    let mut outcome = Outcome::default();
+    let mut rewritten = Vec::new();
+    for (room, offset) in &plan.erase {
+        let Some(position) = position_of(reader, room, *offset)? else {
+            continue;
+        };
+        if let Some(segment) = log.seal_around(&plan.fence, position)?
+            && !rewritten.contains(&segment)
+        {
+            rewritten.push(segment);
+            outcome.freed_bytes += log.rewrite(&plan.fence, segment, &mut |r| plan.retain(r))?;
+        }
+        outcome.erased.push((room.clone(), *offset));
+    }
+    let first_kept = |instance: &str, channel: &str| plan.first_kept(instance, channel);
+    let found = log.plan_retention(&first_kept, plan.settled)?;
+    log.trim(&plan.fence, found.trim_to)?;
+    for segment in found.rewrite.iter().take(REWRITES_MAX) {
+        if !rewritten.contains(&segment.segment) {
+            let freed = log.rewrite(&plan.fence, segment.segment, &mut |r| plan.retain(r))?;
+            outcome.freed_bytes += freed;
+        }
+    }
+    if !found.waits_for.is_empty() {
+        tracing::warn!(shard = %reader.shard, consumers = ?found.waits_for, "retention waits for log consumers");
+    }
+    Ok(outcome)
+}
+
+/// Where a message lies; `None` while the index does not know (a later run finds it).
+fn position_of(reader: &Reader, room: &RoomRef, offset: u64) -> Result<Option<u64>, StoreError> {
+    let Some(key) = key_of(&room.instance, &room.channel) else {
+        return Ok(None);
+    };
+    let found = reader.rooms.forward(reader.shard, &key, offset, 1)?;
+    Ok(found
+        .first()
+        .filter(|(at, _)| *at == offset)
+        .map(|(_, position)| *position))
+}

@@ -1,0 +1,141 @@
+//! The recent tail of a shard in memory: what live subscribers and short absences ask for is
+//! served without touching the index or the log.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use gb6_core_wire::mesh::{Publication, RoomRef};
+use gb6_core_wire::record::{Record, flags};
+
+/// Bytes of records kept for one shard.
+const TAIL_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+type Entry = (u64, Arc<Vec<Record>>, u32);
+
+/// Committed records, newest batches first to be found, oldest first to go.
+#[derive(Debug, Default)]
+pub(crate) struct Tail {
+    /// Instance → channel → (offset, batch, index), offsets consecutive.
+    rooms: HashMap<String, HashMap<String, VecDeque<Entry>>>,
+    batches: VecDeque<(Arc<Vec<Record>>, usize)>,
+    bytes: usize,
+}
+
+impl Tail {
+    /// Adds a committed batch; its bodies are clear.
+    pub(crate) fn push(&mut self, batch: Arc<Vec<Record>>) {
+        let mut bytes = 0;
+        for (index, record) in batch.iter().enumerate() {
+            bytes += size(record);
+            if record.takes_offset() {
+                let entry = (record.offset, batch.clone(), index as u32);
+                self.room_mut(record).push_back(entry);
+            }
+        }
+        self.bytes += bytes;
+        self.batches.push_back((batch, bytes));
+        while self.bytes > TAIL_BYTES_MAX && self.batches.len() > 1 {
+            self.drop_oldest();
+        }
+    }
+
+    fn room_mut(&mut self, record: &Record) -> &mut VecDeque<Entry> {
+        if !self.rooms.contains_key(&record.instance) {
+            self.rooms.insert(record.instance.clone(), HashMap::new());
+        }
+        let rooms = self.rooms.entry(record.instance.clone()).or_default();
+        rooms.entry(record.channel.clone()).or_default()
+    }
+
+    fn drop_oldest(&mut self) {
+        let Some((batch, bytes)) = self.batches.pop_front() else {
+            return;
+        };
+        self.bytes -= bytes;
+        for record in batch.iter().filter(|r| r.takes_offset()) {
+            let Some(rooms) = self.rooms.get_mut(&record.instance) else {
+                continue;
+            };
+            if let Some(entries) = rooms.get_mut(&record.channel) {
+                entries.pop_front();
+                if entries.is_empty() {
+                    rooms.remove(&record.channel);
+                }
+            }
+            if rooms.is_empty() {
+                self.rooms.remove(&record.instance);
+            }
+        }
+    }
+
+    /// The lowest offset of the room from which on everything committed is here.
+    pub(crate) fn first(&self, room: &RoomRef) -> Option<u64> {
+        let entries = self.rooms.get(&room.instance)?.get(&room.channel)?;
+        entries.front().map(|(offset, _, _)| *offset)
+    }
+
+    /// The publication at `offset`, if it is here.
+    pub(crate) fn get(&self, room: &RoomRef, offset: u64) -> Option<Publication> {
+        let entries = self.rooms.get(&room.instance)?.get(&room.channel)?;
+        let first = entries.front()?.0;
+        let at = usize::try_from(offset.checked_sub(first)?).ok()?;
+        let (found, batch, index) = entries.get(at)?;
+        debug_assert_eq!(*found, offset, "the tail has no holes");
+        Some(Publication::of(batch.get(*index as usize)?))
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+fn size(record: &Record) -> usize {
+    record.body.len() + record.channel.len() + record.instance.len() + 320
+}
+
+/// A publication whose message was erased: it keeps its place and shows nothing.
+pub(crate) fn blank(publication: &mut Publication) {
+    publication.data.clear();
+    publication.tags.clear();
+    publication.flags |= flags::ERASED;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gb6_core_wire::record::Kind;
+
+    fn record(channel: &str, offset: u64, bytes: usize) -> Record {
+        Record {
+            kind: Kind::Message.into(),
+            instance: "demo".into(),
+            channel: channel.into(),
+            offset,
+            body: vec![b'x'; bytes].into(),
+            ..Record::default()
+        }
+    }
+
+    fn room(channel: &str) -> RoomRef {
+        RoomRef {
+            instance: "demo".into(),
+            channel: channel.into(),
+        }
+    }
+
+    #[test]
+    fn old_batches_go_and_new_ones_are_found() {
+        let mut tail = Tail::default();
+        tail.push(Arc::new(vec![record("room:b", 1, 10)]));
+        for n in 1..=40 {
+            tail.push(Arc::new(vec![record("room:a", n, 1024 * 1024)]));
+        }
+        assert!(tail.bytes() <= TAIL_BYTES_MAX);
+        assert_eq!(tail.first(&room("room:b")), None);
+        let first = tail.first(&room("room:a")).expect("some are kept");
+        assert!(first > 20);
+        assert_eq!(tail.get(&room("room:a"), first - 1), None);
+        assert_eq!(tail.get(&room("room:a"), 40).map(|p| p.offset), Some(40));
+        assert_eq!(tail.get(&room("room:a"), 41), None);
+    }
+}

@@ -1,0 +1,472 @@
+//! The actor of one shard: feeds its machine, appends its batches, carries out its outputs.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use gb6_core_mesh::{FrameSender, TrySendError};
+use gb6_core_model::snapshot::Snapshot;
+use gb6_core_ports::{Commit, Completion, Fence, StoreError};
+use gb6_core_wire::mesh::{EdgeFrame, HistoryPage, HistoryRequest, ToEdge, ToOwner};
+use gb6_core_wire::record::Record;
+use gb6_region_shard::{
+    Admin, AdminOutcome, AppendFailure, HistoryRead, LinkId, Output, Shard, SyncStats,
+};
+use parking_lot::Mutex;
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+
+use crate::accept::PageReply;
+use crate::history::Reader;
+use crate::metrics::{RegionMetrics, ShardNumbers};
+use crate::recovery::unix_ms;
+use crate::retention;
+
+/// Inputs handled before a batch is formed.
+const INPUTS_MAX: usize = 64;
+/// How often time passes in the machine.
+const TICK: Duration = Duration::from_millis(250);
+/// History reads of one shard that may run at once.
+const READS_MAX: usize = 8;
+/// How often space is given back.
+const RETENTION: Duration = Duration::from_secs(60);
+
+/// What an actor is told.
+pub(crate) enum Input {
+    Link {
+        link: LinkId,
+        sender: FrameSender<ToEdge>,
+    },
+    Frames {
+        link: LinkId,
+        frames: Vec<ToOwner>,
+    },
+    LinkClosed {
+        link: LinkId,
+    },
+    History {
+        link: LinkId,
+        request: HistoryRequest,
+        reply: PageReply,
+    },
+    Admin {
+        command: Admin,
+        done: oneshot::Sender<AdminOutcome>,
+    },
+}
+
+/// When checkpoints are made.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CheckpointEvery {
+    pub(crate) bytes: u64,
+    pub(crate) interval: Duration,
+}
+
+/// Why an actor ended.
+pub(crate) enum Ended {
+    /// It was asked to.
+    Drained,
+    /// The log must be read again, or another node owns the shard.
+    Lost,
+}
+
+/// Everything that an actor owns while it serves.
+pub(crate) struct Worker {
+    pub(crate) shard: Shard,
+    pub(crate) fence: Fence,
+    pub(crate) reader: Arc<Reader>,
+    pub(crate) metrics: RegionMetrics,
+    pub(crate) numbers: Arc<Mutex<ShardNumbers>>,
+    pub(crate) checkpoint_every: CheckpointEvery,
+    pub(crate) started: Instant,
+    pub(crate) links: HashMap<LinkId, FrameSender<ToEdge>>,
+    pub(crate) replies: HashMap<(LinkId, u64), PageReply>,
+    pub(crate) admins: HashMap<u64, oneshot::Sender<AdminOutcome>>,
+    pub(crate) next_admin: u64,
+    pub(crate) reads: Arc<Semaphore>,
+    /// Bytes appended since the last checkpoint, roughly.
+    pub(crate) uncheckpointed: u64,
+    pub(crate) checkpointed_at: Instant,
+    pub(crate) checkpointing: Option<oneshot::Receiver<Result<u64, StoreError>>>,
+    pub(crate) retaining: Option<oneshot::Receiver<Result<retention::Outcome, StoreError>>>,
+    pub(crate) retained_at: Instant,
+    pub(crate) storage_full: bool,
+}
+
+type InFlight = (
+    oneshot::Receiver<Result<Commit, StoreError>>,
+    Arc<Vec<Record>>,
+);
+
+impl Worker {
+    pub(crate) fn new(
+        shard: Shard,
+        fence: Fence,
+        reader: Arc<Reader>,
+        metrics: RegionMetrics,
+        numbers: Arc<Mutex<ShardNumbers>>,
+        checkpoint_every: CheckpointEvery,
+        started: Instant,
+    ) -> Self {
+        let now = Instant::now();
+        Self {
+            shard,
+            fence,
+            reader,
+            metrics,
+            numbers,
+            checkpoint_every,
+            started,
+            links: HashMap::new(),
+            replies: HashMap::new(),
+            admins: HashMap::new(),
+            next_admin: 1,
+            reads: Arc::new(Semaphore::new(READS_MAX)),
+            uncheckpointed: 0,
+            checkpointed_at: now,
+            checkpointing: None,
+            retaining: None,
+            retained_at: now,
+            storage_full: false,
+        }
+    }
+
+    /// Serves until asked to drain, or until the shard is lost.
+    pub(crate) async fn run(
+        &mut self,
+        inbox: &mut mpsc::Receiver<Input>,
+        snapshot: &mut watch::Receiver<Arc<Snapshot>>,
+        drain: &mut watch::Receiver<bool>,
+    ) -> Ended {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut in_flight: Option<InFlight> = None;
+        loop {
+            tokio::select! {
+                biased;
+                answer = answer(&mut in_flight), if in_flight.is_some() => {
+                    let batch = in_flight.take().map(|(_, batch)| batch).unwrap_or_default();
+                    self.answered(answer, batch);
+                }
+                changed = drain.changed() => {
+                    if changed.is_err() || *drain.borrow() {
+                        if let Some((commit, batch)) = in_flight.take() {
+                            self.answered(commit.await.ok(), batch);
+                        }
+                        self.flush();
+                        self.checkpoint_now();
+                        return Ended::Drained;
+                    }
+                }
+                changed = snapshot.changed() => {
+                    if changed.is_ok() {
+                        let newest = snapshot.borrow_and_update().clone();
+                        self.shard.set_snapshot(newest);
+                    }
+                }
+                _ = tick.tick() => self.tick(),
+                input = inbox.recv() => match input {
+                    Some(input) => {
+                        self.take(input);
+                        for _ in 1..INPUTS_MAX {
+                            match inbox.try_recv() {
+                                Ok(input) => self.take(input),
+                                Err(_) => break,
+                            }
+                        }
+                    }
+                    None => return Ended::Drained,
+                },
+            }
+            if in_flight.is_none() {
+                in_flight = self.append();
+            }
+            self.flush();
+            if !self.shard.is_serving() {
+                return Ended::Lost;
+            }
+        }
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.started.elapsed().as_millis() as u64
+    }
+
+    fn take(&mut self, input: Input) {
+        let now = self.now_ms();
+        match input {
+            Input::Link { link, sender } => {
+                self.links.insert(link, sender);
+            }
+            Input::Frames { link, frames } => {
+                for frame in frames {
+                    // A frame of a newer version is passed over.
+                    if let (Some(frame), true) = (frame.frame, self.links.contains_key(&link)) {
+                        self.shard.frame(now, link, frame);
+                    }
+                }
+            }
+            Input::LinkClosed { link } => {
+                self.links.remove(&link);
+                self.shard.link_closed(link);
+            }
+            Input::History {
+                link,
+                request,
+                reply,
+            } => {
+                self.replies.insert((link, request.request), reply);
+                self.shard.history(now, link, request);
+            }
+            Input::Admin { command, done } => {
+                let token = self.next_admin;
+                self.next_admin += 1;
+                self.admins.insert(token, done);
+                self.shard.admin(token, command);
+            }
+        }
+    }
+
+    /// Forms a batch from what waits and appends it.
+    fn append(&mut self) -> Option<InFlight> {
+        let batch = self.shard.next_batch(self.now_ms(), unix_ms())?;
+        let (done, answer) = oneshot::channel();
+        match self.reader.keys.for_log(&batch.records) {
+            Ok(records) => {
+                let completion = Completion::new(move |result| {
+                    // The actor waits for it, or has ended.
+                    let _ = done.send(result);
+                });
+                self.reader.log.append(&self.fence, records, completion);
+            }
+            Err(error) => {
+                tracing::error!(shard = %self.reader.shard, %error, "a batch can not be sealed");
+                let refused = StoreError::Unavailable {
+                    cause: error.to_string(),
+                };
+                // The receiver is right here.
+                let _ = done.send(Err(refused));
+            }
+        }
+        Some((answer, batch.records))
+    }
+
+    /// The log's answer to the batch in flight; `None` when its thread has died.
+    fn answered(&mut self, answer: Option<Result<Commit, StoreError>>, batch: Arc<Vec<Record>>) {
+        let now = self.now_ms();
+        let answer = answer.unwrap_or_else(|| {
+            Err(StoreError::OutcomeUnknown {
+                cause: "the log gave no answer".into(),
+            })
+        });
+        match answer {
+            Ok(commit) => {
+                self.storage_full = false;
+                let micros = commit.elapsed_us as f64;
+                self.metrics.commit_seconds.observe(micros / 1e6);
+                self.metrics.batch_records.observe(batch.len() as f64);
+                let bytes = batch.iter().map(|r| r.body.len() as u64 + 200);
+                self.uncheckpointed += bytes.sum::<u64>();
+                self.reader.tail.lock().push(batch.clone());
+                self.reader.indexer.committed(batch);
+                let stats = SyncStats {
+                    sync_us: commit.sync_us,
+                    records: commit.shared,
+                };
+                self.shard.committed(now, stats);
+            }
+            Err(error) => {
+                let failure = match &error {
+                    StoreError::Fenced { .. } | StoreError::Sealed { .. } => AppendFailure::Fenced,
+                    e if e.retryable() => AppendFailure::StorageFull,
+                    _ => AppendFailure::OutcomeUnknown,
+                };
+                if failure != AppendFailure::StorageFull || !self.storage_full {
+                    tracing::error!(shard = %self.reader.shard, %error, "a batch was not committed");
+                }
+                self.storage_full = failure == AppendFailure::StorageFull;
+                self.shard.failed(now, failure);
+            }
+        }
+    }
+
+    /// Carries out what the machine has put out.
+    fn flush(&mut self) {
+        while let Some(output) = self.shard.poll_output() {
+            match output {
+                Output::Send { link, frame } => self.send(link, frame),
+                // Dropping the sender ends the stream behind what was queued.
+                Output::Close { link } => drop(self.links.remove(&link)),
+                Output::Read(read) => self.read(read),
+                Output::Page { link, page } => self.reply(link, page),
+                Output::Trimmed { room, first } => self.reader.indexer.trimmed(room, first),
+                Output::Erased { room, offset } => {
+                    self.reader.erased.lock().insert((room, offset));
+                    self.retained_at = Instant::now()
+                        .checked_sub(RETENTION)
+                        .unwrap_or(self.started);
+                }
+                Output::AdminDone { token, outcome } => {
+                    if let Some(done) = self.admins.remove(&token) {
+                        // Who asked may have given up.
+                        let _ = done.send(outcome);
+                    }
+                }
+                // The loop forms a batch after every turn, and a tick is never far.
+                Output::Wake => {}
+            }
+        }
+    }
+
+    fn send(&mut self, link: LinkId, frame: EdgeFrame) {
+        let Some(sender) = self.links.get(&link) else {
+            return;
+        };
+        let frame = ToEdge { frame: Some(frame) };
+        match sender.try_send(frame.class(), frame) {
+            Ok(()) => {}
+            Err(TrySendError::Full(_)) => self.shard.link_lagging(link),
+            Err(TrySendError::TooLarge { bytes }) => {
+                tracing::error!(shard = %self.reader.shard, bytes, "a frame is too large for the mesh");
+                self.shard.link_lagging(link);
+            }
+            Err(TrySendError::Closed) => {
+                self.links.remove(&link);
+                self.shard.link_closed(link);
+            }
+        }
+    }
+
+    fn reply(&mut self, link: LinkId, page: HistoryPage) {
+        if let Some(reply) = self.replies.remove(&(link, page.request)) {
+            reply.send_soon(page);
+        }
+    }
+
+    fn read(&mut self, read: HistoryRead) {
+        if let Some(page) = self.reader.tail_page(&read) {
+            return self.reply(read.link, page);
+        }
+        let Some(reply) = self.replies.remove(&(read.link, read.page.request)) else {
+            return;
+        };
+        let (reader, reads) = (self.reader.clone(), self.reads.clone());
+        tokio::spawn(async move {
+            let Ok(_permit) = reads.acquire().await else {
+                return;
+            };
+            let page = tokio::task::spawn_blocking(move || reader.read(&read)).await;
+            match page {
+                Ok(page) => reply.send(page).await,
+                Err(error) => tracing::error!(%error, "a history read failed"),
+            }
+        });
+    }
+
+    fn tick(&mut self) {
+        self.shard.tick(self.now_ms(), unix_ms());
+        self.poll_checkpoint();
+        self.poll_retention();
+        let mut numbers = self.numbers.lock();
+        *numbers = ShardNumbers {
+            counters: self.shard.counters(),
+            gauges: self.shard.gauges(),
+            serving: self.shard.is_serving(),
+            shard_epoch: self.fence.shard_epoch.0,
+            tail_bytes: self.reader.tail.lock().bytes(),
+            indexed: self.reader.indexer.applied(),
+            next_position: self.shard.log_state().2,
+            index_errors: self.reader.indexer.errors(),
+            checkpoint_position: numbers.checkpoint_position,
+        };
+    }
+
+    fn poll_checkpoint(&mut self) {
+        if let Some(pending) = &mut self.checkpointing {
+            match pending.try_recv() {
+                Ok(Ok(position)) => {
+                    self.numbers.lock().checkpoint_position = position;
+                    self.checkpointing = None;
+                }
+                Ok(Err(error)) => {
+                    tracing::warn!(shard = %self.reader.shard, %error, "a checkpoint was not saved; a restart reads more of the log");
+                    self.checkpointing = None;
+                }
+                Err(oneshot::error::TryRecvError::Closed) => self.checkpointing = None,
+                Err(oneshot::error::TryRecvError::Empty) => return,
+            }
+        }
+        let due = self.checkpointed_at.elapsed() >= self.checkpoint_every.interval;
+        if self.uncheckpointed >= self.checkpoint_every.bytes || (due && self.uncheckpointed > 0) {
+            let (position, state) = self.shard.checkpoint();
+            self.uncheckpointed = 0;
+            self.checkpointed_at = Instant::now();
+            let log = self.reader.log.clone();
+            let (done, pending) = oneshot::channel();
+            self.checkpointing = Some(pending);
+            tokio::task::spawn_blocking(move || {
+                let saved = log.save_checkpoint(position, &state).map(|()| position);
+                // The actor polls for it, or has ended.
+                let _ = done.send(saved);
+            });
+        }
+    }
+
+    /// The last checkpoint of a drain: the next start replays nothing.
+    fn checkpoint_now(&mut self) {
+        let (position, state) = self.shard.checkpoint();
+        if let Err(error) = self.reader.log.save_checkpoint(position, &state) {
+            tracing::warn!(shard = %self.reader.shard, %error, "the last checkpoint was not saved");
+        }
+    }
+
+    fn poll_retention(&mut self) {
+        if let Some(pending) = &mut self.retaining {
+            match pending.try_recv() {
+                Ok(Ok(outcome)) => {
+                    for (room, offset) in outcome.erased {
+                        self.shard.erased(room.clone(), offset);
+                        self.reader.erased.lock().remove(&(room, offset));
+                    }
+                    if outcome.freed_bytes > 0 {
+                        tracing::info!(shard = %self.reader.shard, bytes = outcome.freed_bytes, "space given back");
+                    }
+                }
+                Ok(Err(error)) => {
+                    tracing::warn!(shard = %self.reader.shard, %error, "space could not be given back");
+                }
+                Err(oneshot::error::TryRecvError::Closed) => {}
+                Err(oneshot::error::TryRecvError::Empty) => return,
+            }
+            self.retaining = None;
+        }
+        if self.retained_at.elapsed() < RETENTION {
+            return;
+        }
+        self.retained_at = Instant::now();
+        let plan = retention::Plan {
+            fence: self.fence.clone(),
+            first: self
+                .shard
+                .trimmed_rooms()
+                .into_iter()
+                .map(|(room, first)| ((room.instance, room.channel), first))
+                .collect(),
+            erase: self.shard.erasures().cloned().collect(),
+            settled: self.numbers.lock().checkpoint_position,
+        };
+        let reader = self.reader.clone();
+        let (done, pending) = oneshot::channel();
+        self.retaining = Some(pending);
+        tokio::task::spawn_blocking(move || {
+            // The actor polls for it, or has ended.
+            let _ = done.send(retention::run(&reader, &plan));
+        });
+    }
+}
+
+async fn answer(in_flight: &mut Option<InFlight>) -> Option<Result<Commit, StoreError>> {
+    match in_flight {
+        Some((commit, _)) => commit.await.ok(),
+        None => std::future::pending().await,
+    }
+}
