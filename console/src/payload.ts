@@ -12,6 +12,8 @@ export type Shown =
 const HEX_BYTES = 48;
 /** Up to how many characters JSON stays on one line. */
 const ONE_LINE = 72;
+/** Up to which depth JSON is indented: the indentation of deeper data would be far larger than the data. */
+const DEPTH_MAX = 40;
 
 /** Describes data of any shape. Never throws. */
 export function show(data: unknown): Shown {
@@ -69,10 +71,15 @@ function decodeText(bytes: Uint8Array): string | null {
   }
 }
 
+function deeperThan(levels: number, data: unknown): boolean {
+  if (typeof data !== 'object' || data === null) return false;
+  return levels === 0 || Object.values(data).some((value) => deeperThan(levels - 1, value));
+}
+
 function toJson(data: unknown): string {
   try {
     const short = JSON.stringify(data) ?? String(data);
-    return short.length <= ONE_LINE ? short : JSON.stringify(data, null, 2);
+    return short.length <= ONE_LINE || deeperThan(DEPTH_MAX, data) ? short : JSON.stringify(data, null, 2);
   } catch {
     // Nested too deeply for the engine's serializer, or not from JSON at all.
     return '(data that cannot be shown)';

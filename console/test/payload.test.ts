@@ -33,6 +33,15 @@ test('data too deep for the serializer does not throw', () => {
   assert.ok(oneLine(deep).length > 0);
 });
 
+test('indentation does not blow deep data up', () => {
+  let deep: unknown = 1;
+  for (let i = 0; i < 2_000; i += 1) deep = [deep];
+  const shown = show(deep);
+  assert.ok(shown.kind === 'json' && shown.text.length < 5_000);
+  const flat = show(Array.from({ length: 100 }, (_, i) => i));
+  assert.ok(flat.kind === 'json' && flat.text.includes('\n'));
+});
+
 test('announcements are one line', () => {
   assert.equal(oneLine({ text: ' a\n b ' }), 'a b');
   assert.equal(oneLine('x'.repeat(500)).length, 201);
