@@ -140,6 +140,7 @@ impl Worker {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut in_flight: Option<InFlight> = None;
+        let mut followed = true;
         loop {
             tokio::select! {
                 biased;
@@ -157,11 +158,11 @@ impl Worker {
                         return Ended::Drained;
                     }
                 }
-                changed = snapshot.changed() => {
-                    if changed.is_ok() {
-                        let newest = snapshot.borrow_and_update().clone();
-                        self.shard.set_snapshot(newest);
-                    }
+                changed = snapshot.changed(), if followed => {
+                    // Without a sender the last snapshot stays.
+                    followed = changed.is_ok();
+                    let newest = snapshot.borrow_and_update().clone();
+                    self.shard.set_snapshot(newest);
                 }
                 _ = tick.tick() => self.tick(),
                 input = inbox.recv() => match input {

@@ -1,0 +1,237 @@
+//! A region of one shard, and an edge's side of the mesh, driven by hand.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use gb6_core_mesh::{
+    Endpoint, FrameReceiver, FrameSender, Link, LocalNode, MemoryNetwork, NodeIdentity,
+    QueueLimits, Timing,
+};
+use gb6_core_model::snapshot::{Instance, Namespace, Node, Region as Placed, Snapshot};
+use gb6_core_model::{Incarnation, InstanceEpoch, InstanceId, NodeId, Role, Slot};
+use gb6_core_obs::{Health, Metrics};
+use gb6_core_ports::memory::{MemoryLogConfig, MemoryRooms, MemoryStorage};
+use gb6_core_ports::{RoomStore, ShardLog};
+use gb6_core_wire::mesh::{
+    Attach, Class, EdgeFrame, HistoryPage, HistoryRequest, OwnerFrame, Person, Publish, Purpose,
+    RoomRef, ShardRef, StreamOpen, ToEdge, ToOwner,
+};
+use gb6_region_node::{RecordKeys, Region, RegionConfig, RegionDeps};
+use tokio::sync::watch;
+
+/// How long anything here may take.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+
+pub(crate) fn shard() -> ShardRef {
+    ShardRef {
+        region: "eu".into(),
+        shard: 0,
+    }
+}
+
+pub(crate) fn room() -> RoomRef {
+    RoomRef {
+        instance: "demo".into(),
+        channel: "room:1".into(),
+    }
+}
+
+fn snapshot(rules: Namespace) -> Arc<Snapshot> {
+    let demo = Instance {
+        region: "eu".into(),
+        epoch: InstanceEpoch(1),
+        slots: vec![Slot(1)],
+        keys: Vec::new(),
+        namespaces: BTreeMap::from([("room".to_owned(), rules)]),
+        allowed_origins: Vec::new(),
+        command_rate: None,
+        subscriptions_max: 8,
+    };
+    let eu = Placed {
+        shards: 1,
+        slots: BTreeMap::new(),
+        owners: vec![NodeId::from("r1")],
+    };
+    let r1 = Node {
+        roles: vec![Role::Region],
+        mesh: None,
+        region: Some("eu".into()),
+    };
+    Arc::new(Snapshot {
+        revision: 1,
+        instances: BTreeMap::from([(InstanceId::from("demo"), demo)]),
+        regions: BTreeMap::from([("eu".to_owned(), eu)]),
+        nodes: BTreeMap::from([(NodeId::from("r1"), r1)]),
+    })
+}
+
+/// What outlives a region: its disk.
+pub(crate) struct Machine {
+    pub(crate) storage: MemoryStorage,
+    pub(crate) rooms: Arc<MemoryRooms>,
+    network: MemoryNetwork,
+    rules: Namespace,
+    next_incarnation: u64,
+}
+
+impl Machine {
+    pub(crate) fn new(rules: Namespace) -> Self {
+        Self {
+            storage: MemoryStorage::new(MemoryLogConfig::default()),
+            rooms: Arc::new(MemoryRooms::new()),
+            network: MemoryNetwork::new(),
+            rules,
+            next_incarnation: 1,
+        }
+    }
+
+    fn bind(&mut self, name: &str, role: Role) -> Endpoint {
+        let identity = NodeIdentity::new(NodeId::from(name), vec![role]).expect("an identity");
+        let incarnation = Incarnation(self.next_incarnation);
+        self.next_incarnation += 1;
+        self.network
+            .bind(LocalNode::new(identity, incarnation), Timing::default())
+            .expect("a free name")
+    }
+
+    /// Starts the region and waits until its shard is served.
+    pub(crate) async fn start(&mut self) -> Region {
+        let endpoint = self.bind("r1", Role::Region);
+        let (_, snapshot) = watch::channel(snapshot(self.rules.clone()));
+        let storage = self.storage.clone();
+        let mut keys = RecordKeys::default();
+        keys.add("demo", 1, [7; 32]);
+        let health = Health::new();
+        let rooms: Arc<dyn RoomStore> = self.rooms.clone();
+        let deps = RegionDeps {
+            endpoint,
+            snapshot,
+            open_log: Arc::new(move |_| Ok(Arc::new(storage.open()) as Arc<dyn ShardLog>)),
+            rooms,
+            keys,
+            metrics: Metrics::bare(),
+            health: health.clone(),
+        };
+        let region = Region::start(RegionConfig::new(NodeId::from("r1")), deps).expect("a region");
+        tokio::time::timeout(PATIENCE, health.wait_ready())
+            .await
+            .expect("the shard is served in time");
+        region
+    }
+
+    /// An edge that is attached, with its catch-up stream.
+    /// Its incarnation follows from the name, so that the same edge can come back.
+    pub(crate) async fn edge(&mut self, name: &str) -> Edge {
+        let endpoint = self.bind(name, Role::Edge);
+        let link = endpoint
+            .dial(&NodeId::from("r1"), None)
+            .await
+            .expect("a link");
+        let open = |purpose| StreamOpen {
+            purpose: Some(purpose),
+        };
+        let stream = link
+            .open(open(Purpose::Shard(shard())))
+            .await
+            .expect("a stream");
+        let (sender, receiver) = stream.split::<ToOwner, ToEdge>(QueueLimits::default());
+        let stream = link
+            .open(open(Purpose::CatchUp(shard())))
+            .await
+            .expect("a stream");
+        let (ask, pages) = stream.split::<HistoryRequest, HistoryPage>(QueueLimits::default());
+        let mut edge = Edge {
+            _endpoint: endpoint,
+            link,
+            sender,
+            receiver,
+            ask,
+            pages,
+            requests: 0,
+        };
+        edge.send(OwnerFrame::Attach(Attach {
+            edge_incarnation: name.bytes().map(u64::from).sum(),
+            revision: 1,
+        }));
+        assert!(matches!(edge.next().await, Some(EdgeFrame::Attached(_))));
+        edge
+    }
+}
+
+pub(crate) struct Edge {
+    _endpoint: Endpoint,
+    pub(crate) link: Link,
+    sender: FrameSender<ToOwner>,
+    receiver: FrameReceiver<ToEdge>,
+    ask: FrameSender<HistoryRequest>,
+    pages: FrameReceiver<HistoryPage>,
+    requests: u64,
+}
+
+impl Edge {
+    pub(crate) fn send(&self, frame: OwnerFrame) {
+        let frame = ToOwner { frame: Some(frame) };
+        self.sender
+            .try_send(Class::Control, frame)
+            .expect("room in the lane");
+    }
+
+    /// The next frame, or `None` at the end of the stream.
+    pub(crate) async fn next(&mut self) -> Option<EdgeFrame> {
+        let frame = tokio::time::timeout(PATIENCE, self.receiver.recv()).await;
+        frame.expect("a frame in time").ok().flatten()?.frame
+    }
+
+    /// Publishes, and waits for the answer: offset and error code.
+    pub(crate) async fn publish(&mut self, session: u64, number: u64, data: String) -> (u64, u32) {
+        self.requests += 1;
+        self.send(OwnerFrame::Publish(Publish {
+            request: self.requests,
+            room: room(),
+            instance_epoch: 1,
+            session,
+            number,
+            settled_below: number,
+            from: Person {
+                user: "u".into(),
+                client: "c".into(),
+                ..Person::default()
+            },
+            data: data.into(),
+            ..Publish::default()
+        }));
+        loop {
+            match self.next().await {
+                Some(EdgeFrame::Published(p)) if p.request == self.requests => {
+                    return (p.offset, p.error);
+                }
+                Some(_) => {}
+                None => panic!("the stream ended before the answer"),
+            }
+        }
+    }
+
+    /// Reads a page of history after `since`.
+    pub(crate) async fn history(&mut self, since: u64, limit: u32) -> HistoryPage {
+        self.requests += 1;
+        let request = HistoryRequest {
+            request: self.requests,
+            room: room(),
+            since,
+            limit,
+            bytes: 512 * 1024,
+            ..HistoryRequest::default()
+        };
+        self.ask
+            .try_send(Class::CatchUp, request)
+            .expect("room in the lane");
+        let page = tokio::time::timeout(PATIENCE, self.pages.recv()).await;
+        let page = page
+            .expect("a page in time")
+            .expect("a page")
+            .expect("a page");
+        assert_eq!(page.request, self.requests);
+        page
+    }
+}

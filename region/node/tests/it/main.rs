@@ -1,0 +1,4 @@
+//! A region on the reference log and the in-memory mesh, as an edge sees it.
+
+mod edge;
+mod serve;

@@ -1,0 +1,152 @@
+//! Publishing, delivery, history, restart, index loss, erasure, full disk.
+
+use gb6_core_model::ShardId;
+use gb6_core_model::snapshot::Namespace;
+use gb6_core_ports::RoomStore;
+use gb6_core_wire::mesh::{EdgeFrame, OwnerFrame};
+use gb6_core_wire::record::flags;
+use gb6_region_shard::{Admin, AdminOutcome};
+
+use crate::edge::{Machine, PATIENCE, room, shard};
+
+fn text(n: u64) -> String {
+    format!("{{\"n\":{n},\"pad\":\"{}\"}}", "x".repeat(700))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn publishes_are_acknowledged_delivered_and_survive_a_restart() {
+    let mut machine = Machine::new(Namespace::default());
+    let region = machine.start().await;
+    let mut edge = machine.edge("e1").await;
+    edge.send(OwnerFrame::Interest(room()));
+    let interested = edge.next().await;
+    assert!(matches!(interested, Some(EdgeFrame::Interested(i)) if i.top == 0 && i.first == 1));
+    let mut watcher = machine.edge("e2").await;
+    watcher.send(OwnerFrame::Interest(room()));
+    assert!(matches!(
+        watcher.next().await,
+        Some(EdgeFrame::Interested(_))
+    ));
+    for n in 1..=50 {
+        assert_eq!(edge.publish(1, n, text(n)).await, (n, 0));
+    }
+    for n in 1..=50 {
+        match watcher.next().await {
+            Some(EdgeFrame::Deliver(d)) => {
+                assert_eq!(d.publication.offset, n);
+                assert_eq!(d.publication.data, text(n));
+            }
+            other => panic!("unexpected {other:?}"),
+        }
+    }
+    drop((edge, watcher));
+    region.drain().await;
+
+    let region = machine.start().await;
+    let mut edge = machine.edge("e1").await;
+    let page = edge.history(0, 300).await;
+    let got: Vec<u64> = page.publications.iter().map(|p| p.offset).collect();
+    assert_eq!(got, (1..=50).collect::<Vec<u64>>());
+    assert_eq!(
+        page.publications[6].data,
+        text(7),
+        "clear again, from a sealed record"
+    );
+    assert_eq!(
+        edge.publish(1, 50, text(50)).await,
+        (50, 0),
+        "a resend finds its record"
+    );
+    assert_eq!(edge.publish(1, 51, text(51)).await, (51, 0));
+    region.drain().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_index_is_rebuilt_while_the_shard_serves() {
+    let mut machine = Machine::new(Namespace::default());
+    let region = machine.start().await;
+    let mut edge = machine.edge("e1").await;
+    for n in 1..=20 {
+        assert_eq!(edge.publish(1, n, text(n)).await, (n, 0));
+    }
+    drop(edge);
+    region.drain().await;
+    machine.rooms.clear(ShardId(0)).expect("cleared");
+    let region = machine.start().await;
+    let mut edge = machine.edge("e1").await;
+    assert_eq!(
+        edge.publish(2, 1, text(21)).await,
+        (21, 0),
+        "serves at once"
+    );
+    let page = edge.history(0, 300).await;
+    assert_eq!(page.error, 0);
+    assert_eq!(page.publications.len(), 21);
+    let part = edge.history(3, 4).await;
+    let got: Vec<u64> = part.publications.iter().map(|p| p.offset).collect();
+    assert_eq!(got, [4, 5, 6, 7]);
+    region.drain().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_erased_message_keeps_its_offset_and_shows_nothing() {
+    let mut machine = Machine::new(Namespace::default());
+    let region = machine.start().await;
+    let mut edge = machine.edge("e1").await;
+    for n in 1..=5 {
+        edge.publish(1, n, text(n)).await;
+    }
+    let erase = Admin::Erase {
+        room: room(),
+        offset: 3,
+    };
+    let outcome = region.admin(&shard(), erase).await.expect("an owner");
+    assert!(matches!(outcome, AdminOutcome::Done(_)), "{outcome:?}");
+    let page = edge.history(0, 300).await;
+    let third = &page.publications[2];
+    assert_eq!(third.offset, 3);
+    assert!(third.data.is_empty() && third.flags & flags::ERASED != 0);
+    assert_eq!(page.publications[3].data, text(4));
+    region.drain().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_refuses_reads_go_on_and_writing_resumes() {
+    let mut machine = Machine::new(Namespace::default());
+    let region = machine.start().await;
+    let mut edge = machine.edge("e1").await;
+    assert_eq!(edge.publish(1, 1, text(1)).await, (1, 0));
+    machine.storage.set_capacity(0);
+    assert_eq!(edge.publish(1, 2, text(2)).await, (0, 1001));
+    assert_eq!(edge.history(0, 10).await.publications.len(), 1);
+    machine.storage.set_capacity(u64::MAX);
+    assert_eq!(edge.publish(1, 3, text(3)).await, (2, 0));
+    region.drain().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_for_a_foreign_shard_is_refused() {
+    use gb6_core_mesh::QueueLimits;
+    use gb6_core_wire::mesh::{Purpose, RefusedReason, ShardRef, StreamOpen, ToEdge, ToOwner};
+    let mut machine = Machine::new(Namespace::default());
+    let region = machine.start().await;
+    let edge = machine.edge("e1").await;
+    let open = StreamOpen {
+        purpose: Some(Purpose::Shard(ShardRef {
+            region: "eu".into(),
+            shard: 9,
+        })),
+    };
+    let stream = edge.link.open(open).await.expect("a stream");
+    let (_sender, mut receiver) = stream.split::<ToOwner, ToEdge>(QueueLimits::default());
+    let frame = tokio::time::timeout(PATIENCE, receiver.recv()).await;
+    let frame = frame
+        .expect("in time")
+        .expect("a frame")
+        .and_then(|f| f.frame);
+    match frame {
+        Some(EdgeFrame::Refused(r)) => assert_eq!(r.reason(), RefusedReason::NotOwner),
+        other => panic!("unexpected {other:?}"),
+    }
+    region.drain().await;
+}
