@@ -160,3 +160,33 @@ impl<A: Fn() -> Option<String>> Dialling<A> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_double_up_to_the_longest() {
+        let backoff = Backoff::default();
+        let bounds: Vec<u128> = (1..=9).map(|n| backoff.bound(n).as_millis()).collect();
+        assert_eq!(bounds, [50, 100, 200, 400, 800, 1600, 3200, 5000, 5000]);
+        assert_eq!(backoff.bound(u32::MAX), backoff.longest);
+    }
+
+    #[test]
+    fn waits_use_the_whole_range_and_differ_by_seed() {
+        let backoff = Backoff::default();
+        let waits = |seed| {
+            let mut random = SmallRng::seed_from_u64(seed);
+            (0..200)
+                .map(|_| backoff.wait(7, &mut random))
+                .collect::<Vec<_>>()
+        };
+        let bound = backoff.bound(7);
+        assert!(waits(1).iter().all(|wait| *wait <= bound));
+        assert!(waits(1).iter().any(|wait| *wait < bound / 10));
+        assert!(waits(1).iter().any(|wait| *wait > bound / 10 * 9));
+        assert_eq!(waits(1), waits(1));
+        assert_ne!(waits(1), waits(2));
+    }
+}

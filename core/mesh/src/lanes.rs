@@ -1,6 +1,7 @@
 //! The bounded queue of one direction of a stream, with a lane for each class of frames. On QUIC a
 //! writer task drains it; in memory the other side's receiver does.
 
+use std::any::Any;
 use std::collections::VecDeque;
 
 use gb6_core_wire::mesh::Class;
@@ -42,6 +43,8 @@ struct State<M> {
     limits: QueueLimits,
     finished: bool,
     refused: bool,
+    /// Held until what was queued is taken.
+    held: Option<Box<dyn Any + Send>>,
 }
 
 /// Why a frame was not queued.
@@ -70,6 +73,7 @@ impl<M> Lanes<M> {
                 limits,
                 finished: false,
                 refused: false,
+                held: None,
             }),
             filled: Notify::new(),
             drained: Notify::new(),
@@ -127,7 +131,9 @@ impl<M> Lanes<M> {
         }
         state.waiting -= taken;
         let more = state.waiting > 0 || !state.finished;
+        let held = if more { None } else { state.held.take() };
         drop(state);
+        drop(held);
         if taken > 0 {
             self.drained.notify_waiters();
         }
@@ -157,6 +163,23 @@ impl<M> Lanes<M> {
         self.filled.notify_one();
     }
 
+    /// As [`Lanes::finish`], and holds `held` until everything was delivered or dropped.
+    pub(crate) fn finish_holding(&self, held: impl Any + Send) {
+        let mut state = self.state.lock();
+        if state.waiting > 0 && !state.refused {
+            state.held = Some(Box::new(held));
+        }
+        state.finished = true;
+        drop(state);
+        self.filled.notify_one();
+    }
+
+    /// Whether everything was delivered and nothing more will come.
+    pub(crate) fn is_exhausted(&self) -> bool {
+        let state = self.state.lock();
+        state.finished && state.waiting == 0 && !state.refused
+    }
+
     /// The consumer is gone: what waits is dropped, and nothing more is taken in.
     pub(crate) fn refuse(&self) {
         let mut state = self.state.lock();
@@ -169,8 +192,9 @@ impl<M> Lanes<M> {
                 bytes: 0,
             }),
         );
+        let held = state.held.take();
         drop(state);
-        drop(dropped);
+        drop((dropped, held));
         self.drained.notify_waiters();
     }
 

@@ -65,7 +65,8 @@ impl QuicEndpoint {
 
         let server = listens.then(|| {
             let mut server = quinn::ServerConfig::with_crypto(tls.server_config());
-            server.transport_config(transport::config(&timing, STREAMS_MAX));
+            // One more for the hello.
+            server.transport_config(transport::config(&timing, STREAMS_MAX + 1));
             server.max_incoming(HANDSHAKES_MAX);
             server
         });

@@ -254,7 +254,9 @@ impl<M: Message + 'static> FrameSender<M> {
 
 impl<M: Message + 'static> Drop for FrameSender<M> {
     fn drop(&mut self) {
-        self.lanes.finish();
+        // The link is held until the peer has everything: dropping its last handle would close it.
+        // On QUIC the writer holds it too, but for a bounded time after the last write.
+        self.lanes.finish_holding(self.link.clone());
     }
 }
 
@@ -405,7 +407,10 @@ async fn receive_memory<M>(
 ) -> Result<usize, RecvError> {
     // As on QUIC, what was on its way when the link ended is lost.
     if let Some(reason) = link.close_reason() {
-        return Err(RecvError::Link(reason));
+        return match lanes.is_exhausted() {
+            true => Ok(0),
+            false => Err(RecvError::Link(reason)),
+        };
     }
     let (taken, more) = lanes.take(max.max(1), usize::MAX, |frame, _| each(frame));
     if taken > 0 || !more {
