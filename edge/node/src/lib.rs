@@ -1,1 +1,25 @@
-//! edge/node
+//! The driver of an edge: sockets, tasks and clocks around the pure machines of `edge/session`.
+//!
+//! [`Edge::start`] listens for WebSocket clients of the Centrifuge protocol, answers health,
+//! metrics and the console on the same port, verifies tokens, and keeps a task for each shard
+//! whose rooms have subscribers here, attached to the shard's owner over the mesh.
+
+pub mod auth;
+
+mod accept;
+mod admission;
+mod clock;
+mod config;
+mod edge;
+mod http;
+mod metrics;
+mod origin;
+mod shards;
+mod shared;
+mod wheel;
+mod ws;
+
+pub use auth::{IssueError, TokenRequest, issue_token};
+pub use config::{ConfigError, EdgeConfig};
+pub use edge::{Edge, EdgeDeps, EdgeError, EdgeHandle};
+pub use http::assets::{Asset, AssetSource, no_assets};

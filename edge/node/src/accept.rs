@@ -1,0 +1,203 @@
+//! The listener: takes connections whatever happens, and brings each from its first byte to its
+//! answer or its WebSocket.
+
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+
+use crate::admission::{Permit, Unproven};
+use crate::http::{self, Granted};
+use crate::shared::Shared;
+use crate::ws::connection::Connection;
+
+/// Connections that the kernel completes for us while we are busy; it caps this at `somaxconn`.
+const BACKLOG: i32 = 4096;
+/// Largest request head in bytes: tokens do not travel in it.
+const HEAD_BYTES_MAX: usize = 16 * 1024;
+/// Waits after a failed accept: doubled from the first to the longest.
+const PAUSE_FIRST: Duration = Duration::from_millis(10);
+const PAUSE_LONGEST: Duration = Duration::from_secs(1);
+/// Bytes that the kernel may hold unsent for one client. Behind it the outbox fills, whose bound
+/// decides who is slow; without it the kernel would hide megabytes of a client's delay.
+const UNSENT_BYTES: u32 = 256 * 1024;
+/// The answer where every place is taken.
+const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 1\r\n\
+    Content-Type: text/plain\r\nContent-Length: 21\r\n\r\ntoo many connections\n";
+
+/// A listener on `address`.
+pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
+    // So that a restart does not wait for the connections of the last run.
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+/// Accepts until `stop` says so. No error ends it.
+pub(crate) async fn run(
+    shared: Arc<Shared>,
+    listener: TcpListener,
+    mut stop: watch::Receiver<bool>,
+) {
+    let mut pause = PAUSE_FIRST;
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            _ = stop.wait_for(|stop| *stop) => return,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((tcp, _)) => {
+                pause = PAUSE_FIRST;
+                shared.metrics.accepted.inc();
+                admit(&shared, tcp);
+            }
+            Err(error) => {
+                let kind = kind(&error);
+                shared.metrics.accept_errors.with(&[kind.name()]).inc();
+                if kind == AcceptError::Peer {
+                    continue;
+                }
+                // Out of files or memory: whoever said nothing so far gives way, and the ones
+                // that wait in the backlog wait a little longer.
+                shared.admission.evict_oldest();
+                tracing::warn!(%error, pause_ms = pause.as_millis() as u64, "accept failed");
+                tokio::select! {
+                    _ = stop.wait_for(|stop| *stop) => return,
+                    () = tokio::time::sleep(pause) => {}
+                }
+                pause = (pause * 2).min(PAUSE_LONGEST);
+            }
+        }
+    }
+}
+
+/// What a failed accept means.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum AcceptError {
+    /// This process or machine is out of files.
+    Files,
+    /// The machine is out of memory for sockets.
+    Memory,
+    /// The connection ended before it was accepted, or its network did.
+    Peer,
+}
+
+impl AcceptError {
+    fn name(self) -> &'static str {
+        match self {
+            AcceptError::Files => "files",
+            AcceptError::Memory => "memory",
+            AcceptError::Peer => "peer",
+        }
+    }
+}
+
+fn kind(error: &io::Error) -> AcceptError {
+    use rustix::io::Errno;
+    match error.raw_os_error().map(Errno::from_raw_os_error) {
+        Some(Errno::MFILE | Errno::NFILE) => AcceptError::Files,
+        Some(Errno::NOBUFS | Errno::NOMEM) => AcceptError::Memory,
+        _ => AcceptError::Peer,
+    }
+}
+
+fn admit(shared: &Arc<Shared>, tcp: TcpStream) {
+    let Some(permit) = shared.admission.admit() else {
+        // One try: whoever does not read it sees the end of the connection.
+        let _ = tcp.try_write(FULL);
+        return;
+    };
+    // Without it a handshake's last small packet waits for a delayed acknowledgement.
+    let socket = SockRef::from(&tcp);
+    let _ = socket.set_tcp_nodelay(true);
+    let _ = socket.set_tcp_notsent_lowat(UNSENT_BYTES);
+    let timeout = shared.config.header_timeout;
+    shared.admission.start(timeout, |unproven| {
+        tokio::spawn(connection(shared.clone(), tcp, unproven, permit)).abort_handle()
+    });
+}
+
+/// One connection until its first byte: it costs a task of a few hundred bytes and no timer.
+async fn connection(shared: Arc<Shared>, tcp: TcpStream, unproven: Unproven, permit: Permit) {
+    if tcp.readable().await.is_err() {
+        return;
+    }
+    // What HTTP needs is put aside, so that it is gone when a WebSocket begins.
+    let upgraded = Box::pin(speak_http(shared.clone(), tcp, unproven, permit)).await;
+    if let Some((websocket, unproven)) = upgraded {
+        unproven.hand_over(|unproven| tokio::spawn(websocket(unproven)).abort_handle());
+    }
+}
+
+type Websocket = Box<dyn FnOnce(Unproven) -> Connection + Send>;
+
+/// Answers requests until the connection ends or becomes a WebSocket.
+async fn speak_http(
+    shared: Arc<Shared>,
+    tcp: TcpStream,
+    unproven: Unproven,
+    permit: Permit,
+) -> Option<(Websocket, Unproven)> {
+    let granted: Granted = Arc::default();
+    // A connection that has sent a whole request is no half-open one any more, unless it becomes
+    // a WebSocket: then it has to show a token first.
+    let unproven = Arc::new(parking_lot::Mutex::new(Some(unproven)));
+    let service = service_fn({
+        let (shared, granted, unproven) = (shared.clone(), granted.clone(), unproven.clone());
+        move |request| {
+            let (shared, granted) = (shared.clone(), granted.clone());
+            let unproven = unproven.clone();
+            Box::pin(async move {
+                let response = http::serve(shared, granted.clone(), request).await;
+                if granted.lock().is_none() {
+                    unproven.lock().take();
+                }
+                response
+            })
+        }
+    });
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new())
+        .header_read_timeout(shared.config.header_timeout)
+        .max_buf_size(HEAD_BYTES_MAX);
+    let mut conn = http.serve_connection(TokioIo::new(tcp), service);
+    if let Err(error) = poll_fn(|cx| Pin::new(&mut conn).poll_without_shutdown(cx)).await {
+        tracing::debug!(%error, "http connection ended");
+        return None;
+    }
+    let upgraded = granted.lock().take()?;
+    let unproven = unproven.lock().take()?;
+    let parts = conn.into_parts();
+    let (tcp, early) = (parts.io.into_inner(), parts.read_buf);
+    let websocket: Websocket =
+        Box::new(move |unproven| Connection::new(shared, tcp, &early, upgraded, unproven, permit));
+    Some((websocket, unproven))
+}
+
+/// Drops half-open connections that take too long, until `stop` says so.
+pub(crate) async fn sweep(shared: Arc<Shared>, mut stop: watch::Receiver<bool>) {
+    let mut every = tokio::time::interval(Duration::from_millis(500));
+    loop {
+        tokio::select! {
+            _ = stop.wait_for(|stop| *stop) => return,
+            _ = every.tick() => shared.admission.sweep(Instant::now()),
+        }
+    }
+}

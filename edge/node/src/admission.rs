@@ -1,0 +1,206 @@
+//! Which connections may stay: a bound on all of them, and a tighter one on those that have not
+//! shown who they are, whose oldest makes room for a newer one. Somebody who opens connections
+//! and says nothing pushes out only others of that kind.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tokio::task::AbortHandle;
+
+use crate::metrics::EdgeMetrics;
+
+/// The bounds and what is counted against them.
+pub(crate) struct Admission {
+    live: AtomicUsize,
+    live_max: usize,
+    half_open: Mutex<HalfOpen>,
+    half_open_max: usize,
+    metrics: EdgeMetrics,
+}
+
+#[derive(Default)]
+struct HalfOpen {
+    /// By order of arrival.
+    waiting: BTreeMap<u64, Waiting>,
+    arrivals: u64,
+}
+
+struct Waiting {
+    /// Until when it must have sent a request; `None`: its session keeps its own deadline.
+    until: Option<Instant>,
+    /// `None` for the moment in which the task is being started: then it is not evicted.
+    task: Option<AbortHandle>,
+}
+
+/// The place of one connection among all that are open.
+pub(crate) struct Permit(Arc<Admission>);
+
+/// The place of one connection among the half-open ones, given up when it is dropped.
+pub(crate) struct Unproven {
+    admission: Arc<Admission>,
+    number: u64,
+}
+
+impl Admission {
+    /// Bounds for `live_max` connections, `half_open_max` of them half-open.
+    pub(crate) fn new(live_max: usize, half_open_max: usize, metrics: EdgeMetrics) -> Arc<Self> {
+        metrics
+            .connections_max
+            .set(i64::try_from(live_max).unwrap_or(i64::MAX));
+        Arc::new(Self {
+            live: AtomicUsize::new(0),
+            live_max: live_max.max(1),
+            half_open: Mutex::default(),
+            half_open_max: half_open_max.max(1),
+            metrics,
+        })
+    }
+
+    /// A place for a new connection: where all are taken, the oldest half-open connection is
+    /// dropped for it. `None`: all are taken by connections that have shown who they are.
+    pub(crate) fn admit(self: &Arc<Self>) -> Option<Permit> {
+        // The evicted task gives its permit back when it is dropped, a moment later: for that
+        // moment there is one more than allowed, which the reserve of files covers.
+        if self.live.load(Ordering::Relaxed) >= self.live_max && !self.evict_oldest() {
+            self.metrics.refused_full.inc();
+            return None;
+        }
+        self.live.fetch_add(1, Ordering::Relaxed);
+        self.metrics.connections.inc();
+        Some(Permit(self.clone()))
+    }
+
+    /// Starts `spawn`'s task as a half-open connection that must send a request within `timeout`.
+    pub(crate) fn start(
+        self: &Arc<Self>,
+        timeout: Duration,
+        spawn: impl FnOnce(Unproven) -> AbortHandle,
+    ) {
+        let number = {
+            let mut half_open = self.half_open.lock();
+            while half_open.waiting.len() >= self.half_open_max && self.drop_first(&mut half_open) {
+            }
+            let number = half_open.arrivals;
+            half_open.arrivals += 1;
+            half_open.waiting.insert(
+                number,
+                Waiting {
+                    until: Some(Instant::now() + timeout),
+                    task: None,
+                },
+            );
+            number
+        };
+        self.metrics.half_open.inc();
+        let task = spawn(Unproven {
+            admission: self.clone(),
+            number,
+        });
+        self.started(number, task);
+    }
+
+    /// Notes how to stop the connection's task, unless the connection has already shown who it is
+    /// or ended. Never under the lock of the table: a runtime that is shutting down drops a new
+    /// task where it is spawned, and that takes the lock.
+    fn started(&self, number: u64, task: AbortHandle) {
+        if let Some(waiting) = self.half_open.lock().waiting.get_mut(&number) {
+            waiting.task = Some(task);
+        }
+    }
+
+    /// Drops the oldest half-open connection. `false`: there is none.
+    pub(crate) fn evict_oldest(&self) -> bool {
+        self.drop_first(&mut self.half_open.lock())
+    }
+
+    /// Drops half-open connections whose time is up.
+    pub(crate) fn sweep(&self, now: Instant) {
+        let mut half_open = self.half_open.lock();
+        let before = half_open.waiting.len();
+        half_open.waiting.retain(|_, waiting| {
+            let Some(task) = &waiting.task else {
+                return true;
+            };
+            let stays = waiting.until.is_none_or(|until| now < until);
+            if !stays {
+                task.abort();
+            }
+            stays
+        });
+        let dropped = (before - half_open.waiting.len()) as u64;
+        if dropped > 0 {
+            self.metrics.half_open.sub(dropped as i64);
+            self.metrics
+                .half_open_dropped
+                .with(&["timeout"])
+                .inc_by(dropped);
+        }
+    }
+
+    /// Connections open now.
+    pub(crate) fn live(&self) -> usize {
+        self.live.load(Ordering::Relaxed)
+    }
+
+    fn drop_first(&self, half_open: &mut HalfOpen) -> bool {
+        let first = half_open
+            .waiting
+            .iter()
+            .find_map(|(number, waiting)| Some((*number, waiting.task.clone()?)));
+        match first {
+            Some((number, task)) => {
+                half_open.waiting.remove(&number);
+                task.abort();
+                self.metrics.half_open.dec();
+                self.metrics.half_open_dropped.with(&["evicted"]).inc();
+                true
+            }
+            None => false,
+        }
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.0.live.fetch_sub(1, Ordering::Relaxed);
+        self.0.metrics.connections.dec();
+    }
+}
+
+impl Unproven {
+    /// Goes on as half-open in another task, which keeps its own deadline.
+    pub(crate) fn hand_over(self, spawn: impl FnOnce(Unproven) -> AbortHandle) {
+        let admission = self.admission.clone();
+        let number = self.number;
+        match admission.half_open.lock().waiting.get_mut(&number) {
+            Some(waiting) => {
+                *waiting = Waiting {
+                    until: None,
+                    task: None,
+                }
+            }
+            // Evicted a moment ago: this task is about to be dropped, and starts no other.
+            None => return,
+        }
+        let task = spawn(self);
+        admission.started(number, task);
+    }
+}
+
+impl Drop for Unproven {
+    fn drop(&mut self) {
+        if self
+            .admission
+            .half_open
+            .lock()
+            .waiting
+            .remove(&self.number)
+            .is_some()
+        {
+            self.admission.metrics.half_open.dec();
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! Everything that an edge can be told, with its defaults, and what contradicts itself.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use gb6_core_model::{InstanceId, limits};
+use gb6_edge_session::{HubConfig, SessionConfig};
+
+/// The settings of one edge.
+#[derive(Clone, Debug)]
+pub struct EdgeConfig {
+    /// Where clients connect: WebSocket, console, health, metrics. Port 0: any.
+    pub http: SocketAddr,
+    /// The instance of a connection whose host name and token name none.
+    pub default_instance: InstanceId,
+    /// Whether `POST /dev/token` gives a token to whoever asks. Only on a loopback address.
+    pub dev_tokens: bool,
+    /// Whether pages from any loopback origin may connect: for development.
+    pub loopback_origins: bool,
+    /// Connections at most; `None`: as many as the process may have files open, less
+    /// `file_reserve`.
+    pub connections_max: Option<usize>,
+    /// Files kept free for everything that is no client connection.
+    pub file_reserve: usize,
+    /// Connections at most that have not yet shown who they are; `None`: half of all. The oldest
+    /// of them is dropped for a new one.
+    pub half_open_max: Option<usize>,
+    /// How long a connection may take for the head of a request, and an idle one is kept.
+    pub header_timeout: Duration,
+    /// How long the body of a request may take.
+    pub body_timeout: Duration,
+    /// Bytes that may wait for one client before it is disconnected as slow (3008).
+    pub outbox_bytes: usize,
+    /// Largest incoming WebSocket message in bytes.
+    pub frame_bytes_max: usize,
+    /// How long a client may take to answer a close frame.
+    pub close_timeout: Duration,
+    /// How long a slow client may take to take the close frame before the connection is cut.
+    pub slow_close_timeout: Duration,
+    /// How long a client may take nothing at all of what waits for it before it is disconnected
+    /// (3009).
+    pub write_timeout: Duration,
+    /// Over how long the sessions of a draining edge are told to reconnect.
+    pub drain_window: Duration,
+    /// Granularity of pings, deadlines and timeouts.
+    pub tick: Duration,
+    /// Requests that may wait for the task of one shard; further ones are answered 111.
+    pub shard_inbox_max: usize,
+    /// Settings of the sessions.
+    pub session: SessionConfig,
+    /// Settings of the rooms' hubs.
+    pub hub: HubConfig,
+}
+
+impl EdgeConfig {
+    /// The defaults, for an edge that listens on `http`.
+    pub fn new(http: SocketAddr, default_instance: InstanceId) -> Self {
+        Self {
+            http,
+            default_instance,
+            dev_tokens: false,
+            loopback_origins: false,
+            connections_max: None,
+            file_reserve: 256,
+            half_open_max: None,
+            header_timeout: Duration::from_secs(10),
+            body_timeout: Duration::from_secs(10),
+            outbox_bytes: limits::SESSION_QUEUE_BYTES_MAX,
+            frame_bytes_max: limits::CLIENT_FRAME_BYTES_MAX,
+            close_timeout: Duration::from_secs(5),
+            slow_close_timeout: Duration::from_secs(1),
+            write_timeout: Duration::from_secs(30),
+            drain_window: Duration::from_secs(10),
+            tick: Duration::from_millis(250),
+            shard_inbox_max: 65_536,
+            session: SessionConfig::default(),
+            hub: HubConfig::default(),
+        }
+    }
+
+    /// Checks what can be wrong before anything is started.
+    ///
+    /// # Errors
+    /// The first contradiction, with what to change.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        if self.dev_tokens && !self.http.ip().is_loopback() {
+            return Err(ConfigError::DevTokensInPublic(self.http));
+        }
+        if self.session.ping_interval_ms % 1000 != 0 {
+            return Err(ConfigError::PingInterval(self.session.ping_interval_ms));
+        }
+        Ok(())
+    }
+}
+
+/// What is wrong with an [`EdgeConfig`].
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// Anybody who reaches the address could sign in as anybody.
+    #[error(
+        "dev_tokens gives a token to whoever asks, and {0} can be reached from other machines: \
+         listen on 127.0.0.1, or turn dev_tokens off and make tokens with `gb6 token create`"
+    )]
+    DevTokensInPublic(SocketAddr),
+    /// Clients are told the interval in seconds.
+    #[error("the ping interval of {0} ms is no whole number of seconds")]
+    PingInterval(u64),
+}

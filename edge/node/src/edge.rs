@@ -1,0 +1,277 @@
+//! Starting an edge, and bringing it to an end without losing anybody.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use gb6_core_mesh::{Backoff, Endpoint};
+use gb6_core_model::{Disconnect, snapshot::Snapshot};
+use gb6_core_obs::{Component, Health, Metrics, Registration};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use crate::accept;
+use crate::admission::Admission;
+use crate::auth::install_crypto;
+use crate::config::{ConfigError, EdgeConfig};
+use crate::http::assets::AssetSource;
+use crate::metrics::EdgeMetrics;
+use crate::shards::Shards;
+use crate::shared::{Shared, SharedParts};
+use crate::ws::connection::Event;
+
+/// Waits between dials of a region: below the time that a publish waits for its answer.
+const BACKOFF: Backoff = Backoff {
+    first: Duration::from_millis(20),
+    longest: Duration::from_secs(1),
+    settled: Duration::from_secs(5),
+};
+
+/// What an edge is given.
+pub struct EdgeDeps {
+    /// The placement, as it changes.
+    pub snapshot: watch::Receiver<Arc<Snapshot>>,
+    /// Where links to regions go out from.
+    pub endpoint: Endpoint,
+    /// Where metrics are registered, and what `/metrics` shows.
+    pub metrics: Metrics,
+    /// Where readiness is shown, and what `/readyz` answers.
+    pub health: Health,
+    /// The console's files.
+    pub assets: AssetSource,
+}
+
+/// Why an edge could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum EdgeError {
+    /// The settings contradict themselves.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The address can not be listened on.
+    #[error("can not listen on {address}: {source}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The process may open too few files.
+    #[error(
+        "the process may have {limit} files open, which leaves no room for clients beside the \
+         {reserve} kept in reserve: raise it with `ulimit -n`"
+    )]
+    TooFewFiles {
+        /// The limit.
+        limit: usize,
+        /// What is kept in reserve.
+        reserve: usize,
+    },
+}
+
+/// A running edge. Dropping it stops it at once; [`EdgeHandle::drain`] stops it kindly.
+pub struct EdgeHandle {
+    shared: Arc<Shared>,
+    local_addr: SocketAddr,
+    stop_accepting: watch::Sender<bool>,
+    stop: watch::Sender<bool>,
+    tasks: Vec<JoinHandle<()>>,
+    component: Component,
+    _collectors: Vec<Registration>,
+}
+
+impl std::fmt::Debug for EdgeHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("EdgeHandle")
+            .field("local_addr", &self.local_addr)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The role edge.
+#[derive(Clone, Copy, Debug)]
+pub struct Edge;
+
+impl Edge {
+    /// Listens and serves. Must be called within a tokio runtime. When it returns, connections
+    /// are accepted.
+    ///
+    /// # Errors
+    /// The settings are contradictory, the address is taken, or files are too few.
+    pub fn start(config: EdgeConfig, deps: EdgeDeps) -> Result<EdgeHandle, EdgeError> {
+        config.check()?;
+        install_crypto();
+        let live_max = connections_max(&config)?;
+        let half_open_max = config.half_open_max.unwrap_or(live_max / 2).max(1);
+        let listen_error = |source| EdgeError::Listen {
+            address: config.http,
+            source,
+        };
+        let listener = accept::listen(config.http).map_err(listen_error)?;
+        let local_addr = listener.local_addr().map_err(listen_error)?;
+        let component = deps.health.register("edge");
+        let metrics = EdgeMetrics::new(&deps.metrics);
+        let mut snapshots = deps.snapshot;
+        let snapshot = snapshots.borrow_and_update().clone();
+        let shared = Arc::new(Shared::new(SharedParts {
+            snapshot,
+            admission: Admission::new(live_max, half_open_max, metrics.clone()),
+            metrics,
+            registry: deps.metrics.clone(),
+            health: deps.health,
+            shards: Shards::new(deps.endpoint, BACKOFF),
+            assets: deps.assets,
+            config,
+        }));
+        let (stop_accepting, accepting) = watch::channel(false);
+        let (stop, stopped) = watch::channel(false);
+        let tasks = vec![
+            tokio::spawn(accept::run(shared.clone(), listener, accepting)),
+            tokio::spawn(accept::sweep(shared.clone(), stopped.clone())),
+            tokio::spawn(turn_wheel(shared.clone(), stopped.clone())),
+            tokio::spawn(follow_snapshots(shared.clone(), snapshots, stopped)),
+        ];
+        let collectors = vec![collect(&shared, &deps.metrics)];
+        tracing::info!(http = %local_addr, connections_max = live_max, "edge listens");
+        component.ready();
+        Ok(EdgeHandle {
+            shared,
+            local_addr,
+            stop_accepting,
+            stop,
+            tasks,
+            component,
+            _collectors: collectors,
+        })
+    }
+}
+
+impl EdgeHandle {
+    /// Where clients connect, with the port that was really bound.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    /// Sessions open now.
+    pub fn sessions(&self) -> usize {
+        self.shared.sessions()
+    }
+
+    /// Client connections open now.
+    pub fn connections(&self) -> usize {
+        self.shared.admission.live()
+    }
+
+    /// Stops accepting, tells the sessions to reconnect spread over the drain window (at once
+    /// when none is left), brings the publishes under way to an end, and stops.
+    pub async fn drain(mut self) {
+        self.component.not_ready("draining");
+        self.shared.health.drain();
+        self.stop_accepting.send_replace(true);
+        let shared = self.shared.clone();
+        let handles = shared.begin_drain();
+        let (count, window) = (handles.len(), shared.config.drain_window);
+        tracing::info!(sessions = count, "edge drains");
+        let begin = Instant::now();
+        for (i, handle) in handles.into_iter().enumerate() {
+            if shared.sessions() == 0 {
+                break;
+            }
+            let share = i as f64 / count as f64;
+            tokio::time::sleep_until(begin + window.mul_f64(share)).await;
+            handle.outbox.event(Event::Shutdown(Disconnect::Shutdown));
+        }
+        // The last ones have as long as anybody for the close handshake.
+        let until = Instant::now() + shared.config.close_timeout;
+        while shared.websockets() > 0 && Instant::now() < until {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        shared.shards.stop().await;
+        self.stop.send_replace(true);
+        for task in std::mem::take(&mut self.tasks) {
+            // An error says that it was aborted or panicked: it has ended.
+            let _ = task.await;
+        }
+        tracing::info!("edge drained");
+    }
+}
+
+impl Drop for EdgeHandle {
+    fn drop(&mut self) {
+        self.stop_accepting.send_replace(true);
+        self.stop.send_replace(true);
+        for task in &self.tasks {
+            task.abort();
+        }
+        self.shared.shards.abort();
+        for handle in self.shared.begin_drain() {
+            handle.outbox.event(Event::Shutdown(Disconnect::Shutdown));
+        }
+    }
+}
+
+/// How many connections there may be: as configured, but never more than the files allow.
+fn connections_max(config: &EdgeConfig) -> Result<usize, EdgeError> {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile)
+        .current
+        .map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(usize::MAX));
+    let room = limit.saturating_sub(config.file_reserve);
+    if room == 0 {
+        return Err(EdgeError::TooFewFiles {
+            limit,
+            reserve: config.file_reserve,
+        });
+    }
+    Ok(config.connections_max.map_or(room, |max| max.min(room)))
+}
+
+async fn turn_wheel(shared: Arc<Shared>, mut stop: watch::Receiver<bool>) {
+    let mut every = tokio::time::interval(shared.wheel.tick());
+    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    loop {
+        tokio::select! {
+            _ = stop.wait_for(|stop| *stop) => return,
+            _ = every.tick() => shared.wheel.turn(shared.clock.now_ms()),
+        }
+    }
+}
+
+async fn follow_snapshots(
+    shared: Arc<Shared>,
+    mut snapshots: watch::Receiver<Arc<Snapshot>>,
+    mut stop: watch::Receiver<bool>,
+) {
+    loop {
+        let changed = tokio::select! {
+            _ = stop.wait_for(|stop| *stop) => return,
+            changed = snapshots.changed() => changed,
+        };
+        if changed.is_err() {
+            // Nobody will send a newer one: the last one stays.
+            return;
+        }
+        let snapshot = snapshots.borrow_and_update().clone();
+        tracing::info!(revision = snapshot.revision, "new placement snapshot");
+        shared.snapshot.store(snapshot);
+    }
+}
+
+/// Shows the sessions' counters and the shards' state on `/metrics`.
+fn collect(shared: &Arc<Shared>, metrics: &Metrics) -> Registration {
+    let shared = Arc::downgrade(shared);
+    metrics.collect(move |out| {
+        let Some(shared) = shared.upgrade() else {
+            return;
+        };
+        for (event, count) in shared.counters.all() {
+            out.counter(
+                "gb6_edge_session_events_total",
+                "Events of sessions, by what happened.",
+                &[("event", event)],
+                count,
+            );
+        }
+        shared.shards.collect(out);
+    })
+}

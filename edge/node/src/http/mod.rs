@@ -1,0 +1,149 @@
+//! The HTTP side of the listener: health, metrics, the console and its sign-in, and the requests
+//! that become WebSockets.
+
+pub(crate) mod assets;
+mod dev_token;
+mod upgrade;
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use gb6_core_obs::metrics::CONTENT_TYPE as METRICS_TYPE;
+use http::header::{self, HeaderName, HeaderValue};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use parking_lot::Mutex;
+
+use crate::shared::Shared;
+use crate::ws::connection::Upgraded;
+use assets::Asset;
+
+/// Where the upgrade that a request was granted waits for the connection's task.
+pub(crate) type Granted = Arc<Mutex<Option<Upgraded>>>;
+
+/// Answers one request.
+pub(crate) async fn serve(
+    shared: Arc<Shared>,
+    granted: Granted,
+    request: Request<Incoming>,
+) -> Result<Response<Full<Bytes>>, Infallible> {
+    let mut response = route(&shared, &granted, request).await;
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        secure(response.headers_mut());
+    }
+    let status = response.status();
+    shared.metrics.http.with(&[status.as_str()]).inc();
+    Ok(response)
+}
+
+async fn route(
+    shared: &Arc<Shared>,
+    granted: &Granted,
+    request: Request<Incoming>,
+) -> Response<Full<Bytes>> {
+    let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+    match request.uri().path() {
+        "/connection/websocket" if reads => upgrade::answer(shared, granted, &request),
+        "/healthz" if reads => health(shared.health.now().healthz()),
+        "/readyz" if reads => health(shared.health.now().readyz()),
+        "/metrics" if reads => text(StatusCode::OK, METRICS_TYPE, shared.registry.text()),
+        "/dev/token" if *request.method() == Method::POST => {
+            dev_token::answer(shared, request).await
+        }
+        "/connection/websocket" | "/healthz" | "/readyz" | "/metrics" => not_allowed("GET, HEAD"),
+        "/dev/token" => not_allowed("POST"),
+        path if reads => match (shared.assets)(path.trim_start_matches('/')) {
+            Some(asset) => file(request.headers(), asset),
+            None => text(StatusCode::NOT_FOUND, PLAIN, "nothing here\n".to_owned()),
+        },
+        _ => not_allowed("GET, HEAD"),
+    }
+}
+
+const PLAIN: &str = "text/plain; charset=utf-8";
+const JSON: &str = "application/json";
+
+fn text(status: StatusCode, content_type: &'static str, body: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+fn not_allowed(allowed: &'static str) -> Response<Full<Bytes>> {
+    let mut response = text(
+        StatusCode::METHOD_NOT_ALLOWED,
+        PLAIN,
+        format!("use {allowed}\n"),
+    );
+    response
+        .headers_mut()
+        .insert(header::ALLOW, HeaderValue::from_static(allowed));
+    response
+}
+
+fn health(answer: gb6_core_obs::HealthAnswer) -> Response<Full<Bytes>> {
+    let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
+    text(status, JSON, answer.body)
+}
+
+fn file(request: &HeaderMap, asset: Asset) -> Response<Full<Bytes>> {
+    let etag = format!("\"{}\"", asset.etag);
+    let known = request
+        .get(header::IF_NONE_MATCH)
+        .and_then(|v| v.to_str().ok())
+        .is_some_and(|v| v.split(',').any(|t| t.trim() == etag || t.trim() == "*"));
+    let mut response = if known {
+        let mut response = Response::new(Full::default());
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+        response
+    } else {
+        Response::new(Full::new(asset.bytes))
+    };
+    let headers = response.headers_mut();
+    if let Ok(etag) = HeaderValue::try_from(etag) {
+        headers.insert(header::ETAG, etag);
+    }
+    if let Ok(content_type) = HeaderValue::try_from(asset.content_type) {
+        headers.insert(header::CONTENT_TYPE, content_type);
+    }
+    let cache = if asset.immutable {
+        "public, max-age=31536000, immutable"
+    } else {
+        "no-cache"
+    };
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(cache));
+    response
+}
+
+/// What keeps a page of ours from being used against whoever looks at it: nothing is loaded from
+/// elsewhere, no other page frames it, no address leaks.
+fn secure(headers: &mut HeaderMap) {
+    const POLICY: &str = "default-src 'self'; connect-src 'self' ws: wss:; img-src 'self' data:; \
+         object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
+    for (name, value) in [
+        (header::CONTENT_SECURITY_POLICY, POLICY),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (header::X_FRAME_OPTIONS, "DENY"),
+        (
+            HeaderName::from_static("cross-origin-resource-policy"),
+            "same-origin",
+        ),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+}
+
+/// The text of a header that stands there once.
+fn single<'a>(headers: &'a HeaderMap, name: HeaderName) -> Option<&'a str> {
+    let mut values = headers.get_all(name).iter();
+    match (values.next(), values.next()) {
+        (Some(value), None) => value.to_str().ok(),
+        _ => None,
+    }
+}

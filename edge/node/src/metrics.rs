@@ -1,0 +1,118 @@
+//! What an edge counts. Every bound of this crate has its counter here.
+
+use gb6_core_obs::{Counter, CounterFamily, Gauge, GaugeFamily, Label, Metrics};
+
+/// The metrics of one edge.
+#[derive(Clone, Debug)]
+pub(crate) struct EdgeMetrics {
+    /// Connections accepted.
+    pub(crate) accepted: Counter,
+    /// Connections open.
+    pub(crate) connections: Gauge,
+    /// The most that may be open.
+    pub(crate) connections_max: Gauge,
+    /// Connections refused because that many are open.
+    pub(crate) refused_full: Counter,
+    /// Connections that have not shown who they are.
+    pub(crate) half_open: Gauge,
+    /// Such connections dropped, by why: `evicted` for a newer one, `timeout`.
+    pub(crate) half_open_dropped: CounterFamily,
+    /// Failed accepts, by kind.
+    pub(crate) accept_errors: CounterFamily,
+    /// HTTP answers, by status.
+    pub(crate) http: CounterFamily,
+    /// WebSocket upgrades refused, by why.
+    pub(crate) upgrades_refused: CounterFamily,
+    /// Sessions open, by dialect.
+    pub(crate) sessions: GaugeFamily,
+    /// Sessions ended, by close code.
+    pub(crate) closed: CounterFamily,
+    /// Sessions ended because their queue was full.
+    pub(crate) slow: Counter,
+    /// Bytes read from clients' WebSockets.
+    pub(crate) bytes_in: Counter,
+    /// Bytes written to clients' WebSockets.
+    pub(crate) bytes_out: Counter,
+    /// Writes: bytes and frames divided by it show how well deliveries share a write.
+    pub(crate) writes: Counter,
+    /// Tokens given out by `/dev/token`.
+    pub(crate) dev_tokens: Counter,
+    /// Requests refused because a shard's inbox was full.
+    pub(crate) inbox_full: Counter,
+}
+
+impl EdgeMetrics {
+    /// Registers everything.
+    pub(crate) fn new(m: &Metrics) -> Self {
+        Self {
+            accepted: m.counter("gb6_edge_accepted_total", "Client connections accepted."),
+            connections: m.gauge("gb6_edge_connections", "Client connections open."),
+            connections_max: m.gauge(
+                "gb6_edge_connections_max",
+                "Client connections that may be open at once.",
+            ),
+            refused_full: m.counter(
+                "gb6_edge_refused_full_total",
+                "Connections refused because as many as allowed were open.",
+            ),
+            half_open: m.gauge(
+                "gb6_edge_half_open",
+                "Connections that have not yet sent a request, or a valid token.",
+            ),
+            half_open_dropped: m.counter_family(
+                "gb6_edge_half_open_dropped_total",
+                "Connections dropped before they showed who they are.",
+                &[Label::new("why", 4)],
+            ),
+            accept_errors: m.counter_family(
+                "gb6_edge_accept_errors_total",
+                "Failed accepts; the listener goes on.",
+                &[Label::new("kind", 8)],
+            ),
+            http: m.counter_family(
+                "gb6_edge_http_responses_total",
+                "HTTP answers.",
+                &[Label::new("status", 32)],
+            ),
+            upgrades_refused: m.counter_family(
+                "gb6_edge_upgrades_refused_total",
+                "WebSocket upgrades refused.",
+                &[Label::new("why", 16)],
+            ),
+            sessions: m.gauge_family(
+                "gb6_edge_sessions",
+                "WebSocket sessions open.",
+                &[Label::new("dialect", 4)],
+            ),
+            closed: m.counter_family(
+                "gb6_edge_closed_total",
+                "WebSocket sessions ended, by the close code (0: without one).",
+                &[Label::new("code", 64)],
+            ),
+            slow: m.counter(
+                "gb6_edge_slow_total",
+                "Sessions ended because the client did not read (3008).",
+            ),
+            bytes_in: m.counter(
+                "gb6_edge_bytes_in_total",
+                "Bytes read from WebSocket clients.",
+            ),
+            bytes_out: m.counter(
+                "gb6_edge_bytes_out_total",
+                "Bytes written to WebSocket clients.",
+            ),
+            writes: m.counter(
+                "gb6_edge_writes_total",
+                "Writes to WebSocket clients: several frames may share one.",
+            ),
+            dev_tokens: m.counter(
+                "gb6_edge_dev_tokens_total",
+                "Tokens given out by /dev/token.",
+            ),
+            inbox_full: m.counter(
+                "gb6_edge_shard_inbox_full_total",
+                "Requests answered 111 because a shard's inbox was full.",
+            ),
+        }
+    }
+}

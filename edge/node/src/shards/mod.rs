@@ -1,0 +1,313 @@
+//! The shards that this edge has to do with: one task each, made when first needed, and the links
+//! to the nodes that own them.
+
+mod inbox;
+mod link;
+mod out;
+mod task;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Weak};
+
+use gb6_core_mesh::{Backoff, Dialer, Endpoint};
+use gb6_core_model::snapshot::Snapshot;
+use gb6_core_model::{InstanceId, NodeId};
+use gb6_core_obs::Samples;
+use gb6_core_wire::mesh::{RoomRef, ShardRef};
+use gb6_edge_session::{HubCounters, HubGauges};
+use parking_lot::{Mutex, RwLock};
+
+pub(crate) use inbox::ShardInbox;
+
+use crate::shared::Shared;
+
+/// All shards of one edge.
+pub(crate) struct Shards {
+    endpoint: Endpoint,
+    backoff: Backoff,
+    shards: RwLock<HashMap<(String, u32), Shard>>,
+    peers: Mutex<BTreeMap<NodeId, Weak<Dialer>>>,
+}
+
+struct Shard {
+    inbox: Arc<ShardInbox>,
+    report: Arc<Mutex<Report>>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+/// What a shard's task says of itself, once a second.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Report {
+    pub(crate) counters: HubCounters,
+    pub(crate) gauges: HubGauges,
+    /// Attachments begun.
+    pub(crate) attached: u64,
+    /// Attachments that ended, or could not be begun.
+    pub(crate) detached: u64,
+}
+
+impl Shards {
+    /// No shards yet; links to their owners go out from `endpoint`.
+    pub(crate) fn new(endpoint: Endpoint, backoff: Backoff) -> Self {
+        Self {
+            endpoint,
+            backoff,
+            shards: RwLock::default(),
+            peers: Mutex::default(),
+        }
+    }
+
+    /// The inbox of the shard that owns `room`; `None` where the placement names none.
+    pub(crate) fn inbox_for(
+        &self,
+        shared: &Arc<Shared>,
+        snapshot: &Snapshot,
+        room: &RoomRef,
+    ) -> Option<Arc<ShardInbox>> {
+        let instance = InstanceId::from(room.instance.as_str());
+        let route = snapshot.route(&instance, &room.channel)?;
+        let key = (route.region, route.shard.0);
+        if let Some(shard) = self.shards.read().get(&key) {
+            return Some(shard.inbox.clone());
+        }
+        let mut shards = self.shards.write();
+        let shard = shards.entry(key).or_insert_with_key(|(region, shard)| {
+            let inbox = Arc::new(ShardInbox::new(shared.config.shard_inbox_max));
+            let report = Arc::new(Mutex::new(Report::default()));
+            let reference = ShardRef {
+                region: region.clone(),
+                shard: *shard,
+            };
+            let task = task::ShardTask::new(shared, reference, inbox.clone(), report.clone());
+            Shard {
+                inbox,
+                report,
+                task: tokio::spawn(task.run()),
+            }
+        });
+        Some(shard.inbox.clone())
+    }
+
+    /// The dialler of a node, shared by all of its shards; it ends with the last that uses it.
+    pub(crate) fn dialer(&self, shared: &Arc<Shared>, node: &NodeId) -> Arc<Dialer> {
+        let mut peers = self.peers.lock();
+        peers.retain(|_, peer| peer.strong_count() > 0);
+        if let Some(dialer) = peers.get(node).and_then(Weak::upgrade) {
+            return dialer;
+        }
+        let shared = Arc::downgrade(shared);
+        let name = node.clone();
+        let address = move || {
+            let snapshot = shared.upgrade()?.snapshot.load_full();
+            snapshot.nodes.get(&name)?.mesh.clone()
+        };
+        let dialer = Arc::new(Dialer::start(
+            self.endpoint.clone(),
+            node.clone(),
+            address,
+            self.backoff,
+            rand::random(),
+        ));
+        peers.insert(node.clone(), Arc::downgrade(&dialer));
+        dialer
+    }
+
+    /// Ends all tasks, after the publishes under way are answered or given up.
+    pub(crate) async fn stop(&self) {
+        let tasks: Vec<Shard> = self.shards.write().drain().map(|(_, s)| s).collect();
+        for shard in &tasks {
+            shard.inbox.stop();
+        }
+        for shard in tasks {
+            // An error says that the task panicked or was aborted: it has ended too.
+            let _ = shard.task.await;
+        }
+    }
+
+    /// Ends all tasks at once.
+    pub(crate) fn abort(&self) {
+        for (_, shard) in self.shards.write().drain() {
+            shard.task.abort();
+        }
+    }
+
+    /// Adds the state of every shard to a reading of the metrics.
+    pub(crate) fn collect(&self, out: &mut Samples<'_>) {
+        let shards = self.shards.read();
+        let sorted: BTreeMap<_, _> = shards.iter().collect();
+        for ((region, number), shard) in sorted {
+            let number = number.to_string();
+            let labels = [("region", region.as_str()), ("shard", number.as_str())];
+            let report = *shard.report.lock();
+            collect_one(&report, shard.inbox.len(), &labels, out);
+        }
+    }
+}
+
+fn collect_one(
+    report: &Report,
+    waiting: usize,
+    labels: &[(&'static str, &str)],
+    out: &mut Samples<'_>,
+) {
+    let (g, c) = (&report.gauges, &report.counters);
+    for (name, help, value) in [
+        (
+            "gb6_edge_shard_attached",
+            "Whether the edge is attached to the shard's owner.",
+            f64::from(u8::from(g.attached)),
+        ),
+        (
+            "gb6_edge_shard_epoch",
+            "The shard epoch of the owner.",
+            g.shard_epoch as f64,
+        ),
+        (
+            "gb6_edge_shard_inbox",
+            "Requests waiting for the shard's task.",
+            waiting as f64,
+        ),
+        (
+            "gb6_edge_rooms",
+            "Rooms with subscribers here.",
+            g.rooms as f64,
+        ),
+        (
+            "gb6_edge_subscribers",
+            "Subscriptions here.",
+            g.subscribers as f64,
+        ),
+        (
+            "gb6_edge_joining",
+            "Subscribes that wait for their room.",
+            g.joining as f64,
+        ),
+        (
+            "gb6_edge_publishes_unanswered",
+            "Publishes without an answer.",
+            g.unanswered as f64,
+        ),
+        (
+            "gb6_edge_publishes_at_door",
+            "Publishes waiting for credit.",
+            g.at_door as f64,
+        ),
+        (
+            "gb6_edge_recent_bytes",
+            "Bytes of recent publications kept.",
+            g.ring_bytes as f64,
+        ),
+        (
+            "gb6_edge_evictions_waiting",
+            "Subscriptions waiting to be ended.",
+            g.evictions_waiting as f64,
+        ),
+    ] {
+        out.gauge(name, help, labels, value);
+    }
+    for (name, help, value) in [
+        (
+            "gb6_edge_attached_total",
+            "Attachments to the shard's owner.",
+            report.attached,
+        ),
+        (
+            "gb6_edge_detached_total",
+            "Attachments that ended or failed.",
+            report.detached,
+        ),
+        (
+            "gb6_edge_delivers_total",
+            "Publications received live.",
+            c.delivers,
+        ),
+        (
+            "gb6_edge_fan_out_total",
+            "Frames handed to subscribers.",
+            c.fan_out,
+        ),
+        (
+            "gb6_edge_encoded_total",
+            "Publications encoded, once per dialect.",
+            c.encoded,
+        ),
+        (
+            "gb6_edge_repeated_total",
+            "Live publications that had been delivered before.",
+            c.repeated,
+        ),
+        ("gb6_edge_gaps_total", "Gaps filled from the log.", c.gaps),
+        (
+            "gb6_edge_internal_reads_total",
+            "Reads of the log for filling and recovery.",
+            c.internal_reads,
+        ),
+        (
+            "gb6_edge_recovered_here_total",
+            "Subscribes recovered from memory.",
+            c.recovered_here,
+        ),
+        (
+            "gb6_edge_recovered_from_log_total",
+            "Subscribes recovered from the log.",
+            c.recovered_from_log,
+        ),
+        (
+            "gb6_edge_not_recovered_total",
+            "Subscribes that could not be recovered.",
+            c.not_recovered,
+        ),
+        (
+            "gb6_edge_published_total",
+            "Publishes sent to the owner.",
+            c.published,
+        ),
+        (
+            "gb6_edge_resent_total",
+            "Publishes sent again after a break.",
+            c.resent,
+        ),
+        (
+            "gb6_edge_door_refused_total",
+            "Publishes refused at the door (111).",
+            c.door_refused,
+        ),
+        (
+            "gb6_edge_outcome_unknown_total",
+            "Publishes answered 1003 here.",
+            c.outcome_unknown,
+        ),
+        (
+            "gb6_edge_timeouts_total",
+            "Other requests without an answer in time.",
+            c.timeouts,
+        ),
+        (
+            "gb6_edge_reads_shared_total",
+            "History reads answered together.",
+            c.reads_shared,
+        ),
+        (
+            "gb6_edge_evicted_total",
+            "Subscriptions the log could not continue.",
+            c.evicted,
+        ),
+        (
+            "gb6_edge_leases_ended_total",
+            "Leases with the owner that ended.",
+            c.leases_ended,
+        ),
+        (
+            "gb6_edge_stale_owners_total",
+            "Owners refused because they were replaced.",
+            c.stale_owners,
+        ),
+        (
+            "gb6_edge_stray_frames_total",
+            "Frames of the owner that fitted nothing.",
+            c.stray_frames,
+        ),
+    ] {
+        out.counter(name, help, labels, value);
+    }
+}

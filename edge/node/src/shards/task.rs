@@ -1,0 +1,342 @@
+//! The task of one shard: runs its hub, keeps it attached to the shard's owner, and tells sessions
+//! what comes. It never waits for a session or for the owner: both have queues.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use gb6_core_model::{Incarnation, NodeId, ShardId};
+use gb6_core_wire::mesh::{HistoryPage, ShardRef, ToEdge};
+use gb6_edge_session::{Detach, Hub};
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::Report;
+use super::inbox::{Ask, ShardInbox};
+use super::link::{AttachError, Streams};
+use super::out::Outputs;
+use crate::shared::Shared;
+use crate::ws::connection::SessionHandle;
+
+/// Frames of the owner for one round: with a thousand subscribers a few ms of work, in which what
+/// each of them gets is gathered for one write.
+const FRAMES_AT_ONCE: usize = 64;
+/// Frames handed to sessions after which their tasks have a turn.
+const HANDED_AT_ONCE: usize = 4096;
+/// Between two looks at the clock while the hub is in use, and while it is not.
+const TICK: Duration = Duration::from_millis(50);
+const IDLE_TICK: Duration = Duration::from_millis(500);
+/// Between two reports.
+const REPORT: Duration = Duration::from_millis(500);
+/// Between two tries to send what did not fit.
+const SEND_AGAIN: Duration = Duration::from_millis(5);
+/// Waits before the streams are opened again: full jitter below these bounds.
+const RETRY_FIRST: Duration = Duration::from_millis(20);
+const RETRY_LONGEST: Duration = Duration::from_secs(1);
+/// An attachment that lasted so long begins the waits anew.
+const SETTLED: Duration = Duration::from_secs(5);
+
+type Opening = Pin<Box<dyn Future<Output = Result<Streams, AttachError>> + Send>>;
+
+/// Where the streams stand.
+enum Link {
+    Waiting(Instant),
+    Opening(Opening),
+    Up(Box<Streams>, Instant),
+}
+
+/// What woke the task.
+enum Woken {
+    Asked,
+    Opened(Result<Streams, AttachError>),
+    Retry,
+    Live(bool),
+    History(bool),
+    Tick,
+    SendAgain,
+}
+
+pub(super) struct ShardTask {
+    shared: Arc<Shared>,
+    shard: ShardRef,
+    inbox: Arc<ShardInbox>,
+    report: Arc<Mutex<Report>>,
+    hub: Hub<Arc<SessionHandle>>,
+    out: Outputs,
+    link: Link,
+    failures: u32,
+    /// A node that was named as the owner by one that is not.
+    hint: Option<NodeId>,
+    /// The owner by the snapshot when the streams were last opened, and that snapshot's revision.
+    placed: (Option<NodeId>, u64),
+    /// Until when publishes may still be answered after the task was told to end.
+    until: Option<Instant>,
+    unsent: bool,
+    counts: Report,
+    reported: Instant,
+    live: Vec<ToEdge>,
+    history: Vec<HistoryPage>,
+}
+
+impl ShardTask {
+    pub(super) fn new(
+        shared: &Arc<Shared>,
+        shard: ShardRef,
+        inbox: Arc<ShardInbox>,
+        report: Arc<Mutex<Report>>,
+    ) -> Self {
+        let now = Instant::now();
+        Self {
+            hub: Hub::new(shared.config.hub.clone()),
+            shared: shared.clone(),
+            shard,
+            inbox,
+            report,
+            out: Outputs::default(),
+            link: Link::Waiting(now),
+            failures: 0,
+            hint: None,
+            placed: (None, 0),
+            until: None,
+            unsent: false,
+            counts: Report::default(),
+            reported: now,
+            live: Vec::new(),
+            history: Vec::new(),
+        }
+    }
+
+    pub(super) async fn run(mut self) {
+        let mut tick = Instant::now() + TICK;
+        while !self.is_over() {
+            match self.wait(tick).await {
+                Woken::Asked => {}
+                Woken::Tick => self.hub.tick(self.now(), &mut self.out),
+                Woken::Retry => self.open(),
+                Woken::Opened(Ok(streams)) => self.attach(streams),
+                Woken::Opened(Err(error)) => {
+                    tracing::debug!(shard = self.shard.shard, %error, "owner not reached");
+                    self.detached();
+                }
+                Woken::Live(true) => self.live(),
+                Woken::History(true) => self.history(),
+                Woken::Live(false) | Woken::History(false) => self.lost(),
+                Woken::SendAgain => self.unsent = false,
+            }
+            // Whatever woke it: requests that have come meanwhile are part of this round.
+            self.asks();
+            self.follow_snapshot();
+            self.send();
+            let now = Instant::now();
+            if now >= tick {
+                tick = now + if self.hub.is_idle() { IDLE_TICK } else { TICK };
+            } else if !self.hub.is_idle() {
+                tick = tick.min(now + TICK);
+            }
+            self.tell(now);
+            if self.out.handed >= HANDED_AT_ONCE {
+                self.out.handed = 0;
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    /// Whether it was told to end and has nothing more to wait for.
+    fn is_over(&mut self) -> bool {
+        if !self.inbox.is_stopped() {
+            return false;
+        }
+        let now = Instant::now();
+        let patience = Duration::from_millis(self.shared.config.hub.answer_ms) + TICK;
+        let until = *self.until.get_or_insert(now + patience);
+        now >= until || self.hub.gauges().unanswered == 0
+    }
+
+    fn now(&self) -> u64 {
+        self.shared.clock.now_ms()
+    }
+
+    async fn wait(&mut self, tick: Instant) -> Woken {
+        let unsent = self.unsent;
+        let inbox = &self.inbox;
+        let asked = inbox.filled();
+        let ticked = tokio::time::sleep_until(tick);
+        match &mut self.link {
+            Link::Waiting(until) => tokio::select! {
+                () = asked => Woken::Asked,
+                () = ticked => Woken::Tick,
+                () = tokio::time::sleep_until(*until) => Woken::Retry,
+            },
+            Link::Opening(opening) => tokio::select! {
+                () = asked => Woken::Asked,
+                () = ticked => Woken::Tick,
+                opened = opening => Woken::Opened(opened),
+            },
+            Link::Up(streams, _) => {
+                let streams = &mut **streams;
+                tokio::select! {
+                    came = streams.live_in.recv_many(&mut self.live, FRAMES_AT_ONCE) => {
+                        Woken::Live(matches!(came, Ok(1..)))
+                    }
+                    came = streams.history_in.recv_many(&mut self.history, FRAMES_AT_ONCE) => {
+                        Woken::History(matches!(came, Ok(1..)))
+                    }
+                    () = asked => Woken::Asked,
+                    () = ticked => Woken::Tick,
+                    () = tokio::time::sleep(SEND_AGAIN), if unsent => Woken::SendAgain,
+                }
+            }
+        }
+    }
+
+    fn asks(&mut self) {
+        let asks = self.inbox.take();
+        if asks.is_empty() {
+            return;
+        }
+        let now = self.now();
+        for ask in asks {
+            match ask {
+                Ask::Request(from, request) => {
+                    self.hub.request(now, &from, *request, &mut self.out);
+                }
+                Ask::Closed(session) => self.hub.session_closed(now, session, &mut self.out),
+            }
+        }
+    }
+
+    fn live(&mut self) {
+        let now = self.now();
+        for frame in std::mem::take(&mut self.live) {
+            // What comes behind a frame that ended the attachment belongs to nothing.
+            if self.out.detach.is_some() {
+                return;
+            }
+            if let Some(frame) = frame.frame {
+                self.hub.frame(now, frame, &mut self.out);
+            }
+        }
+    }
+
+    fn history(&mut self) {
+        let now = self.now();
+        for page in std::mem::take(&mut self.history) {
+            if self.out.detach.is_some() {
+                return;
+            }
+            self.hub.history_page(now, page, &mut self.out);
+        }
+    }
+
+    /// The node that owns the shard, as far as this edge knows.
+    fn owner(&self) -> Option<NodeId> {
+        let snapshot = self.shared.snapshot.load();
+        let region = snapshot.regions.get(&self.shard.region)?;
+        let shard = ShardId(self.shard.shard);
+        region.owners.get(shard.0 as usize).cloned()
+    }
+
+    fn open(&mut self) {
+        self.placed = (self.owner(), self.shared.snapshot.load().revision);
+        let Some(owner) = self.hint.take().or_else(|| self.placed.0.clone()) else {
+            self.detached();
+            return;
+        };
+        let dialer = self.shared.shards.dialer(&self.shared, &owner);
+        self.link = Link::Opening(Box::pin(Streams::open(dialer, self.shard.clone())));
+    }
+
+    fn attach(&mut self, streams: Streams) {
+        tracing::debug!(shard = self.shard.shard, owner = %streams.owner, "streams open");
+        self.counts.attached += 1;
+        self.link = Link::Up(Box::new(streams), Instant::now());
+        let revision = self.shared.snapshot.load().revision;
+        let fresh = Incarnation(rand::random_range(1..=u64::MAX));
+        self.hub.link_up(self.now(), fresh, revision, &mut self.out);
+    }
+
+    /// A stream has ended.
+    fn lost(&mut self) {
+        self.out.to_owner.clear();
+        self.out.to_history.clear();
+        self.hub.link_down(self.now(), &mut self.out);
+        self.detached();
+    }
+
+    /// There are no streams: they are opened again after a while.
+    fn detached(&mut self) {
+        self.counts.detached += 1;
+        if let Link::Up(_, since) = &self.link
+            && since.elapsed() >= SETTLED
+        {
+            self.failures = 0;
+        }
+        let bound = RETRY_FIRST
+            .saturating_mul(1 << self.failures.min(16))
+            .min(RETRY_LONGEST);
+        self.failures = self.failures.saturating_add(1);
+        let bound = u64::try_from(bound.as_micros()).unwrap_or(u64::MAX);
+        let wait = Duration::from_micros(rand::random_range(0..=bound));
+        self.live.clear();
+        self.history.clear();
+        self.unsent = false;
+        self.link = Link::Waiting(Instant::now() + wait);
+    }
+
+    /// Goes to the new owner where a newer snapshot names another one.
+    fn follow_snapshot(&mut self) {
+        let revision = self.shared.snapshot.load().revision;
+        if revision == self.placed.1 {
+            return;
+        }
+        self.placed.1 = revision;
+        let owner = self.owner();
+        if owner.is_some() && owner != self.placed.0 && !matches!(self.link, Link::Waiting(_)) {
+            tracing::info!(shard = self.shard.shard, "the shard has another owner");
+            self.hint = None;
+            self.failures = 0;
+            self.lost();
+        }
+    }
+
+    /// Sends what the hub has put out, and closes the link where it asks for it.
+    fn send(&mut self) {
+        if let Some(why) = self.out.detach.take() {
+            match &why {
+                Detach::Refused(refused) => {
+                    tracing::info!(
+                        shard = self.shard.shard,
+                        reason = ?refused.reason(),
+                        text = refused.text,
+                        "the owner ended the attachment"
+                    );
+                    if !refused.owner.is_empty() && NodeId::is_valid(&refused.owner) {
+                        self.hint = Some(NodeId::from(refused.owner.as_str()));
+                    }
+                }
+                other => tracing::warn!(shard = self.shard.shard, why = ?other, "detached"),
+            }
+            self.detached();
+        }
+        if self.unsent {
+            return;
+        }
+        if let Link::Up(streams, _) = &self.link {
+            match streams.send(&mut self.out) {
+                Ok(all) => self.unsent = !all,
+                Err(_closed) => self.lost(),
+            }
+        }
+    }
+
+    fn tell(&mut self, now: Instant) {
+        if now < self.reported + REPORT {
+            return;
+        }
+        self.reported = now;
+        self.counts.counters = self.hub.counters();
+        self.counts.gauges = self.hub.gauges();
+        *self.report.lock() = self.counts;
+    }
+}

@@ -1,0 +1,155 @@
+//! What all tasks of one edge share.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use arc_swap::ArcSwap;
+use gb6_core_model::snapshot::Snapshot;
+use gb6_core_model::{Disconnect, SessionId};
+use gb6_core_obs::{Health, Metrics};
+use gb6_edge_session::{SessionConfig, SessionCounters};
+use parking_lot::Mutex;
+use slab::Slab;
+
+use crate::admission::Admission;
+use crate::clock::Clock;
+use crate::config::EdgeConfig;
+use crate::http::assets::AssetSource;
+use crate::metrics::EdgeMetrics;
+use crate::shards::Shards;
+use crate::wheel::Wheel;
+use crate::ws::connection::{Event, SessionHandle};
+
+/// The state of one edge.
+pub(crate) struct Shared {
+    pub(crate) config: EdgeConfig,
+    /// For sessions that are pinged by the WebSocket layer: without pings of their own.
+    quiet: SessionConfig,
+    pub(crate) clock: Clock,
+    pub(crate) snapshot: ArcSwap<Snapshot>,
+    pub(crate) counters: SessionCounters,
+    pub(crate) metrics: EdgeMetrics,
+    pub(crate) registry: Metrics,
+    pub(crate) health: Health,
+    pub(crate) wheel: Wheel<SessionHandle>,
+    pub(crate) admission: Arc<Admission>,
+    pub(crate) shards: Shards,
+    pub(crate) assets: AssetSource,
+    sessions: Mutex<Sessions>,
+    numbers: AtomicU64,
+    /// WebSockets open, those in their close handshake included.
+    websockets: AtomicUsize,
+}
+
+#[derive(Default)]
+struct Sessions {
+    handles: Slab<Arc<SessionHandle>>,
+    /// New ones are told at once to go elsewhere.
+    draining: bool,
+}
+
+/// The parts that [`Shared`] is made of.
+pub(crate) struct SharedParts {
+    pub(crate) config: EdgeConfig,
+    pub(crate) snapshot: Arc<Snapshot>,
+    pub(crate) metrics: EdgeMetrics,
+    pub(crate) registry: Metrics,
+    pub(crate) health: Health,
+    pub(crate) admission: Arc<Admission>,
+    pub(crate) shards: Shards,
+    pub(crate) assets: AssetSource,
+}
+
+impl Shared {
+    pub(crate) fn new(parts: SharedParts) -> Self {
+        let config = parts.config;
+        let tick_ms = u64::try_from(config.tick.as_millis()).unwrap_or(u64::MAX);
+        let quiet = SessionConfig {
+            ping_interval_ms: 0,
+            ..config.session.clone()
+        };
+        Self {
+            quiet,
+            clock: Clock::new(),
+            snapshot: ArcSwap::new(parts.snapshot),
+            counters: SessionCounters::default(),
+            metrics: parts.metrics,
+            registry: parts.registry,
+            health: parts.health,
+            wheel: Wheel::new(tick_ms),
+            admission: parts.admission,
+            shards: parts.shards,
+            assets: parts.assets,
+            sessions: Mutex::default(),
+            numbers: AtomicU64::new(1),
+            websockets: AtomicUsize::new(0),
+            config,
+        }
+    }
+
+    /// The settings of a session.
+    pub(crate) fn session_config(&self, frame_ping: bool) -> &SessionConfig {
+        if frame_ping {
+            &self.quiet
+        } else {
+            &self.config.session
+        }
+    }
+
+    /// A number that no session of this edge has had.
+    pub(crate) fn next_session(&self) -> SessionId {
+        SessionId(self.numbers.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// A WebSocket was opened.
+    pub(crate) fn opened(&self) {
+        self.websockets.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A WebSocket is gone.
+    pub(crate) fn gone(&self) {
+        self.websockets.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// WebSockets open, those in their close handshake included.
+    pub(crate) fn websockets(&self) -> usize {
+        self.websockets.load(Ordering::Relaxed)
+    }
+
+    /// Enters a session into the list of those that a drain ends; its place there.
+    pub(crate) fn enter(&self, handle: Arc<SessionHandle>) -> usize {
+        let mut sessions = self.sessions.lock();
+        if sessions.draining {
+            handle.outbox.event(Event::Shutdown(Disconnect::Shutdown));
+        }
+        sessions.handles.insert(handle)
+    }
+
+    /// Takes a session from the list; `false`: it was not in it any more.
+    pub(crate) fn leave(&self, place: usize, session: SessionId) -> bool {
+        let mut sessions = self.sessions.lock();
+        let there = sessions
+            .handles
+            .get(place)
+            .is_some_and(|h| h.session == session);
+        if there {
+            sessions.handles.remove(place);
+            if sessions.handles.is_empty() {
+                sessions.handles.shrink_to_fit();
+            }
+        }
+        there
+    }
+
+    /// Sessions open now.
+    pub(crate) fn sessions(&self) -> usize {
+        self.sessions.lock().handles.len()
+    }
+
+    /// All sessions that are open, while every further one is told to go elsewhere.
+    pub(crate) fn begin_drain(&self) -> Vec<Arc<SessionHandle>> {
+        let mut sessions = self.sessions.lock();
+        sessions.draining = true;
+        sessions.handles.iter().map(|(_, h)| h.clone()).collect()
+    }
+}

@@ -1,0 +1,685 @@
+//! The task of one WebSocket connection: reads, lets the session decide, writes, and ends.
+//!
+//! It is one hand-written future of a few hundred bytes instead of a reader, a writer and a timer:
+//! memory and wakeups of an idle connection are what an edge is made of. What waits for it lies in
+//! its outbox; bytes pass through buffers that belong to the thread, not to the connection.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context as TaskContext, Poll};
+
+use gb6_core_model::{Disconnect, ErrorCode, InstanceId, SessionId};
+use gb6_core_wire::client::{Dialect, close_frame, pong_frame};
+use gb6_edge_session::{
+    Action, Answer, Context, FrameKind, Notice, Session, SessionSeed, TokenError,
+};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+use crate::admission::{Permit, Unproven};
+use crate::shards::ShardInbox;
+use crate::shared::Shared;
+use crate::wheel::Due;
+use crate::ws::outbox::{Batch, Outbox, Phase, Taken};
+use crate::ws::ping::FramePing;
+use crate::ws::reader::{FrameReader, Incoming};
+
+/// Bytes read or written at once.
+const SCRATCH_BYTES: usize = 64 * 1024;
+/// Frames up to this size are copied together into one write: cheaper than a vector of many small
+/// pieces. A larger one is written from where it lies.
+const GATHER_FRAME_MAX: usize = 8 * 1024;
+/// Reads of one connection before others have their turn.
+const READS_AT_ONCE: usize = 4;
+
+thread_local! {
+    /// Shared by all connections of a thread: nothing in it outlives one poll.
+    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH_BYTES].into_boxed_slice());
+}
+
+/// What a session is told by others.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// A hub answered a request.
+    Complete(u64, Box<Answer>),
+    /// A hub says something unasked.
+    Notice(Box<Notice>),
+    /// The session is to end.
+    Shutdown(Disconnect),
+}
+
+/// A session as others hold it.
+pub(crate) struct SessionHandle {
+    /// Its number at this edge incarnation.
+    pub(crate) session: SessionId,
+    /// What goes to it.
+    pub(crate) outbox: Outbox<Event>,
+}
+
+impl Due for SessionHandle {
+    fn due(&self) {
+        self.outbox.wake();
+    }
+}
+
+/// What is known of a connection when its upgrade is accepted.
+pub(crate) struct Upgraded {
+    /// The encoding asked for.
+    pub(crate) dialect: Dialect,
+    /// Whether pings are to be those of the WebSocket layer.
+    pub(crate) frame_ping: bool,
+    /// The instance that the host name or the listener names.
+    pub(crate) instance: InstanceId,
+    /// The page's origin, where only some instance's list lets it in.
+    pub(crate) foreign_origin: Option<Box<str>>,
+}
+
+/// The connection's future.
+pub(crate) struct Connection {
+    shared: Arc<Shared>,
+    tcp: TcpStream,
+    handle: Arc<SessionHandle>,
+    session: Session,
+    reader: FrameReader,
+    batch: Batch,
+    end: End,
+    /// Inboxes of the shards that got a request of this session.
+    asked: Vec<Arc<ShardInbox>>,
+    /// The earliest time for which the wheel holds this session.
+    timer_at: u64,
+    /// Since when the client takes nothing of what waits.
+    stalled_since: Option<u64>,
+    frame_ping: Option<Box<FramePing>>,
+    origin: Box<Origin>,
+    place: usize,
+    dialect: Dialect,
+    unproven: Option<Unproven>,
+    _permit: Permit,
+}
+
+struct Origin {
+    instance: InstanceId,
+    foreign: Option<Box<str>>,
+}
+
+/// How far the end has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum End {
+    /// It has not begun.
+    Open,
+    /// A close frame is queued or sent; at this time the connection is cut.
+    Closing { until: u64, answered: bool },
+    /// Nothing more can be said: the connection is dropped.
+    Cut,
+}
+
+impl Connection {
+    /// The connection behind an accepted upgrade; `early` came with it.
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        tcp: TcpStream,
+        early: &[u8],
+        upgraded: Upgraded,
+        unproven: Unproven,
+        permit: Permit,
+    ) -> Self {
+        let session = shared.next_session();
+        let handle = Arc::new(SessionHandle {
+            session,
+            outbox: Outbox::new(shared.config.outbox_bytes),
+        });
+        shared.opened();
+        let place = shared.enter(handle.clone());
+        let now_ms = shared.clock.now_ms();
+        let frame_ping = upgraded
+            .frame_ping
+            .then(|| Box::new(FramePing::new(now_ms, &shared.config.session)));
+        let seed = SessionSeed {
+            session,
+            client: client_id(),
+            dialect: upgraded.dialect,
+            spread: rand::random(),
+        };
+        let machine = {
+            let snapshot = shared.snapshot.load();
+            Session::new(
+                &Context {
+                    now_ms,
+                    unix_ms: shared.clock.unix_ms(),
+                    snapshot: &snapshot,
+                    config: shared.session_config(frame_ping.is_some()),
+                    counters: &shared.counters,
+                    outbox_bytes: 0,
+                },
+                seed,
+            )
+        };
+        shared
+            .metrics
+            .sessions
+            .with(&[upgraded.dialect.name()])
+            .inc();
+        let mut connection = Self {
+            reader: FrameReader::new(shared.config.frame_bytes_max),
+            tcp,
+            handle,
+            session: machine,
+            batch: Batch::default(),
+            end: End::Open,
+            asked: Vec::new(),
+            timer_at: u64::MAX,
+            stalled_since: None,
+            frame_ping,
+            origin: Box::new(Origin {
+                instance: upgraded.instance,
+                foreign: upgraded.foreign_origin,
+            }),
+            place,
+            dialect: upgraded.dialect,
+            unproven: Some(unproven),
+            _permit: permit,
+            shared,
+        };
+        connection.received(now_ms, early);
+        connection
+    }
+
+    /// Calls the session and does what it asks for.
+    fn input(
+        &mut self,
+        now_ms: u64,
+        call: impl FnOnce(&mut Session, &Context<'_>, &mut Vec<Action>),
+    ) {
+        let shared = self.shared.clone();
+        let snapshot = shared.snapshot.load();
+        let config = shared.session_config(self.frame_ping.is_some());
+        let unix_ms = shared.clock.unix_ms();
+        let mut actions = Vec::new();
+        let context = |outbox_bytes| Context {
+            now_ms,
+            unix_ms,
+            snapshot: &snapshot,
+            config,
+            counters: &shared.counters,
+            outbox_bytes,
+        };
+        call(&mut self.session, &context(self.batch.left()), &mut actions);
+        let mut queue = VecDeque::from(actions);
+        while let Some(action) = queue.pop_front() {
+            let mut more = Vec::new();
+            match action {
+                Action::Send(frame) => {
+                    if self.end == End::Open {
+                        self.batch.push(frame);
+                    }
+                }
+                Action::Verify { request, token } => {
+                    let result = self.verify(&token, unix_ms);
+                    let cx = context(self.batch.left());
+                    match result {
+                        Ok(result) => self.session.verified(&cx, request, result, &mut more),
+                        Err(refused) => self.session.shutdown(&cx, refused, &mut more),
+                    }
+                }
+                Action::Hub(request) => {
+                    let token = request.token;
+                    if let Err(code) = self.ask(&snapshot, request) {
+                        let cx = context(self.batch.left());
+                        self.session
+                            .complete(&cx, token, Answer::Failed(code), &mut more);
+                    }
+                }
+                Action::Close(why) => self.begin_close(now_ms, why.code() as u16, why.text()),
+            }
+            // What follows from an action comes before the actions behind it.
+            for action in more.into_iter().rev() {
+                queue.push_front(action);
+            }
+        }
+    }
+
+    /// What a token says; the outer error ends the session.
+    fn verify(
+        &mut self,
+        token: &str,
+        unix_ms: i64,
+    ) -> Result<Result<gb6_edge_session::Claims, TokenError>, Disconnect> {
+        let snapshot = self.shared.snapshot.load();
+        let result = crate::auth::verify_token(&snapshot, &self.origin.instance, token, unix_ms);
+        if let Ok(claims) = &result {
+            if let Some(origin) = &self.origin.foreign {
+                let listed = snapshot
+                    .instances
+                    .get(&claims.instance)
+                    .is_some_and(|i| crate::origin::is_listed(origin, &i.allowed_origins));
+                if !listed {
+                    return Err(Disconnect::PermissionDenied);
+                }
+            }
+            self.unproven = None;
+        }
+        Ok(result)
+    }
+
+    /// Hands a request to the shard of its room.
+    fn ask(
+        &mut self,
+        snapshot: &gb6_core_model::snapshot::Snapshot,
+        request: gb6_edge_session::HubRequest,
+    ) -> Result<(), ErrorCode> {
+        let inbox = self
+            .shared
+            .shards
+            .inbox_for(&self.shared, snapshot, &request.room)
+            .ok_or(ErrorCode::OwnerMoving)?;
+        if !self.asked.iter().any(|known| Arc::ptr_eq(known, &inbox)) {
+            self.asked.reserve_exact(1);
+            self.asked.push(inbox.clone());
+        }
+        inbox.request(&self.handle, request).map_err(|_full| {
+            self.shared.metrics.inbox_full.inc();
+            ErrorCode::TooManyRequests
+        })
+    }
+
+    /// Takes bytes of the client.
+    fn received(&mut self, now_ms: u64, mut input: &[u8]) {
+        loop {
+            let message = match self.reader.next(&mut input) {
+                Ok(Some(message)) => message,
+                Ok(None) => return,
+                Err(error) => {
+                    if self.end == End::Open {
+                        tracing::debug!(session = self.handle.session.0, %error, "bad frame");
+                        self.input(now_ms, |s, cx, out| {
+                            s.shutdown(cx, Disconnect::BadRequest, out);
+                            // The frame's own close code says it better.
+                            out.retain(|a| !matches!(a, Action::Close(_)));
+                        });
+                        self.begin_close(now_ms, error.close_code(), error.close_reason());
+                    }
+                    // What comes behind it can not be read: only the end is waited for.
+                    self.reader = FrameReader::new(self.shared.config.frame_bytes_max);
+                    return;
+                }
+            };
+            match (message, self.end) {
+                (Incoming::Close(code), End::Open) => {
+                    self.input(now_ms, |s, cx, out| {
+                        s.shutdown(cx, Disconnect::ForceDisconnect, out);
+                        out.clear();
+                    });
+                    self.begin_close(now_ms, code.unwrap_or(1000), "");
+                    self.answered();
+                    return;
+                }
+                (Incoming::Close(_), _) => return self.answered(),
+                (_, End::Closing { .. } | End::Cut) => {}
+                (Incoming::Text(data), End::Open) => self.input(now_ms, |s, cx, out| {
+                    s.frame(cx, FrameKind::Text, data, out);
+                }),
+                (Incoming::Binary(data), End::Open) => self.input(now_ms, |s, cx, out| {
+                    s.frame(cx, FrameKind::Binary, data, out);
+                }),
+                (Incoming::Ping(data), End::Open) => self.batch.push(pong_frame(&data)),
+                (Incoming::Pong, End::Open) => {
+                    if let Some(ping) = &mut self.frame_ping {
+                        ping.pong();
+                    }
+                }
+            }
+        }
+    }
+
+    /// Queues the close frame behind what waits and stops taking anything else.
+    fn begin_close(&mut self, now_ms: u64, code: u16, reason: &str) {
+        if self.end != End::Open {
+            return;
+        }
+        self.batch.push(close_frame(code, reason));
+        self.ended(now_ms, code, self.shared.config.close_timeout);
+    }
+
+    /// The client reads too slowly: drops what waits and tries to say so.
+    fn slow(&mut self, now_ms: u64) {
+        if self.end != End::Open {
+            return;
+        }
+        self.shared.metrics.slow.inc();
+        let slow = Disconnect::Slow;
+        self.input(now_ms, |s, cx, out| {
+            s.shutdown(cx, slow, out);
+            out.clear();
+        });
+        self.batch.keep_half_written();
+        self.batch.close(slow.code() as u16, slow.text());
+        self.ended(
+            now_ms,
+            slow.code() as u16,
+            self.shared.config.slow_close_timeout,
+        );
+    }
+
+    fn ended(&mut self, now_ms: u64, code: u16, patience: std::time::Duration) {
+        let patience = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
+        self.end = End::Closing {
+            until: now_ms.saturating_add(patience),
+            answered: false,
+        };
+        tracing::debug!(session = self.handle.session.0, code, "session closed");
+        self.leave(code);
+    }
+
+    /// The client has answered the close frame, or began the end itself.
+    fn answered(&mut self) {
+        if let End::Closing { answered, .. } = &mut self.end {
+            *answered = true;
+        }
+    }
+
+    /// Ends the session for everybody else. Done once.
+    fn leave(&mut self, code: u16) {
+        self.handle.outbox.end();
+        let known = self.shared.leave(self.place, self.handle.session);
+        if !known {
+            return;
+        }
+        for inbox in self.asked.drain(..) {
+            inbox.session_closed(self.handle.session);
+        }
+        self.unproven = None;
+        self.shared
+            .metrics
+            .sessions
+            .with(&[self.dialect.name()])
+            .dec();
+        self.shared.metrics.closed.with(&[&code.to_string()]).inc();
+    }
+
+    /// Takes what waits in the outbox.
+    fn take(&mut self, now_ms: u64, waker: &std::task::Waker) {
+        let Taken {
+            mut frames,
+            events,
+            phase,
+        } = self.handle.outbox.take(waker);
+        let mut taken = 0;
+        for (before, event) in events {
+            for frame in frames.drain(..before - taken) {
+                self.batch.push(frame);
+            }
+            taken = before;
+            self.input(now_ms, |s, cx, out| match event {
+                Event::Complete(token, answer) => s.complete(cx, token, *answer, out),
+                Event::Notice(notice) => s.notice(cx, *notice, out),
+                Event::Shutdown(why) => s.shutdown(cx, why, out),
+            });
+            if self.end != End::Open {
+                return;
+            }
+        }
+        if self.end == End::Open {
+            self.batch.append(frames);
+            if phase == Phase::Slow {
+                self.slow(now_ms);
+            }
+        }
+    }
+
+    /// Reads what has come, up to a bound. `false`: the connection is over.
+    fn read(&mut self, now_ms: u64, cx: &mut TaskContext<'_>, scratch: &mut [u8]) -> bool {
+        for _ in 0..READS_AT_ONCE {
+            let mut buf = ReadBuf::new(scratch);
+            match Pin::new(&mut self.tcp).poll_read(cx, &mut buf) {
+                Poll::Pending => return true,
+                Poll::Ready(Err(_)) => return false,
+                Poll::Ready(Ok(())) if buf.filled().is_empty() => return false,
+                Poll::Ready(Ok(())) => {
+                    self.shared
+                        .metrics
+                        .bytes_in
+                        .inc_by(buf.filled().len() as u64);
+                    self.received(now_ms, buf.filled());
+                }
+            }
+        }
+        cx.waker().wake_by_ref();
+        true
+    }
+
+    /// Writes what waits. `false`: the connection is over.
+    fn write(&mut self, now_ms: u64, cx: &mut TaskContext<'_>, scratch: &mut [u8]) -> bool {
+        while !self.batch.is_empty() {
+            let tcp = Pin::new(&mut self.tcp);
+            let written = match gather(&self.batch, scratch) {
+                Gathered::Copied(n) => tcp.poll_write(cx, &scratch[..n]),
+                Gathered::First(first) => tcp.poll_write(cx, first),
+            };
+            match written {
+                Poll::Ready(Ok(n)) if n > 0 => {
+                    self.batch.advance(n);
+                    self.stalled_since = None;
+                    self.shared.metrics.writes.inc();
+                    self.shared.metrics.bytes_out.inc_by(n as u64);
+                }
+                Poll::Ready(_) => return false,
+                Poll::Pending => {
+                    self.stalled_since.get_or_insert(now_ms);
+                    return true;
+                }
+            }
+        }
+        self.stalled_since = None;
+        true
+    }
+
+    /// What is due by time alone.
+    fn tick(&mut self, now_ms: u64) {
+        match self.end {
+            End::Open => {
+                if self.session.deadline().is_some_and(|at| at <= now_ms) {
+                    self.input(now_ms, |s, cx, out| s.tick(cx, out));
+                }
+                if let Some(ping) = &mut self.frame_ping {
+                    match ping.due(now_ms, self.shared.config.session.pong_timeout_ms) {
+                        Ok(None) => {}
+                        Ok(Some(frame)) => self.batch.push(frame),
+                        Err(why) => self.input(now_ms, |s, cx, out| s.shutdown(cx, why, out)),
+                    }
+                }
+                if self
+                    .write_deadline()
+                    .is_some_and(|deadline| deadline <= now_ms)
+                {
+                    let why = Disconnect::WriteError;
+                    self.leave(why.code() as u16);
+                    self.end = End::Cut;
+                }
+            }
+            End::Closing { until, .. } if until <= now_ms => self.end = End::Cut,
+            End::Closing { .. } | End::Cut => {}
+        }
+    }
+
+    fn write_deadline(&self) -> Option<u64> {
+        let patience = u64::try_from(self.shared.config.write_timeout.as_millis()).ok()?;
+        Some(self.stalled_since?.saturating_add(patience))
+    }
+
+    /// Has the wheel wake this task when something is due.
+    fn arm(&mut self, now_ms: u64) {
+        let next = match self.end {
+            End::Open => [
+                self.session.deadline(),
+                self.frame_ping.as_ref().map(|p| p.deadline()),
+                self.write_deadline(),
+            ]
+            .into_iter()
+            .flatten()
+            .min(),
+            End::Closing { until, .. } => Some(until),
+            End::Cut => None,
+        };
+        let Some(next) = next else { return };
+        // The entry for `timer_at` has fired once that time is behind us.
+        if self.timer_at <= now_ms || next < self.timer_at {
+            self.timer_at = self.shared.wheel.add(next, self.handle.clone());
+        }
+    }
+
+    fn run(&mut self, cx: &mut TaskContext<'_>, scratch: &mut [u8]) -> Poll<()> {
+        let now_ms = self.shared.clock.now_ms();
+        if self.end == End::Open {
+            self.take(now_ms, cx.waker());
+        } else {
+            self.handle.outbox.watch(cx.waker());
+        }
+        self.tick(now_ms);
+        if !self.read(now_ms, cx, scratch) {
+            // Whoever closes before reading what it was sent gets no more of it.
+            self.leave(0);
+            return Poll::Ready(());
+        }
+        loop {
+            if !self.write(now_ms, cx, scratch) {
+                self.leave(0);
+                return Poll::Ready(());
+            }
+            if self.end != End::Open {
+                break;
+            }
+            if self.handle.outbox.held(self.batch.left()) {
+                self.slow(now_ms);
+                continue;
+            }
+            let low = self.shared.config.session.bulk_low_water_bytes;
+            if !self.session.wants_drain() || self.batch.left() > low {
+                break;
+            }
+            self.input(now_ms, |s, cx, out| s.drained(cx, out));
+            if self.batch.is_empty() {
+                break;
+            }
+        }
+        match self.end {
+            End::Cut => {
+                // Bytes that the client does not take would stay in the kernel for minutes.
+                let _ =
+                    socket2::SockRef::from(&self.tcp).set_linger(Some(std::time::Duration::ZERO));
+                Poll::Ready(())
+            }
+            End::Closing { answered: true, .. } if self.batch.is_empty() => Poll::Ready(()),
+            _ => {
+                self.arm(now_ms);
+                Poll::Pending
+            }
+        }
+    }
+}
+
+impl Future for Connection {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<()> {
+        SCRATCH.with_borrow_mut(|scratch| self.run(cx, scratch))
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.leave(0);
+        self.shared.gone();
+    }
+}
+
+/// What one write is to carry.
+enum Gathered<'a> {
+    /// So many bytes of the scratch buffer.
+    Copied(usize),
+    /// The first frame, or what is left of it.
+    First(&'a [u8]),
+}
+
+/// Copies as many small frames as fit into `scratch`; one alone, or a large one, is not copied.
+fn gather<'a>(batch: &'a Batch, scratch: &mut [u8]) -> Gathered<'a> {
+    let mut slices = batch.slices();
+    let first = slices.next().unwrap_or_default();
+    let small = |s: &[u8]| s.len() <= GATHER_FRAME_MAX;
+    let mut rest = slices.peekable();
+    if !small(first) || rest.peek().is_none_or(|next| !small(next)) {
+        return Gathered::First(first);
+    }
+    scratch[..first.len()].copy_from_slice(first);
+    let mut end = first.len();
+    for slice in rest {
+        if !small(slice) || end + slice.len() > scratch.len() {
+            break;
+        }
+        scratch[end..end + slice.len()].copy_from_slice(slice);
+        end += slice.len();
+    }
+    Gathered::Copied(end)
+}
+
+/// A random UUID (RFC 9562 section 5.4): the id under which other clients see this one.
+fn client_id() -> String {
+    let bits: u128 = rand::random();
+    let bits = bits & !(0xf << 76) & !(0x3 << 62) | (0x4 << 76) | (0x2 << 62);
+    let hex = format!("{bits:032x}");
+    format!(
+        "{}-{}-{}-{}-{}",
+        &hex[..8],
+        &hex[8..12],
+        &hex[12..16],
+        &hex[16..20],
+        &hex[20..]
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+
+    #[test]
+    fn client_ids_are_uuids_of_version_4() {
+        for _ in 0..100 {
+            let id = client_id();
+            assert_eq!(id.len(), 36);
+            assert_eq!(&id[14..15], "4");
+            assert!(matches!(&id[19..20], "8" | "9" | "a" | "b"), "{id}");
+        }
+    }
+
+    #[test]
+    fn small_frames_share_a_write() {
+        let mut scratch = vec![0; SCRATCH_BYTES];
+        let mut batch = Batch::default();
+        batch.push(Bytes::from(vec![1; 100]));
+        assert!(matches!(gather(&batch, &mut scratch), Gathered::First(f) if f.len() == 100));
+        batch.push(Bytes::from(vec![2; 100]));
+        batch.push(Bytes::from(vec![3; GATHER_FRAME_MAX + 1]));
+        batch.push(Bytes::from(vec![4; 100]));
+        assert!(matches!(
+            gather(&batch, &mut scratch),
+            Gathered::Copied(200)
+        ));
+        batch.advance(150);
+        assert!(matches!(gather(&batch, &mut scratch), Gathered::First(f) if f.len() == 50));
+        batch.advance(50);
+        assert!(
+            matches!(gather(&batch, &mut scratch), Gathered::First(f) if f.len() > GATHER_FRAME_MAX)
+        );
+        let mut many = Batch::default();
+        for _ in 0..100 {
+            many.push(Bytes::from(vec![5; 1000]));
+        }
+        assert!(matches!(
+            gather(&many, &mut scratch),
+            Gathered::Copied(65_000)
+        ));
+    }
+}

@@ -1,0 +1,375 @@
+//! What goes to one connection: whole frames, encoded once and shared, and events for its session,
+//! in one order, with a bound in bytes. Anybody may push; the connection's task takes everything
+//! at once, so that what came while it was waiting leaves in one write.
+
+use std::collections::VecDeque;
+use std::task::Waker;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use gb6_core_wire::client::close_frame;
+
+/// The queue of one connection, shared by its task and by everything that sends to it.
+pub(crate) struct Outbox<E> {
+    state: Mutex<State<E>>,
+    /// Bytes that may wait, those being written included.
+    max: usize,
+}
+
+struct State<E> {
+    frames: VecDeque<Bytes>,
+    /// Events, each with the number of frames of `frames` that go before it.
+    events: Vec<(usize, E)>,
+    /// Bytes of `frames`.
+    bytes: usize,
+    /// Bytes that the task has taken and not yet written.
+    held: usize,
+    /// Wakes the task; taken by the first push after a poll, so that one wake serves a batch.
+    waker: Option<Waker>,
+    phase: Phase,
+}
+
+/// What the task takes in one go.
+pub(crate) struct Taken<E> {
+    /// Frames to be written, in order.
+    pub(crate) frames: VecDeque<Bytes>,
+    /// What the session must hear, each with the number of `frames` that go before it.
+    pub(crate) events: Vec<(usize, E)>,
+    /// Whether there will be more.
+    pub(crate) phase: Phase,
+}
+
+/// How far a connection's end has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Phase {
+    /// Frames are accepted.
+    Open,
+    /// The client read too slowly: everything was dropped, only a close frame is still to come.
+    Slow,
+    /// Nothing is accepted any more.
+    Ended,
+}
+
+/// What became of a push.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Pushed {
+    /// It waits to be written.
+    Queued,
+    /// It did not fit: the connection is being closed as slow, everything that waited is dropped.
+    Overflowed,
+    /// The connection ends or has ended; it was dropped.
+    Ended,
+}
+
+impl<E> Outbox<E> {
+    /// An outbox for at most `max` bytes of frames.
+    // overflow: the queue is dropped and the connection closed with 3008, so that a client which
+    // does not read costs nobody memory or time; it recovers from its offsets.
+    pub(crate) fn new(max: usize) -> Self {
+        Self {
+            state: Mutex::new(State {
+                frames: VecDeque::new(),
+                events: Vec::new(),
+                bytes: 0,
+                held: 0,
+                waker: None,
+                phase: Phase::Open,
+            }),
+            max,
+        }
+    }
+
+    /// Queues a whole frame. Never waits.
+    pub(crate) fn push(&self, frame: Bytes) -> Pushed {
+        let (pushed, waker) = {
+            let mut state = self.state.lock();
+            if state.phase != Phase::Open {
+                return Pushed::Ended;
+            }
+            let pushed = if state.bytes + state.held + frame.len() > self.max {
+                state.overflow();
+                Pushed::Overflowed
+            } else {
+                state.bytes += frame.len();
+                state.frames.push_back(frame);
+                Pushed::Queued
+            };
+            (pushed, state.waker.take())
+        };
+        wake(waker);
+        pushed
+    }
+
+    /// Queues an event for the session, in order with the frames. Events carry no weight: each
+    /// answers something that the session asked for, and what it may ask is bounded.
+    pub(crate) fn event(&self, event: E) -> Pushed {
+        let waker = {
+            let mut state = self.state.lock();
+            if state.phase != Phase::Open {
+                return Pushed::Ended;
+            }
+            let before = state.frames.len();
+            state.events.push((before, event));
+            state.waker.take()
+        };
+        wake(waker);
+        Pushed::Queued
+    }
+
+    /// Wakes the task: its timer may be due.
+    pub(crate) fn wake(&self) {
+        let waker = self.state.lock().waker.take();
+        wake(waker);
+    }
+
+    /// For the task: takes everything that waits and remembers how to wake the task.
+    pub(crate) fn take(&self, waker: &Waker) -> Taken<E> {
+        let mut state = self.state.lock();
+        state.remember(waker);
+        state.held += state.bytes;
+        state.bytes = 0;
+        Taken {
+            frames: std::mem::take(&mut state.frames),
+            events: std::mem::take(&mut state.events),
+            phase: state.phase,
+        }
+    }
+
+    /// For the task: only remembers how to wake it, for its timer.
+    pub(crate) fn watch(&self, waker: &Waker) {
+        self.state.lock().remember(waker);
+    }
+
+    /// For the task: so many bytes that it has taken or made itself are not yet written. Says
+    /// whether that is too much: then the connection is slow, as after an overflowing push.
+    pub(crate) fn held(&self, bytes: usize) -> bool {
+        let mut state = self.state.lock();
+        state.held = bytes;
+        if state.phase == Phase::Open && state.bytes + bytes > self.max {
+            state.overflow();
+            return true;
+        }
+        false
+    }
+
+    /// For the task: it needs nothing more; everything that waits is dropped.
+    pub(crate) fn end(&self) {
+        let dropped = {
+            let mut state = self.state.lock();
+            state.phase = Phase::Ended;
+            state.bytes = 0;
+            state.held = 0;
+            (
+                std::mem::take(&mut state.frames),
+                std::mem::take(&mut state.events),
+            )
+        };
+        drop(dropped);
+    }
+}
+
+impl<E> State<E> {
+    fn remember(&mut self, waker: &Waker) {
+        match &self.waker {
+            Some(w) if w.will_wake(waker) => {}
+            _ => self.waker = Some(waker.clone()),
+        }
+    }
+
+    fn overflow(&mut self) {
+        self.frames = VecDeque::new();
+        self.events = Vec::new();
+        self.bytes = 0;
+        self.phase = Phase::Slow;
+    }
+}
+
+fn wake(waker: Option<Waker>) {
+    if let Some(waker) = waker {
+        waker.wake();
+    }
+}
+
+/// Frames that the task has taken and not yet written.
+#[derive(Default)]
+pub(crate) struct Batch {
+    frames: VecDeque<Bytes>,
+    /// Bytes of the first frame that are written.
+    done: usize,
+    /// Bytes of all frames that are not written.
+    left: usize,
+}
+
+impl Batch {
+    /// Puts a frame behind the others.
+    pub(crate) fn push(&mut self, frame: Bytes) {
+        self.left += frame.len();
+        self.frames.push_back(frame);
+    }
+
+    /// Puts frames behind the others.
+    pub(crate) fn append(&mut self, mut frames: VecDeque<Bytes>) {
+        self.left += frames.iter().map(Bytes::len).sum::<usize>();
+        if self.frames.is_empty() {
+            self.frames = frames;
+        } else {
+            self.frames.append(&mut frames);
+        }
+    }
+
+    /// Whether everything is written.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.frames.is_empty()
+    }
+
+    /// Bytes that are not written yet.
+    pub(crate) fn left(&self) -> usize {
+        self.left
+    }
+
+    /// What is left to write, frame by frame.
+    pub(crate) fn slices(&self) -> impl Iterator<Item = &[u8]> {
+        let done = self.done;
+        self.frames
+            .iter()
+            .enumerate()
+            .map(move |(i, f)| if i == 0 { &f[done..] } else { &f[..] })
+    }
+
+    /// Forgets the first `n` bytes: they are written. Memory goes back when nothing is left.
+    pub(crate) fn advance(&mut self, mut n: usize) {
+        self.left = self.left.saturating_sub(n);
+        while let Some(front) = self.frames.front() {
+            let rest = front.len() - self.done;
+            if n < rest {
+                self.done += n;
+                return;
+            }
+            n -= rest;
+            self.done = 0;
+            self.frames.pop_front();
+        }
+        self.frames = VecDeque::new();
+    }
+
+    /// Drops every frame of which nothing is written yet: what is half written must be finished,
+    /// or no close frame could follow it.
+    pub(crate) fn keep_half_written(&mut self) {
+        let half = if self.done > 0 {
+            self.frames.pop_front()
+        } else {
+            None
+        };
+        self.left = half.as_ref().map_or(0, |f| f.len() - self.done);
+        self.frames = half.into_iter().collect();
+    }
+
+    /// Puts a close frame behind the others.
+    pub(crate) fn close(&mut self, code: u16, reason: &str) {
+        self.push(close_frame(code, reason));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::Wake;
+
+    struct Count(AtomicUsize);
+    impl Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn rest(batch: &Batch) -> Vec<u8> {
+        batch.slices().flatten().copied().collect()
+    }
+
+    fn take<E>(outbox: &Outbox<E>, batch: &mut Batch) -> (Vec<(usize, E)>, Phase) {
+        let taken = outbox.take(Waker::noop());
+        batch.append(taken.frames);
+        (taken.events, taken.phase)
+    }
+
+    #[test]
+    fn one_wake_for_a_batch_and_memory_back_when_written() {
+        let outbox: Outbox<u8> = Outbox::new(1000);
+        let count = Arc::new(Count(AtomicUsize::new(0)));
+        outbox.take(&Waker::from(count.clone()));
+        for _ in 0..10 {
+            assert_eq!(
+                outbox.push(Bytes::from_static(b"0123456789")),
+                Pushed::Queued
+            );
+        }
+        assert_eq!(outbox.event(7), Pushed::Queued);
+        assert_eq!(count.0.load(Ordering::Relaxed), 1);
+
+        let mut batch = Batch::default();
+        assert_eq!(take(&outbox, &mut batch), (vec![(10, 7)], Phase::Open));
+        batch.advance(95);
+        assert_eq!(rest(&batch), b"56789");
+        assert!(!outbox.held(batch.left()));
+        outbox.push(Bytes::from_static(b"next"));
+        take(&outbox, &mut batch);
+        assert_eq!(rest(&batch), b"56789next");
+        batch.advance(9);
+        assert!(!outbox.held(batch.left()));
+        assert!(batch.is_empty());
+        assert_eq!(batch.frames.capacity(), 0);
+        assert_eq!(outbox.state.lock().frames.capacity(), 0);
+        assert_eq!(outbox.state.lock().held, 0);
+    }
+
+    #[test]
+    fn the_bound_counts_what_is_being_written() {
+        let outbox: Outbox<()> = Outbox::new(100);
+        let mut batch = Batch::default();
+        outbox.push(Bytes::from(vec![1; 40]));
+        outbox.push(Bytes::from(vec![2; 40]));
+        take(&outbox, &mut batch);
+        batch.advance(10);
+        assert!(!outbox.held(batch.left()));
+        assert_eq!(outbox.push(Bytes::from(vec![3; 30])), Pushed::Queued);
+        assert_eq!(outbox.push(Bytes::from(vec![3; 1])), Pushed::Overflowed);
+        assert_eq!(outbox.push(Bytes::from(vec![4; 1])), Pushed::Ended);
+        assert_eq!(outbox.event(()), Pushed::Ended);
+        assert_eq!(outbox.state.lock().bytes, 0);
+        assert_eq!(take(&outbox, &mut batch), (Vec::new(), Phase::Slow));
+        batch.keep_half_written();
+        batch.close(3008, "slow");
+        let mut want = vec![1; 30];
+        want.extend_from_slice(b"\x88\x06\x0b\xc0slow");
+        assert_eq!(rest(&batch), want);
+        assert_eq!(batch.left(), want.len());
+    }
+
+    #[test]
+    fn what_the_task_makes_itself_counts_too() {
+        let outbox: Outbox<()> = Outbox::new(100);
+        assert!(!outbox.held(100));
+        assert!(outbox.held(101));
+        assert_eq!(take(&outbox, &mut Batch::default()).1, Phase::Slow);
+    }
+
+    #[test]
+    fn events_keep_their_place_among_frames() {
+        let outbox: Outbox<char> = Outbox::new(100);
+        outbox.event('a');
+        outbox.push(Bytes::from_static(b"1"));
+        outbox.push(Bytes::from_static(b"2"));
+        outbox.event('b');
+        outbox.push(Bytes::from_static(b"3"));
+        outbox.event('c');
+        let (events, phase) = take(&outbox, &mut Batch::default());
+        assert_eq!(events, [(0, 'a'), (2, 'b'), (3, 'c')]);
+        assert_eq!(phase, Phase::Open);
+        outbox.end();
+        assert_eq!(outbox.event('d'), Pushed::Ended);
+        assert_eq!(take(&outbox, &mut Batch::default()).1, Phase::Ended);
+    }
+}
