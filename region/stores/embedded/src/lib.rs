@@ -1,12 +1,17 @@
 //! The embedded engines: `ShardLog` as a segmented log of our own, `RoomStore` on an embedded
 //! ordered store. One directory holds both; one process at a time has it open.
 
+mod data_dir;
+mod inbox;
 pub mod log;
 mod real_vfs;
+mod shard_log;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim_disk;
 mod vfs;
 
+pub use data_dir::DataDir;
 pub use log::{LogConfig, LogReader, SegmentedLog};
 pub use real_vfs::{RealFile, RealVfs};
+pub use shard_log::{EmbeddedShardLog, LogStats};
 pub use vfs::{Vfs, VfsFile};

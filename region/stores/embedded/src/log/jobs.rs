@@ -37,10 +37,7 @@ pub struct JobDone<V: Vfs> {
 
 pub(crate) enum Done<F> {
     Prepared(Result<Prepared<F>, StoreError>),
-    Sealed {
-        seq: u64,
-        result: Result<(), StoreError>,
-    },
+    Sealed(Result<(), StoreError>),
 }
 
 /// A segment file that waits under a temporary name: header written, blocks allocated, synced.
@@ -92,10 +89,7 @@ impl<V: Vfs> Job<V> {
                 segment,
                 file,
                 summary,
-            } => Done::Sealed {
-                seq: segment.header.seq,
-                result: seal(&vfs, &segment, &file, summary),
-            },
+            } => Done::Sealed(seal(&vfs, &segment, &file, summary)),
         };
         JobDone { vfs, result }
     }
@@ -111,7 +105,7 @@ impl<V: Vfs> JobDone<V> {
                 other => other.named(&self.vfs, "remove", &prepared.name),
             },
             Done::Prepared(Err(e)) => Err(e),
-            Done::Sealed { result, .. } => result,
+            Done::Sealed(result) => result,
         }
     }
 }

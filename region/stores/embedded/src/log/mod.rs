@@ -10,12 +10,16 @@
 //! is handed out as a [`Job`]: run it anywhere, then give the result to
 //! [`SegmentedLog::finish`]. A log whose jobs nobody runs works, only slower.
 
+mod checkpoint;
+mod consumers;
 pub mod format;
 mod index;
 mod jobs;
 mod load;
 mod owner;
 mod reader;
+mod retention;
+mod rewrite;
 mod scan;
 mod segment;
 mod summary;
@@ -29,9 +33,11 @@ use gb6_core_wire::record::Record;
 pub use jobs::{Job, JobDone};
 pub use load::{LoadNote, TailNote};
 pub use reader::LogReader;
+pub use rewrite::Rewritten;
 pub use summary::{RoomSpan, Summary};
 
 use crate::vfs::Vfs;
+use consumers::Consumers;
 use owner::Owner;
 use reader::Shared;
 
@@ -81,9 +87,10 @@ impl<V: Vfs> SegmentedLog<V> {
     /// Errors: `Corrupt` where damage is found that no crash explains, `Format` for a newer one.
     pub fn open(vfs: V, config: LogConfig) -> Result<Self, StoreError> {
         let loaded = load::load(&vfs, &config)?;
+        let consumers = Consumers::load(&vfs)?;
         Ok(Self {
             epoch: loaded.epoch,
-            shared: Arc::new(Shared::new(vfs, config, loaded.segments)),
+            shared: Arc::new(Shared::new(vfs, config, loaded.segments, consumers)),
             owner: None,
             notes: loaded.notes,
         })
@@ -205,5 +212,37 @@ impl<V: Vfs> SegmentedLog<V> {
             self.finish(job.run())?;
         }
         Ok(())
+    }
+
+    /// Seals the open segment, when it has records, and goes on in the next one: so that what it
+    /// holds can be rewritten. No batch may be staged.
+    pub fn seal_open(&mut self) -> Result<(), StoreError> {
+        self.owner()?.seal_open()
+    }
+
+    /// As [`gb6_core_ports::ShardLog::seal_around`].
+    pub fn seal_around(&mut self, position: Position) -> Result<Option<u64>, StoreError> {
+        self.owner()?.check_ownership()?;
+        match self.shared.segment_at(position) {
+            Some((_, true)) => self.seal_open()?,
+            Some((seq, false)) => return Ok(Some(seq)),
+            None => return Ok(None),
+        }
+        Ok(self.shared.segment_at(position).map(|(seq, _)| seq))
+    }
+
+    /// As [`gb6_core_ports::ShardLog::trim`].
+    pub fn trim(&mut self, to: Position) -> Result<Position, StoreError> {
+        let shared = self.shared.clone();
+        self.owner()?.check_ownership()?;
+        shared.remove_before(shared.trim_bound(to)?)
+    }
+
+    /// Lets a segment's new generation ([`LogReader::prepare_rewrite`]) take its place. Answers
+    /// the bytes that were freed.
+    pub fn install(&mut self, rewritten: Rewritten<V>) -> Result<u64, StoreError> {
+        self.owner()?.check_ownership()?;
+        self.shared.install(&rewritten)?;
+        Ok(rewritten.freed())
     }
 }

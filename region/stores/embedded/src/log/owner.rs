@@ -1,7 +1,6 @@
 //! One ownership of a log: the open segment, the open batch, and the checks that keep a fenced
 //! owner from acknowledging anything.
 
-use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 
@@ -43,7 +42,6 @@ pub(crate) struct Owner<V: Vfs> {
     prepared: Option<Prepared<V::File>>,
     preparing: bool,
     prepare_pause: u32,
-    sealing: BTreeSet<u64>,
     jobs: Vec<Job<V>>,
     dead: Option<StoreError>,
 }
@@ -106,7 +104,6 @@ impl<V: Vfs> Owner<V> {
             prepared: None,
             preparing: false,
             prepare_pause: 0,
-            sealing: BTreeSet::new(),
             jobs: Vec::new(),
             dead: None,
         };
@@ -330,7 +327,7 @@ impl<V: Vfs> Owner<V> {
 
     /// Whether the shard is still ours: nobody took the next segment's name. An owner that slept
     /// through the removal of that segment too no longer finds its own, which goes before it.
-    fn check_ownership(&mut self) -> Result<(), StoreError> {
+    pub(crate) fn check_ownership(&mut self) -> Result<(), StoreError> {
         let vfs = &self.shared.vfs;
         let seq = self.segment.header.seq;
         let looked = vfs
@@ -386,7 +383,7 @@ impl<V: Vfs> Owner<V> {
         before.state.write().sealed = true;
         let before_file = std::mem::replace(&mut self.file, prepared.file);
         let summary = std::mem::take(&mut self.summary);
-        self.sealing.insert(before.header.seq);
+        self.shared.adopt(&before);
         self.jobs.push(Job::seal(vfs, before, before_file, summary));
         {
             let mut segments = self.shared.segments.write();
@@ -398,6 +395,23 @@ impl<V: Vfs> Owner<V> {
         self.offset = HEADER_BYTES as u64;
         self.dirty_end = 0;
         self.target = bytes;
+        Ok(())
+    }
+
+    /// Seals the open segment, when it has records, and goes on in the next one.
+    ///
+    /// Errors: `Conflict` while a batch is staged; otherwise as for a write.
+    pub(crate) fn seal_open(&mut self) -> Result<(), StoreError> {
+        self.alive()?;
+        if self.batch.count() > 0 {
+            return Err(StoreError::Conflict {
+                what: "a batch is staged: commit it first".into(),
+            });
+        }
+        self.check_ownership()?;
+        if self.offset > HEADER_BYTES as u64 {
+            self.roll()?;
+        }
         Ok(())
     }
 
@@ -440,10 +454,7 @@ impl<V: Vfs> Owner<V> {
 
     pub(crate) fn finish(&mut self, done: JobDone<V>) -> Result<(), StoreError> {
         match &done.result {
-            Done::Sealed { seq, .. } => {
-                self.sealing.remove(seq);
-                return done.discard();
-            }
+            Done::Sealed(_) => return done.discard(),
             Done::Prepared(Ok(prepared)) => {
                 let ours = prepared.header == self.next_header(self.segment.header.seq + 1);
                 if !ours {
@@ -570,14 +581,19 @@ fn settle_tail<V: Vfs>(vfs: &V, tail: &OpenTail<V::File>) {
     let _ = write_index(vfs, &index);
 }
 
-/// Removes temporary files of owners that are gone.
+/// Removes what owners that are gone left behind: temporary files, and indexes whose segment was
+/// removed.
 fn remove_leftovers<V: Vfs>(vfs: &V) {
-    for name in vfs.list().unwrap_or_default() {
-        if [".next.tmp", ".idx.tmp", ".rewrite.tmp"]
+    let names = vfs.list().unwrap_or_default();
+    for name in &names {
+        let temporary = [".next.tmp", ".idx.tmp", ".rewrite.tmp"]
             .iter()
-            .any(|end| name.ends_with(end))
-        {
-            let _ = vfs.remove(&name);
+            .any(|end| name.ends_with(end));
+        let orphan = name
+            .strip_suffix(".idx")
+            .is_some_and(|stem| names.binary_search(&format!("{stem}.seg")).is_err());
+        if temporary || orphan {
+            let _ = vfs.remove(name);
         }
     }
 }

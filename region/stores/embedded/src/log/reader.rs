@@ -4,13 +4,17 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use gb6_core_model::Position;
-use gb6_core_ports::{LogRange, Page, StoreError};
+use gb6_core_ports::log::FirstKept;
+use gb6_core_ports::{ConsumerState, LogRange, Page, Retain, RetentionPlan, StoreError};
 use gb6_core_wire::record::Record;
 use parking_lot::{Mutex, RwLock};
 use prost::Message;
 
 use super::LogConfig;
+use super::checkpoint;
+use super::consumers::Consumers;
 use super::format::{FrameHeader, records_of};
+use super::rewrite::Rewritten;
 use super::scan::Window;
 use super::segment::{Segment, SegmentError};
 use crate::vfs::{Vfs, io_error};
@@ -33,6 +37,7 @@ pub(crate) struct Shared<V: Vfs> {
     /// Ascending by position; empty segments among them have equal bounds.
     pub(crate) segments: RwLock<Arc<Segments<V::File>>>,
     opened: Mutex<VecDeque<Arc<Segment<V::File>>>>,
+    pub(crate) consumers: Mutex<Consumers>,
 }
 
 /// Reads a log: cheap to clone, for any thread. Sees committed records only.
@@ -49,12 +54,18 @@ impl<V: Vfs> Clone for LogReader<V> {
 }
 
 impl<V: Vfs> Shared<V> {
-    pub(crate) fn new(vfs: V, config: LogConfig, segments: Segments<V::File>) -> Self {
+    pub(crate) fn new(
+        vfs: V,
+        config: LogConfig,
+        segments: Segments<V::File>,
+        consumers: Consumers,
+    ) -> Self {
         Self {
             vfs,
             config,
             segments: RwLock::new(Arc::new(segments)),
             opened: Mutex::new(VecDeque::new()),
+            consumers: Mutex::new(consumers),
         }
     }
 
@@ -70,22 +81,28 @@ impl<V: Vfs> Shared<V> {
         }
     }
 
-    /// The segment's file; closes the one that has been open longest when there are too many.
+    /// The segment's file.
     pub(crate) fn file(
         &self,
         segment: &Arc<Segment<V::File>>,
     ) -> Result<Arc<V::File>, SegmentError> {
         let (file, opened) = segment.file(&self.vfs)?;
         if opened {
-            let mut all = self.opened.lock();
-            all.push_back(segment.clone());
-            if all.len() > OPEN_FILES_MAX
-                && let Some(oldest) = all.pop_front()
-            {
-                oldest.close();
-            }
+            self.adopt(segment);
         }
         Ok(file)
+    }
+
+    /// Counts a sealed segment whose file is open; the one that has been open longest is closed
+    /// when there are too many.
+    pub(crate) fn adopt(&self, segment: &Arc<Segment<V::File>>) {
+        let mut all = self.opened.lock();
+        all.push_back(segment.clone());
+        if all.len() > OPEN_FILES_MAX
+            && let Some(oldest) = all.pop_front()
+        {
+            oldest.close();
+        }
     }
 
     fn corrupt(
@@ -188,6 +205,67 @@ impl<V: Vfs> LogReader<V> {
             }
         }
         Err(self.busy())
+    }
+
+    /// Writes the next generation of a sealed segment under a temporary name, with `retain`
+    /// deciding for each record; [`super::SegmentedLog::install`] lets it take the segment's
+    /// place. Blocks; the log goes on meanwhile.
+    pub fn prepare_rewrite(
+        &self,
+        segment: u64,
+        retain: &mut dyn FnMut(&Record) -> Retain,
+    ) -> Result<Rewritten<V>, StoreError> {
+        self.shared.prepare_rewrite(segment, retain)
+    }
+
+    /// As [`gb6_core_ports::ShardLog::plan_retention`].
+    pub fn plan_retention(
+        &self,
+        first_kept: &FirstKept<'_>,
+        settled: Position,
+    ) -> Result<RetentionPlan, StoreError> {
+        self.shared.plan_retention(first_kept, settled)
+    }
+
+    /// As [`gb6_core_ports::ShardLog::register_consumer`].
+    pub fn register_consumer(
+        &self,
+        name: &str,
+        position: Position,
+    ) -> Result<ConsumerState, StoreError> {
+        let shared = &self.shared;
+        shared
+            .consumers
+            .lock()
+            .register(&shared.vfs, name, position)
+    }
+
+    /// As [`gb6_core_ports::ShardLog::set_consumer`].
+    pub fn set_consumer(&self, name: &str, position: Position) -> Result<(), StoreError> {
+        let shared = &self.shared;
+        shared.consumers.lock().set(&shared.vfs, name, position)
+    }
+
+    /// As [`gb6_core_ports::ShardLog::remove_consumer`].
+    pub fn remove_consumer(&self, name: &str) -> Result<(), StoreError> {
+        let shared = &self.shared;
+        shared.consumers.lock().remove(&shared.vfs, name)
+    }
+
+    /// As [`gb6_core_ports::ShardLog::consumers`].
+    pub fn consumers(&self) -> Result<Vec<ConsumerState>, StoreError> {
+        self.shared.trim_bound(0)?;
+        Ok(self.shared.consumers.lock().all())
+    }
+
+    /// As [`gb6_core_ports::ShardLog::save_checkpoint`].
+    pub fn save_checkpoint(&self, position: Position, state: &[u8]) -> Result<(), StoreError> {
+        checkpoint::save(&self.shared.vfs, position, state)
+    }
+
+    /// As [`gb6_core_ports::ShardLog::load_checkpoint`].
+    pub fn load_checkpoint(&self) -> Result<Option<(Position, Vec<u8>)>, StoreError> {
+        checkpoint::load(&self.shared.vfs, self.range().next)
     }
 
     fn busy(&self) -> StoreError {
