@@ -1,0 +1,59 @@
+//! The command line: what can be asked of `gb6`, and who answers it.
+
+mod cert;
+mod config;
+mod doctor;
+mod exit;
+mod token;
+
+use clap::{Parser, Subcommand};
+
+pub(crate) use exit::Failure;
+
+/// GB6: durable real-time messaging, from one laptop to a mesh of nodes.
+#[derive(Parser, Debug)]
+#[command(
+    name = "gb6",
+    version,
+    about,
+    max_term_width = 100,
+    arg_required_else_help = true
+)]
+#[command(after_help = "To try it: gb6 dev, then open the address that it prints.")]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Make the mesh's certificates
+    #[command(subcommand)]
+    Cert(cert::CertCommand),
+    /// Print examples of configuration files, and check them
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
+    /// Make tokens for clients
+    #[command(subcommand)]
+    Token(token::TokenCommand),
+    /// Look at this machine: file limits, ports, clock, disk
+    Doctor(doctor::Doctor),
+    /// Print the version
+    Version,
+}
+
+impl Cli {
+    /// Does what was asked.
+    ///
+    /// # Errors
+    /// What went wrong, for the person who asked.
+    pub(crate) fn run(self) -> Result<(), Failure> {
+        match self.command {
+            Command::Cert(command) => command.run(),
+            Command::Config(command) => command.run(),
+            Command::Token(command) => command.run(),
+            Command::Doctor(doctor) => doctor.run(),
+            Command::Version => exit::print(concat!(env!("CARGO_PKG_VERSION"), "\n")),
+        }
+    }
+}

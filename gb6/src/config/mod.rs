@@ -1,0 +1,16 @@
+//! Configuration: one typed file for each role, over it environment variables, over them flags.
+
+mod example;
+mod key;
+mod load;
+mod overrides;
+mod roles;
+mod tables;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use example::{example, markdown};
+pub(crate) use load::load;
+pub(crate) use overrides::Overrides;
+pub(crate) use roles::{EdgeFile, GeoFile, RegionFile, RoleFile};
+pub(crate) use tables::LogTable;

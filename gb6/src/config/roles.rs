@@ -1,0 +1,166 @@
+//! The configuration file of each role.
+
+use std::net::SocketAddr;
+
+use gb6_core_mesh::snapshot::GeoAddress;
+use gb6_core_model::Role;
+use gb6_geo_config_plan::Millis;
+
+use super::key::{Keys, config};
+use super::tables::{DialTable, ListenTable, LogTable, MeshTable};
+
+/// The file of one role.
+pub(crate) trait RoleFile:
+    Keys + Default + PartialEq + serde::Serialize + serde::de::DeserializeOwned
+{
+    /// The role.
+    const ROLE: Role;
+    /// What stands at the top of its example.
+    const ABOUT: &'static str;
+    /// What is wrong with the values together: key and words.
+    fn problems(&self) -> Vec<(&'static str, String)>;
+}
+
+/// The longest time that clients may be spread over, in ms: supervisors give up after minutes.
+const DRAIN_MAX_MS: u64 = 10 * 60 * 1000;
+
+config! {
+    /// The file of `gb6 edge`.
+    pub(crate) struct EdgeFile {
+        /// The node's name, as its certificate and the snapshot have it. In every text of this
+        /// file {name} stands for it.
+        name: String = "e1".into(),
+        /// The directory for what the node keeps: the last snapshot.
+        data_dir: String = "mesh-data/{name}".into(),
+        /// The address for clients, console, health and metrics (TCP). Port 0: any free one.
+        http: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 8080)),
+        /// The instance of a connection whose token and host name name none.
+        default_instance: String = "demo".into(),
+        /// Whether the console may make tokens for any name (POST /dev/token). Refused on an
+        /// address that is not loopback.
+        dev_tokens: bool = false,
+        /// Over how long clients are told to reconnect when the node stops.
+        drain: Millis = Millis(10_000),
+        @tables
+        /// How the node takes part in the mesh.
+        mesh: DialTable,
+        /// What is logged, always to standard error.
+        log: LogTable,
+    }
+}
+
+config! {
+    /// The file of `gb6 region`.
+    pub(crate) struct RegionFile {
+        /// The node's name, as its certificate and the snapshot have it. In every text of this
+        /// file {name} stands for it.
+        name: String = "r1".into(),
+        /// The directory of the logs, of the store, and of the keys that records are encrypted
+        /// with. One process at a time.
+        data_dir: String = "mesh-data/{name}".into(),
+        /// The address for health and metrics (TCP). Port 0: any free one.
+        http: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 7601)),
+        /// How long publishes in flight may take when the node stops.
+        drain: Millis = Millis(10_000),
+        @tables
+        /// How the node takes part in the mesh.
+        mesh: MeshTable,
+        /// What is logged, always to standard error.
+        log: LogTable,
+    }
+}
+
+config! {
+    /// The file of `gb6 geo`.
+    pub(crate) struct GeoFile {
+        /// The node's name, as its certificate has it. In every text of this file {name} stands
+        /// for it.
+        name: String = "g1".into(),
+        /// The directory for what the node keeps: the revision and the last good snapshot.
+        data_dir: String = "mesh-data/{name}".into(),
+        /// The address for health and metrics (TCP). Port 0: any free one.
+        http: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 7701)),
+        /// The snapshot file: instances, regions and nodes. `gb6 config example snapshot` prints
+        /// one. It is read again when it changes.
+        snapshot: String = "mesh-data/snapshot.toml".into(),
+        @tables
+        /// How the node takes part in the mesh.
+        mesh: ListenTable,
+        /// What is logged, always to standard error.
+        log: LogTable,
+    }
+}
+
+fn common(name: &str, drain: Option<Millis>) -> Vec<(&'static str, String)> {
+    let mut problems = Vec::new();
+    if !gb6_core_model::NodeId::is_valid(name) {
+        problems.push((
+            "name",
+            format!(
+                "`{name}` is no name of a node: use a-z, 0-9 and -, a letter first, at most 63"
+            ),
+        ));
+    }
+    if let Some(drain) = drain.filter(|d| d.0 > DRAIN_MAX_MS) {
+        problems.push((
+            "drain",
+            format!("{drain} is longer than {}", Millis(DRAIN_MAX_MS)),
+        ));
+    }
+    problems
+}
+
+fn geo_addresses(geo: &[String]) -> Option<(&'static str, String)> {
+    let why = geo
+        .iter()
+        .find_map(|text| text.parse::<GeoAddress>().err())?;
+    Some(("mesh.geo", why))
+}
+
+impl RoleFile for EdgeFile {
+    const ROLE: Role = Role::Edge;
+    const ABOUT: &'static str = "An edge: terminates clients and forwards to regions.";
+
+    fn problems(&self) -> Vec<(&'static str, String)> {
+        let mut problems = common(&self.name, Some(self.drain));
+        problems.extend(geo_addresses(&self.mesh.geo));
+        if self.dev_tokens && !self.http.ip().is_loopback() {
+            problems.push((
+                "dev_tokens",
+                format!(
+                    "tokens for any name on {} would let everybody in: use a loopback address, or \
+                     take dev_tokens out",
+                    self.http
+                ),
+            ));
+        }
+        let instance = &self.default_instance;
+        if !gb6_core_model::InstanceId::is_valid(instance) {
+            problems.push((
+                "default_instance",
+                format!("`{instance}` is no name of an instance"),
+            ));
+        }
+        problems
+    }
+}
+
+impl RoleFile for RegionFile {
+    const ROLE: Role = Role::Region;
+    const ABOUT: &'static str = "A region: owns shards and makes every message durable.";
+
+    fn problems(&self) -> Vec<(&'static str, String)> {
+        let mut problems = common(&self.name, Some(self.drain));
+        problems.extend(geo_addresses(&self.mesh.geo));
+        problems
+    }
+}
+
+impl RoleFile for GeoFile {
+    const ROLE: Role = Role::Geo;
+    const ABOUT: &'static str = "Geo: serves the snapshot to every node.";
+
+    fn problems(&self) -> Vec<(&'static str, String)> {
+        common(&self.name, None)
+    }
+}

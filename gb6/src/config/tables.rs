@@ -1,0 +1,101 @@
+//! Tables that the files of several roles share.
+
+use super::key::{Value, config};
+use gb6_core_obs::logs;
+use serde::{Deserialize, Serialize};
+
+/// How log lines look.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LogFormat {
+    /// For people.
+    Human,
+    /// For machines.
+    Json,
+}
+
+impl LogFormat {
+    /// The format as the logs know it.
+    pub(crate) fn format(self) -> logs::Format {
+        match self {
+            LogFormat::Human => logs::Format::Human,
+            LogFormat::Json => logs::Format::Json,
+        }
+    }
+}
+
+impl Value for LogFormat {
+    const KIND: &'static str = "human or json";
+
+    fn to_toml(&self) -> toml::Value {
+        let name = match self {
+            LogFormat::Human => "human",
+            LogFormat::Json => "json",
+        };
+        toml::Value::String(name.to_owned())
+    }
+
+    fn from_text(text: &str) -> Result<toml::Value, String> {
+        match text {
+            "human" | "json" => Ok(toml::Value::String(text.to_owned())),
+            other => Err(format!("`{other}` is no log format: write human or json")),
+        }
+    }
+}
+
+config! {
+    /// What is logged, always to standard error.
+    pub(crate) struct LogTable {
+        /// How a line looks: "human" or "json".
+        format: LogFormat = LogFormat::Human,
+        /// What is logged: a level (error, warn, info, debug, trace), or target=level pairs joined
+        /// by commas. The variable GB6_LOG goes before it.
+        filter: String = "info".into(),
+    }
+}
+
+config! {
+    /// How a node that others dial takes part in the mesh.
+    pub(crate) struct MeshTable {
+        /// The address of the mesh listener (UDP). The snapshot tells it to the other nodes.
+        listen: std::net::SocketAddr = std::net::SocketAddr::from(([127, 0, 0, 1], 7600)),
+        /// name@host:port of the nodes that serve the snapshot. With one of them everything else
+        /// is found; without any the node works by the last snapshot that it kept.
+        geo: Vec<String> = vec!["g1@127.0.0.1:7700".into()],
+        /// The certificate of the mesh's authority (PEM).
+        ca: String = "mesh-data/certs/ca.pem".into(),
+        /// The certificate of this node (PEM): made by `gb6 cert node`.
+        cert: String = "mesh-data/certs/{name}.pem".into(),
+        /// Its private key (PEM).
+        key: String = "mesh-data/certs/{name}.key".into(),
+    }
+}
+
+config! {
+    /// How a node that only dials takes part in the mesh.
+    pub(crate) struct DialTable {
+        /// name@host:port of the nodes that serve the snapshot. With one of them everything else
+        /// is found; without any the node works by the last snapshot that it kept.
+        geo: Vec<String> = vec!["g1@127.0.0.1:7700".into()],
+        /// The certificate of the mesh's authority (PEM).
+        ca: String = "mesh-data/certs/ca.pem".into(),
+        /// The certificate of this node (PEM): made by `gb6 cert node`.
+        cert: String = "mesh-data/certs/{name}.pem".into(),
+        /// Its private key (PEM).
+        key: String = "mesh-data/certs/{name}.key".into(),
+    }
+}
+
+config! {
+    /// How geo takes part in the mesh.
+    pub(crate) struct ListenTable {
+        /// The address of the mesh listener (UDP): what the other nodes have as mesh.geo.
+        listen: std::net::SocketAddr = std::net::SocketAddr::from(([127, 0, 0, 1], 7700)),
+        /// The certificate of the mesh's authority (PEM).
+        ca: String = "mesh-data/certs/ca.pem".into(),
+        /// The certificate of this node (PEM): made by `gb6 cert node`.
+        cert: String = "mesh-data/certs/{name}.pem".into(),
+        /// Its private key (PEM).
+        key: String = "mesh-data/certs/{name}.key".into(),
+    }
+}
