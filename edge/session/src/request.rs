@@ -70,6 +70,8 @@ pub struct RecoverFrom {
     pub publications_max: usize,
     /// Encoded bytes that may be recovered at most.
     pub bytes_max: usize,
+    /// Fail with 112, without a subscription, where the position can not be continued.
+    pub or_fail: bool,
 }
 
 /// A publication to be written.

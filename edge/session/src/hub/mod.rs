@@ -1,66 +1,409 @@
-//! The machine of one shard at one edge.
+//! The machine of one shard at one edge: the rooms with subscribers here, the publishes without an
+//! answer, and the attachment to the shard's owner.
+//!
+//! The one promise: a subscriber is handed every publication behind the position that its answer
+//! named, in order and once, or is told that its subscription ended. All subscribers of a room
+//! stand at the room's position, so a live publication costs one comparison for the room and one
+//! hand-over per subscriber. Whoever is not there yet is a joiner, not a subscriber.
 
+pub(crate) mod cost;
+mod encode;
+mod fill;
+mod join;
+mod lease;
+mod link;
+mod live;
+mod numbers;
 mod out;
+mod publish;
+mod query;
+mod reads;
+mod ring;
+mod room;
 
-use gb6_core_model::{Incarnation, SessionId};
-use gb6_core_wire::mesh::{EdgeFrame, HistoryPage};
+use std::collections::{BTreeMap, VecDeque};
+
+use gb6_core_model::{Channel, ErrorCode, Incarnation, SessionId, Unsubscribed};
+use gb6_core_wire::mesh::{EdgeFrame, HistoryPage, OwnerFrame, Presence};
 
 pub use out::{Detach, HubConfig, HubCounters, HubGauges, HubOut};
 
-use crate::request::HubRequest;
+use crate::request::{Answer, HubRequest, Notice, Request};
+use lease::Lease;
+use numbers::Numbers;
+use publish::{Doors, PendingPublish};
+use reads::Reads;
+use room::{Member, Room, RoomId, Rooms};
 
 /// The rooms of one shard that have subscribers at this edge. `S` is the driver's handle of a
 /// session: cheap to clone.
 pub struct Hub<S> {
-    handle: std::marker::PhantomData<S>,
+    config: HubConfig,
+    lease: Lease,
+    rooms: Rooms<S>,
+    /// What each session is to each room.
+    members: BTreeMap<(SessionId, RoomId), Member>,
+    /// Requests without an answer, in the order in which they came: so their deadlines ascend.
+    ops: BTreeMap<u64, Waiting<S>>,
+    /// Numbers operations, publishes, queries and reads: never used twice.
+    next_op: u64,
+    doors: Doors,
+    numbers: Numbers,
+    reads: Reads,
+    evictions: Evictions<S>,
+    /// Rooms without members, with when they may go and which of their idle times is meant.
+    idle: VecDeque<(u64, RoomId, u64)>,
+    ring_bytes: usize,
+    /// Where the search for ring bytes to give back goes on.
+    ring_hand: RoomId,
+    /// The time of the present input.
+    now: u64,
     counters: HubCounters,
+}
+
+/// A request that waits for its answer.
+struct Waiting<S> {
+    /// When it came.
+    at: u64,
+    session: SessionId,
+    handle: S,
+    token: u64,
+    op: Op,
+}
+
+/// What is waited for.
+enum Op {
+    /// A publish, at the door or sent.
+    Publish(Box<PendingPublish>),
+    /// A room to take in a joiner.
+    Join(RoomId),
+    /// An answer of the owner to this query.
+    Query(OwnerFrame),
+    /// A page of history.
+    History,
+}
+
+/// Subscriptions that the log could not continue, ended at a bounded pace because the clients come
+/// back at once.
+struct Evictions<S> {
+    waiting: BTreeMap<u64, Evicted<S>>,
+    /// Thousandths of an eviction that may happen now.
+    allowance: u64,
+    /// When the allowance was last raised.
+    counted_at: u64,
+}
+
+struct Evicted<S> {
+    session: SessionId,
+    room: RoomId,
+    handle: S,
 }
 
 impl<S: Clone> Hub<S> {
     /// A hub that is attached to nobody.
-    pub fn new(_config: HubConfig) -> Self {
+    pub fn new(config: HubConfig) -> Self {
         Self {
-            handle: std::marker::PhantomData,
+            lease: Lease::default(),
+            rooms: Rooms::new(),
+            members: BTreeMap::new(),
+            ops: BTreeMap::new(),
+            next_op: 1,
+            doors: Doors::default(),
+            numbers: Numbers::new(config.numbered_rooms),
+            reads: Reads::default(),
+            evictions: Evictions {
+                waiting: BTreeMap::new(),
+                allowance: 0,
+                counted_at: 0,
+            },
+            idle: VecDeque::new(),
+            ring_bytes: 0,
+            ring_hand: 0,
+            now: 0,
             counters: HubCounters::default(),
+            config,
         }
     }
+
     /// A session asks for something. Its requests must come in the order in which it made them.
     pub fn request(
         &mut self,
-        _now_ms: u64,
-        _from: &S,
-        _request: HubRequest,
-        _out: &mut impl HubOut<S>,
+        now_ms: u64,
+        from: &S,
+        request: HubRequest,
+        out: &mut impl HubOut<S>,
     ) {
+        self.now = now_ms;
+        let HubRequest {
+            token,
+            session,
+            room,
+            request,
+        } = request;
+        let asked = Asked {
+            now: now_ms,
+            session,
+            handle: from.clone(),
+            token,
+            room,
+        };
+        match request {
+            Request::Subscribe(query) => self.subscribe(asked, *query, out),
+            Request::Unsubscribe => self.unsubscribe(asked, out),
+            Request::Publish(query) => self.publish(asked, *query, out),
+            Request::Presence { entries } => self.presence(asked, entries, out),
+            Request::History(query) => self.history(asked, query, out),
+            Request::Trace { offset } => self.trace(asked, offset, out),
+        }
     }
-    /// A session has ended: its subscriptions end, its waiting requests are not answered.
-    pub fn session_closed(&mut self, _now_ms: u64, _session: SessionId, _out: &mut impl HubOut<S>) {
+
+    /// A session has ended: its subscriptions end and what it waits for is not answered. Publishes
+    /// that it made are still brought to an end.
+    pub fn session_closed(&mut self, now_ms: u64, session: SessionId, out: &mut impl HubOut<S>) {
+        self.now = now_ms;
+        let rooms: Vec<RoomId> = self
+            .members
+            .range((session, 0)..=(session, RoomId::MAX))
+            .map(|((_, room), _)| *room)
+            .collect();
+        for room in rooms {
+            self.leave(session, room, out);
+        }
+        let ended = self.numbers.close(session);
+        if ended {
+            self.session_ended(session, out);
+        }
     }
-    /// The streams to an owner are open: the hub attaches. `fresh` is a new random number every
-    /// time: the hub's incarnation where it has none or its lease has ended. `revision`: of the
-    /// snapshot that the owner was found by.
-    pub fn link_up(
-        &mut self,
-        _now_ms: u64,
-        _fresh: Incarnation,
-        _revision: u64,
-        _out: &mut impl HubOut<S>,
-    ) {
-    }
-    /// A stream has ended: both are closed, no frame of them comes any more.
-    pub fn link_down(&mut self, _now_ms: u64, _out: &mut impl HubOut<S>) {}
+
     /// A frame came on the shard stream.
-    pub fn frame(&mut self, _now_ms: u64, _frame: EdgeFrame, _out: &mut impl HubOut<S>) {}
+    pub fn frame(&mut self, now_ms: u64, frame: EdgeFrame, out: &mut impl HubOut<S>) {
+        self.now = now_ms;
+        match frame {
+            EdgeFrame::Attached(f) => self.attached(now_ms, f, out),
+            EdgeFrame::Refused(f) => self.refused(now_ms, f, out),
+            _ if !self.lease.is_attached() => self.counters.stray_frames += 1,
+            EdgeFrame::Published(f) => self.published(now_ms, f, out),
+            EdgeFrame::Interested(f) => self.interested(now_ms, f, out),
+            EdgeFrame::Deliver(f) => self.delivered(now_ms, f, out),
+            EdgeFrame::Join(f) => self.joined_or_left(f, true, out),
+            EdgeFrame::Leave(f) => self.joined_or_left(f, false, out),
+            EdgeFrame::PresenceAnswer(f) => self.presence_answer(f, out),
+            EdgeFrame::Renewed(f) => self.renewed(f.sequence),
+            EdgeFrame::Traced(f) => self.traced(f, out),
+        }
+    }
+
     /// A page came on the catch-up stream.
-    pub fn history_page(&mut self, _now_ms: u64, _page: HistoryPage, _out: &mut impl HubOut<S>) {}
+    pub fn history_page(&mut self, now_ms: u64, page: HistoryPage, out: &mut impl HubOut<S>) {
+        self.now = now_ms;
+        self.page(now_ms, page, out);
+        self.start_reads(now_ms, out);
+    }
+
     /// Time has passed: call it every 50 ms or so while the hub is in use.
-    pub fn tick(&mut self, _now_ms: u64, _out: &mut impl HubOut<S>) {}
+    pub fn tick(&mut self, now_ms: u64, out: &mut impl HubOut<S>) {
+        self.now = now_ms;
+        self.tick_lease(now_ms, out);
+        self.tick_ops(now_ms, out);
+        self.tick_evictions(now_ms, out);
+        self.tick_reads(now_ms, out);
+        self.tick_idle(now_ms, out);
+    }
+
     /// What has happened.
     pub fn counters(&self) -> HubCounters {
         self.counters
     }
-    /// How it stands.
+
+    /// How it stands. Costs a walk over the rooms.
     pub fn gauges(&self) -> HubGauges {
-        HubGauges::default()
+        HubGauges {
+            attached: self.lease.is_attached(),
+            shard_epoch: self.lease.shard_epoch(),
+            rooms: self.rooms.len(),
+            subscribers: self.rooms.iter().map(|(_, r)| r.subscribers.len()).sum(),
+            joining: self.rooms.iter().map(|(_, r)| r.joiners.len()).sum(),
+            unanswered: self
+                .ops
+                .values()
+                .filter(|w| matches!(w.op, Op::Publish(_)))
+                .count(),
+            at_door: self.doors.waiting(),
+            ring_bytes: self.ring_bytes,
+            evictions_waiting: self.evictions.waiting.len(),
+        }
     }
+
+    /// Whether nothing would be lost by dropping this hub: no room, no request, no publish.
+    pub fn is_idle(&self) -> bool {
+        self.rooms.len() == 0 && self.ops.is_empty()
+    }
+
+    fn wait(&mut self, asked: &Asked<S>, op: Op) -> u64 {
+        let id = self.next_op;
+        self.next_op += 1;
+        self.ops.insert(
+            id,
+            Waiting {
+                at: asked.now,
+                session: asked.session,
+                handle: asked.handle.clone(),
+                token: asked.token,
+                op,
+            },
+        );
+        id
+    }
+
+    /// The code for a request that got no answer in time and changed nothing.
+    fn no_answer(&self) -> ErrorCode {
+        if self.lease.is_attached() {
+            ErrorCode::Internal
+        } else {
+            ErrorCode::OwnerMoving
+        }
+    }
+
+    /// Gives up on requests that wait for too long.
+    fn tick_ops(&mut self, now: u64, out: &mut impl HubOut<S>) {
+        while let Some(entry) = self.ops.first_entry() {
+            if now < entry.get().at + self.config.answer_ms {
+                return;
+            }
+            let id = *entry.key();
+            let waiting = entry.remove();
+            let code = match waiting.op {
+                Op::Publish(publish) => self.give_up_publish(id, waiting.session, *publish, out),
+                Op::Join(room) => {
+                    self.counters.timeouts += 1;
+                    self.forget_joiner(id, waiting.session, room);
+                    self.no_answer()
+                }
+                Op::Query(_) | Op::History => {
+                    self.counters.timeouts += 1;
+                    self.no_answer()
+                }
+            };
+            out.complete(&waiting.handle, waiting.token, Answer::Failed(code));
+        }
+    }
+
+    /// Ends every subscription of a room, at the bounded pace.
+    fn evict_all(&mut self, id: RoomId, room: &mut Room<S>, out: &mut impl HubOut<S>) {
+        for subscriber in std::mem::take(&mut room.subscribers) {
+            let entry = self.next_op;
+            self.next_op += 1;
+            if let Some(person) = &subscriber.presence {
+                self.tell_absent(room, person, out);
+            }
+            self.members
+                .insert((subscriber.session, id), Member::Ending(entry));
+            self.evictions.waiting.insert(
+                entry,
+                Evicted {
+                    session: subscriber.session,
+                    room: id,
+                    handle: subscriber.handle,
+                },
+            );
+        }
+    }
+
+    fn tick_evictions(&mut self, now: u64, out: &mut impl HubOut<S>) {
+        let pace = self.config.evictions_per_second;
+        let passed = now.saturating_sub(self.evictions.counted_at);
+        self.evictions.counted_at = now;
+        // At most a tenth of a second's worth at once, or one.
+        let most = (pace * 100).max(1000);
+        self.evictions.allowance = (self.evictions.allowance + passed * pace).min(most);
+        while self.evictions.allowance >= 1000 {
+            let Some((_, evicted)) = self.evictions.waiting.pop_first() else {
+                return;
+            };
+            self.evictions.allowance -= 1000;
+            self.members.remove(&(evicted.session, evicted.room));
+            self.counters.evicted += 1;
+            if let Some(room) = self.rooms.get_mut(evicted.room) {
+                // Names came from requests, so they parse.
+                if let Ok(channel) = Channel::parse(&room.key.channel) {
+                    out.notice(
+                        &evicted.handle,
+                        Notice::Unsubscribed {
+                            channel,
+                            why: Unsubscribed::InsufficientState,
+                        },
+                    );
+                }
+            }
+            self.member_gone(evicted.room);
+        }
+    }
+
+    /// A room has a member less; without any it may go after a while.
+    fn member_gone(&mut self, id: RoomId) {
+        if let Some(mut room) = self.rooms.take(id) {
+            self.one_less(id, &mut room);
+            self.rooms.put(id, room);
+        }
+    }
+
+    fn one_less(&mut self, id: RoomId, room: &mut Room<S>) {
+        room.members -= 1;
+        if room.members == 0 {
+            room.idle = self.next_op;
+            self.next_op += 1;
+            let at = self.now + self.config.linger_ms;
+            self.idle.push_back((at, id, room.idle));
+        }
+    }
+
+    fn tick_idle(&mut self, now: u64, out: &mut impl HubOut<S>) {
+        while let Some((at, id, idle)) = self.idle.front().copied() {
+            if now < at {
+                return;
+            }
+            self.idle.pop_front();
+            let ours = |r: &Room<S>| r.members == 0 && r.idle == idle;
+            if self.rooms.get(id).is_some_and(ours) {
+                self.remove_room(id, out);
+            }
+        }
+    }
+
+    fn remove_room(&mut self, id: RoomId, out: &mut impl HubOut<S>) {
+        if let Some(room) = self.rooms.remove(id) {
+            self.ring_bytes -= room.ring.bytes();
+            if self.lease.is_attached() {
+                out.to_owner(OwnerFrame::Uninterest((*room.key).clone()));
+            }
+        }
+    }
+
+    fn tell_absent(
+        &self,
+        room: &Room<S>,
+        person: &gb6_core_wire::mesh::Person,
+        out: &mut impl HubOut<S>,
+    ) {
+        if self.lease.is_attached() {
+            out.to_owner(OwnerFrame::Absent(Presence {
+                room: (*room.key).clone(),
+                person: person.clone(),
+            }));
+        }
+    }
+}
+
+/// Who asked, for which room, when.
+struct Asked<S> {
+    now: u64,
+    session: SessionId,
+    handle: S,
+    token: u64,
+    room: gb6_core_wire::mesh::RoomRef,
+}
+
+/// A random number of the driver's as an incarnation: 0 means none on the wire.
+fn never_zero(fresh: Incarnation) -> Incarnation {
+    Incarnation(fresh.0.max(1))
 }

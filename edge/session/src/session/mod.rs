@@ -1,9 +1,235 @@
-//! The machine of one client connection: connect → live → closed.
+//! The machine of one client connection: opening → live → closed.
+//!
+//! It holds what is the client's own: identity, permissions, subscriptions by name, requests
+//! without a reply, the budget of what may be recovered, its rate, its pings. Rooms belong to the
+//! hubs. An idle session is small: what only busy ones need is allocated when it is needed.
 
-mod machine;
+mod bulk;
+mod connect;
+mod live;
+mod liveness;
+mod permission;
+mod rate;
+mod reply;
+mod rooms;
+mod rpc;
 mod types;
 
-pub use machine::Session;
+use bytes::Bytes;
+use gb6_core_model::{Disconnect, SessionId, limits};
+use gb6_core_wire::client::{self, Command, Dialect};
+
 pub use types::{
     Action, Claims, Context, FrameKind, SessionConfig, SessionCounters, SessionSeed, TokenError,
 };
+
+use crate::request::{Answer, Notice};
+use connect::Opening;
+use live::Live;
+use reply::Turn;
+use types::count;
+
+/// One client connection. Every input appends to `out` what the driver must do, in order.
+pub struct Session {
+    id: SessionId,
+    dialect: Dialect,
+    state: State,
+}
+
+enum State {
+    /// No connect has been accepted.
+    Opening(Box<Opening>),
+    /// The client is connected.
+    Live(Box<Live>),
+    /// It has ended.
+    Closed,
+}
+
+/// That the session ends.
+type Closes = Result<(), Disconnect>;
+
+impl Session {
+    /// A connection whose transport is ready; the connect command is waited for.
+    pub fn new(cx: &Context<'_>, seed: SessionSeed) -> Self {
+        Self {
+            id: seed.session,
+            dialect: seed.dialect,
+            state: State::Opening(Box::new(Opening::new(cx, seed))),
+        }
+    }
+
+    /// Its number.
+    pub fn id(&self) -> SessionId {
+        self.id
+    }
+
+    /// How its client's bytes are encoded.
+    pub fn dialect(&self) -> Dialect {
+        self.dialect
+    }
+
+    /// The client sent a frame: one or more commands.
+    pub fn frame(
+        &mut self,
+        cx: &Context<'_>,
+        kind: FrameKind,
+        frame: Bytes,
+        out: &mut Vec<Action>,
+    ) {
+        self.turn(cx, out, |session, turn| {
+            let ours = match kind {
+                FrameKind::Text => Dialect::Json,
+                FrameKind::Binary => Dialect::Protobuf,
+            };
+            if ours != session.dialect {
+                count(&turn.cx.counters.bad_frames);
+                return Err(Disconnect::InappropriateProtocol);
+            }
+            let bytes = frame.len();
+            let decoded = match bytes > limits::CLIENT_FRAME_BYTES_MAX {
+                true => None,
+                false => client::decode_frame(session.dialect, frame).ok(),
+            };
+            let Some(commands) = decoded else {
+                count(&turn.cx.counters.bad_frames);
+                return Err(Disconnect::BadRequest);
+            };
+            session.commands(turn, commands, bytes)
+        });
+    }
+
+    fn commands(&mut self, turn: &mut Turn<'_>, commands: Vec<Command>, bytes: usize) -> Closes {
+        for (index, command) in commands.into_iter().enumerate() {
+            match &mut self.state {
+                // The bytes of a frame are counted with its first command.
+                State::Opening(opening) => {
+                    opening.command(turn, command, if index == 0 { bytes } else { 0 })?;
+                }
+                State::Live(live) => live.command(turn, command)?,
+                State::Closed => return Ok(()),
+            }
+        }
+        Ok(())
+    }
+
+    /// A token was verified: the answer to [`Action::Verify`].
+    pub fn verified(
+        &mut self,
+        cx: &Context<'_>,
+        request: u32,
+        result: Result<Claims, TokenError>,
+        out: &mut Vec<Action>,
+    ) {
+        self.turn(cx, out, |session, turn| {
+            let behind = match &mut session.state {
+                State::Closed => return Ok(()),
+                State::Live(live) => return live.refreshed(turn, request, result),
+                State::Opening(opening) => {
+                    let Some((live, behind)) = opening.verified(turn, request, result)? else {
+                        return Ok(());
+                    };
+                    session.state = State::Live(live);
+                    behind
+                }
+            };
+            session.commands(turn, behind, 0)
+        });
+    }
+
+    /// A hub answered. Answers to what the session does not wait for are passed over.
+    pub fn complete(
+        &mut self,
+        cx: &Context<'_>,
+        token: u64,
+        answer: Answer,
+        out: &mut Vec<Action>,
+    ) {
+        self.turn(cx, out, |session, turn| {
+            if let State::Live(live) = &mut session.state {
+                live.complete(turn, token, answer);
+            }
+            Ok(())
+        });
+    }
+
+    /// A hub says something unasked.
+    pub fn notice(&mut self, cx: &Context<'_>, notice: Notice, out: &mut Vec<Action>) {
+        self.turn(cx, out, |session, turn| {
+            if let State::Live(live) = &mut session.state {
+                live.notice(turn, notice);
+            }
+            Ok(())
+        });
+    }
+
+    /// Bytes were written to the client: call it when the outbox falls below
+    /// `bulk_low_water_bytes` while [`Session::wants_drain`].
+    pub fn drained(&mut self, cx: &Context<'_>, out: &mut Vec<Action>) {
+        self.turn(cx, out, |session, turn| {
+            if let State::Live(live) = &mut session.state {
+                live.next_bulk(turn);
+            }
+            Ok(())
+        });
+    }
+
+    /// Whether bulk answers wait for the outbox to drain.
+    pub fn wants_drain(&self) -> bool {
+        matches!(&self.state, State::Live(live) if live.wants_drain())
+    }
+
+    /// Time has passed: call it at [`Session::deadline`] or later.
+    pub fn tick(&mut self, cx: &Context<'_>, out: &mut Vec<Action>) {
+        self.turn(cx, out, |session, turn| match &mut session.state {
+            State::Opening(opening) => opening.tick(turn),
+            State::Live(live) => live.tick(turn),
+            State::Closed => Ok(()),
+        });
+    }
+
+    /// When `tick` is wanted next, in ms of the monotonic clock; `None` once closed.
+    pub fn deadline(&self) -> Option<u64> {
+        match &self.state {
+            State::Opening(opening) => Some(opening.deadline()),
+            State::Live(live) => Some(live.deadline()),
+            State::Closed => None,
+        }
+    }
+
+    /// Ends the session from here: 3001 when the node drains, 3008 for a full outbox, …
+    pub fn shutdown(&mut self, cx: &Context<'_>, why: Disconnect, out: &mut Vec<Action>) {
+        self.turn(cx, out, |_, _| Err(why));
+    }
+
+    /// Whether it has ended: no input changes anything any more.
+    pub fn is_closed(&self) -> bool {
+        matches!(self.state, State::Closed)
+    }
+
+    /// The instance and user of a connected session.
+    pub fn identity(&self) -> Option<(&gb6_core_model::InstanceId, &str)> {
+        match &self.state {
+            State::Live(live) => Some(live.identity()),
+            _ => None,
+        }
+    }
+
+    /// Runs one input: its replies leave in one frame, then the end of the session, if it ends.
+    fn turn(
+        &mut self,
+        cx: &Context<'_>,
+        out: &mut Vec<Action>,
+        input: impl FnOnce(&mut Self, &mut Turn<'_>) -> Closes,
+    ) {
+        if self.is_closed() {
+            return;
+        }
+        let mut turn = Turn::new(cx, self.id, self.dialect, out);
+        let result = input(self, &mut turn);
+        turn.flush();
+        if let Err(why) = result {
+            self.state = State::Closed;
+            out.push(Action::Close(why));
+        }
+    }
+}

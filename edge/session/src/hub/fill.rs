@@ -1,0 +1,182 @@
+//! Filling a gap: publications between a room's position and its live ones are read from the log
+//! before anything newer is delivered.
+
+use std::collections::VecDeque;
+
+use gb6_core_model::{ErrorCode, Offset, limits};
+use gb6_core_wire::mesh::{HistoryPage, Publication};
+
+use super::reads::Purpose;
+use super::room::{Filling, Follow, Room, RoomId};
+use super::{Hub, HubOut};
+
+impl Filling {
+    /// A live publication came: kept if it follows the ones kept and fits, else read later.
+    pub(super) fn arrived(&mut self, publication: Publication, position: Offset, bound: usize) {
+        let offset = publication.offset;
+        self.target = self.target.max(offset);
+        let follows = match self.ahead.back() {
+            Some(last) => offset == last.offset + 1,
+            None => offset > position,
+        };
+        let bytes = publication.data.len();
+        if follows && self.ahead_bytes + bytes <= bound {
+            self.ahead_bytes += bytes;
+            self.ahead.push_back(publication);
+        }
+    }
+
+    /// The kept publication that follows `position`; older ones are dropped.
+    fn next(&mut self, position: Offset) -> Option<Publication> {
+        while self.ahead.front()?.offset <= position + 1 {
+            let publication = self.ahead.pop_front()?;
+            self.ahead_bytes -= publication.data.len();
+            if publication.offset == position + 1 {
+                return Some(publication);
+            }
+        }
+        None
+    }
+}
+
+impl<S: Clone> Hub<S> {
+    /// A gap: the room's next publications are read, up to `target` at least.
+    pub(super) fn start_filling(
+        &mut self,
+        id: RoomId,
+        room: &mut Room<S>,
+        target: Offset,
+        live: Option<Publication>,
+    ) {
+        self.counters.gaps += 1;
+        let mut filling = Filling {
+            target,
+            ahead: VecDeque::new(),
+            ahead_bytes: 0,
+            read: None,
+            retry_at: 0,
+        };
+        if let Some(publication) = live {
+            filling.arrived(publication, room.position, self.config.ahead_bytes);
+        }
+        filling.read = Some(self.ask_fill(id, room));
+        room.follow = Follow::Filling(Box::new(filling));
+    }
+
+    fn ask_fill(&mut self, id: RoomId, room: &Room<S>) -> u64 {
+        let limit = limits::HISTORY_PAGE_MAX as u32;
+        self.ask_internal(room, Purpose::Fill(id), room.position, limit)
+    }
+
+    pub(super) fn fill_page(
+        &mut self,
+        now: u64,
+        id: RoomId,
+        page: HistoryPage,
+        out: &mut impl HubOut<S>,
+    ) {
+        let Some(mut room) = self.take_room(id) else {
+            return;
+        };
+        // Taken out while it is worked on; put back unless the gap is closed.
+        match std::mem::replace(&mut room.follow, Follow::Live) {
+            Follow::Filling(mut filling) if filling.read == Some(page.request) => {
+                filling.read = None;
+                self.fill(now, id, &mut room, filling, page, out);
+                self.serve_joiners(id, &mut room, out);
+            }
+            other => room.follow = other,
+        }
+        self.put_room(id, room);
+    }
+
+    fn fill(
+        &mut self,
+        now: u64,
+        id: RoomId,
+        room: &mut Room<S>,
+        mut filling: Box<Filling>,
+        page: HistoryPage,
+        out: &mut impl HubOut<S>,
+    ) {
+        let before = room.position;
+        let trimmed = page.error == ErrorCode::UnrecoverablePosition.code();
+        if page.error != 0 && !trimmed {
+            filling.retry_at = self.retry_later(now, id);
+            room.follow = Follow::Filling(filling);
+            return;
+        }
+        if page.generation != room.generation || trimmed || page.first > room.position + 1 {
+            // A read that says 112 below its own first offset has moved on since.
+            let same = page.generation == room.generation;
+            let top = page.top.max(if same { room.position } else { 0 });
+            self.restart(id, room, top, page.generation, out);
+            if !same {
+                filling.ahead.clear();
+                filling.target = top;
+            }
+        }
+        room.first = room.first.max(page.first);
+        for publication in page.publications {
+            if publication.offset == room.position + 1 {
+                self.fan_out(room, publication, out);
+            }
+        }
+        while let Some(publication) = filling.next(room.position) {
+            self.fan_out(room, publication, out);
+        }
+        if filling.ahead.is_empty() && room.position >= filling.target {
+            room.follow = Follow::Live;
+            return;
+        }
+        if room.position > before {
+            filling.read = Some(self.ask_fill(id, room));
+        } else {
+            // The log does not show yet what is known to exist.
+            filling.retry_at = self.retry_later(now, id);
+        }
+        room.follow = Follow::Filling(filling);
+    }
+
+    /// A room's failed read is due again.
+    pub(super) fn resume_room(&mut self, now: u64, id: RoomId, out: &mut impl HubOut<S>) {
+        let Some(mut room) = self.take_room(id) else {
+            return;
+        };
+        if let Follow::Filling(filling) = &room.follow
+            && filling.read.is_none()
+            && filling.retry_at <= now
+        {
+            let read = self.ask_fill(id, &room);
+            if let Follow::Filling(filling) = &mut room.follow {
+                filling.read = Some(read);
+            }
+        }
+        if let Some(backfill) = &mut room.backfill {
+            backfill.resting = false;
+        }
+        self.serve_joiners(id, &mut room, out);
+        self.put_room(id, room);
+    }
+}
+
+impl<S> Room<S> {
+    /// This read will not be answered.
+    pub(super) fn forget_read(&mut self, read: u64) {
+        if let Follow::Filling(filling) = &mut self.follow
+            && filling.read == Some(read)
+        {
+            filling.read = None;
+            filling.retry_at = 0;
+        }
+        if let Some(backfill) = &mut self.backfill
+            && backfill.read == Some(read)
+        {
+            backfill.read = None;
+            backfill.resting = true;
+        }
+        if self.probe == Some(read) {
+            self.probe = None;
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! The link to the shard's owner: attaching, and what is said again after every break.
+
+use std::collections::VecDeque;
+
+use gb6_core_model::Incarnation;
+use gb6_core_wire::mesh::{
+    Attach, Attached, OwnerFrame, Presence, PresenceSet, Refused, RefusedReason, SessionEnded,
+};
+
+use super::room::Follow;
+use super::{Detach, Hub, HubOut, Op, never_zero};
+
+impl<S: Clone> Hub<S> {
+    /// The streams to an owner are open: the hub attaches. `fresh` is a new random number every
+    /// time: the hub's incarnation where it has none or its lease has ended. `revision`: of the
+    /// snapshot that the owner was found by.
+    pub fn link_up(
+        &mut self,
+        now_ms: u64,
+        fresh: Incarnation,
+        revision: u64,
+        out: &mut impl HubOut<S>,
+    ) {
+        self.now = now_ms;
+        self.link_down(now_ms, out);
+        if self.lease.may_have_ended(now_ms) {
+            self.lease_ended(out);
+        }
+        let incarnation = self.lease.asked(now_ms, never_zero(fresh));
+        out.to_owner(OwnerFrame::Attach(Attach {
+            edge_incarnation: incarnation.0,
+            revision,
+        }));
+    }
+
+    /// A stream has ended: both are closed, no frame of them comes any more.
+    pub fn link_down(&mut self, now_ms: u64, _out: &mut impl HubOut<S>) {
+        self.now = now_ms;
+        self.lease.down();
+        self.doors.link_down();
+        self.reads.link_down();
+        for id in 0..self.rooms.bound() {
+            if let Some(room) = self.rooms.get_mut(id) {
+                room.follow = Follow::Asking;
+                room.probe = None;
+                if let Some(backfill) = &mut room.backfill {
+                    backfill.read = None;
+                    backfill.resting = false;
+                }
+            }
+        }
+    }
+
+    /// Asks the driver to close the link, and takes it for closed.
+    pub(super) fn drop_link(&mut self, now: u64, why: Detach, out: &mut impl HubOut<S>) {
+        self.link_down(now, out);
+        out.detach(why);
+    }
+
+    pub(super) fn refused(&mut self, now: u64, frame: Refused, out: &mut impl HubOut<S>) {
+        if frame.reason() == RefusedReason::LeaseEnded {
+            self.lease_ended(out);
+        }
+        self.drop_link(now, Detach::Refused(frame), out);
+    }
+
+    /// The owner accepted: says everything that it must know, publishes first.
+    pub(super) fn attached(&mut self, now: u64, frame: Attached, out: &mut impl HubOut<S>) {
+        if let Err(why) = self.lease.attached(now, &frame) {
+            match why {
+                Detach::StaleOwner => self.counters.stale_owners += 1,
+                _ => self.counters.stray_frames += 1,
+            }
+            self.drop_link(now, why, out);
+            return;
+        }
+        self.tick_ops(now, out);
+        self.resend_publishes(out);
+        for (_, room) in self.rooms.iter() {
+            out.to_owner(OwnerFrame::Interest((*room.key).clone()));
+        }
+        self.tell_all_present(out);
+        for waiting in self.ops.values() {
+            if let Op::Query(frame) = &waiting.op {
+                out.to_owner(frame.clone());
+            }
+        }
+        for session in self.numbers.untold(self.lease.sequence()) {
+            out.to_owner(OwnerFrame::SessionEnded(SessionEnded {
+                session: session.0,
+            }));
+        }
+        self.start_reads(now, out);
+    }
+
+    fn tell_all_present(&self, out: &mut impl HubOut<S>) {
+        let part = self.config.presence_part.max(1);
+        let mut entries: VecDeque<Presence> = self
+            .rooms
+            .iter()
+            .flat_map(|(_, room)| {
+                let people = room
+                    .subscribers
+                    .iter()
+                    .filter_map(|s| s.presence.as_deref());
+                people.map(|person| Presence {
+                    room: (*room.key).clone(),
+                    person: person.clone(),
+                })
+            })
+            .collect();
+        loop {
+            let rest = entries.split_off(part.min(entries.len()));
+            let last = rest.is_empty();
+            out.to_owner(OwnerFrame::PresenceSet(PresenceSet {
+                entries: entries.into(),
+                last,
+            }));
+            if last {
+                return;
+            }
+            entries = rest;
+        }
+    }
+}

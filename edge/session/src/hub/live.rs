@@ -1,0 +1,143 @@
+//! Following a room's log: where it stands, what comes live, and handing it to every subscriber.
+
+use std::sync::Arc;
+
+use gb6_core_model::Offset;
+use gb6_core_wire::mesh::{Deliver, Interested, Publication};
+
+use super::encode::{self, Frames};
+use super::room::{Follow, Room, RoomId};
+use super::{Hub, HubOut};
+use crate::request::Recent;
+
+impl<S: Clone> Hub<S> {
+    /// The owner says where a room stands, after interest was shown.
+    pub(super) fn interested(&mut self, now: u64, frame: Interested, out: &mut impl HubOut<S>) {
+        let found = self.rooms.find(&frame.room);
+        let Some((id, mut room)) = found.and_then(|id| Some((id, self.take_room(id)?))) else {
+            return;
+        };
+        let asking = matches!(room.follow, Follow::Asking);
+        let (top, generation) = (frame.top, frame.generation);
+        if !room.known {
+            room.stand_at(top, generation);
+            room.follow = Follow::Live;
+        } else if generation != room.generation || (asking && top < room.position) {
+            // Another stream under the same name, or a log that lost what had been delivered:
+            // neither can be continued.
+            self.restart(id, &mut room, top, generation, out);
+        } else if let Follow::Filling(filling) = &mut room.follow {
+            filling.target = filling.target.max(top);
+        } else if top > room.position {
+            if room.subscribers.is_empty() {
+                room.stand_at(top, generation);
+                room.follow = Follow::Live;
+            } else {
+                self.start_filling(id, &mut room, top, None);
+            }
+        } else {
+            room.follow = Follow::Live;
+        }
+        room.first = room.first.max(frame.first);
+        self.serve_joiners(id, &mut room, out);
+        self.put_room(id, room);
+        self.start_reads(now, out);
+    }
+
+    /// A publication came live.
+    pub(super) fn delivered(&mut self, now: u64, frame: Deliver, out: &mut impl HubOut<S>) {
+        self.counters.delivers += 1;
+        let found = self.rooms.find(&frame.room);
+        let Some((id, mut room)) = found.and_then(|id| Some((id, self.take_room(id)?))) else {
+            // Interest was withdrawn and the owner does not know it yet.
+            return;
+        };
+        let publication = frame.publication;
+        match &mut room.follow {
+            // The answer to our interest will name it among what there is.
+            Follow::Asking => {}
+            Follow::Filling(filling) => {
+                filling.arrived(publication, room.position, self.config.ahead_bytes);
+            }
+            Follow::Live if publication.generation != room.generation => {
+                let (offset, generation) = (publication.offset, publication.generation);
+                self.restart(id, &mut room, offset, generation, out);
+                self.serve_joiners(id, &mut room, out);
+            }
+            Follow::Live if publication.offset <= room.position => self.counters.repeated += 1,
+            Follow::Live if publication.offset == room.position + 1 => {
+                self.fan_out(&mut room, publication, out);
+                if room.joiner_ahead <= room.position {
+                    self.serve_joiners(id, &mut room, out);
+                }
+            }
+            Follow::Live => {
+                let target = publication.offset;
+                self.start_filling(id, &mut room, target, Some(publication));
+            }
+        }
+        self.put_room(id, room);
+        self.start_reads(now, out);
+    }
+
+    /// Hands the publication behind the position to every subscriber.
+    pub(super) fn fan_out(
+        &mut self,
+        room: &mut Room<S>,
+        publication: Publication,
+        out: &mut impl HubOut<S>,
+    ) {
+        debug_assert_eq!(publication.offset, room.position + 1);
+        room.position = publication.offset;
+        let mut frames = Frames::default();
+        let channel = room.key.channel.as_str();
+        for subscriber in &room.subscribers {
+            let bytes = frames.get(subscriber.dialect, |dialect| {
+                encode::publication(channel, &publication, dialect)
+            });
+            out.deliver(&subscriber.handle, bytes);
+        }
+        self.counters.fan_out += room.subscribers.len() as u64;
+        self.counters.encoded += frames.made();
+        room.ring.push(Arc::new(Recent::new(publication)));
+    }
+
+    /// The log can not continue what the subscribers have: they are told to begin again, and the
+    /// room stands at the log's top.
+    pub(super) fn restart(
+        &mut self,
+        id: RoomId,
+        room: &mut Room<S>,
+        top: Offset,
+        generation: u32,
+        out: &mut impl HubOut<S>,
+    ) {
+        self.evict_all(id, room, out);
+        room.backfill = None;
+        room.stand_at(top, generation);
+        room.follow = Follow::Live;
+    }
+
+    /// Takes a room out of the table; `put_room` must follow.
+    pub(super) fn take_room(&mut self, id: RoomId) -> Option<Box<Room<S>>> {
+        let room = self.rooms.take(id)?;
+        self.ring_bytes -= room.ring.bytes();
+        Some(room)
+    }
+
+    /// Puts it back, and keeps the bounds of what is remembered.
+    pub(super) fn put_room(&mut self, id: RoomId, mut room: Box<Room<S>>) {
+        room.ring.trim_to(self.config.ring_room_bytes);
+        self.ring_bytes += room.ring.bytes();
+        self.rooms.put(id, room);
+        // The hand goes round the rooms and takes half of what each remembers.
+        while self.ring_bytes > self.config.ring_bytes {
+            self.ring_hand = (self.ring_hand + 1) % self.rooms.bound();
+            if let Some(room) = self.rooms.get_mut(self.ring_hand) {
+                let before = room.ring.bytes();
+                room.ring.trim_to(before / 2);
+                self.ring_bytes -= before - room.ring.bytes();
+            }
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! Reads of the log on the catch-up stream: bounded in number, equal ones of sessions made once.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use gb6_core_model::{ErrorCode, Offset};
+use gb6_core_wire::mesh::{HistoryPage, HistoryRequest, Publication, RoomRef};
+
+use super::room::{Room, RoomId};
+use super::{Asked, Hub, HubOut, Op};
+use crate::request::{Answer, HistoryAnswer, HistoryQuery};
+
+/// What the hub itself reads for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Purpose {
+    /// The gap between a room's position and its live publications.
+    Fill(RoomId),
+    /// Older publications for joiners of a room.
+    Backfill(RoomId),
+    /// Whether an offset exists that a joiner has and the room has not.
+    Probe(RoomId),
+}
+
+/// A page that sessions wait for.
+type PageKey = (RoomRef, HistoryQuery);
+
+enum What {
+    Internal(Purpose),
+    Page(PageKey, Vec<u64>),
+}
+
+/// Reads under way and waiting.
+#[derive(Default)]
+pub(super) struct Reads {
+    in_flight: BTreeMap<u64, (u64, What)>,
+    /// At most one of each purpose for each room.
+    internal: VecDeque<(u64, HistoryRequest, Purpose)>,
+    /// Pages in order, each with the operations that wait for it.
+    pages: VecDeque<PageKey>,
+    waiting: BTreeMap<PageKey, Vec<u64>>,
+    /// Rooms whose read failed, with when to look at them again.
+    retries: VecDeque<(u64, RoomId)>,
+}
+
+impl Reads {
+    /// Internal reads are forgotten: their rooms begin again. Pages are asked for again.
+    pub(super) fn link_down(&mut self) {
+        self.internal.clear();
+        self.retries.clear();
+        for (_, what) in std::mem::take(&mut self.in_flight).into_values() {
+            if let What::Page(key, ops) = what {
+                if !self.waiting.contains_key(&key) {
+                    self.pages.push_back(key.clone());
+                }
+                self.waiting.entry(key).or_default().extend(ops);
+            }
+        }
+    }
+}
+
+impl<S: Clone> Hub<S> {
+    /// A session asks for a page: equal questions that have not been sent yet are asked once. One
+    /// that has been sent may have been read before this session's own last publish.
+    pub(super) fn history(
+        &mut self,
+        asked: Asked<S>,
+        query: HistoryQuery,
+        out: &mut impl HubOut<S>,
+    ) {
+        let key = (asked.room.clone(), query);
+        let shared = self.reads.waiting.contains_key(&key);
+        // Overflow policy of this queue: the newest is refused.
+        if !shared && self.reads.pages.len() >= self.config.reads_waiting {
+            let refused = Answer::Failed(ErrorCode::TooManyRequests);
+            return out.complete(&asked.handle, asked.token, refused);
+        }
+        let op = self.wait(&asked, Op::History);
+        if shared {
+            self.counters.reads_shared += 1;
+        } else {
+            self.reads.pages.push_back(key.clone());
+        }
+        self.reads.waiting.entry(key).or_default().push(op);
+        self.start_reads(asked.now, out);
+    }
+
+    /// Queues an internal read; `start_reads` must follow. Returns its number.
+    pub(super) fn ask_internal(
+        &mut self,
+        room: &Room<S>,
+        purpose: Purpose,
+        since: Offset,
+        limit: u32,
+    ) -> u64 {
+        let request = self.next_op;
+        self.next_op += 1;
+        self.counters.internal_reads += 1;
+        let read = HistoryRequest {
+            request,
+            room: (*room.key).clone(),
+            since,
+            from_end: false,
+            reverse: false,
+            limit,
+            bytes: gb6_core_model::limits::HISTORY_PAGE_BYTES_MAX as u64,
+        };
+        self.reads.internal.push_back((request, read, purpose));
+        request
+    }
+
+    /// Looks at a room again after a while.
+    pub(super) fn retry_later(&mut self, now: u64, id: RoomId) -> u64 {
+        let at = now + self.config.fill_retry_ms;
+        self.reads.retries.push_back((at, id));
+        at
+    }
+
+    /// Sends what may be sent: the hub's own reads first.
+    pub(super) fn start_reads(&mut self, now: u64, out: &mut impl HubOut<S>) {
+        if !self.lease.is_attached() {
+            return;
+        }
+        while self.reads.in_flight.len() < self.config.reads_in_flight.max(1) {
+            if let Some((id, request, purpose)) = self.reads.internal.pop_front() {
+                let what = What::Internal(purpose);
+                self.reads.in_flight.insert(id, (now, what));
+                out.to_history(request);
+                continue;
+            }
+            let Some(key) = self.reads.pages.pop_front() else {
+                return;
+            };
+            let mut ops = self.reads.waiting.remove(&key).unwrap_or_default();
+            ops.retain(|op| self.ops.contains_key(op));
+            if ops.is_empty() {
+                continue;
+            }
+            let request = self.next_op;
+            self.next_op += 1;
+            let (room, query) = &key;
+            out.to_history(HistoryRequest {
+                request,
+                room: room.clone(),
+                since: query.since.unwrap_or(0),
+                from_end: query.since.is_none(),
+                reverse: query.reverse,
+                limit: query.limit,
+                bytes: query.bytes,
+            });
+            let what = What::Page(key, ops);
+            self.reads.in_flight.insert(request, (now, what));
+        }
+    }
+
+    pub(super) fn page(&mut self, now: u64, page: HistoryPage, out: &mut impl HubOut<S>) {
+        match self.reads.in_flight.remove(&page.request) {
+            None => self.counters.stray_frames += 1,
+            Some((_, What::Page(_, ops))) => self.answer_page(ops, page, out),
+            Some((_, What::Internal(purpose))) => match purpose {
+                Purpose::Fill(id) => self.fill_page(now, id, page, out),
+                Purpose::Backfill(id) => self.backfill_page(now, id, page, out),
+                Purpose::Probe(id) => self.probe_page(now, id, page, out),
+            },
+        }
+    }
+
+    fn answer_page(&mut self, ops: Vec<u64>, page: HistoryPage, out: &mut impl HubOut<S>) {
+        let error = match page.error {
+            0 => None,
+            code => Some(ErrorCode::from_code(code).unwrap_or(ErrorCode::Internal)),
+        };
+        let answer = match error {
+            Some(code) if code != ErrorCode::UnrecoverablePosition => Answer::Failed(code),
+            error => {
+                let publications: Arc<[Publication]> = page.publications.into();
+                Answer::History(Box::new(HistoryAnswer {
+                    publications,
+                    top: page.top,
+                    first: page.first,
+                    generation: page.generation,
+                    error,
+                }))
+            }
+        };
+        for op in ops {
+            if let Some(waiting) = self.ops.remove(&op) {
+                out.complete(&waiting.handle, waiting.token, answer.clone());
+            }
+        }
+    }
+
+    /// Gives up on reads that take too long, and takes up rooms whose read failed.
+    pub(super) fn tick_reads(&mut self, now: u64, out: &mut impl HubOut<S>) {
+        let late = |sent: u64| now >= sent + self.config.fill_ms;
+        let over: Vec<u64> = self
+            .reads
+            .in_flight
+            .iter()
+            .filter(|(_, (sent, _))| late(*sent))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in over {
+            self.counters.timeouts += 1;
+            if let Some((_, What::Internal(purpose))) = self.reads.in_flight.remove(&id) {
+                let (Purpose::Fill(room) | Purpose::Backfill(room) | Purpose::Probe(room)) =
+                    purpose;
+                if let Some(room) = self.rooms.get_mut(room) {
+                    room.forget_read(id);
+                }
+                self.retry_later(now, room);
+            }
+        }
+        while let Some((at, id)) = self.reads.retries.front().copied() {
+            if now < at {
+                break;
+            }
+            self.reads.retries.pop_front();
+            self.resume_room(now, id, out);
+        }
+        self.start_reads(now, out);
+    }
+}

@@ -1,0 +1,163 @@
+//! From the transport to an accepted connect: nothing else is done before.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use gb6_core_model::{Disconnect, ErrorCode, limits};
+use gb6_core_wire::client::{COMMANDS_MAX, Command, ConnectResult, Method};
+use gb6_core_wire::mesh::Person;
+
+use super::Closes;
+use super::live::Live;
+use super::reply::Turn;
+use super::types::{Claims, Context, SessionSeed, TokenError, count};
+
+/// The number of the connect token's verification; refreshes count on from it.
+pub(super) const CONNECT_VERIFICATION: u32 = 0;
+
+/// A session without an accepted connect.
+pub(super) struct Opening {
+    client: String,
+    spread: u32,
+    stale_at: u64,
+    step: Step,
+    /// Commands behind the connect, and the bytes of their frames.
+    behind: Vec<Command>,
+    behind_bytes: usize,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Step {
+    /// The connect command has not come.
+    Waiting,
+    /// Its token is being verified; this is its id.
+    Verifying(u32),
+    /// It was answered with an error: the client is expected to close.
+    Refused,
+}
+
+impl Opening {
+    pub(super) fn new(cx: &Context<'_>, seed: SessionSeed) -> Self {
+        Self {
+            client: seed.client,
+            spread: seed.spread,
+            stale_at: cx.now_ms + cx.config.connect_timeout_ms,
+            step: Step::Waiting,
+            behind: Vec::new(),
+            behind_bytes: 0,
+        }
+    }
+
+    pub(super) fn command(
+        &mut self,
+        turn: &mut Turn<'_>,
+        command: Command,
+        bytes: usize,
+    ) -> Closes {
+        match self.step {
+            // A refused connection is unusable: what follows is neither done nor answered.
+            Step::Refused => Ok(()),
+            Step::Verifying(_) => {
+                self.behind_bytes += bytes;
+                self.behind.push(command);
+                let over = self.behind_bytes > limits::CLIENT_FRAME_BYTES_MAX
+                    || self.behind.len() > COMMANDS_MAX;
+                // Overflow policy of this queue: the client did not wait, so it goes.
+                match over {
+                    true => Err(Disconnect::TooManyRequests),
+                    false => Ok(()),
+                }
+            }
+            Step::Waiting => {
+                count(&turn.cx.counters.commands);
+                let Method::Connect(connect) = command.method() else {
+                    return Err(Disconnect::BadRequest);
+                };
+                if command.id == 0 || connect.token.is_empty() {
+                    return Err(Disconnect::BadRequest);
+                }
+                self.step = Step::Verifying(command.id);
+                self.behind_bytes = bytes;
+                turn.verify(CONNECT_VERIFICATION, connect.token.clone());
+                Ok(())
+            }
+        }
+    }
+
+    /// The session that begins, and the commands that waited for it.
+    pub(super) fn verified(
+        &mut self,
+        turn: &mut Turn<'_>,
+        request: u32,
+        result: Result<Claims, TokenError>,
+    ) -> Result<Option<(Box<Live>, Vec<Command>)>, Disconnect> {
+        let Step::Verifying(id) = self.step else {
+            return Ok(None);
+        };
+        if request != CONNECT_VERIFICATION {
+            return Ok(None);
+        }
+        let claims = match result {
+            Ok(claims) if turn.cx.snapshot.instances.contains_key(&claims.instance) => claims,
+            // The instance was valid when its key verified the token and is not served any more.
+            Ok(_) | Err(TokenError::Unavailable) => {
+                self.refuse(turn, id, ErrorCode::Internal);
+                return Ok(None);
+            }
+            Err(TokenError::Expired) => {
+                count(&turn.cx.counters.tokens_refused);
+                self.refuse(turn, id, ErrorCode::TokenExpired);
+                return Ok(None);
+            }
+            Err(TokenError::Invalid) => {
+                count(&turn.cx.counters.tokens_refused);
+                return Err(Disconnect::InvalidToken);
+            }
+        };
+        let person = Arc::new(Person {
+            user: claims.user.clone(),
+            client: std::mem::take(&mut self.client),
+            conn_info: claims.info.clone(),
+            chan_info: Bytes::new(),
+        });
+        let live = Box::new(Live::new(turn.cx, claims, person, self.spread));
+        count(&turn.cx.counters.connected);
+        turn.answer(id, connect_result(turn, &live));
+        Ok(Some((live, std::mem::take(&mut self.behind))))
+    }
+
+    fn refuse(&mut self, turn: &mut Turn<'_>, id: u32, code: ErrorCode) {
+        self.step = Step::Refused;
+        self.behind = Vec::new();
+        turn.fail(id, code);
+    }
+
+    pub(super) fn tick(&mut self, turn: &mut Turn<'_>) -> Closes {
+        if turn.cx.now_ms < self.stale_at {
+            return Ok(());
+        }
+        count(&turn.cx.counters.stale);
+        Err(Disconnect::Stale)
+    }
+
+    pub(super) fn deadline(&self) -> u64 {
+        self.stale_at
+    }
+}
+
+fn connect_result(turn: &Turn<'_>, live: &Live) -> ConnectResult {
+    let config = turn.cx.config;
+    let ttl = live.ttl_seconds(turn.cx.now_ms);
+    ConnectResult {
+        client: live.person().client.clone(),
+        version: config.version.clone(),
+        expires: ttl.is_some(),
+        ttl: ttl.unwrap_or(0),
+        ping: u32::try_from(config.ping_interval_ms / 1000).unwrap_or(u32::MAX),
+        pong: config.ping_interval_ms > 0,
+        session: turn.session.to_string(),
+        node: config.node.clone(),
+        time: turn.cx.unix_ms,
+        ..ConnectResult::default()
+    }
+}

@@ -1,0 +1,283 @@
+//! A connected session: what it holds, and which part of it does which command.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use gb6_core_model::snapshot::CommandRate;
+use gb6_core_model::{
+    Caps, Channel, Disconnect, ErrorCode, InstanceId, Offset, Unsubscribed, limits,
+};
+use gb6_core_wire::client::{Command, Method, PingResult, Push, Reply, Unsubscribe};
+use gb6_core_wire::mesh::Person;
+
+use super::Closes;
+use super::bulk::Bulk;
+use super::liveness::Times;
+use super::permission::Asker;
+use super::rate::{Bucket, Verdict};
+use super::reply::Turn;
+use super::types::{Claims, Context, count};
+use crate::request::{Answer, HubRequest, Notice, Request};
+use gb6_core_wire::mesh::RoomRef;
+
+/// A session whose connect was accepted.
+pub(super) struct Live {
+    instance: InstanceId,
+    person: Arc<Person>,
+    pub(super) caps: Caps,
+    pub(super) times: Times,
+    bucket: Bucket,
+    /// Ascending by name.
+    pub(super) subscriptions: Vec<Subscription>,
+    /// Requests without a reply, ascending by token.
+    pending: VecDeque<Pending>,
+    next_token: u64,
+    pub(super) refreshing: Option<Refreshing>,
+    /// Verifications asked for.
+    pub(super) verifications: u32,
+    /// What may still be recovered on this connection.
+    pub(super) recovery: RecoveryBudget,
+    pub(super) bulk: Option<Box<Bulk>>,
+}
+
+/// A token on its way to be verified.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Refreshing {
+    pub(super) request: u32,
+    /// The command's id.
+    pub(super) id: u32,
+}
+
+/// Publications and bytes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RecoveryBudget {
+    pub(super) publications: u32,
+    pub(super) bytes: u32,
+}
+
+/// A subscription of this session.
+pub(super) struct Subscription {
+    pub(super) channel: Channel,
+    /// The request that will make it one; 0: it is.
+    pub(super) pending: u64,
+}
+
+/// A request without a reply.
+pub(super) struct Pending {
+    pub(super) token: u64,
+    /// The command's id.
+    pub(super) id: u32,
+    pub(super) what: Asked,
+}
+
+/// What a reply is made from besides the answer.
+pub(super) enum Asked {
+    Subscribe {
+        channel: Channel,
+        features: Features,
+    },
+    Unsubscribe,
+    Publish,
+    Presence,
+    PresenceStats,
+    History(Box<HistoryAsked>),
+    RpcPublish(Channel),
+    RpcTrace(Offset),
+    /// No reply is made.
+    Nothing,
+}
+
+/// What a subscription was granted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Features {
+    pub(super) positioned: bool,
+    pub(super) recoverable: bool,
+    pub(super) was_recovering: bool,
+    /// Whether the client wants an error rather than a subscription without recovery.
+    pub(super) or_fail: bool,
+}
+
+/// What a history reply is made from.
+pub(super) struct HistoryAsked {
+    pub(super) channel: Channel,
+    /// The stream epoch that the client knows; empty: any.
+    pub(super) epoch: String,
+}
+
+impl Live {
+    pub(super) fn new(cx: &Context<'_>, claims: Claims, person: Arc<Person>, spread: u32) -> Self {
+        Self {
+            instance: claims.instance,
+            person,
+            caps: claims.caps,
+            times: Times::new(cx, claims.expires_unix_ms, spread),
+            bucket: Bucket::default(),
+            subscriptions: Vec::new(),
+            pending: VecDeque::new(),
+            next_token: 1,
+            refreshing: None,
+            verifications: super::connect::CONNECT_VERIFICATION,
+            recovery: RecoveryBudget {
+                publications: limits::RECOVERY_PUBLICATIONS_MAX as u32,
+                bytes: limits::RECOVERY_BYTES_MAX as u32,
+            },
+            bulk: None,
+        }
+    }
+
+    pub(super) fn identity(&self) -> (&InstanceId, &str) {
+        (&self.instance, &self.person.user)
+    }
+
+    pub(super) fn instance(&self) -> &InstanceId {
+        &self.instance
+    }
+
+    pub(super) fn person(&self) -> &Arc<Person> {
+        &self.person
+    }
+
+    pub(super) fn asker(&self) -> Asker<'_> {
+        Asker {
+            instance: &self.instance,
+            user: &self.person.user,
+            caps: &self.caps,
+        }
+    }
+
+    pub(super) fn deadline(&self) -> u64 {
+        self.times.deadline()
+    }
+
+    fn rate(&self, cx: &Context<'_>) -> Option<CommandRate> {
+        cx.snapshot.instances.get(&self.instance)?.command_rate
+    }
+
+    pub(super) fn command(&mut self, turn: &mut Turn<'_>, command: Command) -> Closes {
+        if command.is_pong() {
+            return self.pong();
+        }
+        count(&turn.cx.counters.commands);
+        let (id, method) = (command.id, command.method());
+        let refused = match self.bucket.take(turn.cx.now_ms, self.rate(turn.cx)) {
+            Verdict::Accept => false,
+            Verdict::Refuse => true,
+            Verdict::Disconnect => return Err(Disconnect::TooManyRequests),
+        };
+        match method {
+            // Nobody handles messages of clients to the application here.
+            Method::Send(_) => return Err(Disconnect::NotAvailable),
+            Method::None | Method::Many | Method::Connect(_) => {
+                return Err(Disconnect::BadRequest);
+            }
+            _ if id == 0 => return Err(Disconnect::BadRequest),
+            _ => {}
+        }
+        if refused {
+            count(&turn.cx.counters.rate_refused);
+            turn.fail(id, ErrorCode::TooManyRequests);
+            return Ok(());
+        }
+        if self.pending.len() >= turn.cx.config.in_flight_max {
+            turn.fail(id, ErrorCode::TooManyRequests);
+            return Ok(());
+        }
+        let done = match method {
+            Method::Subscribe(r) => self.subscribe(turn, id, r),
+            Method::Unsubscribe(r) => {
+                self.unsubscribe(turn, id, r);
+                Ok(())
+            }
+            Method::Publish(r) => self.publish(turn, id, r),
+            Method::Presence(r) => self.presence(turn, id, &r.channel, true),
+            Method::PresenceStats(r) => self.presence(turn, id, &r.channel, false),
+            Method::History(r) => self.history(turn, id, r),
+            Method::Rpc(r) => self.rpc(turn, id, r),
+            Method::Refresh(r) => {
+                self.refresh(turn, id, r);
+                Ok(())
+            }
+            Method::Ping => {
+                turn.answer(id, PingResult {});
+                Ok(())
+            }
+            // No subscription here expires.
+            Method::SubRefresh(_) => Err(ErrorCode::NotAvailable),
+            Method::None | Method::Many | Method::Connect(_) | Method::Send(_) => Ok(()),
+        };
+        if let Err(code) = done {
+            turn.fail(id, code);
+        }
+        Ok(())
+    }
+
+    /// A request to a hub, for which a reply to command `id` will be made. Returns its token.
+    pub(super) fn request(
+        &mut self,
+        turn: &Turn<'_>,
+        id: u32,
+        channel: &Channel,
+        what: Asked,
+        request: Request,
+    ) -> HubRequest {
+        let token = self.next_token;
+        self.next_token += 1;
+        self.pending.push_back(Pending { token, id, what });
+        HubRequest {
+            token,
+            session: turn.session,
+            room: RoomRef {
+                instance: self.instance.as_str().to_owned(),
+                channel: channel.as_str().to_owned(),
+            },
+            request,
+        }
+    }
+
+    /// Takes a request off the list.
+    pub(super) fn settle(&mut self, token: u64) -> Option<Pending> {
+        let at = self.pending.binary_search_by_key(&token, |p| p.token);
+        let pending = self.pending.remove(at.ok()?);
+        if self.pending.is_empty() {
+            // An idle session keeps no room for requests.
+            self.pending = VecDeque::new();
+        }
+        pending
+    }
+
+    pub(super) fn complete(&mut self, turn: &mut Turn<'_>, token: u64, answer: Answer) {
+        if let Some(pending) = self.settle(token) {
+            let id = pending.id;
+            if let Err(code) = self.reply(turn, pending, answer) {
+                turn.fail(id, code);
+            }
+        }
+        self.bulk_done(turn, token);
+    }
+
+    pub(super) fn notice(&mut self, turn: &mut Turn<'_>, notice: Notice) {
+        let Notice::Unsubscribed { channel, why } = notice;
+        let Ok(at) = self.find(&channel) else {
+            return;
+        };
+        // One that is pending has been asked for since.
+        if self.subscriptions[at].pending == 0 {
+            self.subscriptions.remove(at);
+            turn.say(&unsubscribe_push(&channel, why));
+        }
+    }
+
+    /// Where a channel's subscription is, or would be.
+    pub(super) fn find(&self, channel: &Channel) -> Result<usize, usize> {
+        self.subscriptions
+            .binary_search_by(|s| s.channel.as_str().cmp(channel.as_str()))
+    }
+}
+
+fn unsubscribe_push(channel: &Channel, why: Unsubscribed) -> Reply {
+    Reply::push(Push {
+        channel: channel.as_str().to_owned(),
+        unsubscribe: Some(Unsubscribe::from(why)),
+        ..Push::default()
+    })
+}

@@ -1,0 +1,147 @@
+//! Whether the client is still there and still allowed: pings, pongs, the token's end.
+
+use gb6_core_model::{Disconnect, ErrorCode};
+use gb6_core_wire::client::{RefreshRequest, RefreshResult, Reply};
+
+use super::Closes;
+use super::live::{Live, Refreshing};
+use super::reply::Turn;
+use super::types::{Claims, Context, TokenError, count};
+
+/// The times of a live session, in ms of the monotonic clock.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Times {
+    /// The next ping of ours; `None`: we send none.
+    next_ping: Option<u64>,
+    /// When the answer to the last ping must be here.
+    pong_due: Option<u64>,
+    /// When the token expires.
+    expires: Option<u64>,
+    /// How long the session outlives it.
+    grace: u64,
+}
+
+impl Times {
+    /// The first ping comes at a random point of the second half of an interval, so that clients
+    /// that came together are not pinged together.
+    pub(super) fn new(cx: &Context<'_>, expires_unix_ms: Option<i64>, spread: u32) -> Self {
+        let half = cx.config.ping_interval_ms / 2;
+        let first = half + (half * u64::from(spread) >> 32);
+        Self {
+            next_ping: (cx.config.ping_interval_ms > 0).then(|| cx.now_ms + first),
+            pong_due: None,
+            expires: expires_at(cx, expires_unix_ms),
+            grace: cx.config.expiry_grace_ms,
+        }
+    }
+
+    /// When something is due; far away when nothing is.
+    pub(super) fn deadline(&self) -> u64 {
+        let due = [self.next_ping, self.pong_due, self.end()];
+        due.into_iter().flatten().min().unwrap_or(u64::MAX)
+    }
+
+    fn end(&self) -> Option<u64> {
+        Some(self.expires?.saturating_add(self.grace))
+    }
+}
+
+fn expires_at(cx: &Context<'_>, unix_ms: Option<i64>) -> Option<u64> {
+    let left = unix_ms?.saturating_sub(cx.unix_ms);
+    Some(cx.now_ms.saturating_add(u64::try_from(left).unwrap_or(0)))
+}
+
+impl Live {
+    pub(super) fn tick(&mut self, turn: &mut Turn<'_>) -> Closes {
+        let (now, config) = (turn.cx.now_ms, turn.cx.config);
+        if self.times.pong_due.is_some_and(|at| now >= at) {
+            count(&turn.cx.counters.no_pong);
+            return Err(Disconnect::NoPong);
+        }
+        if self.times.end().is_some_and(|at| now >= at) {
+            count(&turn.cx.counters.expired);
+            return Err(Disconnect::ConnectionExpired);
+        }
+        if self.times.next_ping.is_some_and(|at| now >= at) {
+            count(&turn.cx.counters.pings);
+            turn.say(&Reply::ping());
+            self.times.next_ping = Some(now + config.ping_interval_ms);
+            self.times
+                .pong_due
+                .get_or_insert(now + config.pong_timeout_ms);
+        }
+        Ok(())
+    }
+
+    pub(super) fn pong(&mut self) -> Closes {
+        match self.times.pong_due.take() {
+            Some(_) => Ok(()),
+            None => Err(Disconnect::BadRequest),
+        }
+    }
+
+    /// Seconds until the token expires, at least 1; `None`: it does not.
+    pub(super) fn ttl_seconds(&self, now: u64) -> Option<u32> {
+        let left = self.times.expires?.saturating_sub(now).div_ceil(1000);
+        Some(u32::try_from(left.max(1)).unwrap_or(u32::MAX))
+    }
+
+    pub(super) fn refresh(&mut self, turn: &mut Turn<'_>, id: u32, request: &RefreshRequest) {
+        if request.token.is_empty() {
+            return turn.fail(id, ErrorCode::BadRequest);
+        }
+        if self.refreshing.is_some() {
+            return turn.fail(id, ErrorCode::TooManyRequests);
+        }
+        self.verifications += 1;
+        self.refreshing = Some(Refreshing {
+            request: self.verifications,
+            id,
+        });
+        turn.verify(self.verifications, request.token.clone());
+    }
+
+    pub(super) fn refreshed(
+        &mut self,
+        turn: &mut Turn<'_>,
+        request: u32,
+        result: Result<Claims, TokenError>,
+    ) -> Closes {
+        let Some(refreshing) = self.refreshing.take_if(|r| r.request == request) else {
+            return Ok(());
+        };
+        let id = refreshing.id;
+        let claims = match result {
+            Ok(claims) => claims,
+            Err(TokenError::Unavailable) => {
+                turn.fail(id, ErrorCode::Internal);
+                return Ok(());
+            }
+            Err(TokenError::Expired) => {
+                count(&turn.cx.counters.tokens_refused);
+                turn.fail(id, ErrorCode::TokenExpired);
+                return Ok(());
+            }
+            Err(TokenError::Invalid) => {
+                count(&turn.cx.counters.tokens_refused);
+                return Err(Disconnect::InvalidToken);
+            }
+        };
+        // A connection never becomes another person's, nor another instance's.
+        if self.identity() != (&claims.instance, claims.user.as_str()) {
+            count(&turn.cx.counters.tokens_refused);
+            return Err(Disconnect::InvalidToken);
+        }
+        self.caps = claims.caps;
+        self.times.expires = expires_at(turn.cx, claims.expires_unix_ms);
+        let ttl = self.ttl_seconds(turn.cx.now_ms);
+        let result = RefreshResult {
+            client: self.person().client.clone(),
+            version: turn.cx.config.version.clone(),
+            expires: ttl.is_some(),
+            ttl: ttl.unwrap_or(0),
+        };
+        turn.answer(id, result);
+        Ok(())
+    }
+}

@@ -1,0 +1,111 @@
+//! What one input of a session produces: replies, gathered into as few frames as fit.
+
+use bytes::Bytes;
+use gb6_core_model::{ErrorCode, SessionId, limits};
+use gb6_core_wire::client::{self, Dialect, Reply};
+
+use super::types::{Action, Context, count};
+use crate::request::HubRequest;
+
+/// One input's outputs.
+pub(super) struct Turn<'a> {
+    pub(super) cx: &'a Context<'a>,
+    pub(super) session: SessionId,
+    pub(super) dialect: Dialect,
+    out: &'a mut Vec<Action>,
+    /// Encoded replies that will leave as one frame.
+    replies: Vec<u8>,
+    /// Bytes that left in this turn.
+    sent: usize,
+}
+
+impl<'a> Turn<'a> {
+    pub(super) fn new(
+        cx: &'a Context<'a>,
+        session: SessionId,
+        dialect: Dialect,
+        out: &'a mut Vec<Action>,
+    ) -> Self {
+        Self {
+            cx,
+            session,
+            dialect,
+            out,
+            replies: Vec::new(),
+            sent: 0,
+        }
+    }
+
+    /// Adds a reply or push behind what was said before.
+    pub(super) fn say(&mut self, reply: &Reply) {
+        let before = self.replies.len();
+        if before > 0 && self.dialect == Dialect::Json {
+            self.replies.push(b'\n');
+        }
+        let start = self.replies.len();
+        client::encode_reply(self.dialect, reply, &mut self.replies);
+        if before > 0 && self.replies.len() > limits::CLIENT_FRAME_OUT_BYTES_MAX {
+            let last = self.replies.split_off(start);
+            self.replies.truncate(before);
+            self.flush();
+            self.replies = last;
+        }
+    }
+
+    /// Answers command `id`.
+    pub(super) fn answer(&mut self, id: u32, answer: impl Into<client::Answer>) {
+        self.say(&Reply::answer(id, answer));
+    }
+
+    /// Answers command `id` with an error; a command without an id gets none.
+    pub(super) fn fail(&mut self, id: u32, code: ErrorCode) {
+        count(&self.cx.counters.errors);
+        if id != 0 {
+            self.say(&Reply::error(id, code));
+        }
+    }
+
+    /// Sends the gathered replies.
+    pub(super) fn flush(&mut self) {
+        if !self.replies.is_empty() {
+            let frame = client::websocket_frame(self.dialect, &self.replies);
+            self.replies.clear();
+            self.send(frame);
+        }
+    }
+
+    fn send(&mut self, frame: Bytes) {
+        self.sent += frame.len();
+        self.out.push(Action::Send(frame));
+    }
+
+    /// Bytes that wait to be written to the client, those of this turn included.
+    pub(super) fn outbox_bytes(&self) -> usize {
+        self.cx.outbox_bytes + self.sent + self.replies.len()
+    }
+
+    pub(super) fn verify(&mut self, request: u32, token: String) {
+        self.out.push(Action::Verify { request, token });
+    }
+
+    pub(super) fn hub(&mut self, request: HubRequest) {
+        self.out.push(Action::Hub(request));
+    }
+}
+
+/// Bytes of publications or people that one reply may hold: the rest is left to its other fields.
+pub(super) const REPLY_BYTES_MAX: usize = limits::CLIENT_FRAME_OUT_BYTES_MAX - 16 * 1024;
+
+/// How many of `costs` fit into one reply; the first always does.
+pub(super) fn fitting(costs: impl IntoIterator<Item = usize>) -> usize {
+    let mut bytes = 0;
+    let mut fit = 0;
+    for cost in costs {
+        bytes += cost;
+        if fit > 0 && bytes > REPLY_BYTES_MAX {
+            break;
+        }
+        fit += 1;
+    }
+    fit
+}
