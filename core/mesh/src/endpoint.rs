@@ -13,7 +13,7 @@ use crate::close::CloseCode;
 use crate::hello::{HelloError, LocalNode};
 use crate::identity::NodeIdentity;
 use crate::link::Link;
-use crate::memory::MemoryEndpoint;
+use crate::network::MemoryEndpoint;
 use crate::quic::QuicEndpoint;
 use crate::stats::{FailureReason, MeshStats};
 use crate::tls::MeshTls;
@@ -287,14 +287,13 @@ impl Endpoint {
         &self.inner.stats
     }
 
-    /// Ends all QUIC links with `code` and `text`, stops dialling and accepting, and waits, at
-    /// most `patience`, until the peers know. Links in memory are closed one by one by who holds
-    /// them.
+    /// Ends all links with `code` and `text`, stops dialling and accepting, and waits, at most
+    /// `patience`, until the peers know.
     pub async fn close(&self, code: CloseCode, text: &str, patience: Duration) {
         self.inner.closed.store(true, Ordering::Release);
         match &self.inner.kind {
             Kind::Quic(quic) => quic.close(code, text, patience).await,
-            Kind::Memory(memory) => memory.unbind(&self.inner.local.identity.node),
+            Kind::Memory(memory) => memory.close(&self.inner.local.identity.node, code, text),
         }
     }
 }

@@ -8,6 +8,7 @@ use gb6_core_wire::mesh::{Purpose, StreamOpen};
 use tokio::sync::{Mutex, mpsc};
 
 use crate::close::{CloseCell, CloseCode, Closed};
+use crate::handshake;
 use crate::hello::PeerInfo;
 use crate::memory::MemoryTransport;
 use crate::quic;
@@ -236,7 +237,7 @@ impl Inner {
             Transport::Quic(connection) => {
                 // Counted by the task that watches the connection.
                 self.ended.set(reason);
-                connection.close(quic::code(code), text.as_bytes());
+                connection.close(handshake::code(code), text.as_bytes());
             }
             Transport::Memory(memory) => {
                 if self.ended.set(reason) {
@@ -261,5 +262,21 @@ pub(crate) fn priority(open: &StreamOpen) -> i32 {
     match open.purpose {
         Some(Purpose::CatchUp(_)) => CATCH_UP_PRIORITY,
         _ => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use gb6_core_wire::mesh::ShardRef;
+
+    use super::*;
+
+    #[test]
+    fn only_catch_up_gives_way() {
+        let open = |purpose| StreamOpen { purpose };
+        let shard = ShardRef::default();
+        let catch_up = priority(&open(Some(Purpose::CatchUp(shard.clone()))));
+        assert!(catch_up < priority(&open(Some(Purpose::Shard(shard)))));
+        assert!(catch_up < priority(&open(None)));
     }
 }

@@ -6,13 +6,10 @@ use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::BytesMut;
 use gb6_core_model::NodeId;
 use gb6_core_wire::mesh::{Hello, StreamOpen};
 use parking_lot::Mutex;
-use prost::Message;
-use quinn::{Connection, ConnectionError, RecvStream, SendStream, VarInt};
-use rustls_pki_types::CertificateDer;
+use quinn::{Connection, ConnectionError, SendStream};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
@@ -20,16 +17,19 @@ use tracing::{debug, warn};
 
 use crate::close::{CloseCode, Closed};
 use crate::endpoint::DialError;
-use crate::frame::{FrameReader, encode_frame};
+use crate::frame::FrameReader;
+use crate::handshake::{
+    Failed, Handshake, accept_reason, code, dial_error, identity, read_first, write_first,
+};
 use crate::hello::{HelloError, LocalNode, PeerInfo};
-use crate::identity::{IdentityError, MESH_DNS_NAME, NodeIdentity};
+use crate::identity::MESH_DNS_NAME;
 use crate::link::{self, Link, Opened, Transport};
 use crate::stats::{FailureReason, MeshStats};
 use crate::stream::RawStream;
 use crate::tls::MeshTls;
 use crate::transport::{
-    self, HANDSHAKES_MAX, HANDSHAKES_UNPROVEN_MAX, LINK_BACKLOG, OPENING_BYTES_MAX, SOCKET_BUFFER,
-    STREAM_BACKLOG, STREAMS_MAX, Timing,
+    self, HANDSHAKES_MAX, HANDSHAKES_UNPROVEN_MAX, LINK_BACKLOG, SOCKET_BUFFER, STREAM_BACKLOG,
+    STREAMS_MAX, Timing,
 };
 
 /// Addresses of one name that a dial tries.
@@ -42,10 +42,6 @@ pub(crate) struct QuicEndpoint {
     dialling: quinn::ClientConfig,
     accepting: Option<AbortHandle>,
     timing: Timing,
-}
-
-pub(crate) fn code(code: CloseCode) -> VarInt {
-    VarInt::from_u64(code.code()).unwrap_or(VarInt::MAX)
 }
 
 impl QuicEndpoint {
@@ -201,158 +197,6 @@ impl QuicEndpoint {
                     source,
                 })
             }
-        }
-    }
-}
-
-/// A connection whose hello is not done: cancelled or failed, it is closed, never forgotten.
-struct Handshake {
-    connection: Connection,
-    done: bool,
-}
-
-impl Handshake {
-    fn new(connection: Connection) -> Self {
-        Self {
-            connection,
-            done: false,
-        }
-    }
-
-    fn done(mut self) -> Connection {
-        self.done = true;
-        self.connection.clone()
-    }
-
-    fn refuse(mut self, error: &HelloError) {
-        self.done = true;
-        self.connection
-            .close(code(error.close_code()), error.to_string().as_bytes());
-    }
-}
-
-impl Drop for Handshake {
-    fn drop(&mut self) {
-        if !self.done {
-            let error = HelloError::Timeout;
-            self.connection
-                .close(code(error.close_code()), error.to_string().as_bytes());
-        }
-    }
-}
-
-/// Why a hello was not exchanged.
-enum Failed {
-    Lost(ConnectionError),
-    Hello(HelloError),
-}
-
-impl From<HelloError> for Failed {
-    fn from(error: HelloError) -> Self {
-        Failed::Hello(error)
-    }
-}
-
-impl Failed {
-    fn not_hello(error: &dyn std::fmt::Display) -> Self {
-        Failed::Hello(HelloError::NotHello(error.to_string()))
-    }
-}
-
-/// The alerts by which TLS says that a certificate was not accepted (RFC 8446 section 6.2):
-/// bad_certificate to unknown_ca, access_denied, decrypt_error and certificate_required.
-const CERTIFICATE_ALERTS: [u64; 10] = [42, 43, 44, 45, 46, 47, 48, 49, 51, 116];
-/// no_application_protocol: the peer does not speak [`gb6_core_wire::mesh::ALPN`].
-const PROTOCOL_ALERT: u64 = 120;
-
-/// The TLS alert that ended a connection, and its words.
-fn alert(error: &ConnectionError) -> Option<(u64, String)> {
-    let (code, reason) = match error {
-        ConnectionError::TransportError(error) => (u64::from(error.code), error.reason.clone()),
-        ConnectionError::ConnectionClosed(close) => (
-            u64::from(close.error_code),
-            String::from_utf8_lossy(&close.reason).into_owned(),
-        ),
-        _ => return None,
-    };
-    // RFC 9001 section 4.8: a TLS alert is 0x0100 plus its code.
-    (0x100..0x200)
-        .contains(&code)
-        .then_some((code - 0x100, reason))
-}
-
-fn dial_error(node: &NodeId, addr: SocketAddr, error: &ConnectionError) -> DialError {
-    let node = node.clone();
-    match alert(error) {
-        Some((code, reason)) if CERTIFICATE_ALERTS.contains(&code) => {
-            return DialError::Certificate { node, reason };
-        }
-        Some((PROTOCOL_ALERT, reason)) => return DialError::Protocol { node, reason },
-        _ => {}
-    }
-    match Closed::from_quic(error) {
-        Closed::Peer { code, text } => DialError::Refused {
-            node,
-            code,
-            text: text.to_string(),
-        },
-        other => DialError::Unreachable {
-            node,
-            address: addr.to_string(),
-            reason: other.to_string(),
-        },
-    }
-}
-
-fn accept_reason(error: &ConnectionError) -> FailureReason {
-    match alert(error) {
-        Some((code, _)) if CERTIFICATE_ALERTS.contains(&code) => FailureReason::Certificate,
-        Some((PROTOCOL_ALERT, _)) => FailureReason::Version,
-        _ => match error {
-            ConnectionError::ApplicationClosed(_) => FailureReason::Refused,
-            ConnectionError::TimedOut => FailureReason::Timeout,
-            _ => FailureReason::Unreachable,
-        },
-    }
-}
-
-/// The identity in the certificate that the peer proved to hold.
-fn identity(connection: &Connection) -> Result<NodeIdentity, HelloError> {
-    let chain = connection
-        .peer_identity()
-        .and_then(|identity| identity.downcast::<Vec<CertificateDer<'static>>>().ok());
-    let certificate = chain
-        .as_ref()
-        .and_then(|chain| chain.first())
-        .ok_or(IdentityError::NoCertificate)?;
-    Ok(NodeIdentity::from_certificate(certificate)?)
-}
-
-/// Writes the first frame of a stream.
-async fn write_first<M: Message>(send: &mut SendStream, frame: &M) -> Result<(), Failed> {
-    let mut buffer = BytesMut::new();
-    encode_frame(frame, frame.encoded_len(), &mut buffer);
-    match send.write_chunk(buffer.freeze()).await {
-        Ok(()) => Ok(()),
-        Err(quinn::WriteError::ConnectionLost(error)) => Err(Failed::Lost(error)),
-        Err(error) => Err(Failed::not_hello(&error)),
-    }
-}
-
-/// Reads the first frame of a stream; what came behind it stays in the reader.
-async fn read_first<M: Message + Default>(
-    mut recv: RecvStream,
-) -> Result<(M, RecvStream, FrameReader), Failed> {
-    let mut reader = FrameReader::new(OPENING_BYTES_MAX);
-    loop {
-        if let Some(frame) = reader.next_frame().map_err(|e| Failed::not_hello(&e))? {
-            return Ok((frame, recv, reader));
-        }
-        match recv.read(reader.space()).await {
-            Ok(Some(n)) => reader.filled(n),
-            Ok(None) => return Err(Failed::not_hello(&"the stream ended")),
-            Err(quinn::ReadError::ConnectionLost(error)) => return Err(Failed::Lost(error)),
-            Err(error) => return Err(Failed::not_hello(&error)),
         }
     }
 }

@@ -1,17 +1,19 @@
 //! What every link does, run over QUIC and in memory.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use gb6_core_mesh::transport::{DATAGRAM_BYTES_MAX, STREAMS_MAX};
 use gb6_core_mesh::{
-    CloseCode, Closed, DatagramError, FrameReceiver, FrameSender, OpenError, QueueLimits,
-    RecvError, SendError, Stream, TrySendError,
+    CloseCode, Closed, DatagramError, DialError, FrameReceiver, FrameSender, OpenError,
+    QueueLimits, RecvError, SendError, Stream, TrySendError,
 };
 use gb6_core_model::limits::MESH_FRAME_BYTES_MAX;
 use gb6_core_model::{Incarnation, NodeId, Role};
 use gb6_core_wire::mesh::{Class, Purpose, ShardRef, SnapshotPush, StreamOpen};
 use prost::Message;
 
-use crate::world::{World, shard, soon};
+use crate::world::{World, shard, soon, timing};
 
 macro_rules! on_both_kinds {
     ($($name:ident),+ $(,)?) => {
@@ -51,6 +53,10 @@ on_both_kinds!(
     streams_are_bounded,
     datagrams_pass,
     counters_count,
+    trying_does_not_wait,
+    dropping_a_receive_loses_nothing,
+    a_quiet_link_stays,
+    closing_an_endpoint_ends_its_links,
 );
 
 /// A frame with a number and a body.
@@ -486,4 +492,82 @@ async fn counters_count(world: World) {
         tokio::task::yield_now().await;
     }
     assert_eq!((edge.links_down.get(), region.links_down.get()), (1, 1));
+}
+
+async fn trying_does_not_wait(world: World) {
+    let ((edge_tx, _edge_rx), (_region_tx, mut region_rx)) =
+        streams(&world, QueueLimits::default()).await;
+    assert_eq!(region_rx.try_recv(), Ok(None));
+    edge_tx.try_send(Class::Live, frame(1, 1)).unwrap();
+    edge_tx.try_send(Class::Live, frame(2, 1)).unwrap();
+    let mut tried = Vec::new();
+    while tried.len() < 2 {
+        match region_rx.try_recv().unwrap() {
+            Some(frame) => tried.push(frame.revision),
+            None => tokio::task::yield_now().await,
+        }
+    }
+    assert_eq!(tried, [1, 2]);
+    edge_tx.try_send(Class::Live, frame(3, 1)).unwrap();
+    assert_eq!(region_rx.recv().await, Ok(Some(frame(3, 1))));
+}
+
+async fn dropping_a_receive_loses_nothing(world: World) {
+    let ((edge_tx, _edge_rx), (_region_tx, mut region_rx)) =
+        streams(&world, QueueLimits::default()).await;
+    let sending = tokio::spawn(async move {
+        for n in 0..2_000 {
+            edge_tx.send(Class::Live, frame(n, 500)).await.unwrap();
+            if n % 7 == 0 {
+                tokio::task::yield_now().await;
+            }
+        }
+    });
+    let mut numbers = Vec::new();
+    let mut dropped = 0;
+    while numbers.len() < 2_000 {
+        let mut frames = Vec::new();
+        tokio::select! {
+            biased;
+            received = region_rx.recv_many(&mut frames, 3) => assert!(received.unwrap() > 0),
+            () = std::future::ready(()) => dropped += 1,
+        }
+        if frames.is_empty() {
+            tokio::task::yield_now().await;
+        }
+        numbers.extend(frames.iter().map(|frame| frame.revision));
+    }
+    assert!(dropped > 0);
+    assert!(numbers.into_iter().eq(0..2_000));
+    sending.await.unwrap();
+}
+
+/// Silence alone ends no link: keep-alives say that the peer is there.
+async fn a_quiet_link_stays(world: World) {
+    let quiet = tokio::time::timeout(timing().idle * 3, world.at_edge.closed()).await;
+    assert!(quiet.is_err(), "{quiet:?}");
+    assert_eq!(world.at_region.close_reason(), None);
+}
+
+async fn closing_an_endpoint_ends_its_links(world: World) {
+    let address = world.region.local_addr().map(|addr| addr.to_string());
+    let patience = Duration::from_secs(5);
+    world
+        .region
+        .close(CloseCode::Draining, "stopping", patience)
+        .await;
+    assert_eq!(
+        world.at_edge.closed().await,
+        Closed::Peer {
+            code: CloseCode::Draining,
+            text: "stopping".into()
+        }
+    );
+    assert!(matches!(
+        world.at_region.closed().await,
+        Closed::Local { .. }
+    ));
+    assert!(world.region.accept().await.is_none());
+    let error = world.region.dial(&"e1".into(), address.as_deref()).await;
+    assert_eq!(error.map(|_| ()), Err(DialError::EndpointClosed));
 }

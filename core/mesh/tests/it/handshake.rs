@@ -220,28 +220,6 @@ async fn bad_addresses_are_told_apart() {
     assert_eq!(edge.stats().dial_failures(FailureReason::Address), 4);
 }
 
-#[tokio::test]
-async fn a_closed_endpoint_tells_its_peers_and_dials_no_more() {
-    let authority = authority();
-    let (region, address) = region(&authority);
-    let edge = edge(&authority);
-    let node = NodeId::from("r1");
-    let (there, here) =
-        soon(async { tokio::join!(edge.dial(&node, Some(&address)), region.accept()) }).await;
-    let (there, _here) = (there.unwrap(), here.unwrap());
-    soon(region.close(CloseCode::Draining, "stopping", Duration::from_secs(5))).await;
-    assert_eq!(
-        soon(there.closed()).await,
-        Closed::Peer {
-            code: CloseCode::Draining,
-            text: "stopping".into()
-        }
-    );
-    assert!(soon(region.accept()).await.is_none());
-    let error = soon(region.dial(&"e1".into(), Some(&address))).await;
-    assert_eq!(error.map(|_| ()), Err(DialError::EndpointClosed));
-}
-
 /// The peer's process dies: nothing is said, its socket is gone.
 #[test]
 fn a_dead_process_is_noticed_within_the_idle_timeout() {
