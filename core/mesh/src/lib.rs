@@ -12,6 +12,7 @@ mod close;
 mod dialer;
 mod endpoint;
 mod frame;
+pub mod fuzz;
 mod handshake;
 mod hello;
 pub mod identity;
