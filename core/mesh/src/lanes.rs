@@ -207,3 +207,94 @@ impl<M> Lanes<M> {
         self.state.lock().waiting
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const CLASSES: [Class; LANES] = [
+        Class::Control,
+        Class::Acknowledgement,
+        Class::Live,
+        Class::CatchUp,
+    ];
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Push(usize, usize),
+        Take(usize, usize),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            (0..LANES, 0usize..60).prop_map(|(lane, len)| Step::Push(lane, len)),
+            (1usize..6, 1usize..120).prop_map(|(frames, bytes)| Step::Take(frames, bytes)),
+        ]
+    }
+
+    proptest! {
+        /// Against one list of (lane, frame, length) in the order of arrival.
+        #[test]
+        fn lanes_are_ordered_and_bounded(
+            steps in vec(step(), 0..200),
+            frames in 1usize..8,
+            bytes in 1usize..100,
+            refused in any::<bool>(),
+        ) {
+            let lanes = Lanes::new(QueueLimits { frames, bytes });
+            let mut model: Vec<(usize, usize, usize)> = Vec::new();
+            for (n, step) in steps.into_iter().enumerate() {
+                match step {
+                    Step::Push(lane, len) => {
+                        let there = || model.iter().filter(|frame| frame.0 == lane);
+                        let fits = there().count() == 0
+                            || there().count() < frames
+                                && there().map(|frame| frame.2).sum::<usize>() + len <= bytes;
+                        match lanes.push(CLASSES[lane], n, len) {
+                            Ok(()) => prop_assert!(fits),
+                            Err(PushError::Full(frame)) => prop_assert!(!fits && frame == n),
+                            Err(PushError::Closed) => prop_assert!(false),
+                        }
+                        if fits {
+                            model.push((lane, n, len));
+                        }
+                    }
+                    Step::Take(most, most_bytes) => {
+                        let mut sorted = model.clone();
+                        sorted.sort_by_key(|frame| frame.0);
+                        let mut sum = 0;
+                        let expected: Vec<_> = sorted
+                            .into_iter()
+                            .take(most)
+                            .take_while(|frame| {
+                                let open = sum < most_bytes;
+                                sum += frame.2;
+                                open
+                            })
+                            .collect();
+                        let mut got = Vec::new();
+                        let (taken, more) =
+                            lanes.take(most, most_bytes, |frame, len| got.push((frame, len)));
+                        prop_assert_eq!(taken, got.len());
+                        prop_assert!(more);
+                        let wanted: Vec<_> = expected.iter().map(|f| (f.1, f.2)).collect();
+                        prop_assert_eq!(got, wanted);
+                        model.retain(|frame| !expected.contains(frame));
+                    }
+                }
+                prop_assert_eq!(lanes.waiting(), model.len());
+            }
+            if refused {
+                lanes.refuse();
+                model.clear();
+            }
+            lanes.finish();
+            prop_assert!(matches!(lanes.push(Class::Control, 0, 0), Err(PushError::Closed)));
+            let (taken, more) = lanes.take(usize::MAX, usize::MAX, |_, _| ());
+            prop_assert_eq!((taken, more), (model.len(), false));
+        }
+    }
+}
