@@ -1,0 +1,69 @@
+//! The end of an edge: everybody is told, what is under way is finished.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::client::Client;
+use crate::world::{World, config, eventually};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sessions_are_told_to_reconnect_spread_over_the_window() {
+    let mut settings = config();
+    settings.drain_window = Duration::from_millis(600);
+    let world = World::start(settings);
+    let mut clients = Vec::new();
+    for n in 0..10 {
+        clients.push(Client::connect(world.address, &world.token(&format!("u{n}"))).await);
+    }
+    let begin = Instant::now();
+    let address = world.address;
+    let drained = tokio::spawn(world.edge.drain());
+    let mut times = Vec::new();
+    for client in &mut clients {
+        assert_eq!(client.closed().await, (3001, "shutdown".to_owned()));
+        times.push(begin.elapsed());
+    }
+    drained.await.unwrap();
+    let last = times.iter().max().unwrap();
+    assert!(*last >= Duration::from_millis(400), "{times:?}");
+    assert!(
+        times.iter().min().unwrap() < &Duration::from_millis(300),
+        "{times:?}"
+    );
+    assert!(tokio::net::TcpStream::connect(address).await.is_err());
+}
+
+#[tokio::test]
+async fn at_once_when_nobody_is_there() {
+    let mut settings = config();
+    settings.drain_window = Duration::from_secs(60);
+    let world = World::start(settings);
+    let begin = Instant::now();
+    world.edge.drain().await;
+    assert!(begin.elapsed() < Duration::from_secs(5));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_publish_under_way_is_brought_to_its_end() {
+    let mut settings = config();
+    settings.drain_window = Duration::ZERO;
+    let world = World::start(settings);
+    let mut client = Client::connect(world.address, &world.token("a")).await;
+    world.owner.mute(true);
+    client
+        .send(&json!({"id": 2, "publish": {"channel": "room:1", "data": 1}}))
+        .await;
+    eventually("the owner has it", || world.owner.kept() == 1).await;
+    let owner = world.owner.clone();
+    let drained = tokio::spawn(world.edge.drain());
+    assert_eq!(client.closed().await.0, 3001);
+    // The edge stays until the owner has answered.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(!drained.is_finished());
+    owner.mute(false);
+    tokio::time::timeout(Duration::from_secs(2), drained)
+        .await
+        .unwrap()
+        .unwrap();
+}

@@ -1,0 +1,108 @@
+//! Out of files: the listener waits and goes on. The limit belongs to a whole process, so the edge
+//! runs in a child of this one.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use crate::world::{World, config};
+
+const CHILD: &str = "GB6_TEST_EDGE_WITH_FEW_FILES";
+const FILES: u64 = 64;
+
+/// The child: an edge in a process with few files. Does nothing where it was not asked for.
+#[test]
+fn child() {
+    if std::env::var_os(CHILD).is_none() {
+        return;
+    }
+    let limit = rustix::process::Rlimit {
+        current: Some(FILES),
+        maximum: Some(FILES),
+    };
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, limit).unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let mut settings = config();
+        // No reserve: the edge believes that all files are for clients, so it does run out.
+        settings.file_reserve = 0;
+        let world = World::start(settings);
+        println!("listens on {}", world.address);
+        std::io::stdout().flush().unwrap();
+        // Ends with the parent.
+        let _ = tokio::task::spawn_blocking(|| std::io::stdin().read(&mut [0])).await;
+    });
+}
+
+fn ask(tcp: &mut TcpStream, path: &str) -> std::io::Result<String> {
+    tcp.set_read_timeout(Some(Duration::from_millis(500)))?;
+    write!(tcp, "GET {path} HTTP/1.1\r\nHost: x\r\n\r\n")?;
+    let mut reader = BufReader::new(tcp);
+    let (mut line, mut length) = (String::new(), 0);
+    while line != "\r\n" {
+        line.clear();
+        if reader.read_line(&mut line)? == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+        if let Some(n) = line.to_ascii_lowercase().strip_prefix("content-length: ") {
+            length = n.trim().parse().unwrap();
+        }
+    }
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body)?;
+    Ok(String::from_utf8(body).unwrap())
+}
+
+#[test]
+fn out_of_files_the_listener_goes_on() {
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["files::child", "--exact", "--nocapture", "--test-threads=1"])
+        .env(CHILD, "1")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let address: SocketAddr = lines
+        .by_ref()
+        .map_while(Result::ok)
+        .find_map(|line| Some(line.split_once("listens on ")?.1.parse().unwrap()))
+        .expect("the child listens");
+
+    // Connections that have been answered are nobody's to evict: they use up the files.
+    let mut held = Vec::new();
+    let mut waiting = Vec::new();
+    while waiting.len() < 3 {
+        let mut tcp = TcpStream::connect(address).unwrap();
+        match ask(&mut tcp, "/healthz") {
+            Ok(_) => held.push(tcp),
+            Err(_) => waiting.push(tcp),
+        }
+        assert!(held.len() < FILES as usize, "the limit was not reached");
+    }
+    assert!(held.len() > 20, "only {} were served", held.len());
+    // One of those inside can still be answered, and shows what happened.
+    let metrics = ask(&mut held[0], "/metrics").unwrap();
+    let count = metrics
+        .lines()
+        .find_map(|l| l.strip_prefix("gb6_edge_accept_errors_total{kind=\"files\"} "))
+        .expect("counted");
+    assert!(count.parse::<f64>().unwrap() >= 1.0);
+    // With files free again the listener serves those who waited and those who come.
+    held.truncate(held.len() / 2);
+    drop(waiting);
+    let served = (0..50).any(|_| {
+        let mut tcp = TcpStream::connect(address).unwrap();
+        ask(&mut tcp, "/healthz").is_ok()
+    });
+    assert!(served, "nobody is served any more");
+    drop(child.stdin.take());
+    // The child must be able to say how it ended.
+    lines.for_each(drop);
+    assert!(child.wait().unwrap().success());
+}

@@ -1,0 +1,119 @@
+//! Connections that say nothing: bounded in number and time, and nobody else's problem.
+
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::client::{Client, PATIENCE, http, http_or_reset, raw};
+use crate::world::{World, config, eventually};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_silent_connections_pushes_out_only_itself() {
+    let mut settings = config();
+    settings.connections_max = Some(600);
+    settings.half_open_max = Some(500);
+    let world = World::start(settings);
+    let mut before = Client::connect(world.address, &world.token("before")).await;
+    before
+        .call(json!({"id": 2, "subscribe": {"channel": "room:1"}}))
+        .await;
+    let mut silent = Vec::new();
+    for n in 0..2000 {
+        let mut tcp = TcpStream::connect(world.address).await.unwrap();
+        // Every third begins a request and never ends it, every seventh a WebSocket.
+        if n % 3 == 0 {
+            tcp.write_all(b"GET / HTTP/1.1\r\nHost:").await.unwrap();
+        }
+        silent.push(tcp);
+    }
+    eventually("evictions", || {
+        world.metric("gb6_edge_half_open_dropped_total{why=\"evicted\"}") >= 1400.0
+    })
+    .await;
+    assert!(world.metric("gb6_edge_half_open") <= 500.0);
+    // Somebody new gets in, and those inside go on.
+    let mut after = Client::connect(world.address, &world.token("after")).await;
+    after
+        .call(json!({"id": 2, "subscribe": {"channel": "room:1"}}))
+        .await;
+    after
+        .call(json!({"id": 3, "publish": {"channel": "room:1", "data": 7}}))
+        .await;
+    assert_eq!(before.next().await["push"]["pub"]["data"], json!(7));
+    // The first of the silent ones were dropped.
+    let mut byte = [0];
+    let end = tokio::time::timeout(PATIENCE, silent[0].read(&mut byte)).await;
+    assert!(matches!(end, Ok(Ok(0) | Err(_))));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sockets_without_a_token_make_room_when_all_places_are_taken() {
+    let mut settings = config();
+    settings.connections_max = Some(50);
+    settings.half_open_max = Some(1000);
+    let world = World::start(settings);
+    let mut members = Vec::new();
+    for n in 0..10 {
+        members.push(Client::connect(world.address, &world.token(&format!("u{n}"))).await);
+    }
+    let mut silent = Vec::new();
+    for _ in 0..200 {
+        silent.push(raw(world.address).await);
+    }
+    for n in 10..40 {
+        members.push(Client::connect(world.address, &world.token(&format!("u{n}"))).await);
+    }
+    for (n, member) in members.iter_mut().enumerate() {
+        let reply = member
+            .call(json!({"id": 9, "subscribe": {"channel": format!("room:{n}")}}))
+            .await;
+        assert!(reply["subscribe"].is_object(), "{reply}");
+    }
+    // Where all places are members', a new connection is told so.
+    for n in 40..50 {
+        members.push(Client::connect(world.address, &world.token(&format!("u{n}"))).await);
+    }
+    let request = "GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    let status = http_or_reset(world.address, request).await;
+    assert!(status == 503 || status == 0, "{status}");
+    assert!(world.metric("gb6_edge_refused_full_total") >= 1.0);
+    members.truncate(10);
+    eventually("places are free", || world.edge.connections() <= 10).await;
+    assert_eq!(http(world.address, request).await.0, 200);
+}
+
+#[tokio::test]
+async fn a_handshake_that_never_ends_is_dropped_in_time() {
+    let mut settings = config();
+    settings.header_timeout = Duration::from_millis(300);
+    let world = World::start(settings);
+    let mut silent = TcpStream::connect(world.address).await.unwrap();
+    let mut begun = TcpStream::connect(world.address).await.unwrap();
+    begun
+        .write_all(b"GET /connection/websocket HTTP/1.1\r\nHost: x\r\nX: ")
+        .await
+        .unwrap();
+    let mut idle = TcpStream::connect(world.address).await.unwrap();
+    idle.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        .await
+        .unwrap();
+    // One that trickles: each byte in time, the whole never.
+    let mut trickling = TcpStream::connect(world.address).await.unwrap();
+    let trickle = async {
+        for byte in b"GET / HTTP/1.1\r\nHost: x\r\nX-Long: ".iter().cycle() {
+            if trickling.write_all(&[*byte]).await.is_err() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, trickle).await.unwrap();
+    for tcp in [&mut silent, &mut begun, &mut idle] {
+        let mut rest = Vec::new();
+        let end = tokio::time::timeout(PATIENCE, tcp.read_to_end(&mut rest)).await;
+        assert!(end.is_ok());
+    }
+    eventually("all gone", || world.edge.connections() == 0).await;
+}

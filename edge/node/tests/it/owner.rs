@@ -1,0 +1,257 @@
+//! A shard owner that keeps its rooms in memory: enough of one to test an edge with.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use gb6_core_mesh::{Endpoint, FrameSender, Link, QueueLimits, Stream};
+use gb6_core_wire::mesh::{
+    Attached, Class, Deliver, EdgeFrame, HistoryPage, HistoryRequest, Interested, OwnerFrame,
+    PresenceAnswer, Publication, Publish, Published, Purpose, RoomRef, ToEdge, ToOwner, Traced,
+};
+use parking_lot::Mutex;
+
+/// The rooms of one owner. Cloning shares it.
+#[derive(Clone, Default)]
+pub(crate) struct Owner {
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Default)]
+struct State {
+    rooms: BTreeMap<RoomRef, Vec<Publication>>,
+    edges: BTreeMap<u64, Attachment>,
+    attachments: u64,
+    /// Publishes are kept and not answered while this is set.
+    mute: bool,
+    kept: Vec<(u64, Publish)>,
+}
+
+struct Attachment {
+    to: Arc<FrameSender<ToEdge>>,
+    interests: BTreeSet<RoomRef>,
+}
+
+impl Owner {
+    /// Serves every link that comes in, until the endpoint is dropped.
+    pub(crate) fn serve(&self, endpoint: Endpoint) {
+        let owner = self.clone();
+        tokio::spawn(async move {
+            while let Some(link) = endpoint.accept().await {
+                tokio::spawn(owner.clone().link(link));
+            }
+        });
+    }
+
+    /// From now on publishes are kept unanswered; `false`: and those that were are answered.
+    pub(crate) fn mute(&self, mute: bool) {
+        let mut state = self.state.lock();
+        state.mute = mute;
+        if !mute {
+            for (edge, publish) in std::mem::take(&mut state.kept) {
+                state.publish(edge, publish);
+            }
+        }
+    }
+
+    /// Appends a publication as if another edge had sent it.
+    pub(crate) fn append(&self, room: &RoomRef, data: Vec<u8>) {
+        self.state.lock().append(
+            room,
+            Publication {
+                data: data.into(),
+                content_type: 1,
+                time: 1_700_000_000_000,
+                ..Publication::default()
+            },
+        );
+    }
+
+    /// Publishes that wait for an answer.
+    pub(crate) fn kept(&self) -> usize {
+        self.state.lock().kept.len()
+    }
+
+    async fn link(self, link: Link) {
+        while let Ok((open, stream)) = link.accept_stream().await {
+            match open.purpose {
+                Some(Purpose::Shard(_)) => {
+                    tokio::spawn(self.clone().shard(stream));
+                }
+                Some(Purpose::CatchUp(_)) => {
+                    tokio::spawn(self.clone().catch_up(stream));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    async fn shard(self, stream: Stream) {
+        let (to, mut from) = stream.split::<ToEdge, ToOwner>(QueueLimits::default());
+        let to = Arc::new(to);
+        let edge = {
+            let mut state = self.state.lock();
+            state.attachments += 1;
+            let edge = state.attachments;
+            state.edges.insert(
+                edge,
+                Attachment {
+                    to,
+                    interests: BTreeSet::new(),
+                },
+            );
+            edge
+        };
+        while let Ok(Some(frame)) = from.recv().await {
+            if let Some(frame) = frame.frame {
+                self.state.lock().frame(edge, frame);
+            }
+        }
+        self.state.lock().edges.remove(&edge);
+    }
+
+    async fn catch_up(self, stream: Stream) {
+        let (to, mut from) = stream.split::<HistoryPage, HistoryRequest>(QueueLimits::default());
+        while let Ok(Some(request)) = from.recv().await {
+            let page = self.state.lock().page(request);
+            if to.send(Class::CatchUp, page).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+impl State {
+    fn frame(&mut self, edge: u64, frame: OwnerFrame) {
+        match frame {
+            OwnerFrame::Attach(_) => self.tell(
+                edge,
+                EdgeFrame::Attached(Attached {
+                    shard_epoch: 1,
+                    owner_incarnation: 1,
+                    lease_ms: 10_000,
+                    credit: 1024,
+                    credit_bytes: 16 << 20,
+                }),
+            ),
+            OwnerFrame::Interest(room) => {
+                let top = self.rooms.get(&room).map_or(0, |r| r.len() as u64);
+                if let Some(attachment) = self.edges.get_mut(&edge) {
+                    attachment.interests.insert(room.clone());
+                }
+                self.tell(
+                    edge,
+                    EdgeFrame::Interested(Interested {
+                        room,
+                        top,
+                        first: 1,
+                        generation: 0,
+                    }),
+                );
+            }
+            OwnerFrame::Uninterest(room) => {
+                if let Some(attachment) = self.edges.get_mut(&edge) {
+                    attachment.interests.remove(&room);
+                }
+            }
+            OwnerFrame::Publish(publish) if self.mute => self.kept.push((edge, publish)),
+            OwnerFrame::Publish(publish) => self.publish(edge, publish),
+            OwnerFrame::Renew(renew) => self.tell(edge, EdgeFrame::Renewed(renew)),
+            OwnerFrame::PresenceQuery(query) => self.tell(
+                edge,
+                EdgeFrame::PresenceAnswer(PresenceAnswer {
+                    request: query.request,
+                    entries: Vec::new(),
+                    clients: 0,
+                    users: 0,
+                }),
+            ),
+            OwnerFrame::Trace(query) => self.tell(
+                edge,
+                EdgeFrame::Traced(Traced {
+                    request: query.request,
+                    ..Traced::default()
+                }),
+            ),
+            OwnerFrame::Present(_)
+            | OwnerFrame::Absent(_)
+            | OwnerFrame::PresenceSet(_)
+            | OwnerFrame::SessionEnded(_) => {}
+        }
+    }
+
+    fn publish(&mut self, edge: u64, publish: Publish) {
+        let time = 1_700_000_000_000;
+        let offset = self.append(
+            &publish.room,
+            Publication {
+                time,
+                from: Some(publish.from),
+                data: publish.data,
+                content_type: publish.content_type,
+                tags: publish.tags,
+                ..Publication::default()
+            },
+        );
+        self.tell(
+            edge,
+            EdgeFrame::Published(Published {
+                request: publish.request,
+                offset,
+                time,
+                ..Published::default()
+            }),
+        );
+    }
+
+    fn append(&mut self, room: &RoomRef, mut publication: Publication) -> u64 {
+        let log = self.rooms.entry(room.clone()).or_default();
+        publication.offset = log.len() as u64 + 1;
+        log.push(publication.clone());
+        let offset = publication.offset;
+        let deliver = EdgeFrame::Deliver(Deliver {
+            room: room.clone(),
+            publication,
+        });
+        for attachment in self.edges.values() {
+            if attachment.interests.contains(room) {
+                let frame = ToEdge {
+                    frame: Some(deliver.clone()),
+                };
+                // An edge whose link is cut misses it, and finds it in the log later.
+                let _ = attachment.to.try_send(frame.class(), frame);
+            }
+        }
+        offset
+    }
+
+    fn page(&self, request: HistoryRequest) -> HistoryPage {
+        let empty = Vec::new();
+        let log = self.rooms.get(&request.room).unwrap_or(&empty);
+        let mut publications: Vec<Publication> = log
+            .iter()
+            .filter(|p| request.from_end || (p.offset > request.since) != request.reverse)
+            .filter(|p| !request.reverse || request.from_end || p.offset < request.since)
+            .cloned()
+            .collect();
+        if request.reverse {
+            publications.reverse();
+        }
+        publications.truncate(request.limit as usize);
+        HistoryPage {
+            request: request.request,
+            publications,
+            top: log.len() as u64,
+            first: 1,
+            generation: 0,
+            error: 0,
+        }
+    }
+
+    fn tell(&self, edge: u64, frame: EdgeFrame) {
+        if let Some(attachment) = self.edges.get(&edge) {
+            let frame = ToEdge { frame: Some(frame) };
+            // An edge that has just gone takes nothing more.
+            let _ = attachment.to.try_send(frame.class(), frame);
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! A client that does not read costs nobody memory or time.
+
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::io::AsyncWriteExt;
+
+use crate::client::{Client, close_code, frame, raw};
+use crate::world::{World, config, eventually, room};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_does_not_read_is_disconnected_with_3008() {
+    let mut settings = config();
+    settings.slow_close_timeout = Duration::from_secs(5);
+    let world = World::start(settings);
+    let mut slow = raw(world.address).await;
+    let lines = [
+        json!({"id": 1, "connect": {"token": world.token("slow")}}).to_string(),
+        json!({"id": 2, "subscribe": {"channel": "room:1"}}).to_string(),
+    ];
+    slow.write_all(&frame(&lines.join("\n"))).await.unwrap();
+    let mut good = Client::connect(world.address, &world.token("good")).await;
+    good.call(json!({"id": 2, "subscribe": {"channel": "room:1"}}))
+        .await;
+    world
+        .metric_reaches("gb6_edge_subscribers{region=\"r\",shard=\"0\"}", 2.0)
+        .await;
+    let data = format!("\"{}\"", "x".repeat(60_000));
+    let mut sent = 0u64;
+    while world.metric("gb6_edge_slow_total") == 0.0 {
+        world
+            .owner
+            .append(&room("room:1"), data.clone().into_bytes());
+        sent += 1;
+        // Whoever reads gets everything meanwhile.
+        let push = good.next().await;
+        assert_eq!(push["push"]["pub"]["offset"], sent);
+        assert!(sent < 1000, "60 MB and still not slow");
+    }
+    eventually("slow session gone", || world.edge.sessions() == 1).await;
+    // When it reads at last, the last thing is why.
+    assert_eq!(close_code_far(&mut slow).await, Some(3008));
+}
+
+/// As [`close_code`], behind megabytes of other frames.
+async fn close_code_far(tcp: &mut tokio::net::TcpStream) -> Option<u16> {
+    use tokio::io::AsyncReadExt;
+    let mut bytes = Vec::new();
+    let _ = tcp.read_to_end(&mut bytes).await;
+    bytes
+        .windows(8)
+        .rev()
+        .find(|w| w[..2] == [0x88, 6] && &w[4..] == b"slow")
+        .map(|w| u16::from_be_bytes([w[2], w[3]]))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_never_reads_is_cut_off() {
+    let world = World::start(config());
+    let mut never = raw(world.address).await;
+    let lines = [
+        json!({"id": 1, "connect": {"token": world.token("slow")}}).to_string(),
+        json!({"id": 2, "subscribe": {"channel": "room:1"}}).to_string(),
+    ];
+    never.write_all(&frame(&lines.join("\n"))).await.unwrap();
+    world
+        .metric_reaches("gb6_edge_subscribers{region=\"r\",shard=\"0\"}", 1.0)
+        .await;
+    let data = format!("\"{}\"", "x".repeat(60_000));
+    let mut sent = 0;
+    while world.metric("gb6_edge_slow_total") == 0.0 {
+        world
+            .owner
+            .append(&room("room:1"), data.clone().into_bytes());
+        sent += 1;
+        assert!(sent < 1000, "60 MB and still not slow");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    eventually("connection cut", || world.edge.connections() == 0).await;
+}
+
+#[tokio::test]
+async fn who_floods_pings_without_reading_is_slow_too() {
+    let world = World::start(config());
+    let mut tcp = raw(world.address).await;
+    let mut ping = vec![0x89, 0x80 | 125, 0, 0, 0, 0];
+    ping.extend_from_slice(&[7; 125]);
+    let many = ping.repeat(1000);
+    let flood = tokio::spawn(async move {
+        while tcp.write_all(&many).await.is_ok() {}
+        drop(tcp);
+    });
+    world.metric_reaches("gb6_edge_slow_total", 1.0).await;
+    eventually("connection cut", || world.edge.connections() == 0).await;
+    flood.abort();
+}
+
+#[tokio::test]
+async fn a_session_that_ends_leaves_its_rooms() {
+    let world = World::start(config());
+    let mut tcp = raw(world.address).await;
+    let lines = [
+        json!({"id": 1, "connect": {"token": world.token("a")}}).to_string(),
+        json!({"id": 2, "subscribe": {"channel": "room:1"}}).to_string(),
+    ];
+    tcp.write_all(&frame(&lines.join("\n"))).await.unwrap();
+    let subscribers = "gb6_edge_subscribers{region=\"r\",shard=\"0\"}";
+    world.metric_reaches(subscribers, 1.0).await;
+    drop(tcp);
+    eventually("left", || world.metric(subscribers) == 0.0).await;
+    let mut tcp = raw(world.address).await;
+    tcp.write_all(&[0x81]).await.unwrap();
+    drop(tcp);
+    eventually("gone", || world.edge.connections() == 0).await;
+    let mut tcp = raw(world.address).await;
+    tcp.write_all(&[0x88, 0x80, 0, 0, 0, 0]).await.unwrap();
+    assert_eq!(close_code(&mut tcp).await, Some(1000));
+}

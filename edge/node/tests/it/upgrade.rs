@@ -1,0 +1,112 @@
+//! What becomes a WebSocket and what does not.
+
+use crate::client::{http, open};
+use crate::world::{World, config};
+
+const HEAD: &str = "Connection: keep-alive, Upgrade\r\nUpgrade: WebSocket\r\n";
+const KEY: &str = "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n";
+const V13: &str = "Sec-WebSocket-Version: 13\r\n";
+
+#[tokio::test]
+async fn subprotocols_are_echoed_and_nothing_else() {
+    let world = World::start(config());
+    for (query, offered, want) in [
+        ("", None, None),
+        ("?cf_protocol=protobuf", None, None),
+        ("", Some("centrifuge-protobuf"), Some("centrifuge-protobuf")),
+        ("", Some("centrifuge-json"), Some("centrifuge-json")),
+        ("", Some("other, centrifuge-json"), Some("centrifuge-json")),
+    ] {
+        let tcp = tokio::net::TcpStream::connect(world.address).await.unwrap();
+        let mut request = format!(
+            "GET /connection/websocket{query} HTTP/1.1\r\nHost: {}\r\n{HEAD}{KEY}{V13}\
+             Sec-WebSocket-Extensions: permessage-deflate\r\n",
+            world.address
+        );
+        if let Some(offered) = offered {
+            request.push_str(&format!("Sec-WebSocket-Protocol: {offered}\r\n"));
+        }
+        request.push_str("\r\n");
+        let head = head_of(tcp, &request).await;
+        assert!(head.starts_with("http/1.1 101"), "{head}");
+        assert!(
+            head.contains("sec-websocket-accept: icx+yqv66kxgm0fcwalwlflwtai=\r\n"),
+            "{head}"
+        );
+        assert!(!head.contains("extensions"), "{head}");
+        let line = want.map(|w| format!("sec-websocket-protocol: {w}\r\n"));
+        match line {
+            Some(line) => assert!(head.contains(&line), "{head}"),
+            None => assert!(!head.contains("sec-websocket-protocol"), "{head}"),
+        }
+    }
+}
+
+async fn head_of(mut tcp: tokio::net::TcpStream, request: &str) -> String {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    tcp.write_all(request.as_bytes()).await.unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(tcp.read_u8().await.unwrap());
+    }
+    String::from_utf8(head).unwrap().to_ascii_lowercase()
+}
+
+#[tokio::test]
+async fn what_is_no_upgrade_is_told_why() {
+    let world = World::start(config());
+    let address = world.address;
+    for (what, want, header) in [
+        (String::new(), 426, "upgrade: websocket"),
+        (format!("{HEAD}{KEY}"), 426, "sec-websocket-version: 13"),
+        (
+            format!("{HEAD}{KEY}Sec-WebSocket-Version: 8\r\n"),
+            426,
+            "sec-websocket-version: 13",
+        ),
+        (format!("{HEAD}{V13}"), 400, ""),
+        (format!("{HEAD}{V13}Sec-WebSocket-Key: short\r\n"), 400, ""),
+        (format!("{HEAD}{V13}{KEY}{KEY}"), 400, ""),
+        (
+            format!("{HEAD}{V13}{KEY}Origin: https://evil.example\r\n"),
+            403,
+            "",
+        ),
+        (format!("{HEAD}{V13}{KEY}Origin: null\r\n"), 403, ""),
+    ] {
+        // Without keep-alive, so that the answer ends with the connection.
+        let request =
+            format!("GET /connection/websocket HTTP/1.1\r\nHost: {address}\r\n{what}\r\n");
+        let request = request.replacen("keep-alive, ", "close, ", 1);
+        let request = if what.is_empty() {
+            request.replacen("\r\n\r\n", "\r\nConnection: close\r\n\r\n", 1)
+        } else {
+            request
+        };
+        let (status, head, body) = http(address, &request).await;
+        assert_eq!(status, want, "{what}");
+        assert!(head.contains(header), "{what}: {head}");
+        assert!(!body.is_empty());
+    }
+    assert_eq!(
+        world.metric("gb6_edge_upgrades_refused_total{why=\"origin\"}"),
+        2.0
+    );
+}
+
+#[tokio::test]
+async fn origins() {
+    let mut settings = config();
+    settings.loopback_origins = true;
+    let world = World::start(settings);
+    let own = format!("http://{}", world.address);
+    for (origin, allowed) in [
+        (own.as_str(), true),
+        ("http://localhost:5173", true),
+        ("https://app.acme.example", true),
+        ("https://evil.example", false),
+    ] {
+        let opened = open(world.address, "", &[("Origin", origin)]).await;
+        assert_eq!(opened.is_ok(), allowed, "{origin}");
+    }
+}
