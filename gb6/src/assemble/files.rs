@@ -34,6 +34,26 @@ pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> anyhow::Result<Opti
 /// # Errors
 /// It can not be written, or is there already.
 pub(crate) fn create_json<T: Serialize>(path: &Path, value: &T) -> anyhow::Result<()> {
+    // A link, unlike a renamed file, never takes the place of what is there.
+    write_json(path, value, |new| {
+        fs::hard_link(new, path)?;
+        fs::remove_file(new)
+    })
+}
+
+/// As [`create_json`], in place of what is there.
+///
+/// # Errors
+/// It can not be written.
+pub(crate) fn replace_json<T: Serialize>(path: &Path, value: &T) -> anyhow::Result<()> {
+    write_json(path, value, |new| fs::rename(new, path))
+}
+
+fn write_json<T: Serialize>(
+    path: &Path,
+    value: &T,
+    put: impl FnOnce(&Path) -> io::Result<()>,
+) -> anyhow::Result<()> {
     let write = || -> io::Result<()> {
         let dir = match path.parent() {
             Some(dir) if !dir.as_os_str().is_empty() => dir,
@@ -53,9 +73,7 @@ pub(crate) fn create_json<T: Serialize>(path: &Path, value: &T) -> anyhow::Resul
         text.push(b'\n');
         file.write_all(&text)?;
         file.sync_all()?;
-        // A link, unlike a renamed file, never takes the place of what is there.
-        fs::hard_link(&new, path)?;
-        fs::remove_file(&new)?;
+        put(&new)?;
         File::open(dir)?.sync_all()
     };
     write().with_context(|| format!("{} can not be written", path.display()))

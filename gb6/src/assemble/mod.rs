@@ -1,8 +1,26 @@
-//! Puts the roles together: from a configuration to running nodes.
+//! Puts the roles together: from a configuration to running nodes, and down again.
 
+mod admin_http;
+mod busy;
+mod console;
+mod dev;
 mod dev_keys;
+mod edge;
 mod files;
+mod geo;
+mod node;
+mod node_metrics;
 mod port_owner;
+mod process;
+mod ready;
+mod record_keys;
+mod region;
+mod storage;
 
+pub(crate) use dev::{DevConfig, run_dev};
 pub(crate) use dev_keys::DevKeys;
+pub(crate) use edge::run_edge;
+pub(crate) use geo::run_geo;
 pub(crate) use port_owner::{Protocol, who_listens};
+pub(crate) use process::{Stop, run};
+pub(crate) use region::run_region;

@@ -4,11 +4,14 @@ mod cert;
 mod config;
 mod doctor;
 mod exit;
+mod serve;
 mod token;
 
 use clap::{Parser, Subcommand};
 
 pub(crate) use exit::Failure;
+
+use crate::config::{EdgeFile, GeoFile, RegionFile};
 
 /// GB6: durable real-time messaging, from one laptop to a mesh of nodes.
 #[derive(Parser, Debug)]
@@ -27,6 +30,14 @@ pub(crate) struct Cli {
 
 #[derive(Subcommand, Debug)]
 enum Command {
+    /// Run everything in one process, to try it and to develop against it
+    Dev(serve::Dev),
+    /// Run an edge: serves clients, forwards to regions
+    Edge(serve::RoleRun<EdgeFile>),
+    /// Run a region: owns shards, makes every message durable
+    Region(serve::RoleRun<RegionFile>),
+    /// Run geo: serves the snapshot to every node
+    Geo(serve::RoleRun<GeoFile>),
     /// Make the mesh's certificates
     #[command(subcommand)]
     Cert(cert::CertCommand),
@@ -49,6 +60,10 @@ impl Cli {
     /// What went wrong, for the person who asked.
     pub(crate) fn run(self) -> Result<(), Failure> {
         match self.command {
+            Command::Dev(dev) => dev.run(),
+            Command::Edge(edge) => edge.run(),
+            Command::Region(region) => region.run(),
+            Command::Geo(geo) => geo.run(),
             Command::Cert(command) => command.run(),
             Command::Config(command) => command.run(),
             Command::Token(command) => command.run(),

@@ -1,0 +1,87 @@
+//! `gb6 edge`: serves clients, and reaches the regions over the mesh.
+
+use std::path::Path;
+use std::time::Duration;
+
+use gb6_core_mesh::CloseCode;
+use gb6_core_model::{InstanceId, Role};
+use gb6_edge_node::{Edge, EdgeConfig, EdgeDeps};
+
+use super::busy::{Busy, explain};
+use super::console;
+use super::dev::absolute;
+use super::node::{NodeParts, TlsFiles, dial_only, local_node, placement};
+use super::node_metrics;
+use super::port_owner::Protocol;
+use super::process::Stop;
+use super::ready::{NodeReady, VERSION, http_url, print_line, ws_url};
+use crate::config::EdgeFile;
+
+/// How long peers may take to learn that the node is gone.
+const GOODBYE: Duration = Duration::from_millis(500);
+
+/// Runs until it is told to stop.
+pub(crate) async fn run_edge(file: EdgeFile, ready_json: bool, stop: Stop) -> anyhow::Result<()> {
+    let mut parts = NodeParts::new();
+    let files = TlsFiles {
+        ca: &file.mesh.ca,
+        cert: &file.mesh.cert,
+        key: &file.mesh.key,
+    };
+    let tls = files.load(&file.name, Role::Edge)?;
+    let endpoint = dial_only(&tls, local_node(&file.name, &[Role::Edge])?)?;
+    parts.registrations.push(node_metrics::mesh(
+        &parts.metrics,
+        &file.name,
+        endpoint.stats(),
+    ));
+    let data_dir = Path::new(&file.data_dir);
+    let Some(placed) = placement(&mut parts, data_dir, &file.mesh.geo, &endpoint, &stop).await?
+    else {
+        return Ok(());
+    };
+
+    let mut config = EdgeConfig::new(file.http, InstanceId::from(file.default_instance.as_str()));
+    config.dev_tokens = file.dev_tokens;
+    config.drain_window = Duration::from_millis(file.drain.0);
+    let deps = EdgeDeps {
+        snapshot: placed.snapshot.clone(),
+        endpoint: endpoint.clone(),
+        metrics: parts.metrics.clone(),
+        health: parts.health.clone(),
+        assets: console::assets(),
+    };
+    let edge = Edge::start(config, deps).map_err(|error| {
+        explain(
+            error,
+            &Busy {
+                protocol: Protocol::Tcp,
+                addr: file.http,
+                flag: "--http",
+            },
+        )
+    })?;
+    if parts.ready(&stop).await.is_some() {
+        let addr = edge.local_addr();
+        eprintln!("gb6 edge {} is ready at {}", file.name, http_url(addr));
+        if ready_json {
+            print_line(&NodeReady {
+                ready: true,
+                version: VERSION,
+                pid: std::process::id(),
+                role: Role::Edge.as_str(),
+                node: &file.name,
+                http: http_url(addr),
+                ws: Some(ws_url(addr)),
+                mesh: None,
+                data_dir: absolute(data_dir),
+            })?;
+        }
+        stop.asked().await;
+    }
+    edge.drain().await;
+    endpoint
+        .close(CloseCode::Draining, "the edge stops", GOODBYE)
+        .await;
+    Ok(())
+}

@@ -1,0 +1,78 @@
+//! `gb6 geo`: serves the snapshot to every node.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context;
+use gb6_core_model::Role;
+use gb6_geo_config_node::{Geo, GeoConfig, POLL};
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::admin_http::AdminHttp;
+use super::dev::absolute;
+use super::node::{NodeParts, TlsFiles, listen, local_node};
+use super::node_metrics;
+use super::process::Stop;
+use super::ready::{NodeReady, VERSION, http_url, print_line};
+use crate::config::GeoFile;
+
+/// How long peers may take to learn that the node is gone.
+const GOODBYE: Duration = Duration::from_millis(500);
+
+/// Runs until it is told to stop.
+pub(crate) async fn run_geo(file: GeoFile, ready_json: bool, stop: Stop) -> anyhow::Result<()> {
+    let mut parts = NodeParts::new();
+    let mut hangup = signal(SignalKind::hangup()).context("signals can not be listened to")?;
+    let files = TlsFiles {
+        ca: &file.mesh.ca,
+        cert: &file.mesh.cert,
+        key: &file.mesh.key,
+    };
+    let tls = files.load(&file.name, Role::Geo)?;
+    let endpoint = listen(
+        file.mesh.listen,
+        &tls,
+        local_node(&file.name, &[Role::Geo])?,
+    )?;
+    let mesh = endpoint.local_addr();
+    parts.registrations.push(node_metrics::mesh(
+        &parts.metrics,
+        &file.name,
+        endpoint.stats(),
+    ));
+    let http = AdminHttp::start(file.http, parts.metrics.clone(), parts.health.clone()).await?;
+    let config = GeoConfig {
+        snapshot: PathBuf::from(&file.snapshot),
+        data_dir: PathBuf::from(&file.data_dir),
+        poll: POLL,
+    };
+    let geo = Geo::start(config, endpoint, &parts.metrics, &parts.health).await?;
+    eprintln!(
+        "gb6 geo {} serves revision {} of {}; health and metrics at {}",
+        file.name,
+        geo.revision(),
+        file.snapshot,
+        http_url(http.addr)
+    );
+    if ready_json {
+        print_line(&NodeReady {
+            ready: true,
+            version: VERSION,
+            pid: std::process::id(),
+            role: Role::Geo.as_str(),
+            node: &file.name,
+            http: http_url(http.addr),
+            ws: None,
+            mesh,
+            data_dir: absolute(Path::new(&file.data_dir)),
+        })?;
+    }
+    while let Some(asked) = stop.or(hangup.recv()).await {
+        if asked.is_some() {
+            geo.reload();
+        }
+    }
+    parts.health.drain();
+    geo.drain(GOODBYE).await;
+    Ok(())
+}

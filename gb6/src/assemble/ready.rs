@@ -1,0 +1,68 @@
+//! What a process says when it is ready: one line of JSON for programs, words for people.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use serde::Serialize;
+
+/// The line of `gb6 dev --ready-json`. Keys are added later, never removed.
+#[derive(Debug, Serialize)]
+pub(super) struct DevReady<'a> {
+    pub(super) ready: bool,
+    pub(super) version: &'static str,
+    pub(super) pid: u32,
+    pub(super) instance: &'a str,
+    pub(super) http: String,
+    pub(super) ws: String,
+    pub(super) hmac_secret: &'a str,
+    pub(super) tokens: BTreeMap<&'static str, String>,
+    pub(super) data_dir: String,
+}
+
+/// The line of the other roles with `--ready-json`.
+#[derive(Debug, Serialize)]
+pub(super) struct NodeReady<'a> {
+    pub(super) ready: bool,
+    pub(super) version: &'static str,
+    pub(super) pid: u32,
+    pub(super) role: &'a str,
+    pub(super) node: &'a str,
+    pub(super) http: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) ws: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) mesh: Option<SocketAddr>,
+    pub(super) data_dir: String,
+}
+
+/// The version in these lines.
+pub(super) const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Prints `line` as the only line on standard output.
+pub(super) fn print_line(line: &impl Serialize) -> anyhow::Result<()> {
+    use std::io::Write;
+    let mut text = serde_json::to_string(line)?;
+    text.push('\n');
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    Ok(out.flush()?)
+}
+
+/// `host:port` at which this machine reaches a listener on `addr`.
+pub(super) fn reachable(addr: SocketAddr) -> SocketAddr {
+    match addr.ip() {
+        ip if !ip.is_unspecified() => addr,
+        IpAddr::V4(_) => SocketAddr::from((Ipv4Addr::LOCALHOST, addr.port())),
+        IpAddr::V6(_) => SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, addr.port())),
+    }
+}
+
+/// The console's address.
+pub(super) fn http_url(addr: SocketAddr) -> String {
+    format!("http://{}", reachable(addr))
+}
+
+/// The address for clients.
+pub(super) fn ws_url(addr: SocketAddr) -> String {
+    format!("ws://{}/connection/websocket", reachable(addr))
+}

@@ -1,0 +1,101 @@
+//! `gb6 region`: owns shards on embedded storage, and serves edges over the mesh.
+
+use std::path::Path;
+use std::time::Duration;
+
+use gb6_core_model::{NodeId, Role};
+use gb6_region_node::{Region, RegionConfig, RegionDeps};
+
+use super::admin_http::AdminHttp;
+use super::dev::absolute;
+use super::node::{NodeParts, TlsFiles, listen, local_node, placement};
+use super::node_metrics;
+use super::process::Stop;
+use super::ready::{NodeReady, VERSION, http_url, print_line};
+use super::record_keys;
+use super::storage::Storage;
+use crate::config::RegionFile;
+
+/// Runs until it is told to stop.
+pub(crate) async fn run_region(
+    file: RegionFile,
+    ready_json: bool,
+    stop: Stop,
+) -> anyhow::Result<()> {
+    let mut parts = NodeParts::new();
+    let data_dir = Path::new(&file.data_dir);
+    // First of all: a second process on the same logs must not even say that it is here.
+    let storage = Storage::open(data_dir)?;
+    let files = TlsFiles {
+        ca: &file.mesh.ca,
+        cert: &file.mesh.cert,
+        key: &file.mesh.key,
+    };
+    let tls = files.load(&file.name, Role::Region)?;
+    let endpoint = listen(
+        file.mesh.listen,
+        &tls,
+        local_node(&file.name, &[Role::Region])?,
+    )?;
+    let http = AdminHttp::start(file.http, parts.metrics.clone(), parts.health.clone()).await?;
+    parts.registrations.push(node_metrics::mesh(
+        &parts.metrics,
+        &file.name,
+        endpoint.stats(),
+    ));
+    parts.registrations.push(storage.metrics(&parts.metrics));
+    let Some(placed) = placement(&mut parts, data_dir, &file.mesh.geo, &endpoint, &stop).await?
+    else {
+        return Ok(());
+    };
+
+    let node = NodeId::from(file.name.as_str());
+    let snapshot = placed.snapshot.borrow().clone();
+    let keys = record_keys::load_or_create(data_dir, &snapshot, &node, storage.has_logs())?;
+    let mesh = endpoint.local_addr();
+    let region = Region::start(
+        RegionConfig::new(node),
+        RegionDeps {
+            endpoint,
+            snapshot: placed.snapshot.clone(),
+            open_log: storage.open_log(),
+            rooms: storage.rooms()?,
+            keys,
+            metrics: parts.metrics.clone(),
+            health: parts.health.clone(),
+        },
+    )?;
+    if parts.ready(&stop).await.is_some() {
+        eprintln!(
+            "gb6 region {} is ready; health and metrics at {}",
+            file.name,
+            http_url(http.addr)
+        );
+        if ready_json {
+            print_line(&NodeReady {
+                ready: true,
+                version: VERSION,
+                pid: std::process::id(),
+                role: Role::Region.as_str(),
+                node: &file.name,
+                http: http_url(http.addr),
+                ws: None,
+                mesh,
+                data_dir: absolute(data_dir),
+            })?;
+        }
+        stop.asked().await;
+    }
+    parts.health.drain();
+    let patience = Duration::from_millis(file.drain.0);
+    if tokio::time::timeout(patience, region.drain())
+        .await
+        .is_err()
+    {
+        tracing::warn!(
+            ?patience,
+            "what was in flight did not end in time; edges will ask again"
+        );
+    }
+    Ok(())
+}

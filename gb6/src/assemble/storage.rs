@@ -1,0 +1,122 @@
+//! The embedded engines of a region: its logs and the index of its rooms.
+
+use std::path::Path;
+use std::sync::{Arc, Weak};
+
+use anyhow::Context;
+use gb6_core_model::ShardId;
+use gb6_core_obs::{Metrics, Registration};
+use gb6_core_ports::{RoomStore, ShardLog, StoreError};
+use gb6_region_node::OpenLog;
+use gb6_region_stores_embedded::{DataDir, EmbeddedShardLog, LogConfig, RealVfs};
+use parking_lot::Mutex;
+
+type Log = EmbeddedShardLog<RealVfs>;
+/// Logs that were opened; one that was lost and closed is gone from it at the next opening.
+type Logs = Arc<Mutex<Vec<(ShardId, Weak<Log>)>>>;
+
+/// An open data directory: nobody else has it.
+pub(super) struct Storage {
+    dir: Arc<DataDir>,
+    logs: Logs,
+}
+
+impl Storage {
+    /// Opens `data_dir`, made if absent.
+    ///
+    /// # Errors
+    /// Another process has it, a newer version wrote it, or the disk fails.
+    pub(super) fn open(data_dir: &Path) -> anyhow::Result<Self> {
+        let dir = DataDir::open(data_dir).with_context(|| {
+            format!(
+                "the data directory {} can not be opened",
+                data_dir.display()
+            )
+        })?;
+        Ok(Self {
+            dir: Arc::new(dir),
+            logs: Arc::default(),
+        })
+    }
+
+    /// Whether a log was ever written here.
+    pub(super) fn has_logs(&self) -> bool {
+        let shards = self.dir.path().join("shards");
+        std::fs::read_dir(shards).is_ok_and(|mut entries| entries.next().is_some())
+    }
+
+    /// Opens the log of a shard.
+    pub(super) fn open_log(&self) -> OpenLog {
+        let (dir, logs) = (Arc::clone(&self.dir), Arc::clone(&self.logs));
+        Arc::new(move |shard| {
+            let log = Arc::new(dir.shard_log(shard, LogConfig::default())?);
+            for note in log.notes() {
+                tracing::warn!(%shard, ?note, "found while opening the log");
+            }
+            let mut logs = logs.lock();
+            logs.retain(|(_, log)| log.strong_count() > 0);
+            logs.push((shard, Arc::downgrade(&log)));
+            Ok::<Arc<dyn ShardLog>, StoreError>(log)
+        })
+    }
+
+    /// The index of rooms.
+    ///
+    /// # Errors
+    /// It can not be opened.
+    pub(super) fn rooms(&self) -> anyhow::Result<Arc<dyn RoomStore>> {
+        Ok(Arc::new(gb6_core_ports::memory::MemoryRooms::new()))
+    }
+
+    /// The logs' counters on `/metrics`.
+    pub(super) fn metrics(&self, metrics: &Metrics) -> Registration {
+        let logs = Arc::clone(&self.logs);
+        metrics.collect(move |out| {
+            for (shard, log) in logs.lock().iter() {
+                let Some(log) = log.upgrade() else { continue };
+                let (shard, stats) = (shard.to_string(), log.stats());
+                let labels = [("shard", shard.as_str())];
+                for (name, help, value) in [
+                    (
+                        "gb6_log_records_total",
+                        "Records made durable.",
+                        stats.records,
+                    ),
+                    (
+                        "gb6_log_bytes_total",
+                        "Bytes of records made durable.",
+                        stats.bytes,
+                    ),
+                    (
+                        "gb6_log_syncs_total",
+                        "Syncs that made records durable.",
+                        stats.syncs,
+                    ),
+                    (
+                        "gb6_log_sync_microseconds_total",
+                        "Time in writing and syncing them, in microseconds.",
+                        stats.sync_us,
+                    ),
+                    (
+                        "gb6_log_failures_total",
+                        "Groups of batches that could not be written.",
+                        stats.failures,
+                    ),
+                    (
+                        "gb6_log_job_failures_total",
+                        "Background jobs of the log (allocating, sealing) that failed.",
+                        stats.job_failures,
+                    ),
+                ] {
+                    out.counter(name, help, &labels, value);
+                }
+                out.gauge(
+                    "gb6_log_waiting_bytes",
+                    "Bytes of batches that wait for the log's writer.",
+                    &labels,
+                    stats.waiting_bytes as f64,
+                );
+            }
+        })
+    }
+}
