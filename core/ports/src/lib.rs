@@ -5,6 +5,8 @@
 //! thread, so drivers make them off their async threads.
 
 mod completion;
+#[cfg(any(test, feature = "contract"))]
+pub mod contract;
 mod error;
 mod fence;
 pub mod log;

@@ -284,6 +284,8 @@ impl State {
             trim_to: self.first(),
             ..RetentionPlan::default()
         };
+        let held = self.waits_for(Position::MAX).map(|(_, p)| p);
+        let held = held.min().unwrap_or(Position::MAX);
         let mut prefix = true;
         for index in 0..self.segments.len().saturating_sub(1) {
             let (begin, end) = self.bounds(index);
@@ -308,7 +310,7 @@ impl State {
                 plan.trim_to = end;
             } else {
                 prefix = false;
-                if dead > 0 && dead * 2 >= bytes {
+                if dead > 0 && dead * 2 >= bytes && end <= held {
                     plan.rewrite.push(SegmentPlan {
                         segment: begin,
                         bytes,
@@ -502,5 +504,62 @@ impl ShardLog for MemoryLog {
             .rev()
             .find(|(p, _)| *p <= state.next)
             .cloned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::contract::{self, log::LogFixture};
+
+    impl LogFixture for MemoryStorage {
+        fn open(&self) -> Arc<dyn ShardLog> {
+            Arc::new(MemoryStorage::open(self))
+        }
+    }
+
+    #[test]
+    fn keeps_the_contract() {
+        contract::log::all(MemoryStorage::default);
+        for seed in 0..20 {
+            contract::log_model::matches_the_reference(&MemoryStorage::default(), seed, 200);
+        }
+    }
+
+    #[test]
+    fn full_storage_takes_appends_again_when_there_is_space() {
+        let storage = MemoryStorage::default();
+        let log = MemoryStorage::open(&storage);
+        let fence = contract::log::fence(1);
+        contract::log::acquire(&log, &fence).unwrap();
+        storage.set_capacity(500);
+        let batch = contract::log::messages(1, "room:a", 20);
+        let error = contract::log::append(&log, &fence, batch.clone()).unwrap_err();
+        assert!(matches!(error, StoreError::StorageFull { .. }));
+        storage.set_capacity(u64::MAX);
+        contract::log::append(&log, &fence, batch).unwrap();
+    }
+
+    #[test]
+    fn a_consumer_beyond_the_bound_lapses() {
+        let config = MemoryLogConfig {
+            consumer_lag_bytes_max: 1000,
+            segment_records: 10,
+            ..MemoryLogConfig::default()
+        };
+        let storage = MemoryStorage::new(config);
+        let log = MemoryStorage::open(&storage);
+        let fence = contract::log::fence(1);
+        contract::log::acquire(&log, &fence).unwrap();
+        log.register_consumer("slow", 0).unwrap();
+        let batch = contract::log::messages(1, "room:a", 5);
+        contract::log::append(&log, &fence, batch).unwrap();
+        assert!(!log.consumers().unwrap()[0].lapsed);
+        let batch = contract::log::messages(6, "room:a", 50);
+        contract::log::append(&log, &fence, batch).unwrap();
+        assert!(log.consumers().unwrap()[0].lapsed);
+        assert!(log.trim(&fence, 30).unwrap() > 0);
+        assert!(log.set_consumer("slow", 40).is_err());
+        assert!(!log.register_consumer("slow", 40).unwrap().lapsed);
     }
 }

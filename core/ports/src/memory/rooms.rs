@@ -119,3 +119,13 @@ impl RoomStore for MemoryRooms {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keeps_the_contract() {
+        crate::contract::rooms::all(&MemoryRooms::new());
+    }
+}

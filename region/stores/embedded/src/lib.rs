@@ -5,13 +5,15 @@ mod data_dir;
 mod inbox;
 pub mod log;
 mod real_vfs;
+mod rooms;
 mod shard_log;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim_disk;
 mod vfs;
 
 pub use data_dir::DataDir;
-pub use log::{LogConfig, LogReader, SegmentedLog};
+pub use log::{LogConfig, LogReader, SegmentedLog, TailNote};
 pub use real_vfs::{RealFile, RealVfs};
+pub use rooms::{FjallRooms, RoomsConfig};
 pub use shard_log::{EmbeddedShardLog, LogStats};
 pub use vfs::{Vfs, VfsFile};

@@ -317,13 +317,17 @@ impl SimDisk {
         let mut node = node.lock();
         let at = offset as usize;
         let mut data = node.durable.as_ref().clone();
-        let (Some(cached), Some(stored)) = (node.cache.get_mut(at), data.get_mut(at)) else {
-            return false;
-        };
-        *cached ^= flip;
-        *stored ^= flip;
-        node.durable = Arc::new(data);
-        true
+        if let Some(stored) = data.get_mut(at) {
+            *stored ^= flip;
+            node.durable = Arc::new(data);
+        }
+        match node.cache.get_mut(at) {
+            Some(cached) => {
+                *cached ^= flip;
+                true
+            }
+            None => false,
+        }
     }
 }
 

@@ -85,11 +85,13 @@ impl SegmentHeader {
         if bytes[..8] != HEADER_MAGIC[..] {
             return Err(HeaderError::Damaged("no segment: the magic is missing"));
         }
-        let version = u32_at(bytes, 8);
-        if version > FORMAT_VERSION {
+        // A newer format may have a longer header; one of this length has its checksum here.
+        let (version, len) = (u32_at(bytes, 8), u32_at(bytes, 12) as usize);
+        let whole = crc32c::crc32c(&bytes[..HEADER_BYTES - 4]) == u32_at(bytes, HEADER_BYTES - 4);
+        if version > FORMAT_VERSION && (whole || len > HEADER_BYTES) {
             return Err(HeaderError::Newer(version));
         }
-        if crc32c::crc32c(&bytes[..HEADER_BYTES - 4]) != u32_at(bytes, HEADER_BYTES - 4) {
+        if !whole {
             return Err(HeaderError::Damaged("the header's checksum is wrong"));
         }
         let region_len = usize::from(bytes[56]).min(REGION_BYTES_MAX);

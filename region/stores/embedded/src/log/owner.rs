@@ -288,6 +288,7 @@ impl<V: Vfs> Owner<V> {
     pub(crate) fn sync(&mut self) -> Result<Commit, StoreError> {
         self.alive()?;
         if !self.written {
+            self.check_ownership()?;
             let next = self.segment.state.read().end;
             return Ok(Commit {
                 first: next,
@@ -348,7 +349,8 @@ impl<V: Vfs> Owner<V> {
             // Nobody has prepared one in time: one that grows as it is written.
             None => prepare(
                 &self.shared.vfs,
-                self.temporary_name(seq),
+                // Not the name that a job may be using at this moment.
+                format!("now-{}", self.temporary_name(seq)),
                 self.next_header(seq),
                 HEADER_BYTES as u64,
             )?,

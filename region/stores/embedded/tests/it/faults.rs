@@ -1,0 +1,277 @@
+//! Disks that fill up and fail, owners that contend and sleep.
+
+use gb6_core_model::Incarnation;
+use gb6_core_ports::contract::Random;
+use gb6_core_ports::contract::log::{append, fence, message, messages};
+use gb6_core_ports::{Acquire, Completion, Fence, ShardLog, StoreError};
+use gb6_region_stores_embedded::sim_disk::SimVfs;
+use gb6_region_stores_embedded::{EmbeddedShardLog, SegmentedLog, Vfs};
+
+use crate::disk::{SimShard, messages_of, owned, small};
+
+#[test]
+fn a_full_disk_refuses_appends_and_goes_on_when_there_is_space() {
+    for seed in 0..40 {
+        let mut random = Random::new(seed);
+        let shard = SimShard::new(seed);
+        let (mut log, _) = owned(shard.vfs(), 1);
+        let mut next = 1;
+        let mut refused = 0;
+        for _ in 0..200 {
+            if random.below(10) == 0 {
+                let used = shard.0.used();
+                shard.0.set_capacity(used + random.below(3000));
+            }
+            if random.below(10) == 0 {
+                shard.0.set_capacity(u64::MAX);
+            }
+            let count = 1 + random.below(4);
+            let batch: Vec<_> = (next..next + count)
+                .map(|p| message(p, "room:a", p, random.below(1500) as usize))
+                .collect();
+            match log.commit(batch) {
+                Ok(commit) => {
+                    assert_eq!((commit.first, commit.next), (next, next + count));
+                    next += count;
+                }
+                Err(StoreError::StorageFull { .. }) => refused += 1,
+                Err(error) => panic!("seed {seed}: {error}"),
+            }
+            // Reads go on, and see exactly what was committed.
+            assert_eq!(log.range().next, next);
+            let record = log.reader().read_at(&[next - 1]).unwrap();
+            assert!(record[0].is_some());
+            let _ = log.run_jobs();
+        }
+        assert!(refused > 0, "seed {seed}: the disk was never full");
+        shard.0.set_capacity(u64::MAX);
+        let batch = messages(next, "room:a", 3);
+        log.commit(batch)
+            .expect("writing resumes without a restart");
+        // Nothing of what was refused appears later.
+        let after = SimShard(shard.0.power_cut());
+        let (log, _) = owned(after.vfs(), 2);
+        let held = messages_of(&log);
+        assert_eq!(held.len() as u64, next + 2, "seed {seed}");
+        assert!(held.iter().all(|r| r.offset == r.position));
+    }
+}
+
+#[test]
+fn after_a_failed_sync_only_an_acquisition_goes_on() {
+    for seed in 0..60 {
+        let shard = SimShard::new(seed);
+        let (mut log, old) = owned(shard.vfs(), 1);
+        log.commit(messages(1, "room:a", 5)).unwrap();
+        shard.0.fail_sync_in(0);
+        let error = log.commit(messages(6, "room:a", 5)).unwrap_err();
+        assert!(
+            matches!(error, StoreError::OutcomeUnknown { .. }),
+            "{error}"
+        );
+        assert_eq!(
+            log.range().next,
+            6,
+            "readers see nothing of unknown outcome"
+        );
+        let again = log.commit(messages(6, "room:a", 5)).unwrap_err();
+        assert!(
+            matches!(again, StoreError::OutcomeUnknown { .. }),
+            "{again}"
+        );
+        let new = Fence {
+            shard_epoch: gb6_core_model::ShardEpoch(old.shard_epoch.0 + 1),
+            ..old
+        };
+        let next = log.acquire(&new, Acquire::default()).unwrap().range.next;
+        log.commit(messages(next, "room:b", 1)).unwrap();
+        let seen = messages_of(&log).len();
+        // What the new owner found it may show: it must be there after a power cut too, although
+        // the failed sync lost some of it and the system believes its pages clean.
+        let after = SimShard(shard.0.power_cut());
+        let (log, _) = owned(after.vfs(), 9);
+        assert_eq!(messages_of(&log).len(), seen, "seed {seed}");
+    }
+}
+
+/// One owner among several in a schedule of single steps.
+struct Contender {
+    log: SegmentedLog<SimVfs>,
+    fence: Option<Fence>,
+    /// Steps of a commit that are done: 1 staged, 2 written.
+    step: u32,
+    first: u64,
+    numbers: Vec<u64>,
+}
+
+#[test]
+fn owners_that_contend_and_sleep_never_both_acknowledge() {
+    for seed in 0..300 {
+        contend(seed);
+    }
+}
+
+fn contend(seed: u64) {
+    let mut random = Random::new(seed);
+    let shard = SimShard::new(seed);
+    let mut owners: Vec<Contender> = (0..3)
+        .map(|_| Contender {
+            log: SegmentedLog::open(shard.vfs(), small()).unwrap(),
+            fence: None,
+            step: 0,
+            first: 0,
+            numbers: Vec::new(),
+        })
+        .collect();
+    // (position, number) of every acknowledged message.
+    let mut acknowledged = Vec::new();
+    let mut number = 0;
+    for _ in 0..150 {
+        let who = random.below(3) as usize;
+        let owner = &mut owners[who];
+        if random.below(12) == 0 || owner.fence.is_none() {
+            // Now and then an epoch that somebody else may hold.
+            let epoch = owner.log.epoch().0 + random.below(3);
+            let wanted = Fence {
+                owner_incarnation: Incarnation(1 + random.below(u64::MAX - 1)),
+                ..fence(epoch)
+            };
+            owner.step = 0;
+            owner.fence = None;
+            match owner.log.acquire(&wanted, Acquire::default()) {
+                Ok(acquired) => {
+                    owner.first = acquired.range.next;
+                    owner.fence = Some(wanted);
+                }
+                Err(StoreError::Fenced { current, .. }) => {
+                    // Learned: the log was opened long ago.
+                    owner.log = SegmentedLog::open(shard.vfs(), small()).unwrap();
+                    assert!(owner.log.epoch() >= current);
+                }
+                Err(error) => panic!("seed {seed}: {error}"),
+            }
+            continue;
+        }
+        // One step at a time: between any two the others may do anything, which is what a pause
+        // of this owner looks like.
+        let result = match owner.step {
+            0 => {
+                let count = 1 + random.below(3);
+                owner.numbers = (number..number + count).collect();
+                number += count;
+                let numbers = owner.numbers.iter().zip(owner.first..);
+                let batch = numbers
+                    .map(|(n, p)| message(p, "room:a", *n, 200))
+                    .collect();
+                owner.log.stage(batch)
+            }
+            1 => owner.log.write(),
+            _ => owner.log.sync().map(|commit| {
+                assert_eq!(commit.first, owner.first);
+                owner.first = commit.next;
+                acknowledged.extend((commit.first..).zip(owner.numbers.drain(..)));
+            }),
+        };
+        match result {
+            Ok(()) => owner.step = (owner.step + 1) % 3,
+            Err(StoreError::Fenced { .. }) => owner.fence = None,
+            Err(error) => panic!("seed {seed}: {error}"),
+        }
+        if random.below(5) == 0 {
+            owners[who].log.run_jobs().unwrap();
+        }
+    }
+    let after = SimShard(shard.0.power_cut());
+    let (log, _) = owned(after.vfs(), 77);
+    let held: Vec<(u64, u64)> = messages_of(&log)
+        .iter()
+        .map(|r| (r.position, r.offset))
+        .collect();
+    for entry in &acknowledged {
+        assert!(
+            held.contains(entry),
+            "seed {seed}: {entry:?} was acknowledged and is gone"
+        );
+    }
+}
+
+#[test]
+fn an_owner_that_slept_through_the_removal_of_its_successor_is_fenced() {
+    let shard = SimShard::new(5);
+    let (mut old, _) = owned(shard.vfs(), 1);
+    old.commit(messages(1, "room:a", 3)).unwrap();
+    old.stage(messages(4, "room:a", 1)).unwrap();
+    old.write().unwrap();
+    let (mut new, fence) = owned(shard.vfs(), 2);
+    let mut next = new.range().next;
+    for _ in 0..40 {
+        next = new.commit(messages(next, "room:a", 20)).unwrap().next;
+        new.run_jobs().unwrap();
+    }
+    assert!(new.trim(next).unwrap() > 200, "the first segments are gone");
+    assert!(!shard.vfs().exists("0000000000000001.seg").unwrap());
+    match old.sync() {
+        Err(StoreError::Fenced { held, current }) => {
+            assert!(held < current);
+            assert_eq!(current, fence.shard_epoch);
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_failed_group_takes_those_behind_it_along() {
+    let shard = SimShard::new(3);
+    let log = EmbeddedShardLog::start(shard.vfs(), small(), "test").unwrap();
+    gb6_core_ports::contract::log::acquire(&log, &fence(1)).unwrap();
+    append(&log, &fence(1), messages(1, "room:a", 10)).unwrap();
+    shard.0.set_capacity(0);
+    // In flight together: whatever group each joins, all are refused alike, and none is left.
+    let (sender, receiver) = std::sync::mpsc::channel();
+    for n in 0..40 {
+        let sender = sender.clone();
+        let batch = messages(11 + n * 10, "room:a", 10);
+        let done = Completion::new(move |answer| {
+            let _ = sender.send(answer);
+        });
+        log.append(&fence(1), batch, done);
+    }
+    let answers: Vec<_> = receiver.iter().take(40).collect();
+    let committed = answers.iter().take_while(|a| a.is_ok()).count();
+    assert!(committed < 40);
+    for answer in &answers[committed..] {
+        assert!(
+            matches!(answer, Err(StoreError::StorageFull { .. })),
+            "{answer:?}"
+        );
+    }
+    shard.0.set_capacity(u64::MAX);
+    let next = log.range().unwrap().next;
+    assert_eq!(next, 11 + committed as u64 * 10);
+    append(&log, &fence(1), messages(next, "room:a", 10)).unwrap();
+    let stats = log.stats();
+    assert!(stats.failures > 0 && stats.syncs > 1);
+    assert_eq!(stats.records, next + 9, "all but the acquire record");
+}
+
+#[test]
+fn a_consumer_beyond_the_bound_lapses_and_trimming_goes_on() {
+    let shard = SimShard::new(4);
+    let (mut log, _) = owned(shard.vfs(), 1);
+    log.reader().register_consumer("slow", 0).unwrap();
+    let mut next = 1;
+    for _ in 0..20 {
+        next = log.commit(messages(next, "room:a", 20)).unwrap().next;
+    }
+    assert_eq!(log.trim(next).unwrap(), 0);
+    while !log.reader().consumers().unwrap()[0].lapsed {
+        next = log.commit(messages(next, "room:a", 20)).unwrap().next;
+        assert!(next < 5000, "never lapsed");
+    }
+    assert!(log.trim(next).unwrap() > 0);
+    let error = log.reader().set_consumer("slow", next).unwrap_err();
+    assert!(matches!(error, StoreError::Conflict { .. }), "{error}");
+    // Also after a restart.
+    let log = SegmentedLog::open(shard.vfs(), small()).unwrap();
+    assert!(log.reader().consumers().unwrap()[0].lapsed);
+}

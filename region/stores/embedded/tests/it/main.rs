@@ -1,0 +1,8 @@
+//! The embedded engines: contracts on the real disk and on the simulated one, crashes, faults.
+
+mod contract;
+mod crash;
+mod disk;
+mod faults;
+mod recovery;
+mod rooms;
