@@ -55,6 +55,16 @@ struct Checkpoint {
     numbers: Vec<NumberState>,
     #[prost(message, repeated, tag = "9")]
     instances: Vec<InstanceState>,
+    #[prost(message, repeated, tag = "10")]
+    erasures: Vec<ErasureState>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct ErasureState {
+    #[prost(message, required, tag = "1")]
+    room: RoomRef,
+    #[prost(uint64, tag = "2")]
+    offset: u64,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -212,6 +222,14 @@ impl Shard {
             ids: ids.collect(),
             numbers: numbers.collect(),
             instances: instances.collect(),
+            erasures: self
+                .erasures
+                .iter()
+                .map(|(room, offset)| ErasureState {
+                    room: room.clone(),
+                    offset: *offset,
+                })
+                .collect(),
             rooms,
         };
         (self.next_position, state.encode_to_vec().into())
@@ -281,6 +299,8 @@ impl Shard {
             };
             self.ownership.instances.insert(saved.instance, standing);
         }
+        let erasures = state.erasures.into_iter();
+        self.erasures = erasures.map(|e| (e.room, e.offset)).collect();
         self.next_position = state.next_position;
         self.log_epoch = state.log_epoch;
         self.served_ms = state.served_ms;

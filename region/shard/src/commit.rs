@@ -248,10 +248,10 @@ impl Shard {
                 });
             }
             (Kind::Tombstone, Some(room)) => {
-                self.out.push_back(Output::Erased {
-                    room: self.rooms.get(room).key.clone(),
-                    offset: record.target_offset,
-                });
+                let room = self.rooms.get(room).key.clone();
+                let offset = record.target_offset;
+                self.erasures.insert((room.clone(), offset));
+                self.out.push_back(Output::Erased { room, offset });
             }
             (Kind::Seal | Kind::Open, _) => self.ownership.fold(record),
             (Kind::Acquire, _) => {

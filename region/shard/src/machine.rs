@@ -176,6 +176,9 @@ pub struct Shard {
     pub(crate) traces: Traces,
     pub(crate) aging: BTreeSet<RoomIx>,
     pub(crate) admins: VecDeque<(u64, Admin)>,
+    /// Erased messages whose bodies may still lie in the log: part of the state until the driver
+    /// has rewritten their segments.
+    pub(crate) erasures: BTreeSet<(RoomRef, u64)>,
     pub(crate) in_flight: Option<InFlight>,
     pub(crate) serving: Option<Serving>,
     /// The highest shard epoch seen in the log.
@@ -205,6 +208,7 @@ impl Shard {
             traces: Traces::default(),
             aging: BTreeSet::new(),
             admins: VecDeque::new(),
+            erasures: BTreeSet::new(),
             in_flight: None,
             serving: None,
             log_epoch: 0,
@@ -390,6 +394,24 @@ impl Shard {
         }
     }
 
+    /// Erased messages whose segments are still to be rewritten.
+    pub fn erasures(&self) -> impl Iterator<Item = &(RoomRef, u64)> {
+        self.erasures.iter()
+    }
+
+    /// The body of an erased message is gone from the log.
+    pub fn erased(&mut self, room: RoomRef, offset: u64) {
+        self.erasures.remove(&(room, offset));
+    }
+
+    /// The first kept offset of every room of which something was trimmed.
+    pub fn trimmed_rooms(&self) -> Vec<(RoomRef, u64)> {
+        let rooms = self.rooms.iter().filter(|(_, room)| room.first > 1);
+        rooms
+            .map(|(_, room)| (room.key.clone(), room.first))
+            .collect()
+    }
+
     /// The first kept offset of a room, 1 for one that this shard does not know.
     pub fn first_offset(&self, room: &RoomRef) -> u64 {
         self.rooms.find(room).map_or(1, |ix| self.first_kept(ix))
@@ -400,6 +422,13 @@ impl Shard {
         self.rooms
             .find(room)
             .map_or(0, |ix| self.rooms.get(ix).head)
+    }
+
+    /// Connections present in a room.
+    pub fn present_clients(&self, room: &RoomRef) -> usize {
+        let room = self.rooms.find(room).map(|ix| self.rooms.get(ix));
+        room.and_then(|r| r.presence.as_ref())
+            .map_or(0, |p| p.len())
     }
 
     pub(crate) fn advance(&mut self, now_ms: u64) {

@@ -1,0 +1,287 @@
+//! A client as an SDK behaves: subscribes with positions, publishes with ids and retries, comes
+//! back after every end of its connection.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use gb6_core_wire::client::{Dialect, Publication, Reply, decode_replies, frame};
+use serde_json::{Value, json};
+
+/// How long an SDK waits for a reply, in ms.
+const REPLY_MS: u64 = 5_000;
+
+/// A publish that the client wants written.
+#[derive(Clone, Debug)]
+pub(crate) struct Wanted {
+    pub(crate) room: String,
+    /// `None`: tried once, its outcome may stay unknown.
+    pub(crate) id: Option<String>,
+    pub(crate) data: String,
+    /// The command that carries it, and when it was sent.
+    sent: Option<(u32, u64)>,
+    not_before: u64,
+}
+
+/// What a publish came to.
+#[derive(Clone, Debug)]
+pub(crate) struct Acknowledged {
+    pub(crate) room: String,
+    pub(crate) id: Option<String>,
+    pub(crate) data: String,
+    pub(crate) offset: u64,
+}
+
+/// One client.
+pub(crate) struct Client {
+    pub(crate) user: String,
+    pub(crate) rooms: Vec<String>,
+    /// The edge that it uses, and its connection's number; `None` while it is away.
+    pub(crate) connection: Option<(usize, u64)>,
+    pub(crate) back_at: u64,
+    /// Room → the last offset received, and the epoch.
+    pub(crate) positions: BTreeMap<String, (u64, String)>,
+    /// Rooms subscribed on this connection.
+    live: Vec<String>,
+    /// Command id → room of a subscribe.
+    subscribing: BTreeMap<u32, String>,
+    pub(crate) wanted: Vec<Wanted>,
+    pub(crate) acknowledged: Vec<Acknowledged>,
+    /// Rooms → what was received, in order.
+    pub(crate) received: BTreeMap<String, Vec<(u64, String)>>,
+    /// Publishes without an id that were given up: they may or may not be in the log.
+    pub(crate) unknown: u64,
+    next_command: u32,
+    next_data: u64,
+    heard_at: u64,
+}
+
+/// What a client wants done.
+pub(crate) enum Wish {
+    Send(Bytes),
+    Reconnect,
+}
+
+impl Client {
+    pub(crate) fn new(n: usize, rooms: Vec<String>) -> Self {
+        Self {
+            user: format!("user{n}"),
+            rooms,
+            connection: None,
+            back_at: 0,
+            positions: BTreeMap::new(),
+            live: Vec::new(),
+            subscribing: BTreeMap::new(),
+            wanted: Vec::new(),
+            acknowledged: Vec::new(),
+            received: BTreeMap::new(),
+            unknown: 0,
+            next_command: 1,
+            next_data: 1,
+            heard_at: 0,
+        }
+    }
+
+    fn command(&mut self, mut body: Value) -> (u32, String) {
+        let id = self.next_command;
+        self.next_command += 1;
+        body["id"] = json!(id);
+        (id, body.to_string())
+    }
+
+    /// The first frame of a connection: connect and every subscribe, as the JS SDK sends it.
+    pub(crate) fn hello(&mut self, now: u64) -> Bytes {
+        self.next_command = 1;
+        self.live.clear();
+        self.subscribing.clear();
+        self.heard_at = now;
+        let mut lines = vec![self.command(json!({"connect": {"token": self.user}})).1];
+        for room in self.rooms.clone() {
+            let mut subscribe = json!({"channel": room, "flag": 1});
+            if let Some((offset, epoch)) = self.positions.get(&room) {
+                subscribe["recover"] = json!(true);
+                subscribe["epoch"] = json!(epoch);
+                if *offset > 0 {
+                    subscribe["offset"] = json!(offset);
+                }
+            }
+            let (id, line) = self.command(json!({"subscribe": subscribe}));
+            self.subscribing.insert(id, room);
+            lines.push(line);
+        }
+        Bytes::from(lines.join("\n"))
+    }
+
+    /// The connection is gone: what was sent without an answer is sent again, or given up.
+    pub(crate) fn lost(&mut self, now: u64, back_at: u64) {
+        self.connection = None;
+        self.back_at = back_at;
+        let unknown = &mut self.unknown;
+        self.wanted.retain_mut(|w| {
+            if w.sent.is_some() && w.id.is_none() {
+                *unknown += 1;
+                return false;
+            }
+            w.sent = None;
+            w.not_before = now;
+            true
+        });
+    }
+
+    /// Wants one more message written.
+    pub(crate) fn want(&mut self, room: usize, with_id: bool, now: u64) {
+        let n = self.next_data;
+        self.next_data += 1;
+        let room = self.rooms[room % self.rooms.len()].clone();
+        self.wanted.push(Wanted {
+            room,
+            id: with_id.then(|| format!("{}-{n}", self.user)),
+            data: format!("{{\"from\":\"{}\",\"n\":{n}}}", self.user),
+            sent: None,
+            not_before: now,
+        });
+    }
+
+    /// Sends what is due; leaves a connection that gives no answers.
+    pub(crate) fn step(&mut self, now: u64) -> Vec<Wish> {
+        let mut wishes = Vec::new();
+        if self.connection.is_none() {
+            return wishes;
+        }
+        let waits = |sent: u64| now > sent + REPLY_MS;
+        let silent = self
+            .wanted
+            .iter()
+            .any(|w| w.sent.is_some_and(|(_, at)| waits(at)))
+            || (!self.subscribing.is_empty() && waits(self.heard_at));
+        if silent {
+            return vec![Wish::Reconnect];
+        }
+        if !self.subscribing.is_empty() {
+            return wishes;
+        }
+        for at in 0..self.wanted.len() {
+            let w = self.wanted[at].clone();
+            if w.sent.is_some() || w.not_before > now {
+                continue;
+            }
+            let data: Value = serde_json::from_str(&w.data).unwrap_or_default();
+            let body = match &w.id {
+                Some(id) => json!({"rpc": {
+                    "method": "room.publish",
+                    "data": {"room": w.room, "id": id, "data": data},
+                }}),
+                None => json!({"publish": {"channel": w.room, "data": data}}),
+            };
+            let (id, line) = self.command(body);
+            self.wanted[at].sent = Some((id, now));
+            wishes.push(Wish::Send(Bytes::from(line)));
+        }
+        wishes
+    }
+
+    /// A WebSocket frame of the server came.
+    pub(crate) fn receive(&mut self, now: u64, bytes: &Bytes) -> Vec<Wish> {
+        let payload = frame::frame_payload(bytes);
+        let replies = match decode_replies(Dialect::Json, payload) {
+            Ok(replies) => replies,
+            Err(error) => panic!("{}: the server sent what is no frame: {error}", self.user),
+        };
+        let mut wishes = Vec::new();
+        for reply in replies {
+            if let Some(wish) = self.reply(now, reply) {
+                wishes.push(wish);
+            }
+        }
+        wishes
+    }
+
+    fn reply(&mut self, now: u64, reply: Reply) -> Option<Wish> {
+        if let Some(push) = reply.push {
+            if let Some(publication) = push.publication {
+                self.publication(&push.channel, &publication);
+            }
+            assert!(
+                push.unsubscribe.is_none(),
+                "{}: the log could have continued {}",
+                self.user,
+                push.channel
+            );
+            return None;
+        }
+        if reply.id == 0 {
+            return Some(Wish::Send(Bytes::from_static(b"{}")));
+        }
+        if let Some(room) = self.subscribing.remove(&reply.id) {
+            let Some(result) = reply.subscribe else {
+                // A temporary error: an SDK tries again; here the connection begins anew.
+                return Some(Wish::Reconnect);
+            };
+            if result.was_recovering {
+                assert!(result.recovered, "{}: {room} was not recovered", self.user);
+            } else {
+                self.positions
+                    .insert(room.clone(), (result.offset, result.epoch.clone()));
+            }
+            let known = self.positions.get(&room).map(|p| p.1.clone());
+            assert_eq!(known.as_ref(), Some(&result.epoch), "the epoch of {room}");
+            self.live.push(room.clone());
+            for publication in &result.publications {
+                self.publication(&room, publication);
+            }
+            return None;
+        }
+        let sent = |w: &Wanted| w.sent.is_some_and(|(id, _)| id == reply.id);
+        let at = self.wanted.iter().position(sent)?;
+        if let Some(error) = reply.error {
+            let wanted = &mut self.wanted[at];
+            assert!(error.temporary, "{}: {error:?}", self.user);
+            if wanted.id.is_none() {
+                if error.code == 1003 {
+                    self.unknown += 1;
+                }
+                self.wanted.remove(at);
+            } else {
+                wanted.sent = None;
+                wanted.not_before = now + 200;
+            }
+            return None;
+        }
+        let wanted = self.wanted.remove(at);
+        let offset = match reply.rpc {
+            Some(rpc) => {
+                let result: Value = serde_json::from_slice(&rpc.data).unwrap_or_default();
+                result["offset"].as_u64().unwrap_or(0)
+            }
+            // A plain publish is acknowledged without its offset.
+            None => 0,
+        };
+        self.acknowledged.push(Acknowledged {
+            room: wanted.room,
+            id: wanted.id,
+            data: wanted.data,
+            offset,
+        });
+        None
+    }
+
+    fn publication(&mut self, room: &str, publication: &Publication) {
+        assert!(
+            self.live.iter().any(|r| r == room),
+            "{}: a publication of {room} before its subscribe reply",
+            self.user
+        );
+        let Some((position, _)) = self.positions.get_mut(room) else {
+            panic!("{}: no position in {room}", self.user);
+        };
+        assert_eq!(
+            publication.offset,
+            *position + 1,
+            "{}: {room} skips or repeats",
+            self.user
+        );
+        *position = publication.offset;
+        let data = String::from_utf8_lossy(&publication.data).into_owned();
+        let received = self.received.entry(room.to_owned()).or_default();
+        received.push((publication.offset, data));
+    }
+}

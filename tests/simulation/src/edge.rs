@@ -1,0 +1,82 @@
+//! An edge process: sessions and the hub of the one shard.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use gb6_core_wire::mesh::{HistoryRequest, OwnerFrame};
+use gb6_edge_session::{
+    Answer, Detach, Hub, HubConfig, HubOut, Notice, Session, SessionConfig, SessionCounters,
+};
+use gb6_region_shard::LinkId;
+
+/// What an edge process holds while it runs.
+pub(crate) struct Edge {
+    /// Raised by every start: events of an earlier life are void.
+    pub(crate) life: u64,
+    pub(crate) paused_until: u64,
+    pub(crate) up: Option<Running>,
+}
+
+pub(crate) struct Running {
+    pub(crate) hub: Hub<u64>,
+    /// By session number, which is also the number of the client's connection.
+    pub(crate) sessions: BTreeMap<u64, Connected>,
+    /// The current link, once dialled.
+    pub(crate) link: Option<LinkId>,
+    pub(crate) dialling: bool,
+    pub(crate) config: SessionConfig,
+    pub(crate) counters: SessionCounters,
+}
+
+pub(crate) struct Connected {
+    pub(crate) session: Session,
+    pub(crate) client: usize,
+}
+
+impl Running {
+    pub(crate) fn new() -> Self {
+        Self {
+            hub: Hub::new(HubConfig::default()),
+            sessions: BTreeMap::new(),
+            link: None,
+            dialling: false,
+            config: SessionConfig::default(),
+            counters: SessionCounters::default(),
+        }
+    }
+}
+
+/// What a hub said, in order.
+pub(crate) enum Said {
+    Deliver(u64, Bytes),
+    Complete(u64, u64, Answer),
+    Notice(u64, Notice),
+    ToOwner(OwnerFrame),
+    ToHistory(HistoryRequest),
+    Detach,
+}
+
+/// Collects what a hub says.
+#[derive(Default)]
+pub(crate) struct Ears(pub(crate) Vec<Said>);
+
+impl HubOut<u64> for Ears {
+    fn deliver(&mut self, to: &u64, frame: Bytes) {
+        self.0.push(Said::Deliver(*to, frame));
+    }
+    fn complete(&mut self, to: &u64, token: u64, answer: Answer) {
+        self.0.push(Said::Complete(*to, token, answer));
+    }
+    fn notice(&mut self, to: &u64, notice: Notice) {
+        self.0.push(Said::Notice(*to, notice));
+    }
+    fn to_owner(&mut self, frame: OwnerFrame) {
+        self.0.push(Said::ToOwner(frame));
+    }
+    fn to_history(&mut self, request: HistoryRequest) {
+        self.0.push(Said::ToHistory(request));
+    }
+    fn detach(&mut self, _why: Detach) {
+        self.0.push(Said::Detach);
+    }
+}

@@ -1,0 +1,181 @@
+//! What goes wrong in a run, and how often.
+
+use gb6_region_shard::LinkId;
+
+use crate::rng::Rng;
+use crate::world::{Event, World};
+
+/// Kinds of faults.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum FaultKind {
+    /// A link between an edge and a region breaks; both sides learn it at different times.
+    LinkBreaks,
+    /// A link is silent for a while, then goes on.
+    LinkStalls,
+    /// A link is silent until both sides give it up.
+    LinkDies,
+    /// The region's process dies; what it wrote stays in the page cache.
+    RegionDies,
+    /// The region's process is paused.
+    RegionPauses,
+    /// Another node acquires the shard while the owner runs or is paused.
+    Takeover,
+    /// The power goes: everything unsynced is lost, the last writes are torn.
+    PowerCut,
+    /// A sync fails.
+    SyncFails,
+    /// Syncs take long.
+    SyncStalls,
+    /// The disk is full for a while.
+    DiskFull,
+    /// An edge's process dies.
+    EdgeDies,
+    /// An edge's process is paused, perhaps beyond its lease.
+    EdgePauses,
+    /// A client's connection breaks.
+    ClientLeaves,
+    /// A checkpoint is made.
+    Checkpoint,
+}
+
+impl FaultKind {
+    /// Every kind.
+    pub const ALL: [FaultKind; 14] = [
+        FaultKind::LinkBreaks,
+        FaultKind::LinkStalls,
+        FaultKind::LinkDies,
+        FaultKind::RegionDies,
+        FaultKind::RegionPauses,
+        FaultKind::Takeover,
+        FaultKind::PowerCut,
+        FaultKind::SyncFails,
+        FaultKind::SyncStalls,
+        FaultKind::DiskFull,
+        FaultKind::EdgeDies,
+        FaultKind::EdgePauses,
+        FaultKind::ClientLeaves,
+        FaultKind::Checkpoint,
+    ];
+
+    pub(crate) fn draw(rng: &mut Rng, of: &[FaultKind]) -> Option<Self> {
+        if of.is_empty() {
+            return None;
+        }
+        of.get(rng.range(0, of.len() as u64) as usize).copied()
+    }
+}
+
+impl World {
+    /// Something goes wrong, and the next fault is planned.
+    pub(crate) fn fault(&mut self) {
+        if self.calm {
+            return;
+        }
+        let faults = self.scenario.faults.clone();
+        if let Some(kind) = FaultKind::draw(&mut self.rng, &faults) {
+            *self.faults.entry(kind).or_default() += 1;
+            self.inflict(kind);
+        }
+        let every = self.scenario.fault_every_ms;
+        self.soon(every / 4, every * 2, Event::Fault);
+    }
+
+    fn inflict(&mut self, kind: FaultKind) {
+        let now = self.now;
+        let edge = self.rng.range(0, 2) as usize;
+        let owner = self.owner;
+        match kind {
+            FaultKind::LinkBreaks => {
+                if let Some(link) = self.link_of(edge) {
+                    self.soon(0, 50, Event::EdgeLinkDown(link));
+                    self.soon(0, 2_000, Event::RegionLinkDown(link));
+                }
+            }
+            FaultKind::LinkStalls => {
+                let until = now + self.rng.range(200, 3_000);
+                self.stall_link(edge, until);
+            }
+            FaultKind::LinkDies => {
+                self.stall_link(edge, u64::MAX / 2);
+                if let Some(link) = self.link_of(edge) {
+                    self.soon(3_000, 6_000, Event::EdgeLinkDown(link));
+                    self.soon(3_000, 6_000, Event::RegionLinkDown(link));
+                }
+            }
+            FaultKind::RegionDies => {
+                self.region_dies(owner);
+                self.soon(50, 3_000, Event::StartRegion(owner));
+            }
+            FaultKind::RegionPauses => {
+                self.regions[owner].paused_until = now + self.rng.range(100, 12_000);
+            }
+            FaultKind::Takeover => self.take_over(),
+            FaultKind::PowerCut => {
+                self.disk.cut_power_in(self.rng.range(0, 6));
+                self.soon(1, 80, Event::PowerOff);
+            }
+            FaultKind::SyncFails => self.disk.fail_sync_in(self.rng.range(0, 3)),
+            FaultKind::SyncStalls => {
+                self.stall_ms = self.rng.range(100, 3_000);
+                self.soon(200, 4_000, Event::SyncsFast);
+            }
+            FaultKind::DiskFull => {
+                let left = self.rng.range(0, 16 * 1024);
+                self.disk.set_capacity(self.disk.used() + left);
+                self.soon(300, 5_000, Event::DiskSpace);
+            }
+            FaultKind::EdgeDies => {
+                self.edge_dies(edge);
+                self.soon(50, 2_000, Event::StartEdge(edge));
+            }
+            FaultKind::EdgePauses => {
+                self.edges[edge].paused_until = now + self.rng.range(100, 15_000);
+            }
+            FaultKind::ClientLeaves => {
+                let client = self.rng.range(0, self.clients.len() as u64) as usize;
+                self.client_leaves(client);
+            }
+            FaultKind::Checkpoint => {
+                if let Some(owner) = &self.regions[owner].up {
+                    owner.checkpoint();
+                }
+            }
+        }
+    }
+
+    fn link_of(&self, edge: usize) -> Option<LinkId> {
+        self.edges[edge].up.as_ref()?.link
+    }
+
+    fn stall_link(&mut self, edge: usize, until: u64) {
+        let link = self.link_of(edge);
+        if let Some(wire) = link.and_then(|l| self.wires.get_mut(&l)) {
+            wire.stalled_until = until;
+        }
+    }
+
+    /// The other node acquires the shard; the old owner runs on, or is paused, until it notices.
+    fn take_over(&mut self) {
+        let old = self.owner;
+        if self.rng.one_in(2) {
+            self.regions[old].paused_until = self.now + self.rng.range(100, 8_000);
+        }
+        self.owner = 1 - old;
+        if self.regions[self.owner].up.is_some() {
+            // It was deposed a moment ago and has not noticed: a new assignment makes it begin
+            // again.
+            self.region_dies(self.owner);
+        }
+        self.soon(0, 50, Event::StartRegion(self.owner));
+        self.soon(2_000, 9_000, Event::StopStale(old));
+    }
+
+    pub(crate) fn power_off(&mut self) {
+        self.disk = self.disk.power_cut();
+        for region in 0..2 {
+            self.region_dies(region);
+            self.regions[region].paused_until = 0;
+        }
+        self.soon(100, 1_500, Event::StartRegion(self.owner));
+    }
+}

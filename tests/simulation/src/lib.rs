@@ -1,0 +1,19 @@
+//! Deterministic simulation: clients, edges, regions, links and a disk in one thread, in virtual
+//! time, from one seed.
+//!
+//! What runs is the product's own code wherever a decision is made: the session and hub machines
+//! of edges, the shard machine, and the segmented log on a simulated disk. What is simulated is
+//! what a driver does: delays, orders, losses, pauses, deaths. The same seed gives the same run.
+
+mod check;
+mod client;
+mod edge;
+mod fault;
+mod network;
+mod process;
+mod region;
+mod rng;
+mod world;
+
+pub use fault::FaultKind;
+pub use world::{Outcome, Scenario, run};

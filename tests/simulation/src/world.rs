@@ -1,0 +1,450 @@
+//! The world of a run: the event queue, the processes, and the loop.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use gb6_core_model::snapshot::{Instance, Namespace, Snapshot};
+use gb6_core_model::{InstanceEpoch, InstanceId, Slot};
+use gb6_core_wire::mesh::{EdgeFrame, HistoryPage, HistoryRequest, OwnerFrame, RoomRef};
+use gb6_edge_session::Action;
+use gb6_region_shard::LinkId;
+use gb6_region_stores_embedded::sim_disk::SimDisk;
+
+use crate::check;
+use crate::client::Client;
+use crate::edge::{Edge, Running, Said};
+use crate::fault::FaultKind;
+use crate::network::Wire;
+use crate::region::{Owner, Region};
+use crate::rng::Rng;
+
+/// Wall-clock time at the start of every run, Unix ms.
+const UNIX_START_MS: i64 = 1_700_000_000_000;
+/// How long a run may take to come to rest once nothing goes wrong any more, in virtual ms.
+const SETTLE_MS: u64 = 120_000;
+
+/// What a run is about.
+#[derive(Clone, Debug)]
+pub struct Scenario {
+    /// Decides everything else.
+    pub seed: u64,
+    /// How long things go wrong, in virtual ms.
+    pub chaos_ms: u64,
+    /// What goes wrong.
+    pub faults: Vec<FaultKind>,
+    /// The mean time between two faults, in virtual ms.
+    pub fault_every_ms: u64,
+    /// Clients.
+    pub clients: usize,
+}
+
+impl Scenario {
+    /// Everything that can go wrong, for fifteen virtual seconds.
+    pub fn everything(seed: u64) -> Self {
+        Self {
+            seed,
+            chaos_ms: 15_000,
+            faults: FaultKind::ALL.to_vec(),
+            fault_every_ms: 1_200,
+            clients: 5,
+        }
+    }
+}
+
+/// What a run that ended well has done. Equal for equal scenarios.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Outcome {
+    /// Messages in the log at the end.
+    pub records: usize,
+    /// Publishes acknowledged to clients.
+    pub acknowledged: usize,
+    /// Publishes without an id whose outcome stayed unknown.
+    pub unknown: u64,
+    /// Faults, by kind.
+    pub faults: BTreeMap<FaultKind, u64>,
+    /// Events handled.
+    pub events: u64,
+    /// Virtual ms.
+    pub took_ms: u64,
+    /// A digest of everything that happened, in order.
+    pub digest: u64,
+}
+
+/// Things that happen.
+#[derive(Clone, Debug)]
+pub(crate) enum Event {
+    ToOwner(LinkId, OwnerFrame),
+    Ask(LinkId, HistoryRequest),
+    ToEdge(LinkId, EdgeFrame),
+    Page(LinkId, HistoryPage),
+    EdgeLinkDown(LinkId),
+    RegionLinkDown(LinkId),
+    Dial {
+        edge: usize,
+        life: u64,
+    },
+    EdgeTick {
+        edge: usize,
+        life: u64,
+    },
+    RegionTick {
+        region: usize,
+        life: u64,
+    },
+    SyncDone {
+        region: usize,
+        life: u64,
+    },
+    StartRegion(usize),
+    StopStale(usize),
+    StartEdge(usize),
+    FromClient {
+        edge: usize,
+        connection: u64,
+        bytes: Bytes,
+    },
+    ToClient {
+        client: usize,
+        connection: u64,
+        bytes: Bytes,
+    },
+    ClientClosed {
+        client: usize,
+        connection: u64,
+    },
+    ClientStep(usize),
+    Fault,
+    PowerOff,
+    DiskSpace,
+    SyncsFast,
+}
+
+/// What machines have said and is still to be done in the same instant.
+pub(crate) enum Work {
+    Said(usize, Said),
+    Action(usize, u64, Action),
+}
+
+/// Everything.
+pub(crate) struct World {
+    pub(crate) work: VecDeque<Work>,
+    pub(crate) now: u64,
+    pub(crate) rng: Rng,
+    queue: BTreeMap<(u64, u64), Event>,
+    sequence: u64,
+    pub(crate) scenario: Scenario,
+    pub(crate) snapshot: Arc<Snapshot>,
+    pub(crate) disk: SimDisk,
+    pub(crate) stall_ms: u64,
+    pub(crate) regions: Vec<Region>,
+    /// The region that edges are told to dial.
+    pub(crate) owner: usize,
+    pub(crate) edges: Vec<Edge>,
+    pub(crate) wires: BTreeMap<LinkId, Wire>,
+    pub(crate) clients: Vec<Client>,
+    pub(crate) next_link: u64,
+    pub(crate) next_connection: u64,
+    /// When the newest bytes of a client's connection arrive: (to the server, to the client).
+    pub(crate) pipes: BTreeMap<u64, (u64, u64)>,
+    pub(crate) calm: bool,
+    pub(crate) faults: BTreeMap<FaultKind, u64>,
+    events: u64,
+    digest: u64,
+}
+
+/// Runs a scenario to its end and checks it. Panics, with what was violated, where it does not
+/// end well.
+pub fn run(scenario: &Scenario) -> Outcome {
+    World::new(scenario.clone()).run()
+}
+
+pub(crate) fn room(channel: &str) -> RoomRef {
+    RoomRef {
+        instance: "demo".into(),
+        channel: channel.into(),
+    }
+}
+
+fn snapshot() -> Arc<Snapshot> {
+    let rules = Namespace {
+        presence: true,
+        join_leave: true,
+        ..Namespace::default()
+    };
+    let demo = Instance {
+        region: "eu".into(),
+        epoch: InstanceEpoch(1),
+        slots: vec![Slot(0)],
+        keys: Vec::new(),
+        namespaces: BTreeMap::from([("room".to_owned(), rules)]),
+        allowed_origins: Vec::new(),
+        command_rate: None,
+        subscriptions_max: 16,
+    };
+    Arc::new(Snapshot {
+        revision: 1,
+        instances: BTreeMap::from([(InstanceId::from("demo"), demo)]),
+        ..Snapshot::default()
+    })
+}
+
+impl World {
+    fn new(scenario: Scenario) -> Self {
+        let mut rng = Rng::new(scenario.seed);
+        let disk = SimDisk::new(rng.next());
+        let region = || Region {
+            life: 0,
+            paused_until: 0,
+            up: None,
+        };
+        let edge = || Edge {
+            life: 0,
+            paused_until: 0,
+            up: None,
+        };
+        let rooms = |n: usize| {
+            let all = ["room:a", "room:b", "room:c"];
+            let of = [all[n % 3].to_owned(), all[(n + 1) % 3].to_owned()];
+            of.to_vec()
+        };
+        let clients = (0..scenario.clients).map(|n| Client::new(n, rooms(n)));
+        let mut world = Self {
+            now: 1_000,
+            work: VecDeque::new(),
+            queue: BTreeMap::new(),
+            sequence: 0,
+            snapshot: snapshot(),
+            disk,
+            stall_ms: 0,
+            regions: vec![region(), region()],
+            owner: 0,
+            edges: vec![edge(), edge()],
+            wires: BTreeMap::new(),
+            clients: clients.collect(),
+            next_link: 1,
+            next_connection: 1,
+            pipes: BTreeMap::new(),
+            calm: false,
+            faults: BTreeMap::new(),
+            events: 0,
+            digest: 0xcbf2_9ce4_8422_2325,
+            rng,
+            scenario,
+        };
+        world.at(world.now, Event::StartRegion(0));
+        for edge in 0..2 {
+            world.at(world.now, Event::StartEdge(edge));
+        }
+        for client in 0..world.clients.len() {
+            let start = world.now + world.rng.range(0, 300);
+            world.at(start, Event::ClientStep(client));
+        }
+        let first = world.now + world.rng.range(500, 1_500);
+        world.at(first, Event::Fault);
+        world
+    }
+
+    pub(crate) fn unix(&self) -> i64 {
+        UNIX_START_MS + self.now as i64
+    }
+
+    /// Schedules an event.
+    pub(crate) fn at(&mut self, time: u64, event: Event) {
+        self.sequence += 1;
+        self.queue
+            .insert((time.max(self.now), self.sequence), event);
+    }
+
+    /// Schedules an event `low` to `high` ms from now.
+    pub(crate) fn soon(&mut self, low: u64, high: u64, event: Event) {
+        let time = self.now + self.rng.range(low, high);
+        self.at(time, event);
+    }
+
+    fn run(mut self) -> Outcome {
+        let chaos_end = self.now + self.scenario.chaos_ms;
+        let mut rested_at = None;
+        while let Some(((time, _), event)) = self.queue.pop_first() {
+            self.now = time;
+            if !self.calm && time >= chaos_end {
+                self.calm_down();
+            }
+            if time > chaos_end + SETTLE_MS {
+                panic!("the run does not come to rest: {}", self.unrest());
+            }
+            if let Some(until) = self.paused_until(&event) {
+                self.at(until, event);
+                continue;
+            }
+            self.events += 1;
+            self.note(&event);
+            self.handle(event);
+            self.drain_work();
+            if self.calm && self.events.is_multiple_of(64) {
+                let resting = self.unrest().is_empty();
+                // Long enough for the lease of whoever died to end.
+                let since = *rested_at.get_or_insert(self.now);
+                if !resting {
+                    rested_at = None;
+                } else if self.now > since + 15_000 {
+                    break;
+                }
+            }
+        }
+        self.check_presence();
+        let rooms = check::read_log(&self.disk);
+        let (records, acknowledged) = check::check(&rooms, &self.clients);
+        Outcome {
+            records,
+            acknowledged,
+            unknown: self.clients.iter().map(|c| c.unknown).sum(),
+            faults: self.faults,
+            events: self.events,
+            took_ms: self.now,
+            digest: self.digest,
+        }
+    }
+
+    /// FNV-1a over what happens: two runs of one seed must agree.
+    fn note(&mut self, event: &Event) {
+        let text = format!("{}{event:?}", self.now);
+        for byte in text.bytes() {
+            self.digest = (self.digest ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+
+    /// Ends everything that goes wrong.
+    fn calm_down(&mut self) {
+        self.calm = true;
+        self.stall_ms = 0;
+        self.disk.set_capacity(u64::MAX);
+        for region in &mut self.regions {
+            region.paused_until = 0;
+        }
+        for edge in &mut self.edges {
+            edge.paused_until = 0;
+        }
+    }
+
+    /// What keeps the run from being at rest; empty: nothing.
+    fn unrest(&self) -> String {
+        let Some(owner) = &self.regions[self.owner].up else {
+            return "the shard has no owner".into();
+        };
+        for client in &self.clients {
+            if client.connection.is_none() || !client.wanted.is_empty() {
+                return format!("{} has {:?}", client.user, client.wanted);
+            }
+            for name in &client.rooms {
+                let at = client.positions.get(name).map_or(0, |p| p.0);
+                let top = owner.shard.top_offset(&room(name));
+                if at != top {
+                    return format!("{} is at {at} of {top} in {name}", client.user);
+                }
+            }
+        }
+        String::new()
+    }
+
+    /// Everybody who is connected is present, and nobody else.
+    fn check_presence(&self) {
+        let Some(owner) = &self.regions[self.owner].up else {
+            panic!("the shard has no owner at the end");
+        };
+        for name in ["room:a", "room:b", "room:c"] {
+            let here = |c: &&Client| c.connection.is_some() && c.rooms.iter().any(|r| r == name);
+            let want = self.clients.iter().filter(here).count();
+            let got = owner.shard.present_clients(&room(name));
+            assert_eq!(got, want, "people present in {name}");
+        }
+    }
+
+    /// Until when the process that an event is for is paused.
+    fn paused_until(&self, event: &Event) -> Option<u64> {
+        let wire = |link: &LinkId| self.wires.get(link);
+        let until = match event {
+            Event::ToOwner(link, _) | Event::Ask(link, _) | Event::RegionLinkDown(link) => {
+                self.regions[wire(link)?.region].paused_until
+            }
+            Event::ToEdge(link, _) | Event::Page(link, _) | Event::EdgeLinkDown(link) => {
+                self.edges[wire(link)?.edge].paused_until
+            }
+            Event::Dial { edge, .. }
+            | Event::EdgeTick { edge, .. }
+            | Event::FromClient { edge, .. } => self.edges[*edge].paused_until,
+            Event::RegionTick { region, .. }
+            | Event::SyncDone { region, .. }
+            | Event::StopStale(region) => self.regions[*region].paused_until,
+            _ => 0,
+        };
+        (until > self.now).then_some(until)
+    }
+
+    fn handle(&mut self, event: Event) {
+        match event {
+            Event::ToOwner(link, frame) => self.owner_frame(link, frame),
+            Event::Ask(link, request) => self.owner_history(link, request),
+            Event::ToEdge(link, frame) => self.edge_frame(link, frame),
+            Event::Page(link, page) => self.edge_page(link, page),
+            Event::EdgeLinkDown(link) => self.edge_link_down(link),
+            Event::RegionLinkDown(link) => self.region_link_down(link),
+            Event::Dial { edge, life } => self.dial(edge, life),
+            Event::EdgeTick { edge, life } => self.edge_tick(edge, life),
+            Event::RegionTick { region, life } => self.region_tick(region, life),
+            Event::SyncDone { region, life } => self.sync_done(region, life),
+            Event::StartRegion(region) => self.start_region(region),
+            Event::StopStale(region) => {
+                if region != self.owner {
+                    self.region_dies(region);
+                }
+            }
+            Event::StartEdge(edge) => self.start_edge(edge),
+            Event::FromClient {
+                edge,
+                connection,
+                bytes,
+            } => self.from_client(edge, connection, bytes),
+            Event::ToClient {
+                client,
+                connection,
+                bytes,
+            } => self.to_client(client, connection, &bytes),
+            Event::ClientClosed { client, connection } => self.client_closed(client, connection),
+            Event::ClientStep(client) => self.client_step(client),
+            Event::Fault => self.fault(),
+            Event::PowerOff => self.power_off(),
+            Event::DiskSpace => self.disk.set_capacity(u64::MAX),
+            Event::SyncsFast => self.stall_ms = 0,
+        }
+    }
+
+    fn start_region(&mut self, region: usize) {
+        if self.regions[region].up.is_some() || region != self.owner {
+            return;
+        }
+        let incarnation = self.rng.next().max(1);
+        let (now, unix) = (self.now, self.unix());
+        match Owner::start(&self.disk, &self.snapshot, now, unix, incarnation) {
+            Ok(owner) => {
+                self.regions[region].up = Some(owner);
+                let life = self.regions[region].life;
+                self.at(now + 250, Event::RegionTick { region, life });
+            }
+            Err(gb6_core_ports::StoreError::Corrupt {
+                segment,
+                byte,
+                detail,
+                ..
+            }) => panic!("a crash left what reads as damage: {segment} at {byte}: {detail}"),
+            Err(_) => self.soon(100, 400, Event::StartRegion(region)),
+        }
+    }
+
+    fn start_edge(&mut self, edge: usize) {
+        self.edges[edge].up = Some(Running::new());
+        let life = self.edges[edge].life;
+        self.soon(0, 20, Event::Dial { edge, life });
+        self.at(self.now + 50, Event::EdgeTick { edge, life });
+    }
+}

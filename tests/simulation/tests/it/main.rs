@@ -1,0 +1,62 @@
+//! Whole meshes under faults, seed by seed. `GB6_SEED=n` runs one seed, `GB6_SEEDS=n` that many
+//! (default 500), from `GB6_SEED_FROM` (default 1) on.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use gb6_tests_simulation::{FaultKind, Outcome, Scenario, run};
+
+fn number(name: &str) -> Option<u64> {
+    let value = std::env::var(name).ok()?;
+    match value.parse() {
+        Ok(n) => Some(n),
+        Err(_) => panic!("{name}={value} is no number"),
+    }
+}
+
+fn one(seed: u64) -> Outcome {
+    match catch_unwind(AssertUnwindSafe(|| run(&Scenario::everything(seed)))) {
+        Ok(outcome) => outcome,
+        Err(_) => panic!(
+            "seed {seed} failed; repeat it with:\n  GB6_SEED={seed} cargo test -p gb6-tests-simulation --test it everything -- --nocapture"
+        ),
+    }
+}
+
+#[test]
+fn everything_that_can_go_wrong() {
+    if let Some(seed) = number("GB6_SEED") {
+        println!("{:?}", one(seed));
+        return;
+    }
+    let from = number("GB6_SEED_FROM").unwrap_or(1);
+    let count = number("GB6_SEEDS").unwrap_or(500);
+    let mut acknowledged = 0;
+    let mut hit = std::collections::BTreeMap::new();
+    for seed in from..from + count {
+        let outcome = one(seed);
+        acknowledged += outcome.acknowledged;
+        for (kind, times) in outcome.faults {
+            *hit.entry(kind).or_insert(0) += times;
+        }
+    }
+    println!("{count} seeds, {acknowledged} acknowledged publishes, faults {hit:?}");
+    assert!(
+        acknowledged as u64 > count * 100,
+        "the runs did hardly anything"
+    );
+    if count >= 100 {
+        assert_eq!(
+            hit.len(),
+            FaultKind::ALL.len(),
+            "every kind of fault happened"
+        );
+    }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_run() {
+    for seed in [3, 77] {
+        let scenario = Scenario::everything(seed);
+        assert_eq!(run(&scenario), run(&scenario));
+    }
+}
