@@ -42,6 +42,7 @@ impl<S: Clone> Hub<S> {
         for id in 0..self.rooms.bound() {
             if let Some(room) = self.rooms.get_mut(id) {
                 room.follow = Follow::Asking;
+                room.seen = 0;
                 room.probe = None;
                 if let Some(backfill) = &mut room.backfill {
                     backfill.read = None;

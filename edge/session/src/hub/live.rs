@@ -18,7 +18,8 @@ impl<S: Clone> Hub<S> {
             return;
         };
         let asking = matches!(room.follow, Follow::Asking);
-        let (top, generation) = (frame.top, frame.generation);
+        let generation = frame.generation;
+        let top = frame.top.max(std::mem::take(&mut room.seen));
         if !room.known {
             room.stand_at(top, generation);
             room.follow = Follow::Live;
@@ -54,8 +55,8 @@ impl<S: Clone> Hub<S> {
         };
         let publication = frame.publication;
         match &mut room.follow {
-            // The answer to our interest will name it among what there is.
-            Follow::Asking => {}
+            // The answer to our interest is on its way and may not name this one.
+            Follow::Asking => room.seen = room.seen.max(publication.offset),
             Follow::Filling(filling) => {
                 filling.arrived(publication, room.position, self.config.ahead_bytes);
             }

@@ -81,6 +81,8 @@ pub(super) struct Room<S> {
     pub(super) known: bool,
     /// Everything up to here has been handed to every subscriber.
     pub(super) position: Offset,
+    /// The highest offset that came live before the owner said where the room stands.
+    pub(super) seen: Offset,
     /// The oldest kept offset, as last heard; it only grows.
     pub(super) first: Offset,
     pub(super) generation: u32,
@@ -107,6 +109,7 @@ impl<S> Room<S> {
             follow: Follow::Asking,
             known: false,
             position: 0,
+            seen: 0,
             first: 0,
             generation: 0,
             epoch: Arc::from(""),

@@ -1,0 +1,9 @@
+//! The machines of an edge from outside: a hub against a naive model of a shard's owner, and the
+//! rules of sessions one by one.
+
+mod client;
+mod hub_model;
+mod hub_rules;
+mod owner;
+mod session_rooms;
+mod session_rules;

@@ -1,0 +1,352 @@
+//! A naive shard owner: a list of publications per room, a batch that is committed as a whole, and
+//! the rules of the mesh protocol checked on everything that an edge says.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use gb6_core_model::ErrorCode;
+use gb6_core_wire::mesh::*;
+
+pub(crate) const LEASE_MS: u64 = 3_000;
+pub(crate) const CREDIT: u32 = 4;
+pub(crate) const PAGE_MAX: usize = 3;
+
+#[derive(Default)]
+pub(crate) struct Log {
+    pub(crate) first: u64,
+    pub(crate) publications: Vec<Publication>,
+}
+
+impl Log {
+    pub(crate) fn top(&self) -> u64 {
+        self.publications.len() as u64
+    }
+}
+
+type NumberKey = (u64, u64, RoomRef);
+
+/// A publish that waits for the commit: who must be answered, and the publish.
+struct InBatch {
+    attachment: u64,
+    incarnation: u64,
+    publish: Publish,
+}
+
+/// The owner of one shard, its log, and the link to one edge.
+#[derive(Default)]
+pub(crate) struct Owner {
+    pub(crate) logs: BTreeMap<RoomRef, Log>,
+    /// What each numbered publish became.
+    numbers: BTreeMap<NumberKey, BTreeMap<u64, u64>>,
+    /// When each incarnation was last heard.
+    heard: BTreeMap<u64, u64>,
+    ended: BTreeSet<u64>,
+    batch: Vec<InBatch>,
+    epoch: u64,
+    /// Counts attachments.
+    attachment: u64,
+    attached: Option<u64>,
+    interests: BTreeSet<RoomRef>,
+    /// By instance.
+    unanswered: BTreeMap<String, u32>,
+    pub(crate) present: BTreeSet<(RoomRef, String)>,
+    parts: BTreeSet<(RoomRef, String)>,
+    /// Frames on their way, by class.
+    to_edge: BTreeMap<Class, VecDeque<EdgeFrame>>,
+    pub(crate) to_owner: VecDeque<OwnerFrame>,
+    pub(crate) asked: VecDeque<HistoryRequest>,
+    pub(crate) pages: VecDeque<HistoryPage>,
+    /// Sessions that are known to have ended.
+    pub(crate) sessions_ended: BTreeSet<u64>,
+    pub(crate) history_reads: usize,
+}
+
+impl Owner {
+    fn say(&mut self, frame: EdgeFrame) {
+        let class = ToEdge {
+            frame: Some(frame.clone()),
+        }
+        .class();
+        self.to_edge.entry(class).or_default().push_back(frame);
+    }
+
+    /// The next frame for the edge: of the highest class that waits.
+    pub(crate) fn next(&mut self) -> Option<EdgeFrame> {
+        self.to_edge.values_mut().find_map(VecDeque::pop_front)
+    }
+
+    /// Both streams break: what is on its way is lost.
+    pub(crate) fn break_link(&mut self) {
+        self.attached = None;
+        self.interests.clear();
+        self.to_edge.clear();
+        self.to_owner.clear();
+        self.asked.clear();
+        self.pages.clear();
+        self.unanswered.clear();
+    }
+
+    /// The owner dies: what was not committed is lost, leases begin anew.
+    pub(crate) fn restart(&mut self, now: u64) {
+        self.break_link();
+        self.batch.clear();
+        self.epoch += 1;
+        self.present.clear();
+        for heard in self.heard.values_mut() {
+            *heard = now;
+        }
+    }
+
+    pub(crate) fn expire(&mut self, now: u64) {
+        let gone: Vec<u64> = self
+            .heard
+            .iter()
+            .filter(|(_, heard)| now >= **heard + LEASE_MS)
+            .map(|(incarnation, _)| *incarnation)
+            .collect();
+        for incarnation in gone {
+            self.heard.remove(&incarnation);
+            self.ended.insert(incarnation);
+            self.numbers.retain(|(i, _, _), _| *i != incarnation);
+            if self.attached == Some(incarnation) {
+                self.attached = None;
+                self.interests.clear();
+                self.say(EdgeFrame::Refused(Refused {
+                    reason: RefusedReason::LeaseEnded.into(),
+                    ..Refused::default()
+                }));
+            }
+        }
+    }
+
+    /// Takes one frame of the edge.
+    pub(crate) fn take(&mut self, now: u64) {
+        let Some(frame) = self.to_owner.pop_front() else {
+            return;
+        };
+        if let OwnerFrame::Attach(attach) = frame {
+            return self.attach(now, attach);
+        }
+        let Some(incarnation) = self.attached else {
+            return;
+        };
+        match frame {
+            OwnerFrame::Attach(_) => unreachable!(),
+            OwnerFrame::Publish(publish) => self.publish(incarnation, publish),
+            OwnerFrame::Interest(room) => {
+                let log = self.logs.entry(room.clone()).or_default();
+                let (top, first) = (log.top(), log.first.max(1));
+                self.interests.insert(room.clone());
+                self.say(EdgeFrame::Interested(Interested {
+                    room,
+                    top,
+                    first,
+                    generation: 0,
+                }));
+            }
+            OwnerFrame::Uninterest(room) => {
+                assert!(self.interests.remove(&room), "interest that was not there");
+            }
+            OwnerFrame::Present(p) => {
+                assert!(self.present.insert((p.room, p.person.client)));
+            }
+            OwnerFrame::Absent(p) => {
+                assert!(self.present.remove(&(p.room, p.person.client)));
+            }
+            OwnerFrame::PresenceSet(set) => {
+                let named = set.entries.into_iter().map(|p| (p.room, p.person.client));
+                self.parts.extend(named);
+                if set.last {
+                    self.present = std::mem::take(&mut self.parts);
+                }
+            }
+            OwnerFrame::PresenceQuery(q) => {
+                let there = self.present.iter().filter(|(room, _)| *room == q.room);
+                let clients = there.count() as u32;
+                self.say(EdgeFrame::PresenceAnswer(PresenceAnswer {
+                    request: q.request,
+                    clients,
+                    users: clients,
+                    entries: Vec::new(),
+                }));
+            }
+            OwnerFrame::Renew(renew) => {
+                self.heard.insert(incarnation, now);
+                self.say(EdgeFrame::Renewed(renew));
+            }
+            OwnerFrame::SessionEnded(ended) => {
+                let numbered = self.numbers.keys().any(|(_, s, _)| *s == ended.session);
+                let waits = self
+                    .batch
+                    .iter()
+                    .any(|b| b.publish.session == ended.session);
+                assert!(!waits || numbered || !self.sessions_ended.contains(&ended.session));
+                self.sessions_ended.insert(ended.session);
+            }
+            OwnerFrame::Trace(q) => self.say(EdgeFrame::Traced(Traced {
+                request: q.request,
+                shard: 3,
+                shard_epoch: self.epoch,
+                sync_us: 11,
+                batch: 2,
+                error: 0,
+            })),
+        }
+    }
+
+    fn attach(&mut self, now: u64, attach: Attach) {
+        let incarnation = attach.edge_incarnation;
+        assert_ne!(incarnation, 0);
+        if self.ended.contains(&incarnation) {
+            return self.say(EdgeFrame::Refused(Refused {
+                reason: RefusedReason::LeaseEnded.into(),
+                ..Refused::default()
+            }));
+        }
+        self.heard.insert(incarnation, now);
+        self.attachment += 1;
+        self.attached = Some(incarnation);
+        self.interests.clear();
+        self.parts.clear();
+        self.unanswered.clear();
+        self.say(EdgeFrame::Attached(Attached {
+            shard_epoch: self.epoch,
+            owner_incarnation: self.epoch,
+            lease_ms: LEASE_MS as u32,
+            credit: CREDIT,
+            credit_bytes: 1 << 20,
+        }));
+    }
+
+    fn publish(&mut self, incarnation: u64, publish: Publish) {
+        let instance = publish.room.instance.clone();
+        let unanswered = self.unanswered.entry(instance.clone()).or_default();
+        *unanswered += 1;
+        assert!(*unanswered <= CREDIT, "more unanswered than the credit");
+        assert!(publish.number > 0 && publish.settled_below <= publish.number);
+        let key = (incarnation, publish.session, publish.room.clone());
+        let written = self.numbers.entry(key).or_default();
+        if let Some(offset) = written.get(&publish.number).copied() {
+            return self.answer(&instance, publish.request, offset, 0);
+        }
+        let same = |b: &&mut InBatch| {
+            b.incarnation == incarnation
+                && b.publish.session == publish.session
+                && b.publish.room == publish.room
+                && b.publish.number == publish.number
+        };
+        if let Some(waits) = self.batch.iter_mut().find(same) {
+            waits.attachment = self.attachment;
+            waits.publish.request = publish.request;
+            return;
+        }
+        let highest_written = written.keys().next_back().copied().unwrap_or(0);
+        let of_room = |b: &&InBatch| {
+            b.incarnation == incarnation
+                && b.publish.session == publish.session
+                && b.publish.room == publish.room
+        };
+        let in_batch = self.batch.iter().filter(of_room).map(|b| b.publish.number);
+        if publish.number <= highest_written.max(in_batch.max().unwrap_or(0)) {
+            let unknown = ErrorCode::OutcomeUnknown.code();
+            return self.answer(&instance, publish.request, 0, unknown);
+        }
+        self.batch.push(InBatch {
+            attachment: self.attachment,
+            incarnation,
+            publish,
+        });
+    }
+
+    fn answer(&mut self, instance: &str, request: u64, offset: u64, error: u32) {
+        *self.unanswered.get_mut(instance).unwrap() -= 1;
+        self.say(EdgeFrame::Published(Published {
+            request,
+            offset,
+            generation: 0,
+            time: 1,
+            duplicate: false,
+            error,
+        }));
+    }
+
+    /// The batch is durable.
+    pub(crate) fn commit(&mut self) {
+        for entry in std::mem::take(&mut self.batch) {
+            let InBatch {
+                attachment,
+                incarnation,
+                publish,
+            } = entry;
+            let offset = self.write(&publish.room, publish.data.clone(), Some(publish.from));
+            let instance = publish.room.instance.clone();
+            let key = (incarnation, publish.session, publish.room);
+            self.numbers
+                .entry(key)
+                .or_default()
+                .insert(publish.number, offset);
+            if self.attached.is_some() && attachment == self.attachment {
+                self.answer(&instance, publish.request, offset, 0);
+            }
+        }
+    }
+
+    /// Writes a publication, as if by another edge, and delivers it where there is interest.
+    pub(crate) fn write(
+        &mut self,
+        room: &RoomRef,
+        data: bytes::Bytes,
+        from: Option<Person>,
+    ) -> u64 {
+        let log = self.logs.entry(room.clone()).or_default();
+        let publication = Publication {
+            offset: log.top() + 1,
+            time: 1,
+            data,
+            from,
+            ..Publication::default()
+        };
+        log.publications.push(publication.clone());
+        let offset = publication.offset;
+        if self.attached.is_some() && self.interests.contains(room) {
+            self.say(EdgeFrame::Deliver(Deliver {
+                room: room.clone(),
+                publication,
+            }));
+        }
+        offset
+    }
+
+    pub(crate) fn trim(&mut self, room: &RoomRef, first: u64) {
+        let log = self.logs.entry(room.clone()).or_default();
+        log.first = log.first.max(first.min(log.top() + 1));
+    }
+
+    /// Reads one page for the edge.
+    pub(crate) fn read(&mut self) {
+        let Some(asked) = self.asked.pop_front() else {
+            return;
+        };
+        self.history_reads += 1;
+        let log = self.logs.entry(asked.room.clone()).or_default();
+        let (first, top) = (log.first.max(1), log.top());
+        let mut page = HistoryPage {
+            request: asked.request,
+            top,
+            first,
+            ..HistoryPage::default()
+        };
+        let since = if asked.from_end {
+            first - 1
+        } else {
+            asked.since
+        };
+        if since + 1 < first {
+            page.error = ErrorCode::UnrecoverablePosition.code();
+        } else {
+            let limit = (asked.limit as usize).min(PAGE_MAX);
+            let kept = log.publications.iter().filter(|p| p.offset > since);
+            page.publications = kept.take(limit).cloned().collect();
+        }
+        self.pages.push_back(page);
+    }
+}
