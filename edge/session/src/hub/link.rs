@@ -83,7 +83,7 @@ impl<S: Clone> Hub<S> {
         self.tell_all_present(out);
         for waiting in self.ops.values() {
             if let Op::Query(frame) = &waiting.op {
-                out.to_owner(frame.clone());
+                out.to_owner((**frame).clone());
             }
         }
         for session in self.numbers.untold(self.lease.sequence()) {

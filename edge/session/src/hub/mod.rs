@@ -78,7 +78,7 @@ enum Op {
     /// A room to take in a joiner.
     Join(RoomId),
     /// An answer of the owner to this query.
-    Query(OwnerFrame),
+    Query(Box<OwnerFrame>),
     /// A page of history.
     History,
 }

@@ -31,7 +31,7 @@ impl<S: Clone> Hub<S> {
         if self.lease.is_attached() {
             out.to_owner(frame.clone());
         }
-        self.wait(&asked, Op::Query(frame));
+        self.wait(&asked, Op::Query(Box::new(frame)));
     }
 
     pub(super) fn presence_answer(
@@ -39,7 +39,7 @@ impl<S: Clone> Hub<S> {
         frame: gb6_core_wire::mesh::PresenceAnswer,
         out: &mut impl HubOut<S>,
     ) {
-        let asked = |op: &Op| matches!(op, Op::Query(OwnerFrame::PresenceQuery(_)));
+        let asked = |frame: &OwnerFrame| matches!(frame, OwnerFrame::PresenceQuery(_));
         let answer = Answer::Presence(Box::new(PresenceAnswer {
             entries: frame.entries,
             clients: frame.clients,
@@ -49,7 +49,7 @@ impl<S: Clone> Hub<S> {
     }
 
     pub(super) fn traced(&mut self, frame: Traced, out: &mut impl HubOut<S>) {
-        let asked = |op: &Op| matches!(op, Op::Query(OwnerFrame::Trace(_)));
+        let asked = |frame: &OwnerFrame| matches!(frame, OwnerFrame::Trace(_));
         let answer = match frame.error {
             0 => Answer::Traced(TraceAnswer {
                 shard: frame.shard,
@@ -65,11 +65,12 @@ impl<S: Clone> Hub<S> {
     fn answer_query(
         &mut self,
         request: u64,
-        asked: impl Fn(&Op) -> bool,
+        asked: impl Fn(&OwnerFrame) -> bool,
         answer: Answer,
         out: &mut impl HubOut<S>,
     ) {
-        if self.ops.get(&request).is_some_and(|w| asked(&w.op))
+        let ours = |op: &Op| matches!(op, Op::Query(frame) if asked(frame));
+        if self.ops.get(&request).is_some_and(|w| ours(&w.op))
             && let Some(waiting) = self.ops.remove(&request)
         {
             out.complete(&waiting.handle, waiting.token, answer);

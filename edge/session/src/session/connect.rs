@@ -15,6 +15,9 @@ use super::types::{Claims, Context, SessionSeed, TokenError, count};
 /// The number of the connect token's verification; refreshes count on from it.
 pub(super) const CONNECT_VERIFICATION: u32 = 0;
 
+/// The session that begins, and the commands that waited for it.
+pub(super) type Begun = (Box<Live>, Vec<Command>);
+
 /// A session without an accepted connect.
 pub(super) struct Opening {
     client: String,
@@ -84,13 +87,13 @@ impl Opening {
         }
     }
 
-    /// The session that begins, and the commands that waited for it.
+    /// `None`: no session begins, or none yet.
     pub(super) fn verified(
         &mut self,
         turn: &mut Turn<'_>,
         request: u32,
         result: Result<Claims, TokenError>,
-    ) -> Result<Option<(Box<Live>, Vec<Command>)>, Disconnect> {
+    ) -> Result<Option<Begun>, Disconnect> {
         let Step::Verifying(id) = self.step else {
             return Ok(None);
         };

@@ -26,7 +26,7 @@ impl Times {
     /// that came together are not pinged together.
     pub(super) fn new(cx: &Context<'_>, expires_unix_ms: Option<i64>, spread: u32) -> Self {
         let half = cx.config.ping_interval_ms / 2;
-        let first = half + (half * u64::from(spread) >> 32);
+        let first = half + ((half * u64::from(spread)) >> 32);
         Self {
             next_ping: (cx.config.ping_interval_ms > 0).then(|| cx.now_ms + first),
             pong_due: None,
