@@ -1,0 +1,5 @@
+//! The equipment itself is tested without a GB6 server: the proxy against an echo, processes
+//! against small programs, the client against a stub of the protocol.
+
+mod process;
+mod proxy;
