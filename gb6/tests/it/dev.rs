@@ -1,0 +1,176 @@
+//! `gb6 dev`.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
+use std::process::Command;
+
+use crate::{Node, gb6, get, printed, refused};
+
+fn dev(dir: &Path) -> Command {
+    let mut command = gb6(dir);
+    command.args(["dev", "--data-dir", "data", "--http", "127.0.0.1:0"]);
+    command
+}
+
+/// Bytes on disk, which a preallocated file takes too.
+fn disk_use(dir: &Path) -> u64 {
+    fs::read_dir(dir)
+        .unwrap()
+        .map(|entry| {
+            let entry = entry.unwrap();
+            let meta = entry.metadata().unwrap();
+            let below = if meta.is_dir() {
+                disk_use(&entry.path())
+            } else {
+                0
+            };
+            meta.blocks() * 512 + below
+        })
+        .sum()
+}
+
+#[test]
+fn says_what_programs_and_people_need() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::start(dev(dir.path()));
+    let keys: Vec<&str> = node
+        .ready
+        .as_object()
+        .unwrap()
+        .keys()
+        .map(String::as_str)
+        .collect();
+    for key in [
+        "ready",
+        "version",
+        "pid",
+        "instance",
+        "http",
+        "ws",
+        "hmac_secret",
+        "tokens",
+        "data_dir",
+    ] {
+        assert!(keys.contains(&key), "{key} is not in {keys:?}");
+    }
+    assert_eq!(node.ready["ready"], true);
+    assert_eq!(node.ready["pid"], node.pid());
+    assert_eq!(node.text("instance"), "demo");
+    assert_eq!(
+        node.text("ws"),
+        format!("ws://{}/connection/websocket", node.http())
+    );
+    assert_eq!(node.ready["tokens"].as_object().unwrap().len(), 2);
+    assert!(
+        node.ready["tokens"]["alice"]
+            .as_str()
+            .unwrap()
+            .split('.')
+            .count()
+            == 3
+    );
+
+    assert_eq!(get(node.http(), "/readyz").0, 200);
+    assert_eq!(get(node.http(), "/healthz").0, 200);
+    assert!(get(node.http(), "/").1.contains("<!doctype html>"));
+    let metrics = get(node.http(), "/metrics").1;
+    for metric in ["gb6_mesh_links{", "gb6_log_syncs_total{"] {
+        assert!(metrics.contains(metric), "{metric}");
+    }
+    // A fresh directory stays small, although the next segments are there already.
+    assert!(disk_use(&dir.path().join("data")) < 32 * 1024 * 1024);
+
+    let address = node.text("http").to_owned();
+    let (status, more, said) = node.stop();
+    assert_eq!(status.code(), Some(0), "{said}");
+    assert!(more.is_empty(), "more lines on standard output: {more:?}");
+    for words in [address.as_str(), "no rate limit", "gb6 token create"] {
+        assert!(said.contains(words), "{words:?} is not in {said}");
+    }
+}
+
+#[test]
+fn keys_survive_and_are_for_nobody_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::start(dev(dir.path()));
+    let secret = node.text("hmac_secret").to_owned();
+    drop(node);
+    let node = Node::start(dev(dir.path()));
+    assert_eq!(node.text("hmac_secret"), secret);
+    for file in ["keys.json", "record-keys.json"] {
+        let mode = fs::metadata(dir.path().join("data").join(file))
+            .unwrap()
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o777, 0o600, "{file}");
+    }
+    let token = printed(
+        dir.path(),
+        &["token", "create", "--data-dir", "data", "--user", "carol"],
+    );
+    assert_eq!(token.trim_end().split('.').count(), 3);
+    assert_eq!(token.lines().count(), 1);
+    let (_, _, said) = node.stop();
+    assert!(!said.contains(&secret), "the secret is told to people");
+}
+
+#[test]
+fn a_directory_or_port_that_is_in_use_names_who_has_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::start(dev(dir.path()));
+    let holder = format!("process {}", node.pid());
+    let said = refused(
+        dir.path(),
+        &["dev", "--data-dir", "data", "--http", "127.0.0.1:0"],
+        1,
+    );
+    assert!(said.contains(&holder), "{said}");
+
+    let addr = node.http().to_string();
+    let said = refused(
+        dir.path(),
+        &["dev", "--data-dir", "other", "--http", &addr],
+        1,
+    );
+    assert!(said.contains(&holder) && said.contains("--http"), "{said}");
+}
+
+#[test]
+fn messages_without_their_keys_are_not_given_up_in_silence() {
+    let dir = tempfile::tempdir().unwrap();
+    let (status, ..) = Node::start(dev(dir.path())).stop();
+    assert!(status.success());
+    fs::remove_file(dir.path().join("data/record-keys.json")).unwrap();
+    let said = refused(
+        dir.path(),
+        &["dev", "--data-dir", "data", "--http", "127.0.0.1:0"],
+        1,
+    );
+    assert!(said.contains("record-keys.json is gone"), "{said}");
+}
+
+#[test]
+fn a_second_signal_stops_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut node = Node::start(dev(dir.path()));
+    // Somebody who does not answer the close frame keeps the drain from ending by itself.
+    let mut client = TcpStream::connect(node.http()).unwrap();
+    write!(
+        client,
+        "GET /connection/websocket HTTP/1.1\r\nHost: {}\r\nConnection: Upgrade\r\n\
+         Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+        node.http()
+    )
+    .unwrap();
+    let mut answer = [0; 12];
+    client.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 101");
+    node.signal("-TERM");
+    node.signal("-INT");
+    let (status, _, said) = node.wait_end();
+    assert_eq!(status.code(), Some(130), "{said}");
+}
