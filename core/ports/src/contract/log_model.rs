@@ -58,7 +58,7 @@ pub fn matches_the_reference(fixture: &impl LogFixture, seed: u64, steps: usize)
                     let (modulus, drop) = (2 + random.below(4), random.below(2) == 0);
                     let change = if drop { Retain::Drop } else { Retain::Erase };
                     // Segments differ: only what both have in the segment is changed.
-                    let inside = |r: u64| r == position && r % modulus == 0;
+                    let inside = |r: u64| r == position && r.is_multiple_of(modulus);
                     let mut retain = |r: &gb6_core_wire::record::Record| {
                         if inside(r.position) {
                             change

@@ -3,6 +3,7 @@
 
 mod data_dir;
 mod inbox;
+pub mod inspect;
 pub mod log;
 mod real_vfs;
 mod rooms;
@@ -12,7 +13,7 @@ pub mod sim_disk;
 mod vfs;
 
 pub use data_dir::DataDir;
-pub use log::{LogConfig, LogReader, SegmentedLog, TailNote};
+pub use log::{LoadNote, LogConfig, LogReader, SegmentedLog, TailNote};
 pub use real_vfs::{RealFile, RealVfs};
 pub use rooms::{FjallRooms, RoomsConfig};
 pub use shard_log::{EmbeddedShardLog, LogStats};

@@ -11,7 +11,7 @@ use rustix::fs::{CWD, RenameFlags};
 use crate::vfs::{Vfs, VfsFile};
 
 /// Bytes of zeros written at a time when blocks are allocated.
-const ZEROS: [u8; 256 * 1024] = [0; 256 * 1024];
+static ZEROS: [u8; 256 * 1024] = [0; 256 * 1024];
 
 /// A directory on disk.
 #[derive(Clone, Debug)]

@@ -181,7 +181,7 @@ impl FrameHeader {
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let bytes = bytes.get(..FRAME_HEADER_BYTES)?;
         let len = u32_at(bytes, 0) as usize;
-        if len < FRAME_HEADER_BYTES - 8 || len > FRAME_BYTES_MAX - 8 {
+        if !(FRAME_HEADER_BYTES - 8..=FRAME_BYTES_MAX - 8).contains(&len) {
             return None;
         }
         let header = Self {

@@ -16,6 +16,7 @@ pub mod format;
 mod index;
 mod jobs;
 mod load;
+pub(crate) mod look;
 mod owner;
 mod reader;
 mod retention;

@@ -172,10 +172,9 @@ impl<V: Vfs> Owner<V> {
             });
         }
         let config = &self.shared.config;
-        let mut position = self.staged_end();
         let mut bytes = self.batch.bytes();
         let mut count = self.batch.count() as usize;
-        for record in &records {
+        for (position, record) in (self.staged_end()..).zip(&records) {
             if record.position != position {
                 return Err(StoreError::Conflict {
                     what: format!(
@@ -184,7 +183,6 @@ impl<V: Vfs> Owner<V> {
                     ),
                 });
             }
-            position += 1;
             count += 1;
             // 40 bytes: the epoch and incarnation that are set below, and the length.
             bytes += record.encoded_len() + 40;

@@ -102,15 +102,16 @@ impl Summary {
     /// All bytes, and about how many are dead when each room begins at its first kept offset: a
     /// room that is partly dead counts in proportion of its offsets.
     pub fn dead_bytes(&self, first_kept: &FirstKept<'_>) -> (u64, u64) {
-        let (mut all, mut dead) = (self.settled_bytes + self.pinned_bytes, self.settled_bytes);
+        let mut all = self.settled_bytes.saturating_add(self.pinned_bytes);
+        let mut dead = self.settled_bytes;
         for (instance, channel, span) in self.sorted() {
-            all += span.bytes;
+            all = all.saturating_add(span.bytes);
             let kept = first_kept(instance, channel);
             if kept > span.max {
-                dead += span.bytes;
+                dead = dead.saturating_add(span.bytes);
             } else if kept > span.min {
-                let part = (kept - span.min) as f64 / (span.max - span.min + 1) as f64;
-                dead += (span.bytes as f64 * part) as u64;
+                let part = (kept - span.min) as f64 / ((span.max - span.min) as f64 + 1.0);
+                dead = dead.saturating_add((span.bytes as f64 * part) as u64);
             }
         }
         (all, dead)

@@ -4,5 +4,7 @@ mod contract;
 mod crash;
 mod disk;
 mod faults;
+mod inspect;
+mod parsing;
 mod recovery;
 mod rooms;

@@ -1,0 +1,87 @@
+//! The tools: they see what is there, and what is wrong.
+
+use gb6_core_ports::contract::Random;
+use gb6_core_ports::contract::log::messages;
+use gb6_core_ports::{Retain, StoreError};
+use gb6_region_stores_embedded::inspect::{inspect, inspect_in, logs_at, verify, verify_in};
+use gb6_region_stores_embedded::{RealVfs, Vfs, VfsFile};
+
+use crate::disk::{SimShard, owned};
+
+fn filled(shard: &SimShard) -> u64 {
+    let mut next = 0;
+    for life in 1..4 {
+        let (mut log, _) = owned(shard.vfs(), life);
+        next = log.range().next;
+        for _ in 0..25 {
+            next = log.commit(messages(next, "room:a", 7)).unwrap().next;
+            log.run_jobs().unwrap();
+        }
+    }
+    next
+}
+
+#[test]
+fn a_whole_log_verifies_and_is_described() {
+    let shard = SimShard::new(1);
+    let end = filled(&shard);
+    let (mut log, _) = owned(shard.vfs(), 9);
+    let keep_odd = &mut |r: &gb6_core_wire::record::Record| match r.position % 2 {
+        0 => Retain::Drop,
+        _ => Retain::Keep,
+    };
+    let rewritten = log.reader().prepare_rewrite(1, keep_odd).unwrap();
+    log.install(rewritten).unwrap();
+    log.reader().register_consumer("search", 3).unwrap();
+    log.reader().save_checkpoint(7, b"state").unwrap();
+    let found = verify_in(shard.vfs());
+    assert_eq!(found.problems, []);
+    assert_eq!((found.range.next, found.rooms), (end + 1, 1));
+    let info = inspect_in(shard.vfs()).unwrap();
+    let records: u64 = info.segments.iter().map(|s| s.records).sum();
+    assert_eq!(records, found.records);
+    assert!(found.records < end + 1);
+    assert_eq!(info.segments[1].generation, 1);
+    assert_eq!((info.epoch.0, info.checkpoint), (4, Some(7)));
+    assert_eq!(info.consumers[0].name, "search");
+    let last = info.segments.last().unwrap();
+    assert_eq!(
+        (last.shard, last.region.as_str(), last.sealed),
+        (3, "test", false)
+    );
+}
+
+#[test]
+fn verify_names_every_damaged_byte() {
+    let mut random = Random::new(3);
+    let sound = SimShard::new(1);
+    filled(&sound);
+    let mut names = sound.vfs().list().unwrap();
+    names.retain(|n| n.ends_with(".seg"));
+    for _ in 0..60 {
+        let shard = SimShard::new(1);
+        filled(&shard);
+        let name = &names[random.below(names.len() as u64 - 1) as usize];
+        let len = shard.vfs().open(name).unwrap().len().unwrap();
+        assert!(shard.0.damage("shard", name, random.below(len - 64), 2));
+        let found = verify_in(shard.vfs());
+        let named = found.problems.iter().any(|p| {
+            matches!(p, StoreError::Corrupt { segment, .. } if segment.ends_with(name.as_str()))
+        });
+        assert!(named, "{name}: {:?}", found.problems);
+    }
+}
+
+#[test]
+fn logs_are_found_in_a_data_directory_and_in_a_shard_folder() {
+    let dir = tempfile::tempdir().unwrap();
+    assert!(matches!(logs_at(dir.path()), Err(StoreError::Io { .. })));
+    let shard = dir.path().join("shards").join("2");
+    let (mut log, _) = owned(RealVfs::create(&shard).unwrap(), 1);
+    log.commit(messages(1, "room:a", 5)).unwrap();
+    assert_eq!(logs_at(dir.path()).unwrap(), [shard.clone()]);
+    assert_eq!(logs_at(&shard).unwrap(), [shard.clone()]);
+    // While the log is open.
+    assert_eq!(verify(&shard).records, 6);
+    assert_eq!(inspect(&shard).unwrap().range.next, 6);
+}
