@@ -11,6 +11,7 @@
 //! [`SegmentedLog::finish`]. A log whose jobs nobody runs works, only slower.
 
 mod checkpoint;
+mod claim;
 mod consumers;
 pub mod format;
 mod index;

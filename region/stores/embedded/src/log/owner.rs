@@ -9,19 +9,17 @@ use gb6_core_ports::{Acquire, Acquired, Commit, Fence, LogRange, StoreError};
 use gb6_core_wire::record::{Kind, RECORD_VERSION, Record};
 use prost::Message;
 
-use super::format::{
-    FIRST_UNKNOWN, FOOTER_BYTES, FRAME_BYTES_MAX, FrameBuilder, HEADER_BYTES, SegmentHeader,
+use super::claim::{
+    check_claim, claim, header, make_durable, remove_leftovers, settle_tail, temporary_name,
 };
-use super::index::{Bounds, IndexFile};
-use super::jobs::{Done, Job, JobDone, Prepared, prepare, write_index};
-use super::load::{LoadNote, Loaded, OpenTail, load};
+use super::format::{FOOTER_BYTES, FRAME_BYTES_MAX, FrameBuilder, HEADER_BYTES, SegmentHeader};
+use super::jobs::{Done, Job, JobDone, Prepared, prepare};
+use super::load::{LoadNote, load};
 use super::reader::Shared;
 use super::segment::{Segment, SegmentState, read_header, segment_name};
 use super::summary::Summary;
-use crate::vfs::{Named, Vfs, VfsFile, io_error, is_full, read_exact_at};
+use crate::vfs::{Vfs, VfsFile, io_error, is_full};
 
-/// How often an acquisition looks again because somebody else took the name that it wanted.
-const ACQUIRE_ATTEMPTS: usize = 16;
 /// Commits to wait before the next segment is prepared again after a failure.
 const PREPARE_AGAIN_AFTER: u32 = 256;
 
@@ -475,125 +473,5 @@ impl<V: Vfs> Owner<V> {
             self.prepared = Some(prepared);
         }
         Ok(())
-    }
-}
-
-fn header(seq: u64, fence: &Fence) -> SegmentHeader {
-    SegmentHeader {
-        seq,
-        shard_epoch: fence.shard_epoch,
-        owner_incarnation: fence.owner_incarnation,
-        first: FIRST_UNKNOWN,
-        shard: fence.shard,
-        generation: 0,
-        region: fence.region.to_string(),
-    }
-}
-
-fn temporary_name(seq: u64, fence: &Fence) -> String {
-    format!("{seq:016}-{:016x}.next.tmp", fence.owner_incarnation.0)
-}
-
-/// Takes the next segment's name for `fence`, exclusively and durably.
-fn claim<V: Vfs>(shared: &Shared<V>, fence: &Fence) -> Result<Prepared<V::File>, StoreError> {
-    let vfs = &shared.vfs;
-    for _ in 0..ACQUIRE_ATTEMPTS {
-        let loaded = load(vfs, &shared.config)?;
-        if fence.shard_epoch <= loaded.epoch {
-            return Err(StoreError::Fenced {
-                held: fence.shard_epoch,
-                current: loaded.epoch,
-            });
-        }
-        let seq = loaded.last_seq.map_or(0, |seq| seq + 1);
-        let prepared = prepare(
-            vfs,
-            temporary_name(seq, fence),
-            header(seq, fence),
-            shared.config.segment_bytes_first,
-        )?;
-        let name = segment_name(seq);
-        match vfs.publish(&prepared.name, &name) {
-            Ok(()) => {
-                vfs.sync_dir().named(vfs, "sync directory of", &name)?;
-                return Ok(prepared);
-            }
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
-                vfs.remove(&prepared.name)
-                    .named(vfs, "remove", &prepared.name)?;
-            }
-            Err(e) => return Err(io_error("rename", vfs.path(&name), &e)),
-        }
-    }
-    Err(StoreError::Unavailable {
-        cause: "others keep acquiring this shard".into(),
-    })
-}
-
-/// Whether the claimed segment is still the newest, and nothing before it has its epoch.
-fn check_claim<F>(loaded: &Loaded<F>, fence: &Fence, seq: u64) -> Result<(), StoreError> {
-    let ours = loaded.last_seq == Some(seq) && loaded.epoch == fence.shard_epoch;
-    if ours {
-        return Ok(());
-    }
-    Err(StoreError::Fenced {
-        held: fence.shard_epoch,
-        current: loaded.epoch,
-    })
-}
-
-/// Makes the last batch of an unsealed log durable: its owner may have died between writing and
-/// syncing, or its sync may have failed, after which the system counts pages as clean that never
-/// reached the disk. So the same bytes are written again and synced.
-fn make_durable<V: Vfs>(vfs: &V, tail: &OpenTail<V::File>) -> Result<(), StoreError> {
-    let name = tail.segment.name();
-    let (at, len) = tail.last;
-    let file = vfs.open(&name).named(vfs, "open", &name)?;
-    let mut bytes = vec![0; len];
-    read_exact_at(&file, at, &mut bytes).named(vfs, "read", &name)?;
-    file.write_at(at, &bytes).named(vfs, "write", &name)?;
-    file.sync().named(vfs, "sync", &name)
-}
-
-/// Gives back the blocks behind an unsealed segment's records and writes its index, so that it is
-/// never scanned again. What fails here is done by the next acquisition.
-fn settle_tail<V: Vfs>(vfs: &V, tail: &OpenTail<V::File>) {
-    let (bounds, points) = {
-        let state = tail.segment.state.read();
-        let bounds = Bounds {
-            first: state.first,
-            end: state.end,
-            frames_end: state.frames_end,
-            records: state.records,
-        };
-        (bounds, state.points.clone().unwrap_or_default())
-    };
-    if let Ok(file) = vfs.open(&tail.segment.name()) {
-        let _ = file.set_len(bounds.frames_end);
-    }
-    let index = IndexFile {
-        seq: tail.segment.header.seq,
-        generation: tail.segment.header.generation,
-        bounds,
-        points,
-        summary: None,
-    };
-    let _ = write_index(vfs, &index);
-}
-
-/// Removes what owners that are gone left behind: temporary files, and indexes whose segment was
-/// removed.
-fn remove_leftovers<V: Vfs>(vfs: &V) {
-    let names = vfs.list().unwrap_or_default();
-    for name in &names {
-        let temporary = [".next.tmp", ".idx.tmp", ".rewrite.tmp"]
-            .iter()
-            .any(|end| name.ends_with(end));
-        let orphan = name
-            .strip_suffix(".idx")
-            .is_some_and(|stem| names.binary_search(&format!("{stem}.seg")).is_err());
-        if temporary || orphan {
-            let _ = vfs.remove(name);
-        }
     }
 }

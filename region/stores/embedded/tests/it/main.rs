@@ -1,5 +1,7 @@
 //! The embedded engines: contracts on the real disk and on the simulated one, crashes, faults.
 
+#![allow(clippy::unwrap_used)] // Helpers of tests may panic as tests may.
+
 mod contract;
 mod crash;
 mod disk;
