@@ -338,7 +338,12 @@ impl Checker {
             user: client.user.clone(),
             data: message.data.clone(),
         };
-        self.stands(&place, &publication, &format!("acknowledged to {name}"), false);
+        self.stands(
+            &place,
+            &publication,
+            &format!("acknowledged to {name}"),
+            false,
+        );
         if let Some(slot) = self
             .rooms
             .get_mut(&place)

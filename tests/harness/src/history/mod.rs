@@ -200,9 +200,9 @@ pub fn read_events(reader: impl BufRead) -> impl Iterator<Item = Result<Event, R
         match text {
             Err(source) => Some(Err(ReadError::Io { line, source })),
             Ok(text) if text.trim().is_empty() => None,
-            Ok(text) => Some(
-                serde_json::from_str(&text).map_err(|source| ReadError::Json { line, source }),
-            ),
+            Ok(text) => {
+                Some(serde_json::from_str(&text).map_err(|source| ReadError::Json { line, source }))
+            }
         }
     })
 }

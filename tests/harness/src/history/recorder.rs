@@ -88,7 +88,8 @@ impl Recorder {
                     Ok(()) => format!("the history is in {}", path.display()),
                     Err(e) => format!("the history can not be written to {}: {e}", path.display()),
                 };
-                let shown: Vec<String> = violations.iter().take(20).map(|v| v.to_string()).collect();
+                let shown: Vec<String> =
+                    violations.iter().take(20).map(|v| v.to_string()).collect();
                 panic!(
                     "{} broken promises; {place}\n{}",
                     violations.len(),

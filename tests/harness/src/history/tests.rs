@@ -269,7 +269,11 @@ fn readers_disagree() {
         replace(events, &received("t", 6), swapped(6, 5));
     });
     breaks(Rule::OneOrder, |events| {
-        replace(events, &acknowledged(5, 5, false), acknowledged(5, 6, false));
+        replace(
+            events,
+            &acknowledged(5, 5, false),
+            acknowledged(5, 6, false),
+        );
     });
 }
 
@@ -430,7 +434,11 @@ fn what_breaks_is_bounded_and_counted() {
     events.extend((0..5_000).map(|n| received("t", 100 + 2 * n)));
     let violations = check(&events).unwrap_err();
     assert!(violations.len() < 1_100, "{}", violations.len());
-    assert!(violations.iter().any(|v| v.evidence.ends_with("more broken promises")));
+    assert!(
+        violations
+            .iter()
+            .any(|v| v.evidence.ends_with("more broken promises"))
+    );
 }
 
 #[test]
@@ -440,14 +448,28 @@ fn lines_round_trip_and_errors_name_the_line() {
         text.push_str(&serde_json::to_string(&event).unwrap());
         text.push('\n');
     }
-    let back: Vec<Event> = read_events(Cursor::new(&text)).map(|e| e.unwrap()).collect();
+    let back: Vec<Event> = read_events(Cursor::new(&text))
+        .map(|e| e.unwrap())
+        .collect();
     assert_eq!(back, good());
-    let written_by_hand = r#"{"client":"s","kind":"received","room":"room:a","offset":4,"user":"u","data":"00"}"#;
-    let event = read_events(Cursor::new(written_by_hand)).next().unwrap().unwrap();
-    assert!(matches!(event.what, What::Received { ref publication, .. } if publication.offset == 4));
+    let written_by_hand =
+        r#"{"client":"s","kind":"received","room":"room:a","offset":4,"user":"u","data":"00"}"#;
+    let event = read_events(Cursor::new(written_by_hand))
+        .next()
+        .unwrap()
+        .unwrap();
+    assert!(
+        matches!(event.what, What::Received { ref publication, .. } if publication.offset == 4)
+    );
     text.push_str("{\"client\":\"x\"}\n");
-    let error = read_events(Cursor::new(&text)).find_map(Result::err).unwrap();
-    assert!(error.to_string().starts_with(&format!("line {} is no event", good().len() + 1)));
+    let error = read_events(Cursor::new(&text))
+        .find_map(Result::err)
+        .unwrap();
+    assert!(
+        error
+            .to_string()
+            .starts_with(&format!("line {} is no event", good().len() + 1))
+    );
 }
 
 proptest! {

@@ -88,7 +88,9 @@ impl Mesh {
         run(&binary, &dir, &["cert", "ca", "certs"])?;
         let mut nodes = BTreeMap::new();
         for (name, role) in &names {
-            let cert = ["cert", "node", "--ca", "certs", "--role", role, "--name", name];
+            let cert = [
+                "cert", "node", "--ca", "certs", "--role", role, "--name", name,
+            ];
             run(&binary, &dir, &cert)?;
             let http = SocketAddr::from(([127, 0, 0, 1], ports[name].0));
             let mut config = config(name, role, &ports);
@@ -163,7 +165,10 @@ impl Node {
     /// # Errors
     /// It can not be started.
     pub fn start(&mut self) -> Result<(), ProcessError> {
-        let name = self.log.file_stem().map(|s| s.to_string_lossy().into_owned());
+        let name = self
+            .log
+            .file_stem()
+            .map(|s| s.to_string_lossy().into_owned());
         let name = name.unwrap_or_default();
         let (process, stdout) = Process::spawn(&name, &self.program, &self.directory, &self.log)?;
         drain(stdout);
@@ -188,7 +193,9 @@ impl Node {
             }
             if start.elapsed() > patience {
                 let seen = match answer {
-                    Ok(answer) => format!("readiness (last answer {} {})", answer.status, answer.body),
+                    Ok(answer) => {
+                        format!("readiness (last answer {} {})", answer.status, answer.body)
+                    }
                     Err(e) => format!("readiness ({e})"),
                 };
                 return Err(process.late(&seen, patience));
@@ -269,7 +276,10 @@ fn write_snapshot(
     let mut nodes = Table::new();
     for (name, role) in names {
         let mut node = Table::new();
-        node.insert("roles".into(), Value::Array(vec![Value::String((*role).into())]));
+        node.insert(
+            "roles".into(),
+            Value::Array(vec![Value::String((*role).into())]),
+        );
         if *role != "edge" {
             let address = format!("127.0.0.1:{}", ports[name].1);
             node.insert("mesh".into(), Value::String(address));
@@ -296,7 +306,10 @@ fn config(name: &str, role: &str, ports: &Ports) -> Table {
     mesh.insert("cert".into(), text(format!("certs/{name}.pem")));
     mesh.insert("key".into(), text(format!("certs/{name}.key")));
     if role != "edge" {
-        mesh.insert("listen".into(), text(format!("127.0.0.1:{}", ports[name].1)));
+        mesh.insert(
+            "listen".into(),
+            text(format!("127.0.0.1:{}", ports[name].1)),
+        );
     }
     if role == "geo" {
         config.insert("snapshot".into(), text("snapshot.toml".into()));

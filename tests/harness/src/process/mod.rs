@@ -145,7 +145,10 @@ impl Drop for Scratch {
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.0.disable_cleanup(true);
-            eprintln!("the data of the failed test is kept in {}", self.path().display());
+            eprintln!(
+                "the data of the failed test is kept in {}",
+                self.path().display()
+            );
         }
     }
 }

@@ -47,8 +47,7 @@ pub async fn http_get(
     path: &str,
     patience: Duration,
 ) -> std::io::Result<Answer> {
-    let request =
-        format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
     http_request(address, request.as_bytes(), patience).await
 }
 
@@ -65,12 +64,17 @@ pub async fn http_request(
         let mut stream = TcpStream::connect(address).await?;
         stream.write_all(request).await?;
         let mut bytes = Vec::new();
-        stream.take(ANSWER_BYTES_MAX).read_to_end(&mut bytes).await?;
+        stream
+            .take(ANSWER_BYTES_MAX)
+            .read_to_end(&mut bytes)
+            .await?;
         let text = String::from_utf8_lossy(&bytes);
         let wrong = || std::io::Error::other(format!("no HTTP answer: {text:?}"));
         let (head, body) = text.split_once("\r\n\r\n").ok_or_else(wrong)?;
         let status = head.split(' ').nth(1).and_then(|s| s.parse().ok());
-        let chunked = head.to_ascii_lowercase().contains("transfer-encoding: chunked");
+        let chunked = head
+            .to_ascii_lowercase()
+            .contains("transfer-encoding: chunked");
         Ok(Answer {
             status: status.ok_or_else(wrong)?,
             head: head.to_owned(),
@@ -81,10 +85,12 @@ pub async fn http_request(
             },
         })
     };
-    tokio::time::timeout(patience, exchange).await.unwrap_or_else(|_| {
-        let what = format!("no answer of {address} within {patience:?}");
-        Err(std::io::Error::new(std::io::ErrorKind::TimedOut, what))
-    })
+    tokio::time::timeout(patience, exchange)
+        .await
+        .unwrap_or_else(|_| {
+            let what = format!("no answer of {address} within {patience:?}");
+            Err(std::io::Error::new(std::io::ErrorKind::TimedOut, what))
+        })
 }
 
 fn unchunked(mut body: &str) -> Option<String> {
@@ -155,7 +161,10 @@ mod tests {
 
     #[test]
     fn chunks_are_joined() {
-        assert_eq!(unchunked("3\r\nabc\r\n2;x=y\r\nde\r\n0\r\n\r\n").unwrap(), "abcde");
+        assert_eq!(
+            unchunked("3\r\nabc\r\n2;x=y\r\nde\r\n0\r\n\r\n").unwrap(),
+            "abcde"
+        );
         assert_eq!(unchunked("9\r\nabc\r\n"), None);
     }
 }

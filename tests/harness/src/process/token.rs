@@ -43,7 +43,11 @@ pub fn hs256(secret: &[u8], kid: &str, claims: &Claims) -> String {
 pub fn forge(header: &Value, claims: &Claims) -> String {
     let encode = |text: String| URL_SAFE_NO_PAD.encode(text);
     let claims = Value::Object(claims.clone());
-    format!("{}.{}.", encode(header.to_string()), encode(claims.to_string()))
+    format!(
+        "{}.{}.",
+        encode(header.to_string()),
+        encode(claims.to_string())
+    )
 }
 
 #[cfg(test)]
@@ -53,12 +57,18 @@ mod tests {
     /// The example of RFC 7515, appendix A.1, checks the parts that do not depend on key order.
     #[test]
     fn signatures_verify() {
-        let token = hs256(b"0123456789abcdef0123456789abcdef", "demo.main", &member("u"));
+        let token = hs256(
+            b"0123456789abcdef0123456789abcdef",
+            "demo.main",
+            &member("u"),
+        );
         let (body, signature) = token.rsplit_once('.').unwrap();
         let key = hmac::Key::new(hmac::HMAC_SHA256, b"0123456789abcdef0123456789abcdef");
         let signature = URL_SAFE_NO_PAD.decode(signature).unwrap();
         hmac::verify(&key, body.as_bytes(), &signature).unwrap();
-        let claims = URL_SAFE_NO_PAD.decode(body.split_once('.').unwrap().1).unwrap();
+        let claims = URL_SAFE_NO_PAD
+            .decode(body.split_once('.').unwrap().1)
+            .unwrap();
         let claims: Claims = serde_json::from_slice(&claims).unwrap();
         assert_eq!(claims["sub"], "u");
         assert!(forge(&json!({"alg": "none"}), &claims).ends_with('.'));

@@ -8,7 +8,9 @@ use super::{FaultProxy, Mode};
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum ControlError {
     /// No such command.
-    #[error("no command {0:?}; commands are: pass, blackhole, delay MS, throttle BYTES, refuse, close, target ADDRESS, stats, quit")]
+    #[error(
+        "no command {0:?}; commands are: pass, blackhole, delay MS, throttle BYTES, refuse, close, target ADDRESS, stats, quit"
+    )]
     Unknown(String),
     /// The command's argument is missing or wrong.
     #[error("{command} needs {needs}")]

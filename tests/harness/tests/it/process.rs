@@ -46,7 +46,11 @@ async fn the_end_is_waited_for_with_a_deadline() {
     let program = words(&["sleep", "30"]);
     let (mut process, _) = Process::spawn("p", &program, scratch.path(), &log).unwrap();
     let error = process.wait(Duration::from_millis(50)).await.unwrap_err();
-    assert!(error.to_string().starts_with("p: its end took longer than 50ms"));
+    assert!(
+        error
+            .to_string()
+            .starts_with("p: its end took longer than 50ms")
+    );
     process.terminate();
     let status = process.wait(PATIENCE).await.unwrap();
     assert!(!status.success());

@@ -124,7 +124,14 @@ async fn refuses_new_connections_and_changes_the_target() {
 #[tokio::test]
 async fn obeys_lines() {
     let proxy = FaultProxy::start(echo().await).await.unwrap();
-    for line in ["delay 1", "throttle 1000000", "blackhole", "refuse", "close", "pass"] {
+    for line in [
+        "delay 1",
+        "throttle 1000000",
+        "blackhole",
+        "refuse",
+        "close",
+        "pass",
+    ] {
         assert_eq!(obey(&proxy, line), Ok(Some("ok".to_owned())), "{line}");
     }
     let mut stream = TcpStream::connect(proxy.address()).await.unwrap();
