@@ -59,7 +59,7 @@ pub(crate) async fn run_region(
             endpoint,
             snapshot: placed.snapshot.clone(),
             open_log: storage.open_log(),
-            rooms: storage.rooms()?,
+            rooms: storage.rooms(&mut parts).await?,
             keys,
             metrics: parts.metrics.clone(),
             health: parts.health.clone(),

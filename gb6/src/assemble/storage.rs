@@ -8,8 +8,12 @@ use gb6_core_model::ShardId;
 use gb6_core_obs::{Metrics, Registration};
 use gb6_core_ports::{RoomStore, ShardLog, StoreError};
 use gb6_region_node::OpenLog;
-use gb6_region_stores_embedded::{DataDir, EmbeddedShardLog, LogConfig, RealVfs};
+use gb6_region_stores_embedded::{
+    DataDir, EmbeddedShardLog, FjallRooms, LogConfig, RealVfs, RoomsConfig,
+};
 use parking_lot::Mutex;
+
+use super::node::NodeParts;
 
 type Log = EmbeddedShardLog<RealVfs>;
 /// Logs that were opened; one that was lost and closed is gone from it at the next opening.
@@ -60,12 +64,28 @@ impl Storage {
         })
     }
 
-    /// The index of rooms.
+    /// The index of rooms; one that is damaged, or takes too long to open, is begun again.
     ///
     /// # Errors
-    /// It can not be opened.
-    pub(super) fn rooms(&self) -> anyhow::Result<Arc<dyn RoomStore>> {
-        Ok(Arc::new(gb6_core_ports::memory::MemoryRooms::new()))
+    /// Not even an empty one can be made.
+    pub(super) async fn rooms(&self, parts: &mut NodeParts) -> anyhow::Result<Arc<dyn RoomStore>> {
+        let path = self.dir.rooms_path();
+        // It reads its own journal, which may take seconds after a kill.
+        let opening =
+            tokio::task::spawn_blocking(move || FjallRooms::open(&path, RoomsConfig::default()));
+        let rooms = Arc::new(
+            opening
+                .await
+                .context("opening the index of rooms was cut short")??,
+        );
+        let counted = Arc::clone(&rooms);
+        parts.registrations.push(parts.metrics.counter_fn(
+            "gb6_rooms_resets_total",
+            "Times that the index of rooms was begun again, to be filled from the logs.",
+            &[],
+            move || counted.resets(),
+        ));
+        Ok(rooms)
     }
 
     /// The logs' counters on `/metrics`.

@@ -4,6 +4,7 @@ mod cert;
 mod config;
 mod doctor;
 mod exit;
+mod log;
 mod serve;
 mod token;
 
@@ -47,6 +48,9 @@ enum Command {
     /// Make tokens for clients
     #[command(subcommand)]
     Token(token::TokenCommand),
+    /// Look at the logs of a data directory, without a server
+    #[command(subcommand)]
+    Log(log::LogCommand),
     /// Look at this machine: file limits, ports, clock, disk
     Doctor(doctor::Doctor),
     /// Print the version
@@ -67,6 +71,7 @@ impl Cli {
             Command::Cert(command) => command.run(),
             Command::Config(command) => command.run(),
             Command::Token(command) => command.run(),
+            Command::Log(command) => command.run(),
             Command::Doctor(doctor) => doctor.run(),
             Command::Version => exit::print(concat!(env!("CARGO_PKG_VERSION"), "\n")),
         }

@@ -7,7 +7,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
 
-use crate::{Node, gb6, get, printed, refused};
+use crate::{Node, gb6, get, printed, refused, run};
 
 fn dev(dir: &Path) -> Command {
     let mut command = gb6(dir);
@@ -173,4 +173,38 @@ fn a_second_signal_stops_at_once() {
     node.signal("-INT");
     let (status, _, said) = node.wait_end();
     assert_eq!(status.code(), Some(130), "{said}");
+}
+
+#[test]
+fn logs_can_be_looked_at_and_damage_is_found() {
+    let dir = tempfile::tempdir().unwrap();
+    for _ in 0..2 {
+        let (status, ..) = Node::start(dev(dir.path())).stop();
+        assert!(status.success());
+    }
+    let shown = printed(dir.path(), &["log", "inspect", "data"]);
+    assert_eq!(shown.matches("shard epoch 2").count(), 4, "{shown}");
+    assert!(
+        shown.contains("segment ") && shown.contains("local/0"),
+        "{shown}"
+    );
+    let whole = printed(dir.path(), &["log", "verify", "data"]);
+    assert_eq!(whole.matches(": whole;").count(), 4, "{whole}");
+
+    let segments = fs::read_dir(dir.path().join("data/shards/0")).unwrap();
+    let mut segments: Vec<_> = segments
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|end| end == "seg"))
+        .collect();
+    segments.sort();
+    let mut bytes = fs::read(&segments[0]).unwrap();
+    let middle = bytes.iter().rposition(|b| *b != 0).unwrap() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&segments[0], bytes).unwrap();
+    let output = run(dir.path(), &["log", "verify", "data"]);
+    let found = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{found}");
+    assert_eq!(found.matches(": whole;").count(), 3, "{found}");
+    let said = refused(dir.path(), &["log", "inspect", "nothing/here"], 1);
+    assert!(said.contains("nothing/here"), "{said}");
 }
