@@ -173,9 +173,8 @@ impl Wire {
     pub async fn until_closed(&mut self, patience: Duration) -> Result<(u16, String), ClientError> {
         let end = tokio::time::timeout(patience, async {
             loop {
-                match self.next().await {
-                    Ok(Incoming::Closed { code, reason }) => return (code, reason),
-                    Ok(_) | Err(_) => {}
+                if let Ok(Incoming::Closed { code, reason }) = self.next().await {
+                    return (code, reason);
                 }
             }
         });

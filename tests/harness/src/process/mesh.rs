@@ -21,6 +21,11 @@ const SECRET: &str = "a secret of tests only, 32 bytes and more";
 /// The id of the demo instance's key.
 const KEY: &str = "demo.main";
 
+/// Changes a snapshot.
+pub type ChangeSnapshot = Box<dyn Fn(&mut Table) + Send>;
+/// Changes the configuration of the node with this name.
+pub type ChangeNode = Box<dyn Fn(&str, &mut Table) + Send>;
+
 /// How to start a mesh.
 pub struct MeshOptions {
     /// Its name in directories.
@@ -30,9 +35,9 @@ pub struct MeshOptions {
     /// Where the region's data is; `None`: beside the rest.
     pub region_data: Option<PathBuf>,
     /// Changes the snapshot before it is written.
-    pub snapshot: Box<dyn Fn(&mut Table) + Send>,
+    pub snapshot: ChangeSnapshot,
     /// Changes a node's configuration before it is written.
-    pub node: Box<dyn Fn(&str, &mut Table) + Send>,
+    pub node: ChangeNode,
 }
 
 impl MeshOptions {

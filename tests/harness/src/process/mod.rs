@@ -17,7 +17,7 @@ use tokio::io::AsyncRead;
 use tokio::process::{Child, ChildStdout, Command};
 
 pub use dev::{DevOptions, DevServer, Ready};
-pub use mesh::{Mesh, MeshOptions, Node};
+pub use mesh::{ChangeNode, ChangeSnapshot, Mesh, MeshOptions, Node};
 pub use probe::{Answer, Metrics, free_tcp_port, free_udp_port, http_get, http_request};
 pub use token::{Claims, expired_after, forge, hs256, member};
 
