@@ -11,4 +11,5 @@ mod handshake;
 mod hostile;
 mod memory;
 mod proxy;
+mod snapshot;
 mod world;
