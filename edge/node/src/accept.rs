@@ -24,6 +24,9 @@ use crate::ws::connection::Connection;
 const BACKLOG: i32 = 4096;
 /// Largest request head in bytes: tokens do not travel in it.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
+/// How long one HTTP exchange may take, and a client may take to read its answer. It is far above
+/// what any page needs: idle connections end by the head's timeout.
+const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Waits after a failed accept: doubled from the first to the longest.
 const PAUSE_FIRST: Duration = Duration::from_millis(10);
 const PAUSE_LONGEST: Duration = Duration::from_secs(1);
@@ -156,21 +159,12 @@ async fn speak_http(
     permit: Permit,
 ) -> Option<(Websocket, Unproven)> {
     let granted: Granted = Arc::default();
-    // A connection that has sent a whole request is no half-open one any more, unless it becomes
-    // a WebSocket: then it has to show a token first.
-    let unproven = Arc::new(parking_lot::Mutex::new(Some(unproven)));
+    let unproven = Arc::new(unproven);
     let service = service_fn({
         let (shared, granted, unproven) = (shared.clone(), granted.clone(), unproven.clone());
         move |request| {
-            let (shared, granted) = (shared.clone(), granted.clone());
-            let unproven = unproven.clone();
-            Box::pin(async move {
-                let response = http::serve(shared, granted.clone(), request).await;
-                if granted.lock().is_none() {
-                    unproven.lock().take();
-                }
-                response
-            })
+            unproven.prolong(EXCHANGE_TIMEOUT);
+            Box::pin(http::serve(shared.clone(), granted.clone(), request))
         }
     });
     let mut http = http1::Builder::new();
@@ -183,9 +177,11 @@ async fn speak_http(
         return None;
     }
     let upgraded = granted.lock().take()?;
-    let unproven = unproven.lock().take()?;
     let parts = conn.into_parts();
     let (tcp, early) = (parts.io.into_inner(), parts.read_buf);
+    // The service held the other half.
+    drop(parts.service);
+    let unproven = Arc::into_inner(unproven)?;
     let websocket: Websocket =
         Box::new(move |unproven| Connection::new(shared, tcp, &early, upgraded, unproven, permit));
     Some((websocket, unproven))

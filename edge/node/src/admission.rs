@@ -29,7 +29,8 @@ struct HalfOpen {
 }
 
 struct Waiting {
-    /// Until when it must have sent a request; `None`: its session keeps its own deadline.
+    /// Until when it must have sent a request, or the next one; `None`: its session keeps its own
+    /// deadline.
     until: Option<Instant>,
     /// `None` for the moment in which the task is being started: then it is not evicted.
     task: Option<AbortHandle>,
@@ -116,7 +117,7 @@ impl Admission {
         self.drop_first(&mut self.half_open.lock())
     }
 
-    /// Drops half-open connections whose time is up.
+    /// Drops half-open connections whose time is up. Costs a walk over them.
     pub(crate) fn sweep(&self, now: Instant) {
         let mut half_open = self.half_open.lock();
         let before = half_open.waiting.len();
@@ -171,6 +172,20 @@ impl Drop for Permit {
 }
 
 impl Unproven {
+    /// Has `timeout` from now on: it sent a request. It stays half-open, because anybody can send
+    /// a request.
+    pub(crate) fn prolong(&self, timeout: Duration) {
+        if let Some(waiting) = self
+            .admission
+            .half_open
+            .lock()
+            .waiting
+            .get_mut(&self.number)
+        {
+            waiting.until = Some(Instant::now() + timeout);
+        }
+    }
+
     /// Goes on as half-open in another task, which keeps its own deadline.
     pub(crate) fn hand_over(self, spawn: impl FnOnce(Unproven) -> AbortHandle) {
         let admission = self.admission.clone();

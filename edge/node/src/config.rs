@@ -22,8 +22,8 @@ pub struct EdgeConfig {
     pub connections_max: Option<usize>,
     /// Files kept free for everything that is no client connection.
     pub file_reserve: usize,
-    /// Connections at most that have not yet shown who they are; `None`: half of all. The oldest
-    /// of them is dropped for a new one.
+    /// Connections at most that have not shown a valid token; `None`: half of all. The oldest of
+    /// them is dropped for a new one.
     pub half_open_max: Option<usize>,
     /// How long a connection may take for the head of a request, and an idle one is kept.
     pub header_timeout: Duration,
@@ -86,7 +86,7 @@ impl EdgeConfig {
         if self.dev_tokens && !self.http.ip().is_loopback() {
             return Err(ConfigError::DevTokensInPublic(self.http));
         }
-        if self.session.ping_interval_ms % 1000 != 0 {
+        if !self.session.ping_interval_ms.is_multiple_of(1000) {
             return Err(ConfigError::PingInterval(self.session.ping_interval_ms));
         }
         Ok(())

@@ -99,8 +99,10 @@ impl Edge {
     ///
     /// # Errors
     /// The settings are contradictory, the address is taken, or files are too few.
-    pub fn start(config: EdgeConfig, deps: EdgeDeps) -> Result<EdgeHandle, EdgeError> {
+    pub fn start(mut config: EdgeConfig, deps: EdgeDeps) -> Result<EdgeHandle, EdgeError> {
         config.check()?;
+        let node = deps.endpoint.local().identity.node.clone();
+        name_sessions(&mut config, node.as_str());
         install_crypto();
         let live_max = connections_max(&config)?;
         let half_open_max = config.half_open_max.unwrap_or(live_max / 2).max(1);
@@ -224,6 +226,16 @@ fn connections_max(config: &EdgeConfig) -> Result<usize, EdgeError> {
         });
     }
     Ok(config.connections_max.map_or(room, |max| max.min(room)))
+}
+
+/// What clients are told of this node, where the settings leave it out.
+fn name_sessions(config: &mut EdgeConfig, node: &str) {
+    if config.session.node.is_empty() {
+        config.session.node = node.to_owned();
+    }
+    if config.session.version.is_empty() {
+        config.session.version = env!("CARGO_PKG_VERSION").to_owned();
+    }
 }
 
 async fn turn_wheel(shared: Arc<Shared>, mut stop: watch::Receiver<bool>) {

@@ -57,7 +57,7 @@ impl EdgeMetrics {
             ),
             half_open: m.gauge(
                 "gb6_edge_half_open",
-                "Connections that have not yet sent a request, or a valid token.",
+                "Connections that have not shown a valid token.",
             ),
             half_open_dropped: m.counter_family(
                 "gb6_edge_half_open_dropped_total",

@@ -140,7 +140,7 @@ fn secure(headers: &mut HeaderMap) {
 }
 
 /// The text of a header that stands there once.
-fn single<'a>(headers: &'a HeaderMap, name: HeaderName) -> Option<&'a str> {
+fn single(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
     let mut values = headers.get_all(name).iter();
     match (values.next(), values.next()) {
         (Some(value), None) => value.to_str().ok(),

@@ -49,7 +49,7 @@ enum Link {
 /// What woke the task.
 enum Woken {
     Asked,
-    Opened(Result<Streams, AttachError>),
+    Opened(Result<Box<Streams>, AttachError>),
     Retry,
     Live(bool),
     History(bool),
@@ -171,7 +171,7 @@ impl ShardTask {
             Link::Opening(opening) => tokio::select! {
                 () = asked => Woken::Asked,
                 () = ticked => Woken::Tick,
-                opened = opening => Woken::Opened(opened),
+                opened = opening => Woken::Opened(opened.map(Box::new)),
             },
             Link::Up(streams, _) => {
                 let streams = &mut **streams;
@@ -247,10 +247,10 @@ impl ShardTask {
         self.link = Link::Opening(Box::pin(Streams::open(dialer, self.shard.clone())));
     }
 
-    fn attach(&mut self, streams: Streams) {
+    fn attach(&mut self, streams: Box<Streams>) {
         tracing::debug!(shard = self.shard.shard, owner = %streams.owner, "streams open");
         self.counts.attached += 1;
-        self.link = Link::Up(Box::new(streams), Instant::now());
+        self.link = Link::Up(streams, Instant::now());
         let revision = self.shared.snapshot.load().revision;
         let fresh = Incarnation(rand::random_range(1..=u64::MAX));
         self.hub.link_up(self.now(), fresh, revision, &mut self.out);

@@ -5,17 +5,14 @@
 //! its outbox; bytes pass through buffers that belong to the thread, not to the connection.
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
 
-use gb6_core_model::{Disconnect, ErrorCode, InstanceId, SessionId};
+use gb6_core_model::{Disconnect, InstanceId, SessionId};
 use gb6_core_wire::client::{Dialect, close_frame, pong_frame};
-use gb6_edge_session::{
-    Action, Answer, Context, FrameKind, Notice, Session, SessionSeed, TokenError,
-};
+use gb6_edge_session::{Action, Answer, Context, FrameKind, Notice, Session, SessionSeed};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -23,15 +20,14 @@ use crate::admission::{Permit, Unproven};
 use crate::shards::ShardInbox;
 use crate::shared::Shared;
 use crate::wheel::Due;
+use crate::ws::actions::client_id;
+use crate::ws::gather::{Gathered, gather};
 use crate::ws::outbox::{Batch, Outbox, Phase, Taken};
 use crate::ws::ping::FramePing;
 use crate::ws::reader::{FrameReader, Incoming};
 
 /// Bytes read or written at once.
 const SCRATCH_BYTES: usize = 64 * 1024;
-/// Frames up to this size are copied together into one write: cheaper than a vector of many small
-/// pieces. A larger one is written from where it lies.
-const GATHER_FRAME_MAX: usize = 8 * 1024;
 /// Reads of one connection before others have their turn.
 const READS_AT_ONCE: usize = 4;
 
@@ -79,35 +75,35 @@ pub(crate) struct Upgraded {
 
 /// The connection's future.
 pub(crate) struct Connection {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     tcp: TcpStream,
-    handle: Arc<SessionHandle>,
-    session: Session,
+    pub(super) handle: Arc<SessionHandle>,
+    pub(super) session: Session,
     reader: FrameReader,
-    batch: Batch,
-    end: End,
+    pub(super) batch: Batch,
+    pub(super) end: End,
     /// Inboxes of the shards that got a request of this session.
-    asked: Vec<Arc<ShardInbox>>,
+    pub(super) asked: Vec<Arc<ShardInbox>>,
     /// The earliest time for which the wheel holds this session.
     timer_at: u64,
     /// Since when the client takes nothing of what waits.
     stalled_since: Option<u64>,
-    frame_ping: Option<Box<FramePing>>,
-    origin: Box<Origin>,
+    pub(super) frame_ping: Option<Box<FramePing>>,
+    pub(super) origin: Box<Origin>,
     place: usize,
     dialect: Dialect,
-    unproven: Option<Unproven>,
+    pub(super) unproven: Option<Unproven>,
     _permit: Permit,
 }
 
-struct Origin {
-    instance: InstanceId,
-    foreign: Option<Box<str>>,
+pub(super) struct Origin {
+    pub(super) instance: InstanceId,
+    pub(super) foreign: Option<Box<str>>,
 }
 
 /// How far the end has come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum End {
+pub(super) enum End {
     /// It has not begun.
     Open,
     /// A close frame is queued or sent; at this time the connection is cut.
@@ -187,104 +183,6 @@ impl Connection {
         connection
     }
 
-    /// Calls the session and does what it asks for.
-    fn input(
-        &mut self,
-        now_ms: u64,
-        call: impl FnOnce(&mut Session, &Context<'_>, &mut Vec<Action>),
-    ) {
-        let shared = self.shared.clone();
-        let snapshot = shared.snapshot.load();
-        let config = shared.session_config(self.frame_ping.is_some());
-        let unix_ms = shared.clock.unix_ms();
-        let mut actions = Vec::new();
-        let context = |outbox_bytes| Context {
-            now_ms,
-            unix_ms,
-            snapshot: &snapshot,
-            config,
-            counters: &shared.counters,
-            outbox_bytes,
-        };
-        call(&mut self.session, &context(self.batch.left()), &mut actions);
-        let mut queue = VecDeque::from(actions);
-        while let Some(action) = queue.pop_front() {
-            let mut more = Vec::new();
-            match action {
-                Action::Send(frame) => {
-                    if self.end == End::Open {
-                        self.batch.push(frame);
-                    }
-                }
-                Action::Verify { request, token } => {
-                    let result = self.verify(&token, unix_ms);
-                    let cx = context(self.batch.left());
-                    match result {
-                        Ok(result) => self.session.verified(&cx, request, result, &mut more),
-                        Err(refused) => self.session.shutdown(&cx, refused, &mut more),
-                    }
-                }
-                Action::Hub(request) => {
-                    let token = request.token;
-                    if let Err(code) = self.ask(&snapshot, request) {
-                        let cx = context(self.batch.left());
-                        self.session
-                            .complete(&cx, token, Answer::Failed(code), &mut more);
-                    }
-                }
-                Action::Close(why) => self.begin_close(now_ms, why.code() as u16, why.text()),
-            }
-            // What follows from an action comes before the actions behind it.
-            for action in more.into_iter().rev() {
-                queue.push_front(action);
-            }
-        }
-    }
-
-    /// What a token says; the outer error ends the session.
-    fn verify(
-        &mut self,
-        token: &str,
-        unix_ms: i64,
-    ) -> Result<Result<gb6_edge_session::Claims, TokenError>, Disconnect> {
-        let snapshot = self.shared.snapshot.load();
-        let result = crate::auth::verify_token(&snapshot, &self.origin.instance, token, unix_ms);
-        if let Ok(claims) = &result {
-            if let Some(origin) = &self.origin.foreign {
-                let listed = snapshot
-                    .instances
-                    .get(&claims.instance)
-                    .is_some_and(|i| crate::origin::is_listed(origin, &i.allowed_origins));
-                if !listed {
-                    return Err(Disconnect::PermissionDenied);
-                }
-            }
-            self.unproven = None;
-        }
-        Ok(result)
-    }
-
-    /// Hands a request to the shard of its room.
-    fn ask(
-        &mut self,
-        snapshot: &gb6_core_model::snapshot::Snapshot,
-        request: gb6_edge_session::HubRequest,
-    ) -> Result<(), ErrorCode> {
-        let inbox = self
-            .shared
-            .shards
-            .inbox_for(&self.shared, snapshot, &request.room)
-            .ok_or(ErrorCode::OwnerMoving)?;
-        if !self.asked.iter().any(|known| Arc::ptr_eq(known, &inbox)) {
-            self.asked.reserve_exact(1);
-            self.asked.push(inbox.clone());
-        }
-        inbox.request(&self.handle, request).map_err(|_full| {
-            self.shared.metrics.inbox_full.inc();
-            ErrorCode::TooManyRequests
-        })
-    }
-
     /// Takes bytes of the client.
     fn received(&mut self, now_ms: u64, mut input: &[u8]) {
         loop {
@@ -335,7 +233,7 @@ impl Connection {
     }
 
     /// Queues the close frame behind what waits and stops taking anything else.
-    fn begin_close(&mut self, now_ms: u64, code: u16, reason: &str) {
+    pub(super) fn begin_close(&mut self, now_ms: u64, code: u16, reason: &str) {
         if self.end != End::Open {
             return;
         }
@@ -592,94 +490,5 @@ impl Drop for Connection {
     fn drop(&mut self) {
         self.leave(0);
         self.shared.gone();
-    }
-}
-
-/// What one write is to carry.
-enum Gathered<'a> {
-    /// So many bytes of the scratch buffer.
-    Copied(usize),
-    /// The first frame, or what is left of it.
-    First(&'a [u8]),
-}
-
-/// Copies as many small frames as fit into `scratch`; one alone, or a large one, is not copied.
-fn gather<'a>(batch: &'a Batch, scratch: &mut [u8]) -> Gathered<'a> {
-    let mut slices = batch.slices();
-    let first = slices.next().unwrap_or_default();
-    let small = |s: &[u8]| s.len() <= GATHER_FRAME_MAX;
-    let mut rest = slices.peekable();
-    if !small(first) || rest.peek().is_none_or(|next| !small(next)) {
-        return Gathered::First(first);
-    }
-    scratch[..first.len()].copy_from_slice(first);
-    let mut end = first.len();
-    for slice in rest {
-        if !small(slice) || end + slice.len() > scratch.len() {
-            break;
-        }
-        scratch[end..end + slice.len()].copy_from_slice(slice);
-        end += slice.len();
-    }
-    Gathered::Copied(end)
-}
-
-/// A random UUID (RFC 9562 section 5.4): the id under which other clients see this one.
-fn client_id() -> String {
-    let bits: u128 = rand::random();
-    let bits = bits & !(0xf << 76) & !(0x3 << 62) | (0x4 << 76) | (0x2 << 62);
-    let hex = format!("{bits:032x}");
-    format!(
-        "{}-{}-{}-{}-{}",
-        &hex[..8],
-        &hex[8..12],
-        &hex[12..16],
-        &hex[16..20],
-        &hex[20..]
-    )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use bytes::Bytes;
-
-    #[test]
-    fn client_ids_are_uuids_of_version_4() {
-        for _ in 0..100 {
-            let id = client_id();
-            assert_eq!(id.len(), 36);
-            assert_eq!(&id[14..15], "4");
-            assert!(matches!(&id[19..20], "8" | "9" | "a" | "b"), "{id}");
-        }
-    }
-
-    #[test]
-    fn small_frames_share_a_write() {
-        let mut scratch = vec![0; SCRATCH_BYTES];
-        let mut batch = Batch::default();
-        batch.push(Bytes::from(vec![1; 100]));
-        assert!(matches!(gather(&batch, &mut scratch), Gathered::First(f) if f.len() == 100));
-        batch.push(Bytes::from(vec![2; 100]));
-        batch.push(Bytes::from(vec![3; GATHER_FRAME_MAX + 1]));
-        batch.push(Bytes::from(vec![4; 100]));
-        assert!(matches!(
-            gather(&batch, &mut scratch),
-            Gathered::Copied(200)
-        ));
-        batch.advance(150);
-        assert!(matches!(gather(&batch, &mut scratch), Gathered::First(f) if f.len() == 50));
-        batch.advance(50);
-        assert!(
-            matches!(gather(&batch, &mut scratch), Gathered::First(f) if f.len() > GATHER_FRAME_MAX)
-        );
-        let mut many = Batch::default();
-        for _ in 0..100 {
-            many.push(Bytes::from(vec![5; 1000]));
-        }
-        assert!(matches!(
-            gather(&many, &mut scratch),
-            Gathered::Copied(65_000)
-        ));
     }
 }

@@ -5,7 +5,9 @@
 //! keeps for each connection a zero-filled read buffer and, for ever, the capacity of the largest
 //! frame that the client once sent. The tests hold both against each other.
 
+mod actions;
 pub(crate) mod connection;
+mod gather;
 pub(crate) mod outbox;
-pub(crate) mod ping;
-pub(crate) mod reader;
+mod ping;
+mod reader;
