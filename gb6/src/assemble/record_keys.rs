@@ -1,15 +1,18 @@
 //! The keys that records are encrypted with: one for each instance, made when a region first
 //! serves it. Destroying an instance's key makes its messages unreadable wherever they lie.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Context, bail};
-use gb6_core_model::NodeId;
 use gb6_core_model::snapshot::Snapshot;
+use gb6_core_model::{InstanceId, NodeId};
+use gb6_core_wire::record::KeyRing;
 use gb6_region_node::RecordKeys;
 use ring::rand::{SecureRandom, SystemRandom};
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
 use super::files::{read_json, replace_json};
 
@@ -45,12 +48,8 @@ pub(super) fn load_or_create(
         );
     }
     let mut ring = found.clone().unwrap_or_default();
-    for (id, instance) in &snapshot.instances {
-        let served = snapshot
-            .regions
-            .get(&instance.region)
-            .is_some_and(|r| r.owners.contains(node));
-        if served && !ring.instances.contains_key(id.as_str()) {
+    for id in served(snapshot, node) {
+        if !ring.instances.contains_key(id.as_str()) {
             let key = BTreeMap::from([(1, random_key()?)]);
             ring.instances.insert(id.to_string(), key);
         }
@@ -71,6 +70,42 @@ pub(super) fn load_or_create(
         }
     }
     Ok(keys)
+}
+
+/// Says, until the node ends, which instances came to `node` after its keys were made: their
+/// messages are written in the clear until it starts again.
+pub(super) async fn warn_of_instances_without(
+    keys: RecordKeys,
+    mut snapshots: watch::Receiver<Arc<Snapshot>>,
+    node: NodeId,
+) {
+    let mut named = BTreeSet::new();
+    loop {
+        let snapshot = snapshots.borrow_and_update().clone();
+        for id in served(&snapshot, &node) {
+            if keys.key(id.as_str(), 1).is_none() && named.insert(id.clone()) {
+                tracing::warn!(
+                    instance = %id,
+                    "messages of this instance are not encrypted on disk: restart this region to \
+                     make its key"
+                );
+            }
+        }
+        if snapshots.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// The instances that `node` owns shards of.
+fn served<'a>(
+    snapshot: &'a Snapshot,
+    node: &'a NodeId,
+) -> impl Iterator<Item = &'a InstanceId> + 'a {
+    snapshot.instances.iter().filter_map(move |(id, instance)| {
+        let region = snapshot.regions.get(&instance.region)?;
+        region.owners.contains(node).then_some(id)
+    })
 }
 
 fn random_key() -> anyhow::Result<String> {
@@ -95,7 +130,6 @@ fn decode(text: &str) -> Option<[u8; 32]> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use gb6_core_wire::record::KeyRing;
     use gb6_geo_config_plan::{DemoMesh, demo_snapshot};
 
     fn demo() -> Snapshot {

@@ -52,6 +52,11 @@ pub(crate) async fn run_region(
     let node = NodeId::from(file.name.as_str());
     let snapshot = placed.snapshot.borrow().clone();
     let keys = record_keys::load_or_create(data_dir, &snapshot, &node, storage.has_logs())?;
+    tokio::spawn(record_keys::warn_of_instances_without(
+        keys.clone(),
+        placed.snapshot.clone(),
+        node.clone(),
+    ));
     let mesh = endpoint.local_addr();
     let region = Region::start(
         RegionConfig::new(node),
