@@ -1,7 +1,7 @@
 //! What every long-running command needs of its process: limits, logs, a runtime, signals.
 
 use std::future::Future;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use gb6_core_obs::logs;
@@ -11,6 +11,9 @@ use tokio::sync::watch;
 
 /// How long what still blocks a thread may take once everything was drained.
 const LEFTOVERS: Duration = Duration::from_secs(1);
+/// Signals so close to the first are one request: a terminal or `timeout` sends to the process and
+/// again to its group.
+const SAME_REQUEST: Duration = Duration::from_millis(300);
 /// The exit code of a process that was told twice to stop.
 const IMPATIENT: i32 = 130;
 
@@ -85,15 +88,23 @@ impl Stop {
 }
 
 async fn follow(mut terminate: Signal, mut interrupt: Signal, ask: watch::Sender<bool>) {
+    let mut first: Option<Instant> = None;
     loop {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
-        if ask.send_replace(true) {
-            eprintln!("Told twice: stopping at once.");
-            std::process::exit(IMPATIENT);
+        match first {
+            None => {
+                first = Some(Instant::now());
+                ask.send_replace(true);
+                eprintln!("Stopping: finishing what is in flight. A second signal stops at once.");
+            }
+            Some(first) if first.elapsed() < SAME_REQUEST => {}
+            Some(_) => {
+                eprintln!("Told twice: stopping at once.");
+                std::process::exit(IMPATIENT);
+            }
         }
-        eprintln!("Stopping: finishing what is in flight. A second signal stops at once.");
     }
 }

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::Args;
+use clap::builder::BoolishValueParser;
 
 use super::config::RoleArgs;
 use super::exit::Failure;
@@ -33,7 +34,7 @@ pub(crate) struct Dev {
     )]
     http: SocketAddr,
     /// Print one line of JSON on standard output when ready, for programs
-    #[arg(long, env = "GB6_READY_JSON")]
+    #[arg(long, env = "GB6_READY_JSON", value_parser = BoolishValueParser::new())]
     ready_json: bool,
 }
 
@@ -55,7 +56,7 @@ pub(crate) struct RoleRun<F: RoleFile + Clone + std::fmt::Debug + Send + Sync + 
     #[command(flatten)]
     args: RoleArgs<F>,
     /// Print one line of JSON on standard output when ready, for programs
-    #[arg(long, env = "GB6_READY_JSON")]
+    #[arg(long, env = "GB6_READY_JSON", value_parser = BoolishValueParser::new())]
     ready_json: bool,
 }
 

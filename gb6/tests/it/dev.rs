@@ -6,6 +6,7 @@ use std::net::TcpStream;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use crate::{Node, gb6, get, printed, refused, run};
 
@@ -169,7 +170,10 @@ fn a_second_signal_stops_at_once() {
     let mut answer = [0; 12];
     client.read_exact(&mut answer).unwrap();
     assert_eq!(&answer, b"HTTP/1.1 101");
+    // Two at once are one request; one that comes later is a second.
     node.signal("-TERM");
+    node.signal("-TERM");
+    std::thread::sleep(Duration::from_millis(400));
     node.signal("-INT");
     let (status, _, said) = node.wait_end();
     assert_eq!(status.code(), Some(130), "{said}");
