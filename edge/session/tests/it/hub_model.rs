@@ -173,7 +173,8 @@ impl World {
             20..=34 => (0..=a % 8).for_each(|_| self.owner.take(self.now)),
             35..=44 => self.owner.commit(),
             45..=64 => (0..=a % 8).for_each(|_| self.hear()),
-            65..=70 => self.owner.read(),
+            65..=69 => self.owner.read(),
+            70 => self.owner.fail_read(),
             71..=76 => self.page(),
             77..=84 => self.pass(u64::from(a) * 4),
             85..=90 => self.up(),
@@ -296,6 +297,9 @@ impl World {
             let written = &self.owner.logs[room].publications[*offset as usize - 1];
             assert_eq!(&written.data, data);
         }
+        let numbered = self.owner.numbered();
+        let forgotten = |s: &u64| !self.clients.closed.contains(s);
+        assert!(numbered.iter().all(forgotten), "{numbered:?} of ended ones");
         let gauges = self.hub.gauges();
         assert_eq!(gauges.unanswered, 0);
         assert_eq!(gauges.subscribers, self.clients.subs.len());

@@ -599,3 +599,83 @@ fn what_is_remembered_stays_within_its_bounds() {
         assert!(bytes <= 10_000 && bytes > 0, "{bytes}");
     }
 }
+
+#[test]
+fn a_gap_is_filled_before_anything_behind_it() {
+    let mut b = Bench::new();
+    b.subscribe(1, None);
+    b.interested(4, 1);
+    b.said.answers.clear();
+    (5..=5).chain(8..=9).for_each(|o| b.deliver(o));
+    assert_eq!(b.said.delivered.len(), 1);
+    let read = b.said.history.pop().unwrap();
+    assert_eq!((read.since, b.said.history.len()), (5, 0));
+    // A failed read is tried again, not taken for the end.
+    let failed = HistoryPage {
+        request: read.request,
+        error: ErrorCode::Internal.code(),
+        ..HistoryPage::default()
+    };
+    b.hub.history_page(0, failed, &mut b.said);
+    b.hub.tick(250, &mut b.said);
+    let read = b.said.history.pop().unwrap();
+    b.hub.history_page(250, page(&read, 6..=8, 9), &mut b.said);
+    b.deliver(9);
+    b.deliver(10);
+    let offset = |frame: &Bytes| {
+        let push = replies(Dialect::Json, frame).remove(0).push.unwrap();
+        push.publication.unwrap().offset
+    };
+    let got: Vec<u64> = b.said.delivered.iter().map(|(_, f)| offset(f)).collect();
+    assert_eq!(got, [5, 6, 7, 8, 9, 10]);
+    assert_eq!(b.hub.counters().gaps, 1);
+}
+
+#[test]
+fn a_room_that_was_deleted_and_made_again_begins_again() {
+    let mut b = Bench::new();
+    b.subscribe(1, None);
+    b.interested(4, 1);
+    let old = b.answered(1).epoch;
+    let mut first = publication(1);
+    first.generation = 1;
+    let frame = Deliver {
+        room: room(1),
+        publication: first,
+    };
+    b.frame(0, EdgeFrame::Deliver(frame));
+    b.hub.tick(1_000, &mut b.said);
+    assert_eq!(
+        (b.said.notices.as_slice(), b.said.delivered.len()),
+        (&[1][..], 0)
+    );
+    let epoch = Some(RecoverFrom {
+        epoch: old.to_string(),
+        ..from(1).unwrap()
+    });
+    b.subscribe(1, epoch);
+    let answer = b.answered(1);
+    assert!(!answer.recovered && answer.epoch != old);
+    assert_eq!(answer.offset, 1);
+}
+
+#[test]
+fn a_page_that_was_asked_for_before_a_break_is_asked_for_again() {
+    let mut b = Bench::new();
+    let query = HistoryQuery {
+        since: Some(3),
+        reverse: false,
+        limit: 5,
+        bytes: 9,
+    };
+    b.ask(0, 1, Request::History(query));
+    let before = b.said.history.pop().unwrap();
+    b.hub.link_down(10, &mut b.said);
+    b.attach(20, 1);
+    let after = b.said.history.pop().unwrap();
+    assert_eq!((after.since, after.limit, after.bytes), (3, 5, 9));
+    b.hub.history_page(30, page(&before, 4..=5, 5), &mut b.said);
+    assert!(b.said.answers.is_empty(), "a page of the old link");
+    b.hub.history_page(30, page(&after, 4..=5, 5), &mut b.said);
+    assert_eq!(b.said.answers.len(), 1);
+}

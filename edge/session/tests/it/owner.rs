@@ -35,8 +35,8 @@ struct InBatch {
 #[derive(Default)]
 pub(crate) struct Owner {
     pub(crate) logs: BTreeMap<RoomRef, Log>,
-    /// What each numbered publish became.
-    numbers: BTreeMap<NumberKey, BTreeMap<u64, u64>>,
+    /// What each numbered publish became, as long as the edge may ask, and the highest number.
+    numbers: BTreeMap<NumberKey, (BTreeMap<u64, u64>, u64)>,
     /// When each incarnation was last heard.
     heard: BTreeMap<u64, u64>,
     ended: BTreeSet<u64>,
@@ -174,13 +174,8 @@ impl Owner {
                 self.say(EdgeFrame::Renewed(renew));
             }
             OwnerFrame::SessionEnded(ended) => {
-                let numbered = self.numbers.keys().any(|(_, s, _)| *s == ended.session);
-                let waits = self
-                    .batch
-                    .iter()
-                    .any(|b| b.publish.session == ended.session);
-                assert!(!waits || numbered || !self.sessions_ended.contains(&ended.session));
                 self.sessions_ended.insert(ended.session);
+                self.numbers.retain(|(_, s, _), _| *s != ended.session);
             }
             OwnerFrame::Trace(q) => self.say(EdgeFrame::Traced(Traced {
                 request: q.request,
@@ -224,7 +219,9 @@ impl Owner {
         assert!(*unanswered <= CREDIT, "more unanswered than the credit");
         assert!(publish.number > 0 && publish.settled_below <= publish.number);
         let key = (incarnation, publish.session, publish.room.clone());
-        let written = self.numbers.entry(key).or_default();
+        let (written, highest) = self.numbers.entry(key).or_default();
+        written.retain(|number, _| *number >= publish.settled_below);
+        let highest = *highest;
         if let Some(offset) = written.get(&publish.number).copied() {
             return self.answer(&instance, publish.request, offset, 0);
         }
@@ -239,14 +236,13 @@ impl Owner {
             waits.publish.request = publish.request;
             return;
         }
-        let highest_written = written.keys().next_back().copied().unwrap_or(0);
         let of_room = |b: &&InBatch| {
             b.incarnation == incarnation
                 && b.publish.session == publish.session
                 && b.publish.room == publish.room
         };
         let in_batch = self.batch.iter().filter(of_room).map(|b| b.publish.number);
-        if publish.number <= highest_written.max(in_batch.max().unwrap_or(0)) {
+        if publish.number <= highest.max(in_batch.max().unwrap_or(0)) {
             let unknown = ErrorCode::OutcomeUnknown.code();
             return self.answer(&instance, publish.request, 0, unknown);
         }
@@ -280,10 +276,12 @@ impl Owner {
             let offset = self.write(&publish.room, publish.data.clone(), Some(publish.from));
             let instance = publish.room.instance.clone();
             let key = (incarnation, publish.session, publish.room);
-            self.numbers
-                .entry(key)
-                .or_default()
-                .insert(publish.number, offset);
+            // One that was given up may be written after its session has ended.
+            if !self.sessions_ended.contains(&publish.session) {
+                let (written, highest) = self.numbers.entry(key).or_default();
+                written.insert(publish.number, offset);
+                *highest = publish.number;
+            }
             if self.attached.is_some() && attachment == self.attachment {
                 self.answer(&instance, publish.request, offset, 0);
             }
@@ -319,6 +317,25 @@ impl Owner {
     pub(crate) fn trim(&mut self, room: &RoomRef, first: u64) {
         let log = self.logs.entry(room.clone()).or_default();
         log.first = log.first.max(first.min(log.top() + 1));
+    }
+
+    /// Sessions whose publish numbers are kept for the edge's present incarnation.
+    pub(crate) fn numbered(&self) -> BTreeSet<u64> {
+        let keys = self.numbers.keys();
+        keys.filter(|(incarnation, _, _)| Some(*incarnation) == self.attached)
+            .map(|(_, session, _)| *session)
+            .collect()
+    }
+
+    /// Fails to read one page for the edge.
+    pub(crate) fn fail_read(&mut self) {
+        if let Some(asked) = self.asked.pop_front() {
+            self.pages.push_back(HistoryPage {
+                request: asked.request,
+                error: ErrorCode::Internal.code(),
+                ..HistoryPage::default()
+            });
+        }
     }
 
     /// Reads one page for the edge.
