@@ -23,21 +23,31 @@ pub(crate) enum Ask {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct InboxFull;
 
+/// Bytes of publishes that may wait in one inbox: the hub's own doors have a tighter bound for
+/// each instance, so this one is met only by a task that does not get to run.
+const BYTES_MAX: usize = 64 * 1024 * 1024;
+
 /// The inbox of one shard's task.
 pub(crate) struct ShardInbox {
-    asks: Mutex<VecDeque<Ask>>,
+    waiting: Mutex<Waiting>,
     max: usize,
     filled: Notify,
     stopped: AtomicBool,
 }
 
+#[derive(Default)]
+struct Waiting {
+    asks: VecDeque<Ask>,
+    bytes: usize,
+}
+
 impl ShardInbox {
-    /// An inbox for `max` requests.
+    /// An inbox for `max` requests and 64 MiB of publishes.
     // overflow: the request is handed back and answered 111. An unsubscribe and a session's end
     // always fit: they make room, and there is one of each for what was let in before.
     pub(crate) fn new(max: usize) -> Self {
         Self {
-            asks: Mutex::default(),
+            waiting: Mutex::default(),
             max,
             filled: Notify::new(),
             stopped: AtomicBool::new(false),
@@ -50,12 +60,19 @@ impl ShardInbox {
         from: &Arc<SessionHandle>,
         request: HubRequest,
     ) -> Result<(), InboxFull> {
+        let bytes = match &request.request {
+            Request::Publish(publish) => publish.data.len(),
+            _ => 0,
+        };
         {
-            let mut asks = self.asks.lock();
-            if asks.len() >= self.max && !matches!(request.request, Request::Unsubscribe) {
+            let mut waiting = self.waiting.lock();
+            let full = waiting.asks.len() >= self.max || waiting.bytes + bytes > BYTES_MAX;
+            if full && !matches!(request.request, Request::Unsubscribe) {
                 return Err(InboxFull);
             }
-            asks.push_back(Ask::Request(from.clone(), Box::new(request)));
+            waiting.bytes += bytes;
+            let ask = Ask::Request(from.clone(), Box::new(request));
+            waiting.asks.push_back(ask);
         }
         self.filled.notify_one();
         Ok(())
@@ -63,13 +80,13 @@ impl ShardInbox {
 
     /// Says that a session has ended.
     pub(crate) fn session_closed(&self, session: SessionId) {
-        self.asks.lock().push_back(Ask::Closed(session));
+        self.waiting.lock().asks.push_back(Ask::Closed(session));
         self.filled.notify_one();
     }
 
     /// Everything that waits; for the shard's task.
     pub(crate) fn take(&self) -> VecDeque<Ask> {
-        std::mem::take(&mut *self.asks.lock())
+        std::mem::take(&mut *self.waiting.lock()).asks
     }
 
     /// Waits until something came or the inbox was stopped; for the shard's task.
@@ -90,6 +107,73 @@ impl ShardInbox {
 
     /// Requests that wait.
     pub(crate) fn len(&self) -> usize {
-        self.asks.lock().len()
+        self.waiting.lock().asks.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ws::outbox::Outbox;
+    use bytes::Bytes;
+    use gb6_core_model::InstanceEpoch;
+    use gb6_core_wire::mesh::{Person, RoomRef};
+    use gb6_core_wire::record::ContentType;
+    use gb6_edge_session::PublishQuery;
+
+    fn session() -> Arc<SessionHandle> {
+        Arc::new(SessionHandle {
+            session: SessionId(1),
+            outbox: Outbox::new(100),
+        })
+    }
+
+    fn ask(request: Request) -> HubRequest {
+        HubRequest {
+            token: 1,
+            session: SessionId(1),
+            room: RoomRef::default(),
+            request,
+        }
+    }
+
+    fn publish(bytes: usize) -> HubRequest {
+        ask(Request::Publish(Box::new(PublishQuery {
+            instance_epoch: InstanceEpoch(1),
+            from: Arc::new(Person::default()),
+            id: Bytes::new(),
+            data: Bytes::from(vec![0; bytes]),
+            content_type: ContentType::Json,
+            tags: Default::default(),
+            traceparent: String::new(),
+        })))
+    }
+
+    #[test]
+    fn bounded_in_number_but_an_end_always_fits() {
+        let inbox = ShardInbox::new(2);
+        let from = session();
+        assert_eq!(inbox.request(&from, publish(1)), Ok(()));
+        assert_eq!(inbox.request(&from, publish(1)), Ok(()));
+        assert_eq!(inbox.request(&from, publish(1)), Err(InboxFull));
+        assert_eq!(inbox.request(&from, ask(Request::Unsubscribe)), Ok(()));
+        inbox.session_closed(SessionId(1));
+        let asks = inbox.take();
+        assert!(matches!(asks.back(), Some(Ask::Closed(SessionId(1)))));
+        assert_eq!(asks.len(), 4);
+        assert_eq!(inbox.request(&from, publish(1)), Ok(()));
+    }
+
+    #[test]
+    fn bounded_in_bytes() {
+        let inbox = ShardInbox::new(1_000_000);
+        let from = session();
+        let mut taken = 0;
+        while inbox.request(&from, publish(1 << 20)) == Ok(()) {
+            taken += 1;
+        }
+        assert_eq!(taken, 64);
+        inbox.take();
+        assert_eq!(inbox.request(&from, publish(1 << 20)), Ok(()));
     }
 }

@@ -1,6 +1,7 @@
 //! The task of one shard: runs its hub, keeps it attached to the shard's owner, and tells sessions
 //! what comes. It never waits for a session or for the owner: both have queues.
 
+use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -19,10 +20,12 @@ use super::out::Outputs;
 use crate::shared::Shared;
 use crate::ws::connection::SessionHandle;
 
-/// Frames of the owner for one round: with a thousand subscribers a few ms of work, in which what
-/// each of them gets is gathered for one write.
+/// Frames of the owner for one round: what each session gets of them is gathered for one write.
 const FRAMES_AT_ONCE: usize = 64;
-/// Frames handed to sessions after which their tasks have a turn.
+/// Frames handed to sessions after which the round ends, even if there are more of the owner's:
+/// a few ms of work.
+const HANDED_IN_ROUND: usize = 64 * 1024;
+/// Frames handed to sessions after which their tasks have a turn before the next round.
 const HANDED_AT_ONCE: usize = 4096;
 /// Between two looks at the clock while the hub is in use, and while it is not.
 const TICK: Duration = Duration::from_millis(50);
@@ -52,6 +55,8 @@ enum Woken {
     Opened(Result<Box<Streams>, AttachError>),
     Retry,
     Live(bool),
+    /// The last round left frames of the owner behind.
+    LiveRest,
     History(bool),
     Tick,
     SendAgain,
@@ -76,6 +81,8 @@ pub(super) struct ShardTask {
     counts: Report,
     reported: Instant,
     live: Vec<ToEdge>,
+    /// Frames that were taken from the stream and wait for the next round.
+    rest: VecDeque<ToEdge>,
     history: Vec<HistoryPage>,
 }
 
@@ -103,6 +110,7 @@ impl ShardTask {
             counts: Report::default(),
             reported: now,
             live: Vec::new(),
+            rest: VecDeque::new(),
             history: Vec::new(),
         }
     }
@@ -119,7 +127,11 @@ impl ShardTask {
                     tracing::debug!(shard = self.shard.shard, %error, "owner not reached");
                     self.detached();
                 }
-                Woken::Live(true) => self.live(),
+                Woken::Live(true) => {
+                    self.rest.extend(self.live.drain(..));
+                    self.live();
+                }
+                Woken::LiveRest => self.live(),
                 Woken::History(true) => self.history(),
                 Woken::Live(false) | Woken::History(false) => self.lost(),
                 Woken::SendAgain => self.unsent = false,
@@ -158,6 +170,9 @@ impl ShardTask {
     }
 
     async fn wait(&mut self, tick: Instant) -> Woken {
+        if !self.rest.is_empty() {
+            return Woken::LiveRest;
+        }
         let unsent = self.unsent;
         let inbox = &self.inbox;
         let asked = inbox.filled();
@@ -208,9 +223,14 @@ impl ShardTask {
 
     fn live(&mut self) {
         let now = self.now();
-        for frame in std::mem::take(&mut self.live) {
+        while let Some(frame) = self.rest.pop_front() {
             // What comes behind a frame that ended the attachment belongs to nothing.
             if self.out.detach.is_some() {
+                self.rest.clear();
+                return;
+            }
+            if self.out.handed >= HANDED_IN_ROUND {
+                self.rest.push_front(frame);
                 return;
             }
             if let Some(frame) = frame.frame {
@@ -279,6 +299,7 @@ impl ShardTask {
         let bound = u64::try_from(bound.as_micros()).unwrap_or(u64::MAX);
         let wait = Duration::from_micros(rand::random_range(0..=bound));
         self.live.clear();
+        self.rest.clear();
         self.history.clear();
         self.unsent = false;
         self.link = Link::Waiting(Instant::now() + wait);

@@ -1,43 +1,12 @@
-//! Out of files: the listener waits and goes on. The limit belongs to a whole process, so the edge
-//! runs in a child of this one.
+//! Out of files: the listener waits and goes on.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
-use std::process::{Command, Stdio};
+use std::net::TcpStream;
 use std::time::Duration;
 
-use crate::world::{World, config};
+use crate::child::Child;
 
-const CHILD: &str = "GB6_TEST_EDGE_WITH_FEW_FILES";
 const FILES: u64 = 64;
-
-/// The child: an edge in a process with few files. Does nothing where it was not asked for.
-#[test]
-fn child() {
-    if std::env::var_os(CHILD).is_none() {
-        return;
-    }
-    let limit = rustix::process::Rlimit {
-        current: Some(FILES),
-        maximum: Some(FILES),
-    };
-    rustix::process::setrlimit(rustix::process::Resource::Nofile, limit).unwrap();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .unwrap();
-    runtime.block_on(async {
-        let mut settings = config();
-        // No reserve: the edge believes that all files are for clients, so it does run out.
-        settings.file_reserve = 0;
-        let world = World::start(settings);
-        println!("listens on {} {}", world.address, world.token("a"));
-        std::io::stdout().flush().unwrap();
-        // Ends with the parent.
-        let _ = tokio::task::spawn_blocking(|| std::io::stdin().read(&mut [0])).await;
-    });
-}
 
 /// A WebSocket that has shown its token.
 fn session(tcp: &mut TcpStream, token: &str) -> std::io::Result<()> {
@@ -82,24 +51,8 @@ fn ask(tcp: &mut TcpStream, path: &str) -> std::io::Result<String> {
 
 #[test]
 fn out_of_files_the_listener_goes_on() {
-    let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["files::child", "--exact", "--nocapture", "--test-threads=1"])
-        .env(CHILD, "1")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    let (address, token) = lines
-        .by_ref()
-        .map_while(Result::ok)
-        .find_map(|line| {
-            let (address, token) = line.split_once("listens on ")?.1.split_once(' ')?;
-            let address: SocketAddr = address.parse().unwrap();
-            Some((address, token.to_owned()))
-        })
-        .expect("the child listens");
-
+    let child = Child::start(Some(FILES));
+    let (address, token) = (child.address, child.token.clone());
     let mut scraper = TcpStream::connect(address).unwrap();
     ask(&mut scraper, "/healthz").unwrap();
     // Sessions with a token are nobody's to evict: they use up the files.
@@ -129,8 +82,5 @@ fn out_of_files_the_listener_goes_on() {
     assert!(count.parse::<f64>().unwrap() >= 1.0);
     let mut tcp = TcpStream::connect(address).unwrap();
     session(&mut tcp, &token).unwrap();
-    drop(child.stdin.take());
-    // The child must be able to say how it ended.
-    lines.for_each(drop);
-    assert!(child.wait().unwrap().success());
+    assert!(child.end());
 }

@@ -1,11 +1,12 @@
 //! Connections that say nothing: bounded in number and time, and nobody else's problem.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use crate::child::Child;
 use crate::client::{Client, PATIENCE, http, http_or_reset, raw};
 use crate::world::{World, config, eventually};
 
@@ -116,4 +117,35 @@ async fn a_handshake_that_never_ends_is_dropped_in_time() {
         assert!(end.is_ok());
     }
     eventually("all gone", || world.edge.connections() == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_thousand_silent_connections_hurt_nobody() {
+    // A process of its own, because both ends of so many connections are more files than one has.
+    let child = Child::start(None);
+    let mut member = Client::connect(child.address, &child.token).await;
+    member
+        .call(json!({"id": 2, "subscribe": {"channel": "room:1"}}))
+        .await;
+    let before = child.resident();
+    let mut silent = Vec::new();
+    for n in 0..10_000 {
+        let mut tcp = TcpStream::connect(child.address).await.unwrap();
+        if n % 2 == 0 {
+            tcp.write_all(b"GET / HTTP/1.1\r\nHost:").await.unwrap();
+        }
+        silent.push(tcp);
+        if n % 1000 == 999 {
+            // Meanwhile those inside go on, and somebody new gets in.
+            let asked = Instant::now();
+            member
+                .call(json!({"id": 3, "publish": {"channel": "room:1", "data": n}}))
+                .await;
+            Client::connect(child.address, &child.token).await;
+            let took = asked.elapsed();
+            assert!(took < Duration::from_secs(2), "{took:?} after {n}");
+        }
+    }
+    let each = child.resident().saturating_sub(before) / silent.len();
+    assert!(each < 24 * 1024, "{each} bytes for each silent connection");
 }

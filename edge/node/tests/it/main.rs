@@ -7,11 +7,13 @@
 
 mod bad_input;
 mod chat;
+mod child;
 mod client;
 mod drain;
 mod files;
 mod half_open;
 mod http;
+mod memory;
 mod owner;
 mod slow;
 mod tokens;

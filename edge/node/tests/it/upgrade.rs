@@ -1,7 +1,8 @@
 //! What becomes a WebSocket and what does not.
 
-use crate::client::{http, open};
+use crate::client::{close_code, frame, http, open};
 use crate::world::{World, config};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const HEAD: &str = "Connection: keep-alive, Upgrade\r\nUpgrade: WebSocket\r\n";
 const KEY: &str = "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n";
@@ -43,7 +44,6 @@ async fn subprotocols_are_echoed_and_nothing_else() {
 }
 
 async fn head_of(mut tcp: tokio::net::TcpStream, request: &str) -> String {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     tcp.write_all(request.as_bytes()).await.unwrap();
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
@@ -109,4 +109,21 @@ async fn origins() {
         let opened = open(world.address, "", &[("Origin", origin)]).await;
         assert_eq!(opened.is_ok(), allowed, "{origin}");
     }
+}
+
+#[tokio::test]
+async fn frames_that_come_with_the_upgrade_are_not_lost() {
+    let world = World::start(config());
+    let mut tcp = tokio::net::TcpStream::connect(world.address).await.unwrap();
+    let mut bytes =
+        format!("GET /connection/websocket HTTP/1.1\r\nHost: x\r\n{HEAD}{KEY}{V13}\r\n")
+            .into_bytes();
+    bytes.extend(frame(r#"{"id":1,"subscribe":{"channel":"room:1"}}"#));
+    tcp.write_all(&bytes).await.unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(tcp.read_u8().await.unwrap());
+    }
+    // A command before connect: that it is refused shows that it was read.
+    assert_eq!(close_code(&mut tcp).await, Some(3501));
 }
