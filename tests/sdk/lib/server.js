@@ -1,0 +1,108 @@
+// Starts `gb6 dev` for one suite: on a free port, with a data directory of its own.
+
+import { spawn } from 'node:child_process';
+import { createWriteStream, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import path from 'node:path';
+import { createInterface } from 'node:readline';
+import { fileURLToPath } from 'node:url';
+
+const root = path.resolve(path.dirname(fileURLToPath(import.meta.url)), '../../..');
+const target = path.resolve(root, process.env.CARGO_TARGET_DIR ?? 'target');
+
+/** How long anything may take before a test fails. */
+export const PATIENCE = 20_000;
+
+/** A program of the build. */
+export function built(name, hint) {
+  const file = path.join(target, 'debug', name);
+  if (!existsSync(file)) throw new Error(`${file} does not exist: build it with \`${hint}\``);
+  return file;
+}
+
+/** The gb6 that is tested: GB6_BIN, or the development build. */
+export function gb6() {
+  if (process.env.GB6_BIN) return path.resolve(root, process.env.GB6_BIN);
+  return built('gb6', 'cargo build -p gb6');
+}
+
+/** A directory for the data of one suite. */
+export function scratch(name) {
+  const parent = path.join(target, 'test-data');
+  mkdirSync(parent, { recursive: true });
+  return mkdtempSync(path.join(parent, `${name}-`));
+}
+
+/** Rejects when `promise` takes longer than `ms`. */
+export function within(promise, what, ms = PATIENCE) {
+  let timer;
+  const late = new Promise((_, reject) => {
+    timer = setTimeout(() => reject(new Error(`${typeof what === 'function' ? what() : what}: nothing within ${ms} ms`)), ms);
+  });
+  return Promise.race([promise, late]).finally(() => clearTimeout(timer));
+}
+
+export class Server {
+  /** Starts a server and waits until it is ready. */
+  static async start(name) {
+    const server = new Server(scratch(name));
+    await server.#start('127.0.0.1:0');
+    return server;
+  }
+
+  constructor(dir) {
+    this.dir = dir;
+    this.log = path.join(dir, 'gb6.log');
+  }
+
+  async #start(http) {
+    const args = ['dev', '--ready-json', '--http', http, '--data-dir', path.join(this.dir, 'data')];
+    const child = spawn(gb6(), args, { stdio: ['ignore', 'pipe', 'pipe'] });
+    this.child = child;
+    this.ended = new Promise((resolve) => child.once('exit', (code, signal) => resolve({ code, signal })));
+    // Also when this process ends without a word.
+    this.killer ??= () => this.child.kill('SIGKILL');
+    process.off('exit', this.killer).on('exit', this.killer);
+    child.stderr.pipe(createWriteStream(this.log, { flags: 'a' }));
+    const lines = createInterface({ input: child.stdout });
+    const line = new Promise((resolve, reject) => {
+      lines.once('line', resolve);
+      child.once('error', reject);
+      this.ended.then((how) => reject(new Error(`gb6 dev ended with ${JSON.stringify(how)}\n${this.logTail()}`)));
+    });
+    this.ready = JSON.parse(await within(line, () => `the line of --ready-json\n${this.logTail()}`));
+    this.http = this.ready.http;
+    this.ws = this.ready.ws;
+  }
+
+  get address() {
+    return new URL(this.http).host;
+  }
+
+  logTail() {
+    return existsSync(this.log) ? readFileSync(this.log, 'utf8').slice(-4000) : '';
+  }
+
+  /** SIGKILL, and waits until it is gone. */
+  async kill() {
+    this.child.kill('SIGKILL');
+    await within(this.ended, 'the end of a killed server');
+  }
+
+  /** Starts it again on the same address and data. */
+  async restart() {
+    await this.#start(this.address);
+  }
+
+  /** SIGTERM; resolves with how it ended. */
+  async terminate() {
+    this.child.kill('SIGTERM');
+    return within(this.ended, () => `the end of a terminated server\n${this.logTail()}`);
+  }
+
+  /** Ends the server of a suite and deletes its data, unless a test failed. */
+  async stop(failed = false) {
+    await this.kill();
+    process.off('exit', this.killer);
+    if (!failed) rmSync(this.dir, { recursive: true, force: true });
+  }
+}

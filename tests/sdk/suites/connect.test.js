@@ -1,0 +1,192 @@
+// Beginning and keeping a connection: tokens, expiry, refusals, pings, the first frame.
+
+import assert from 'node:assert/strict';
+import { after, afterEach, before, describe, test } from 'node:test';
+import { Clients, formats, next } from '../lib/client.js';
+import { Raw } from '../lib/raw.js';
+import { Server, within } from '../lib/server.js';
+import { forge, header, member, sign } from '../lib/token.js';
+
+let server;
+let clients;
+before(async () => {
+  server = await Server.start('sdk-connect');
+  clients = new Clients(server);
+});
+afterEach(() => clients.closeAll());
+after(() => server.stop());
+
+for (const format of formats) {
+  describe(format.name, () => {
+    test('connects with a token and gets a client id', async () => {
+      const client = clients.make(format, 'alice');
+      const connected = next(client, 'connected');
+      client.connect();
+      const context = await connected;
+      assert.ok(context.client.length > 0);
+      assert.equal(context.transport, 'websocket');
+    });
+
+    test('the tokens of --ready-json are good', async () => {
+      for (const token of Object.values(server.ready.tokens)) {
+        await clients.connect(format, null, { token });
+      }
+    });
+
+    test('an expired token is exchanged by getToken', async () => {
+      let asked = 0;
+      await clients.connect(format, null, {
+        token: sign(server, member('alice', -60)),
+        getToken: async () => {
+          asked += 1;
+          return sign(server, member('alice'));
+        },
+      });
+      assert.equal(asked, 1);
+    });
+
+    test('a connection outlives its token when getToken refreshes it', async () => {
+      let asked = 0;
+      const client = clients.make(format, null, {
+        token: sign(server, member('alice', 2)),
+        getToken: async () => {
+          asked += 1;
+          return sign(server, member('alice', asked === 1 ? 2 : 3600));
+        },
+      });
+      const left = [];
+      client.on('connecting', (context) => left.push(context));
+      client.on('disconnected', (context) => left.push(context));
+      client.connect();
+      await client.ready(10_000);
+      // Two refreshes: the first brought a short token again.
+      const refreshed = within(
+        (async () => {
+          while (asked < 2) await new Promise((resolve) => setTimeout(resolve, 50));
+        })(),
+        'two refreshes',
+      );
+      await refreshed;
+      await client.rpc('room.publish', format.encode({ room: 'room:refresh', data: {} }));
+      assert.deepEqual(left.map((c) => c.code), [0], 'connected once and never lost');
+    });
+
+    const bad = {
+      'signed with another secret': () => sign(server, member('alice'), { secret: 'x'.repeat(64) }),
+      'with alg none': () => forge({ alg: 'none', kid: header(server.ready.tokens.alice).kid }, member('alice')),
+      'of a key that nobody made': () => sign(server, member('alice'), { kid: 'other.0000' }),
+      'that is garbage': () => 'not.a.token',
+    };
+    for (const [name, token] of Object.entries(bad)) {
+      test(`a token ${name} ends with 3500, for good`, async () => {
+        const client = clients.make(format, null, { token: token() });
+        const disconnected = next(client, 'disconnected');
+        client.connect();
+        const context = await disconnected;
+        assert.equal(context.code, 3500);
+        assert.ok(context.reason.length > 0);
+      });
+    }
+
+    test('no token at all ends with 3501', async () => {
+      const client = clients.make(format, null);
+      const disconnected = next(client, 'disconnected');
+      client.connect();
+      assert.equal((await disconnected).code, 3501);
+    });
+
+    test('a refresh as somebody else is refused', async () => {
+      const client = clients.make(format, null, {
+        token: sign(server, member('alice', 2)),
+        getToken: async () => sign(server, member('bob')),
+      });
+      const disconnected = next(client, 'disconnected');
+      client.connect();
+      const { code } = await disconnected;
+      assert.ok(code >= 3500, `terminal, and was ${code}`);
+    });
+
+    test('connect and 400 subscribes in one frame', async () => {
+      const client = clients.make(format, 'alice');
+      const subs = Array.from({ length: 400 }, (_, n) => client.newSubscription(`room:many-${format.name}-${n}`));
+      for (const sub of subs) sub.subscribe();
+      client.connect();
+      await within(Promise.all(subs.map((sub) => sub.ready(20_000))), '400 subscriptions');
+      const sent = client.watched.frames.filter((f) => f.from === 'client');
+      assert.equal(sent.length, 1);
+    });
+  });
+}
+
+test('pings come and unanswered ones end with 3012', async () => {
+  // Both at once: each takes an interval.
+  const quiet = await Raw.open(server.ws);
+  quiet.send(JSON.stringify({ id: 1, connect: { token: server.ready.tokens.alice } }));
+  const { connect } = JSON.parse(await quiet.next());
+  assert.ok(connect.ping > 0 && connect.pong, JSON.stringify(connect));
+  const client = await clients.connect(formats[0], 'bob');
+  const states = [];
+  client.on('connecting', (context) => states.push(context));
+  const interval = connect.ping * 1000;
+  assert.equal(await quiet.next(interval + 5_000), '{}');
+  const end = await quiet.end(interval + 20_000);
+  assert.equal(end.code, 3012);
+  assert.ok(end.reason.length > 0);
+  // The SDK has answered its pings meanwhile.
+  const pongs = client.watched.frames.filter((f) => f.from === 'client' && f.data.toString() === '{}');
+  assert.ok(pongs.length > 0 && states.length === 0);
+});
+
+describe('frames that no SDK sends', () => {
+  const hostile = {
+    'a command before connect': '{"id":1,"publish":{"channel":"room:a","data":1}}',
+    'a second connect': null,
+    'text that is not JSON': 'hello',
+    'an empty frame': '',
+    'a blank line': '{"id":1,"connect":{}}\n\n{"id":2,"ping":{}}',
+    'an unknown command': '{"id":1,"explode":{}}',
+    'no id': '{"connect":{}}',
+  };
+  for (const [name, frame] of Object.entries(hostile)) {
+    test(`${name} ends with 3501`, async () => {
+      const raw = await Raw.open(server.ws);
+      const connect = JSON.stringify({ id: 1, connect: { token: server.ready.tokens.alice } });
+      if (frame === null) {
+        raw.send(connect);
+        await raw.next();
+        raw.send(connect);
+      } else {
+        raw.send(frame);
+      }
+      const end = await raw.end();
+      assert.equal(end.code, 3501, end.reason);
+      assert.ok(end.reason.length > 0);
+    });
+  }
+
+  test('a binary frame on a JSON connection ends with 3506 or 3501', async () => {
+    const raw = await Raw.open(server.ws);
+    raw.send(Buffer.from([1, 2, 3]));
+    assert.ok([3501, 3506].includes((await raw.end()).code));
+  });
+
+  test('a pong that nobody asked for ends with 3501', async () => {
+    const raw = await Raw.open(server.ws);
+    raw.send(JSON.stringify({ id: 1, connect: { token: server.ready.tokens.alice } }));
+    await raw.next();
+    raw.send('{}');
+    assert.equal((await raw.end()).code, 3501);
+  });
+
+  test('a foreign origin is refused with 403, a loopback one is welcome', async () => {
+    await assert.rejects(Raw.open(server.ws, { headers: { origin: 'https://evil.example' } }), /403/);
+    const raw = await Raw.open(server.ws, { headers: { origin: 'http://localhost:5173' } });
+    raw.socket.close();
+  });
+
+  test('who never connects is dropped with 3502', async () => {
+    const raw = await Raw.open(server.ws);
+    const end = await raw.end(20_000);
+    assert.equal(end.code, 3502);
+  });
+});
