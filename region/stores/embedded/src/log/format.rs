@@ -286,6 +286,9 @@ impl FrameBuilder {
 
     /// Takes the last records off again, down to `count` records and `bytes` bytes.
     pub fn truncate(&mut self, count: u32, bytes: usize) {
+        if count == 0 {
+            return self.clear();
+        }
         self.count = count;
         self.buf.truncate(bytes);
     }
@@ -300,6 +303,17 @@ pub fn records_of(
     header: &FrameHeader,
     frame: &[u8],
     from: Position,
+    each: impl FnMut(Record) -> bool,
+) -> Result<bool, &'static str> {
+    records_where(header, frame, |position| position >= from, each)
+}
+
+/// As [`records_of`], for the positions that `wanted` answers true for; the others are passed
+/// over without decoding them.
+pub fn records_where(
+    header: &FrameHeader,
+    frame: &[u8],
+    mut wanted: impl FnMut(Position) -> bool,
     mut each: impl FnMut(Record) -> bool,
 ) -> Result<bool, &'static str> {
     let mut rest = frame.get(FRAME_HEADER_BYTES..).unwrap_or_default();
@@ -310,7 +324,7 @@ pub fn records_of(
             return Err("a record is longer than its batch");
         };
         rest = behind;
-        if position < from {
+        if !wanted(position) {
             continue;
         }
         let record = Record::decode(bytes).map_err(|_| "a record is not valid Protobuf")?;

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use gb6_core_model::{Position, ShardEpoch};
 use gb6_core_ports::{Acquire, Acquired, Commit, Fence, LogRange, StoreError};
 use gb6_core_wire::record::{Kind, RECORD_VERSION, Record};
-use prost::Message;
 
 use super::claim::{
     check_claim, claim, header, make_durable, remove_leftovers, settle_tail, temporary_name,
@@ -169,10 +168,17 @@ impl<V: Vfs> Owner<V> {
                 what: "the open batch is written and not yet synced".into(),
             });
         }
+        let (count, bytes) = (self.batch.count(), self.batch.bytes());
+        let joined = self.join(records);
+        if joined.is_err() {
+            self.batch.truncate(count, bytes);
+        }
+        joined
+    }
+
+    fn join(&mut self, records: Vec<Record>) -> Result<(), StoreError> {
         let config = &self.shared.config;
-        let mut bytes = self.batch.bytes();
-        let mut count = self.batch.count() as usize;
-        for (position, record) in (self.staged_end()..).zip(&records) {
+        for (position, mut record) in (self.staged_end()..).zip(records) {
             if record.position != position {
                 return Err(StoreError::Conflict {
                     what: format!(
@@ -181,11 +187,13 @@ impl<V: Vfs> Owner<V> {
                     ),
                 });
             }
-            count += 1;
-            // 40 bytes: the epoch and incarnation that are set below, and the length.
-            bytes += record.encoded_len() + 40;
+            record.shard_epoch = self.fence.shard_epoch.0;
+            record.owner_incarnation = self.fence.owner_incarnation.0;
+            let before = self.batch.bytes();
+            self.batch.push(&record);
+            let (bytes, count) = (self.batch.bytes(), self.batch.count() as usize);
             let limit = match count {
-                1 => FRAME_BYTES_MAX - 4096,
+                1 => FRAME_BYTES_MAX,
                 _ => config.batch_bytes_max,
             };
             if bytes > limit {
@@ -194,18 +202,14 @@ impl<V: Vfs> Owner<V> {
                     limit: limit as u64,
                 });
             }
-        }
-        if count > config.batch_records_max {
-            return Err(StoreError::TooLarge {
-                size: count as u64,
-                limit: config.batch_records_max as u64,
-            });
-        }
-        for mut record in records {
-            record.shard_epoch = self.fence.shard_epoch.0;
-            record.owner_incarnation = self.fence.owner_incarnation.0;
-            self.summary.add(&record);
-            self.batch.push(&record);
+            if count > config.batch_records_max {
+                return Err(StoreError::TooLarge {
+                    size: count as u64,
+                    limit: config.batch_records_max as u64,
+                });
+            }
+            // A record that is then refused is counted too: the summary may only claim too much.
+            self.summary.add(&record, (bytes - before) as u64);
         }
         Ok(())
     }

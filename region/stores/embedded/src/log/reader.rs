@@ -1,5 +1,6 @@
 //! Reading a log from any thread while its writer goes on.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -13,7 +14,7 @@ use prost::Message;
 use super::LogConfig;
 use super::checkpoint;
 use super::consumers::Consumers;
-use super::format::{FrameHeader, records_of};
+use super::format::{FrameHeader, records_of, records_where};
 use super::rewrite::Rewritten;
 use super::scan::Window;
 use super::segment::{Segment, SegmentError};
@@ -372,50 +373,63 @@ impl<V: Vfs> LogReader<V> {
         let shared = &self.shared;
         let file = shared.file(segment)?;
         segment.load_points(&shared.vfs, &file, shared.config.index_every)?;
+        // The part of the sparse index from here on, so that its lock is not held while reading.
         let (points, frames_end) = {
             let state = segment.state.read();
-            let wanted = order[*done..].iter().map(|i| positions[*i]);
-            // The part of the index that this call needs, so that the lock is not held.
             let points = state.points.as_deref().unwrap_or_default();
-            let mut needed = Vec::new();
-            for position in wanted.take_while(|p| *p < end) {
-                let after = points.partition_point(|(p, _)| *p <= position);
-                needed.push(
-                    points
-                        .get(after.saturating_sub(1))
-                        .map_or(state.frames_end, |p| p.1),
-                );
-            }
-            (needed, state.frames_end)
+            let first = points.partition_point(|(p, _)| *p <= positions[order[*done]]);
+            (points[first.saturating_sub(1)..].to_vec(), state.frames_end)
         };
-        let io = |e: std::io::Error| io_error("read", shared.vfs.path(&segment.name()), &e);
+        let path = shared.vfs.path(&segment.name());
+        let io = |e: std::io::Error| io_error("read", path.clone(), &e);
         let mut window = Window::new(&*file, frames_end, POINT_CHUNK);
         let mut at = 0;
-        for point in points {
-            let wanted = positions[order[*done]];
-            at = point.max(at);
-            while at < frames_end {
+        while let Some(wanted) = order.get(*done).map(|i| positions[*i])
+            && wanted < end
+        {
+            let after = points.partition_point(|(p, _)| *p <= wanted);
+            let point = points.get(after.saturating_sub(1));
+            at = point.map_or(frames_end, |(_, byte)| *byte).max(at);
+            let frame = loop {
+                if at >= frames_end {
+                    break None;
+                }
                 let Some(frame) = window.frame_header(at).map_err(io)? else {
                     return Err(shared
                         .corrupt(segment, at, wanted, "no batch begins here")
                         .into());
                 };
-                if frame.first > wanted {
-                    break;
-                }
                 if frame.end() > wanted {
-                    let slot = &mut found[order[*done]];
-                    shared.read_frame(segment, &mut window, &frame, at, wanted, &mut |record| {
-                        if record.position == wanted {
-                            *slot = Some(record);
-                        }
-                        false
-                    })?;
-                    break;
+                    break (frame.first <= wanted).then_some(frame);
                 }
                 at += frame.bytes as u64;
+            };
+            // No batch: a hole.
+            let Some(frame) = frame else {
+                *done += 1;
+                continue;
+            };
+            let bytes = window.bytes(at, frame.bytes).map_err(io)?;
+            if !frame.checksum_holds(bytes) {
+                let detail = "a batch's checksum is wrong";
+                return Err(shared.corrupt(segment, at, frame.first, detail).into());
             }
-            *done += 1;
+            let next = Cell::new(*done);
+            let next_wanted = || order.get(next.get()).map(|i| positions[*i]);
+            records_where(
+                &frame,
+                bytes,
+                |position| next_wanted() == Some(position),
+                |record| {
+                    while next_wanted() == Some(record.position) {
+                        found[order[next.get()]] = Some(record.clone());
+                        next.set(next.get() + 1);
+                    }
+                    next_wanted().is_some_and(|wanted| wanted < frame.end())
+                },
+            )
+            .map_err(|detail| shared.corrupt(segment, at, frame.first, detail))?;
+            *done = next.get();
         }
         Ok(())
     }

@@ -55,8 +55,10 @@ impl<V: Vfs> Output<'_, V> {
         if hole || self.batch.bytes() >= BATCH_BYTES {
             self.flush()?;
         }
-        self.summary.add(record);
+        let before = self.batch.bytes();
         self.batch.push(record);
+        self.summary
+            .add(record, (self.batch.bytes() - before) as u64);
         self.records += 1;
         Ok(())
     }

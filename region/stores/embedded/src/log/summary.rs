@@ -6,7 +6,6 @@ use gb6_core_model::Offset;
 use gb6_core_ports::log::FirstKept;
 use gb6_core_ports::retention::{RetentionOffset, retention_offset};
 use gb6_core_wire::record::Record;
-use prost::Message;
 
 /// Rooms above which a segment keeps no summary: retention reads the segment instead. Bounds the
 /// memory that a tenant with a room for each message can take.
@@ -39,12 +38,11 @@ pub struct Summary {
 }
 
 impl Summary {
-    /// Adds a record.
-    pub fn add(&mut self, record: &Record) {
+    /// Adds a record of `bytes` encoded bytes.
+    pub fn add(&mut self, record: &Record, bytes: u64) {
         if self.overflow {
             return;
         }
-        let bytes = record.encoded_len() as u64;
         let offset = match retention_offset(record) {
             RetentionOffset::Room(offset) => offset,
             RetentionOffset::Settled => {
