@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -23,7 +23,7 @@ use super::node::{NodeParts, local_node};
 use super::node_metrics;
 use super::port_owner::Protocol;
 use super::process::Stop;
-use super::ready::{DevReady, VERSION, http_url, print_line, ws_url};
+use super::ready::{DevReady, VERSION, absolute, http_url, print_line, ws_url};
 use super::record_keys;
 use super::storage::Storage;
 
@@ -124,6 +124,8 @@ fn start_edge(config: &DevConfig, deps: EdgeDeps) -> anyhow::Result<EdgeHandle> 
     edge.dev_tokens = config.http.ip().is_loopback();
     edge.loopback_origins = true;
     edge.drain_window = DRAIN;
+    edge.session.version = VERSION.to_owned();
+    edge.session.node = EDGE_NODE.to_owned();
     Edge::start(edge, deps).map_err(|error| {
         explain(
             error,
@@ -180,14 +182,6 @@ fn tell(config: &DevConfig, edge: &EdgeHandle, key: &Key, took: Duration) -> any
         })?;
     }
     Ok(())
-}
-
-/// The directory as it is found from anywhere.
-pub(super) fn absolute(dir: &Path) -> String {
-    std::fs::canonicalize(dir)
-        .unwrap_or_else(|_| dir.to_path_buf())
-        .display()
-        .to_string()
 }
 
 /// A token that may do everything a member may in the demo instance's rooms.

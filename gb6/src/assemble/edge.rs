@@ -9,12 +9,11 @@ use gb6_edge_node::{Edge, EdgeConfig, EdgeDeps};
 
 use super::busy::{Busy, explain};
 use super::console;
-use super::dev::absolute;
 use super::node::{NodeParts, TlsFiles, dial_only, local_node, placement};
 use super::node_metrics;
 use super::port_owner::Protocol;
 use super::process::Stop;
-use super::ready::{NodeReady, VERSION, http_url, print_line, ws_url};
+use super::ready::{NodeReady, VERSION, absolute, http_url, print_line, ws_url};
 use crate::config::EdgeFile;
 
 /// How long peers may take to learn that the node is gone.
@@ -41,9 +40,7 @@ pub(crate) async fn run_edge(file: EdgeFile, ready_json: bool, stop: Stop) -> an
         return Ok(());
     };
 
-    let mut config = EdgeConfig::new(file.http, InstanceId::from(file.default_instance.as_str()));
-    config.dev_tokens = file.dev_tokens;
-    config.drain_window = Duration::from_millis(file.drain.0);
+    let config = settings(&file);
     let deps = EdgeDeps {
         snapshot: placed.snapshot.clone(),
         endpoint: endpoint.clone(),
@@ -84,4 +81,36 @@ pub(crate) async fn run_edge(file: EdgeFile, ready_json: bool, stop: Stop) -> an
         .close(CloseCode::Draining, "the edge stops", GOODBYE)
         .await;
     Ok(())
+}
+
+/// What the file says, as the edge has it.
+fn settings(file: &EdgeFile) -> EdgeConfig {
+    let clients = &file.clients;
+    let mut config = EdgeConfig::new(file.http, InstanceId::from(file.default_instance.as_str()));
+    config.dev_tokens = file.dev_tokens;
+    config.drain_window = Duration::from_millis(file.drain.0);
+    config.connections_max =
+        (clients.connections_max > 0).then_some(clients.connections_max as usize);
+    config.outbox_bytes = usize::try_from(clients.queue.0).unwrap_or(usize::MAX);
+    config.write_timeout = Duration::from_millis(clients.write.0);
+    config.session.ping_interval_ms = clients.ping.0;
+    config.session.pong_timeout_ms = clients.pong.0;
+    config.session.connect_timeout_ms = clients.connect.0;
+    config.session.version = VERSION.to_owned();
+    config.session.node = file.name.clone();
+    config
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_files_defaults_are_the_edges() {
+        let file = EdgeFile::default();
+        let mut edge = EdgeConfig::new(file.http, InstanceId::from("demo"));
+        edge.session.version = VERSION.to_owned();
+        edge.session.node = file.name.clone();
+        assert_eq!(format!("{:?}", settings(&file)), format!("{edge:?}"));
+    }
 }

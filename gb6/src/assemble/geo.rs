@@ -9,11 +9,10 @@ use gb6_geo_config_node::{Geo, GeoConfig, POLL};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::admin_http::AdminHttp;
-use super::dev::absolute;
 use super::node::{NodeParts, TlsFiles, listen, local_node};
 use super::node_metrics;
 use super::process::Stop;
-use super::ready::{NodeReady, VERSION, http_url, print_line};
+use super::ready::{NodeReady, VERSION, absolute, http_url, print_line};
 use crate::config::GeoFile;
 
 /// How long peers may take to learn that the node is gone.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
 
 use serde::Serialize;
 
@@ -65,4 +66,12 @@ pub(super) fn http_url(addr: SocketAddr) -> String {
 /// The address for clients.
 pub(super) fn ws_url(addr: SocketAddr) -> String {
     format!("ws://{}/connection/websocket", reachable(addr))
+}
+
+/// The directory as it is found from anywhere.
+pub(super) fn absolute(dir: &Path) -> String {
+    std::fs::canonicalize(dir)
+        .unwrap_or_else(|_| dir.to_path_buf())
+        .display()
+        .to_string()
 }

@@ -7,11 +7,10 @@ use gb6_core_model::{NodeId, Role};
 use gb6_region_node::{Region, RegionConfig, RegionDeps};
 
 use super::admin_http::AdminHttp;
-use super::dev::absolute;
 use super::node::{NodeParts, TlsFiles, listen, local_node, placement};
 use super::node_metrics;
 use super::process::Stop;
-use super::ready::{NodeReady, VERSION, http_url, print_line};
+use super::ready::{NodeReady, VERSION, absolute, http_url, print_line};
 use super::record_keys;
 use super::storage::Storage;
 use crate::config::RegionFile;
@@ -59,7 +58,7 @@ pub(crate) async fn run_region(
     ));
     let mesh = endpoint.local_addr();
     let region = Region::start(
-        RegionConfig::new(node),
+        settings(&file, node),
         RegionDeps {
             endpoint,
             snapshot: placed.snapshot.clone(),
@@ -103,4 +102,30 @@ pub(crate) async fn run_region(
         );
     }
     Ok(())
+}
+
+/// What the file says, as the region has it.
+fn settings(file: &RegionFile, node: NodeId) -> RegionConfig {
+    let shards = &file.shards;
+    let mut config = RegionConfig::new(node);
+    config.edge_lease = Duration::from_millis(shards.edge_lease.0);
+    config.checkpoint_bytes = shards.checkpoint_bytes.0;
+    config.checkpoint_interval = Duration::from_millis(shards.checkpoint_interval.0);
+    config.dedupe_ids_max = shards.dedupe_ids_max as usize;
+    config
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_files_defaults_are_the_regions() {
+        let node = NodeId::from("r1");
+        let ours = settings(&RegionFile::default(), node.clone());
+        assert_eq!(
+            format!("{ours:?}"),
+            format!("{:?}", RegionConfig::new(node))
+        );
+    }
 }

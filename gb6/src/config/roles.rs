@@ -1,13 +1,14 @@
 //! The configuration file of each role.
 
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 
 use gb6_core_mesh::snapshot::GeoAddress;
 use gb6_core_model::Role;
-use gb6_geo_config_plan::Millis;
+use gb6_geo_config_plan::{Bytes, Millis};
 
 use super::key::{Keys, config};
-use super::tables::{DialTable, ListenTable, LogTable, MeshTable};
+use super::tables::{ClientsTable, DialTable, ListenTable, LogTable, MeshTable, ShardsTable};
 
 /// The file of one role.
 pub(crate) trait RoleFile:
@@ -23,6 +24,11 @@ pub(crate) trait RoleFile:
 
 /// The longest time that clients may be spread over, in ms: supervisors give up after minutes.
 const DRAIN_MAX_MS: u64 = 10 * 60 * 1000;
+
+/// The least that may wait for a client: the largest frame must fit.
+const QUEUE_MIN: Bytes = Bytes(1 << 20);
+/// The most: a slow client costs so much memory before it is disconnected.
+const QUEUE_MAX: Bytes = Bytes(64 << 20);
 
 config! {
     /// The file of `gb6 edge`.
@@ -44,6 +50,8 @@ config! {
         @tables
         /// How the node takes part in the mesh.
         mesh: DialTable,
+        /// Bounds of what clients may take up.
+        clients: ClientsTable,
         /// What is logged, always to standard error.
         log: LogTable,
     }
@@ -65,6 +73,8 @@ config! {
         @tables
         /// How the node takes part in the mesh.
         mesh: MeshTable,
+        /// How the shards behave.
+        shards: ShardsTable,
         /// What is logged, always to standard error.
         log: LogTable,
     }
@@ -110,6 +120,16 @@ fn common(name: &str, drain: Option<Millis>) -> Vec<(&'static str, String)> {
     problems
 }
 
+/// What lies outside its bounds.
+fn outside<T: PartialOrd + std::fmt::Display>(
+    key: &'static str,
+    value: &T,
+    bounds: RangeInclusive<T>,
+) -> Option<(&'static str, String)> {
+    let (min, max) = (bounds.start(), bounds.end());
+    (!bounds.contains(value)).then(|| (key, format!("{value} is out of range: {min} to {max}")))
+}
+
 fn geo_addresses(geo: &[String]) -> Option<(&'static str, String)> {
     let why = geo
         .iter()
@@ -141,6 +161,20 @@ impl RoleFile for EdgeFile {
                 format!("`{instance}` is no name of an instance"),
             ));
         }
+        let clients = &self.clients;
+        let (second, day) = (Millis(1_000), Millis(86_400_000));
+        problems.extend(outside(
+            "clients.queue",
+            &clients.queue,
+            QUEUE_MIN..=QUEUE_MAX,
+        ));
+        problems.extend(outside("clients.ping", &clients.ping, Millis(0)..=day));
+        problems.extend(outside("clients.pong", &clients.pong, second..=day));
+        problems.extend(outside("clients.connect", &clients.connect, second..=day));
+        problems.extend(outside("clients.write", &clients.write, second..=day));
+        if !clients.ping.0.is_multiple_of(1_000) {
+            problems.push(("clients.ping", "clients are told whole seconds".to_owned()));
+        }
         problems
     }
 }
@@ -152,6 +186,26 @@ impl RoleFile for RegionFile {
     fn problems(&self) -> Vec<(&'static str, String)> {
         let mut problems = common(&self.name, Some(self.drain));
         problems.extend(geo_addresses(&self.mesh.geo));
+        let shards = &self.shards;
+        let second = Millis(1_000);
+        let (least, most) = (Bytes(1 << 20), Bytes(16 << 30));
+        problems.extend(outside(
+            "shards.edge_lease",
+            &shards.edge_lease,
+            second..=Millis(300_000),
+        ));
+        problems.extend(outside(
+            "shards.checkpoint_bytes",
+            &shards.checkpoint_bytes,
+            least..=most,
+        ));
+        let (key, every) = ("shards.checkpoint_interval", &shards.checkpoint_interval);
+        problems.extend(outside(key, every, second..=Millis(86_400_000)));
+        problems.extend(outside(
+            "shards.dedupe_ids_max",
+            &shards.dedupe_ids_max,
+            1..=100_000_000,
+        ));
         problems
     }
 }

@@ -1,8 +1,11 @@
 //! Tables that the files of several roles share.
 
-use super::key::{Value, config};
+use gb6_core_model::limits;
 use gb6_core_obs::logs;
+use gb6_geo_config_plan::{Bytes, Millis};
 use serde::{Deserialize, Serialize};
+
+use super::key::{Value, config};
 
 /// How log lines look.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -97,5 +100,39 @@ config! {
         cert: String = "mesh-data/certs/{name}.pem".into(),
         /// Its private key (PEM).
         key: String = "mesh-data/certs/{name}.key".into(),
+    }
+}
+
+config! {
+    /// Bounds of what clients may take up.
+    pub(crate) struct ClientsTable {
+        /// Connections at most; 0: as many as the process may have files open.
+        connections_max: u32 = 0,
+        /// Bytes that may wait for one client before it is disconnected as slow (3008): 1MiB to
+        /// 64MiB.
+        queue: Bytes = Bytes(limits::SESSION_QUEUE_BYTES_MAX as u64),
+        /// From one ping to the next, in whole seconds; "0": none.
+        ping: Millis = Millis(25_000),
+        /// How long the answer to a ping may take before the client is disconnected (3012).
+        pong: Millis = Millis(8_000),
+        /// How long a client may take for its first command before it is disconnected (3502).
+        connect: Millis = Millis(10_000),
+        /// How long a client may take nothing at all of what waits for it before it is
+        /// disconnected (3009).
+        write: Millis = Millis(30_000),
+    }
+}
+
+config! {
+    /// How the shards of a region behave.
+    pub(crate) struct ShardsTable {
+        /// How long the people of an edge stay present after the edge was last heard: 1s to 5m.
+        edge_lease: Millis = Millis(limits::EDGE_LEASE_MS),
+        /// A checkpoint is made after so many bytes of log: a start reads at most so many again.
+        checkpoint_bytes: Bytes = Bytes(64 * 1024 * 1024),
+        /// A checkpoint is made after so long, if anything has changed.
+        checkpoint_interval: Millis = Millis(60_000),
+        /// Message ids that each shard remembers, about 100 bytes of memory each.
+        dedupe_ids_max: u32 = limits::DEDUPE_IDS_MAX as u32,
     }
 }

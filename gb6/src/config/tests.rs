@@ -165,3 +165,34 @@ fn values_from_texts() {
     );
     assert!(EdgeFile::sections("", "").iter().any(|s| s.name == "mesh"));
 }
+
+#[test]
+fn bounds_are_kept_and_named() {
+    for (flag, value, words) in [
+        (
+            "--clients-queue",
+            "1KiB",
+            "1KiB is out of range: 1MiB to 64MiB",
+        ),
+        ("--clients-ping", "1500ms", "whole seconds"),
+        ("--clients-pong", "0", "0s is out of range: 1s to 1d"),
+        ("--clients-write", "2d", "out of range"),
+        ("--default-instance", "No", "no name of an instance"),
+    ] {
+        let error = load::<EdgeFile>(None, &flags(&[flag, value]))
+            .unwrap_err()
+            .to_string();
+        assert!(error.starts_with(flag) && error.contains(words), "{error}");
+    }
+    for (flag, value) in [
+        ("--shards-edge-lease", "10ms"),
+        ("--shards-checkpoint-bytes", "5B"),
+        ("--shards-checkpoint-interval", "0"),
+        ("--shards-dedupe-ids-max", "0"),
+    ] {
+        let error = load::<RegionFile>(None, &flags(&[flag, value]))
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("out of range"), "{flag}: {error}");
+    }
+}
