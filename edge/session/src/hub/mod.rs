@@ -157,8 +157,8 @@ impl<S: Clone> Hub<S> {
         }
     }
 
-    /// A session has ended: its subscriptions end and what it waits for is not answered. Publishes
-    /// that it made are still brought to an end.
+    /// A session has ended: its subscriptions end. Publishes that it made are still brought to an
+    /// end; answers to what it waits for may still come and are to be passed over.
     pub fn session_closed(&mut self, now_ms: u64, session: SessionId, out: &mut impl HubOut<S>) {
         self.now = now_ms;
         let rooms: Vec<RoomId> = self

@@ -162,8 +162,8 @@ impl Session {
         });
     }
 
-    /// Bytes were written to the client: call it when the outbox falls below
-    /// `bulk_low_water_bytes` while [`Session::wants_drain`].
+    /// Bytes were written to the client: call it when the outbox has fallen to
+    /// `bulk_low_water_bytes` or below while [`Session::wants_drain`], which any input may change.
     pub fn drained(&mut self, cx: &Context<'_>, out: &mut Vec<Action>) {
         self.turn(cx, out, |session, turn| {
             if let State::Live(live) = &mut session.state {

@@ -8,5 +8,6 @@ mod client;
 mod hub_model;
 mod hub_rules;
 mod owner;
+mod session_model;
 mod session_rooms;
 mod session_rules;
