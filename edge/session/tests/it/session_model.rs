@@ -18,7 +18,7 @@ use crate::session_rules::Desk;
 
 /// An answer as a hub would give it, or a failure.
 fn answer_to(request: &HubRequest, luck: u8) -> Answer {
-    if luck % 4 == 0 && !matches!(request.request, Request::Unsubscribe) {
+    if luck.is_multiple_of(4) && !matches!(request.request, Request::Unsubscribe) {
         return Answer::Failed(ErrorCode::OwnerMoving);
     }
     match &request.request {
