@@ -1,0 +1,365 @@
+//! The command line of `gb6 bench`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Subcommand, ValueEnum};
+
+use crate::codec::Method;
+
+/// Measure a server, a peer or a floor.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Bench {
+    /// Acknowledged publishes: rate, latency, processor time.
+    Publish(PublishArgs),
+    /// One publisher, many subscribers: processor time for each delivery.
+    Fanout(FanoutArgs),
+    /// Idle connections, each subscribed to one room: memory for each.
+    Idle(IdleArgs),
+    /// Clients with positions that all reconnect at once: whether anything is lost.
+    Reconnect(ReconnectArgs),
+    /// One instance beside another that floods.
+    Fairness(FairnessArgs),
+    /// The least that the same work costs on this machine.
+    #[command(subcommand)]
+    Floor(Floor),
+    /// Everything that has a goal, ours and the peers by turns, as a table.
+    All(AllArgs),
+}
+
+/// Which server is measured. Without any of these, `gb6 dev` is started for the run.
+#[derive(Clone, Debug, Args)]
+pub struct ServerArgs {
+    /// A server that runs: ws://host:port/connection/websocket.
+    #[arg(long, conflicts_with_all = ["ready_file", "mesh", "peer"])]
+    pub url: Option<String>,
+    /// A file with the line that `gb6 dev --ready-json` prints; `-`: standard input.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["mesh", "peer"])]
+    pub ready_file: Option<PathBuf>,
+    /// The connection token for --url.
+    #[arg(long, requires = "url")]
+    pub token: Option<String>,
+    /// The instance's secret for --url: a token is signed for each connection.
+    #[arg(
+        long,
+        requires = "url",
+        conflicts_with = "token",
+        env = "GB6_BENCH_HMAC_SECRET"
+    )]
+    pub hmac_secret: Option<String>,
+    /// The id of the key that --hmac-secret is, where the server has several.
+    #[arg(long, requires = "hmac_secret")]
+    pub key_id: Option<String>,
+    /// The server's process, for its processor time and memory: PID or NAME=PID. Repeatable.
+    #[arg(long, value_name = "[NAME=]PID")]
+    pub server_pid: Vec<String>,
+    /// Start a mesh (geo, region, edge: a process each) instead of `gb6 dev`.
+    #[arg(long, conflicts_with = "peer")]
+    pub mesh: bool,
+    /// Start and measure another server instead of GB6.
+    #[arg(long)]
+    pub peer: Option<Peer>,
+    /// The gb6 binary to start; this program unless said.
+    #[arg(long, value_name = "PROGRAM")]
+    pub gb6: Option<PathBuf>,
+    /// Where servers that are started keep their data: on the disk that is to be measured. A
+    /// directory is made in it and removed in the end.
+    #[arg(long, value_name = "DIR", default_value = "bench-results")]
+    pub work_dir: PathBuf,
+    /// Leave it to the scheduler where servers and load run, instead of a processor for each.
+    #[arg(long)]
+    pub no_pin: bool,
+    /// Print the figures as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Another server.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Peer {
+    /// nats-server over WebSocket.
+    NatsWs,
+    /// nats-server with JetStream: file storage, one replica, over TCP.
+    Jetstream,
+}
+
+/// A publish load.
+#[derive(Clone, Debug, Args)]
+pub struct PublishArgs {
+    /// The server.
+    #[command(flatten)]
+    pub server: ServerArgs,
+    /// Connections.
+    #[arg(long, default_value_t = 64)]
+    pub connections: usize,
+    /// Rooms.
+    #[arg(long, default_value_t = 64)]
+    pub rooms: usize,
+    /// Publishes unanswered at any time, over all connections.
+    #[arg(long, default_value_t = 1, value_parser = in_flight)]
+    pub in_flight: usize,
+    /// So many publishes a second instead, on time whatever happens.
+    #[arg(long, conflicts_with = "in_flight")]
+    pub pace: Option<f64>,
+    /// Bytes of the data.
+    #[arg(long, default_value_t = 300)]
+    pub size: usize,
+    /// How a publish is said.
+    #[arg(long, value_enum, default_value_t = Method::Publish)]
+    pub method: Method,
+    /// Seconds.
+    #[arg(long, default_value = "5", value_parser = seconds)]
+    pub duration: Duration,
+    /// Seconds before that which are not measured.
+    #[arg(long, default_value = "1", value_parser = seconds)]
+    pub warm_up: Duration,
+}
+
+/// A fan-out load.
+#[derive(Clone, Debug, Args)]
+pub struct FanoutArgs {
+    /// The server.
+    #[command(flatten)]
+    pub server: ServerArgs,
+    /// Measure the bare epoll server instead.
+    #[arg(long, conflicts_with_all = ["url", "ready_file", "mesh", "peer"])]
+    pub floor: bool,
+    /// Subscribers of the one room.
+    #[arg(long, default_value_t = 1000)]
+    pub subscribers: usize,
+    /// Publications that have not reached every subscriber, at any time. Unless said: 16, and 4
+    /// for more than 5,000 subscribers.
+    #[arg(long, value_parser = in_flight)]
+    pub in_flight: Option<usize>,
+    /// So many deliveries a second instead, in publications on time whatever happens.
+    #[arg(long, conflicts_with = "in_flight")]
+    pub pace: Option<f64>,
+    /// Bytes of the data.
+    #[arg(long, default_value_t = 200)]
+    pub size: usize,
+    /// Seconds.
+    #[arg(long, default_value = "5", value_parser = seconds)]
+    pub duration: Duration,
+    /// Seconds before that which are not measured.
+    #[arg(long, default_value = "1", value_parser = seconds)]
+    pub warm_up: Duration,
+}
+
+/// Idle connections.
+#[derive(Clone, Debug, Args)]
+pub struct IdleArgs {
+    /// The server.
+    #[command(flatten)]
+    pub server: ServerArgs,
+    /// Connections.
+    #[arg(long, default_value_t = 10_000)]
+    pub connections: usize,
+    /// Rooms that they are spread over.
+    #[arg(long, default_value_t = 64)]
+    pub rooms: usize,
+    /// Seconds that they are left alone before memory is read.
+    #[arg(long, default_value = "3", value_parser = seconds)]
+    pub settle: Duration,
+}
+
+/// A reconnect storm.
+#[derive(Clone, Debug, Args)]
+pub struct ReconnectArgs {
+    /// The server.
+    #[command(flatten)]
+    pub server: ServerArgs,
+    /// Clients.
+    #[arg(long, default_value_t = 10_000)]
+    pub clients: usize,
+    /// Rooms that they are spread over.
+    #[arg(long, default_value_t = 100)]
+    pub rooms: usize,
+    /// Publications for each room while the clients are away.
+    #[arg(long, default_value_t = 10)]
+    pub missed: usize,
+    /// Publications for each room and second while they come back.
+    #[arg(long, default_value_t = 1.0)]
+    pub storm_rate: f64,
+    /// Bytes of the data.
+    #[arg(long, default_value_t = 200)]
+    pub size: usize,
+}
+
+/// A load beside a flood.
+#[derive(Clone, Debug, Args)]
+pub struct FairnessArgs {
+    /// The server. Started for the run, it is a mesh with two instances.
+    #[command(flatten)]
+    pub server: ServerArgs,
+    /// A token of the flooding instance, for --url.
+    #[arg(long, requires = "url")]
+    pub flood_token: Option<String>,
+    /// Cores of the server that the flood may keep busy.
+    #[arg(long, default_value_t = 0.5)]
+    pub flood_cores: f64,
+    /// Publishes a second of the instance that is measured.
+    #[arg(long, default_value_t = 500.0)]
+    pub pace: f64,
+    /// Seconds.
+    #[arg(long, default_value = "6", value_parser = seconds)]
+    pub duration: Duration,
+}
+
+/// A floor.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Floor {
+    /// A bare fan-out server: epoll, one send for all that came in one wake-up.
+    Epoll(Box<FanoutArgs>),
+    /// Records written to a preallocated file, one fdatasync for each batch.
+    Append(AppendArgs),
+    /// The bare fan-out server alone; it prints its address.
+    #[command(hide = true)]
+    Serve,
+}
+
+/// The append floor.
+#[derive(Clone, Debug, Args)]
+pub struct AppendArgs {
+    /// Records for one sync.
+    #[arg(long, default_value_t = 1)]
+    pub batch: usize,
+    /// Bytes of a record.
+    #[arg(long, default_value_t = 300)]
+    pub size: usize,
+    /// Seconds.
+    #[arg(long, default_value = "5", value_parser = seconds)]
+    pub duration: Duration,
+    /// The directory, on the disk that is to be measured.
+    #[arg(long, value_name = "DIR", default_value = "bench-results")]
+    pub work_dir: PathBuf,
+    /// Print the figures as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// A part of `all`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Part {
+    /// Durable publishes.
+    Publish,
+    /// Fan-out.
+    Fanout,
+    /// Memory of idle connections.
+    Idle,
+    /// The reconnect storm.
+    Reconnect,
+    /// One instance beside a flood.
+    Fairness,
+}
+
+impl Part {
+    /// Every part, in the order of the table.
+    pub const ALL: [Part; 5] = [
+        Part::Publish,
+        Part::Fanout,
+        Part::Idle,
+        Part::Reconnect,
+        Part::Fairness,
+    ];
+}
+
+/// Everything.
+#[derive(Clone, Debug, Args)]
+pub struct AllArgs {
+    /// One short round: under three minutes.
+    #[arg(long)]
+    pub quick: bool,
+    /// How often each side has its turn. Unless said: 3, or 1 with --quick.
+    #[arg(long)]
+    pub rounds: Option<usize>,
+    /// Only these parts.
+    #[arg(long, value_delimiter = ',')]
+    pub only: Vec<Part>,
+    /// The gb6 binary to start; this program unless said.
+    #[arg(long, value_name = "PROGRAM")]
+    pub gb6: Option<PathBuf>,
+    /// Leave the peers out: goals that name one stay open.
+    #[arg(long)]
+    pub no_peers: bool,
+    /// Leave it to the scheduler where servers and load run, instead of a processor for each.
+    #[arg(long)]
+    pub no_pin: bool,
+    /// Where the results are written, and where servers keep their data meanwhile.
+    #[arg(long, value_name = "DIR", default_value = "bench-results")]
+    pub out: PathBuf,
+}
+
+/// A number of seconds, also with a fraction, at most a day.
+fn seconds(text: &str) -> Result<Duration, String> {
+    let number: f64 = text
+        .strip_suffix('s')
+        .unwrap_or(text)
+        .parse()
+        .map_err(|_| format!("`{text}` is no number of seconds"))?;
+    if (0.0..=86_400.0).contains(&number) {
+        Ok(Duration::from_secs_f64(number))
+    } else {
+        Err(format!("`{text}` is not between 0 and 86400 seconds"))
+    }
+}
+
+/// How many may be in flight.
+fn in_flight(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(count @ 1..=32_768) => Ok(count),
+        _ => Err(format!("`{text}` is no number from 1 to 32768")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(subcommand)]
+        bench: Bench,
+    }
+
+    fn parse(line: &str) -> Result<Bench, clap::Error> {
+        Cli::try_parse_from(std::iter::once("bench").chain(line.split(' '))).map(|cli| cli.bench)
+    }
+
+    #[test]
+    fn the_command_line_is_sound() {
+        use clap::CommandFactory as _;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn defaults_are_the_load_of_the_goals() {
+        let Ok(Bench::Publish(publish)) = parse("publish") else {
+            panic!("no publish")
+        };
+        assert_eq!((publish.connections, publish.rooms), (64, 64));
+        assert_eq!((publish.size, publish.in_flight), (300, 1));
+        let Ok(Bench::Fanout(fanout)) = parse("fanout --peer nats-ws --pace 20000") else {
+            panic!("no fanout")
+        };
+        assert_eq!((fanout.size, fanout.subscribers), (200, 1000));
+        assert_eq!(fanout.server.peer, Some(Peer::NatsWs));
+    }
+
+    #[test]
+    fn contradictions_are_refused() {
+        for line in [
+            "publish --url ws://x --peer jetstream",
+            "publish --token T",
+            "publish --in-flight 0",
+            "publish --duration -1",
+            "publish --duration 1e300",
+            "fanout --in-flight 4 --pace 1",
+            "all --only nothing",
+        ] {
+            assert!(parse(line).is_err(), "{line}");
+        }
+        assert!(parse("all --quick --only publish,idle").is_ok());
+        assert!(parse("floor append --batch 256 --duration 0.5s").is_ok());
+    }
+}

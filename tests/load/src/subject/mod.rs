@@ -1,0 +1,150 @@
+//! What is measured: a server that runs already, or one that is started for the run.
+
+mod child;
+mod floor;
+mod gb6;
+mod nats;
+mod token;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use tempfile::TempDir;
+
+pub(crate) use child::{Running, free_port, free_udp_port};
+pub(crate) use gb6::{ReadyLine, dev, mesh, running};
+pub(crate) use nats::{jetstream, nats_websocket};
+pub(crate) use token::Tokens;
+
+pub(crate) use floor::epoll_floor;
+#[cfg(test)]
+pub(crate) use floor::target as floor_target;
+
+use crate::codec::{Codec, Echo, Gb6, Method, Nats};
+use crate::process::{Memory, Pinning, Watched};
+use crate::swarm::Target;
+
+/// How long a server may take until it is ready.
+pub(crate) const START_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Where servers are started: their binary, their files, their processors.
+pub(crate) struct Workspace {
+    dir: TempDir,
+    /// The `gb6` binary.
+    pub(crate) gb6: PathBuf,
+    /// Where servers and load run.
+    pub(crate) pinning: Pinning,
+}
+
+impl Workspace {
+    /// A new directory below `parent`, which is made; all of it is removed in the end.
+    ///
+    /// # Errors
+    /// The directory can not be made.
+    pub(crate) fn new(parent: &Path, gb6: Option<PathBuf>, pinning: Pinning) -> Result<Self> {
+        std::fs::create_dir_all(parent)
+            .with_context(|| format!("making the directory {}", parent.display()))?;
+        let dir = tempfile::Builder::new()
+            .prefix(".bench-")
+            .tempdir_in(parent)
+            .with_context(|| format!("making a directory in {}", parent.display()))?;
+        let gb6 = match gb6 {
+            Some(path) => path,
+            None => std::env::current_exe().context("finding the program that runs")?,
+        };
+        Ok(Workspace { dir, gb6, pinning })
+    }
+
+    /// A fresh directory in it.
+    ///
+    /// # Errors
+    /// It can not be made.
+    pub(crate) fn fresh(&self, name: &str) -> Result<PathBuf> {
+        let mut nth = 0;
+        loop {
+            let path = self.dir.path().join(format!("{name}-{nth}"));
+            match std::fs::create_dir(&path) {
+                Ok(()) => return Ok(path),
+                Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => nth += 1,
+                Err(e) => {
+                    return Err(e)
+                        .with_context(|| format!("making the directory {}", path.display()));
+                }
+            }
+        }
+    }
+}
+
+/// The protocol of a subject.
+pub(crate) enum Speech {
+    /// GB6, signed in by these tokens.
+    Gb6(Tokens, Method),
+    /// NATS without acknowledgements.
+    Nats,
+    /// NATS with acknowledgements by JetStream.
+    JetStream,
+    /// The floor's.
+    Echo,
+}
+
+/// One server, ready to be measured.
+pub(crate) struct Subject {
+    /// Its name in reports.
+    pub(crate) name: String,
+    /// Where it is reached.
+    pub(crate) target: Target,
+    /// How it is spoken to.
+    pub(crate) speech: Speech,
+    /// Its processes; empty where they are not known.
+    pub(crate) watched: Vec<Watched>,
+    /// What runs for it, ended when the subject goes. Fields are dropped in this order.
+    _running: Vec<Running>,
+}
+
+impl Subject {
+    /// A subject that this program keeps running.
+    pub(crate) fn new(
+        name: &str,
+        target: Target,
+        speech: Speech,
+        watched: Vec<Watched>,
+        running: Vec<Running>,
+    ) -> Self {
+        Subject {
+            name: name.to_owned(),
+            target,
+            speech,
+            watched,
+            _running: running,
+        }
+    }
+
+    /// The codec of connection `n` of a run named `run`.
+    pub(crate) fn codec(&self, run: &str, n: usize) -> Codec {
+        match &self.speech {
+            Speech::Gb6(tokens, method) => {
+                Codec::Gb6(Gb6::new(tokens.of(n), *method, format!("{run}-{n}")))
+            }
+            Speech::Nats => Codec::Nats(Nats::plain()),
+            Speech::JetStream => Codec::Nats(Nats::jetstream(n)),
+            Speech::Echo => Codec::Echo(Echo::default()),
+        }
+    }
+
+    /// Processor time so far of each process, in nanoseconds.
+    ///
+    /// # Errors
+    /// One has ended.
+    pub(crate) fn cpu(&self) -> Result<Vec<u64>> {
+        self.watched.iter().map(Watched::cpu_ns).collect()
+    }
+
+    /// Memory of each process.
+    ///
+    /// # Errors
+    /// One has ended.
+    pub(crate) fn memory(&self) -> Result<Vec<Memory>> {
+        self.watched.iter().map(Watched::memory).collect()
+    }
+}
