@@ -8,8 +8,10 @@ use gb6_core_ports::retention::{RetentionOffset, retention_offset};
 use gb6_core_ports::{RetentionPlan, SegmentPlan, StoreError};
 use prost::Message;
 
+use super::jobs::write_index;
 use super::reader::Shared;
 use super::segment::{Segment, SegmentError, index_name, read_index, segment_name};
+use super::summary::Summary;
 use crate::vfs::{Named, Vfs};
 
 const READ_CHUNK: usize = 1024 * 1024;
@@ -149,6 +151,7 @@ impl<V: Vfs> Shared<V> {
             dead_bytes: 0,
             all_dead: true,
         };
+        let mut summary = Summary::default();
         self.read_segment(segment, first, READ_CHUNK, &mut |record| {
             let bytes = record.encoded_len() as u64;
             let dead = match retention_offset(&record) {
@@ -159,8 +162,13 @@ impl<V: Vfs> Shared<V> {
             verdict.bytes += bytes;
             verdict.dead_bytes += if dead { bytes } else { 0 };
             verdict.all_dead &= dead;
+            summary.add(&record, bytes);
             true
         })?;
+        if !summary.overflow {
+            // So that it is read once only; without it the next plan reads it again.
+            let _ = write_index(&self.vfs, &segment.index(summary));
+        }
         Ok(verdict)
     }
 }

@@ -7,8 +7,9 @@ use gb6_core_ports::StoreError;
 use parking_lot::{Mutex, RwLock};
 
 use super::format::{FORMAT_VERSION, HEADER_BYTES, HeaderError, SegmentHeader};
-use super::index::{INDEX_BYTES_MAX, IndexFile, Point};
+use super::index::{Bounds, INDEX_BYTES_MAX, IndexFile, Point};
 use super::scan::{ScanOptions, scan};
+use super::summary::Summary;
 use crate::vfs::{Named, Vfs, VfsFile, io_error, read_exact_at, read_file};
 
 /// The name of a segment's file.
@@ -97,6 +98,23 @@ impl<F: VfsFile> Segment<F> {
         Ok((file, true))
     }
 
+    /// What its index file says, with `summary`.
+    pub(crate) fn index(&self, summary: Summary) -> IndexFile {
+        let state = self.state.read();
+        IndexFile {
+            seq: self.header.seq,
+            generation: self.header.generation,
+            bounds: Bounds {
+                first: state.first,
+                end: state.end,
+                frames_end: state.frames_end,
+                records: state.records,
+            },
+            points: state.points.clone().unwrap_or_default(),
+            summary: Some(summary),
+        }
+    }
+
     /// Lets the file be closed once nobody reads it; the next reader opens it again.
     pub(crate) fn close(&self) {
         *self.file.lock() = None;
@@ -115,7 +133,13 @@ impl<F: VfsFile> Segment<F> {
         }
         if let Some(index) = read_index(vfs, &self.header) {
             let mut state = self.state.write();
-            if index.bounds.end == state.end && index.bounds.frames_end == state.frames_end {
+            // An index that does not lead to the first batch would hide records.
+            let leads = match index.points.first() {
+                Some((_, byte)) => *byte == HEADER_BYTES as u64,
+                None => state.records == 0,
+            };
+            let fits = index.bounds.end == state.end && index.bounds.frames_end == state.frames_end;
+            if leads && fits {
                 state.points = Some(index.points);
                 return Ok(());
             }
