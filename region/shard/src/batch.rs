@@ -6,12 +6,16 @@ use std::sync::Arc;
 use gb6_core_model::ErrorCode;
 use gb6_core_wire::mesh::{Publish, Published, RoomRef};
 use gb6_core_wire::record::{Kind, Origin, RECORD_VERSION, Record, flags};
+use prost::Message;
 
 use crate::dedupe::{DedupeWindow, IdKey};
 use crate::inbox::Waiting;
 use crate::machine::{LinkId, Shard};
 use crate::numbers::Known;
 use crate::room::RoomIx;
+
+/// Numbers, lengths, epochs, and what sealing adds to a body: an upper bound for a record.
+const RECORD_OVERHEAD: usize = 320;
 
 /// Records for the log, in order, with positions.
 #[derive(Clone, Debug)]
@@ -79,6 +83,8 @@ pub enum AppendFailure {
     OutcomeUnknown,
     /// Another owner has taken over.
     Fenced,
+    /// The engine refused the batch as it is: nothing was written.
+    Refused,
 }
 
 /// Who waits for a batch, and for which of its records.
@@ -129,15 +135,16 @@ impl Shard {
             return None;
         }
         let mut forming = Forming::default();
-        self.form_admin(&mut forming, unix_ms);
-        if forming.records.is_empty() {
+        let gated = self.form_admin(&mut forming, unix_ms);
+        if !gated {
             self.dedupe.expire(self.served_ms);
-            while forming.records.len() < self.config.batch_records_max
-                && forming.bytes < self.config.batch_bytes_max
-            {
-                match self.inbox.pop() {
-                    Some(waiting) => self.form_publish(&mut forming, waiting, unix_ms),
-                    None => break,
+            while let Some(next) = self.inbox.peek() {
+                let cost = publish_cost(&next.publish);
+                if !self.fits(&forming, cost, 1) {
+                    break;
+                }
+                if let Some(waiting) = self.inbox.pop() {
+                    self.form_publish(&mut forming, waiting, unix_ms);
                 }
             }
         }
@@ -161,14 +168,6 @@ impl Shard {
             edge,
             publish,
         } = waiting;
-        let instance_epoch =
-            match self
-                .ownership
-                .check(&publish.room, publish.instance_epoch, &self.snapshot)
-            {
-                Ok(epoch) => epoch,
-                Err(code) => return self.answer_error(link, edge, &publish, code),
-            };
         let incarnation = self.edges.list[edge].incarnation;
         let room_ix = self.rooms.ensure(&publish.room);
         self.numbers
@@ -191,6 +190,14 @@ impl Shard {
             self.counters.outcome_unknown += 1;
             return self.answer_error(link, edge, &publish, ErrorCode::OutcomeUnknown);
         }
+        // What is written is answered wherever the room goes on; only what is new must be owned.
+        let instance_epoch = match self.may_write(room_ix, publish.instance_epoch) {
+            Ok(epoch) => epoch,
+            Err(code) => {
+                self.answer_error(link, edge, &publish, code);
+                return self.rooms.drop_if_unused(room_ix);
+            }
+        };
         if let Some(id) = &id {
             if let Some(record) = forming.ids.get(id).copied() {
                 self.counters.duplicates += 1;
@@ -219,6 +226,20 @@ impl Shard {
         let record = self.message(publish, room_ix, incarnation, instance_epoch, unix_ms);
         self.touch(forming, room_ix, record.offset);
         self.push_record(forming, record, Some(room_ix));
+    }
+
+    /// The instance epoch under which a room may be written here now.
+    fn may_write(&mut self, room_ix: RoomIx, routed_epoch: u64) -> Result<u64, ErrorCode> {
+        let room = self.rooms.get(room_ix);
+        let known = room.routed_by == Some(self.snapshot.revision);
+        let epoch = self.ownership.check(
+            &room.key,
+            routed_epoch,
+            &self.snapshot,
+            (!known).then_some(&self.config.shard),
+        )?;
+        self.rooms.get_mut(room_ix).routed_by = Some(self.snapshot.revision);
+        Ok(epoch)
     }
 
     fn message(
@@ -258,7 +279,7 @@ impl Shard {
     }
 
     /// Completes a record with what every record of this owner carries, and adds it.
-    fn push_record(&self, forming: &mut Forming, mut record: Record, room: Option<RoomIx>) {
+    fn push_record(&mut self, forming: &mut Forming, mut record: Record, room: Option<RoomIx>) {
         let Some(serving) = self.serving else {
             return;
         };
@@ -267,9 +288,12 @@ impl Shard {
         record.shard_epoch = serving.epoch;
         record.owner_incarnation = serving.incarnation;
         record.served_ms = self.served_ms;
-        forming.bytes += record.body.len() + 256;
+        forming.bytes += record_cost(&record);
         forming.records.push(record);
         forming.rooms.push(room);
+        if let Some(room) = room {
+            self.rooms.get_mut(room).in_flight += 1;
+        }
     }
 
     fn touch(&mut self, forming: &mut Forming, room_ix: RoomIx, offset: u64) {
@@ -280,21 +304,44 @@ impl Shard {
         room.open_head = offset;
     }
 
-    /// Admin commands form batches of their own: what follows a seal must see it.
-    fn form_admin(&mut self, forming: &mut Forming, unix_ms: i64) {
-        while forming.bytes < self.config.batch_bytes_max {
+    /// Whether `count` more records of `cost` bytes together fit the batch; the first ones always
+    /// do.
+    fn fits(&self, forming: &Forming, cost: usize, count: usize) -> bool {
+        forming.records.is_empty()
+            || (forming.records.len() + count <= self.config.batch_records_max
+                && forming.bytes + cost <= self.config.batch_bytes_max)
+    }
+
+    /// Takes in admin commands. Answers whether one of them was a seal or an open: what follows
+    /// must see it, so it ends the batch.
+    fn form_admin(&mut self, forming: &mut Forming, unix_ms: i64) -> bool {
+        while let Some((_, next)) = self.admins.front() {
+            let (cost, count) = admin_cost(next);
+            if !self.fits(forming, cost, count) {
+                break;
+            }
             let Some((token, admin)) = self.admins.pop_front() else {
                 break;
             };
             let is_gate = matches!(admin, Admin::Seal { .. } | Admin::Open { .. });
-            match self.form_admin_records(forming, admin, unix_ms) {
+            let too_large =
+                cost > self.config.batch_bytes_max || count > self.config.batch_records_max;
+            let formed = match too_large {
+                true => Err(format!(
+                    "too much at once: at most {} records and {} bytes",
+                    self.config.batch_records_max, self.config.batch_bytes_max
+                )),
+                false => self.form_admin_records(forming, admin, unix_ms),
+            };
+            match formed {
                 Ok(()) => forming.admins.push((token, forming.records.len())),
                 Err(why) => self.admin_done(token, AdminOutcome::Refused(why)),
             }
             if is_gate {
-                break;
+                return true;
             }
         }
+        false
     }
 
     fn form_admin_records(
@@ -340,7 +387,7 @@ impl Shard {
             Admin::Trim { room, first } => {
                 let room_ix = self.existing(&room)?;
                 let head = self.rooms.get(room_ix).head;
-                if first > head + 1 {
+                if head == 0 || first > head + 1 {
                     return Err(format!("offset {first} is above the newest, {head}"));
                 }
                 let record = self.pointer(Kind::Trim, room_ix, first, unix_ms);
@@ -415,6 +462,38 @@ impl Shard {
         };
         let (instance, bytes) = (&publish.room.instance, publish.data.len() as u64);
         self.answer(link, edge, instance, bytes, published);
+    }
+}
+
+/// At least what a publish adds to a batch in the log.
+fn publish_cost(p: &Publish) -> usize {
+    let tags: usize = p.tags.iter().map(|(k, v)| k.len() + v.len() + 12).sum();
+    p.data.len()
+        + p.id.len()
+        + p.room.instance.len()
+        + p.room.channel.len()
+        + p.from.user.len()
+        + p.from.client.len()
+        + p.from.conn_info.len()
+        + p.from.chan_info.len()
+        + p.traceparent.len()
+        + tags
+        + RECORD_OVERHEAD
+}
+
+/// At least what a record adds to a batch in the log.
+fn record_cost(record: &Record) -> usize {
+    record.encoded_len() + RECORD_OVERHEAD / 2
+}
+
+/// At least what an admin command adds to a batch, and how many records it makes.
+fn admin_cost(admin: &Admin) -> (usize, usize) {
+    match admin {
+        Admin::Seal { slots, .. } | Admin::Open { slots, .. } => {
+            (slots.len() * 3 + RECORD_OVERHEAD, 1)
+        }
+        Admin::Import(records) => (records.iter().map(record_cost).sum(), records.len()),
+        Admin::Erase { .. } | Admin::Trim { .. } => (512 + RECORD_OVERHEAD, 1),
     }
 }
 

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use gb6_core_wire::mesh::{RoomRef, ShardRef};
 use prost::Message;
 
-use crate::dedupe::Written;
+use crate::dedupe::{IdKey, Written};
 use crate::machine::Shard;
 use crate::ownership::{Sealed, Standing};
 
@@ -50,7 +50,7 @@ struct Checkpoint {
     #[prost(message, repeated, tag = "6")]
     rooms: Vec<RoomState>,
     #[prost(message, repeated, tag = "7")]
-    ids: Vec<IdState>,
+    ids: Vec<IdsState>,
     #[prost(message, repeated, tag = "8")]
     numbers: Vec<NumberState>,
     #[prost(message, repeated, tag = "9")]
@@ -85,17 +85,18 @@ struct RoomState {
     mark_times: Vec<i64>,
 }
 
+/// The ids of one instance, packed: a shard holds up to a million, and a checkpoint must not hold
+/// up its commits.
 #[derive(Clone, PartialEq, Message)]
-struct IdState {
+struct IdsState {
     #[prost(string, tag = "1")]
     instance: String,
-    #[prost(bytes = "bytes", tag = "2")]
-    key: Bytes,
-    #[prost(message, required, tag = "3")]
-    written: WrittenState,
-    #[prost(uint64, tag = "4")]
-    served_ms: u64,
+    /// Entries of [`ID_BYTES`], oldest first: key, offset, time, served time, generation.
+    #[prost(bytes = "vec", tag = "2")]
+    packed: Vec<u8>,
 }
+
+const ID_BYTES: usize = 16 + 8 + 8 + 8 + 4;
 
 #[derive(Clone, Copy, PartialEq, Message)]
 struct WrittenState {
@@ -132,6 +133,7 @@ struct InstanceState {
     instance: String,
     #[prost(uint64, tag = "2")]
     epoch: u64,
+    /// Sealed but for `sealed_slots`; else only they are.
     #[prost(bool, tag = "3")]
     sealed_all: bool,
     #[prost(uint32, repeated, tag = "4")]
@@ -158,6 +160,20 @@ impl From<WrittenState> for Written {
     }
 }
 
+fn unpack(entry: &[u8]) -> Option<(IdKey, Written, u64)> {
+    let (key, rest) = entry.split_first_chunk::<16>()?;
+    let (offset, rest) = rest.split_first_chunk::<8>()?;
+    let (time, rest) = rest.split_first_chunk::<8>()?;
+    let (served_ms, rest) = rest.split_first_chunk::<8>()?;
+    let (generation, _) = rest.split_first_chunk::<4>()?;
+    let written = Written {
+        offset: u64::from_le_bytes(*offset),
+        generation: u32::from_le_bytes(*generation),
+        time: i64::from_le_bytes(*time),
+    };
+    Some((*key, written, u64::from_le_bytes(*served_ms)))
+}
+
 impl Shard {
     /// The committed state, and the position of the first record that it does not contain.
     pub fn checkpoint(&self) -> (u64, Bytes) {
@@ -178,15 +194,20 @@ impl Shard {
                 mark_times: room.marks.iter().map(|m| m.1).collect(),
             });
         }
-        let ids = self
-            .dedupe
-            .iter()
-            .map(|(instance, key, written, served_ms)| IdState {
+        let ids = self.dedupe.iter().map(|(instance, ids)| {
+            let mut packed = Vec::with_capacity(ids.size_hint().1.unwrap_or(0) * ID_BYTES);
+            for (key, written, served_ms) in ids {
+                packed.extend_from_slice(&key);
+                packed.extend_from_slice(&written.offset.to_le_bytes());
+                packed.extend_from_slice(&written.time.to_le_bytes());
+                packed.extend_from_slice(&served_ms.to_le_bytes());
+                packed.extend_from_slice(&written.generation.to_le_bytes());
+            }
+            IdsState {
                 instance: instance.to_owned(),
-                key: Bytes::copy_from_slice(&key),
-                written: written.into(),
-                served_ms,
-            });
+                packed,
+            }
+        });
         let numbers = self
             .numbers
             .iter()
@@ -203,13 +224,15 @@ impl Shard {
             });
         let instances = self.ownership.instances.iter().map(|(name, standing)| {
             let slots = match &standing.sealed {
-                Sealed::Slots(slots) => slots.iter().map(|s| u32::from(*s)).collect(),
+                Sealed::Slots(slots) | Sealed::AllBut(slots) => {
+                    slots.iter().map(|s| u32::from(*s)).collect()
+                }
                 Sealed::Nothing | Sealed::All => Vec::new(),
             };
             InstanceState {
                 instance: name.clone(),
                 epoch: standing.epoch,
-                sealed_all: standing.sealed == Sealed::All,
+                sealed_all: matches!(standing.sealed, Sealed::All | Sealed::AllBut(_)),
                 sealed_slots: slots,
             }
         });
@@ -271,11 +294,16 @@ impl Shard {
                 self.aging.insert(ix);
             }
         }
-        for id in state.ids {
-            let key = id.key.as_ref().try_into();
-            let key = key.map_err(|_| CheckpointError::Unreadable("an id's length".into()))?;
-            self.dedupe
-                .insert(&id.instance, key, id.written.into(), id.served_ms);
+        for ids in &state.ids {
+            let mut entries = ids.packed.chunks_exact(ID_BYTES);
+            for entry in &mut entries {
+                let (key, written, served_ms) = unpack(entry)
+                    .ok_or_else(|| CheckpointError::Unreadable("a message id".into()))?;
+                self.dedupe.insert(&ids.instance, key, written, served_ms);
+            }
+            if !entries.remainder().is_empty() {
+                return Err(CheckpointError::Unreadable("half a message id".into()));
+            }
         }
         for saved in state.numbers {
             let Some(room) = index.get(saved.room as usize) else {
@@ -289,7 +317,8 @@ impl Shard {
         }
         for saved in state.instances {
             let sealed = match (saved.sealed_all, saved.sealed_slots) {
-                (true, _) => Sealed::All,
+                (true, slots) if slots.is_empty() => Sealed::All,
+                (true, slots) => Sealed::AllBut(slots.into_iter().map(|s| s as u16).collect()),
                 (false, slots) if slots.is_empty() => Sealed::Nothing,
                 (false, slots) => Sealed::Slots(slots.into_iter().map(|s| s as u16).collect()),
             };

@@ -1,6 +1,7 @@
 //! The fate of a batch: folding it into the state, answering, delivering. The only place where an
 //! acknowledgement is born (invariant A4).
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use gb6_core_model::ErrorCode;
@@ -72,8 +73,35 @@ impl Shard {
         for (token, end) in admins {
             self.admin_done(token, AdminOutcome::Done(first_position + end as u64));
         }
+        for room in rooms.into_iter().flatten() {
+            self.rooms.get_mut(room).in_flight -= 1;
+        }
         for room in touched {
             self.plan_trim(room);
+        }
+        self.end_sessions();
+    }
+
+    /// Forgets the numbers of ended sessions of which nothing waits any more: what came before
+    /// the end of a session is looked at before its numbers go.
+    pub(crate) fn end_sessions(&mut self) {
+        if self.ending.is_empty() {
+            return;
+        }
+        let mut waiting = BTreeSet::new();
+        for w in self.inbox.iter() {
+            waiting.insert((self.edges.list[w.edge].incarnation, w.publish.session));
+        }
+        let in_flight = self.in_flight.iter().flat_map(|b| b.records.iter());
+        for origin in in_flight.filter_map(|r| r.origin.as_ref()) {
+            waiting.insert((origin.edge_incarnation, origin.session));
+        }
+        for (edge, session) in std::mem::take(&mut self.ending) {
+            if waiting.contains(&(edge, session)) {
+                self.ending.insert((edge, session));
+            } else {
+                self.numbers.end_session(edge, session);
+            }
         }
     }
 
@@ -85,12 +113,12 @@ impl Shard {
         let Some(batch) = self.in_flight.take() else {
             return;
         };
-        for room in batch.touched {
-            let room = self.rooms.get_mut(room);
+        for ix in batch.rooms.iter().copied().flatten() {
+            let room = self.rooms.get_mut(ix);
             room.open_head = room.head;
-        }
-        for room in batch.rooms.into_iter().flatten() {
-            self.rooms.get_mut(room).trimming = false;
+            room.trimming = false;
+            room.in_flight -= 1;
+            self.rooms.drop_if_unused(ix);
         }
         let (code, outcome) = match failure {
             AppendFailure::StorageFull => {
@@ -100,11 +128,15 @@ impl Shard {
             }
             AppendFailure::OutcomeUnknown => (ErrorCode::OutcomeUnknown, AdminOutcome::Unknown),
             AppendFailure::Fenced => (ErrorCode::OutcomeUnknown, AdminOutcome::Unknown),
+            AppendFailure::Refused => {
+                let why = "the log refused the batch".to_owned();
+                (ErrorCode::Internal, AdminOutcome::Refused(why))
+            }
         };
         for (token, _) in batch.admins {
             self.admin_done(token, outcome.clone());
         }
-        if failure != AppendFailure::StorageFull {
+        if !matches!(failure, AppendFailure::StorageFull | AppendFailure::Refused) {
             // Nothing is answered: the edges resend to whoever owns the shard next, and that one
             // knows from the log what was written.
             self.stop_serving();
@@ -239,6 +271,8 @@ impl Shard {
                 room.first = room.first.max(record.target_offset);
                 room.trimming = false;
                 let first = room.first;
+                let trimmed = |(r, offset): &(RoomRef, u64)| *r == room.key && *offset < first;
+                self.erasures.retain(|e| !trimmed(e));
                 while room.marks.front().is_some_and(|(o, _)| *o < first) {
                     room.marks.pop_front();
                 }
@@ -266,8 +300,8 @@ impl Shard {
             .rules(&self.rooms.get(room_ix).key)
             .is_some_and(|r| r.history_ttl_ms > 0);
         let room = self.rooms.get_mut(room_ix);
-        debug_assert!(room.head == 0 || record.offset == room.head + 1);
-        if room.head == 0 {
+        // Where retention has taken records away, or an import begins, the room begins here.
+        if record.offset != room.head + 1 {
             room.first = room.first.max(record.offset);
         }
         room.head = record.offset;
@@ -287,6 +321,7 @@ impl Shard {
         if !record.client_id.is_empty() {
             let room = &self.rooms.get(room_ix).key;
             let key = DedupeWindow::key(room, &origin.user, &record.client_id);
+            self.dedupe.expire(record.served_ms);
             self.dedupe
                 .insert(&record.instance, key, written, record.served_ms);
         }

@@ -63,10 +63,7 @@ impl DedupeWindow {
 
     /// Remembers an id at served time `served_ms`.
     pub(crate) fn insert(&mut self, instance: &str, key: IdKey, written: Written, served_ms: u64) {
-        if self.ids.insert(key, (written, served_ms)).is_some() {
-            // Known already: the same record folded again, or one imported beside its original.
-            return;
-        }
+        self.ids.insert(key, (written, served_ms));
         match self.order.get_mut(instance) {
             Some(queue) => queue.push_back((key, served_ms)),
             None => {
@@ -87,7 +84,7 @@ impl DedupeWindow {
                 if *at >= keep_from {
                     break;
                 }
-                self.ids.remove(key);
+                forget(&mut self.ids, key, *at);
                 queue.pop_front();
             }
         }
@@ -98,7 +95,7 @@ impl DedupeWindow {
     fn push_out_oldest_of_largest(&mut self) {
         let largest = self.order.values_mut().max_by_key(|queue| queue.len());
         if let Some((key, at)) = largest.and_then(VecDeque::pop_front) {
-            self.ids.remove(&key);
+            forget(&mut self.ids, &key, at);
             self.pushed_out_ms = self.pushed_out_ms.max(Some(at));
         }
     }
@@ -116,14 +113,24 @@ impl DedupeWindow {
         self.ids.len()
     }
 
-    /// Every id with its instance, oldest first within an instance.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, IdKey, Written, u64)> {
-        self.order.iter().flat_map(|(instance, queue)| {
-            queue.iter().filter_map(|(key, at)| {
-                let (written, _) = self.ids.get(key)?;
-                Some((instance.as_str(), *key, *written, *at))
-            })
+    /// Every instance with its ids, oldest first: (id, where written, served time).
+    pub(crate) fn iter(
+        &self,
+    ) -> impl Iterator<Item = (&str, impl Iterator<Item = (IdKey, Written, u64)>)> {
+        self.order.iter().map(|(instance, queue)| {
+            let ids = queue.iter().filter_map(|(key, at)| {
+                let (written, newest) = self.ids.get(key)?;
+                (newest == at).then_some((*key, *written, *at))
+            });
+            (instance.as_str(), ids)
         })
+    }
+}
+
+/// Forgets an id, unless it was written again after the entry of `at`.
+fn forget(ids: &mut HashMap<IdKey, (Written, u64)>, key: &IdKey, at: u64) {
+    if ids.get(key).is_some_and(|(_, newest)| *newest == at) {
+        ids.remove(key);
     }
 }
 
@@ -175,6 +182,22 @@ mod tests {
         assert_eq!(w.find(&key("flood", 20)), None);
         assert_eq!(w.find(&key("flood", 21)), Some(at(22)));
         assert_eq!(w.window_ms(100), 100 - 30);
+    }
+
+    #[test]
+    fn an_id_that_is_used_again_is_known_from_its_newest_use() {
+        let mut w = DedupeWindow::new(10);
+        w.insert("a", key("a", 1), at(1), 0);
+        w.insert("a", key("a", 1), at(9), limits::DEDUPE_WINDOW_MS + 1);
+        w.expire(limits::DEDUPE_WINDOW_MS + 2);
+        assert_eq!(w.find(&key("a", 1)), Some(at(9)));
+        let ids: Vec<u64> = w
+            .iter()
+            .flat_map(|(_, i)| i.map(|(_, w, _)| w.offset))
+            .collect();
+        assert_eq!(ids, [9]);
+        w.expire(2 * limits::DEDUPE_WINDOW_MS + 2);
+        assert_eq!(w.len(), 0);
     }
 
     #[test]

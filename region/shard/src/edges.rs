@@ -1,6 +1,6 @@
 //! Edges: attachments, leases, interest, and the presence that they report.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use gb6_core_wire::mesh::{
     Attach, Attached, EdgeFrame, Interested, Person, Presence, PresenceAnswer, PresenceQuery,
@@ -41,6 +41,8 @@ pub(crate) struct Edges {
     by_incarnation: BTreeMap<u64, usize>,
     by_link: HashMap<LinkId, usize>,
     ended: BTreeSet<u64>,
+    /// The same, oldest first.
+    ended_order: VecDeque<u64>,
 }
 
 impl Edges {
@@ -62,8 +64,11 @@ impl Edges {
 
     fn remember_ended(&mut self, incarnation: u64) {
         self.ended.insert(incarnation);
-        if self.ended.len() > ENDED_MAX {
-            self.ended.pop_first();
+        self.ended_order.push_back(incarnation);
+        if self.ended_order.len() > ENDED_MAX
+            && let Some(oldest) = self.ended_order.pop_front()
+        {
+            self.ended.remove(&oldest);
         }
     }
 }
@@ -224,6 +229,7 @@ impl Shard {
         self.edges.by_incarnation.remove(&incarnation);
         self.edges.list.remove(ix);
         self.numbers.end_edge(incarnation);
+        self.ending.retain(|(edge, _)| *edge != incarnation);
     }
 
     pub(crate) fn interest(&mut self, ix: usize, key: RoomRef) {

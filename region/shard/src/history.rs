@@ -47,7 +47,7 @@ impl Shard {
         page.first = first;
         page.generation = room.generation;
         let forward = !request.reverse;
-        let below = !request.from_end && forward && request.since + 1 < first;
+        let below = !request.from_end && forward && request.since.saturating_add(1) < first;
         if below && request.limit > 0 {
             page.error = ErrorCode::UnrecoverablePosition.code();
             return self.out.push_back(Output::Page { link, page });
@@ -55,8 +55,11 @@ impl Shard {
         let limit = u64::from(request.limit);
         let (low, high) = if forward {
             let after = if request.from_end { 0 } else { request.since };
-            let low = (after + 1).max(first);
-            (low, room.head.min((low + limit).saturating_sub(1)))
+            let low = after.saturating_add(1).max(first);
+            (
+                low,
+                room.head.min(low.saturating_add(limit).saturating_sub(1)),
+            )
         } else {
             let before = if request.from_end {
                 room.head

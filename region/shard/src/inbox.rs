@@ -37,6 +37,16 @@ impl Inbox {
         self.by_instance.insert(instance, VecDeque::from([waiting]));
     }
 
+    /// The publish that [`Inbox::pop`] would give.
+    pub(crate) fn peek(&self) -> Option<&Waiting> {
+        self.by_instance.get(self.turn.front()?)?.front()
+    }
+
+    /// Every publish that waits, in no particular order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Waiting> {
+        self.by_instance.values().flatten()
+    }
+
     /// The next publish: one of each instance in turn.
     pub(crate) fn pop(&mut self) -> Option<Waiting> {
         let instance = self.turn.pop_front()?;

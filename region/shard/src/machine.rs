@@ -44,7 +44,7 @@ pub struct ShardConfig {
     pub dedupe_ids_max: usize,
     /// Records in one batch.
     pub batch_records_max: usize,
-    /// Bytes in one batch, roughly.
+    /// Bytes in one batch as the log encodes it; a single record always goes.
     pub batch_bytes_max: usize,
 }
 
@@ -58,7 +58,7 @@ impl ShardConfig {
             credit_bytes: 8 * 1024 * 1024,
             dedupe_ids_max: limits::DEDUPE_IDS_MAX,
             batch_records_max: 4096,
-            batch_bytes_max: 1024 * 1024,
+            batch_bytes_max: 1024 * 1024 - 64 * 1024,
         }
     }
 }
@@ -179,6 +179,8 @@ pub struct Shard {
     /// Erased messages whose bodies may still lie in the log: part of the state until the driver
     /// has rewritten their segments.
     pub(crate) erasures: BTreeSet<(RoomRef, u64)>,
+    /// (Edge incarnation, session) of sessions that have ended while something of them waited.
+    pub(crate) ending: BTreeSet<(u64, u64)>,
     pub(crate) in_flight: Option<InFlight>,
     pub(crate) serving: Option<Serving>,
     /// The highest shard epoch seen in the log.
@@ -209,6 +211,7 @@ impl Shard {
             aging: BTreeSet::new(),
             admins: VecDeque::new(),
             erasures: BTreeSet::new(),
+            ending: BTreeSet::new(),
             in_flight: None,
             serving: None,
             log_epoch: 0,
@@ -286,7 +289,8 @@ impl Shard {
             OwnerFrame::Renew(renew) => self.renew(edge, renew),
             OwnerFrame::SessionEnded(ended) => {
                 let incarnation = self.edges.list[edge].incarnation;
-                self.numbers.end_session(incarnation, ended.session);
+                self.ending.insert((incarnation, ended.session));
+                self.end_sessions();
             }
             OwnerFrame::Trace(query) => self.trace(link, &query),
         }

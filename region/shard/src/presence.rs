@@ -4,6 +4,10 @@ use std::collections::BTreeMap;
 
 use gb6_core_model::limits;
 use gb6_core_wire::mesh::{Person, PresenceAnswer};
+use prost::Message;
+
+/// Bytes of people in one answer: well below what a mesh frame may hold.
+const ANSWER_BYTES_MAX: usize = 1024 * 1024;
 
 /// The people of one room.
 #[derive(Debug, Default)]
@@ -63,6 +67,19 @@ impl RoomPresence {
         self.members.is_empty()
     }
 
+    /// People up to the bounds in number and bytes.
+    fn entries(&self, wanted: usize) -> Vec<Person> {
+        let mut bytes = 0;
+        let people = self.members.values().take(wanted).map(|(person, _)| person);
+        people
+            .take_while(|person| {
+                bytes += person.encoded_len() + 8;
+                bytes <= ANSWER_BYTES_MAX
+            })
+            .cloned()
+            .collect()
+    }
+
     /// The answer to a query: people up to the bound, numbers exact.
     pub(crate) fn answer(&self, request: u64, entries: bool) -> PresenceAnswer {
         let wanted = if entries {
@@ -72,12 +89,7 @@ impl RoomPresence {
         };
         PresenceAnswer {
             request,
-            entries: self
-                .members
-                .values()
-                .take(wanted)
-                .map(|(person, _)| person.clone())
-                .collect(),
+            entries: self.entries(wanted),
             clients: self.members.len() as u32,
             users: self.users.len() as u32,
         }

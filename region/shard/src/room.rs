@@ -32,6 +32,10 @@ pub(crate) struct Room {
     pub(crate) marks: VecDeque<(u64, i64)>,
     /// A trim record for this room waits or is in flight.
     pub(crate) trimming: bool,
+    /// Records of this room in the batch in flight.
+    pub(crate) in_flight: u32,
+    /// The snapshot revision by which the room was last found to belong to this shard.
+    pub(crate) routed_by: Option<u64>,
 }
 
 /// The rooms of a shard, by index and by name.
@@ -62,6 +66,8 @@ impl Rooms {
             presence: None,
             marks: VecDeque::new(),
             trimming: false,
+            in_flight: 0,
+            routed_by: None,
         });
         self.by_key.insert(key.clone(), ix);
         ix
@@ -81,7 +87,7 @@ impl Rooms {
         let Some(room) = self.list.get(ix) else {
             return;
         };
-        let empty = room.open_head == 0 && room.head == 0 && room.first == 1;
+        let empty = room.open_head == 0 && room.head == 0 && room.first == 1 && room.in_flight == 0;
         if empty && room.edges.is_empty() && room.presence.is_none() {
             let room = self.list.remove(ix);
             self.by_key.remove(&room.key);

@@ -72,6 +72,8 @@ fn ranges() {
     assert_eq!(ask(&mut w, l, from_end(5, false)), Ok((1, 5)));
     assert_eq!(ask(&mut w, l, from_end(5, true)), Ok((16, 20)));
     assert_eq!(ask(&mut w, l, from_end(0, false)), Ok((0, 0)));
+    assert_eq!(ask(&mut w, l, since(u64::MAX, u32::MAX, false)), Ok((0, 0)));
+    assert_eq!(ask(&mut w, l, since(u64::MAX, u32::MAX, true)), Ok((1, 20)));
 }
 
 #[test]
@@ -215,10 +217,26 @@ fn erasing_names_the_message_and_refuses_what_is_not_kept() {
         offset,
     };
     assert!(matches!(admin(&mut w, erase(6)), AdminOutcome::Refused(_)));
+    let trim = Admin::Trim {
+        room: room(9),
+        first: 1,
+    };
+    w.shard.admin(1, trim);
     assert!(matches!(admin(&mut w, erase(3)), AdminOutcome::Done(_)));
     assert!(
         w.others
             .iter()
             .any(|o| matches!(o, Output::Erased { offset: 3, .. }))
+    );
+    assert_eq!(w.shard.erasures().count(), 1);
+    let trim = Admin::Trim {
+        room: room(1),
+        first: 5,
+    };
+    assert!(matches!(admin(&mut w, trim), AdminOutcome::Done(_)));
+    assert_eq!(
+        w.shard.erasures().count(),
+        0,
+        "what is trimmed need not be erased"
     );
 }

@@ -337,3 +337,103 @@ fn publishes_beyond_the_credit_end_the_link() {
     assert_eq!(world.closed, [link]);
     assert_eq!(world.commit(), 0, "what it sent is gone with the link");
 }
+
+fn answers(world: &mut World, link: LinkId) -> Vec<(u64, u64, u32)> {
+    world
+        .take_sent(link)
+        .into_iter()
+        .filter_map(|f| match f {
+            EdgeFrame::Published(p) => Some((p.request, p.offset, p.error)),
+            _ => None,
+        })
+        .collect()
+}
+
+#[test]
+fn a_batch_never_exceeds_what_the_log_takes() {
+    use prost::Message;
+    let mut world = World::new(rules());
+    let link = world.attach(10);
+    for n in 1..=40 {
+        let mut p = publish(room(1), n, n, 1);
+        p.data = vec![b'x'; 64 * 1024].into();
+        p.from.conn_info = vec![b'i'; 12 * 1024].into();
+        world.frame(link, OwnerFrame::Publish(p));
+    }
+    let mut written = 0;
+    while let Some(batch) = world.shard.next_batch(world.now_ms, world.unix()) {
+        let bytes: usize = batch.records.iter().map(|r| r.encoded_len() + 40).sum();
+        assert!(bytes < 1024 * 1024, "{bytes} bytes in a batch");
+        written += batch.records.len();
+        world.log.extend(batch.records.iter().cloned());
+        let now = world.now_ms;
+        world
+            .shard
+            .committed(now, gb6_region_shard::SyncStats::default());
+    }
+    assert_eq!(written, 40);
+}
+
+#[test]
+fn the_end_of_a_session_waits_for_what_came_before_it() {
+    use gb6_core_wire::mesh::SessionEnded;
+    let mut world = World::new(rules());
+    let link = world.attach(10);
+    world.frame(link, OwnerFrame::Publish(publish(room(1), 1, 7, 1)));
+    world.commit();
+    // The answer is lost with the link; the resend waits when the session ends.
+    world.shard.link_closed(link);
+    let link = world.attach(10);
+    world.frame(link, OwnerFrame::Publish(publish(room(1), 1, 7, 1)));
+    world.frame(link, OwnerFrame::SessionEnded(SessionEnded { session: 7 }));
+    assert_eq!(world.commit(), 0, "the resend is not written again");
+    assert_eq!(answers(&mut world, link), [(1, 1, 0)]);
+    world.frame(link, OwnerFrame::Publish(publish(room(1), 2, 8, 1)));
+    world.commit();
+    assert_eq!(
+        world.shard.gauges().numbers,
+        1,
+        "the ended session is forgotten"
+    );
+}
+
+#[test]
+fn what_is_written_is_acknowledged_even_after_a_seal() {
+    use gb6_region_shard::Admin;
+    let mut world = World::new(rules());
+    let link = world.attach(10);
+    world.frame(link, OwnerFrame::Publish(publish(room(1), 1, 7, 1)));
+    world.commit();
+    let seal = Admin::Seal {
+        instance: "demo".into(),
+        epoch: 2,
+        slots: Vec::new(),
+    };
+    world.shard.admin(1, seal);
+    world.commit();
+    world.shard.link_closed(link);
+    let link = world.attach(10);
+    world.frame(link, OwnerFrame::Publish(publish(room(1), 1, 7, 1)));
+    world.frame(link, OwnerFrame::Publish(publish(room(1), 2, 7, 2)));
+    world.commit();
+    assert_eq!(answers(&mut world, link), [(1, 1, 0), (2, 0, 1002)]);
+}
+
+#[test]
+fn a_room_that_the_snapshot_places_elsewhere_is_not_written() {
+    let mut world = World::new(rules());
+    let mut moved = (*world.snapshot).clone();
+    moved.revision += 1;
+    if let Some(eu) = moved.regions.get_mut("eu") {
+        eu.shards = 2;
+        eu.slots = [(1, 1), (2, 1)]
+            .map(|(s, n)| (s, gb6_core_model::ShardId(n)))
+            .into();
+        eu.owners.push(gb6_core_model::NodeId::from("r2"));
+    }
+    world.shard.set_snapshot(std::sync::Arc::new(moved));
+    let link = world.attach(10);
+    world.frame(link, OwnerFrame::Publish(publish(room(1), 1, 7, 1)));
+    assert_eq!(world.commit(), 0);
+    assert_eq!(answers(&mut world, link), [(1, 0, 1002)]);
+}

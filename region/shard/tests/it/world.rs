@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use gb6_core_model::snapshot::{Instance, Namespace, Snapshot};
-use gb6_core_model::{InstanceEpoch, InstanceId, Slot};
+use gb6_core_model::snapshot::{Instance, Namespace, Region, Snapshot};
+use gb6_core_model::{InstanceEpoch, InstanceId, NodeId, Slot};
 use gb6_core_wire::mesh::{Attach, EdgeFrame, OwnerFrame, Person, Publish, RoomRef, ShardRef};
 use gb6_core_wire::record::{Kind, Record};
 use gb6_region_shard::{LinkId, Output, Shard, ShardConfig, SyncStats};
@@ -21,6 +21,12 @@ pub(crate) fn rules() -> Namespace {
 
 pub(crate) fn snapshot(rules: Namespace) -> Arc<Snapshot> {
     let mut snapshot = Snapshot::default();
+    let eu = Region {
+        shards: 1,
+        slots: BTreeMap::new(),
+        owners: vec![NodeId::from("r1")],
+    };
+    snapshot.regions.insert("eu".to_owned(), eu);
     for name in ["demo", "other"] {
         snapshot.instances.insert(
             InstanceId::from(name),
