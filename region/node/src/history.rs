@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use gb6_core_model::{ErrorCode, ShardId};
 use gb6_core_ports::{RoomStore, ShardLog, StoreError};
@@ -13,11 +12,6 @@ use parking_lot::Mutex;
 use crate::bodies::RecordKeys;
 use crate::indexer::{Indexer, key_of};
 use crate::tail::{Tail, blank};
-
-/// How long a read waits for an index that is being rebuilt. SDKs give up at 5 s.
-const INDEX_WAIT: Duration = Duration::from_secs(4);
-/// How often it looks.
-const INDEX_POLL: Duration = Duration::from_millis(20);
 
 /// What reads of one shard need; shared with the blocking tasks that do them.
 pub(crate) struct Reader {
@@ -49,8 +43,9 @@ impl Reader {
         Some(page)
     }
 
-    /// Fills the page; blocks the calling thread. A page whose error is set says why it is empty.
-    pub(crate) fn read(&self, read: &HistoryRead) -> HistoryPage {
+    /// Fills the page; blocks the calling thread. `None` when the index does not reach so far yet:
+    /// it is being rebuilt, or a moment behind. A page whose error is set says why it is empty.
+    pub(crate) fn read(&self, read: &HistoryRead) -> Option<HistoryPage> {
         match self.try_read(read) {
             Ok(page) => page,
             Err(error) => {
@@ -58,47 +53,41 @@ impl Reader {
                     shard = %self.shard, instance = read.room.instance, channel = read.room.channel,
                     low = read.low, high = read.high, %error, "history can not be read"
                 );
-                self.failed(read)
+                Some(Self::failed(read))
             }
         }
     }
 
-    fn failed(&self, read: &HistoryRead) -> HistoryPage {
+    /// The page of a read that can not be carried out.
+    pub(crate) fn failed(read: &HistoryRead) -> HistoryPage {
         HistoryPage {
             error: ErrorCode::Internal.code(),
             ..read.page.clone()
         }
     }
 
-    fn try_read(&self, read: &HistoryRead) -> Result<HistoryPage, StoreError> {
-        let deadline = Instant::now() + INDEX_WAIT;
-        loop {
-            if let Some(page) = self.tail_page(read) {
-                return Ok(page);
-            }
-            let applied = self.indexer.applied();
-            let (page, whole) = self.read_indexed(read)?;
-            if whole || !page.publications.is_empty() {
-                return Ok(page);
-            }
-            // The index does not reach so far yet: it is being rebuilt, or a moment behind.
-            let caught_up = applied >= self.log.range()?.next;
-            if caught_up && self.indexer.applied() == applied {
-                tracing::warn!(
-                    shard = %self.shard, instance = read.room.instance, channel = read.room.channel,
-                    low = read.low, high = read.high, "history was trimmed while it was read"
-                );
-                let error = ErrorCode::UnrecoverablePosition.code();
-                return Ok(HistoryPage {
-                    error,
-                    ..read.page.clone()
-                });
-            }
-            if Instant::now() >= deadline {
-                return Ok(self.failed(read));
-            }
-            std::thread::sleep(INDEX_POLL);
+    fn try_read(&self, read: &HistoryRead) -> Result<Option<HistoryPage>, StoreError> {
+        if let Some(page) = self.tail_page(read) {
+            return Ok(Some(page));
         }
+        let applied = self.indexer.applied();
+        let (page, whole) = self.read_indexed(read)?;
+        if whole || !page.publications.is_empty() {
+            return Ok(Some(page));
+        }
+        if applied < self.log.range()?.next {
+            return Ok(None);
+        }
+        // Everything committed was indexed before it was looked for.
+        tracing::warn!(
+            shard = %self.shard, instance = read.room.instance, channel = read.room.channel,
+            low = read.low, high = read.high, "history was trimmed while it was read"
+        );
+        let error = ErrorCode::UnrecoverablePosition.code();
+        Ok(Some(HistoryPage {
+            error,
+            ..read.page.clone()
+        }))
     }
 
     /// What the index and the tail have of the page, without holes, and whether that is all of it.

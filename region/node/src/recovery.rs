@@ -48,10 +48,15 @@ pub(crate) fn recover(
     incarnation: Incarnation,
 ) -> Result<Recovered, RecoveryError> {
     let mut shard = Shard::new(config.clone(), snapshot.clone());
-    let mut from = log.range()?.first;
+    let first = log.range()?.first;
+    let mut from = first;
+    let mut covered = 0;
     if let Some((position, state)) = log.load_checkpoint()? {
         match shard.restore(&state) {
-            Ok(next) => from = next.max(from),
+            Ok(next) => {
+                covered = next;
+                from = next.max(first);
+            }
             Err(error @ CheckpointError::Newer { .. }) => return Err(error.into()),
             Err(error) => {
                 // Derived from the log: without it more is replayed.
@@ -59,6 +64,16 @@ pub(crate) fn recover(
                 shard = Shard::new(config.clone(), snapshot.clone());
             }
         }
+    }
+    if covered < first {
+        tracing::error!(
+            region = config.shard.region,
+            shard = config.shard.shard,
+            first,
+            covered,
+            "the checkpoint that covers what retention has removed can not be read: rooms without \
+             kept messages begin anew, and message ids of the removed part are forgotten"
+        );
     }
     let mut replayed = 0;
     let mut next = replay(log, &mut shard, from, &mut replayed)?;

@@ -1,9 +1,11 @@
 //! A region node: its shards, from start to drain.
 
 use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
 use gb6_core_mesh::Endpoint;
 use gb6_core_model::snapshot::Snapshot;
 use gb6_core_model::{Incarnation, NodeId, ShardId, limits};
@@ -227,13 +229,25 @@ impl Keeper {
         let started = Instant::now();
         let mut log = None;
         while !*drain.borrow() {
-            match self.serve(&mut log, started, &mut inputs, &mut drain).await {
-                Ok(Ended::Drained) => return,
-                Ok(Ended::Lost) => {
+            let serving = self.serve(&mut log, started, &mut inputs, &mut drain);
+            match AssertUnwindSafe(serving).catch_unwind().await {
+                Ok(Ok(Ended::Drained)) => return,
+                Ok(Ok(Ended::Lost)) => {
                     self.component
                         .not_ready("the shard was lost; its log is read again");
                 }
-                Err(error) => {
+                Err(_) => {
+                    // A defect of ours, which the panic itself reported. What the actor held is
+                    // gone; the log has the truth.
+                    tracing::error!(
+                        region = self.shard.region,
+                        shard = self.shard.shard,
+                        "the shard's actor panicked; its log is read again"
+                    );
+                    self.component
+                        .not_ready("the shard's actor panicked; its log is read again");
+                }
+                Ok(Err(error)) => {
                     tracing::error!(region = self.shard.region, shard = self.shard.shard, %error, "the shard can not be served");
                     self.component.not_ready(error.to_string());
                 }
@@ -267,6 +281,11 @@ impl Keeper {
                 Some(log) => log,
                 None => open_log(shard_id)?,
             };
+            let caps = log.caps();
+            machine.batch_records_max = machine.batch_records_max.min(caps.batch_records_max);
+            // What the batch's own header takes stays free.
+            let bytes = caps.batch_bytes_max - caps.batch_bytes_max / 16;
+            machine.batch_bytes_max = machine.batch_bytes_max.min(bytes);
             let recovered = recover(&log, &machine, &current, random_incarnation()?)?;
             Ok::<_, RecoveryError>((log, recovered, begun.elapsed()))
         });
@@ -331,7 +350,12 @@ impl Keeper {
             started,
         );
         self.component.ready();
-        Ok(worker.run(inputs, &mut snapshot, drain).await)
+        let ended = worker.run(inputs, &mut snapshot, drain).await;
+        // The index thread is waited for, which takes a moment.
+        if let Err(error) = tokio::task::spawn_blocking(move || drop(worker)).await {
+            tracing::error!(%error, "the shard's index could not be ended");
+        }
+        Ok(ended)
     }
 }
 

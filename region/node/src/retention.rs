@@ -1,7 +1,7 @@
 //! Giving space back: trims, rewrites, erasures. Blocks; runs off the async threads, one at a time
 //! for a shard.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use gb6_core_ports::retention::retention_offset;
 use gb6_core_ports::{Fence, Retain, ShardLog, StoreError};
@@ -20,8 +20,8 @@ pub(crate) struct Plan {
     /// First kept offsets of rooms of which something was trimmed.
     pub(crate) first: HashMap<(String, String), u64>,
     /// Messages to erase.
-    pub(crate) erase: Vec<(RoomRef, u64)>,
-    /// The newest checkpoint's position.
+    pub(crate) erase: BTreeSet<(RoomRef, u64)>,
+    /// Everything before this position is covered by each kept checkpoint.
     pub(crate) settled: u64,
 }
 
@@ -53,11 +53,24 @@ impl Plan {
 
     fn is_erased(&self, record: &Record) -> bool {
         record.takes_offset()
-            && self.erase.iter().any(|(room, offset)| {
-                *offset == record.offset
-                    && room.channel == record.channel
-                    && room.instance == record.instance
-            })
+            && !self.erase.is_empty()
+            && self.erase.contains(&(
+                RoomRef {
+                    instance: record.instance.clone(),
+                    channel: record.channel.clone(),
+                },
+                record.offset,
+            ))
+    }
+
+    /// What a rewrite for an erasure does: such a segment may hold records that no checkpoint
+    /// covers, so everything else stays.
+    fn erase_only(&self, record: &Record) -> Retain {
+        if self.is_erased(record) {
+            Retain::Erase
+        } else {
+            Retain::Keep
+        }
     }
 }
 
@@ -74,7 +87,8 @@ pub(crate) fn run(reader: &Reader, plan: &Plan) -> Result<Outcome, StoreError> {
             && !rewritten.contains(&segment)
         {
             rewritten.push(segment);
-            outcome.freed_bytes += log.rewrite(&plan.fence, segment, &mut |r| plan.retain(r))?;
+            outcome.freed_bytes +=
+                log.rewrite(&plan.fence, segment, &mut |r| plan.erase_only(r))?;
         }
         outcome.erased.push((room.clone(), *offset));
     }

@@ -1,6 +1,6 @@
 //! The actor of one shard: feeds its machine, appends its batches, carries out its outputs.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -27,6 +27,10 @@ const INPUTS_MAX: usize = 64;
 const TICK: Duration = Duration::from_millis(250);
 /// History reads of one shard that may run at once.
 const READS_MAX: usize = 8;
+/// How long a read waits for an index that is being rebuilt. SDKs give up at 5 s.
+const INDEX_WAIT: Duration = Duration::from_secs(4);
+/// How often it looks.
+const INDEX_POLL: Duration = Duration::from_millis(20);
 /// How often space is given back.
 const RETENTION: Duration = Duration::from_secs(60);
 
@@ -90,6 +94,11 @@ pub(crate) struct Worker {
     pub(crate) retaining: Option<oneshot::Receiver<Result<retention::Outcome, StoreError>>>,
     pub(crate) retained_at: Instant,
     pub(crate) storage_full: bool,
+    /// Bytes of the last checkpoint.
+    pub(crate) checkpoint_bytes: u64,
+    /// The position of the older of the two checkpoints kept: retention touches nothing behind it,
+    /// so that either is enough for a restart.
+    pub(crate) settled: u64,
 }
 
 type InFlight = (
@@ -127,6 +136,8 @@ impl Worker {
             retaining: None,
             retained_at: now,
             storage_full: false,
+            checkpoint_bytes: 0,
+            settled: 0,
         }
     }
 
@@ -154,7 +165,7 @@ impl Worker {
                             self.answered(commit.await.ok(), batch);
                         }
                         self.flush();
-                        self.checkpoint_now();
+                        self.checkpoint_now().await;
                         return Ended::Drained;
                     }
                 }
@@ -278,6 +289,8 @@ impl Worker {
             Err(error) => {
                 let failure = match &error {
                     StoreError::Fenced { .. } | StoreError::Sealed { .. } => AppendFailure::Fenced,
+                    // Nothing was written and no repetition will help: the log is as it was.
+                    StoreError::TooLarge { .. } => AppendFailure::Refused,
                     e if e.retryable() => AppendFailure::StorageFull,
                     _ => AppendFailure::OutcomeUnknown,
                 };
@@ -327,8 +340,8 @@ impl Worker {
             Ok(()) => {}
             Err(TrySendError::Full(_)) => self.shard.link_lagging(link),
             Err(TrySendError::TooLarge { bytes }) => {
+                // The frame alone is lost; its request gets no answer in time and says so.
                 tracing::error!(shard = %self.reader.shard, bytes, "a frame is too large for the mesh");
-                self.shard.link_lagging(link);
             }
             Err(TrySendError::Closed) => {
                 self.links.remove(&link);
@@ -352,14 +365,8 @@ impl Worker {
         };
         let (reader, reads) = (self.reader.clone(), self.reads.clone());
         tokio::spawn(async move {
-            let Ok(_permit) = reads.acquire().await else {
-                return;
-            };
-            let page = tokio::task::spawn_blocking(move || reader.read(&read)).await;
-            match page {
-                Ok(page) => reply.send(page).await,
-                Err(error) => tracing::error!(%error, "a history read failed"),
-            }
+            let page = read_page(reader, reads, read).await;
+            reply.send(page).await;
         });
     }
 
@@ -385,7 +392,9 @@ impl Worker {
         if let Some(pending) = &mut self.checkpointing {
             match pending.try_recv() {
                 Ok(Ok(position)) => {
-                    self.numbers.lock().checkpoint_position = position;
+                    let mut numbers = self.numbers.lock();
+                    self.settled = numbers.checkpoint_position;
+                    numbers.checkpoint_position = position;
                     self.checkpointing = None;
                 }
                 Ok(Err(error)) => {
@@ -397,8 +406,11 @@ impl Worker {
             }
         }
         let due = self.checkpointed_at.elapsed() >= self.checkpoint_every.interval;
-        if self.uncheckpointed >= self.checkpoint_every.bytes || (due && self.uncheckpointed > 0) {
+        // A large state is written less often, so that checkpoints never outweigh the log.
+        let enough = self.checkpoint_every.bytes.max(2 * self.checkpoint_bytes);
+        if self.uncheckpointed >= enough || (due && self.uncheckpointed > 0) {
             let (position, state) = self.shard.checkpoint();
+            self.checkpoint_bytes = state.len() as u64;
             self.uncheckpointed = 0;
             self.checkpointed_at = Instant::now();
             let log = self.reader.log.clone();
@@ -413,11 +425,23 @@ impl Worker {
     }
 
     /// The last checkpoint of a drain: the next start replays nothing.
-    fn checkpoint_now(&mut self) {
+    async fn checkpoint_now(&mut self) {
         let (position, state) = self.shard.checkpoint();
-        if let Err(error) = self.reader.log.save_checkpoint(position, &state) {
+        let log = self.reader.log.clone();
+        let saving = tokio::task::spawn_blocking(move || log.save_checkpoint(position, &state));
+        if let Ok(Err(error)) = saving.await {
             tracing::warn!(shard = %self.reader.shard, %error, "the last checkpoint was not saved");
         }
+    }
+
+    /// Forgets which messages were erased once neither log nor memory has their bodies.
+    fn forget_erased(&mut self) {
+        let pending: BTreeSet<_> = self.shard.erasures().cloned().collect();
+        let tail = self.reader.tail.lock();
+        self.reader.erased.lock().retain(|(room, offset)| {
+            let in_memory = tail.first(room).is_some_and(|first| first <= *offset);
+            in_memory || pending.contains(&(room.clone(), *offset))
+        });
     }
 
     fn poll_retention(&mut self) {
@@ -425,9 +449,9 @@ impl Worker {
             match pending.try_recv() {
                 Ok(Ok(outcome)) => {
                     for (room, offset) in outcome.erased {
-                        self.shard.erased(room.clone(), offset);
-                        self.reader.erased.lock().remove(&(room, offset));
+                        self.shard.erased(room, offset);
                     }
+                    self.forget_erased();
                     if outcome.freed_bytes > 0 {
                         tracing::info!(shard = %self.reader.shard, bytes = outcome.freed_bytes, "space given back");
                     }
@@ -453,7 +477,7 @@ impl Worker {
                 .map(|(room, first)| ((room.instance, room.channel), first))
                 .collect(),
             erase: self.shard.erasures().cloned().collect(),
-            settled: self.numbers.lock().checkpoint_position,
+            settled: self.settled,
         };
         let reader = self.reader.clone();
         let (done, pending) = oneshot::channel();
@@ -462,6 +486,30 @@ impl Worker {
             // The actor polls for it, or has ended.
             let _ = done.send(retention::run(&reader, &plan));
         });
+    }
+}
+
+/// Reads a page off the async threads. While the index does not reach far enough the read waits
+/// without holding a place, so that others go on.
+async fn read_page(reader: Arc<Reader>, reads: Arc<Semaphore>, read: HistoryRead) -> HistoryPage {
+    let deadline = Instant::now() + INDEX_WAIT;
+    let read = Arc::new(read);
+    loop {
+        let Ok(permit) = reads.acquire().await else {
+            return Reader::failed(&read);
+        };
+        let (reader, wanted) = (reader.clone(), read.clone());
+        let page = tokio::task::spawn_blocking(move || reader.read(&wanted)).await;
+        drop(permit);
+        match page {
+            Ok(Some(page)) => return page,
+            Ok(None) if Instant::now() < deadline => tokio::time::sleep(INDEX_POLL).await,
+            Ok(None) => return Reader::failed(&read),
+            Err(error) => {
+                tracing::error!(%error, "a history read failed");
+                return Reader::failed(&read);
+            }
+        }
     }
 }
 
