@@ -46,12 +46,12 @@ impl Running {
     }
 }
 
-/// What a hub said, in order.
+/// What a hub said, in order. Boxed where large: there are many at once.
 pub(crate) enum Said {
     Deliver(u64, Bytes),
     Complete(u64, u64, Answer),
     Notice(u64, Notice),
-    ToOwner(OwnerFrame),
+    ToOwner(Box<OwnerFrame>),
     ToHistory(HistoryRequest),
     Detach,
 }
@@ -71,7 +71,7 @@ impl HubOut<u64> for Ears {
         self.0.push(Said::Notice(*to, notice));
     }
     fn to_owner(&mut self, frame: OwnerFrame) {
-        self.0.push(Said::ToOwner(frame));
+        self.0.push(Said::ToOwner(Box::new(frame)));
     }
     fn to_history(&mut self, request: HistoryRequest) {
         self.0.push(Said::ToHistory(request));

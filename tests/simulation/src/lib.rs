@@ -9,6 +9,7 @@ mod check;
 mod client;
 mod edge;
 mod fault;
+pub mod moving;
 mod network;
 mod process;
 mod region;

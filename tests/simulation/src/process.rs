@@ -284,7 +284,7 @@ impl World {
             match work {
                 Work::Said(edge, said) => self.hub_said(edge, said),
                 Work::Action(edge, connection, action) => {
-                    self.session_wants(edge, connection, action);
+                    self.session_wants(edge, connection, *action);
                 }
             }
         }
@@ -304,7 +304,7 @@ impl World {
                 });
             }
             Said::ToOwner(frame) => {
-                self.send_to_owner(edge, Stream::ToOwner, |link| Event::ToOwner(link, frame));
+                self.send_to_owner(edge, Stream::ToOwner, |link| Event::ToOwner(link, *frame));
             }
             Said::ToHistory(request) => {
                 self.send_to_owner(edge, Stream::Ask, |link| Event::Ask(link, request));
@@ -350,7 +350,7 @@ impl World {
             act(&mut connected.session, &cx, &mut actions);
         }
         let actions = actions.into_iter();
-        let work = actions.map(|action| Work::Action(edge, connection, action));
+        let work = actions.map(|action| Work::Action(edge, connection, Box::new(action)));
         self.work.extend(work);
     }
 
@@ -452,13 +452,13 @@ impl World {
         );
     }
 
-    pub(crate) fn from_client(&mut self, edge: usize, connection: u64, bytes: Bytes) {
+    pub(crate) fn client_bytes(&mut self, edge: usize, connection: u64, bytes: Bytes) {
         self.with_session(edge, connection, |session, cx, out| {
             session.frame(cx, FrameKind::Text, bytes, out);
         });
     }
 
-    pub(crate) fn to_client(&mut self, client: usize, connection: u64, bytes: &Bytes) {
+    pub(crate) fn client_hears(&mut self, client: usize, connection: u64, bytes: &Bytes) {
         let now = self.now;
         let c = &mut self.clients[client];
         if c.connection

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use gb6_core_model::snapshot::Snapshot;
 use gb6_core_model::{Incarnation, ShardEpoch, ShardId};
-use gb6_core_ports::{Acquire, Fence, StoreError};
+use gb6_core_ports::{Acquire, Fence, Page, StoreError};
 use gb6_core_wire::mesh::{HistoryPage, Publication, ShardRef};
 use gb6_core_wire::record::Record;
 use gb6_region_shard::{AppendFailure, HistoryRead, Shard, ShardConfig, SyncStats};
@@ -27,10 +27,10 @@ pub(crate) fn log_config() -> LogConfig {
     }
 }
 
-pub(crate) fn shard_config() -> ShardConfig {
+pub(crate) fn shard_config(shard: u32) -> ShardConfig {
     let mut config = ShardConfig::new(ShardRef {
         region: "eu".into(),
-        shard: 0,
+        shard,
     });
     config.batch_records_max = 16;
     config.batch_bytes_max = 6 * 1024;
@@ -67,13 +67,14 @@ impl Owner {
     /// Opens the log, replays, acquires, serves.
     pub(crate) fn start(
         disk: &SimDisk,
+        number: u32,
         snapshot: &Arc<Snapshot>,
         now_ms: u64,
         unix_ms: i64,
         incarnation: u64,
     ) -> Result<Self, StoreError> {
         let mut log = SegmentedLog::open(disk.dir(DIRECTORY), log_config())?;
-        let mut shard = Shard::new(shard_config(), snapshot.clone());
+        let mut shard = Shard::new(shard_config(number), snapshot.clone());
         let reader = log.reader();
         let mut from = log.range().first;
         if let Some((_, state)) = reader.load_checkpoint()?
@@ -93,7 +94,7 @@ impl Owner {
         let (_, served_ms, _) = shard.log_state();
         let fence = Fence {
             region: Arc::from("eu"),
-            shard: ShardId(0),
+            shard: ShardId(number),
             shard_epoch: ShardEpoch(log.epoch().0 + 1),
             owner_incarnation: Incarnation(incarnation),
         };
@@ -177,6 +178,11 @@ impl Owner {
     pub(crate) fn checkpoint(&self) {
         let (position, state) = self.shard.checkpoint();
         let _ = self.log.reader().save_checkpoint(position, &state);
+    }
+
+    /// Reads committed records from a position on, as somebody who follows the log does.
+    pub(crate) fn follow(&self, at: u64, records: usize) -> Result<Page, StoreError> {
+        self.log.reader().read(at, records, 4 * 1024)
     }
 
     /// Fills a page as the driver does: through the index, from the log.

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use gb6_core_model::snapshot::{Instance, Namespace, Snapshot};
-use gb6_core_model::{InstanceEpoch, InstanceId, Slot};
+use gb6_core_model::snapshot::{Instance, Namespace, Region as Placed, Snapshot};
+use gb6_core_model::{InstanceEpoch, InstanceId, NodeId, Slot};
 use gb6_core_wire::mesh::{EdgeFrame, HistoryPage, HistoryRequest, OwnerFrame, RoomRef};
 use gb6_edge_session::Action;
 use gb6_region_shard::LinkId;
@@ -123,7 +123,7 @@ pub(crate) enum Event {
 /// What machines have said and is still to be done in the same instant.
 pub(crate) enum Work {
     Said(usize, Said),
-    Action(usize, u64, Action),
+    Action(usize, u64, Box<Action>),
 }
 
 /// Everything.
@@ -182,9 +182,15 @@ fn snapshot() -> Arc<Snapshot> {
         command_rate: None,
         subscriptions_max: 16,
     };
+    let eu = Placed {
+        shards: 1,
+        slots: BTreeMap::new(),
+        owners: vec![NodeId::from("r0")],
+    };
     Arc::new(Snapshot {
         revision: 1,
         instances: BTreeMap::from([(InstanceId::from("demo"), demo)]),
+        regions: BTreeMap::from([("eu".to_owned(), eu)]),
         ..Snapshot::default()
     })
 }
@@ -404,12 +410,12 @@ impl World {
                 edge,
                 connection,
                 bytes,
-            } => self.from_client(edge, connection, bytes),
+            } => self.client_bytes(edge, connection, bytes),
             Event::ToClient {
                 client,
                 connection,
                 bytes,
-            } => self.to_client(client, connection, &bytes),
+            } => self.client_hears(client, connection, &bytes),
             Event::ClientClosed { client, connection } => self.client_closed(client, connection),
             Event::ClientStep(client) => self.client_step(client),
             Event::Fault => self.fault(),
@@ -425,7 +431,7 @@ impl World {
         }
         let incarnation = self.rng.next().max(1);
         let (now, unix) = (self.now, self.unix());
-        match Owner::start(&self.disk, &self.snapshot, now, unix, incarnation) {
+        match Owner::start(&self.disk, 0, &self.snapshot, now, unix, incarnation) {
             Ok(owner) => {
                 self.regions[region].up = Some(owner);
                 let life = self.regions[region].life;

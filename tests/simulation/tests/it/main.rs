@@ -1,6 +1,8 @@
 //! Whole meshes under faults, seed by seed. `GB6_SEED=n` runs one seed, `GB6_SEEDS=n` that many
 //! (default 500), from `GB6_SEED_FROM` (default 1) on.
 
+mod moving;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use gb6_tests_simulation::{FaultKind, Outcome, Scenario, run};

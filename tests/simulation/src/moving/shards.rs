@@ -1,0 +1,212 @@
+//! The two shards of a move, and the links to them.
+
+use gb6_core_wire::mesh::{HistoryRequest, OwnerFrame};
+use gb6_region_shard::{Admin, LinkId, Output};
+use gb6_region_stores_embedded::sim_disk::SimDisk;
+
+use super::world::{Event, MoveWorld};
+use crate::network::Stream;
+use crate::region::{Append, Owner};
+use crate::rng::Rng;
+
+/// A shard: its disk, and its owner while one runs.
+pub(crate) struct Node {
+    pub(crate) disk: SimDisk,
+    pub(crate) life: u64,
+    pub(crate) up: Option<Owner>,
+}
+
+/// A link of an edge's hub to a shard's owner.
+pub(crate) struct Path {
+    pub(crate) edge: usize,
+    pub(crate) shard: usize,
+    pub(crate) open_at_edge: bool,
+    pub(crate) open_at_owner: bool,
+    /// When the newest frame of each stream arrives: streams keep their order.
+    last: [u64; 4],
+}
+
+impl Path {
+    pub(crate) fn new(edge: usize, shard: usize) -> Self {
+        Self {
+            edge,
+            shard,
+            open_at_edge: true,
+            open_at_owner: true,
+            last: [0; 4],
+        }
+    }
+
+    /// When something that is sent now arrives.
+    pub(crate) fn arrival(&mut self, now: u64, stream: Stream, rng: &mut Rng) -> u64 {
+        let last = &mut self.last[stream as usize];
+        *last = (now + rng.range(1, 5)).max(*last);
+        *last
+    }
+}
+
+impl MoveWorld {
+    pub(crate) fn start_shard(&mut self, shard: usize) {
+        let (now, unix, incarnation) = (self.now, self.unix(), self.rng.next().max(1));
+        let node = &mut self.shards[shard];
+        let started = Owner::start(
+            &node.disk,
+            shard as u32,
+            &self.snapshot,
+            now,
+            unix,
+            incarnation,
+        );
+        match started {
+            Ok(owner) => node.up = Some(owner),
+            Err(error) => panic!("shard {shard} does not start: {error}"),
+        }
+        let life = node.life;
+        self.at(now + 250, Event::ShardTick { shard, life });
+    }
+
+    /// The owner's process is gone, and with the power what was not synced.
+    pub(crate) fn shard_dies(&mut self, shard: usize) {
+        let power_too = self.rng.one_in(2);
+        let node = &mut self.shards[shard];
+        node.up = None;
+        node.life += 1;
+        if power_too {
+            node.disk = node.disk.power_cut();
+        }
+        let links: Vec<LinkId> = self
+            .paths
+            .iter()
+            .filter(|(_, p)| p.shard == shard && p.open_at_owner)
+            .map(|(link, _)| *link)
+            .collect();
+        for link in links {
+            if let Some(path) = self.paths.get_mut(&link) {
+                path.open_at_owner = false;
+            }
+            self.soon(1, 60, Event::EdgeDown(link));
+        }
+        self.soon(30, 500, Event::StartShard(shard));
+    }
+
+    fn served(&mut self, link: LinkId) -> Option<(usize, &mut Owner)> {
+        let path = self.paths.get(&link).filter(|p| p.open_at_owner)?;
+        let owner = self.shards[path.shard].up.as_mut()?;
+        Some((path.shard, owner))
+    }
+
+    pub(crate) fn owner_frame(&mut self, link: LinkId, frame: OwnerFrame) {
+        let now = self.now;
+        if let Some((shard, owner)) = self.served(link) {
+            owner.shard.frame(now, link, frame);
+            self.pump(shard);
+        }
+    }
+
+    pub(crate) fn owner_asked(&mut self, link: LinkId, request: HistoryRequest) {
+        let now = self.now;
+        if let Some((shard, owner)) = self.served(link) {
+            owner.shard.history(now, link, request);
+            self.pump(shard);
+        }
+    }
+
+    pub(crate) fn owner_down(&mut self, link: LinkId) {
+        if let Some((shard, owner)) = self.served(link) {
+            owner.shard.link_closed(link);
+            self.pump(shard);
+        }
+        if let Some(path) = self.paths.get_mut(&link) {
+            path.open_at_owner = false;
+        }
+    }
+
+    /// Asks a shard for something; `false` when nobody serves it.
+    pub(crate) fn admin(&mut self, shard: usize, token: u64, admin: Admin) -> bool {
+        let Some(owner) = &mut self.shards[shard].up else {
+            return false;
+        };
+        owner.shard.admin(token, admin);
+        self.pump(shard);
+        true
+    }
+
+    pub(crate) fn shard_tick(&mut self, shard: usize, life: u64) {
+        if self.shards[shard].life != life {
+            return;
+        }
+        let (now, unix, save) = (self.now, self.unix(), self.rng.one_in(3));
+        if let Some(owner) = &mut self.shards[shard].up {
+            owner.shard.tick(now, unix);
+            if save {
+                owner.checkpoint();
+            }
+        }
+        self.pump(shard);
+        self.at(now + 250, Event::ShardTick { shard, life });
+    }
+
+    pub(crate) fn sync_done(&mut self, shard: usize, life: u64) {
+        if self.shards[shard].life != life {
+            return;
+        }
+        let now = self.now;
+        if let Some(owner) = &mut self.shards[shard].up {
+            owner.sync(now);
+        }
+        self.pump(shard);
+    }
+
+    /// Lets a shard append and send what it has to.
+    fn pump(&mut self, shard: usize) {
+        let (now, unix) = (self.now, self.unix());
+        let Some(owner) = &mut self.shards[shard].up else {
+            return;
+        };
+        let appended = owner.append(now, unix);
+        let mut outputs = Vec::new();
+        while let Some(output) = owner.shard.poll_output() {
+            outputs.push(match output {
+                Output::Read(read) => Output::Page {
+                    link: read.link,
+                    page: owner.read(&read),
+                },
+                other => other,
+            });
+        }
+        assert!(owner.shard.is_serving(), "nothing fails a sync here");
+        for output in outputs {
+            match output {
+                Output::Send { link, frame } => {
+                    self.send_edge(link, Stream::ToEdge, |link| Event::ToEdge(link, frame));
+                }
+                Output::Page { link, page } => {
+                    self.send_edge(link, Stream::Page, |link| Event::Page(link, page));
+                }
+                Output::Close { link } => {
+                    self.send_edge(link, Stream::ToEdge, Event::EdgeDown);
+                    if let Some(path) = self.paths.get_mut(&link) {
+                        path.open_at_owner = false;
+                    }
+                }
+                Output::AdminDone { token, outcome } => {
+                    self.soon(1, 5, Event::MoverHears(token, outcome));
+                }
+                Output::Read(_) | Output::Trimmed { .. } | Output::Erased { .. } | Output::Wake => {
+                }
+            }
+        }
+        if matches!(appended, Append::Writing) {
+            let life = self.shards[shard].life;
+            self.soon(1, 4, Event::SyncDone { shard, life });
+        }
+    }
+
+    fn send_edge(&mut self, link: LinkId, stream: Stream, event: impl FnOnce(LinkId) -> Event) {
+        let Some(path) = self.paths.get_mut(&link).filter(|p| p.open_at_owner) else {
+            return;
+        };
+        let at = path.arrival(self.now, stream, &mut self.rng);
+        self.at(at, event(link));
+    }
+}
