@@ -1,5 +1,6 @@
 //! Tools of the workspace, run as `cargo xtask <command>`.
 
+mod mutants;
 mod tidy;
 
 use std::process::ExitCode;
@@ -7,12 +8,16 @@ use std::process::ExitCode;
 const HELP: &str = "\
 cargo xtask <command>
 
-  tidy    check the rules of the architecture and of the house; exits with 1 when one is broken
+  tidy            check the rules of the architecture and of the house; exits with 1 when one is
+                  broken
+  mutants [NAME]  make seeded mistakes in a copy of the sources, all or those whose name contains
+                  NAME; exits with 1 when one is not caught by its test
 ";
 
 fn main() -> anyhow::Result<ExitCode> {
     match std::env::args().nth(1).as_deref() {
         Some("tidy") => tidy::run(),
+        Some("mutants") => mutants::run(std::env::args().nth(2).as_deref()),
         Some("help" | "--help" | "-h") | None => {
             print!("{HELP}");
             Ok(ExitCode::SUCCESS)

@@ -107,7 +107,7 @@ fn rust_files(package: &Path) -> Result<Vec<PathBuf>> {
 }
 
 /// Every file below `dir`, in order, in the directories that `enter` accepts.
-fn files_below(dir: &Path, enter: &dyn Fn(&Path) -> bool) -> Result<Vec<PathBuf>> {
+pub(crate) fn files_below(dir: &Path, enter: &dyn Fn(&Path) -> bool) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     let mut waiting = vec![dir.to_path_buf()];
     while let Some(dir) = waiting.pop() {
@@ -130,7 +130,7 @@ fn files_below(dir: &Path, enter: &dyn Fn(&Path) -> bool) -> Result<Vec<PathBuf>
 }
 
 /// `path` from `root`, with `/` on every system.
-fn relative(root: &Path, path: &Path) -> String {
+pub(crate) fn relative(root: &Path, path: &Path) -> String {
     let path = path.strip_prefix(root).unwrap_or(path);
     let parts: Vec<_> = path
         .components()

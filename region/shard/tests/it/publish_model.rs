@@ -437,3 +437,36 @@ fn a_room_that_the_snapshot_places_elsewhere_is_not_written() {
     assert_eq!(world.commit(), 0);
     assert_eq!(answers(&mut world, link), [(1, 0, 1002)]);
 }
+
+#[test]
+fn an_id_survives_a_pause_of_its_owner() {
+    let mut world = World::new(rules());
+    let link = world.attach(10);
+    let with_id = |request, session| {
+        let mut p = publish(room(1), request, session, 1);
+        p.id = "once".into();
+        OwnerFrame::Publish(p)
+    };
+    world.frame(link, with_id(1, 1));
+    world.commit();
+    world.now_ms += 24 * 3600 * 1000;
+    world.frame(link, with_id(2, 2));
+    assert_eq!(world.commit(), 0, "nobody served it meanwhile");
+}
+
+#[test]
+fn a_number_that_was_passed_over_is_never_written() {
+    let mut world = World::new(rules());
+    let link = world.attach(10);
+    for (request, number) in [(1, 1), (2, 3), (3, 2)] {
+        world.frame(
+            link,
+            OwnerFrame::Publish(publish(room(1), request, 7, number)),
+        );
+        world.commit();
+    }
+    assert_eq!(
+        answers(&mut world, link),
+        [(1, 1, 0), (2, 2, 0), (3, 0, 1003)]
+    );
+}

@@ -1,0 +1,307 @@
+//! The mutants: which line is changed to what, and which test must notice.
+//!
+//! Each is a mistake that somebody could make and that would cost a message, double one, reorder
+//! one, or hide that something is missing. They are grouped by the program that catches them.
+
+/// One mistake.
+#[derive(Clone, Debug)]
+pub(crate) struct Mutant {
+    pub(crate) name: &'static str,
+    /// What the mistake does.
+    pub(crate) about: &'static str,
+    /// From the workspace's root.
+    pub(crate) file: &'static str,
+    /// Stands in the file exactly once.
+    pub(crate) old: &'static str,
+    pub(crate) new: &'static str,
+    /// The package of the test that must fail; the test stands in its `tests/it`.
+    pub(crate) package: &'static str,
+    /// Its whole name.
+    pub(crate) test: &'static str,
+    pub(crate) env: &'static [(&'static str, &'static str)],
+}
+
+const SHARD: &str = "gb6-region-shard";
+const STORE: &str = "gb6-region-stores-embedded";
+const EDGE: &str = "gb6-edge-session";
+const SIMULATION: &str = "gb6-tests-simulation";
+const EVERYTHING: &str = "everything_that_can_go_wrong";
+const SEEDS: &[(&str, &str)] = &[("GB6_SEEDS", "60")];
+
+/// Every mutant.
+pub(crate) fn all() -> Vec<Mutant> {
+    [shard(), store(), edge(), simulation()].concat()
+}
+
+fn shard() -> Vec<Mutant> {
+    let by = |name, about, file, old, new, test| Mutant {
+        name,
+        about,
+        file,
+        old,
+        new,
+        package: SHARD,
+        test,
+        env: &[],
+    };
+    let model = "publish_model::nothing_is_lost_doubled_or_reordered";
+    vec![
+        by(
+            "presence-lease-never-ends",
+            "people of a dead edge stay present for ever",
+            "region/shard/src/edges.rs",
+            ".filter(|(_, e)| e.lease_until <= now)",
+            ".filter(|(_, e)| e.lease_until == 0 && now > 0)",
+            "presence::a_dead_edges_people_are_gone_with_its_lease",
+        ),
+        by(
+            "history-skips-what-is-gone",
+            "a page from below the first kept offset begins at it, without error 112",
+            "region/shard/src/history.rs",
+            "if below && request.limit > 0 {",
+            "if below && request.limit == u32::MAX {",
+            "history::below_the_first_kept_offset_is_said_not_skipped",
+        ),
+        by(
+            "seal-ignored",
+            "a sealed instance is still written here",
+            "region/shard/src/commit.rs",
+            "(Kind::Seal | Kind::Open, _) => self.ownership.fold(record),",
+            "(Kind::Open, _) => self.ownership.fold(record),",
+            "history::an_instance_moves_with_its_offsets_and_ids",
+        ),
+        by(
+            "id-of-the-open-batch-unknown",
+            "two publishes with one id in one batch are both written",
+            "region/shard/src/batch.rs",
+            "forming.ids.insert(*id, forming.records.len());",
+            "let _ = id;",
+            "publish_model::a_duplicate_in_the_open_batch_waits_for_its_commit",
+        ),
+        by(
+            "credit-not-counted",
+            "an edge may have any number of publishes unanswered",
+            "region/shard/src/machine.rs",
+            "*count += 1;",
+            "*count = 1;",
+            "publish_model::publishes_beyond_the_credit_end_the_link",
+        ),
+        by(
+            "ids-age-while-nobody-serves",
+            "a pause of the owner shortens the dedupe window",
+            "region/shard/src/machine.rs",
+            "self.served_ms += step.min(STEP_MS_MAX);",
+            "self.served_ms += step;",
+            "publish_model::an_id_survives_a_pause_of_its_owner",
+        ),
+        by(
+            "head-stays-after-a-full-disk",
+            "what a full disk refused leaves a hole in the offsets",
+            "region/shard/src/commit.rs",
+            "room.open_head = room.head;\n            room.trimming = false;",
+            "room.trimming = false;",
+            model,
+        ),
+        by(
+            "number-of-unknown-outcome-taken-for-new",
+            "a resend whose first outcome is unknown is written behind later ones",
+            "region/shard/src/batch.rs",
+            "if known == Known::Unknown {",
+            "if known == Known::Unknown && self.serving.is_none() {",
+            "publish_model::a_number_that_was_passed_over_is_never_written",
+        ),
+        by(
+            "numbers-not-in-checkpoint",
+            "after a restart from a checkpoint an edge's resends are written again",
+            "region/shard/src/checkpoint.rs",
+            "entry.highest = saved.highest;",
+            "entry.highest = 0;",
+            model,
+        ),
+        by(
+            "ids-not-in-checkpoint",
+            "after a restart from a checkpoint a client's retry is written again",
+            "region/shard/src/checkpoint.rs",
+            "self.dedupe.insert(&ids.instance, key, written, served_ms);",
+            "let _ = (key, written, served_ms);",
+            model,
+        ),
+        by(
+            "acknowledged-when-formed",
+            "a batch that was never written is acknowledged all the same",
+            "region/shard/src/commit.rs",
+            "let Some(batch) = self.in_flight.take() else {\n            return;\n        };\n        for ix in",
+            "if failure == AppendFailure::StorageFull {\n            return self.committed(now_ms, SyncStats::default());\n        }\n        let Some(batch) = self.in_flight.take() else {\n            return;\n        };\n        for ix in",
+            model,
+        ),
+    ]
+}
+
+fn store() -> Vec<Mutant> {
+    let by = |name, about, file, old, new, test| Mutant {
+        name,
+        about,
+        file,
+        old,
+        new,
+        package: STORE,
+        test,
+        env: &[],
+    };
+    vec![
+        by(
+            "no-fence",
+            "an owner that slept acknowledges although another has taken the shard",
+            "region/stores/embedded/src/log/owner.rs",
+            "Ok(false) => Err(self.fenced()),",
+            "Ok(false) => Ok(()),",
+            "faults::owners_that_contend_and_sleep_never_both_acknowledge",
+        ),
+        by(
+            "old-tail-not-synced",
+            "a new owner shows what only the system's memory holds",
+            "region/stores/embedded/src/log/owner.rs",
+            "make_durable(vfs, tail)?;",
+            "let _ = tail;",
+            "faults::after_a_failed_sync_only_an_acquisition_goes_on",
+        ),
+        by(
+            "torn-tail-kept",
+            "a write that a crash cut short is read as a batch",
+            "region/stores/embedded/src/log/scan.rs",
+            "if frame.checksum_holds(bytes) {",
+            "if frame.count > 0 {",
+            "recovery::a_torn_last_write_is_cut_at_any_byte",
+        ),
+        by(
+            "damage-taken-for-a-torn-tail",
+            "a damaged batch in the middle ends the log in silence",
+            "region/stores/embedded/src/log/scan.rs",
+            "if frame.first < expected || frame.bytes > FRAME_BYTES_MAX {",
+            "if frame.first >= expected || frame.bytes > FRAME_BYTES_MAX {",
+            "recovery::damage_before_the_last_batches_of_the_open_segment_is_reported_too",
+        ),
+        by(
+            "sync-forgotten",
+            "a batch is acknowledged before it is on the disk",
+            "region/stores/embedded/src/log/owner.rs",
+            "if let Err(e) = self.file.sync() {",
+            "if let Err(e) = Ok::<(), io::Error>(()) {",
+            "crash::acknowledged_records_survive_power_cuts",
+        ),
+    ]
+}
+
+fn edge() -> Vec<Mutant> {
+    let by = |name, about, file, old, new, test| Mutant {
+        name,
+        about,
+        file,
+        old,
+        new,
+        package: EDGE,
+        test,
+        env: &[],
+    };
+    let model = "hub_model::a_hub_keeps_its_promises";
+    vec![
+        by(
+            "resume-one-too-late",
+            "a client that comes back misses the first publication behind its position",
+            "edge/session/src/hub/join.rs",
+            "(from.offset, room.ring.after(from.offset))",
+            "(from.offset, room.ring.after(from.offset + 1))",
+            "hub_rules::recovery_table",
+        ),
+        by(
+            "resume-one-too-early",
+            "a client that comes back gets its last publication again",
+            "edge/session/src/hub/join.rs",
+            "(from.offset, room.ring.after(from.offset))",
+            "(from.offset, room.ring.after(from.offset.saturating_sub(1)))",
+            model,
+        ),
+        by(
+            "gap-not-filled",
+            "after a break the edge goes on at the top and skips what came meanwhile",
+            "edge/session/src/hub/live.rs",
+            "self.start_filling(id, &mut room, top, None);",
+            "room.stand_at(top, generation);\n                room.follow = Follow::Live;",
+            model,
+        ),
+        by(
+            "resent-in-another-order",
+            "after a break the newest unanswered publish goes first",
+            "edge/session/src/hub/publish.rs",
+            "for (id, waiting) in &mut self.ops {",
+            "for (id, waiting) in self.ops.iter_mut().rev() {",
+            "hub_rules::publishes_wait_at_the_door_for_credit_and_keep_order_and_number_over_a_break",
+        ),
+        by(
+            "resent-after-giving-up",
+            "what was sent under an ended lease is sent again under the next",
+            "edge/session/src/hub/lease.rs",
+            "self.give_up_sent(out);",
+            "let _ = out;",
+            "hub_rules::an_ended_lease_is_a_new_incarnation_and_answers_what_was_sent",
+        ),
+        by(
+            "stale-owner-believed",
+            "an edge goes back to an owner that has been replaced",
+            "edge/session/src/hub/lease.rs",
+            "if frame.shard_epoch < self.shard_epoch {",
+            "if frame.shard_epoch + 1_000 < self.shard_epoch {",
+            "hub_rules::a_stale_owner_is_left",
+        ),
+    ]
+}
+
+fn simulation() -> Vec<Mutant> {
+    let by = |name, about, file, old, new| Mutant {
+        name,
+        about,
+        file,
+        old,
+        new,
+        package: SIMULATION,
+        test: EVERYTHING,
+        env: SEEDS,
+    };
+    vec![
+        by(
+            "mesh-sync-forgotten",
+            "as sync-forgotten, seen by clients of a whole mesh",
+            "region/stores/embedded/src/log/owner.rs",
+            "if let Err(e) = self.file.sync() {",
+            "if let Err(e) = Ok::<(), io::Error>(()) {",
+        ),
+        by(
+            "mesh-no-fence",
+            "as no-fence, seen by clients of a whole mesh",
+            "region/stores/embedded/src/log/owner.rs",
+            "Ok(false) => Err(self.fenced()),",
+            "Ok(false) => Ok(()),",
+        ),
+        by(
+            "mesh-ids-not-in-checkpoint",
+            "as ids-not-in-checkpoint, seen by clients of a whole mesh",
+            "region/shard/src/checkpoint.rs",
+            "self.dedupe.insert(&ids.instance, key, written, served_ms);",
+            "let _ = (key, written, served_ms);",
+        ),
+        by(
+            "mesh-gap-not-filled",
+            "as gap-not-filled, seen by clients of a whole mesh",
+            "edge/session/src/hub/live.rs",
+            "self.start_filling(id, &mut room, top, None);",
+            "room.stand_at(top, generation);\n                room.follow = Follow::Live;",
+        ),
+        by(
+            "mesh-presence-lease-never-ends",
+            "as presence-lease-never-ends, seen by clients of a whole mesh",
+            "region/shard/src/edges.rs",
+            ".filter(|(_, e)| e.lease_until <= now)",
+            ".filter(|(_, e)| e.lease_until == 0 && now > 0)",
+        ),
+    ]
+}
