@@ -12,7 +12,7 @@ cd "$(dirname "$0")/.."
 # shellcheck source=scripts/step.sh
 . scripts/step.sh
 
-STAGES=(units)
+STAGES=(units mutants sdk)
 
 # Unit, property and integration tests of every crate.
 stage_units() {
@@ -20,6 +20,20 @@ stage_units() {
     need cc "sudo apt-get install -y build-essential"
     scripts/console.sh --if-missing
     cargo test --workspace --locked
+}
+
+# Seeded mistakes, each of which a named test must catch.
+stage_mutants() {
+    need cargo "curl --proto '=https' -sSf https://sh.rustup.rs | sh"
+    cargo xtask mutants
+}
+
+# The unmodified JavaScript SDK against a real server.
+stage_sdk() {
+    need node "scripts/install-build-deps.sh --node"
+    scripts/console.sh --if-missing
+    cargo build --locked -p gb6 -p gb6-tests-harness
+    npm test --prefix tests/sdk
 }
 
 if [ "${1:-}" = --list ]; then

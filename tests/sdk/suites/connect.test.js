@@ -74,7 +74,7 @@ for (const format of formats) {
     const bad = {
       'signed with another secret': () => sign(server, member('alice'), { secret: 'x'.repeat(64) }),
       'with alg none': () => forge({ alg: 'none', kid: header(server.ready.tokens.alice).kid }, member('alice')),
-      'of a key that nobody made': () => sign(server, member('alice'), { kid: 'other.0000' }),
+      'of a key that nobody made': () => sign(server, member('alice'), { kid: 'other.0000', secret: 'y'.repeat(64) }),
       'that is garbage': () => 'not.a.token',
     };
     for (const [name, token] of Object.entries(bad)) {

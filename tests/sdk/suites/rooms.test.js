@@ -152,10 +152,13 @@ for (const format of formats) {
       alice.stopBatching();
       const [, published, stats, error, history] = await Promise.all(calls);
       assert.equal(alice.watched.frames.filter((f) => f.from === 'client').length, before + 1);
-      assert.deepEqual([published.offset, stats.numClients, error.code], [2, 1, 104]);
+      // In which order the SDK writes the calls of one turn is its own affair.
+      assert.ok([1, 2].includes(published.offset));
+      assert.deepEqual([stats.numClients, error.code], [1, 104]);
       assert.ok(Number(history.offset) <= 2);
       await room.count(2);
-      assert.deepEqual(room.data, [{ n: 1 }, { n: 2 }]);
+      assert.equal(room.data[published.offset - 1].n, 2);
+      assert.deepEqual(room.data.map((d) => d.n).sort(), [1, 2]);
     });
 
     test('errors have codes and words', async () => {
