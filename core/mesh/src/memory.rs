@@ -44,8 +44,11 @@ pub(crate) struct Side {
 
 /// The two ends of a link, the dialler's first.
 pub(crate) fn connect(dialler: Side, listener: Side) -> (Link, Link) {
+    // overflow: opening a stream waits, up to its time limit.
     let (open_tx, open_rx) = mpsc::channel(STREAM_BACKLOG);
+    // overflow: nothing is ever sent: the side that dialled accepts no streams.
     let (_, unused_rx) = mpsc::channel(1);
+    // overflow: the datagram is dropped, as on a path that is too slow.
     let (to_listener, at_listener) = mpsc::channel(DATAGRAM_BACKLOG);
     let (to_dialler, at_dialler) = mpsc::channel(DATAGRAM_BACKLOG);
     let streams = Arc::new(Semaphore::new(STREAMS_MAX as usize));

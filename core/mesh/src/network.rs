@@ -93,6 +93,7 @@ impl MemoryNetwork {
     /// A node with this id is on it already.
     pub fn bind(&self, local: LocalNode, timing: Timing) -> Result<Endpoint, BindError> {
         let node = local.identity.node.clone();
+        // overflow: who dials waits, up to its time limit.
         let (accepted, links) = mpsc::channel(LINK_BACKLOG);
         let stats = Arc::<MeshStats>::default();
         let local = Arc::new(local);

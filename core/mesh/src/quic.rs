@@ -75,6 +75,7 @@ impl QuicEndpoint {
             socket,
             Arc::new(quinn::TokioRuntime),
         )?;
+        // overflow: an accepted link waits for its place; its peer sees a slow handshake.
         let (accepted, links) = mpsc::channel(LINK_BACKLOG);
         let accepting = listens.then(|| {
             let accepter = Accepter {
@@ -315,6 +316,7 @@ fn up(
     timing: Timing,
 ) -> Link {
     let ended = Arc::default();
+    // overflow: accepting streams waits, and QUIC's own limit on streams holds the peer back.
     let (opened_tx, opened) = mpsc::channel(STREAM_BACKLOG);
     if !dialled {
         tokio::spawn(accept_streams(

@@ -47,6 +47,7 @@ impl<T> fmt::Debug for Completion<T> {
 /// `wait(|done| log.append(&fence, batch, done))`. For tests, tools and threads of their own;
 /// never for an async thread.
 pub fn wait<T: Send + 'static>(start: impl FnOnce(Completion<T>)) -> Result<T, StoreError> {
+    // overflow: one answer is ever sent.
     let (sender, receiver) = mpsc::sync_channel(1);
     start(Completion::new(move |answer| {
         // The receiver lives until it has the answer.

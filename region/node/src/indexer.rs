@@ -137,7 +137,13 @@ impl Follower {
 
     /// Catches up with the log, then takes one piece of work.
     fn step(&self, queue: &Receiver<Work>) -> Result<(), StoreError> {
-        let applied = self.store.applied(self.shard)?;
+        let mut applied = self.store.applied(self.shard)?;
+        if applied > self.log.range()?.next {
+            // The index is of a longer log than this one: it was restored from an older copy.
+            tracing::warn!(shard = %self.shard, applied, "the room index does not belong to this log and is built again");
+            self.store.clear(self.shard)?;
+            applied = 0;
+        }
         self.state.applied.store(applied, Release);
         match queue.recv_timeout(IDLE) {
             Ok(Work::Trim(room, first)) => {

@@ -208,7 +208,8 @@ fn of_two_with_one_epoch_the_first_wins(fixture: &impl LogFixture) {
 fn batches_in_flight_commit_in_order(fixture: &impl LogFixture) {
     let log = fixture.open();
     acquire(&*log, &fence(1)).expect("acquire");
-    let (sender, receiver) = mpsc::channel();
+    // overflow: one answer for each of the sixty batches fits.
+    let (sender, receiver) = mpsc::sync_channel(60);
     let mut position = 1;
     for n in 0..60 {
         let batch = messages(position, "room:a", 1 + n % 5);

@@ -180,6 +180,7 @@ fn open_within(path: &Path, config: RoomsConfig) -> Result<Open, StoreError> {
         path: path.display().to_string(),
         detail,
     };
+    // overflow: one answer is ever sent.
     let (sender, receiver) = mpsc::sync_channel(1);
     let opening = path.to_owned();
     std::thread::Builder::new()

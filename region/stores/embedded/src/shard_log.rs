@@ -75,6 +75,7 @@ impl<V: Vfs> EmbeddedShardLog<V> {
         let notes = log.notes().to_vec();
         let inbox = Arc::new(Inbox::new(INBOX_BYTES_MAX));
         let counters = Arc::new(Counters::default());
+        // overflow: the job stays with the log, which offers it again after the next batch.
         let (jobs, job_list) = mpsc::sync_channel::<Job<V>>(1);
         let helper = {
             let inbox = inbox.clone();

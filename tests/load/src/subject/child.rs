@@ -81,6 +81,7 @@ impl Running {
             .take()
             .with_context(|| format!("the output of {} was read already", self.name))?;
         // One message: the channel never holds more, and its reader may be gone by then.
+        // overflow: one line is ever sent.
         let (tell, told) = mpsc::sync_channel(1);
         std::thread::spawn(move || {
             let mut reader = BufReader::new(output);
