@@ -42,7 +42,7 @@ pub fn encode_frame<M: Message>(frame: &M, len: usize, out: &mut impl BufMut) {
 }
 
 /// Cuts received bytes into frames. Bytes go in through [`FrameReader::space`] and
-/// [`FrameReader::filled`], frames come out of [`FrameReader::next`]. Memory follows what was
+/// [`FrameReader::filled`], frames come out of [`FrameReader::next_frame`]. Memory follows what was
 /// received, never what a length prefix claims.
 #[derive(Debug)]
 pub struct FrameReader {

@@ -26,7 +26,7 @@ pub fn retention_offset(record: &Record) -> RetentionOffset {
     }
 }
 
-/// Takes a record's content away and leaves its place: what [`Retain::Erase`] does.
+/// Takes a record's content away and leaves its place: what [`crate::Retain::Erase`] does.
 pub fn erase(record: &mut Record) {
     record.body.clear();
     record.tags.clear();

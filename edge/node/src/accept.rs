@@ -1,6 +1,7 @@
 //! The listener: takes connections whatever happens, and brings each from its first byte to its
 //! answer or its WebSocket.
 
+use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
@@ -11,7 +12,9 @@ use std::time::{Duration, Instant};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use rustix::net::RecvFlags;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use tokio::io::Interest;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
@@ -36,6 +39,11 @@ const UNSENT_BYTES: u32 = 256 * 1024;
 /// The answer where every place is taken.
 const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 1\r\n\
     Content-Type: text/plain\r\nContent-Length: 21\r\n\r\ntoo many connections\n";
+
+thread_local! {
+    /// Where request heads are looked at: nothing in it outlives one look.
+    static HEAD: RefCell<Box<[u8]>> = RefCell::new(vec![0; HEAD_BYTES_MAX].into_boxed_slice());
+}
 
 /// A listener on `address`.
 pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
@@ -137,15 +145,46 @@ fn admit(shared: &Arc<Shared>, tcp: TcpStream) {
     });
 }
 
-/// One connection until its first byte: it costs a task of a few hundred bytes and no timer.
+/// One connection until the head of its first request is there: it costs a task of a few hundred
+/// bytes, no buffer and no timer.
 async fn connection(shared: Arc<Shared>, tcp: TcpStream, unproven: Unproven, permit: Permit) {
-    if tcp.readable().await.is_err() {
+    if head_arrived(&tcp).await.is_err() {
         return;
     }
     // What HTTP needs is put aside, so that it is gone when a WebSocket begins.
     let upgraded = Box::pin(speak_http(shared.clone(), tcp, unproven, permit)).await;
     if let Some((websocket, unproven)) = upgraded {
         unproven.hand_over(|unproven| tokio::spawn(websocket(unproven)).abort_handle());
+    }
+}
+
+/// Waits until a whole head, or more than one may have, lies in the kernel's buffer: what is not
+/// complete is left there, so that a client which never ends its request holds no buffer of ours.
+async fn head_arrived(tcp: &TcpStream) -> io::Result<()> {
+    loop {
+        let ready = tcp.ready(Interest::READABLE).await?;
+        let looked = tcp.try_io(Interest::READABLE, || {
+            HEAD.with_borrow_mut(|buf| {
+                let (seen, _) = rustix::net::recv(tcp, &mut buf[..], RecvFlags::PEEK)?;
+                if seen == 0 {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
+                let ended = buf[..seen].windows(4).any(|w| w == b"\r\n\r\n");
+                if ended || seen == buf.len() {
+                    return Ok(());
+                }
+                // So that the runtime waits for more instead of for these bytes.
+                Err(io::ErrorKind::WouldBlock.into())
+            })
+        });
+        match looked {
+            // The end of the stream stays readable for ever behind the bytes that are left there.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && ready.is_read_closed() => {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            other => return other,
+        }
     }
 }
 

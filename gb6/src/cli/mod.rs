@@ -53,6 +53,9 @@ enum Command {
     Log(log::LogCommand),
     /// Look at this machine: file limits, ports, clock, disk
     Doctor(doctor::Doctor),
+    /// Measure a server, a peer, or what the machine can do at best
+    #[command(subcommand)]
+    Bench(gb6_tests_load::Bench),
     /// Print the version
     Version,
 }
@@ -65,6 +68,7 @@ impl Cli {
     pub(crate) fn run(self) -> Result<(), Failure> {
         match self.command {
             Command::Dev(dev) => dev.run(),
+            Command::Bench(bench) => gb6_tests_load::run(bench).map_err(Failure::from),
             Command::Edge(edge) => edge.run(),
             Command::Region(region) => region.run(),
             Command::Geo(geo) => geo.run(),

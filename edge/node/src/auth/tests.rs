@@ -1,3 +1,5 @@
+//! Tokens that are let in, and every way in which one is not.
+
 use std::collections::BTreeMap;
 
 use gb6_core_model::snapshot::Instance;

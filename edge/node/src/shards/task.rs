@@ -119,8 +119,9 @@ impl ShardTask {
         let mut tick = Instant::now() + TICK;
         while !self.is_over() {
             match self.wait(tick).await {
-                Woken::Asked => {}
-                Woken::Tick => self.hub.tick(self.now(), &mut self.out),
+                // The clock is looked at below, whatever woke the task: while frames are always
+                // ready nothing else would.
+                Woken::Asked | Woken::Tick => {}
                 Woken::Retry => self.open(),
                 Woken::Opened(Ok(streams)) => self.attach(streams),
                 Woken::Opened(Err(error)) => {
@@ -139,13 +140,14 @@ impl ShardTask {
             // Whatever woke it: requests that have come meanwhile are part of this round.
             self.asks();
             self.follow_snapshot();
-            self.send();
             let now = Instant::now();
             if now >= tick {
+                self.hub.tick(self.now(), &mut self.out);
                 tick = now + if self.hub.is_idle() { IDLE_TICK } else { TICK };
             } else if !self.hub.is_idle() {
                 tick = tick.min(now + TICK);
             }
+            self.send();
             self.tell(now);
             if self.out.handed >= HANDED_AT_ONCE {
                 self.out.handed = 0;
