@@ -1,0 +1,124 @@
+//! Clients that read too slowly, or trickle: they are cut off, and cost nobody else anything.
+
+use std::time::{Duration, Instant};
+
+use gb6_core_wire::client::{Command, ConnectRequest, Dialect, SubscribeRequest};
+use gb6_tests_harness::client::{Incoming, Session, Subscriber, SubscriberOptions, Target, Wire};
+use gb6_tests_harness::history::Recorder;
+use gb6_tests_harness::process::{DevOptions, DevServer, Metrics, Scratch};
+
+use crate::load::LONG;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_never_reads_is_disconnected_and_memory_stays_flat() {
+    const ROOM: &str = "room:slow";
+    let scratch = Scratch::new("slow").unwrap();
+    let server = DevServer::start(DevOptions::new(&scratch.path().join("data"))).await.unwrap();
+    let target = |user: &str| {
+        Target::new(&server.ready.ws, &server.ready.tokens[user], Dialect::Json)
+    };
+    let recorder = Recorder::new();
+    let reader = Subscriber::start(
+        SubscriberOptions {
+            name: "reader".into(),
+            instance: "demo".into(),
+            user: "bob".into(),
+            targets: vec![target("bob")],
+            rooms: vec![ROOM.into()],
+            seed: 1,
+        },
+        recorder.clone(),
+    );
+    reader.until_subscribed(1, LONG).await.unwrap();
+    let mut slow = Vec::new();
+    for _ in 0..20 {
+        let mut wire = Wire::open(&server.ready.ws, Dialect::Json, LONG).await.unwrap();
+        let connect = ConnectRequest {
+            token: server.ready.tokens["bob"].clone(),
+            ..Default::default()
+        };
+        let subscribe = SubscribeRequest {
+            channel: ROOM.into(),
+            ..Default::default()
+        };
+        let commands = [
+            Command { id: 1, connect: Some(Box::new(connect)), ..Default::default() },
+            Command { id: 2, subscribe: Some(Box::new(subscribe)), ..Default::default() },
+        ];
+        wire.send(&commands).await.unwrap();
+        let mut answers = 0;
+        while answers < 2 {
+            match wire.next_within(LONG).await.unwrap() {
+                Incoming::Replies(replies) => answers += replies.iter().filter(|r| r.id > 0).count(),
+                Incoming::Closed { code, reason } => panic!("{code} {reason}"),
+            }
+        }
+        slow.push(wire);
+    }
+    let (writer, _pushes) = Session::connect(&target("alice")).await.unwrap();
+    let data = format!("\"{}\"", "x".repeat(60_000));
+    let publish = async |count: u64| {
+        let mut top = 0;
+        for _ in 0..count {
+            top = writer.room_publish(ROOM, None, &data).await.unwrap().offset;
+        }
+        top
+    };
+    publish(20).await;
+    let before = server.process.resident_bytes().unwrap();
+    // Until everybody is out: the kernel's buffers come first, and then 1 MiB each.
+    let start = Instant::now();
+    let closed = async || {
+        let metrics = Metrics::read(server.address).await.unwrap();
+        metrics.sum("gb6_edge_slow_total", &[]).unwrap_or(0.0)
+    };
+    let mut top = 0;
+    while closed().await < 20.0 {
+        top = publish(20).await;
+        assert!(start.elapsed() < LONG, "only {} slow clients are gone", closed().await);
+    }
+    let peak = server.process.resident_bytes().unwrap();
+    top = top.max(publish(200).await);
+    let after = server.process.resident_bytes().unwrap();
+    let grown = peak.max(after).saturating_sub(before) >> 20;
+    assert!(grown < 128, "{grown} MiB more, with 20 slow clients of 1 MiB each");
+    // Who reads has everything.
+    reader.until_at(ROOM, top, LONG).await.unwrap();
+    drop(reader);
+    // And who reads at last finds the code behind what it was sent, unless it took too long.
+    let mut codes = Vec::new();
+    for mut wire in slow {
+        codes.push(wire.until_closed(LONG).await.unwrap().0);
+    }
+    assert!(codes.iter().all(|c| [3008, 1006].contains(c)), "{codes:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sigterm_drains_and_a_second_region_is_refused_with_the_pid() {
+    let scratch = Scratch::new("drain").unwrap();
+    let data = scratch.path().join("data");
+    let mut server = DevServer::start(DevOptions::new(&data)).await.unwrap();
+    let second = DevServer::start(DevOptions::new(&data)).await.map(|_| ()).unwrap_err();
+    let words = second.to_string();
+    assert!(words.contains(&server.process.pid().to_string()), "{words}");
+
+    let token = &server.ready.tokens["alice"];
+    let target = Target::new(&server.ready.ws, token, Dialect::Json);
+    let mut wire = Wire::open(&target.url, target.dialect, LONG).await.unwrap();
+    let connect = ConnectRequest {
+        token: token.clone(),
+        ..Default::default()
+    };
+    let connect = Command {
+        id: 1,
+        connect: Some(Box::new(connect)),
+        ..Default::default()
+    };
+    wire.send(&[connect]).await.unwrap();
+    wire.next_within(LONG).await.unwrap();
+    server.process.terminate();
+    let (code, reason) = wire.until_closed(LONG).await.unwrap();
+    assert!((3000..3500).contains(&code) && !reason.is_empty(), "{code} {reason}");
+    let status = server.process.wait(Duration::from_secs(15)).await.unwrap();
+    assert!(status.success(), "{status}");
+}

@@ -1,0 +1,145 @@
+//! Publishers and subscribers on a mesh, and the check of what they saw.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use gb6_core_wire::client::Dialect;
+use gb6_tests_harness::client::{
+    Publisher, PublisherOptions, Session, Subscriber, SubscriberOptions, Target, read_log,
+};
+use gb6_tests_harness::history::{Recorder, Summary, What};
+use gb6_tests_harness::process::{Mesh, member, target_dir};
+
+/// How long anything that must happen may take.
+pub(crate) const LONG: Duration = Duration::from_secs(90);
+
+/// Clients at work on a mesh with the edges e1 and e2.
+pub(crate) struct Load {
+    pub(crate) recorder: Recorder,
+    pub(crate) rooms: Vec<String>,
+    name: &'static str,
+    publishers: Vec<Publisher>,
+    subscribers: Vec<Subscriber>,
+}
+
+pub(crate) fn target(mesh: &Mesh, edge: &str, user: &str, dialect: Dialect) -> Target {
+    Target::new(&mesh.ws(edge), &mesh.token(&member(user)), dialect)
+}
+
+impl Load {
+    /// Starts a subscriber on each edge, one in each dialect, and publishers that go to the other
+    /// edge when theirs fails.
+    pub(crate) async fn start(
+        mesh: &Mesh,
+        name: &'static str,
+        seed: u64,
+        (publishers, rooms): (usize, usize),
+        pause: Duration,
+    ) -> Self {
+        let recorder = Recorder::new();
+        let rooms: Vec<String> = (0..rooms).map(|n| format!("room:{name}-{n}")).collect();
+        let edges = ["e1", "e2"];
+        let subscribers: Vec<Subscriber> = edges
+            .iter()
+            .zip(Dialect::ALL)
+            .map(|(edge, dialect)| {
+                let user = format!("reader-{edge}");
+                let options = SubscriberOptions {
+                    name: user.clone(),
+                    instance: "demo".into(),
+                    targets: vec![target(mesh, edge, &user, dialect)],
+                    user,
+                    rooms: rooms.clone(),
+                    seed,
+                };
+                Subscriber::start(options, recorder.clone())
+            })
+            .collect();
+        for subscriber in &subscribers {
+            subscriber.until_subscribed(rooms.len(), LONG).await.unwrap();
+        }
+        let publishers = (0..publishers)
+            .map(|n| {
+                let user = format!("writer-{n}");
+                let dialect = Dialect::ALL[n / 2 % 2];
+                let at = |edge: usize| target(mesh, edges[edge % 2], &user, dialect);
+                let options = PublisherOptions {
+                    name: user.clone(),
+                    instance: "demo".into(),
+                    targets: vec![at(n), at(n + 1)],
+                    user: user.clone(),
+                    rooms: rooms.clone(),
+                    pause,
+                    filling: 200,
+                    seed: seed.wrapping_add(n as u64),
+                };
+                Publisher::start(options, recorder.clone())
+            })
+            .collect();
+        Load {
+            recorder,
+            rooms,
+            name,
+            publishers,
+            subscribers,
+        }
+    }
+
+    /// Waits until every publisher has so many more acknowledgements.
+    pub(crate) async fn progress(&self, more: u64) {
+        let goals: Vec<u64> = self.publishers.iter().map(|p| p.acknowledged() + more).collect();
+        for (publisher, goal) in self.publishers.iter().zip(goals) {
+            if let Err(error) = publisher.until_acknowledged(goal, LONG).await {
+                panic!("{error}; {}", self.saved());
+            }
+        }
+    }
+
+    /// Where the history is written when a test fails.
+    fn history(&self) -> PathBuf {
+        target_dir().join(format!("histories/{}.jsonl", self.name))
+    }
+
+    fn saved(&self) -> String {
+        let path = self.history();
+        match self.recorder.write(&path) {
+            Ok(()) => format!("the history is in {}", path.display()),
+            Err(e) => format!("the history can not be written: {e}"),
+        }
+    }
+
+    /// Ends everybody, reads every room to its beginning, and checks the history.
+    pub(crate) async fn finish(mut self, mesh: &Mesh) -> Summary {
+        for publisher in std::mem::take(&mut self.publishers) {
+            if let Err(error) = publisher.stop().await {
+                panic!("{error}; {}", self.saved());
+            }
+        }
+        let name = "reads-everything";
+        let target = target(mesh, "e1", name, Dialect::Protobuf);
+        let (session, _pushes) = Session::connect(&target).await.unwrap();
+        let client = What::Client {
+            instance: "demo".into(),
+            user: name.into(),
+        };
+        self.recorder.record(name, client);
+        for room in &self.rooms {
+            let log = read_log(&session, name, room, false, &self.recorder)
+                .await
+                .unwrap_or_else(|e| panic!("{room} can not be read: {e}; {}", self.saved()));
+            for subscriber in &self.subscribers {
+                if let Err(error) = subscriber.until_at(room, log.top, LONG).await {
+                    panic!("{error}; {}", self.saved());
+                }
+            }
+        }
+        for subscriber in std::mem::take(&mut self.subscribers) {
+            if let Err(error) = subscriber.stop().await {
+                panic!("{error}; {}", self.saved());
+            }
+        }
+        let summary = self.recorder.assert_kept(&self.history());
+        println!("{}: {summary}", self.name);
+        summary
+    }
+}
