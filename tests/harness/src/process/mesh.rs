@@ -319,7 +319,7 @@ fn config(name: &str, role: &str, ports: &Ports) -> Table {
     if role == "geo" {
         config.insert("snapshot".into(), text("snapshot.toml".into()));
     } else {
-        let geo = text(format!("127.0.0.1:{}", ports["g1"].1));
+        let geo = text(format!("g1@127.0.0.1:{}", ports["g1"].1));
         mesh.insert("geo".into(), Value::Array(vec![geo]));
     }
     if role == "edge" {
