@@ -189,7 +189,7 @@ pub(crate) fn mesh(workspace: &Workspace, method: Method) -> Result<(Subject, To
             config.push_str(&format!("listen = \"127.0.0.1:{port}\"\n"));
         }
         if role != "geo" {
-            config.push_str(&format!("geo = [\"127.0.0.1:{geo_port}\"]\n"));
+            config.push_str(&format!("geo = [\"g1@127.0.0.1:{geo_port}\"]\n"));
         }
         for (key, file) in [
             ("ca", "ca.pem"),
