@@ -16,6 +16,7 @@ chromium chromium
 xfs_io xfsprogs
 mkfs.xfs xfsprogs
 losetup mount
+prlimit util-linux
 nats-server nats-server
 LIST
 }

@@ -3,6 +3,8 @@
 # simulated mesh (GB6_SEEDS) and of moves (GB6_MOVES).
 #
 #   scripts/soak.sh [CASES]     cases for each property, 20000 unless said
+#
+# GB6_ROUNDS sets how often processes are killed and paused, and the power is cut: 20 unless said.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/step.sh
@@ -12,3 +14,5 @@ cases=${1:-20000}
 export PROPTEST_CASES="$cases"
 export GB6_SEEDS="${GB6_SEEDS:-$cases}" GB6_MOVES="${GB6_MOVES:-2000}"
 step "soak, $cases cases for each property" scripts/test.sh units
+export GB6_ROUNDS=${GB6_ROUNDS:-20}
+step "soak, $GB6_ROUNDS rounds of killed processes" scripts/test.sh crash

@@ -12,7 +12,7 @@ cd "$(dirname "$0")/.."
 # shellcheck source=scripts/step.sh
 . scripts/step.sh
 
-STAGES=(units mutants sdk)
+STAGES=(units mutants sdk crash)
 
 # Unit, property and integration tests of every crate.
 stage_units() {
@@ -34,6 +34,36 @@ stage_sdk() {
     scripts/console.sh --if-missing
     cargo build --locked -p gb6 -p gb6-tests-harness
     npm test --prefix tests/sdk
+}
+
+# Real processes that are killed, paused, cut off their power and out of disk; needs root for the
+# file systems of its own.
+stage_crash() {
+    need mkfs.xfs "scripts/install-test-deps.sh"
+    cargo build --locked -p gb6 -p gb6-tests-harness
+    cargo test --locked -p gb6-tests-cluster --test cluster
+}
+
+# The console in Chromium, on one process and on a mesh.
+stage_browser() {
+    need node "scripts/install-build-deps.sh --node"
+    need chromium "scripts/install-test-deps.sh"
+    scripts/console.sh
+    cargo build --locked -p gb6 -p gb6-tests-harness
+    npm test --prefix tests/browser
+}
+
+# Real processes: killed, paused, cut off the power, out of disk and of files. Needs root for file
+# systems of its own. GB6_ROUNDS and GB6_SEED set how often and with which chance; FILTER names one
+# test: FILTER=power_cuts scripts/test.sh crash
+stage_crash() {
+    need cargo "curl --proto '=https' -sSf https://sh.rustup.rs | sh"
+    need prlimit "sudo apt-get install -y util-linux"
+    need xfs_io "scripts/install-test-deps.sh"
+    scripts/console.sh --if-missing
+    cargo build --locked -p gb6
+    # One after the other: each wants the machine for itself.
+    cargo test --locked -p gb6-tests-cluster --test cluster -- --nocapture --test-threads=1 ${FILTER:-}
 }
 
 if [ "${1:-}" = --list ]; then
