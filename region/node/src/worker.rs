@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use gb6_core_mesh::{FrameSender, TrySendError};
 use gb6_core_model::snapshot::Snapshot;
-use gb6_core_ports::{Commit, Completion, Fence, StoreError};
+use gb6_core_ports::{Commit, Completion, Fence, ShardLog, StoreError};
 use gb6_core_wire::mesh::{EdgeFrame, HistoryPage, HistoryRequest, ToEdge, ToOwner};
 use gb6_core_wire::record::Record;
 use gb6_region_shard::{
@@ -96,8 +96,8 @@ pub(crate) struct Worker {
     pub(crate) storage_full: bool,
     /// Bytes of the last checkpoint.
     pub(crate) checkpoint_bytes: u64,
-    /// The position of the older of the two checkpoints kept: retention touches nothing behind it,
-    /// so that either is enough for a restart.
+    /// The position of the newest checkpoint that was read back: retention touches nothing behind
+    /// it, because a restart needs what no checkpoint covers.
     pub(crate) settled: u64,
 }
 
@@ -392,9 +392,8 @@ impl Worker {
         if let Some(pending) = &mut self.checkpointing {
             match pending.try_recv() {
                 Ok(Ok(position)) => {
-                    let mut numbers = self.numbers.lock();
-                    self.settled = numbers.checkpoint_position;
-                    numbers.checkpoint_position = position;
+                    self.numbers.lock().checkpoint_position = position;
+                    self.settled = position;
                     self.checkpointing = None;
                 }
                 Ok(Err(error)) => {
@@ -417,9 +416,8 @@ impl Worker {
             let (done, pending) = oneshot::channel();
             self.checkpointing = Some(pending);
             tokio::task::spawn_blocking(move || {
-                let saved = log.save_checkpoint(position, &state).map(|()| position);
                 // The actor polls for it, or has ended.
-                let _ = done.send(saved);
+                let _ = done.send(save_and_read_back(&*log, position, &state));
             });
         }
     }
@@ -510,6 +508,20 @@ async fn read_page(reader: Arc<Reader>, reads: Arc<Semaphore>, read: HistoryRead
                 return Reader::failed(&read);
             }
         }
+    }
+}
+
+/// Saves a checkpoint and reads it again: what retention may rely on must be readable.
+fn save_and_read_back(log: &dyn ShardLog, position: u64, state: &[u8]) -> Result<u64, StoreError> {
+    log.save_checkpoint(position, state)?;
+    match log.load_checkpoint()? {
+        Some((found, read)) if found == position && read == state => Ok(position),
+        found => Err(StoreError::Conflict {
+            what: format!(
+                "the checkpoint at {position} was saved and {:?} was read back",
+                found.map(|(position, _)| position)
+            ),
+        }),
     }
 }
 
