@@ -100,7 +100,10 @@ impl Disk {
     /// # Errors
     /// It is not XFS, or the tool fails.
     pub fn cut_power(&self) -> Result<(), DiskError> {
-        run("xfs_io", &["-x", "-c", "shutdown", &text(&self.mount_point)])
+        run(
+            "xfs_io",
+            &["-x", "-c", "shutdown", &text(&self.mount_point)],
+        )
     }
 
     /// Unmounts it; nobody may have files open on it.

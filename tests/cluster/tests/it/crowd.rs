@@ -32,7 +32,10 @@ async fn slowest(session: &Session, count: usize) -> Duration {
     let mut slowest = Duration::ZERO;
     for n in 0..count {
         let start = Instant::now();
-        session.room_publish("room:crowd", None, &n.to_string()).await.unwrap();
+        session
+            .room_publish("room:crowd", None, &n.to_string())
+            .await
+            .unwrap();
         slowest = slowest.max(start.elapsed());
     }
     slowest
@@ -65,8 +68,16 @@ async fn ten_thousand_half_open_connections_disturb_nobody() {
     let (newcomer, _pushes) = Session::connect(&alice(&server)).await.unwrap();
     slowest(&newcomer, 1).await;
     assert!(server.is_ready().await);
-    let grown = server.process.resident_bytes().unwrap().saturating_sub(before);
-    assert!(grown < 256 * 1024 * 1024, "{} MiB for 10,000 half-open connections", grown >> 20);
+    let grown = server
+        .process
+        .resident_bytes()
+        .unwrap()
+        .saturating_sub(before);
+    assert!(
+        grown < 256 * 1024 * 1024,
+        "{} MiB for 10,000 half-open connections",
+        grown >> 20
+    );
     drop(crowd);
 }
 
@@ -97,7 +108,11 @@ async fn running_out_of_files_does_not_end_the_accept_loop() {
     };
     slowest(&again, 5).await;
     let metrics = Metrics::read(server.address).await.unwrap();
-    let told = ["gb6_edge_accept_errors_total", "gb6_edge_refused_full_total", "gb6_edge_half_open_dropped_total"];
+    let told = [
+        "gb6_edge_accept_errors_total",
+        "gb6_edge_refused_full_total",
+        "gb6_edge_half_open_dropped_total",
+    ];
     let sum: f64 = told.iter().filter_map(|m| metrics.sum(m, &[])).sum();
     assert!(sum > 0.0, "no metric tells of it");
 }

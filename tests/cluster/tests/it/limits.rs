@@ -13,10 +13,11 @@ use crate::load::LONG;
 async fn a_client_that_never_reads_is_disconnected_and_memory_stays_flat() {
     const ROOM: &str = "room:slow";
     let scratch = Scratch::new("slow").unwrap();
-    let server = DevServer::start(DevOptions::new(&scratch.path().join("data"))).await.unwrap();
-    let target = |user: &str| {
-        Target::new(&server.ready.ws, &server.ready.tokens[user], Dialect::Json)
-    };
+    let server = DevServer::start(DevOptions::new(&scratch.path().join("data")))
+        .await
+        .unwrap();
+    let target =
+        |user: &str| Target::new(&server.ready.ws, &server.ready.tokens[user], Dialect::Json);
     let recorder = Recorder::new();
     let reader = Subscriber::start(
         SubscriberOptions {
@@ -32,7 +33,9 @@ async fn a_client_that_never_reads_is_disconnected_and_memory_stays_flat() {
     reader.until_subscribed(1, LONG).await.unwrap();
     let mut slow = Vec::new();
     for _ in 0..20 {
-        let mut wire = Wire::open(&server.ready.ws, Dialect::Json, LONG).await.unwrap();
+        let mut wire = Wire::open(&server.ready.ws, Dialect::Json, LONG)
+            .await
+            .unwrap();
         let connect = ConnectRequest {
             token: server.ready.tokens["bob"].clone(),
             ..Default::default()
@@ -42,14 +45,24 @@ async fn a_client_that_never_reads_is_disconnected_and_memory_stays_flat() {
             ..Default::default()
         };
         let commands = [
-            Command { id: 1, connect: Some(Box::new(connect)), ..Default::default() },
-            Command { id: 2, subscribe: Some(Box::new(subscribe)), ..Default::default() },
+            Command {
+                id: 1,
+                connect: Some(Box::new(connect)),
+                ..Default::default()
+            },
+            Command {
+                id: 2,
+                subscribe: Some(Box::new(subscribe)),
+                ..Default::default()
+            },
         ];
         wire.send(&commands).await.unwrap();
         let mut answers = 0;
         while answers < 2 {
             match wire.next_within(LONG).await.unwrap() {
-                Incoming::Replies(replies) => answers += replies.iter().filter(|r| r.id > 0).count(),
+                Incoming::Replies(replies) => {
+                    answers += replies.iter().filter(|r| r.id > 0).count()
+                }
                 Incoming::Closed { code, reason } => panic!("{code} {reason}"),
             }
         }
@@ -75,13 +88,20 @@ async fn a_client_that_never_reads_is_disconnected_and_memory_stays_flat() {
     let mut top = 0;
     while closed().await < 20.0 {
         top = publish(20).await;
-        assert!(start.elapsed() < LONG, "only {} slow clients are gone", closed().await);
+        assert!(
+            start.elapsed() < LONG,
+            "only {} slow clients are gone",
+            closed().await
+        );
     }
     let peak = server.process.resident_bytes().unwrap();
     top = top.max(publish(200).await);
     let after = server.process.resident_bytes().unwrap();
     let grown = peak.max(after).saturating_sub(before) >> 20;
-    assert!(grown < 128, "{grown} MiB more, with 20 slow clients of 1 MiB each");
+    assert!(
+        grown < 128,
+        "{grown} MiB more, with 20 slow clients of 1 MiB each"
+    );
     // Who reads has everything.
     reader.until_at(ROOM, top, LONG).await.unwrap();
     drop(reader);
@@ -98,7 +118,10 @@ async fn sigterm_drains_and_a_second_region_is_refused_with_the_pid() {
     let scratch = Scratch::new("drain").unwrap();
     let data = scratch.path().join("data");
     let mut server = DevServer::start(DevOptions::new(&data)).await.unwrap();
-    let second = DevServer::start(DevOptions::new(&data)).await.map(|_| ()).unwrap_err();
+    let second = DevServer::start(DevOptions::new(&data))
+        .await
+        .map(|_| ())
+        .unwrap_err();
     let words = second.to_string();
     assert!(words.contains(&server.process.pid().to_string()), "{words}");
 
@@ -118,7 +141,10 @@ async fn sigterm_drains_and_a_second_region_is_refused_with_the_pid() {
     wire.next_within(LONG).await.unwrap();
     server.process.terminate();
     let (code, reason) = wire.until_closed(LONG).await.unwrap();
-    assert!((3000..3500).contains(&code) && !reason.is_empty(), "{code} {reason}");
+    assert!(
+        (3000..3500).contains(&code) && !reason.is_empty(),
+        "{code} {reason}"
+    );
     let status = server.process.wait(Duration::from_secs(15)).await.unwrap();
     assert!(status.success(), "{status}");
 }

@@ -56,7 +56,10 @@ impl Load {
             })
             .collect();
         for subscriber in &subscribers {
-            subscriber.until_subscribed(rooms.len(), LONG).await.unwrap();
+            subscriber
+                .until_subscribed(rooms.len(), LONG)
+                .await
+                .unwrap();
         }
         let publishers = (0..publishers)
             .map(|n| {
@@ -87,7 +90,11 @@ impl Load {
 
     /// Waits until every publisher has so many more acknowledgements.
     pub(crate) async fn progress(&self, more: u64) {
-        let goals: Vec<u64> = self.publishers.iter().map(|p| p.acknowledged() + more).collect();
+        let goals: Vec<u64> = self
+            .publishers
+            .iter()
+            .map(|p| p.acknowledged() + more)
+            .collect();
         for (publisher, goal) in self.publishers.iter().zip(goals) {
             if let Err(error) = publisher.until_acknowledged(goal, LONG).await {
                 panic!("{error}; {}", self.saved());

@@ -1,15 +1,12 @@
 //! Real processes on a real kernel: killed, paused, cut off the power, out of disk and of files,
 //! and clients that behave badly. What every client saw goes through the history checker.
 
-#![allow(
-    clippy::unwrap_used,
-    reason = "a test's helpers fail as its body does"
-)]
+#![allow(clippy::unwrap_used, reason = "a test's helpers fail as its body does")]
 
 mod crowd;
 mod index_lost;
-mod load;
 mod limits;
+mod load;
 mod peers;
 mod power;
 mod rounds;

@@ -16,7 +16,11 @@ fn cert(mesh: &Mesh, arguments: &[&str]) {
         .current_dir(mesh.directory())
         .output()
         .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }
 
 /// Gives e2 another certificate, starts it again, and waits until `peer` tells of it.
@@ -34,7 +38,10 @@ async fn refused(certificate: impl FnOnce(&Mesh), said: &[&str]) {
     let logs = ["e2.log", "r1.log", "g1.log"].map(|log| mesh.directory().join(log));
     let start = Instant::now();
     let told = || {
-        let text: String = logs.iter().map(|log| std::fs::read_to_string(log).unwrap()).collect();
+        let text: String = logs
+            .iter()
+            .map(|log| std::fs::read_to_string(log).unwrap())
+            .collect();
         said.iter().any(|words| text.contains(words))
     };
     while !told() {
@@ -45,6 +52,13 @@ async fn refused(certificate: impl FnOnce(&Mesh), said: &[&str]) {
         mesh.node("e2").ready(Duration::from_secs(1)).await.is_err(),
         "it got in"
     );
+    for log in &logs {
+        println!(
+            "{}\n{}",
+            log.display(),
+            std::fs::read_to_string(log).unwrap()
+        );
+    }
     // The others do not mind.
     load.progress(10).await;
 }
@@ -53,7 +67,12 @@ async fn refused(certificate: impl FnOnce(&Mesh), said: &[&str]) {
 async fn another_authority() {
     let certificate = |mesh: &Mesh| {
         cert(mesh, &["ca", "others"]);
-        cert(mesh, &["node", "--ca", "others", "--role", "edge", "--name", "e2", "--out", "certs"]);
+        cert(
+            mesh,
+            &[
+                "node", "--ca", "others", "--role", "edge", "--name", "e2", "--out", "certs",
+            ],
+        );
     };
     refused(certificate, &["certificate", "UnknownIssuer", "unknown"]).await;
 }
@@ -61,7 +80,10 @@ async fn another_authority() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_role() {
     let certificate = |mesh: &Mesh| {
-        cert(mesh, &["node", "--ca", "certs", "--role", "region", "--name", "e2"]);
+        cert(
+            mesh,
+            &["node", "--ca", "certs", "--role", "region", "--name", "e2"],
+        );
     };
     refused(certificate, &["role"]).await;
 }

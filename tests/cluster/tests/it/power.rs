@@ -18,7 +18,14 @@ async fn power_cuts_lose_nothing_acknowledged() {
     let mut options = MeshOptions::new("power");
     options.region_data = Some(disk.path().join("r1"));
     let mut mesh = Mesh::start(options).await.unwrap();
-    let load = Load::start(&mesh, "power", rounds.seed, (6, 4), Duration::from_millis(1)).await;
+    let load = Load::start(
+        &mesh,
+        "power",
+        rounds.seed,
+        (6, 4),
+        Duration::from_millis(1),
+    )
+    .await;
     for round in 1..=rounds.count {
         load.progress(20).await;
         let moment = Duration::from_millis(rounds.random.random_range(0..300));

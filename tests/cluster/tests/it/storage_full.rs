@@ -37,7 +37,9 @@ async fn publishes_are_refused_and_reads_go_on() {
         number += 1;
         let id = format!("m{number}");
         // Does not compress.
-        let filling: String = (0..2_000).map(|n| fingerprint(format!("{id} {n}").as_bytes())).collect();
+        let filling: String = (0..2_000)
+            .map(|n| fingerprint(format!("{id} {n}").as_bytes()))
+            .collect();
         let data = format!("{{\"id\":\"{id}\",\"filling\":\"{filling}\"}}");
         let message = Message {
             room: ROOM.into(),
@@ -87,7 +89,9 @@ async fn publishes_are_refused_and_reads_go_on() {
     for _ in 0..5 {
         publish().await.unwrap();
     }
-    read_log(&session, NAME, ROOM, false, &recorder).await.unwrap();
+    read_log(&session, NAME, ROOM, false, &recorder)
+        .await
+        .unwrap();
     recorder.assert_kept(&target_dir().join("histories/full.jsonl"));
     drop(mesh);
 }
