@@ -12,7 +12,7 @@ cd "$(dirname "$0")/.."
 # shellcheck source=scripts/step.sh
 . scripts/step.sh
 
-STAGES=(units mutants sdk crash)
+STAGES=(units mutants sdk browser crash)
 
 # Unit, property and integration tests of every crate.
 stage_units() {
