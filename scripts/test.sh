@@ -36,14 +36,6 @@ stage_sdk() {
     npm test --prefix tests/sdk
 }
 
-# Real processes that are killed, paused, cut off their power and out of disk; needs root for the
-# file systems of its own.
-stage_crash() {
-    need mkfs.xfs "scripts/install-test-deps.sh"
-    cargo build --locked -p gb6 -p gb6-tests-harness
-    cargo test --locked -p gb6-tests-cluster --test cluster
-}
-
 # The console in Chromium, on one process and on a mesh.
 stage_browser() {
     need node "scripts/install-build-deps.sh --node"

@@ -6,7 +6,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use gb6_core_mesh::{DialError, Endpoint, LocalNode, MeshTls, NodeIdentity, Timing, install_crypto};
+use gb6_core_mesh::{
+    DialError, Endpoint, LocalNode, MeshTls, NodeIdentity, Timing, install_crypto,
+};
 use gb6_core_model::{Incarnation, NodeId, Role};
 use gb6_core_wire::mesh::VERSION;
 use gb6_tests_harness::process::{Mesh, MeshOptions, Metrics, PATIENCE};
@@ -57,7 +59,9 @@ async fn an_edge_of_another_authority_stays_outside() {
     cert(&mesh, &["ca", "others"]);
     cert(
         &mesh,
-        &["node", "--ca", "others", "--role", "edge", "--name", "e2", "--out", "certs"],
+        &[
+            "node", "--ca", "others", "--role", "edge", "--name", "e2", "--out", "certs",
+        ],
     );
     // What it kept of the placement would let it serve old instances; it must not even reach them.
     std::fs::remove_dir_all(mesh.directory().join("e2")).unwrap();
@@ -67,7 +71,10 @@ async fn an_edge_of_another_authority_stays_outside() {
     let ready = mesh.node("e2").ready(Duration::from_secs(1)).await;
     assert!(ready.is_err(), "it got in");
     let log = std::fs::read_to_string(mesh.directory().join("e2.log")).unwrap();
-    assert!(log.contains("do not accept each other's certificates"), "{log}");
+    assert!(
+        log.contains("do not accept each other's certificates"),
+        "{log}"
+    );
     load.progress(10).await;
 }
 
@@ -112,7 +119,10 @@ async fn another_version_is_refused_by_name() {
     let load = Load::start(&mesh, "versions", 1, (2, 1), Duration::from_millis(2)).await;
     let region = NodeId::from("r1");
     let address = mesh_address(&mesh);
-    cert(&mesh, &["node", "--ca", "certs", "--role", "edge", "--name", "e9"]);
+    cert(
+        &mesh,
+        &["node", "--ca", "certs", "--role", "edge", "--name", "e9"],
+    );
     let certs = mesh.directory().join("certs");
     let newer = endpoint(&certs, "e9", Role::Edge, VERSION + 1);
     let error = newer.dial(&region, Some(&address)).await.unwrap_err();
@@ -141,6 +151,9 @@ async fn garbage_at_the_mesh_listener_disturbs_nobody() {
     // Another name than the certificate of who answers.
     let certs = mesh.directory().join("certs");
     let edge = endpoint(&certs, "e1", Role::Edge, VERSION);
-    let error = edge.dial(&NodeId::from("r2"), Some(&address)).await.unwrap_err();
+    let error = edge
+        .dial(&NodeId::from("r2"), Some(&address))
+        .await
+        .unwrap_err();
     assert!(!matches!(error, DialError::Timeout { .. }), "{error}");
 }

@@ -5,6 +5,7 @@ mod codec;
 mod log;
 mod publisher;
 mod session;
+mod socket_task;
 mod subscriber;
 mod wire;
 

@@ -16,6 +16,7 @@ use serde::Deserialize;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
+use super::socket_task::Run;
 use super::{ANSWER, ClientError, Incoming, Target, Wire};
 
 /// Pushes that may wait for the test.
@@ -48,16 +49,16 @@ pub struct Published {
     pub duplicate: bool,
 }
 
-enum Waiting {
+pub(super) enum Waiting {
     Call(oneshot::Sender<Result<Reply, ClientError>>),
     Subscribe(String, oneshot::Sender<Result<Reply, ClientError>>),
 }
 
 #[derive(Default)]
-struct Calls {
-    waiting: HashMap<u32, Waiting>,
-    last: u32,
-    ended: Option<ClientError>,
+pub(super) struct Calls {
+    pub(super) waiting: HashMap<u32, Waiting>,
+    pub(super) last: u32,
+    pub(super) ended: Option<ClientError>,
 }
 
 /// A connection. Dropping it closes the socket without a word, as a crash does.
@@ -408,104 +409,5 @@ fn unexpected(what: &str, reply: &Reply) -> ClientError {
     ClientError::Answer {
         what: what.to_owned(),
         answer: format!("{reply:?}"),
-    }
-}
-
-/// The task that owns the socket.
-struct Run {
-    wire: Wire,
-    calls: Arc<Mutex<Calls>>,
-    commands: mpsc::Receiver<Command>,
-    pushes: mpsc::Sender<Push>,
-    silence: Option<Duration>,
-}
-
-impl Run {
-    async fn run(mut self, first: Vec<Reply>) {
-        let end = self.until_end(first).await;
-        let waiting = {
-            let mut calls = self.calls.lock();
-            calls.ended = Some(end.clone());
-            std::mem::take(&mut calls.waiting)
-        };
-        for waiting in waiting.into_values() {
-            let (Waiting::Call(answer) | Waiting::Subscribe(_, answer)) = waiting;
-            let _ = answer.send(Err(end.clone()));
-        }
-        let _ = self.pushes.send(Push::Closed(end)).await;
-    }
-
-    async fn until_end(&mut self, first: Vec<Reply>) -> ClientError {
-        for reply in first {
-            if let Err(error) = self.take(reply).await {
-                return error;
-            }
-        }
-        loop {
-            let silence = self.silence.unwrap_or(Duration::from_secs(3600));
-            let incoming = tokio::select! {
-                incoming = tokio::time::timeout(silence, self.wire.next()) => incoming,
-                command = self.commands.recv() => {
-                    let Some(command) = command else {
-                        return ClientError::Closed { code: 1000, reason: "closed here".into() };
-                    };
-                    // What waits already goes into the same frame.
-                    let mut frame = vec![command];
-                    while let Ok(command) = self.commands.try_recv() {
-                        frame.push(command);
-                    }
-                    match self.wire.send(&frame).await {
-                        Ok(()) => continue,
-                        Err(error) => return error,
-                    }
-                }
-            };
-            match incoming {
-                Err(_) => {
-                    return ClientError::Closed {
-                        code: 1006,
-                        reason: format!("no ping within {silence:?}"),
-                    };
-                }
-                Ok(Err(error)) => return error,
-                Ok(Ok(Incoming::Closed { code, reason })) => {
-                    return ClientError::Closed { code, reason };
-                }
-                Ok(Ok(Incoming::Replies(replies))) => {
-                    for reply in replies {
-                        if let Err(error) = self.take(reply).await {
-                            return error;
-                        }
-                    }
-                }
-            }
-        }
-    }
-
-    async fn take(&mut self, reply: Reply) -> Result<(), ClientError> {
-        if reply.is_ping() {
-            return self.wire.send(&[Command::default()]).await;
-        }
-        if let Some(push) = reply.push {
-            // Nobody listens any more: the connection goes on for its calls.
-            let _ = self.pushes.send(Push::Push(push)).await;
-            return Ok(());
-        }
-        let waiting = self.calls.lock().waiting.remove(&reply.id);
-        match waiting {
-            // The caller has given up.
-            None => {}
-            Some(Waiting::Call(answer)) => {
-                let _ = answer.send(Ok(reply));
-            }
-            Some(Waiting::Subscribe(channel, answer)) => {
-                if let Some(result) = &reply.subscribe {
-                    let push = Push::Subscribed(channel, result.clone());
-                    let _ = self.pushes.send(push).await;
-                }
-                let _ = answer.send(Ok(reply));
-            }
-        }
-        Ok(())
     }
 }

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 
-use super::{Event, Message, Publication, Rule, Violation, What};
+use super::{Event, Message, Publication, Rule, Summary, Violation, What};
 
 /// Broken promises that are kept; more of them are only counted.
 const VIOLATIONS_MAX: usize = 1000;
@@ -17,136 +17,92 @@ const REFUSALS: &[u32] = &[
 /// Reads a history and says what it breaks.
 #[derive(Default, Debug)]
 pub struct Checker {
-    clients: BTreeMap<String, ClientState>,
+    pub(super) clients: BTreeMap<String, ClientState>,
     /// By `instance/room`.
-    rooms: BTreeMap<String, Room>,
+    pub(super) rooms: BTreeMap<String, Room>,
     /// The rooms to which some data was sent.
-    sent_to: HashMap<String, Vec<String>>,
-    violations: Vec<Violation>,
-    unshown: u64,
-    summary: Summary,
-}
-
-/// What a history that breaks nothing holds.
-#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
-pub struct Summary {
-    /// Events read.
-    pub events: u64,
-    /// Clients that took part.
-    pub clients: u64,
-    /// Rooms, of all instances.
-    pub rooms: u64,
-    /// Different messages that were sent.
-    pub messages: u64,
-    /// Attempts to publish, retries counted.
-    pub attempts: u64,
-    /// Acknowledgements.
-    pub acknowledged: u64,
-    /// Acknowledgements that said that the id was known.
-    pub duplicates: u64,
-    /// Publications delivered to subscribers.
-    pub delivered: u64,
-    /// Publications read in pages.
-    pub paged: u64,
-    /// Connections lost.
-    pub lost: u64,
-}
-
-impl fmt::Display for Summary {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} events of {} clients in {} rooms: {} messages in {} attempts, {} acknowledged ({} as duplicates), {} delivered, {} read in pages, {} connections lost",
-            self.events,
-            self.clients,
-            self.rooms,
-            self.messages,
-            self.attempts,
-            self.acknowledged,
-            self.duplicates,
-            self.delivered,
-            self.paged,
-            self.lost
-        )
-    }
+    pub(super) sent_to: HashMap<String, Vec<String>>,
+    pub(super) violations: Vec<Violation>,
+    pub(super) unshown: u64,
+    pub(super) summary: Summary,
 }
 
 #[derive(Default, Debug)]
-struct ClientState {
-    instance: String,
-    user: String,
-    connection: u32,
-    rooms: BTreeMap<String, View>,
+pub(super) struct ClientState {
+    pub(super) instance: String,
+    pub(super) user: String,
+    pub(super) connection: u32,
+    pub(super) rooms: BTreeMap<String, View>,
 }
 
 /// One client's view of one room.
 #[derive(Default, Debug)]
-struct View {
-    subscribed: bool,
-    position: Option<u64>,
+pub(super) struct View {
+    pub(super) subscribed: bool,
+    pub(super) position: Option<u64>,
     /// Offsets between a lost position and the next one, both inclusive.
-    gaps: Vec<(u64, u64)>,
+    pub(super) gaps: Vec<(u64, u64)>,
     /// Offsets read in pages, as ranges.
-    paged: Vec<(u64, u64)>,
-    settled: bool,
-    acknowledged_max: u64,
+    pub(super) paged: Vec<(u64, u64)>,
+    pub(super) settled: bool,
+    pub(super) acknowledged_max: u64,
     /// What this client sent, in order: connection and message.
-    sent: Vec<(u32, Key)>,
+    pub(super) sent: Vec<(u32, Key)>,
 }
 
 #[derive(Default, Debug)]
-struct Room {
-    epoch: Option<(String, String)>,
-    slots: BTreeMap<u64, Slot>,
-    messages: HashMap<Key, Sent>,
-    offsets: HashMap<Key, Vec<u64>>,
-    logs: Vec<LogRead>,
+pub(super) struct Room {
+    pub(super) epoch: Option<(String, String)>,
+    pub(super) slots: BTreeMap<u64, Slot>,
+    pub(super) messages: HashMap<Key, Sent>,
+    pub(super) offsets: HashMap<Key, Vec<u64>>,
+    pub(super) logs: Vec<LogRead>,
 }
 
 /// What stands at an offset, and who said so first.
 #[derive(Debug)]
-struct Slot {
-    user: String,
-    id: Option<String>,
-    data: String,
-    told: String,
+pub(super) struct Slot {
+    pub(super) user: String,
+    pub(super) id: Option<String>,
+    pub(super) data: String,
+    pub(super) told: String,
     /// Whether a reader saw it, and not only its sender's acknowledgement.
-    read: bool,
-    acknowledged_to: Option<String>,
+    pub(super) read: bool,
+    pub(super) acknowledged_to: Option<String>,
 }
 
 /// A message: by its sender's id, or by its data where it has none.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
-struct Key {
-    user: String,
-    id: Option<String>,
-    data: Option<String>,
+pub(super) struct Key {
+    pub(super) user: String,
+    pub(super) id: Option<String>,
+    pub(super) data: Option<String>,
 }
 
 #[derive(Default, Debug)]
-struct Sent {
-    data: String,
-    sender: String,
-    attempts: u32,
-    refused: u32,
-    acknowledged: u32,
-    first: Option<u64>,
-    firsts: u32,
+pub(super) struct Sent {
+    pub(super) data: String,
+    pub(super) sender: String,
+    pub(super) attempts: u32,
+    pub(super) refused: u32,
+    pub(super) acknowledged: u32,
+    pub(super) first: Option<u64>,
+    pub(super) firsts: u32,
     /// The highest offset that its sender had an acknowledgement for when it first sent this.
-    floor: u64,
+    pub(super) floor: u64,
 }
 
 #[derive(Debug)]
-struct LogRead {
-    client: String,
-    first: u64,
-    top: u64,
-    trimmed: bool,
-    covered: Vec<(u64, u64)>,
+pub(super) struct LogRead {
+    pub(super) client: String,
+    pub(super) first: u64,
+    pub(super) top: u64,
+    pub(super) trimmed: bool,
+    pub(super) covered: Vec<(u64, u64)>,
 }
 
 impl Key {
-    fn new(user: &str, id: &Option<String>, data: &str) -> Self {
+    pub(super) fn new(user: &str, id: &Option<String>, data: &str) -> Self {
         Key {
             user: user.to_owned(),
             id: id.clone(),
@@ -523,7 +479,7 @@ impl Checker {
         self.rooms.entry(client.place(room)).or_default()
     }
 
-    fn broken(&mut self, rule: Rule, room: &str, evidence: String) {
+    pub(super) fn broken(&mut self, rule: Rule, room: &str, evidence: String) {
         if self.violations.len() == VIOLATIONS_MAX {
             self.unshown += 1;
             return;
@@ -534,186 +490,10 @@ impl Checker {
             evidence,
         });
     }
-
-    /// Looks at what only the whole history shows.
-    ///
-    /// # Errors
-    /// The broken promises, each once, in an order that does not depend on the run.
-    pub fn finish(mut self) -> Result<Summary, Vec<Violation>> {
-        let rooms = std::mem::take(&mut self.rooms);
-        let clients = std::mem::take(&mut self.clients);
-        self.summary.rooms = rooms.len() as u64;
-        self.summary.clients = clients.len() as u64;
-        for (place, room) in &rooms {
-            self.finish_messages(place, room);
-            self.finish_slots(place, room);
-            self.finish_logs(place, room);
-        }
-        for (name, client) in &clients {
-            for (room, view) in &client.rooms {
-                let place = client.place(room);
-                if let Some(room) = rooms.get(&place) {
-                    self.finish_view(&place, room, name, view);
-                }
-            }
-        }
-        if self.unshown > 0 {
-            let evidence = format!("and {} more broken promises", self.unshown);
-            self.violations.push(Violation {
-                rule: Rule::WellFormed,
-                room: String::new(),
-                evidence,
-            });
-        }
-        self.violations.sort();
-        self.violations.dedup();
-        if self.violations.is_empty() {
-            Ok(self.summary)
-        } else {
-            Err(self.violations)
-        }
-    }
-
-    fn finish_messages(&mut self, place: &str, room: &Room) {
-        for (key, sent) in &room.messages {
-            let offsets = room.offsets.get(key).map_or(&[][..], Vec::as_slice);
-            let read = |o: &&u64| room.slots.get(o).is_some_and(|s| s.read);
-            if sent.acknowledged > 0 && !offsets.iter().any(|o| read(&o)) {
-                let at = sent.first.map_or(String::new(), |o| format!(" at {o}"));
-                let evidence = format!(
-                    "{key} was acknowledged to {}{at}, and no reader has it",
-                    sent.sender
-                );
-                self.broken(Rule::AcknowledgedIsKept, place, evidence);
-            }
-            let plain = key.id.is_none();
-            if plain && offsets.len() as u64 > u64::from(sent.attempts) {
-                let evidence = format!(
-                    "{key} was sent {} times and stands at {offsets:?}",
-                    sent.attempts
-                );
-                self.broken(Rule::OneOffset, place, evidence);
-            }
-            if sent.refused == sent.attempts && !offsets.is_empty() {
-                let evidence = format!("{key} was refused, and stands at {offsets:?}");
-                self.broken(Rule::RefusedIsAbsent, place, evidence);
-            }
-            let early = offsets.iter().find(|o| **o <= sent.floor);
-            if let Some(offset) = early.filter(|_| sent.attempts == 1 || key.id.is_some()) {
-                let evidence = format!(
-                    "{} sent {key} after it had the acknowledgement of {}, and it stands at {offset}",
-                    sent.sender, sent.floor
-                );
-                self.broken(Rule::SenderOrder, place, evidence);
-            }
-        }
-    }
-
-    fn finish_slots(&mut self, place: &str, room: &Room) {
-        for (offset, slot) in &room.slots {
-            let key = Key::new(&slot.user, &slot.id, &slot.data);
-            let sent = room.messages.get(&key);
-            if sent.is_some_and(|s| s.data == slot.data) {
-                continue;
-            }
-            let told = &slot.told;
-            let instance = place.split('/').next().unwrap_or_default();
-            let elsewhere = self.sent_to.get(&slot.data).map_or(&[][..], Vec::as_slice);
-            let (rule, evidence) = match elsewhere.iter().find(|p| *p != place) {
-                Some(other) if other.split('/').next() != Some(instance) => (
-                    Rule::InstanceKept,
-                    format!("offset {offset} ({told}) holds what was sent to {other}"),
-                ),
-                Some(other) => (
-                    Rule::SentBefore,
-                    format!("offset {offset} ({told}) holds what was sent to {other}"),
-                ),
-                None => (
-                    Rule::SentBefore,
-                    format!(
-                        "offset {offset} ({told}) holds {key} with data {}, which nobody sent",
-                        slot.data
-                    ),
-                ),
-            };
-            self.broken(rule, place, evidence);
-        }
-    }
-
-    fn finish_logs(&mut self, place: &str, room: &Room) {
-        for log in &room.logs {
-            let LogRead { client, first, .. } = log;
-            if *first != 1 && !log.trimmed {
-                let evidence = format!("the log that {client} read begins at {first}");
-                self.broken(Rule::Consecutive, place, evidence);
-            }
-            for (low, high) in missing(*first, log.top, &log.covered) {
-                let evidence = format!(
-                    "the log that {client} read, {first} to {}, has a hole from {low} to {high}",
-                    log.top
-                );
-                self.broken(Rule::Consecutive, place, evidence);
-            }
-        }
-        // Only the last one was read when nothing was sent any more.
-        let Some(log) = room.logs.last() else { return };
-        for (offset, slot) in room.slots.range(log.top + 1..) {
-            let rule = match slot.acknowledged_to {
-                Some(_) => Rule::AcknowledgedIsKept,
-                None => Rule::Consecutive,
-            };
-            let evidence = format!(
-                "offset {offset} was {}, and the log that {} read ends at {}",
-                slot.told, log.client, log.top
-            );
-            self.broken(rule, place, evidence);
-        }
-    }
-
-    fn finish_view(&mut self, place: &str, room: &Room, name: &str, view: &View) {
-        self.finish_order(place, room, name, view);
-        if !view.settled {
-            return;
-        }
-        for (from, to) in &view.gaps {
-            for (low, high) in missing(*from, *to, &view.paged) {
-                let evidence = format!("{name} never got {low} to {high}, not even in pages");
-                self.broken(Rule::NothingSkipped, place, evidence);
-            }
-        }
-        let top = room.slots.last_key_value().map_or(0, |(o, _)| *o);
-        let position = view.position.unwrap_or(0);
-        if view.subscribed && position < top {
-            let evidence = format!("{name} ends at {position}, the room at {top}");
-            self.broken(Rule::CaughtUp, place, evidence);
-        }
-    }
-
-    /// What was sent once, on one connection, stands in the order in which it was sent.
-    fn finish_order(&mut self, place: &str, room: &Room, name: &str, view: &View) {
-        let mut last: Option<(u32, u64, &Key)> = None;
-        for (connection, key) in &view.sent {
-            let once = room.messages.get(key).is_some_and(|s| s.attempts == 1);
-            let offsets = room.offsets.get(key).map_or(&[][..], Vec::as_slice);
-            let (true, [offset]) = (once, offsets) else {
-                continue;
-            };
-            if let Some((c, before, earlier)) = last
-                && c == *connection
-                && before > *offset
-            {
-                let evidence = format!(
-                    "{name} sent {earlier} before {key}, and they stand at {before} and {offset}"
-                );
-                self.broken(Rule::SenderOrder, place, evidence);
-            }
-            last = Some((*connection, *offset, key));
-        }
-    }
 }
 
 impl ClientState {
-    fn place(&self, room: &str) -> String {
+    pub(super) fn place(&self, room: &str) -> String {
         format!("{}/{room}", self.instance)
     }
 
@@ -727,25 +507,4 @@ impl ClientState {
         }
         self.rooms.entry(room.to_owned()).or_default()
     }
-}
-
-/// The parts of `from..=to` that no range covers.
-fn missing(from: u64, to: u64, ranges: &[(u64, u64)]) -> Vec<(u64, u64)> {
-    let mut sorted = ranges.to_vec();
-    sorted.sort_unstable();
-    let mut holes = Vec::new();
-    let mut next = from;
-    for (low, high) in sorted {
-        if low > to {
-            break;
-        }
-        if low > next {
-            holes.push((next, low - 1));
-        }
-        next = next.max(high.saturating_add(1));
-    }
-    if next <= to {
-        holes.push((next, to));
-    }
-    holes
 }

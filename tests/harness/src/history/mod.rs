@@ -5,7 +5,9 @@
 //! by [`fingerprint`], so each message of a test must have data of its own.
 
 mod checker;
+mod finish;
 mod recorder;
+mod summary;
 #[cfg(test)]
 mod tests;
 mod violation;
@@ -14,8 +16,9 @@ use std::io::BufRead;
 
 use serde::{Deserialize, Serialize};
 
-pub use checker::{Checker, Summary};
+pub use checker::Checker;
 pub use recorder::{Recorder, now_ms};
+pub use summary::Summary;
 pub use violation::{Rule, Violation};
 
 /// One thing that happened to one client.
