@@ -9,5 +9,6 @@ mod limits;
 mod load;
 mod peers;
 mod power;
+mod presence;
 mod rounds;
 mod storage_full;

