@@ -90,7 +90,13 @@ pub(crate) fn run(args: &AllArgs) -> Result<()> {
             failed.push(name);
         }
     }
-    let path = report::write(&args.out, &all.rows, &all.runs, args.quick)?;
+    let plan = json!({
+        "quick": args.quick,
+        "rounds": all.rounds,
+        "seconds": all.duration.as_secs_f64(),
+        "a_processor_for_each_side": pinning == Pinning::Split,
+    });
+    let path = report::write(&args.out, &all.rows, &all.runs, &plan)?;
     let mut output = std::io::stdout();
     writeln!(
         output,

@@ -121,6 +121,17 @@ pub(crate) fn raise_file_limit(needed: usize) -> Result<()> {
     Ok(())
 }
 
+/// The processors that this process may use: those of its first caller, so before it is pinned.
+pub(crate) fn processors() -> &'static [usize] {
+    use rustix::thread::{CpuSet, sched_getaffinity};
+    static ALLOWED: std::sync::OnceLock<Vec<usize>> = std::sync::OnceLock::new();
+    ALLOWED.get_or_init(|| {
+        let set = sched_getaffinity(None).unwrap_or_else(|_| CpuSet::new());
+        let all = 0..CpuSet::MAX_CPU;
+        all.filter(|cpu| set.is_set(*cpu)).collect()
+    })
+}
+
 /// Which processors the two sides of a run use.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) enum Pinning {
@@ -134,9 +145,10 @@ pub(crate) enum Pinning {
 impl Pinning {
     /// `Split` where there are two processors.
     pub(crate) fn auto() -> Self {
-        match std::thread::available_parallelism() {
-            Ok(n) if n.get() >= 2 => Pinning::Split,
-            _ => Pinning::Off,
+        if processors().len() >= 2 {
+            Pinning::Split
+        } else {
+            Pinning::Off
         }
     }
 
@@ -157,18 +169,11 @@ impl Pinning {
     }
 
     fn pin(self, nth: usize) -> Result<()> {
-        use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+        use rustix::thread::{CpuSet, sched_setaffinity};
         if self == Pinning::Off {
             return Ok(());
         }
-        // The processors of the whole process: that of its first thread before anything is pinned.
-        static ALLOWED: std::sync::OnceLock<Vec<usize>> = std::sync::OnceLock::new();
-        let allowed = ALLOWED.get_or_init(|| {
-            let set = sched_getaffinity(None).unwrap_or_else(|_| CpuSet::new());
-            (0..CpuSet::MAX_CPU)
-                .filter(|cpu| set.is_set(*cpu))
-                .collect()
-        });
+        let allowed = processors();
         let Some(cpu) = allowed.get(nth).or(allowed.last()) else {
             return Ok(());
         };

@@ -123,11 +123,11 @@ pub(crate) fn table(rows: &[Row]) -> String {
     out
 }
 
-/// Writes rows and single runs to `<dir>/bench-<unix time>.json`.
+/// Writes how it was measured, rows and single runs to `<dir>/bench-<unix time>.json`.
 ///
 /// # Errors
 /// The file can not be written.
-pub(crate) fn write(dir: &Path, rows: &[Row], runs: &[Value], quick: bool) -> Result<PathBuf> {
+pub(crate) fn write(dir: &Path, rows: &[Row], runs: &[Value], plan: &Value) -> Result<PathBuf> {
     let time = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs());
@@ -135,7 +135,7 @@ pub(crate) fn write(dir: &Path, rows: &[Row], runs: &[Value], quick: bool) -> Re
     let all = json!({
         "unix_time": time,
         "version": env!("CARGO_PKG_VERSION"),
-        "quick": quick,
+        "plan": plan,
         "machine": machine(),
         "goals": rows,
         "runs": runs,
@@ -157,7 +157,7 @@ fn machine() -> Value {
         )
     });
     json!({
-        "processors": std::thread::available_parallelism().map_or(0, usize::from),
+        "processors": crate::process::processors().len(),
         "processor": processor,
         "kernel": read("/proc/sys/kernel/osrelease").trim(),
         "load_average": read("/proc/loadavg").trim(),
@@ -215,7 +215,7 @@ mod tests {
     #[test]
     fn results_are_json_with_the_machine_in_them() {
         let dir = tempfile::tempdir().unwrap();
-        let path = write(dir.path(), &[], &[json!({"a": 1})], true).unwrap();
+        let path = write(dir.path(), &[], &[json!({"a": 1})], &json!({"rounds": 1})).unwrap();
         let text = std::fs::read(path).unwrap();
         let read: Value = serde_json::from_slice(&text).unwrap();
         assert!(read["machine"]["processors"].as_u64().unwrap() > 0);

@@ -5,10 +5,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use rustix::buffer::spare_capacity;
-use rustix::event::{Timespec, epoll};
+use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 
 /// Events taken at once.
 const EVENTS: usize = 1024;
+/// Shorter waits are kept to the microsecond: epoll itself knows milliseconds only, and a paced
+/// load that polled the rest away would take the processor from what it measures.
+const PRECISE_BELOW: Duration = Duration::from_millis(5);
 
 /// One epoll.
 pub(crate) struct Poll {
@@ -66,17 +69,33 @@ impl Poll {
         epoll::modify(&self.epoll, socket, data, interest(write)).context("watching a socket")
     }
 
-    /// Waits at most `wait`, in whole milliseconds rounded down, for at least one ready socket.
+    /// Waits at most `wait` for at least one ready socket. Waits of 5 ms and more may end up to a
+    /// millisecond early.
     ///
     /// # Errors
     /// Waiting fails.
     pub(crate) fn wait(&mut self, wait: Duration, ready: &mut Vec<Readiness>) -> Result<()> {
-        let wait = Timespec {
-            tv_sec: wait.as_secs().min(3600) as i64,
-            // The call beneath knows milliseconds only and rounds up.
-            tv_nsec: i64::from(wait.subsec_millis()) * 1_000_000,
-        };
+        if wait.is_zero() || wait >= PRECISE_BELOW {
+            // Rounded down: the call beneath would round up.
+            let whole = Duration::from_millis(wait.as_millis().min(3_600_000) as u64);
+            return self.take(whole, ready);
+        }
+        self.take(Duration::ZERO, ready)?;
+        if !ready.is_empty() {
+            return Ok(());
+        }
+        // An epoll is readable itself while it has something ready.
+        let mut this = [PollFd::new(&self.epoll, PollFlags::IN)];
+        match poll(&mut this, Some(&timespec(wait))) {
+            Ok(0) | Err(rustix::io::Errno::INTR) => Ok(()),
+            Ok(_) => self.take(Duration::ZERO, ready),
+            Err(e) => Err(e).context("waiting for sockets"),
+        }
+    }
+
+    fn take(&mut self, wait: Duration, ready: &mut Vec<Readiness>) -> Result<()> {
         self.events.clear();
+        let wait = timespec(wait);
         match epoll::wait(&self.epoll, spare_capacity(&mut self.events), Some(&wait)) {
             Ok(_) => (),
             Err(rustix::io::Errno::INTR) => return Ok(()),
@@ -93,5 +112,39 @@ impl Poll {
             }
         }));
         Ok(())
+    }
+}
+
+fn timespec(duration: Duration) -> Timespec {
+    Timespec {
+        tv_sec: duration.as_secs() as i64,
+        tv_nsec: i64::from(duration.subsec_nanos()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write as _;
+    use std::os::unix::net::UnixStream;
+    use std::time::Instant;
+
+    #[test]
+    fn a_short_wait_sleeps_its_time_and_ends_with_the_first_socket() {
+        let (mut a, b) = UnixStream::pair().unwrap();
+        let mut poll = Poll::new().unwrap();
+        poll.add(&b, 7, false).unwrap();
+        let mut ready = Vec::new();
+        let start = Instant::now();
+        poll.wait(Duration::from_micros(700), &mut ready).unwrap();
+        assert!(ready.is_empty());
+        assert!(start.elapsed() >= Duration::from_micros(700));
+        a.write_all(b"x").unwrap();
+        for wait in [0, 700, 60_000_000] {
+            ready.clear();
+            poll.wait(Duration::from_micros(wait), &mut ready).unwrap();
+            assert_eq!(ready.len(), 1, "{wait}");
+            assert_eq!((ready[0].token, ready[0].readable), (7, true));
+        }
     }
 }
