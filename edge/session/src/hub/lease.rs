@@ -143,10 +143,10 @@ impl<S: Clone> Hub<S> {
     pub(super) fn tick_lease(&mut self, now: u64, out: &mut impl HubOut<S>) {
         if self.lease.may_have_ended(now) {
             let linked = self.lease.link != Link::Down;
-            self.lease_ended(out);
             if linked {
                 self.drop_link(now, Detach::LeaseEnded, out);
             }
+            self.lease_ended(out);
             return;
         }
         if let Some(renew) = self.lease.due(now) {
@@ -154,7 +154,7 @@ impl<S: Clone> Hub<S> {
         }
     }
 
-    /// What was sent under the old incarnation is never sent again.
+    /// What was sent under the old incarnation is never sent again. The link is down.
     pub(super) fn lease_ended(&mut self, out: &mut impl HubOut<S>) {
         self.counters.leases_ended += 1;
         self.lease.end();

@@ -34,10 +34,10 @@ impl<S: Clone> Hub<S> {
     }
 
     /// A stream has ended: both are closed, no frame of them comes any more.
-    pub fn link_down(&mut self, now_ms: u64, _out: &mut impl HubOut<S>) {
+    pub fn link_down(&mut self, now_ms: u64, out: &mut impl HubOut<S>) {
         self.now = now_ms;
         self.lease.down();
-        self.doors.link_down();
+        self.publishes_link_down(out);
         self.reads.link_down();
         for id in 0..self.rooms.bound() {
             if let Some(room) = self.rooms.get_mut(id) {
@@ -59,10 +59,11 @@ impl<S: Clone> Hub<S> {
     }
 
     pub(super) fn refused(&mut self, now: u64, frame: Refused, out: &mut impl HubOut<S>) {
-        if frame.reason() == RefusedReason::LeaseEnded {
+        let lease_ended = frame.reason() == RefusedReason::LeaseEnded;
+        self.drop_link(now, Detach::Refused(frame), out);
+        if lease_ended {
             self.lease_ended(out);
         }
-        self.drop_link(now, Detach::Refused(frame), out);
     }
 
     /// The owner accepted: says everything that it must know, publishes first.

@@ -19,6 +19,8 @@ struct Session {
     rooms: BTreeMap<Arc<RoomRef>, Room>,
     /// Every number given in a room that was forgotten lies below this one.
     floor: u64,
+    /// Publishes that were sent and given up, and that the owner may still write.
+    late: usize,
     closed: bool,
 }
 
@@ -33,7 +35,7 @@ struct Room {
 
 impl Session {
     fn is_settled(&self) -> bool {
-        self.rooms.values().all(Room::is_settled)
+        self.late == 0 && self.rooms.values().all(Room::is_settled)
     }
 }
 
@@ -95,6 +97,27 @@ impl Numbers {
         } else if let Ok(at) = entry.unanswered.binary_search(&number) {
             entry.unanswered.remove(at);
         }
+        self.has_ended(session)
+    }
+
+    /// A publish that was sent is given up: its session has not ended before its answer comes, or
+    /// can not come any more. Call it before `settle`.
+    pub(super) fn expect_late_answer(&mut self, session: SessionId) {
+        if let Some(state) = self.sessions.get_mut(&session) {
+            state.late += 1;
+        }
+    }
+
+    /// The answer to one that was given up has come. Returns as `settle`.
+    pub(super) fn late_answer(&mut self, session: SessionId) -> bool {
+        if let Some(state) = self.sessions.get_mut(&session) {
+            state.late = state.late.saturating_sub(1);
+        }
+        self.has_ended(session)
+    }
+
+    /// Whether a session has ended and nothing of it is unanswered: then it is forgotten here.
+    fn has_ended(&mut self, session: SessionId) -> bool {
         let ended = self
             .sessions
             .get(&session)

@@ -26,8 +26,15 @@ pub(super) struct PendingPublish {
 #[derive(Default)]
 pub(super) struct Doors {
     by_instance: BTreeMap<String, Door>,
-    /// Publishes given up here that the owner still counts, by request: instance and bytes.
-    given_up: BTreeMap<u64, (String, usize)>,
+    /// Publishes given up here that the owner still counts, by request.
+    given_up: BTreeMap<u64, GivenUp>,
+}
+
+/// A publish that was sent and given up, and whose answer may still come on this attachment.
+struct GivenUp {
+    session: SessionId,
+    instance: String,
+    bytes: usize,
 }
 
 #[derive(Default)]
@@ -67,13 +74,14 @@ impl Doors {
         self.by_instance.values().map(|d| d.waiting).sum()
     }
 
-    /// Nothing is in flight any more.
-    pub(super) fn link_down(&mut self) {
-        self.given_up.clear();
+    /// Nothing is in flight any more. Returns the sessions of what was given up: no answer comes.
+    fn link_down(&mut self) -> Vec<SessionId> {
         for door in self.by_instance.values_mut() {
             door.in_flight = 0;
             door.in_flight_bytes = 0;
         }
+        let given_up = std::mem::take(&mut self.given_up);
+        given_up.into_values().map(|g| g.session).collect()
     }
 }
 
@@ -185,8 +193,11 @@ impl<S: Clone> Hub<S> {
     }
 
     pub(super) fn published(&mut self, _now: u64, frame: Published, out: &mut impl HubOut<S>) {
-        if let Some((instance, bytes)) = self.doors.given_up.remove(&frame.request) {
-            self.credit_back(&instance, bytes, out);
+        if let Some(given_up) = self.doors.given_up.remove(&frame.request) {
+            if self.numbers.late_answer(given_up.session) {
+                self.session_ended(given_up.session, out);
+            }
+            self.credit_back(&given_up.instance, given_up.bytes, out);
             return;
         }
         let ours = |w: &Waiting<S>| matches!(&w.op, Op::Publish(p) if p.in_flight);
@@ -226,7 +237,15 @@ impl<S: Clone> Hub<S> {
         let instance = &publish.room.instance;
         let bytes = publish.query.data.len();
         if publish.in_flight && self.lease.is_attached() {
-            self.doors.given_up.insert(id, (instance.clone(), bytes));
+            let given_up = GivenUp {
+                session,
+                instance: instance.clone(),
+                bytes,
+            };
+            self.doors.given_up.insert(id, given_up);
+            // The owner may still write it: until it has answered, the end of the session would
+            // make it forget a number that it has yet to use.
+            self.numbers.expect_late_answer(session);
         } else if !publish.in_flight
             && let Some(door) = self.doors.by_instance.get_mut(instance)
         {
@@ -275,6 +294,15 @@ impl<S: Clone> Hub<S> {
             out.to_owner(OwnerFrame::SessionEnded(SessionEnded {
                 session: session.0,
             }));
+        }
+    }
+
+    /// The link is down: nothing sent on it is answered any more.
+    pub(super) fn publishes_link_down(&mut self, out: &mut impl HubOut<S>) {
+        for session in self.doors.link_down() {
+            if self.numbers.late_answer(session) {
+                self.session_ended(session, out);
+            }
         }
     }
 

@@ -427,6 +427,35 @@ fn a_publish_without_an_answer_is_1003_after_four_seconds_and_never_sent_again()
 }
 
 #[test]
+fn a_session_has_not_ended_for_the_owner_while_a_publish_given_up_may_still_be_answered() {
+    let ended = |b: &mut Bench| {
+        let said = std::mem::take(&mut b.said.owner);
+        let end = OwnerFrame::SessionEnded(SessionEnded { session: 5 });
+        said.iter().filter(|f| **f == end).count()
+    };
+    let mut b = Bench::new();
+    (1..=2).for_each(|token| b.publish(0, token, 10));
+    let sent = b.publishes();
+    b.hub.tick(4_000, &mut b.said);
+    b.hub.session_closed(4_001, SessionId(5), &mut b.said);
+    assert_eq!(ended(&mut b), 0, "two answers may still come");
+    b.published(sent[0].request, 1);
+    assert_eq!(ended(&mut b), 0, "one answer may still come");
+    b.published(sent[1].request, 2);
+    assert_eq!(ended(&mut b), 1);
+    // Closed first, given up later, and the link breaks instead of an answer: told once attached.
+    let mut b = Bench::new();
+    b.publish(0, 1, 10);
+    b.hub.session_closed(1, SessionId(5), &mut b.said);
+    b.hub.tick(4_000, &mut b.said);
+    assert_eq!(ended(&mut b), 0, "not while the answer may come");
+    b.hub.link_down(4_100, &mut b.said);
+    assert_eq!(ended(&mut b), 0, "nobody can be told");
+    b.attach(4_200, 1);
+    assert_eq!(ended(&mut b), 1);
+}
+
+#[test]
 fn a_full_door_refuses_its_instance_only() {
     let config = HubConfig {
         door_max: 3,
