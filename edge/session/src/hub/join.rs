@@ -53,6 +53,11 @@ fn verdict<S>(room: &Room<S>, joiner: &Joiner<S>) -> Verdict {
     }
 }
 
+/// The lower of two offsets, where there is one already.
+fn lower(one: Option<Offset>, other: Offset) -> Option<Offset> {
+    Some(one.map_or(other, |one| one.min(other)))
+}
+
 impl<S: Clone> Hub<S> {
     pub(super) fn subscribe(
         &mut self,
@@ -104,12 +109,11 @@ impl<S: Clone> Hub<S> {
             self.members
                 .insert((asked.session, id), Member::Joining(op));
             room.joiners.insert(op, joiner);
-            let from = match said {
-                Verdict::Read(from) => from,
-                _ => Offset::MAX,
-            };
-            if let Verdict::Ahead(offset) = said {
-                room.joiner_ahead = room.joiner_ahead.min(offset);
+            let mut from = None;
+            match said {
+                Verdict::Read(offset) => from = Some(offset),
+                Verdict::Ahead(offset) => room.joiner_ahead = lower(room.joiner_ahead, offset),
+                Verdict::Unknown | Verdict::Now { .. } => {}
             }
             self.ask_for_joiners(id, &mut room, from);
         }
@@ -171,8 +175,8 @@ impl<S: Clone> Hub<S> {
         room: &mut Room<S>,
         out: &mut impl HubOut<S>,
     ) {
-        let mut from = Offset::MAX;
-        room.joiner_ahead = Offset::MAX;
+        let mut from = None;
+        room.joiner_ahead = None;
         for (op, joiner) in std::mem::take(&mut room.joiners) {
             match verdict(room, &joiner) {
                 Verdict::Now { recovered } => {
@@ -184,30 +188,30 @@ impl<S: Clone> Hub<S> {
                     continue;
                 }
                 Verdict::Unknown => {}
-                Verdict::Ahead(offset) => room.joiner_ahead = room.joiner_ahead.min(offset),
-                Verdict::Read(offset) => from = from.min(offset),
+                Verdict::Ahead(offset) => room.joiner_ahead = lower(room.joiner_ahead, offset),
+                Verdict::Read(offset) => from = lower(from, offset),
             }
             room.joiners.insert(op, joiner);
         }
-        if from == Offset::MAX {
+        if from.is_none() {
             room.backfill = None;
         }
         self.ask_for_joiners(id, room, from);
     }
 
-    /// `from`: the offset behind which publications are needed; `MAX`: none are.
-    fn ask_for_joiners(&mut self, id: RoomId, room: &mut Room<S>, from: Offset) {
+    /// `from`: the offset behind which publications are needed; `None`: none are.
+    fn ask_for_joiners(&mut self, id: RoomId, room: &mut Room<S>, from: Option<Offset>) {
         if !self.lease.is_attached() || matches!(room.follow, Follow::Asking) {
             return;
         }
-        let ahead = room.joiner_ahead != Offset::MAX && matches!(room.follow, Follow::Live);
+        let ahead = room.joiner_ahead.is_some() && matches!(room.follow, Follow::Live);
         if ahead && room.probe.is_none() {
             let read = self.ask_internal(room, Purpose::Probe(id), room.position, 0);
             room.probe = Some(read);
         }
-        if from == Offset::MAX {
+        let Some(from) = from else {
             return;
-        }
+        };
         let mut backfill = room.backfill.take().unwrap_or_else(|| {
             Box::new(Backfill {
                 from,
@@ -342,7 +346,7 @@ impl<S: Clone> Hub<S> {
     /// The owner says how far the log goes: joiners that claim to be beyond it start at the top.
     pub(super) fn probe_page(
         &mut self,
-        _now: u64,
+        now: u64,
         id: RoomId,
         page: HistoryPage,
         out: &mut impl HubOut<S>,
@@ -354,14 +358,26 @@ impl<S: Clone> Hub<S> {
             room.probe = None;
             let top = page.top.max(room.position);
             let valid = page.error == 0 && page.generation == room.generation;
+            if !valid {
+                self.retry_later(now, id);
+            }
             let beyond = |j: &Joiner<S>| matches!(&j.recover, Some(r) if r.offset > top);
+            let mut again = false;
             for (op, joiner) in std::mem::take(&mut room.joiners) {
                 if valid && room.known && beyond(&joiner) {
-                    self.ops.remove(&op);
-                    self.admit(id, &mut room, joiner, false, out);
-                } else {
-                    room.joiners.insert(op, joiner);
+                    // What came after the question may have an offset that is newer than the
+                    // answer.
+                    if op < page.request {
+                        self.ops.remove(&op);
+                        self.admit(id, &mut room, joiner, false, out);
+                        continue;
+                    }
+                    again = true;
                 }
+                room.joiners.insert(op, joiner);
+            }
+            if again {
+                self.ask_for_joiners(id, &mut room, None);
             }
         }
         self.put_room(id, room);

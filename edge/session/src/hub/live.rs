@@ -68,7 +68,10 @@ impl<S: Clone> Hub<S> {
             Follow::Live if publication.offset <= room.position => self.counters.repeated += 1,
             Follow::Live if publication.offset == room.position + 1 => {
                 self.fan_out(&mut room, publication, out);
-                if room.joiner_ahead <= room.position {
+                if room
+                    .joiner_ahead
+                    .is_some_and(|ahead| ahead <= room.position)
+                {
                     self.serve_joiners(id, &mut room, out);
                 }
             }

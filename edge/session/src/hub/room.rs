@@ -91,7 +91,7 @@ pub(super) struct Room<S> {
     /// By operation, so in the order of arrival.
     pub(super) joiners: BTreeMap<u64, Joiner<S>>,
     /// The lowest offset above the position that a joiner already has.
-    pub(super) joiner_ahead: Offset,
+    pub(super) joiner_ahead: Option<Offset>,
     /// The read that asks whether such an offset exists.
     pub(super) probe: Option<u64>,
     pub(super) ring: Ring,
@@ -115,7 +115,7 @@ impl<S> Room<S> {
             epoch: Arc::from(""),
             subscribers: Vec::new(),
             joiners: BTreeMap::new(),
-            joiner_ahead: Offset::MAX,
+            joiner_ahead: None,
             probe: None,
             ring: Ring::default(),
             backfill: None,

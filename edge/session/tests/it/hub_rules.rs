@@ -340,6 +340,68 @@ fn a_position_that_has_not_come_here_yet_is_waited_for_one_that_does_not_exist_i
 }
 
 #[test]
+fn an_offset_far_above_the_top_is_refused_at_once_the_highest_of_all_too() {
+    for offset in [8, 1 << 63, u64::MAX - 1, u64::MAX] {
+        let mut b = Bench::new();
+        b.subscribe(0, None);
+        b.interested(7, 1);
+        b.subscribe(1, from(offset));
+        let probe = b.said.history.pop().expect("the owner is asked");
+        b.hub.history_page(0, page(&probe, [], 7), &mut b.said);
+        let answer = b.answered(1);
+        assert_eq!((answer.recovered, answer.offset), (false, 7), "{offset}");
+        b.deliver(8);
+        assert_eq!(b.said.delivered.len(), 2);
+        // The first of a room: the owner's first word about it is not enough, its next is.
+        let mut b = Bench::new();
+        b.subscribe(1, from(offset));
+        b.interested(7, 1);
+        let probe = b.said.history.pop().expect("the owner is asked");
+        b.hub.history_page(0, page(&probe, [], 7), &mut b.said);
+        assert!(!b.answered(1).recovered);
+    }
+}
+
+#[test]
+fn the_answer_to_an_earlier_question_for_the_top_says_nothing_of_a_later_joiner() {
+    let mut b = Bench::new();
+    b.subscribe(0, None);
+    b.interested(7, 1);
+    b.subscribe(1, from(90));
+    let probe = b.said.history.pop().unwrap();
+    b.subscribe(2, from(9));
+    b.said.answers.clear();
+    b.hub.history_page(0, page(&probe, [], 7), &mut b.said);
+    assert!(!b.answered(1).recovered);
+    assert!(b.said.answers.is_empty(), "9 may have been written since");
+    let probe = b.said.history.pop().expect("asked again");
+    b.hub.history_page(0, page(&probe, [], 9), &mut b.said);
+    (8..=9).for_each(|o| b.deliver(o));
+    assert!(b.answered(2).recovered);
+}
+
+#[test]
+fn a_failed_question_for_the_top_is_asked_again_after_a_while() {
+    let mut b = Bench::new();
+    b.subscribe(0, None);
+    b.interested(7, 1);
+    b.subscribe(1, from(9));
+    let probe = b.said.history.pop().unwrap();
+    let failed = HistoryPage {
+        error: ErrorCode::Internal.code(),
+        ..page(&probe, [], 0)
+    };
+    b.said.answers.clear();
+    b.hub.history_page(100, failed, &mut b.said);
+    b.hub.tick(349, &mut b.said);
+    assert!(b.said.history.is_empty() && b.said.answers.is_empty());
+    b.hub.tick(350, &mut b.said);
+    let probe = b.said.history.pop().expect("asked again");
+    b.hub.history_page(351, page(&probe, [], 7), &mut b.said);
+    assert!(!b.answered(1).recovered);
+}
+
+#[test]
 fn equal_history_questions_are_asked_once() {
     let mut b = Bench::new();
     let query = |limit| {
