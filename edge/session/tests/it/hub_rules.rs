@@ -325,8 +325,8 @@ fn a_position_that_has_not_come_here_yet_is_waited_for_one_that_does_not_exist_i
     let mut b = Bench::new();
     b.subscribe(0, None);
     b.interested(5, 1);
-    b.subscribe(1, from(7));
     b.subscribe(2, from(90));
+    b.subscribe(1, from(7));
     let probe = b.said.history.pop().unwrap();
     assert_eq!((probe.limit, b.said.history.len()), (0, 0));
     let answer = page(&probe, [], 8);
