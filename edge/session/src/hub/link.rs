@@ -1,11 +1,11 @@
 //! The link to the shard's owner: attaching, and what is said again after every break.
 
-use std::collections::VecDeque;
-
 use gb6_core_model::Incarnation;
 use gb6_core_wire::mesh::{
     Attach, Attached, OwnerFrame, Presence, PresenceSet, Refused, RefusedReason, SessionEnded,
 };
+
+use prost::Message as _;
 
 use super::room::Follow;
 use super::{Detach, Hub, HubOut, Op, never_zero};
@@ -95,33 +95,33 @@ impl<S: Clone> Hub<S> {
         self.start_reads(now, out);
     }
 
+    /// Everybody that is present here, in parts that fit into frames.
     fn tell_all_present(&self, out: &mut impl HubOut<S>) {
-        let part = self.config.presence_part.max(1);
-        let mut entries: VecDeque<Presence> = self
-            .rooms
-            .iter()
-            .flat_map(|(_, room)| {
-                let people = room
-                    .subscribers
-                    .iter()
-                    .filter_map(|s| s.presence.as_deref());
-                people.map(|person| Presence {
+        let mut part = PresenceSet::default();
+        let mut bytes = 0;
+        for (_, room) in self.rooms.iter() {
+            let people = room
+                .subscribers
+                .iter()
+                .filter_map(|s| s.presence.as_deref());
+            for person in people {
+                let entry = Presence {
                     room: (*room.key).clone(),
                     person: person.clone(),
-                })
-            })
-            .collect();
-        loop {
-            let rest = entries.split_off(part.min(entries.len()));
-            let last = rest.is_empty();
-            out.to_owner(OwnerFrame::PresenceSet(PresenceSet {
-                entries: entries.into(),
-                last,
-            }));
-            if last {
-                return;
+                };
+                // With the field's key and length before it.
+                let cost = entry.encoded_len() + 8;
+                let full = part.entries.len() >= self.config.presence_part
+                    || bytes + cost > self.config.presence_part_bytes;
+                if full && !part.entries.is_empty() {
+                    out.to_owner(OwnerFrame::PresenceSet(std::mem::take(&mut part)));
+                    bytes = 0;
+                }
+                bytes += cost;
+                part.entries.push(entry);
             }
-            entries = rest;
         }
+        part.last = true;
+        out.to_owner(OwnerFrame::PresenceSet(part));
     }
 }

@@ -70,6 +70,9 @@ pub struct HubConfig {
     pub evictions_per_second: u64,
     /// People in one part of a presence set.
     pub presence_part: usize,
+    /// Encoded bytes of one part of a presence set, far below what a frame of the mesh may have;
+    /// a person alone is always sent.
+    pub presence_part_bytes: usize,
     /// Rooms whose publish numbers one session keeps apart.
     pub numbered_rooms: usize,
 }
@@ -90,6 +93,7 @@ impl Default for HubConfig {
             fill_retry_ms: 250,
             evictions_per_second: 500,
             presence_part: 500,
+            presence_part_bytes: 1024 * 1024,
             numbered_rooms: 1_024,
         }
     }

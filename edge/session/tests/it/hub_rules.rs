@@ -633,6 +633,47 @@ fn joins_and_leaves_reach_those_who_asked_for_them() {
 }
 
 #[test]
+fn the_set_of_all_present_is_cut_by_number_and_by_bytes() {
+    use prost::Message as _;
+    // So many people with so much information each.
+    for (people, info) in [(0, 0), (1_200, 10), (300, 30_000), (3, 2_000_000)] {
+        let mut b = Bench::new();
+        b.interested(0, 1);
+        for n in 0..people {
+            let who = Person {
+                conn_info: Bytes::from(vec![b'1'; info]),
+                ..person(n)
+            };
+            let query = SubscribeQuery {
+                dialect: Dialect::Json,
+                join_leave: false,
+                presence: Some(Arc::new(who)),
+                recover: None,
+            };
+            b.ask(0, n, Request::Subscribe(Box::new(query)));
+            b.interested(0, 1);
+        }
+        b.said.owner.clear();
+        b.attach(10, 1);
+        let only = |f: OwnerFrame| match f {
+            OwnerFrame::PresenceSet(part) => Some(part),
+            _ => None,
+        };
+        let parts: Vec<PresenceSet> = b.said.owner.drain(..).filter_map(only).collect();
+        for part in &parts {
+            let fits = part.encoded_len() <= 1024 * 1024 || part.entries.len() == 1;
+            assert!(fits && part.entries.len() <= 500);
+        }
+        let last: Vec<bool> = parts.iter().map(|p| p.last).collect();
+        let expected = parts.len() - 1;
+        assert!(last[..expected].iter().all(|l| !l) && last[expected]);
+        let named = parts.iter().map(|p| p.entries.len() as u64).sum::<u64>();
+        assert_eq!(named, people);
+        assert!(parts.len() as u64 <= people / 30 + 3, "{}", parts.len());
+    }
+}
+
+#[test]
 fn a_room_lingers_so_that_who_comes_back_costs_no_trip() {
     let mut b = Bench::new();
     b.subscribe(1, None);
