@@ -178,6 +178,16 @@ fn collect_one(
             g.subscribers as f64,
         ),
         (
+            "gb6_edge_interests_unanswered",
+            "Rooms that the owner was told of and has not answered.",
+            g.interests_unanswered as f64,
+        ),
+        (
+            "gb6_edge_interests_waiting",
+            "Rooms that the owner has still to be told of.",
+            g.interests_waiting as f64,
+        ),
+        (
             "gb6_edge_joining",
             "Subscribes that wait for their room.",
             g.joining as f64,

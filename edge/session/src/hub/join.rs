@@ -68,10 +68,12 @@ impl<S: Clone> Hub<S> {
         let id = match self.rooms.find(&asked.room) {
             Some(id) => id,
             None => {
+                let id = self.rooms.insert(asked.room.clone());
                 if self.lease.is_attached() {
-                    out.to_owner(OwnerFrame::Interest(asked.room.clone()));
+                    self.want(id);
+                    self.let_interest_out(out);
                 }
-                self.rooms.insert(asked.room.clone())
+                id
             }
         };
         match self.members.get(&(asked.session, id)) {

@@ -7,6 +7,7 @@ use gb6_core_wire::mesh::{
 
 use prost::Message as _;
 
+use super::interest::Interest;
 use super::room::Follow;
 use super::{Detach, Hub, HubOut, Op, never_zero};
 
@@ -39,9 +40,11 @@ impl<S: Clone> Hub<S> {
         self.lease.down();
         self.publishes_link_down(out);
         self.reads.link_down();
+        self.interests.link_down();
         for id in 0..self.rooms.bound() {
             if let Some(room) = self.rooms.get_mut(id) {
                 room.follow = Follow::Asking;
+                room.interest = Interest::Untold;
                 room.seen = 0;
                 room.probe = None;
                 if let Some(backfill) = &mut room.backfill {
@@ -78,9 +81,7 @@ impl<S: Clone> Hub<S> {
         }
         self.tick_ops(now, out);
         self.resend_publishes(out);
-        for (_, room) in self.rooms.iter() {
-            out.to_owner(OwnerFrame::Interest((*room.key).clone()));
-        }
+        self.want_all(out);
         self.tell_all_present(out);
         for waiting in self.ops.values() {
             if let Op::Query(frame) = &waiting.op {

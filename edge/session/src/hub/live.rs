@@ -13,6 +13,7 @@ use crate::request::Recent;
 impl<S: Clone> Hub<S> {
     /// The owner says where a room stands, after interest was shown.
     pub(super) fn interested(&mut self, now: u64, frame: Interested, out: &mut impl HubOut<S>) {
+        self.interest_answered(out);
         let found = self.rooms.find(&frame.room);
         let Some((id, mut room)) = found.and_then(|id| Some((id, self.take_room(id)?))) else {
             return;

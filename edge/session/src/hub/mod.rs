@@ -9,6 +9,7 @@
 pub(crate) mod cost;
 mod encode;
 mod fill;
+mod interest;
 mod join;
 mod lease;
 mod link;
@@ -29,6 +30,7 @@ use gb6_core_wire::mesh::{EdgeFrame, HistoryPage, OwnerFrame, Presence};
 pub use out::{Detach, HubConfig, HubCounters, HubGauges, HubOut};
 
 use crate::request::{Answer, HubRequest, Notice, Request};
+use interest::{Interest, Interests};
 use lease::Lease;
 use numbers::Numbers;
 use publish::{Doors, PendingPublish};
@@ -41,6 +43,7 @@ pub struct Hub<S> {
     config: HubConfig,
     lease: Lease,
     rooms: Rooms<S>,
+    interests: Interests,
     /// What each session is to each room.
     members: BTreeMap<(SessionId, RoomId), Member>,
     /// Requests without an answer, in the order in which they came: so their deadlines ascend.
@@ -105,6 +108,7 @@ impl<S: Clone> Hub<S> {
         Self {
             lease: Lease::default(),
             rooms: Rooms::new(),
+            interests: Interests::default(),
             members: BTreeMap::new(),
             ops: BTreeMap::new(),
             next_op: 1,
@@ -222,6 +226,8 @@ impl<S: Clone> Hub<S> {
             shard_epoch: self.lease.shard_epoch(),
             rooms: self.rooms.len(),
             subscribers: self.rooms.iter().map(|(_, r)| r.subscribers.len()).sum(),
+            interests_unanswered: self.interests.unanswered(),
+            interests_waiting: self.interests.waiting(),
             joining: self.rooms.iter().map(|(_, r)| r.joiners.len()).sum(),
             unanswered: self
                 .ops
@@ -373,8 +379,10 @@ impl<S: Clone> Hub<S> {
     fn remove_room(&mut self, id: RoomId, out: &mut impl HubOut<S>) {
         if let Some(room) = self.rooms.remove(id) {
             self.ring_bytes -= room.ring.bytes();
-            if self.lease.is_attached() {
-                out.to_owner(OwnerFrame::Uninterest((*room.key).clone()));
+            match room.interest {
+                Interest::Untold => {}
+                Interest::Waiting(entry) => self.interests.withdraw(entry),
+                Interest::Told => out.to_owner(OwnerFrame::Uninterest((*room.key).clone())),
             }
         }
     }

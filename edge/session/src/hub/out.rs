@@ -51,6 +51,8 @@ pub struct HubConfig {
     pub door_max: usize,
     /// Bytes of data that may wait at the door of one instance; further publishes get 111.
     pub door_bytes_max: usize,
+    /// Rooms that the owner may be told of without having answered; further ones wait, in order.
+    pub interests_in_flight: usize,
     /// Bytes of recent publications kept for one room.
     pub ring_room_bytes: usize,
     /// Bytes of recent publications kept in all rooms of this hub.
@@ -84,6 +86,7 @@ impl Default for HubConfig {
             linger_ms: 2_000,
             door_max: 4_096,
             door_bytes_max: 16 * 1024 * 1024,
+            interests_in_flight: 4_096,
             ring_room_bytes: limits::RECOVERY_BYTES_MAX,
             ring_bytes: 64 * 1024 * 1024,
             ahead_bytes: 1024 * 1024,
@@ -153,6 +156,10 @@ pub struct HubGauges {
     pub rooms: usize,
     /// Subscribers in all rooms.
     pub subscribers: usize,
+    /// Rooms that the owner was told of and has not answered.
+    pub interests_unanswered: usize,
+    /// Rooms that the owner has still to be told of.
+    pub interests_waiting: usize,
     /// Subscribes that wait.
     pub joining: usize,
     /// Publishes without an answer, sent or not.

@@ -7,6 +7,7 @@ use gb6_core_model::{InstanceId, Offset, SessionId, hash};
 use gb6_core_wire::client::Dialect;
 use gb6_core_wire::mesh::{Person, Publication, RoomRef};
 
+use super::interest::Interest;
 use super::ring::Ring;
 use crate::request::RecoverFrom;
 
@@ -77,6 +78,7 @@ pub(super) struct Joiner<S> {
 pub(super) struct Room<S> {
     pub(super) key: Arc<RoomRef>,
     pub(super) follow: Follow,
+    pub(super) interest: Interest,
     /// Whether position, generation and epoch are known.
     pub(super) known: bool,
     /// Everything up to here has been handed to every subscriber.
@@ -107,6 +109,7 @@ impl<S> Room<S> {
         Self {
             key: Arc::new(key),
             follow: Follow::Asking,
+            interest: Interest::Untold,
             known: false,
             position: 0,
             seen: 0,

@@ -364,6 +364,7 @@ fn small() -> HubConfig {
         fill_retry_ms: 100,
         evictions_per_second: 20,
         presence_part: 2,
+        interests_in_flight: 2,
         numbered_rooms: 1,
         ..HubConfig::default()
     }

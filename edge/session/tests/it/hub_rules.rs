@@ -16,13 +16,13 @@ use crate::hub_model::{World, person};
 
 /// Everything that a hub says, as it comes.
 #[derive(Default)]
-struct Said {
-    delivered: Vec<(u64, Bytes)>,
-    answers: Vec<(u64, Answer)>,
-    notices: Vec<u64>,
-    owner: Vec<OwnerFrame>,
-    history: Vec<HistoryRequest>,
-    detached: Vec<Detach>,
+pub(crate) struct Said {
+    pub(crate) delivered: Vec<(u64, Bytes)>,
+    pub(crate) answers: Vec<(u64, Answer)>,
+    pub(crate) notices: Vec<u64>,
+    pub(crate) owner: Vec<OwnerFrame>,
+    pub(crate) history: Vec<HistoryRequest>,
+    pub(crate) detached: Vec<Detach>,
 }
 
 impl HubOut<u64> for Said {
@@ -46,12 +46,12 @@ impl HubOut<u64> for Said {
     }
 }
 
-struct Bench {
-    hub: Hub<u64>,
-    said: Said,
+pub(crate) struct Bench {
+    pub(crate) hub: Hub<u64>,
+    pub(crate) said: Said,
 }
 
-fn attached_frame(shard_epoch: u64) -> EdgeFrame {
+pub(crate) fn attached_frame(shard_epoch: u64) -> EdgeFrame {
     EdgeFrame::Attached(Attached {
         shard_epoch,
         owner_incarnation: 1,
@@ -62,31 +62,31 @@ fn attached_frame(shard_epoch: u64) -> EdgeFrame {
 }
 
 impl Bench {
-    fn detached(config: HubConfig) -> Self {
+    pub(crate) fn detached(config: HubConfig) -> Self {
         Self {
             hub: Hub::new(config),
             said: Said::default(),
         }
     }
 
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut bench = Self::detached(HubConfig::default());
         bench.attach(0, 1);
         bench.said = Said::default();
         bench
     }
 
-    fn attach(&mut self, now: u64, epoch: u64) {
+    pub(crate) fn attach(&mut self, now: u64, epoch: u64) {
         self.hub.link_up(now, Incarnation(7), 1, &mut self.said);
         self.frame(now, attached_frame(epoch));
     }
 
-    fn frame(&mut self, now: u64, frame: EdgeFrame) {
+    pub(crate) fn frame(&mut self, now: u64, frame: EdgeFrame) {
         self.hub.frame(now, frame, &mut self.said);
     }
 
     /// The session's number is the token too.
-    fn ask(&mut self, now: u64, session: u64, request: Request) {
+    pub(crate) fn ask(&mut self, now: u64, session: u64, request: Request) {
         let request = HubRequest {
             token: session,
             session: SessionId(session),
@@ -96,11 +96,11 @@ impl Bench {
         self.hub.request(now, &session, request, &mut self.said);
     }
 
-    fn subscribe(&mut self, session: u64, recover: Option<RecoverFrom>) {
+    pub(crate) fn subscribe(&mut self, session: u64, recover: Option<RecoverFrom>) {
         self.subscribe_with(session, recover, Dialect::Json, false);
     }
 
-    fn subscribe_with(
+    pub(crate) fn subscribe_with(
         &mut self,
         session: u64,
         recover: Option<RecoverFrom>,
@@ -116,7 +116,7 @@ impl Bench {
         self.ask(0, session, Request::Subscribe(Box::new(query)));
     }
 
-    fn interested(&mut self, top: u64, first: u64) {
+    pub(crate) fn interested(&mut self, top: u64, first: u64) {
         let frame = Interested {
             room: room(1),
             top,
@@ -126,7 +126,7 @@ impl Bench {
         self.frame(0, EdgeFrame::Interested(frame));
     }
 
-    fn deliver(&mut self, offset: u64) {
+    pub(crate) fn deliver(&mut self, offset: u64) {
         let frame = Deliver {
             room: room(1),
             publication: publication(offset),
@@ -134,7 +134,7 @@ impl Bench {
         self.frame(0, EdgeFrame::Deliver(frame));
     }
 
-    fn answered(&mut self, session: u64) -> SubscribeAnswer {
+    pub(crate) fn answered(&mut self, session: u64) -> SubscribeAnswer {
         let at = self.said.answers.iter().position(|(t, _)| *t == session);
         match self.said.answers.remove(at.expect("an answer")).1 {
             Answer::Subscribed(answer) => *answer,
@@ -142,7 +142,7 @@ impl Bench {
         }
     }
 
-    fn failed(&mut self, session: u64) -> ErrorCode {
+    pub(crate) fn failed(&mut self, session: u64) -> ErrorCode {
         let at = self.said.answers.iter().position(|(t, _)| *t == session);
         match self.said.answers.remove(at.expect("an answer")).1 {
             Answer::Failed(code) => code,
@@ -150,7 +150,7 @@ impl Bench {
         }
     }
 
-    fn publishes(&mut self) -> Vec<Publish> {
+    pub(crate) fn publishes(&mut self) -> Vec<Publish> {
         let frames = std::mem::take(&mut self.said.owner);
         let only = |f| match f {
             OwnerFrame::Publish(p) => Some(p),
@@ -159,7 +159,7 @@ impl Bench {
         frames.into_iter().filter_map(only).collect()
     }
 
-    fn publish(&mut self, now: u64, token: u64, bytes: usize) {
+    pub(crate) fn publish(&mut self, now: u64, token: u64, bytes: usize) {
         let query = gb6_edge_session::PublishQuery {
             instance_epoch: gb6_core_model::InstanceEpoch(1),
             from: Arc::new(person(5)),
@@ -178,7 +178,7 @@ impl Bench {
         self.hub.request(now, &5, request, &mut self.said);
     }
 
-    fn published(&mut self, request: u64, offset: u64) {
+    pub(crate) fn published(&mut self, request: u64, offset: u64) {
         let frame = Published {
             request,
             offset,
@@ -188,7 +188,7 @@ impl Bench {
     }
 }
 
-fn publication(offset: u64) -> Publication {
+pub(crate) fn publication(offset: u64) -> Publication {
     Publication {
         offset,
         time: 1,
@@ -198,7 +198,7 @@ fn publication(offset: u64) -> Publication {
     }
 }
 
-fn from(offset: u64) -> Option<RecoverFrom> {
+pub(crate) fn from(offset: u64) -> Option<RecoverFrom> {
     Some(RecoverFrom {
         offset,
         epoch: String::new(),
@@ -208,7 +208,11 @@ fn from(offset: u64) -> Option<RecoverFrom> {
     })
 }
 
-fn page(request: &HistoryRequest, offsets: impl IntoIterator<Item = u64>, top: u64) -> HistoryPage {
+pub(crate) fn page(
+    request: &HistoryRequest,
+    offsets: impl IntoIterator<Item = u64>,
+    top: u64,
+) -> HistoryPage {
     HistoryPage {
         request: request.request,
         publications: offsets.into_iter().map(publication).collect(),

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod client;
+mod hub_bounds;
 mod hub_model;
 mod hub_rules;
 mod owner;

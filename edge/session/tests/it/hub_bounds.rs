@@ -1,0 +1,124 @@
+//! What a hub keeps within bounds, however much there is of it.
+
+use gb6_core_model::{Incarnation, SessionId};
+use gb6_core_wire::client::Dialect;
+use gb6_core_wire::mesh::*;
+use gb6_edge_session::{HubConfig, HubRequest, Request, SubscribeQuery};
+
+use crate::hub_rules::{Bench, attached_frame, publication};
+
+fn numbered(n: u64) -> RoomRef {
+    RoomRef {
+        instance: format!("i{}", n % 7),
+        channel: format!("room:{n}"),
+    }
+}
+
+/// Session `n` subscribes to room `n`.
+fn subscribe(b: &mut Bench, n: u64) {
+    let query = SubscribeQuery {
+        dialect: Dialect::Json,
+        join_leave: false,
+        presence: None,
+        recover: None,
+    };
+    let request = HubRequest {
+        token: n,
+        session: SessionId(n),
+        room: numbered(n),
+        request: Request::Subscribe(Box::new(query)),
+    };
+    b.hub.request(0, &n, request, &mut b.said);
+}
+
+/// The rooms that the owner is told of, and whether each still has subscribers.
+fn told(b: &mut Bench) -> Vec<(RoomRef, bool)> {
+    let said = b.said.owner.drain(..).filter_map(|frame| match frame {
+        OwnerFrame::Interest(room) => Some((room, true)),
+        OwnerFrame::Uninterest(room) => Some((room, false)),
+        _ => None,
+    });
+    said.collect()
+}
+
+fn answer(b: &mut Bench, room: RoomRef) {
+    let frame = Interested {
+        room,
+        top: 4,
+        first: 1,
+        generation: 0,
+    };
+    b.frame(0, EdgeFrame::Interested(frame));
+}
+
+/// The owner answers one by one until all is said; returns the order, and the most that it had to
+/// answer at once.
+fn answer_all(b: &mut Bench) -> (Vec<RoomRef>, usize) {
+    let mut open = std::collections::VecDeque::new();
+    let (mut order, mut most) = (Vec::new(), 0);
+    loop {
+        open.extend(told(b).into_iter().map(|(room, _)| room));
+        most = most.max(open.len());
+        let Some(room) = open.pop_front() else {
+            return (order, most);
+        };
+        order.push(room.clone());
+        answer(b, room);
+    }
+}
+
+#[test]
+fn after_a_break_the_owner_is_told_of_thirty_thousand_rooms_a_bounded_number_at_a_time() {
+    const ROOMS: u64 = 30_000;
+    let mut b = Bench::new();
+    (0..ROOMS).for_each(|n| subscribe(&mut b, n));
+    assert_eq!(b.hub.gauges().interests_unanswered, 4_096);
+    assert_eq!(b.hub.gauges().interests_waiting, 30_000 - 4_096);
+    let (order, most) = answer_all(&mut b);
+    let wanted: Vec<RoomRef> = (0..ROOMS).map(numbered).collect();
+    assert!(order == wanted && most == 4_096, "{most}");
+    b.hub.link_down(10, &mut b.said);
+    assert_eq!(b.hub.gauges().interests_waiting, 0);
+    b.attach(20, 1);
+    // It breaks again before all is said: nothing is left over of the first time.
+    answer(&mut b, numbered(0));
+    b.said.owner.clear();
+    b.hub.link_up(30, Incarnation(7), 1, &mut b.said);
+    b.frame(30, attached_frame(1));
+    let (order, most) = answer_all(&mut b);
+    assert!(order == wanted && most == 4_096, "{most}");
+    let gauges = b.hub.gauges();
+    assert_eq!(
+        (gauges.interests_unanswered, gauges.interests_waiting),
+        (0, 0)
+    );
+    b.said.delivered.clear();
+    for room in wanted {
+        let publication = publication(5);
+        b.frame(40, EdgeFrame::Deliver(Deliver { room, publication }));
+    }
+    assert_eq!(b.said.delivered.len() as u64, ROOMS);
+}
+
+#[test]
+fn a_room_that_goes_before_its_turn_is_never_mentioned() {
+    let mut b = Bench::detached(HubConfig {
+        interests_in_flight: 2,
+        ..HubConfig::default()
+    });
+    b.attach(0, 1);
+    b.said.owner.clear();
+    (0..5).for_each(|n| subscribe(&mut b, n));
+    for n in [0, 3] {
+        b.hub.session_closed(0, SessionId(n), &mut b.said);
+    }
+    b.hub.tick(2_000, &mut b.said);
+    let first = [(0, true), (1, true), (0, false)].map(|(n, on)| (numbered(n), on));
+    assert_eq!(told(&mut b), first);
+    // The answer for a room that is gone makes place too.
+    answer(&mut b, numbered(0));
+    assert_eq!(told(&mut b), [(numbered(2), true)]);
+    answer(&mut b, numbered(1));
+    answer(&mut b, numbered(2));
+    assert_eq!(told(&mut b), [(numbered(4), true)]);
+}
