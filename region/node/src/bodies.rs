@@ -39,22 +39,28 @@ impl RecordKeys {
 
     /// The records as they go to the log.
     pub(crate) fn for_log(&self, records: &[Record]) -> Result<Vec<Record>, BodyError> {
-        records.iter().map(|r| self.sealed(r.clone())).collect()
+        // One call of the system for a whole batch.
+        let mut nonces = vec![0; records.len() * NONCE_BYTES];
+        if !self.keys.is_empty() {
+            SystemRandom::new()
+                .fill(&mut nonces)
+                .map_err(|_| BodyError::NotSealable {
+                    problem: "the system gives no randomness",
+                })?;
+        }
+        let (nonces, _) = nonces.as_chunks::<NONCE_BYTES>();
+        let both = records.iter().zip(nonces);
+        both.map(|(record, nonce)| self.sealed(record.clone(), *nonce))
+            .collect()
     }
 
-    fn sealed(&self, mut record: Record) -> Result<Record, BodyError> {
+    fn sealed(&self, mut record: Record, nonce: [u8; NONCE_BYTES]) -> Result<Record, BodyError> {
         compress_body(&mut record);
         let newest = self
             .keys
             .get(&record.instance)
             .and_then(|k| k.last_key_value());
         if let (Some((key_id, key)), true) = (newest, record.takes_offset()) {
-            let mut nonce = [0; NONCE_BYTES];
-            SystemRandom::new()
-                .fill(&mut nonce)
-                .map_err(|_| BodyError::NotSealable {
-                    problem: "the system gives no randomness",
-                })?;
             seal_body(&mut record, *key_id, key, nonce)?;
         }
         Ok(record)

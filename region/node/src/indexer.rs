@@ -24,6 +24,9 @@ const PAGE_RECORDS: usize = 4096;
 const PAGE_BYTES: usize = 4 * 1024 * 1024;
 /// Pause after an error, and the longest wait for work.
 const IDLE: Duration = Duration::from_millis(200);
+/// Pause after a write of fresh batches, so that many share the next one: what is not indexed yet
+/// is answered from memory.
+const GATHER: Duration = Duration::from_millis(50);
 
 enum Work {
     Batch(Arc<Vec<Record>>),
@@ -122,8 +125,11 @@ struct Follower {
 impl Follower {
     fn run(&self, queue: &Receiver<Work>) {
         let mut failing = false;
+        // What the last owner left is caught up with before anything is waited for.
+        let mut patience = Duration::ZERO;
         while !self.state.stop.load(Acquire) {
-            let step = self.step(queue);
+            let step = self.step(queue, patience);
+            patience = IDLE;
             if let Err(error) = &step {
                 self.state.errors.fetch_add(1, Relaxed);
                 if !failing {
@@ -133,10 +139,26 @@ impl Follower {
             }
             failing = step.is_err();
         }
+        self.finish(queue);
     }
 
-    /// Catches up with the log, then takes one piece of work.
-    fn step(&self, queue: &Receiver<Work>) -> Result<(), StoreError> {
+    /// Indexes what was handed over before the end, so that the next owner has little to catch up
+    /// with. What fails here is caught up with then.
+    fn finish(&self, queue: &Receiver<Work>) {
+        while let Ok(work) = queue.try_recv() {
+            let applied = self.state.applied.load(Acquire);
+            let done = match work {
+                Work::Batch(batch) => self.index(applied, batch, queue).map(|_| ()),
+                Work::Trim(..) => Ok(()),
+            };
+            if done.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Takes one piece of work, or catches up with the log where none comes within `patience`.
+    fn step(&self, queue: &Receiver<Work>, patience: Duration) -> Result<(), StoreError> {
         let mut applied = self.store.applied(self.shard)?;
         if applied > self.log.range()?.next {
             // The index is of a longer log than this one: it was restored from an older copy.
@@ -145,14 +167,20 @@ impl Follower {
             applied = 0;
         }
         self.state.applied.store(applied, Release);
-        match queue.recv_timeout(IDLE) {
+        match queue.recv_timeout(patience) {
             Ok(Work::Trim(room, first)) => {
                 if let Some(key) = key_of(&room.instance, &room.channel) {
                     self.store.delete_below(self.shard, &key, first)?;
                 }
                 Ok(())
             }
-            Ok(Work::Batch(batch)) => self.index(applied, batch, queue),
+            Ok(Work::Batch(batch)) => {
+                let all = self.index(applied, batch, queue)?;
+                if all {
+                    std::thread::sleep(GATHER);
+                }
+                Ok(())
+            }
             Err(RecvTimeoutError::Timeout) => self.catch_up(applied, u64::MAX),
             Err(RecvTimeoutError::Disconnected) => {
                 self.state.stop.store(true, Release);
@@ -161,15 +189,15 @@ impl Follower {
         }
     }
 
-    /// Indexes a batch and those that wait behind it, as one write.
+    /// Indexes a batch and those that wait behind it, as one write. Whether none is left.
     fn index(
         &self,
         applied: Position,
         batch: Arc<Vec<Record>>,
         queue: &Receiver<Work>,
-    ) -> Result<(), StoreError> {
+    ) -> Result<bool, StoreError> {
         let Some(first) = batch.first().map(|r| r.position) else {
-            return Ok(());
+            return Ok(false);
         };
         let mut applied = applied;
         if first > applied {
@@ -202,7 +230,8 @@ impl Follower {
                 };
             }
         }
-        self.put(&entries, applied)
+        self.put(&entries, applied)?;
+        Ok(entries.len() < PAGE_RECORDS)
     }
 
     fn put(&self, entries: &[RoomEntry], applied: Position) -> Result<(), StoreError> {

@@ -15,6 +15,7 @@ mod recovery;
 mod region;
 mod retention;
 mod tail;
+mod turns;
 mod worker;
 
 pub use bodies::RecordKeys;

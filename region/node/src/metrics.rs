@@ -6,6 +6,8 @@ use gb6_core_obs::metrics::{Buckets, Histogram, Metrics, Registration};
 use gb6_region_shard::{Counters, Gauges};
 use parking_lot::Mutex;
 
+use crate::recovery::Replayed;
+
 /// The numbers of one shard, as its actor last published them.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct ShardNumbers {
@@ -18,6 +20,9 @@ pub(crate) struct ShardNumbers {
     pub(crate) next_position: u64,
     pub(crate) index_errors: u64,
     pub(crate) checkpoint_position: u64,
+    pub(crate) checkpoint_bytes: u64,
+    pub(crate) replayed: Replayed,
+    pub(crate) recovery_ms: u64,
 }
 
 /// Metrics shared by all shards of a region.
@@ -25,6 +30,8 @@ pub(crate) struct ShardNumbers {
 pub(crate) struct RegionMetrics {
     /// From the append of a batch to the end of its sync, in seconds.
     pub(crate) commit_seconds: Histogram,
+    /// How long a batch waited for other shards' syncs, in seconds; only those that waited.
+    pub(crate) turn_seconds: Histogram,
     /// Records that shared a sync.
     pub(crate) batch_records: Histogram,
 }
@@ -35,6 +42,11 @@ impl RegionMetrics {
             commit_seconds: metrics.histogram(
                 "gb6_commit_seconds",
                 "From the append of a batch to the end of its sync.",
+                Buckets::SECONDS,
+            ),
+            turn_seconds: metrics.histogram(
+                "gb6_commit_turn_seconds",
+                "How long a batch waited for the syncs of the node's other shards.",
                 Buckets::SECONDS,
             ),
             batch_records: metrics.histogram(
@@ -172,6 +184,26 @@ pub(crate) fn export(
             "gb6_checkpoint_position",
             "The position of the newest checkpoint.",
             n.checkpoint_position as f64,
+        );
+        gauge(
+            "gb6_checkpoint_bytes",
+            "Bytes of the state in the newest checkpoint.",
+            n.checkpoint_bytes as f64,
+        );
+        gauge(
+            "gb6_replayed_records",
+            "Records behind the checkpoint that were read when the shard was last acquired.",
+            n.replayed.records as f64,
+        );
+        gauge(
+            "gb6_replayed_bytes",
+            "Bytes of those records.",
+            n.replayed.bytes as f64,
+        );
+        gauge(
+            "gb6_recovery_seconds",
+            "How long the last acquisition took: checkpoint, replay, acquire record.",
+            n.recovery_ms as f64 / 1e3,
         );
     })
 }

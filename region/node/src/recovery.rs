@@ -7,6 +7,7 @@ use gb6_core_model::snapshot::Snapshot;
 use gb6_core_model::{Incarnation, ShardEpoch};
 use gb6_core_ports::{Acquire, Acquired, Fence, ShardLog, StoreError, wait};
 use gb6_region_shard::{CheckpointError, Shard, ShardConfig};
+use prost::Message;
 
 /// Records replayed at once.
 const PAGE_RECORDS: usize = 8192;
@@ -29,9 +30,20 @@ pub(crate) struct Recovered {
     pub(crate) shard: Shard,
     pub(crate) fence: Fence,
     pub(crate) next_position: u64,
-    /// Records replayed, and from where.
-    pub(crate) replayed: u64,
+    pub(crate) replayed: Replayed,
+}
+
+/// What of the log was read to get there: bounded by the checkpoints, whatever the log's length.
+#[derive(Clone, Copy, Default, Debug)]
+pub(crate) struct Replayed {
+    /// The position of the checkpoint, or the log's first.
     pub(crate) from: u64,
+    /// Bytes of the checkpoint's state; 0 without one.
+    pub(crate) state_bytes: u64,
+    /// Records behind it.
+    pub(crate) records: u64,
+    /// Their bytes, encoded.
+    pub(crate) bytes: u64,
 }
 
 /// Unix ms of the wall clock; 0 before 1970.
@@ -49,13 +61,17 @@ pub(crate) fn recover(
 ) -> Result<Recovered, RecoveryError> {
     let mut shard = Shard::new(config.clone(), snapshot.clone());
     let first = log.range()?.first;
-    let mut from = first;
+    let mut replayed = Replayed {
+        from: first,
+        ..Replayed::default()
+    };
     let mut covered = 0;
     if let Some((position, state)) = log.load_checkpoint()? {
         match shard.restore(&state) {
             Ok(next) => {
                 covered = next;
-                from = next.max(first);
+                replayed.from = next.max(first);
+                replayed.state_bytes = state.len() as u64;
             }
             Err(error @ CheckpointError::Newer { .. }) => return Err(error.into()),
             Err(error) => {
@@ -75,8 +91,7 @@ pub(crate) fn recover(
              kept messages begin anew, and message ids of the removed part are forgotten"
         );
     }
-    let mut replayed = 0;
-    let mut next = replay(log, &mut shard, from, &mut replayed)?;
+    let mut next = replay(log, &mut shard, replayed.from, &mut replayed)?;
     let acquired = acquire(log, config, &shard, incarnation)?;
     // An owner before this one may have committed between the replay and the acquisition.
     next = replay(log, &mut shard, next, &mut replayed)?;
@@ -88,7 +103,6 @@ pub(crate) fn recover(
         fence,
         next_position: acquired.range.next,
         replayed,
-        from,
     })
 }
 
@@ -128,14 +142,15 @@ fn replay(
     log: &Arc<dyn ShardLog>,
     shard: &mut Shard,
     mut from: u64,
-    count: &mut u64,
+    replayed: &mut Replayed,
 ) -> Result<u64, StoreError> {
     loop {
         let page = log.read(from, PAGE_RECORDS, PAGE_BYTES)?;
         for record in &page.records {
             shard.replay(record);
+            replayed.bytes += record.encoded_len() as u64;
         }
-        *count += page.records.len() as u64;
+        replayed.records += page.records.len() as u64;
         let done = page.next >= page.end || page.next == from;
         from = page.next;
         if done {

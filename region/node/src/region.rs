@@ -25,7 +25,8 @@ use crate::indexer::Indexer;
 use crate::metrics::{RegionMetrics, ShardNumbers, export};
 use crate::recovery::{Recovered, RecoveryError, recover};
 use crate::tail::Tail;
-use crate::worker::{CheckpointEvery, Ended, Input, Worker};
+use crate::turns::CommitTurns;
+use crate::worker::{CheckpointEvery, Ended, Input, Surroundings, Worker};
 
 /// Inputs that may wait for a shard's actor; streams wait beyond it.
 const INBOX_MAX: usize = 1024;
@@ -127,6 +128,7 @@ impl Region {
         let (drain, draining) = watch::channel(false);
         let region_metrics = RegionMetrics::new(&deps.metrics);
         let deps = Arc::new(deps);
+        let turns = Arc::new(CommitTurns::default());
         let mut shards = HashMap::new();
         let mut workers = Vec::new();
         let mut registrations = Vec::new();
@@ -143,6 +145,7 @@ impl Region {
                 deps: deps.clone(),
                 metrics: region_metrics.clone(),
                 numbers,
+                turns: turns.clone(),
             };
             workers.push(tokio::spawn(keeper.run(inputs, draining.clone())));
             shards.insert(shard, inbox);
@@ -222,6 +225,7 @@ struct Keeper {
     deps: Arc<RegionDeps>,
     metrics: RegionMetrics,
     numbers: Arc<Mutex<ShardNumbers>>,
+    turns: Arc<CommitTurns>,
 }
 
 impl Keeper {
@@ -302,17 +306,25 @@ impl Keeper {
             fence,
             next_position,
             replayed,
-            from,
         } = recovered;
         tracing::info!(
             region = self.shard.region,
             shard = self.shard.shard,
             epoch = fence.shard_epoch.0,
-            from,
-            replayed,
+            from = replayed.from,
+            replayed = replayed.records,
+            replayed_bytes = replayed.bytes,
+            checkpoint_bytes = replayed.state_bytes,
             millis = took.as_millis() as u64,
             "shard served"
         );
+        {
+            let mut numbers = self.numbers.lock();
+            numbers.replayed = replayed;
+            numbers.recovery_ms = took.as_millis() as u64;
+            numbers.checkpoint_position = replayed.from;
+            numbers.checkpoint_bytes = replayed.state_bytes;
+        }
         *log = Some(opened.clone());
         let indexer = Indexer::start(shard_id, opened.clone(), self.deps.rooms.clone());
         let indexer = indexer.map_err(|error| StoreError::Io {
@@ -344,10 +356,14 @@ impl Keeper {
             shard,
             fence,
             reader,
-            self.metrics.clone(),
-            self.numbers.clone(),
-            every,
-            started,
+            replayed,
+            Surroundings {
+                metrics: self.metrics.clone(),
+                numbers: self.numbers.clone(),
+                turns: self.turns.clone(),
+                checkpoint_every: every,
+                started,
+            },
         );
         self.component.ready();
         let ended = worker.run(inputs, &mut snapshot, drain).await;

@@ -40,11 +40,16 @@ impl Tail {
     }
 
     fn room_mut(&mut self, record: &Record) -> &mut VecDeque<Entry> {
-        if !self.rooms.contains_key(&record.instance) {
-            self.rooms.insert(record.instance.clone(), HashMap::new());
+        // Names are copied only for a room that is not here yet.
+        let known = self.rooms.get(&record.instance);
+        if !known.is_some_and(|rooms| rooms.contains_key(&record.channel)) {
+            let rooms = self.rooms.entry(record.instance.clone()).or_default();
+            rooms.insert(record.channel.clone(), VecDeque::new());
         }
-        let rooms = self.rooms.entry(record.instance.clone()).or_default();
-        rooms.entry(record.channel.clone()).or_default()
+        let rooms = self.rooms.get_mut(&record.instance);
+        rooms
+            .and_then(|rooms| rooms.get_mut(&record.channel))
+            .expect("it was put there")
     }
 
     fn drop_oldest(&mut self) {

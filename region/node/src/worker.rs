@@ -18,8 +18,9 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use crate::accept::PageReply;
 use crate::history::Reader;
 use crate::metrics::{RegionMetrics, ShardNumbers};
-use crate::recovery::unix_ms;
+use crate::recovery::{Replayed, unix_ms};
 use crate::retention;
+use crate::turns::{Asked, CommitTurns, Turn};
 
 /// Inputs handled before a batch is formed.
 const INPUTS_MAX: usize = 64;
@@ -65,6 +66,16 @@ pub(crate) struct CheckpointEvery {
     pub(crate) interval: Duration,
 }
 
+/// What a shard's actor shares with the rest of its node.
+pub(crate) struct Surroundings {
+    pub(crate) metrics: RegionMetrics,
+    pub(crate) numbers: Arc<Mutex<ShardNumbers>>,
+    pub(crate) turns: Arc<CommitTurns>,
+    pub(crate) checkpoint_every: CheckpointEvery,
+    /// When the machine's clock was 0.
+    pub(crate) started: Instant,
+}
+
 /// Why an actor ended.
 pub(crate) enum Ended {
     /// It was asked to.
@@ -80,6 +91,7 @@ pub(crate) struct Worker {
     pub(crate) reader: Arc<Reader>,
     pub(crate) metrics: RegionMetrics,
     pub(crate) numbers: Arc<Mutex<ShardNumbers>>,
+    pub(crate) turns: Arc<CommitTurns>,
     pub(crate) checkpoint_every: CheckpointEvery,
     pub(crate) started: Instant,
     pub(crate) links: HashMap<LinkId, FrameSender<ToEdge>>,
@@ -111,18 +123,24 @@ impl Worker {
         shard: Shard,
         fence: Fence,
         reader: Arc<Reader>,
-        metrics: RegionMetrics,
-        numbers: Arc<Mutex<ShardNumbers>>,
-        checkpoint_every: CheckpointEvery,
-        started: Instant,
+        replayed: Replayed,
+        surroundings: Surroundings,
     ) -> Self {
         let now = Instant::now();
+        let Surroundings {
+            metrics,
+            numbers,
+            turns,
+            checkpoint_every,
+            started,
+        } = surroundings;
         Self {
             shard,
             fence,
             reader,
             metrics,
             numbers,
+            turns,
             checkpoint_every,
             started,
             links: HashMap::new(),
@@ -130,13 +148,14 @@ impl Worker {
             admins: HashMap::new(),
             next_admin: 1,
             reads: Arc::new(Semaphore::new(READS_MAX)),
-            uncheckpointed: 0,
+            // Counted too: a region that is killed again and again must not read ever more.
+            uncheckpointed: replayed.bytes,
             checkpointed_at: now,
             checkpointing: None,
             retaining: None,
             retained_at: now,
             storage_full: false,
-            checkpoint_bytes: 0,
+            checkpoint_bytes: replayed.state_bytes,
             settled: 0,
         }
     }
@@ -151,6 +170,7 @@ impl Worker {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut in_flight: Option<InFlight> = None;
+        let mut waiting: Option<(Instant, oneshot::Receiver<Turn>)> = None;
         let mut followed = true;
         loop {
             tokio::select! {
@@ -176,25 +196,42 @@ impl Worker {
                     self.shard.set_snapshot(newest);
                 }
                 _ = tick.tick() => self.tick(),
+                turn = come(&mut waiting), if waiting.is_some() => {
+                    if let Some((asked, _)) = waiting.take() {
+                        let waited = asked.elapsed().as_secs_f64();
+                        self.metrics.turn_seconds.observe(waited);
+                    }
+                    // What has come meanwhile is part of the batch.
+                    self.take_more(inbox);
+                    in_flight = turn.and_then(|turn| self.append(turn));
+                }
                 input = inbox.recv() => match input {
                     Some(input) => {
                         self.take(input);
-                        for _ in 1..INPUTS_MAX {
-                            match inbox.try_recv() {
-                                Ok(input) => self.take(input),
-                                Err(_) => break,
-                            }
-                        }
+                        self.take_more(inbox);
                     }
                     None => return Ended::Drained,
                 },
             }
-            if in_flight.is_none() {
-                in_flight = self.append();
+            if in_flight.is_none() && waiting.is_none() && self.shard.wants_batch() {
+                match self.turns.ask() {
+                    Asked::Now(turn) => in_flight = self.append(turn),
+                    Asked::Later(turn) => waiting = Some((Instant::now(), turn)),
+                }
             }
             self.flush();
             if !self.shard.is_serving() {
                 return Ended::Lost;
+            }
+        }
+    }
+
+    /// Takes inputs that have come, up to a bound.
+    fn take_more(&mut self, inbox: &mut mpsc::Receiver<Input>) {
+        for _ in 1..INPUTS_MAX {
+            match inbox.try_recv() {
+                Ok(input) => self.take(input),
+                Err(_) => break,
             }
         }
     }
@@ -239,12 +276,14 @@ impl Worker {
     }
 
     /// Forms a batch from what waits and appends it.
-    fn append(&mut self) -> Option<InFlight> {
+    fn append(&mut self, mut turn: Turn) -> Option<InFlight> {
         let batch = self.shard.next_batch(self.now_ms(), unix_ms())?;
         let (done, answer) = oneshot::channel();
         match self.reader.keys.for_log(&batch.records) {
             Ok(records) => {
-                let completion = Completion::new(move |result| {
+                let completion = Completion::new(move |result: Result<Commit, StoreError>| {
+                    turn.sync_us = result.as_ref().ok().map(|commit| commit.sync_us);
+                    drop(turn);
                     // The actor waits for it, or has ended.
                     let _ = done.send(result);
                 });
@@ -384,7 +423,7 @@ impl Worker {
             indexed: self.reader.indexer.applied(),
             next_position: self.shard.log_state().2,
             index_errors: self.reader.indexer.errors(),
-            checkpoint_position: numbers.checkpoint_position,
+            ..*numbers
         };
     }
 
@@ -392,7 +431,10 @@ impl Worker {
         if let Some(pending) = &mut self.checkpointing {
             match pending.try_recv() {
                 Ok(Ok(position)) => {
-                    self.numbers.lock().checkpoint_position = position;
+                    let mut numbers = self.numbers.lock();
+                    numbers.checkpoint_position = position;
+                    numbers.checkpoint_bytes = self.checkpoint_bytes;
+                    drop(numbers);
                     self.settled = position;
                     self.checkpointing = None;
                 }
@@ -528,6 +570,14 @@ fn save_and_read_back(log: &dyn ShardLog, position: u64, state: &[u8]) -> Result
 async fn answer(in_flight: &mut Option<InFlight>) -> Option<Result<Commit, StoreError>> {
     match in_flight {
         Some((commit, _)) => commit.await.ok(),
+        None => std::future::pending().await,
+    }
+}
+
+/// The turn that was asked for; `None` when it will not come.
+async fn come(waiting: &mut Option<(Instant, oneshot::Receiver<Turn>)>) -> Option<Turn> {
+    match waiting {
+        Some((_, turn)) => turn.await.ok(),
         None => std::future::pending().await,
     }
 }

@@ -7,6 +7,8 @@ pub mod inspect;
 pub mod log;
 mod real_vfs;
 mod rooms;
+mod rooms_handle;
+mod runs;
 mod shard_log;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim_disk;

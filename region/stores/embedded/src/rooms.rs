@@ -2,19 +2,18 @@
 //! An index that can not be opened in time, or that fails later, is put aside and begun again
 //! empty; its shards are then filled again from their logs.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::ops::RangeBounds;
+use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc;
 use std::time::Duration;
 
-use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
+use fjall::{OwnedWriteBatch, PersistMode};
 use gb6_core_model::{ChannelKey, Offset, Position, ShardId};
 use gb6_core_ports::{RoomEntry, RoomStore, StoreError};
-use parking_lot::{Mutex, RwLock};
 
-const KEYSPACE: &str = "rooms";
+use crate::rooms_handle::{Handle, Open};
+use crate::runs::{self, Positions, RUN_MAX};
+
 /// Removals that go into one batch.
 const REMOVE_BATCH: usize = 4096;
 const APPLIED: u8 = 0;
@@ -41,114 +40,52 @@ impl Default for RoomsConfig {
     }
 }
 
-#[derive(Clone)]
-struct Open {
-    database: Database,
-    rooms: Keyspace,
-}
-
 /// The index of a node's rooms on disk.
 pub struct FjallRooms {
-    path: PathBuf,
-    config: RoomsConfig,
-    open: RwLock<Option<Open>>,
-    /// Serializes beginning again.
-    resetting: Mutex<()>,
-    resets: Arc<AtomicU64>,
+    handle: Arc<Handle>,
 }
 
 impl FjallRooms {
     /// Opens the index at `path`, or begins it again where it can not be opened: then
     /// [`RoomStore::applied`] is 0 for every shard and they are to be filled from their logs.
     ///
-    /// Errors: `Io` when not even an empty index can be made.
+    /// Errors: `Io` when not even an empty index can be made; `StorageFull`.
     pub fn open(path: &Path, config: RoomsConfig) -> Result<Self, StoreError> {
-        let rooms = Self {
-            path: path.to_owned(),
-            config,
-            open: RwLock::new(None),
-            resetting: Mutex::new(()),
-            resets: Arc::new(AtomicU64::new(0)),
-        };
-        rooms.remove_put_aside();
-        match open_within(path, config) {
-            Ok(open) => *rooms.open.write() = Some(open),
-            Err(_) => rooms.begin_again(0)?,
-        }
-        Ok(rooms)
+        let handle = Handle::open(path, config)?;
+        Ok(Self { handle })
+    }
+
+    /// As [`FjallRooms::open`], on a thread of its own: calls wait until it is open, so that a
+    /// region can start meanwhile. What opening fails with, calls fail with; they try again.
+    ///
+    /// Errors: `Io` when the system gives no thread.
+    pub fn open_beside(path: &Path, config: RoomsConfig) -> Result<Self, StoreError> {
+        let handle = Handle::open_beside(path, config)?;
+        Ok(Self { handle })
     }
 
     /// How often the index was begun again since it was opened, for a metric and a line in the
     /// log: each time all of its shards are filled again.
     pub fn resets(&self) -> u64 {
-        self.resets.load(Ordering::Relaxed)
+        self.handle.resets()
     }
 
-    /// Puts the index aside and begins an empty one, unless that was done since the caller saw
-    /// `seen` resets.
-    fn begin_again(&self, seen: u64) -> Result<(), StoreError> {
-        let _one_at_a_time = self.resetting.lock();
-        if self.resets() != seen {
-            return Ok(());
-        }
-        *self.open.write() = None;
-        self.resets.fetch_add(1, Ordering::Relaxed);
-        if self.path.exists() {
-            let aside = (0_u32..)
-                .map(|n| self.path.with_extension(format!("damaged-{n}")))
-                .find(|p| !p.exists());
-            if let Some(aside) = aside {
-                fs::rename(&self.path, &aside).map_err(|e| StoreError::Io {
-                    operation: "put aside",
-                    path: self.path.display().to_string(),
-                    detail: e.to_string(),
-                })?;
-            }
-        }
-        let open = open_within(&self.path, self.config)?;
-        *self.open.write() = Some(open);
-        self.remove_put_aside();
-        Ok(())
+    fn read<T>(&self, work: impl FnOnce(&Open) -> fjall::Result<T>) -> Result<T, StoreError> {
+        let (open, opened) = self.handle.reading()?;
+        let done = work(&open);
+        drop(open);
+        done.map_err(|e| self.handle.failed(opened, "read", &e))
     }
 
-    /// Removes indexes that were put aside. Space only: what can not be removed now (a thread
-    /// that never came back may hold it) is tried again next time.
-    fn remove_put_aside(&self) {
-        let (Some(parent), Some(stem)) = (self.path.parent(), self.path.file_stem()) else {
-            return;
-        };
-        let prefix = format!("{}.damaged-", stem.to_string_lossy());
-        for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
-            if entry.file_name().to_string_lossy().starts_with(&prefix) {
-                let _ = fs::remove_dir_all(entry.path());
-            }
-        }
-    }
-
-    fn with<T>(
+    fn write<T>(
         &self,
         operation: &'static str,
         work: impl FnOnce(&Open) -> fjall::Result<T>,
     ) -> Result<T, StoreError> {
-        let seen = self.resets();
-        let Some(open) = self.open.read().clone() else {
-            return Err(StoreError::Unavailable {
-                cause: "the room index is being begun again".into(),
-            });
-        };
+        let (open, opened) = self.handle.writing()?;
         let done = work(&open);
         drop(open);
-        done.map_err(|e| {
-            let detail = format!("{operation}: {e}");
-            match self.begin_again(seen) {
-                Ok(()) => StoreError::Unavailable {
-                    cause: format!(
-                        "the room index failed ({detail}) and was begun again: fill it from the log"
-                    ),
-                },
-                Err(again) => again,
-            }
-        })
+        done.map_err(|e| self.handle.failed(opened, operation, &e))
     }
 
     fn remove_range(open: &Open, from: Vec<u8>, to: Vec<u8>) -> fjall::Result<()> {
@@ -170,53 +107,34 @@ impl FjallRooms {
             }
         }
     }
-}
 
-/// Opens under a watchdog: a recovery that does not come back in time is left to itself (its
-/// thread can not be ended), and answered as an error.
-fn open_within(path: &Path, config: RoomsConfig) -> Result<Open, StoreError> {
-    let failed = |detail: String| StoreError::Io {
-        operation: "open the room index",
-        path: path.display().to_string(),
-        detail,
-    };
-    // overflow: one answer is ever sent.
-    let (sender, receiver) = mpsc::sync_channel(1);
-    let opening = path.to_owned();
-    std::thread::Builder::new()
-        .name("gb6-rooms-open".into())
-        .spawn(move || {
-            // Nobody waits any more after the time-out.
-            let _ = sender.send(open(&opening, config));
-        })
-        .map_err(|e| failed(e.to_string()))?;
-    match receiver.recv_timeout(config.open_timeout) {
-        Ok(Ok(open)) => Ok(open),
-        Ok(Err(e)) => Err(failed(e.to_string())),
-        Err(mpsc::RecvTimeoutError::Timeout) => Err(failed(format!(
-            "no answer within {} s",
-            config.open_timeout.as_secs_f32()
-        ))),
-        Err(mpsc::RecvTimeoutError::Disconnected) => Err(failed("opening it panicked".into())),
+    /// What `[low, high]` of a room holds of the offsets that `wanted` names, from its runs.
+    fn positions(
+        items: impl Iterator<Item = fjall::Guard>,
+        wanted: impl RangeBounds<Offset>,
+        limit: usize,
+    ) -> fjall::Result<Positions> {
+        let mut found = Positions::new();
+        for item in items {
+            let (key, value) = item.into_inner()?;
+            let first = number(&key)?;
+            let mut run = Positions::new();
+            runs::decode(first, &value, &mut run).ok_or(fjall::Error::InvalidTrailer)?;
+            for (offset, position) in run.range((wanted.start_bound(), wanted.end_bound())) {
+                runs::add(&mut found, *offset, *position);
+            }
+            // A run that begins later may still hold newer positions of offsets seen here.
+            if found.len() >= limit.saturating_add(RUN_MAX as usize) {
+                break;
+            }
+        }
+        Ok(found)
     }
 }
 
-fn open(path: &Path, config: RoomsConfig) -> fjall::Result<Open> {
-    let database = Database::builder(path)
-        .cache_size(config.cache_bytes)
-        .max_cached_files(Some(64))
-        .max_journaling_size(64 * 1024 * 1024)
-        .worker_threads(1)
-        .open()?;
-    let memtable = config.memtable_bytes;
-    let rooms = database.keyspace(KEYSPACE, || {
-        KeyspaceCreateOptions::default().max_memtable_size(memtable)
-    })?;
-    Ok(Open { database, rooms })
-}
-
 /// Keys: shard (4 bytes, big-endian), then 0 for the applied position, or 1, instance, 0,
-/// channel, 0 and the offset (8 bytes, big-endian). Neither name may contain a zero byte.
+/// channel, 0 and the first offset of a run (8 bytes, big-endian). Neither name may contain a zero
+/// byte.
 fn room_prefix(shard: ShardId, room: &ChannelKey) -> Vec<u8> {
     let (instance, channel) = (room.instance.as_str(), room.channel.as_str());
     let mut key = Vec::with_capacity(4 + 1 + instance.len() + 1 + channel.len() + 1 + 8);
@@ -233,6 +151,28 @@ fn entry_key(shard: ShardId, room: &ChannelKey, offset: Offset) -> Vec<u8> {
     let mut key = room_prefix(shard, room);
     key.extend_from_slice(&offset.to_be_bytes());
     key
+}
+
+/// Adds a run to a batch, together with what a run under the same key holds already.
+fn insert_run(
+    open: &Open,
+    batch: &mut OwnedWriteBatch,
+    key: Vec<u8>,
+    first: Offset,
+    run: &[Position],
+) -> fjall::Result<()> {
+    let Some(stored) = open.rooms.get(&key)? else {
+        batch.insert(&open.rooms, key, runs::encode(run));
+        return Ok(());
+    };
+    let mut both = Positions::new();
+    runs::decode(first, &stored, &mut both).ok_or(fjall::Error::InvalidTrailer)?;
+    for (n, position) in (0..).zip(run) {
+        runs::add(&mut both, first + n, *position);
+    }
+    let both: Vec<Position> = both.into_values().collect();
+    batch.insert(&open.rooms, key, runs::encode(&both));
+    Ok(())
 }
 
 fn applied_key(shard: ShardId) -> Vec<u8> {
@@ -256,19 +196,6 @@ fn read_applied(open: &Open, shard: ShardId) -> fjall::Result<Position> {
     }
 }
 
-fn collect(
-    items: impl Iterator<Item = fjall::Guard>,
-    limit: usize,
-) -> fjall::Result<Vec<(Offset, Position)>> {
-    items
-        .take(limit)
-        .map(|item| {
-            let (key, value) = item.into_inner()?;
-            Ok((number(&key)?, number(&value)?))
-        })
-        .collect()
-}
-
 impl RoomStore for FjallRooms {
     fn put(
         &self,
@@ -276,15 +203,16 @@ impl RoomStore for FjallRooms {
         entries: &[RoomEntry],
         applied: Position,
     ) -> Result<(), StoreError> {
-        let stored = self.with("put", |open| {
+        let stored = self.write("put", |open| {
             let stored = read_applied(open, shard)?;
             if applied < stored {
                 return Ok(stored);
             }
             let mut batch = open.database.batch().durability(Some(PersistMode::Buffer));
-            for entry in entries {
-                let key = entry_key(shard, &entry.room, entry.offset);
-                batch.insert(&open.rooms, key, entry.position.to_be_bytes());
+            for (room, positions) in runs::by_room(entries) {
+                for (first, run) in runs::cut(&positions) {
+                    insert_run(open, &mut batch, entry_key(shard, room, first), first, &run)?;
+                }
             }
             batch.insert(&open.rooms, applied_key(shard), applied.to_be_bytes());
             batch.commit()?;
@@ -299,7 +227,7 @@ impl RoomStore for FjallRooms {
     }
 
     fn applied(&self, shard: ShardId) -> Result<Position, StoreError> {
-        self.with("read", |open| read_applied(open, shard))
+        self.read(|open| read_applied(open, shard))
     }
 
     fn forward(
@@ -309,11 +237,11 @@ impl RoomStore for FjallRooms {
         from: Offset,
         limit: usize,
     ) -> Result<Vec<(Offset, Position)>, StoreError> {
-        let (low, high) = (
-            entry_key(shard, room, from),
-            entry_key(shard, room, Offset::MAX),
-        );
-        self.with("read", |open| collect(open.rooms.range(low..=high), limit))
+        let low = entry_key(shard, room, from.saturating_sub(RUN_MAX - 1));
+        let high = entry_key(shard, room, Offset::MAX);
+        let found =
+            self.read(|open| Self::positions(open.rooms.range(low..=high), from.., limit))?;
+        Ok(found.into_iter().take(limit).collect())
     }
 
     fn reverse(
@@ -324,9 +252,9 @@ impl RoomStore for FjallRooms {
         limit: usize,
     ) -> Result<Vec<(Offset, Position)>, StoreError> {
         let (low, high) = (entry_key(shard, room, 0), entry_key(shard, room, from));
-        self.with("read", |open| {
-            collect(open.rooms.range(low..=high).rev(), limit)
-        })
+        let found =
+            self.read(|open| Self::positions(open.rooms.range(low..=high).rev(), ..=from, limit))?;
+        Ok(found.into_iter().rev().take(limit).collect())
     }
 
     fn delete_below(
@@ -336,7 +264,20 @@ impl RoomStore for FjallRooms {
         below: Offset,
     ) -> Result<(), StoreError> {
         let (low, high) = (entry_key(shard, room, 0), entry_key(shard, room, below));
-        self.with("delete", |open| Self::remove_range(open, low, high))
+        self.write("delete", |open| {
+            // What runs that begin below hold from there on stays, as runs that begin there.
+            let straddling = entry_key(shard, room, below.saturating_sub(RUN_MAX - 1));
+            let items = open.rooms.range(straddling..high.clone());
+            let kept = Self::positions(items, below.., usize::MAX)?;
+            let mut batch = open.database.batch().durability(Some(PersistMode::Buffer));
+            for (first, run) in runs::cut(&kept) {
+                insert_run(open, &mut batch, entry_key(shard, room, first), first, &run)?;
+            }
+            if !batch.is_empty() {
+                batch.commit()?;
+            }
+            Self::remove_range(open, low, high)
+        })
     }
 
     fn clear(&self, shard: ShardId) -> Result<(), StoreError> {
@@ -345,6 +286,6 @@ impl RoomStore for FjallRooms {
         let low = shard.0.to_be_bytes().to_vec();
         let mut high = low.clone();
         high.push(ENTRY + 1);
-        self.with("clear", |open| Self::remove_range(open, low, high))
+        self.write("clear", |open| Self::remove_range(open, low, high))
     }
 }
