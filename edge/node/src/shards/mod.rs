@@ -208,6 +208,11 @@ fn collect_one(
             g.ring_bytes as f64,
         ),
         (
+            "gb6_edge_ahead_bytes",
+            "Bytes of live publications kept behind gaps.",
+            g.ahead_bytes as f64,
+        ),
+        (
             "gb6_edge_evictions_waiting",
             "Subscriptions waiting to be ended.",
             g.evictions_waiting as f64,
@@ -247,6 +252,11 @@ fn collect_one(
             c.repeated,
         ),
         ("gb6_edge_gaps_total", "Gaps filled from the log.", c.gaps),
+        (
+            "gb6_edge_ahead_dropped_total",
+            "Live publications behind a gap that did not fit and were read again.",
+            c.ahead_dropped,
+        ),
         (
             "gb6_edge_internal_reads_total",
             "Reads of the log for filling and recovery.",

@@ -12,25 +12,32 @@ use super::{Hub, HubOut};
 
 impl Filling {
     /// A live publication came: kept if it follows the ones kept and fits, else read later.
-    pub(super) fn arrived(&mut self, publication: Publication, position: Offset, bound: usize) {
+    /// Returns `false` where it is one to be read later.
+    pub(super) fn arrived(
+        &mut self,
+        publication: Publication,
+        position: Offset,
+        bound: usize,
+    ) -> bool {
         let offset = publication.offset;
         self.target = self.target.max(offset);
-        let follows = match self.ahead.back() {
-            Some(last) => offset == last.offset + 1,
-            None => offset > position,
-        };
-        let bytes = publication.data.len();
-        if follows && self.ahead_bytes + bytes <= bound {
+        let last = self.ahead.back().map(|last| last.offset);
+        let newer = offset > last.unwrap_or(position);
+        let follows = newer && last.is_none_or(|last| offset == last + 1);
+        let bytes = publication.size();
+        let kept = follows && self.ahead_bytes + bytes <= bound;
+        if kept {
             self.ahead_bytes += bytes;
             self.ahead.push_back(publication);
         }
+        kept || !newer
     }
 
     /// The kept publication that follows `position`; older ones are dropped.
     fn next(&mut self, position: Offset) -> Option<Publication> {
         while self.ahead.front()?.offset <= position + 1 {
             let publication = self.ahead.pop_front()?;
-            self.ahead_bytes -= publication.data.len();
+            self.ahead_bytes -= publication.size();
             if publication.offset == position + 1 {
                 return Some(publication);
             }
@@ -57,10 +64,27 @@ impl<S: Clone> Hub<S> {
             retry_at: 0,
         };
         if let Some(publication) = live {
-            filling.arrived(publication, room.position, self.config.ahead_bytes);
+            self.keep_ahead(&mut filling, publication, room.position);
         }
         filling.read = Some(self.ask_fill(id, room));
         room.follow = Follow::Filling(Box::new(filling));
+    }
+
+    /// Keeps a live publication behind a gap, within the bounds of the room and of the hub.
+    // overflow: it is not kept, and read from the log when the gap before it is closed.
+    pub(super) fn keep_ahead(
+        &mut self,
+        filling: &mut Filling,
+        publication: Publication,
+        position: Offset,
+    ) {
+        // What this room keeps is not in the sum while the room is worked on.
+        let left = self.config.ahead_total_bytes;
+        let bound = left.saturating_sub(self.ahead_bytes);
+        let bound = bound.min(self.config.ahead_bytes);
+        if !filling.arrived(publication, position, bound) {
+            self.counters.ahead_dropped += 1;
+        }
     }
 
     fn ask_fill(&mut self, id: RoomId, room: &Room<S>) -> u64 {
@@ -113,6 +137,7 @@ impl<S: Clone> Hub<S> {
             self.restart(id, room, top, page.generation, out);
             if !same {
                 filling.ahead.clear();
+                filling.ahead_bytes = 0;
                 filling.target = top;
             }
         }

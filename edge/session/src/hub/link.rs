@@ -41,6 +41,7 @@ impl<S: Clone> Hub<S> {
         self.publishes_link_down(out);
         self.reads.link_down();
         self.interests.link_down();
+        self.ahead_bytes = 0;
         for id in 0..self.rooms.bound() {
             if let Some(room) = self.rooms.get_mut(id) {
                 room.follow = Follow::Asking;

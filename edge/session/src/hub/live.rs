@@ -58,9 +58,7 @@ impl<S: Clone> Hub<S> {
         match &mut room.follow {
             // The answer to our interest is on its way and may not name this one.
             Follow::Asking => room.seen = room.seen.max(publication.offset),
-            Follow::Filling(filling) => {
-                filling.arrived(publication, room.position, self.config.ahead_bytes);
-            }
+            Follow::Filling(filling) => self.keep_ahead(filling, publication, room.position),
             Follow::Live if publication.generation != room.generation => {
                 let (offset, generation) = (publication.offset, publication.generation);
                 self.restart(id, &mut room, offset, generation, out);
@@ -127,6 +125,7 @@ impl<S: Clone> Hub<S> {
     pub(super) fn take_room(&mut self, id: RoomId) -> Option<Box<Room<S>>> {
         let room = self.rooms.take(id)?;
         self.ring_bytes -= room.ring.bytes();
+        self.ahead_bytes -= room.ahead_bytes();
         Some(room)
     }
 
@@ -134,6 +133,7 @@ impl<S: Clone> Hub<S> {
     pub(super) fn put_room(&mut self, id: RoomId, mut room: Box<Room<S>>) {
         room.ring.trim_to(self.config.ring_room_bytes);
         self.ring_bytes += room.ring.bytes();
+        self.ahead_bytes += room.ahead_bytes();
         self.rooms.put(id, room);
         // The hand goes round the rooms and takes half of what each remembers.
         while self.ring_bytes > self.config.ring_bytes {

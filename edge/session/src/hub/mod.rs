@@ -57,6 +57,8 @@ pub struct Hub<S> {
     /// Rooms without members, with when they may go and which of their idle times is meant.
     idle: VecDeque<(u64, RoomId, u64)>,
     ring_bytes: usize,
+    /// Of live publications that are kept behind gaps.
+    ahead_bytes: usize,
     /// Where the search for ring bytes to give back goes on.
     ring_hand: RoomId,
     /// The time of the present input.
@@ -122,6 +124,7 @@ impl<S: Clone> Hub<S> {
             },
             idle: VecDeque::new(),
             ring_bytes: 0,
+            ahead_bytes: 0,
             ring_hand: 0,
             now: 0,
             counters: HubCounters::default(),
@@ -236,6 +239,7 @@ impl<S: Clone> Hub<S> {
                 .count(),
             at_door: self.doors.waiting(),
             ring_bytes: self.ring_bytes,
+            ahead_bytes: self.ahead_bytes,
             evictions_waiting: self.evictions.waiting.len(),
         }
     }
@@ -379,6 +383,7 @@ impl<S: Clone> Hub<S> {
     fn remove_room(&mut self, id: RoomId, out: &mut impl HubOut<S>) {
         if let Some(room) = self.rooms.remove(id) {
             self.ring_bytes -= room.ring.bytes();
+            self.ahead_bytes -= room.ahead_bytes();
             match room.interest {
                 Interest::Untold => {}
                 Interest::Waiting(entry) => self.interests.withdraw(entry),

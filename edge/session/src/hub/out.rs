@@ -60,6 +60,8 @@ pub struct HubConfig {
     /// Bytes of live publications kept for one room while a gap before them is filled; what does
     /// not fit is read again from the log.
     pub ahead_bytes: usize,
+    /// The same for all rooms of this hub together.
+    pub ahead_total_bytes: usize,
     /// History reads of sessions under way at once; others wait, and equal ones are asked once.
     pub reads_in_flight: usize,
     /// History reads of sessions that may wait; further ones get 111.
@@ -90,6 +92,7 @@ impl Default for HubConfig {
             ring_room_bytes: limits::RECOVERY_BYTES_MAX,
             ring_bytes: 64 * 1024 * 1024,
             ahead_bytes: 1024 * 1024,
+            ahead_total_bytes: 32 * 1024 * 1024,
             reads_in_flight: 16,
             reads_waiting: 20_000,
             fill_ms: 10_000,
@@ -115,6 +118,8 @@ pub struct HubCounters {
     pub repeated: u64,
     /// Gaps that had to be filled from the log.
     pub gaps: u64,
+    /// Live publications behind a gap that did not fit and are read again.
+    pub ahead_dropped: u64,
     /// Internal reads of the log (filling and recovery).
     pub internal_reads: u64,
     /// Subscribes answered from what the hub remembered.
@@ -168,6 +173,8 @@ pub struct HubGauges {
     pub at_door: usize,
     /// Bytes of recent publications kept.
     pub ring_bytes: usize,
+    /// Bytes of live publications kept behind gaps.
+    pub ahead_bytes: usize,
     /// Subscriptions that wait to be ended.
     pub evictions_waiting: usize,
 }

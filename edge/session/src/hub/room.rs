@@ -146,6 +146,14 @@ impl<S> Room<S> {
         self.position = position;
     }
 
+    /// Bytes of live publications kept behind a gap.
+    pub(super) fn ahead_bytes(&self) -> usize {
+        match &self.follow {
+            Follow::Filling(filling) => filling.ahead_bytes,
+            Follow::Asking | Follow::Live => 0,
+        }
+    }
+
     /// The first offset that the ring holds, or the one behind the position.
     pub(super) fn ring_start(&self) -> Offset {
         self.ring.first().unwrap_or(self.position + 1)

@@ -5,7 +5,7 @@ use gb6_core_wire::client::Dialect;
 use gb6_core_wire::mesh::*;
 use gb6_edge_session::{HubConfig, HubRequest, Request, SubscribeQuery};
 
-use crate::hub_rules::{Bench, attached_frame, publication};
+use crate::hub_rules::{Bench, attached_frame, page, publication};
 
 fn numbered(n: u64) -> RoomRef {
     RoomRef {
@@ -121,4 +121,46 @@ fn a_room_that_goes_before_its_turn_is_never_mentioned() {
     answer(&mut b, numbered(1));
     answer(&mut b, numbered(2));
     assert_eq!(told(&mut b), [(numbered(4), true)]);
+}
+
+#[test]
+fn what_is_kept_behind_gaps_is_bounded_over_all_rooms_and_read_again_where_it_did_not_fit() {
+    const ROOMS: u64 = 20;
+    let config = HubConfig {
+        ahead_bytes: 1_000,
+        ahead_total_bytes: 5_000,
+        ..HubConfig::default()
+    };
+    let mut b = Bench::detached(config);
+    b.attach(0, 1);
+    (0..ROOMS).for_each(|n| subscribe(&mut b, n));
+    answer_all(&mut b);
+    // 5 is missing everywhere.
+    for offset in 6..=40 {
+        for room in (0..ROOMS).map(numbered) {
+            let publication = publication(offset);
+            b.frame(0, EdgeFrame::Deliver(Deliver { room, publication }));
+            let kept = b.hub.gauges().ahead_bytes;
+            assert!(kept <= 5_000, "{kept}");
+        }
+    }
+    assert!(b.hub.gauges().ahead_bytes > 4_500);
+    assert!(b.hub.counters().ahead_dropped > 400);
+    assert!(b.said.delivered.is_empty());
+    while let Some(read) = b.said.history.pop() {
+        let to = (read.since + 10).min(40);
+        let answer = page(&read, read.since + 1..=to, 40);
+        b.hub.history_page(0, answer, &mut b.said);
+    }
+    assert_eq!(b.said.delivered.len() as u64, ROOMS * 36);
+    assert_eq!(b.hub.gauges().ahead_bytes, 0);
+    // A break forgets what is kept.
+    let publication = publication(50);
+    let room = numbered(1);
+    b.frame(0, EdgeFrame::Deliver(Deliver { room, publication }));
+    assert!(b.hub.gauges().ahead_bytes > 0);
+    b.hub.link_down(10, &mut b.said);
+    assert_eq!(b.hub.gauges().ahead_bytes, 0);
+    b.attach(20, 1);
+    answer_all(&mut b);
 }
