@@ -102,7 +102,7 @@ pub(crate) async fn run_dev(config: DevConfig, stop: Stop) -> anyhow::Result<()>
             endpoint: at_region,
             snapshot,
             open_log: storage.open_log(),
-            rooms: storage.rooms(&mut parts).await?,
+            rooms: storage.rooms(&mut parts)?,
             keys: record_keys,
             metrics: parts.metrics.clone(),
             health: parts.health.clone(),

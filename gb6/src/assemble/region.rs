@@ -63,7 +63,7 @@ pub(crate) async fn run_region(
             endpoint,
             snapshot: placed.snapshot.clone(),
             open_log: storage.open_log(),
-            rooms: storage.rooms(&mut parts).await?,
+            rooms: storage.rooms(&mut parts)?,
             keys,
             metrics: parts.metrics.clone(),
             health: parts.health.clone(),

@@ -67,17 +67,11 @@ impl Storage {
     /// The index of rooms; one that is damaged, or takes too long to open, is begun again.
     ///
     /// # Errors
-    /// Not even an empty one can be made.
-    pub(super) async fn rooms(&self, parts: &mut NodeParts) -> anyhow::Result<Arc<dyn RoomStore>> {
-        let path = self.dir.rooms_path();
-        // It reads its own journal, which may take seconds after a kill.
-        let opening =
-            tokio::task::spawn_blocking(move || FjallRooms::open(&path, RoomsConfig::default()));
-        let rooms = Arc::new(
-            opening
-                .await
-                .context("opening the index of rooms was cut short")??,
-        );
+    /// The system gives no thread for it.
+    pub(super) fn rooms(&self, parts: &mut NodeParts) -> anyhow::Result<Arc<dyn RoomStore>> {
+        // Beside the start: it reads its own journal, which may take seconds after a kill.
+        let rooms = FjallRooms::open_beside(&self.dir.rooms_path(), RoomsConfig::default())?;
+        let rooms = Arc::new(rooms);
         let counted = Arc::clone(&rooms);
         parts.registrations.push(parts.metrics.counter_fn(
             "gb6_rooms_resets_total",

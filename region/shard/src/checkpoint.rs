@@ -296,6 +296,9 @@ impl Shard {
         }
         for ids in &state.ids {
             let mut entries = ids.packed.chunks_exact(ID_BYTES);
+            if entries.len() > 0 {
+                self.dedupe.reserve(&ids.instance, entries.len());
+            }
             for entry in &mut entries {
                 let (key, written, served_ms) = unpack(entry)
                     .ok_or_else(|| CheckpointError::Unreadable("a message id".into()))?;

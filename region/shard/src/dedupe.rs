@@ -61,6 +61,16 @@ impl DedupeWindow {
         self.ids.get(key).map(|(written, _)| *written)
     }
 
+    /// Makes room for `more` ids of `instance` at once: growing step by step touches twice the
+    /// memory, which a start waits for.
+    pub(crate) fn reserve(&mut self, instance: &str, more: usize) {
+        let free = self.ids_max.saturating_sub(self.ids.len());
+        // One beyond the bound, which goes at once.
+        self.ids.reserve(more.min(free) + 1);
+        let queue = self.order.entry(instance.to_owned()).or_default();
+        queue.reserve(more.min(free) + 1);
+    }
+
     /// Remembers an id at served time `served_ms`.
     pub(crate) fn insert(&mut self, instance: &str, key: IdKey, written: Written, served_ms: u64) {
         self.ids.insert(key, (written, served_ms));
