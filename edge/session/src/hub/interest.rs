@@ -82,7 +82,7 @@ impl<S: Clone> Hub<S> {
     /// Says what may be said now.
     pub(super) fn let_interest_out(&mut self, out: &mut impl HubOut<S>) {
         let most = self.config.interests_in_flight.max(1);
-        while self.interests.unanswered < most && self.lease.is_attached() {
+        while self.interests.unanswered < most && self.lease.is_attached() && !out.owner_full() {
             let Some((_, id)) = self.interests.waiting.pop_first() else {
                 return;
             };

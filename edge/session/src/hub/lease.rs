@@ -47,6 +47,11 @@ impl Lease {
         self.link == Link::Attached
     }
 
+    /// Whether the owner may know this life of the hub.
+    pub(super) fn has_incarnation(&self) -> bool {
+        self.incarnation.is_some()
+    }
+
     pub(super) fn shard_epoch(&self) -> u64 {
         self.shard_epoch
     }

@@ -34,6 +34,16 @@ impl<S: Clone> Hub<S> {
         }));
     }
 
+    /// What waited for the shard stream has been sent, after [`HubOut::owner_full`] was true: goes
+    /// on with what was held back.
+    pub fn owner_drained(&mut self, now_ms: u64, out: &mut impl HubOut<S>) {
+        self.now = now_ms;
+        if self.lease.is_attached() {
+            self.let_all_out(out);
+            self.let_interest_out(out);
+        }
+    }
+
     /// A stream has ended: both are closed, no frame of them comes any more.
     pub fn link_down(&mut self, now_ms: u64, out: &mut impl HubOut<S>) {
         self.now = now_ms;

@@ -18,6 +18,11 @@ pub trait HubOut<S> {
     fn notice(&mut self, to: &S, notice: Notice);
     /// Send on the shard stream. Order is kept.
     fn to_owner(&mut self, frame: OwnerFrame);
+    /// Whether so much waits for the shard stream that publishes and interest are to be held back,
+    /// until `Hub::owner_drained` is called.
+    fn owner_full(&self) -> bool {
+        false
+    }
     /// Send on the catch-up stream. Order does not matter.
     fn to_history(&mut self, request: HistoryRequest);
     /// Close both streams, call `Hub::link_down`, and dial again.

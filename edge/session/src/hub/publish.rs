@@ -26,6 +26,8 @@ pub(super) struct PendingPublish {
 #[derive(Default)]
 pub(super) struct Doors {
     by_instance: BTreeMap<String, Door>,
+    /// Whose turn it was last, when the way to the owner was too narrow for all.
+    last: String,
     /// Publishes given up here that the owner still counts, by request.
     given_up: BTreeMap<u64, GivenUp>,
 }
@@ -147,7 +149,7 @@ impl<S: Clone> Hub<S> {
             // One is always let out, however large it is.
             let fits = door.in_flight == 0
                 || (door.in_flight < credit && door.in_flight_bytes + bytes as u64 <= credit_bytes);
-            if !fits {
+            if !fits || out.owner_full() {
                 return;
             }
             door.queue.pop_front();
@@ -186,9 +188,21 @@ impl<S: Clone> Hub<S> {
                 door.arrive(*id, publish.query.data.len());
             }
         }
-        let instances: Vec<String> = self.doors.by_instance.keys().cloned().collect();
-        for instance in instances {
+        self.let_all_out(out);
+    }
+
+    /// Sends what the credit of every instance allows, in turn: each begins where the last one
+    /// that found the way to the owner full left off.
+    pub(super) fn let_all_out(&mut self, out: &mut impl HubOut<S>) {
+        let mut turns: Vec<String> = self.doors.by_instance.keys().cloned().collect();
+        let next = turns.partition_point(|name| *name <= self.doors.last);
+        turns.rotate_left(next);
+        for instance in turns {
+            if out.owner_full() {
+                return;
+            }
             self.let_out(&instance, out);
+            self.doors.last = instance;
         }
     }
 
@@ -289,7 +303,10 @@ impl<S: Clone> Hub<S> {
 
     /// Tells the owner, now or after attaching, that a session has ended.
     pub(super) fn session_ended(&mut self, session: SessionId, out: &mut impl HubOut<S>) {
-        self.numbers.tell(session, self.lease.sequence());
+        // An incarnation that has ended, or has yet to begin, has told the owner nothing of it.
+        if self.lease.has_incarnation() {
+            self.numbers.tell(session, self.lease.sequence());
+        }
         if self.lease.is_attached() {
             out.to_owner(OwnerFrame::SessionEnded(SessionEnded {
                 session: session.0,

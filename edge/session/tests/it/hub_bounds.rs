@@ -1,10 +1,15 @@
 //! What a hub keeps within bounds, however much there is of it.
 
-use gb6_core_model::{Incarnation, SessionId};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use gb6_core_model::{Incarnation, InstanceEpoch, SessionId};
 use gb6_core_wire::client::Dialect;
 use gb6_core_wire::mesh::*;
-use gb6_edge_session::{HubConfig, HubRequest, Request, SubscribeQuery};
+use gb6_core_wire::record::ContentType;
+use gb6_edge_session::{HubConfig, HubRequest, PublishQuery, Request, SubscribeQuery};
 
+use crate::hub_model::person;
 use crate::hub_rules::{Bench, attached_frame, page, publication};
 
 fn numbered(n: u64) -> RoomRef {
@@ -27,6 +32,26 @@ fn subscribe(b: &mut Bench, n: u64) {
         session: SessionId(n),
         room: numbered(n),
         request: Request::Subscribe(Box::new(query)),
+    };
+    b.hub.request(0, &n, request, &mut b.said);
+}
+
+/// Session `n` publishes to room `n`.
+fn publish(b: &mut Bench, n: u64) {
+    let query = PublishQuery {
+        instance_epoch: InstanceEpoch(1),
+        from: Arc::new(person(n)),
+        id: Bytes::new(),
+        data: Bytes::from_static(b"1"),
+        content_type: ContentType::Json,
+        tags: Default::default(),
+        traceparent: String::new(),
+    };
+    let request = HubRequest {
+        token: 1_000 + n,
+        session: SessionId(n),
+        room: numbered(n),
+        request: Request::Publish(Box::new(query)),
     };
     b.hub.request(0, &n, request, &mut b.said);
 }
@@ -163,4 +188,52 @@ fn what_is_kept_behind_gaps_is_bounded_over_all_rooms_and_read_again_where_it_di
     assert_eq!(b.hub.gauges().ahead_bytes, 0);
     b.attach(20, 1);
     answer_all(&mut b);
+}
+
+#[test]
+fn while_the_way_to_the_owner_is_full_publishes_and_interest_wait_and_instances_take_turns() {
+    let mut b = Bench::new();
+    b.said.owner_max = Some(3);
+    for n in 0..14 {
+        publish(&mut b, n);
+    }
+    (0..14).for_each(|n| subscribe(&mut b, n));
+    let mut rounds = Vec::new();
+    loop {
+        let said: Vec<OwnerFrame> = b.said.owner.drain(..).collect();
+        if said.is_empty() {
+            break;
+        }
+        assert!(said.len() <= 3);
+        rounds.extend(said.iter().map(|frame| match frame {
+            OwnerFrame::Publish(p) => ('p', p.room.channel.clone()),
+            OwnerFrame::Interest(room) => ('i', room.channel.clone()),
+            other => panic!("{other:?}"),
+        }));
+        b.hub.owner_drained(0, &mut b.said);
+    }
+    let names = |kind: char, n: &[u64]| -> Vec<(char, String)> {
+        n.iter().map(|n| (kind, numbered(*n).channel)).collect()
+    };
+    // The first three found it free; then instances 0 to 6 have their turns, two publishes each:
+    // where the way was full within a turn, the rest of it waits for the next one.
+    let published = names('p', &[0, 1, 2, 7, 8, 9, 3, 10, 4, 5, 12, 6, 11, 13]);
+    assert_eq!(rounds[..14], published);
+    assert_eq!(rounds[14..], names('i', &(0..14).collect::<Vec<_>>()));
+}
+
+#[test]
+fn sessions_that_end_while_there_is_no_lease_are_not_remembered() {
+    let mut b = Bench::new();
+    b.hub.link_down(0, &mut b.said);
+    b.hub.tick(10_000, &mut b.said);
+    for n in 0..100 {
+        publish(&mut b, n);
+        b.hub.session_closed(10_000, SessionId(n), &mut b.said);
+    }
+    b.hub.tick(20_000, &mut b.said);
+    b.said.owner.clear();
+    b.attach(20_001, 2);
+    let ended = |f: &&OwnerFrame| matches!(f, OwnerFrame::SessionEnded(_));
+    assert_eq!(b.said.owner.iter().filter(ended).count(), 0);
 }

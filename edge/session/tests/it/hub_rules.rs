@@ -23,6 +23,8 @@ pub(crate) struct Said {
     pub(crate) owner: Vec<OwnerFrame>,
     pub(crate) history: Vec<HistoryRequest>,
     pub(crate) detached: Vec<Detach>,
+    /// Frames to the owner from which on it takes no more.
+    pub(crate) owner_max: Option<usize>,
 }
 
 impl HubOut<u64> for Said {
@@ -37,6 +39,9 @@ impl HubOut<u64> for Said {
     }
     fn to_owner(&mut self, frame: OwnerFrame) {
         self.owner.push(frame);
+    }
+    fn owner_full(&self) -> bool {
+        self.owner_max.is_some_and(|max| self.owner.len() >= max)
     }
     fn to_history(&mut self, request: HistoryRequest) {
         self.history.push(request);
