@@ -5,6 +5,8 @@
 #   scripts/soak.sh [CASES]     cases for each property, 20000 unless said
 #
 # GB6_ROUNDS sets how often processes are killed and paused, and the power is cut: 20 unless said.
+# GB6_LOG_MIB is the log behind which a killed server is started again, with the time that it takes:
+# 5120 unless said, on the disk of the build, removed afterwards.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/step.sh
@@ -15,4 +17,12 @@ export PROPTEST_CASES="$cases"
 export GB6_SEEDS="${GB6_SEEDS:-$cases}" GB6_MOVES="${GB6_MOVES:-2000}"
 step "soak, $cases cases for each property" scripts/test.sh units
 export GB6_ROUNDS=${GB6_ROUNDS:-20}
+export GB6_LOG_MIB=${GB6_LOG_MIB:-5120}
+# The time is that of the binary that people run.
+scripts/console.sh --if-missing
+step "a release build for the large log" cargo build --release --locked -p gb6
+step "soak, a start after SIGKILL with $GB6_LOG_MIB MiB of log" \
+    env FILTER=large_log GB6_BIN=target/release/gb6 scripts/test.sh crash
+# Once is enough: below it is as in CI.
+unset GB6_LOG_MIB
 step "soak, $GB6_ROUNDS rounds of killed processes" scripts/test.sh crash

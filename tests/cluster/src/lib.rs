@@ -1,8 +1,10 @@
 //! What the tests of real processes need from the machine: rounds and seeds from the environment,
-//! and file systems of their own.
+//! file systems of their own, and large logs.
 
 mod disk;
+mod fill;
 mod rounds;
 
 pub use disk::{Disk, DiskError, Volume};
+pub use fill::{Filled, Filling, fill};
 pub use rounds::{Rounds, raise_file_limit};

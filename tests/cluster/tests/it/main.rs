@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test's helpers fail as its body does")]
 
+mod big_log;
 mod crowd;
 mod index_lost;
 mod limits;
