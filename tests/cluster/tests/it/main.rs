@@ -5,6 +5,7 @@
 
 mod big_log;
 mod crowd;
+mod disk_use;
 mod index_lost;
 mod limits;
 mod load;
