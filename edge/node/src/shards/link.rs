@@ -69,14 +69,15 @@ impl Streams {
 
     /// Sends what fits now. `Ok(true)`: everything did.
     pub(super) fn send(&self, out: &mut Outputs) -> Result<bool, StreamClosed> {
-        while let Some(frame) = out.to_owner.pop_front() {
+        while let Some(frame) = out.next_to_owner() {
             // One class, so that the order stays: a lane of a higher class would overtake.
             let frame = ToOwner { frame: Some(frame) };
             match self.live_out.try_send(Class::Control, frame) {
                 Ok(()) => {}
                 Err(TrySendError::Full(ToOwner { frame })) => {
-                    out.to_owner.extend(frame);
-                    out.to_owner.rotate_right(1);
+                    if let Some(frame) = frame {
+                        out.put_back(frame);
+                    }
                     return Ok(false);
                 }
                 Err(TrySendError::TooLarge { bytes }) => {

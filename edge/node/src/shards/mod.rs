@@ -6,12 +6,12 @@ mod link;
 mod out;
 mod task;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 
 use gb6_core_mesh::{Backoff, Dialer, Endpoint};
 use gb6_core_model::snapshot::Snapshot;
-use gb6_core_model::{InstanceId, NodeId};
+use gb6_core_model::{InstanceId, NodeId, ShardId};
 use gb6_core_obs::Samples;
 use gb6_core_wire::mesh::{RoomRef, ShardRef};
 use gb6_edge_session::{HubCounters, HubGauges};
@@ -25,7 +25,8 @@ use crate::shared::Shared;
 pub(crate) struct Shards {
     endpoint: Endpoint,
     backoff: Backoff,
-    shards: RwLock<HashMap<(String, u32), Shard>>,
+    /// By region and number.
+    shards: RwLock<BTreeMap<String, BTreeMap<u32, Shard>>>,
     peers: Mutex<BTreeMap<NodeId, Weak<Dialer>>>,
 }
 
@@ -44,6 +45,10 @@ pub(crate) struct Report {
     pub(crate) attached: u64,
     /// Attachments that ended, or could not be begun.
     pub(crate) detached: u64,
+    /// Frames that wait for the shard stream.
+    pub(crate) owner_queue: usize,
+    /// Links dropped because too many frames waited.
+    pub(crate) owner_queue_overflows: u64,
 }
 
 impl Shards {
@@ -65,18 +70,21 @@ impl Shards {
         room: &RoomRef,
     ) -> Option<Arc<ShardInbox>> {
         let instance = InstanceId::from(room.instance.as_str());
-        let route = snapshot.route(&instance, &room.channel)?;
-        let key = (route.region, route.shard.0);
-        if let Some(shard) = self.shards.read().get(&key) {
-            return Some(shard.inbox.clone());
+        let (region, ShardId(number)) = snapshot.shard_of(&instance, &room.channel)?;
+        let known = |shards: &BTreeMap<String, BTreeMap<u32, Shard>>| {
+            Some(shards.get(region)?.get(&number)?.inbox.clone())
+        };
+        if let Some(inbox) = known(&self.shards.read()) {
+            return Some(inbox);
         }
         let mut shards = self.shards.write();
-        let shard = shards.entry(key).or_insert_with_key(|(region, shard)| {
+        let shards = shards.entry(region.to_owned()).or_default();
+        let shard = shards.entry(number).or_insert_with(|| {
             let inbox = Arc::new(ShardInbox::new(shared.config.shard_inbox_max));
             let report = Arc::new(Mutex::new(Report::default()));
             let reference = ShardRef {
-                region: region.clone(),
-                shard: *shard,
+                region: region.to_owned(),
+                shard: number,
             };
             let task = task::ShardTask::new(shared, reference, inbox.clone(), report.clone());
             Shard {
@@ -114,7 +122,11 @@ impl Shards {
 
     /// Ends all tasks, after the publishes under way are answered or given up.
     pub(crate) async fn stop(&self) {
-        let tasks: Vec<Shard> = self.shards.write().drain().map(|(_, s)| s).collect();
+        let shards = std::mem::take(&mut *self.shards.write());
+        let tasks: Vec<Shard> = shards
+            .into_values()
+            .flat_map(BTreeMap::into_values)
+            .collect();
         for shard in &tasks {
             shard.inbox.stop();
         }
@@ -126,7 +138,8 @@ impl Shards {
 
     /// Ends all tasks at once.
     pub(crate) fn abort(&self) {
-        for (_, shard) in self.shards.write().drain() {
+        let shards = std::mem::take(&mut *self.shards.write());
+        for shard in shards.into_values().flat_map(BTreeMap::into_values) {
             shard.task.abort();
         }
     }
@@ -134,8 +147,11 @@ impl Shards {
     /// Adds the state of every shard to a reading of the metrics.
     pub(crate) fn collect(&self, out: &mut Samples<'_>) {
         let shards = self.shards.read();
-        let sorted: BTreeMap<_, _> = shards.iter().collect();
-        for ((region, number), shard) in sorted {
+        let all = shards.iter().flat_map(|(region, shards)| {
+            let shards = shards.iter();
+            shards.map(move |(number, shard)| (region, number, shard))
+        });
+        for (region, number, shard) in all {
             let number = number.to_string();
             let labels = [("region", region.as_str()), ("shard", number.as_str())];
             let report = *shard.report.lock();
@@ -166,6 +182,11 @@ fn collect_one(
             "gb6_edge_shard_inbox",
             "Requests waiting for the shard's task.",
             waiting as f64,
+        ),
+        (
+            "gb6_edge_owner_queue",
+            "Frames waiting for the stream to the owner.",
+            report.owner_queue as f64,
         ),
         (
             "gb6_edge_rooms",
@@ -230,6 +251,11 @@ fn collect_one(
             "gb6_edge_detached_total",
             "Attachments that ended or failed.",
             report.detached,
+        ),
+        (
+            "gb6_edge_owner_queue_overflows_total",
+            "Links dropped because the owner did not read what waited for it.",
+            report.owner_queue_overflows,
         ),
         (
             "gb6_edge_delivers_total",

@@ -9,12 +9,28 @@ use gb6_edge_session::{Answer, Detach, HubOut, Notice};
 
 use crate::ws::connection::{Event, SessionHandle};
 
+/// Frames that wait for the shard stream from which on the hub holds publishes and interest back,
+/// where they have their own bounds and timeouts; it goes on below half of it.
+const FULL_FRAMES: usize = 8 * 1024;
+/// The same in bytes of publishes.
+const FULL_BYTES: usize = 8 * 1024 * 1024;
+/// Frames that may wait at most: only comings and goings of people come this far, while the owner
+/// does not read. A new attachment says in one set what they amount to.
+const OVERFLOW_FRAMES: usize = 64 * 1024;
+
 /// What a hub wants sent, and whether it wants its link closed.
 #[derive(Default)]
 pub(super) struct Outputs {
-    /// Frames for the shard stream, in order. Bounded by the hub: publishes by credit, the rest by
-    /// its rooms and people.
-    pub(super) to_owner: VecDeque<OwnerFrame>,
+    /// Frames for the shard stream, in order.
+    // overflow: first the hub holds back what it can; then the link is dropped and the hub
+    // attaches again.
+    to_owner: VecDeque<OwnerFrame>,
+    /// Bytes of publishes among them.
+    to_owner_bytes: usize,
+    /// Whether the hub holds back.
+    full: bool,
+    /// Whether the link is to be dropped, because more than the bound would wait.
+    overflowed: bool,
     /// Requests for the catch-up stream; bounded by the reads that a hub has under way.
     pub(super) to_history: VecDeque<HistoryRequest>,
     /// Why the link is to be closed.
@@ -40,7 +56,18 @@ impl HubOut<Arc<SessionHandle>> for Outputs {
     }
 
     fn to_owner(&mut self, frame: OwnerFrame) {
-        self.to_owner.push_back(frame);
+        if self.to_owner.len() >= OVERFLOW_FRAMES {
+            self.overflowed = true;
+        }
+        if !self.overflowed {
+            self.to_owner_bytes += publish_bytes(&frame);
+            self.to_owner.push_back(frame);
+            self.full |= self.to_owner.len() >= FULL_FRAMES || self.to_owner_bytes >= FULL_BYTES;
+        }
+    }
+
+    fn owner_full(&self) -> bool {
+        self.full
     }
 
     fn to_history(&mut self, request: HistoryRequest) {
@@ -49,8 +76,105 @@ impl HubOut<Arc<SessionHandle>> for Outputs {
 
     fn detach(&mut self, why: Detach) {
         // What was meant for the link that ends must not go to the next one.
-        self.to_owner.clear();
-        self.to_history.clear();
+        self.clear();
         self.detach = Some(why);
+    }
+}
+
+impl Outputs {
+    /// Frames that wait for the shard stream.
+    pub(super) fn owner_queue(&self) -> usize {
+        self.to_owner.len()
+    }
+
+    /// The next frame for the shard stream.
+    pub(super) fn next_to_owner(&mut self) -> Option<OwnerFrame> {
+        let frame = self.to_owner.pop_front()?;
+        self.to_owner_bytes -= publish_bytes(&frame);
+        Some(frame)
+    }
+
+    /// It did not fit into the stream: it stays the next one.
+    pub(super) fn put_back(&mut self, frame: OwnerFrame) {
+        self.to_owner_bytes += publish_bytes(&frame);
+        self.to_owner.push_front(frame);
+    }
+
+    /// Whether so much has been sent that the hub may go on: to be told to it, once.
+    pub(super) fn take_drained(&mut self) -> bool {
+        let drained = self.full
+            && self.to_owner.len() <= FULL_FRAMES / 2
+            && self.to_owner_bytes <= FULL_BYTES / 2;
+        self.full &= !drained;
+        drained
+    }
+
+    /// Whether more than the bound would have waited for the shard stream.
+    pub(super) fn overflowed(&self) -> bool {
+        self.overflowed
+    }
+
+    /// The link is gone, and with it whatever was meant for it.
+    pub(super) fn clear(&mut self) {
+        self.to_owner.clear();
+        self.to_owner_bytes = 0;
+        self.full = false;
+        self.overflowed = false;
+        self.to_history.clear();
+    }
+}
+
+fn publish_bytes(frame: &OwnerFrame) -> usize {
+    match frame {
+        OwnerFrame::Publish(publish) => publish.data.len(),
+        _ => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gb6_core_wire::mesh::{Presence, Publish};
+
+    fn publish(bytes: usize) -> OwnerFrame {
+        OwnerFrame::Publish(Publish {
+            data: Bytes::from(vec![b'1'; bytes]),
+            ..Publish::default()
+        })
+    }
+
+    #[test]
+    fn it_is_full_by_frames_or_bytes_and_drained_at_half() {
+        for (bytes, count) in [(0, FULL_FRAMES), (64 * 1024, 128)] {
+            let mut out = Outputs::default();
+            for n in 0..count {
+                assert!(!out.owner_full(), "{n}");
+                out.to_owner(publish(bytes));
+            }
+            assert!(out.owner_full() && !out.take_drained());
+            for _ in 0..count / 2 {
+                assert!(!out.take_drained());
+                let first = out.next_to_owner().expect("a frame");
+                out.put_back(first);
+                out.next_to_owner();
+            }
+            assert!(out.take_drained() && !out.owner_full() && !out.take_drained());
+            assert_eq!(out.owner_queue(), count / 2);
+        }
+    }
+
+    #[test]
+    fn beyond_the_bound_nothing_is_kept_and_the_link_is_to_go() {
+        let mut out = Outputs::default();
+        for _ in 0..OVERFLOW_FRAMES {
+            out.to_owner(OwnerFrame::Absent(Presence::default()));
+        }
+        assert!(!out.overflowed());
+        out.to_owner(OwnerFrame::Absent(Presence::default()));
+        assert!(out.overflowed());
+        assert_eq!(out.owner_queue(), OVERFLOW_FRAMES);
+        out.clear();
+        assert!(!out.overflowed() && !out.owner_full());
+        assert_eq!(out.owner_queue(), 0);
     }
 }

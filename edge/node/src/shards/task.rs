@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use gb6_core_model::{Incarnation, NodeId, ShardId};
 use gb6_core_wire::mesh::{HistoryPage, ShardRef, ToEdge};
-use gb6_edge_session::{Detach, Hub};
+use gb6_edge_session::{Detach, Hub, HubOut as _};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
@@ -220,6 +220,9 @@ impl ShardTask {
                 }
                 Ask::Closed(session) => self.hub.session_closed(now, session, &mut self.out),
             }
+            if self.out.owner_full() {
+                self.send();
+            }
         }
     }
 
@@ -280,8 +283,7 @@ impl ShardTask {
 
     /// A stream has ended.
     fn lost(&mut self) {
-        self.out.to_owner.clear();
-        self.out.to_history.clear();
+        self.out.clear();
         self.hub.link_down(self.now(), &mut self.out);
         self.detached();
     }
@@ -342,14 +344,25 @@ impl ShardTask {
             }
             self.detached();
         }
-        if self.unsent {
-            return;
+        if self.out.overflowed() {
+            tracing::warn!(
+                shard = self.shard.shard,
+                "the owner does not read; attaching again"
+            );
+            self.counts.owner_queue_overflows += 1;
+            self.lost();
         }
-        if let Link::Up(streams, _) = &self.link {
+        while !self.unsent
+            && let Link::Up(streams, _) = &self.link
+        {
             match streams.send(&mut self.out) {
                 Ok(all) => self.unsent = !all,
                 Err(_closed) => self.lost(),
             }
+            if !self.out.take_drained() {
+                return;
+            }
+            self.hub.owner_drained(self.now(), &mut self.out);
         }
     }
 
@@ -360,6 +373,7 @@ impl ShardTask {
         self.reported = now;
         self.counts.counters = self.hub.counters();
         self.counts.gauges = self.hub.gauges();
+        self.counts.owner_queue = self.out.owner_queue();
         *self.report.lock() = self.counts;
     }
 }
