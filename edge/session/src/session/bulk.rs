@@ -1,38 +1,94 @@
 //! Answers that may be large (history, recovery): begun only while the client's queue is short, so
-//! that nothing but live publications can overflow it. One page of history at a time; several
-//! recoveries, because together they stay within one budget, and a room whose shard is not reached
-//! must not hold up the others.
+//! that nothing but live publications can overflow it.
+//!
+//! One page of history at a time. Several recoveries, because together they stay within one
+//! budget; they are counted for each shard, so that one whose owner does not answer delays its own
+//! rooms only. A page does not wait for them, nor they for it: one that has come is put behind
+//! them where both together would not fit.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
-use gb6_core_model::ErrorCode;
+use gb6_core_model::{ErrorCode, limits};
 
 use super::live::Live;
 use super::reply::Turn;
-use crate::request::{HubRequest, Request};
+use crate::hub::cost;
+use crate::request::{Answer, HistoryAnswer, HubRequest, Request};
 
-/// Recoveries of one session under way at once.
+/// Recoveries of one session under way at once in one shard.
 const RECOVERIES_MAX: usize = 16;
+/// Bytes that a page may bring the client's queue to, with all that may still be recovered: the
+/// rest of the queue is left to live publications.
+const QUEUE_BYTES_MAX: usize = limits::CLIENT_FRAME_OUT_BYTES_MAX;
+
+/// Region and shard of a room; `None` where the placement names none.
+type Place = Option<(String, u32)>;
 
 /// The bulk requests of one session; it exists while there are any.
 #[derive(Default)]
 pub(super) struct Bulk {
+    /// Recovering subscribes: bounded by the subscriptions.
+    recoveries: BTreeMap<Place, Recoveries>,
+    /// Pages of history that wait.
+    pages: VecDeque<HubRequest>,
+    /// The token of the page under way.
+    page: Option<u64>,
+    /// Its answer, which waits for room in the client's queue.
+    held: Option<Answer>,
+}
+
+/// Recovering subscribes to rooms of one shard.
+#[derive(Default)]
+struct Recoveries {
     waiting: VecDeque<HubRequest>,
-    /// Pages of history among them: recovering subscribes are bounded by the subscriptions.
-    pages: usize,
-    /// The tokens of those that hubs work on: one page, or recoveries.
+    /// The tokens of those that the hub works on.
     running: Vec<u64>,
-    /// Whether it is a page.
-    page_running: bool,
+}
+
+impl Recoveries {
+    fn may_begin(&self) -> bool {
+        self.running.len() < RECOVERIES_MAX && !self.waiting.is_empty()
+    }
 }
 
 impl Bulk {
     fn may_begin(&self) -> bool {
-        match self.waiting.front() {
-            Some(next) if is_page(next) => self.running.is_empty(),
-            Some(_) => !self.page_running && self.running.len() < RECOVERIES_MAX,
-            None => false,
+        let page = self.page.is_none() && !self.pages.is_empty();
+        page || self.recoveries.values().any(Recoveries::may_begin)
+    }
+
+    /// Takes what may begin next.
+    fn begin(&mut self) -> Option<HubRequest> {
+        if self.page.is_none()
+            && let Some(page) = self.pages.pop_front()
+        {
+            self.page = Some(page.token);
+            return Some(page);
         }
+        let shard = self.recoveries.values_mut().find(|r| r.may_begin())?;
+        let next = shard.waiting.pop_front()?;
+        shard.running.push(next.token);
+        Some(next)
+    }
+
+    fn is_recovering(&self) -> bool {
+        self.recoveries.values().any(|r| !r.running.is_empty())
+    }
+
+    /// A request was answered.
+    fn end(&mut self, token: u64) {
+        if self.page == Some(token) {
+            self.page = None;
+        }
+        for shard in self.recoveries.values_mut() {
+            shard.running.retain(|t| *t != token);
+        }
+        self.recoveries
+            .retain(|_, r| !(r.running.is_empty() && r.waiting.is_empty()));
+    }
+
+    fn is_over(&self) -> bool {
+        self.recoveries.is_empty() && self.pages.is_empty() && self.page.is_none()
     }
 }
 
@@ -41,36 +97,46 @@ impl Live {
     pub(super) fn may_wait(&self, max: usize) -> Result<(), ErrorCode> {
         // Overflow policy of this queue: the newest is refused.
         match &self.bulk {
-            Some(bulk) if bulk.pages >= max => Err(ErrorCode::TooManyRequests),
+            Some(bulk) if bulk.pages.len() >= max => Err(ErrorCode::TooManyRequests),
             _ => Ok(()),
         }
     }
 
     /// Does a bulk request in its turn.
     pub(super) fn bulk(&mut self, turn: &mut Turn<'_>, request: HubRequest) {
+        let placed = turn
+            .cx
+            .snapshot
+            .shard_of(self.instance(), &request.room.channel);
+        let place = placed.map(|(region, shard)| (region.to_owned(), shard.0));
         let bulk = self.bulk.get_or_insert_default();
-        bulk.pages += usize::from(is_page(&request));
-        bulk.waiting.push_back(request);
+        if matches!(request.request, Request::History(_)) {
+            bulk.pages.push_back(request);
+        } else {
+            let shard = bulk.recoveries.entry(place).or_default();
+            shard.waiting.push_back(request);
+        }
         self.next_bulk(turn);
     }
 
+    /// Whether something waits for the client's queue to become short.
     pub(super) fn wants_drain(&self) -> bool {
-        self.bulk.as_deref().is_some_and(Bulk::may_begin)
+        self.bulk
+            .as_deref()
+            .is_some_and(|bulk| bulk.may_begin() || (bulk.held.is_some() && !bulk.is_recovering()))
     }
 
     /// Begins what may begin while the client's queue is short.
     pub(super) fn next_bulk(&mut self, turn: &mut Turn<'_>) {
+        self.release_page(turn);
         let left = self.recovery;
         let Some(bulk) = &mut self.bulk else {
             return;
         };
-        while bulk.may_begin() && turn.outbox_bytes() <= turn.cx.config.bulk_low_water_bytes {
-            let Some(mut next) = bulk.waiting.pop_front() else {
-                return;
+        while turn.outbox_bytes() <= turn.cx.config.bulk_low_water_bytes {
+            let Some(mut next) = bulk.begin() else {
+                break;
             };
-            bulk.page_running = is_page(&next);
-            bulk.pages -= usize::from(bulk.page_running);
-            bulk.running.push(next.token);
             if let Request::Subscribe(query) = &mut next.request
                 && let Some(from) = &mut query.recover
             {
@@ -80,18 +146,61 @@ impl Live {
             }
             turn.hub(next);
         }
-        if bulk.waiting.is_empty() && bulk.running.is_empty() {
+        if bulk.is_over() {
             self.bulk = None;
+        }
+    }
+
+    /// Keeps the answer to a page back where the client's queue could not take it beside what is
+    /// being recovered. Returns an answer that need not wait.
+    pub(super) fn hold_page(
+        &mut self,
+        turn: &Turn<'_>,
+        token: u64,
+        answer: Answer,
+    ) -> Option<Answer> {
+        if let Answer::History(page) = &answer
+            && !self.fits(turn, page)
+            && let Some(bulk) = &mut self.bulk
+            && bulk.page == Some(token)
+        {
+            bulk.held = Some(answer);
+            return None;
+        }
+        Some(answer)
+    }
+
+    fn fits(&self, turn: &Turn<'_>, page: &HistoryAnswer) -> bool {
+        let recovering = self.bulk.as_deref().is_some_and(Bulk::is_recovering);
+        let queued = turn.outbox_bytes();
+        if !recovering && queued <= turn.cx.config.bulk_low_water_bytes {
+            return true;
+        }
+        let bytes: usize = page.publications.iter().map(cost::publication).sum();
+        let recovered = if recovering { self.recovery.bytes } else { 0 };
+        queued + bytes + recovered as usize <= QUEUE_BYTES_MAX
+    }
+
+    /// Answers a page that waited, if it fits now.
+    fn release_page(&mut self, turn: &mut Turn<'_>) {
+        let Some(bulk) = &mut self.bulk else {
+            return;
+        };
+        let (Some(answer), Some(token)) = (bulk.held.take(), bulk.page) else {
+            return;
+        };
+        if let Some(answer) = self.hold_page(turn, token, answer) {
+            self.put(turn, token, answer);
+            if let Some(bulk) = &mut self.bulk {
+                bulk.end(token);
+            }
         }
     }
 
     /// A request was answered: if it was a bulk one, the next may begin.
     pub(super) fn bulk_done(&mut self, turn: &mut Turn<'_>, token: u64) {
-        if let Some(bulk) = &mut self.bulk
-            && let Some(at) = bulk.running.iter().position(|t| *t == token)
-        {
-            bulk.running.swap_remove(at);
-            bulk.page_running = false;
+        if let Some(bulk) = &mut self.bulk {
+            bulk.end(token);
             self.next_bulk(turn);
         }
     }
@@ -101,14 +210,13 @@ impl Live {
         let Some(bulk) = &mut self.bulk else {
             return false;
         };
-        let Some(at) = bulk.waiting.iter().position(|r| r.token == token) else {
-            return false;
-        };
-        bulk.waiting.remove(at);
-        true
+        for shard in bulk.recoveries.values_mut() {
+            if let Some(at) = shard.waiting.iter().position(|r| r.token == token) {
+                shard.waiting.remove(at);
+                bulk.end(token);
+                return true;
+            }
+        }
+        false
     }
-}
-
-fn is_page(request: &HubRequest) -> bool {
-    matches!(request.request, Request::History(_))
 }

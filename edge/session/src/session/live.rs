@@ -246,13 +246,20 @@ impl Live {
     }
 
     pub(super) fn complete(&mut self, turn: &mut Turn<'_>, token: u64, answer: Answer) {
+        if let Some(answer) = self.hold_page(turn, token, answer) {
+            self.put(turn, token, answer);
+            self.bulk_done(turn, token);
+        }
+    }
+
+    /// Replies to the command that a request was made for.
+    pub(super) fn put(&mut self, turn: &mut Turn<'_>, token: u64, answer: Answer) {
         if let Some(pending) = self.settle(token) {
             let id = pending.id;
             if let Err(code) = self.reply(turn, pending, answer) {
                 turn.fail(id, code);
             }
         }
-        self.bulk_done(turn, token);
     }
 
     pub(super) fn notice(&mut self, turn: &mut Turn<'_>, notice: Notice) {

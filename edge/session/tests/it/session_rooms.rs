@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use gb6_core_model::{ErrorCode, InstanceId, Unsubscribed, hash, limits};
+use gb6_core_model::snapshot::Region;
+use gb6_core_model::{ErrorCode, InstanceId, NodeId, Slot, Unsubscribed, hash, limits};
 use gb6_core_wire::client::Dialect;
 use gb6_core_wire::mesh::{Person, Publication};
 use gb6_core_wire::record::ContentType;
@@ -239,10 +240,11 @@ fn bulk_waits_for_the_queue_to_drain_and_pages_come_one_at_a_time() {
     assert!(desk.requests().is_empty() && desk.session.wants_drain());
     desk.outbox = 64 * 1024;
     desk.with(|s, cx, out| s.drained(cx, out));
-    let first = desk.one();
+    let [first, recovery] = <[_; 2]>::try_from(desk.requests()).unwrap();
     let Request::History(query) = &first.request else {
         panic!("{first:?}");
     };
+    assert!(matches!(recovery.request, Request::Subscribe(_)));
     assert_eq!((query.limit, query.since), (300, None));
     assert!(!desk.session.wants_drain(), "it waits for the answer");
     desk.text(page);
@@ -257,7 +259,113 @@ fn bulk_waits_for_the_queue_to_drain_and_pages_come_one_at_a_time() {
     desk.outbox = 0;
     desk.complete(first.token, Answer::Failed(ErrorCode::Internal));
     assert_eq!(desk.errors(), [(5, 100)]);
-    assert!(matches!(desk.one().request, Request::Subscribe(_)));
+    assert!(matches!(desk.one().request, Request::History(_)));
+}
+
+/// Rooms of the demo instance in either of two shards.
+fn two_shards(desk: &mut Desk) -> [Vec<String>; 2] {
+    let demo = InstanceId::from("demo");
+    let instance = desk.snapshot.instances.get_mut(&demo).unwrap();
+    instance.slots = vec![Slot(2), Slot(3)];
+    instance.subscriptions_max = 1_000;
+    let region = Region {
+        shards: 2,
+        slots: Default::default(),
+        owners: vec![NodeId::from("r1"), NodeId::from("r2")],
+    };
+    desk.snapshot.regions.insert("eu".into(), region);
+    let names = (0..200).map(|n| format!("room:{n}"));
+    let (first, second) = names.partition(|name| {
+        let (_, shard) = desk.snapshot.shard_of(&demo, name).unwrap();
+        shard.0 == 0
+    });
+    [first, second]
+}
+
+fn recover(desk: &mut Desk, channel: &str) {
+    desk.text(&format!(
+        r#"{{"id":2,"subscribe":{{"channel":"{channel}","recover":true,"offset":4}}}}"#
+    ));
+}
+
+#[test]
+fn a_shard_that_does_not_answer_delays_recoveries_of_its_own_rooms_only() {
+    let mut desk = Desk::live();
+    let [dead, alive] = two_shards(&mut desk);
+    // A page of the dead shard, then many of its rooms, then the others.
+    desk.text(&format!(
+        r#"{{"id":5,"history":{{"channel":"{}","limit":-1}}}}"#,
+        dead[0]
+    ));
+    dead.iter().for_each(|room| recover(&mut desk, room));
+    let begun = desk.requests();
+    assert_eq!(begun.len(), 1 + 16, "as many of one shard as ever");
+    let mut answered = 0;
+    alive.iter().for_each(|room| recover(&mut desk, room));
+    loop {
+        let begun = desk.requests();
+        assert!(begun.len() <= 16);
+        if begun.is_empty() {
+            break;
+        }
+        for request in begun {
+            assert!(alive.contains(&request.room.channel));
+            desk.complete(request.token, subscribed(4, true, Vec::new()));
+            answered += 1;
+        }
+    }
+    assert_eq!(answered, alive.len(), "none waited for the dead shard");
+    // The dead one's time is over: its next ones are asked for.
+    for request in begun {
+        desk.complete(request.token, Answer::Failed(ErrorCode::OwnerMoving));
+    }
+    assert_eq!(desk.requests().len(), 16);
+}
+
+#[test]
+fn a_large_page_waits_until_it_fits_beside_what_is_being_recovered() {
+    let page = |bytes: usize| {
+        let one = |offset| Publication {
+            offset,
+            data: Bytes::from(format!("\"{}\"", "x".repeat(bytes / 8))),
+            content_type: 1,
+            ..Publication::default()
+        };
+        history((1..=8).map(one).collect(), 8)
+    };
+    let ask = r#"{"id":5,"history":{"channel":"room:1","limit":-1}}"#;
+    let mut desk = Desk::live();
+    // A small one does not wait.
+    desk.text(RECOVER);
+    let recovery = desk.one().token;
+    let token = desk.ask(ask).token;
+    desk.complete(token, page(100_000));
+    assert!(desk.replies().remove(0).history.is_some());
+    let token = desk.ask(ask).token;
+    desk.complete(token, page(500_000));
+    assert!(desk.replies().is_empty() && !desk.session.wants_drain());
+    desk.text(ask);
+    assert!(desk.requests().is_empty(), "one page at a time");
+    // Nothing is recovered any more, but the queue is long.
+    desk.outbox = 500_000;
+    desk.complete(recovery, subscribed(4, true, Vec::new()));
+    assert_eq!(desk.errors(), [(2, 0)]);
+    assert!(desk.session.wants_drain());
+    desk.outbox = 64 * 1024;
+    desk.with(|s, cx, out| s.drained(cx, out));
+    let reply = desk.replies().remove(0);
+    assert_eq!(
+        (reply.id, reply.history.unwrap().publications.len()),
+        (5, 8)
+    );
+    assert!(
+        desk.session.wants_drain(),
+        "the next page waits for the queue"
+    );
+    desk.outbox = 0;
+    desk.with(|s, cx, out| s.drained(cx, out));
+    assert!(matches!(desk.one().request, Request::History(_)));
+    assert!(!desk.session.wants_drain());
 }
 
 #[test]
