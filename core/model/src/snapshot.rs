@@ -247,14 +247,22 @@ impl Snapshot {
 
     /// Where `channel` of `instance` lives; `None` when the placement is incomplete.
     pub fn route(&self, instance: &InstanceId, channel: &str) -> Option<Route> {
+        let (region, shard) = self.shard_of(instance, channel)?;
+        let owners = &self.regions.get(region)?.owners;
+        Some(Route {
+            region: region.to_owned(),
+            shard,
+            owner: owners.get(shard.0 as usize)?.clone(),
+        })
+    }
+
+    /// The region and shard of `channel` of `instance`; `None` when the placement is incomplete.
+    pub fn shard_of(&self, instance: &InstanceId, channel: &str) -> Option<(&str, ShardId)> {
         let placed = self.instances.get(instance)?;
         let region = self.regions.get(&placed.region)?;
         let shard = region.shard_of(hash::slot_of(instance, channel, &placed.slots)?)?;
-        Some(Route {
-            region: placed.region.clone(),
-            shard,
-            owner: region.owners.get(shard.0 as usize)?.clone(),
-        })
+        region.owners.get(shard.0 as usize)?;
+        Some((&placed.region, shard))
     }
 
     /// This snapshot without any secret: what nodes that verify no tokens are given.

@@ -4,6 +4,7 @@
 //! read them back.
 
 use std::cmp::Ordering;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicBool, AtomicU64};
@@ -203,35 +204,37 @@ impl Follower {
         if first > applied {
             applied = self.catch_up_to(applied, first)?;
         }
-        let mut entries = Vec::new();
-        let mut next = Some(batch);
-        while let Some(batch) = next.take() {
-            for record in batch.iter() {
-                match record.position.cmp(&applied) {
-                    Ordering::Less => {}
-                    Ordering::Equal => {
-                        applied += 1;
-                        entries.extend(entry_of(record));
-                    }
-                    // A hand-over was lost: the log has it.
-                    Ordering::Greater => break,
+        let mut waiting = batch.len();
+        let mut batches = vec![batch];
+        while waiting < PAGE_RECORDS {
+            match queue.try_recv() {
+                Ok(Work::Batch(batch)) => {
+                    waiting += batch.len();
+                    batches.push(batch);
                 }
-            }
-            if entries.len() < PAGE_RECORDS {
-                next = match queue.try_recv() {
-                    Ok(Work::Batch(batch)) => Some(batch),
-                    Ok(Work::Trim(room, first)) => {
-                        if let Some(key) = key_of(&room.instance, &room.channel) {
-                            self.store.delete_below(self.shard, &key, first)?;
-                        }
-                        None
+                Ok(Work::Trim(room, first)) => {
+                    if let Some(key) = key_of(&room.instance, &room.channel) {
+                        self.store.delete_below(self.shard, &key, first)?;
                     }
-                    Err(_) => None,
-                };
+                }
+                Err(_) => break,
+            }
+        }
+        let mut entries = Vec::with_capacity(waiting);
+        let mut keys = Keys::default();
+        for record in batches.iter().flat_map(|batch| batch.iter()) {
+            match record.position.cmp(&applied) {
+                Ordering::Less => {}
+                Ordering::Equal => {
+                    applied += 1;
+                    entries.extend(keys.entry_of(record));
+                }
+                // A hand-over was lost: the log has it.
+                Ordering::Greater => break,
             }
         }
         self.put(&entries, applied)?;
-        Ok(entries.len() < PAGE_RECORDS)
+        Ok(waiting < PAGE_RECORDS)
     }
 
     fn put(&self, entries: &[RoomEntry], applied: Position) -> Result<(), StoreError> {
@@ -253,7 +256,9 @@ impl Follower {
             if page.next <= applied {
                 break;
             }
-            let entries: Vec<RoomEntry> = page.records.iter().filter_map(entry_of).collect();
+            let mut keys = Keys::default();
+            let known = page.records.iter().filter_map(|r| keys.entry_of(r));
+            let entries: Vec<RoomEntry> = known.collect();
             applied = page.next;
             self.put(&entries, applied)?;
         }
@@ -261,15 +266,25 @@ impl Follower {
     }
 }
 
-fn entry_of(record: &Record) -> Option<RoomEntry> {
-    if !record.takes_offset() {
-        return None;
+/// The keys of the rooms in one write: few rooms have most of the records.
+#[derive(Default)]
+struct Keys<'a> {
+    known: HashMap<(&'a str, &'a str), Option<ChannelKey>>,
+}
+
+impl<'a> Keys<'a> {
+    fn entry_of(&mut self, record: &'a Record) -> Option<RoomEntry> {
+        if !record.takes_offset() {
+            return None;
+        }
+        let (instance, channel) = (record.instance.as_str(), record.channel.as_str());
+        let key = self.known.entry((instance, channel));
+        Some(RoomEntry {
+            room: key.or_insert_with(|| key_of(instance, channel)).clone()?,
+            offset: record.offset,
+            position: record.position,
+        })
     }
-    Some(RoomEntry {
-        room: key_of(&record.instance, &record.channel)?,
-        offset: record.offset,
-        position: record.position,
-    })
 }
 
 /// The key of a room; `None` for a name that no edge lets in, which therefore nobody can ask for.

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use gb6_core_wire::mesh::{Publication, RoomRef};
 use gb6_core_wire::record::{Record, flags};
 
-/// Bytes of records kept for one shard.
-const TAIL_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Bytes of records kept for one shard: some seconds of a busy one, and little enough that memory
+/// which goes round stays in the processor's cache.
+const TAIL_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 type Entry = (u64, Arc<Vec<Record>>, u32);
 
@@ -133,7 +134,7 @@ mod tests {
         let mut tail = Tail::default();
         tail.push(Arc::new(vec![record("room:b", 1, 10)]));
         for n in 1..=40 {
-            tail.push(Arc::new(vec![record("room:a", n, 1024 * 1024)]));
+            tail.push(Arc::new(vec![record("room:a", n, TAIL_BYTES_MAX / 16)]));
         }
         assert!(tail.bytes() <= TAIL_BYTES_MAX);
         assert_eq!(tail.first(&room("room:b")), None);

@@ -93,9 +93,8 @@ pub(crate) struct Waiter {
     pub(crate) link: LinkId,
     pub(crate) edge: usize,
     pub(crate) request: u64,
-    pub(crate) instance: String,
     pub(crate) bytes: u64,
-    /// Index of the record in the batch.
+    /// Index of the record in the batch, which is of the same instance.
     pub(crate) record: usize,
     /// The client's id was written by an earlier publish of the same batch.
     pub(crate) duplicate: bool,
@@ -206,7 +205,6 @@ impl Shard {
                     edge,
                     request: publish.request,
                     bytes: publish.data.len() as u64,
-                    instance: publish.room.instance,
                     record,
                     duplicate: true,
                 });
@@ -218,7 +216,6 @@ impl Shard {
             link,
             edge,
             request: publish.request,
-            instance: publish.room.instance.clone(),
             bytes: publish.data.len() as u64,
             record: forming.records.len(),
             duplicate: false,

@@ -63,7 +63,7 @@ impl Shard {
                 written,
                 duplicate: waiter.duplicate,
             };
-            self.acknowledge(&waiter.instance, acknowledgement);
+            self.acknowledge(&record.instance, acknowledgement);
         }
         for (record, room) in records.iter().zip(&rooms) {
             if let (true, Some(room)) = (record.takes_offset(), room) {
@@ -151,7 +151,7 @@ impl Shard {
             self.answer(
                 waiter.link,
                 waiter.edge,
-                &waiter.instance,
+                &batch.records[waiter.record].instance,
                 waiter.bytes,
                 published,
             );
