@@ -156,6 +156,10 @@ pub trait ShardLog: Send + Sync {
     /// Begins an ownership: makes the tail durable, fences older owners and writes the acquire
     /// record. `fence.shard_epoch` must be above every epoch in the log, else `Fenced` tells the
     /// highest. Also how a log goes on after `OutcomeUnknown`.
+    ///
+    /// `StorageFull`: nothing is owned or written, and what can be read has been made durable all
+    /// the same, so that it may be shown. (Only whoever knows that no other owner lives may do so:
+    /// an engine's data directory is locked.)
     fn acquire(&self, fence: Fence, acquire: Acquire, done: Completion<Acquired>);
 
     /// Appends one batch under `fence` and answers when it is committed. The records' positions

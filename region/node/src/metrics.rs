@@ -14,6 +14,7 @@ pub(crate) struct ShardNumbers {
     pub(crate) counters: Counters,
     pub(crate) gauges: Gauges,
     pub(crate) serving: bool,
+    pub(crate) read_only: bool,
     pub(crate) shard_epoch: u64,
     pub(crate) tail_bytes: usize,
     pub(crate) indexed: u64,
@@ -129,6 +130,11 @@ pub(crate) fn export(
             "gb6_shard_serving",
             "1 while the shard is served.",
             f64::from(u8::from(n.serving)),
+        );
+        gauge(
+            "gb6_shard_read_only",
+            "1 while the shard can only be read: its disk has no space to begin an ownership.",
+            f64::from(u8::from(n.read_only)),
         );
         gauge(
             "gb6_shard_epoch",

@@ -5,14 +5,19 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use gb6_core_model::snapshot::Snapshot;
 use gb6_core_model::{Incarnation, ShardEpoch};
-use gb6_core_ports::{Acquire, Acquired, Fence, ShardLog, StoreError, wait};
+use gb6_core_ports::{Acquire, Acquired, Fence, LogRange, ShardLog, StoreError, wait};
 use gb6_region_shard::{CheckpointError, Shard, ShardConfig};
 use prost::Message;
+
+use crate::recent::Recent;
 
 /// Records replayed at once.
 const PAGE_RECORDS: usize = 8192;
 /// Bytes replayed at once.
 const PAGE_BYTES: usize = 8 * 1024 * 1024;
+/// Records at the end of the log that are read although the checkpoint covers them: the index may
+/// lack them.
+const RECENT_RECORDS: u64 = 1024;
 /// How often ownership is tried against others who try too.
 const ACQUIRE_TRIES: u32 = 8;
 
@@ -28,9 +33,24 @@ pub(crate) enum RecoveryError {
 /// A shard that is ready to serve.
 pub(crate) struct Recovered {
     pub(crate) shard: Shard,
-    pub(crate) fence: Fence,
+    pub(crate) standing: Standing,
     pub(crate) next_position: u64,
     pub(crate) replayed: Replayed,
+    pub(crate) recent: Recent,
+}
+
+/// What this node may do with a shard.
+pub(crate) enum Standing {
+    /// Everything: its acquire record is durable.
+    Owner(Fence),
+    /// Read it: there was no space for an acquire record. Under the fence nothing can be written.
+    Reader(Fence, StoreError),
+}
+
+/// An ownership that began.
+pub(crate) struct Acquisition {
+    pub(crate) fence: Fence,
+    pub(crate) acquired: Acquired,
 }
 
 /// What of the log was read to get there: bounded by the checkpoints, whatever the log's length.
@@ -52,15 +72,16 @@ pub(crate) fn unix_ms() -> i64 {
     since.map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX))
 }
 
-/// Reads the checkpoint and the log behind it, acquires the shard, and reads what came in between.
+/// Reads the checkpoint and the log behind it, acquires the shard unless it is `held` already, and
+/// reads what came in between.
 pub(crate) fn recover(
     log: &Arc<dyn ShardLog>,
     config: &ShardConfig,
     snapshot: &Arc<Snapshot>,
-    incarnation: Incarnation,
+    held: Option<Acquisition>,
 ) -> Result<Recovered, RecoveryError> {
     let mut shard = Shard::new(config.clone(), snapshot.clone());
-    let first = log.range()?.first;
+    let LogRange { first, next } = log.range()?;
     let mut replayed = Replayed {
         from: first,
         ..Replayed::default()
@@ -91,18 +112,36 @@ pub(crate) fn recover(
              kept messages begin anew, and message ids of the removed part are forgotten"
         );
     }
-    let mut next = replay(log, &mut shard, replayed.from, &mut replayed)?;
-    let acquired = acquire(log, config, &shard, incarnation)?;
-    // An owner before this one may have committed between the replay and the acquisition.
-    next = replay(log, &mut shard, next, &mut replayed)?;
-    let epoch = acquired.record.shard_epoch;
-    let fence = fence(config, ShardEpoch(epoch), incarnation);
-    debug_assert_eq!(next, acquired.range.next);
+    let mut recent = Recent::default();
+    let begin = replayed
+        .from
+        .min(next.saturating_sub(RECENT_RECORDS).max(first));
+    let next = replay(log, &mut shard, begin, &mut replayed, &mut recent)?;
+    let (epoch, served_ms, _) = shard.log_state();
+    let acquisition = match held {
+        Some(held) => Ok(held),
+        None => acquire(log, config, (epoch, served_ms), random_incarnation()?),
+    };
+    let (standing, next_position) = match acquisition {
+        Ok(Acquisition { fence, acquired }) => {
+            // An owner before this one may have committed between the replay and the acquisition.
+            let next = replay(log, &mut shard, next, &mut replayed, &mut recent)?;
+            debug_assert_eq!(next, acquired.range.next);
+            (Standing::Owner(fence), acquired.range.next)
+        }
+        Err(full @ StoreError::StorageFull { .. }) => {
+            // Of an epoch that is over, and an incarnation that never acquired anything.
+            let fence = fence(config, ShardEpoch(epoch), random_incarnation()?);
+            (Standing::Reader(fence, full), next)
+        }
+        Err(error) => return Err(error.into()),
+    };
     Ok(Recovered {
         shard,
-        fence,
-        next_position: acquired.range.next,
+        standing,
+        next_position,
         replayed,
+        recent,
     })
 }
 
@@ -115,13 +154,13 @@ fn fence(config: &ShardConfig, shard_epoch: ShardEpoch, owner_incarnation: Incar
     }
 }
 
-fn acquire(
+/// Acquires the shard above `log_state`: the highest epoch and the served time that the log says.
+pub(crate) fn acquire(
     log: &Arc<dyn ShardLog>,
     config: &ShardConfig,
-    shard: &Shard,
+    (mut epoch, served_ms): (u64, u64),
     incarnation: Incarnation,
-) -> Result<Acquired, StoreError> {
-    let (mut epoch, served_ms, _) = shard.log_state();
+) -> Result<Acquisition, StoreError> {
     let mut tries = 0;
     loop {
         tries += 1;
@@ -130,27 +169,44 @@ fn acquire(
             time: unix_ms(),
             served_ms,
         };
-        match wait(|done| log.acquire(fence, wanted, done)) {
+        match wait(|done| log.acquire(fence.clone(), wanted, done)) {
             Err(StoreError::Fenced { current, .. }) if tries < ACQUIRE_TRIES => epoch = current.0,
-            other => return other,
+            other => return other.map(|acquired| Acquisition { fence, acquired }),
         }
     }
 }
 
-/// Replays from `from` to the log's end; returns where it ended.
+/// A number that no other life of this node has.
+pub(crate) fn random_incarnation() -> Result<Incarnation, StoreError> {
+    use ring::rand::{SecureRandom, SystemRandom};
+    let mut bytes = [0; 8];
+    SystemRandom::new()
+        .fill(&mut bytes)
+        .map_err(|_| StoreError::Unavailable {
+            cause: "the system gives no randomness".into(),
+        })?;
+    Ok(Incarnation(u64::from_ne_bytes(bytes).max(1)))
+}
+
+/// Reads from `from` to the log's end; returns where it ended. What the checkpoint covers is only
+/// remembered as recent.
 fn replay(
     log: &Arc<dyn ShardLog>,
     shard: &mut Shard,
     mut from: u64,
     replayed: &mut Replayed,
+    recent: &mut Recent,
 ) -> Result<u64, StoreError> {
     loop {
         let page = log.read(from, PAGE_RECORDS, PAGE_BYTES)?;
-        for record in &page.records {
-            shard.replay(record);
-            replayed.bytes += record.encoded_len() as u64;
+        for record in page.records {
+            if record.position >= replayed.from {
+                shard.replay(&record);
+                replayed.records += 1;
+                replayed.bytes += record.encoded_len() as u64;
+            }
+            recent.push(record);
         }
-        replayed.records += page.records.len() as u64;
         let done = page.next >= page.end || page.next == from;
         from = page.next;
         if done {

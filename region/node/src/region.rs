@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt;
 use gb6_core_mesh::Endpoint;
 use gb6_core_model::snapshot::Snapshot;
-use gb6_core_model::{Incarnation, NodeId, ShardId, limits};
+use gb6_core_model::{NodeId, ShardId, limits};
 use gb6_core_obs::health::{Component, Health};
 use gb6_core_obs::metrics::{Metrics, Registration};
 use gb6_core_ports::{RoomStore, ShardLog, StoreError};
@@ -23,8 +23,8 @@ use crate::bodies::RecordKeys;
 use crate::history::Reader;
 use crate::indexer::Indexer;
 use crate::metrics::{RegionMetrics, ShardNumbers, export};
-use crate::recovery::{Recovered, RecoveryError, recover};
-use crate::tail::Tail;
+use crate::recovery::{Acquisition, Recovered, RecoveryError, Standing, recover};
+use crate::regain::Regain;
 use crate::turns::CommitTurns;
 use crate::worker::{CheckpointEvery, Ended, Input, Surroundings, Worker};
 
@@ -232,10 +232,15 @@ impl Keeper {
     async fn run(self, mut inputs: mpsc::Receiver<Input>, mut drain: watch::Receiver<bool>) {
         let started = Instant::now();
         let mut log = None;
+        let mut held = None;
         while !*drain.borrow() {
-            let serving = self.serve(&mut log, started, &mut inputs, &mut drain);
+            let serving = self.serve(&mut log, held.take(), started, &mut inputs, &mut drain);
             match AssertUnwindSafe(serving).catch_unwind().await {
                 Ok(Ok(Ended::Drained)) => return,
+                Ok(Ok(Ended::Acquired(acquisition))) => {
+                    held = Some(*acquisition);
+                    continue;
+                }
                 Ok(Ok(Ended::Lost)) => {
                     self.component
                         .not_ready("the shard was lost; its log is read again");
@@ -267,6 +272,7 @@ impl Keeper {
     async fn serve(
         &self,
         log: &mut Option<Arc<dyn ShardLog>>,
+        held: Option<Acquisition>,
         started: Instant,
         inputs: &mut mpsc::Receiver<Input>,
         drain: &mut watch::Receiver<bool>,
@@ -279,6 +285,7 @@ impl Keeper {
         machine.dedupe_ids_max = self.config.dedupe_ids_max;
         let open_log = self.deps.open_log.clone();
         let known = log.clone();
+        let keys = self.deps.keys.clone();
         let recovering = tokio::task::spawn_blocking(move || {
             let begun = Instant::now();
             let log = match known {
@@ -290,10 +297,12 @@ impl Keeper {
             // What the batch's own header takes stays free.
             let bytes = caps.batch_bytes_max - caps.batch_bytes_max / 16;
             machine.batch_bytes_max = machine.batch_bytes_max.min(bytes);
-            let recovered = recover(&log, &machine, &current, random_incarnation()?)?;
-            Ok::<_, RecoveryError>((log, recovered, begun.elapsed()))
+            let mut recovered = recover(&log, &machine, &current, held)?;
+            let recent = std::mem::take(&mut recovered.recent);
+            let tail = recent.into_tail(&recovered.shard, &keys);
+            Ok::<_, RecoveryError>((log, machine, recovered, tail, begun.elapsed()))
         });
-        let (opened, recovered, took) = match recovering.await {
+        let (opened, machine, recovered, tail, took) = match recovering.await {
             Ok(result) => result?,
             Err(error) => {
                 return Err(RecoveryError::Store(StoreError::Unavailable {
@@ -303,10 +312,26 @@ impl Keeper {
         };
         let Recovered {
             mut shard,
-            fence,
+            standing,
             next_position,
             replayed,
+            recent: _,
         } = recovered;
+        let (epoch, served_ms, _) = shard.log_state();
+        let (fence, regain) = match standing {
+            Standing::Owner(fence) => (fence, None),
+            Standing::Reader(fence, full) => {
+                tracing::error!(
+                    region = self.shard.region,
+                    shard = self.shard.shard,
+                    error = %full,
+                    "the shard can be read and not be written until there is space"
+                );
+                let log = opened.clone();
+                let regain = Regain::new(log, machine, (epoch, served_ms), full);
+                (fence, Some(regain))
+            }
+        };
         tracing::info!(
             region = self.shard.region,
             shard = self.shard.shard,
@@ -336,7 +361,7 @@ impl Keeper {
             shard: shard_id,
             log: opened,
             rooms: self.deps.rooms.clone(),
-            tail: Mutex::new(Tail::default()),
+            tail: Mutex::new(tail),
             keys: Arc::new(self.deps.keys.clone()),
             erased: Mutex::new(shard.erasures().cloned().collect()),
             indexer,
@@ -355,6 +380,7 @@ impl Keeper {
         let mut worker = Worker::new(
             shard,
             fence,
+            regain,
             reader,
             replayed,
             Surroundings {
@@ -381,15 +407,4 @@ async fn refuse_for(inputs: &mut mpsc::Receiver<Input>, pause: Duration) {
     while let Ok(Some(input)) = tokio::time::timeout_at(until, inputs.recv()).await {
         drop(input);
     }
-}
-
-fn random_incarnation() -> Result<Incarnation, StoreError> {
-    use ring::rand::{SecureRandom, SystemRandom};
-    let mut bytes = [0; 8];
-    SystemRandom::new()
-        .fill(&mut bytes)
-        .map_err(|_| StoreError::Unavailable {
-            cause: "the system gives no randomness".into(),
-        })?;
-    Ok(Incarnation(u64::from_ne_bytes(bytes).max(1)))
 }

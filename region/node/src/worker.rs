@@ -18,7 +18,8 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use crate::accept::PageReply;
 use crate::history::Reader;
 use crate::metrics::{RegionMetrics, ShardNumbers};
-use crate::recovery::{Replayed, unix_ms};
+use crate::recovery::{Acquisition, Replayed, unix_ms};
+use crate::regain::{Regain, Regained};
 use crate::retention;
 use crate::turns::{Asked, CommitTurns, Turn};
 
@@ -82,12 +83,16 @@ pub(crate) enum Ended {
     Drained,
     /// The log must be read again, or another node owns the shard.
     Lost,
+    /// What could only be read is acquired: the log is read again, and served under this.
+    Acquired(Box<Acquisition>),
 }
 
 /// Everything that an actor owns while it serves.
 pub(crate) struct Worker {
     pub(crate) shard: Shard,
     pub(crate) fence: Fence,
+    /// While the shard can only be read.
+    pub(crate) regain: Option<Regain>,
     pub(crate) reader: Arc<Reader>,
     pub(crate) metrics: RegionMetrics,
     pub(crate) numbers: Arc<Mutex<ShardNumbers>>,
@@ -122,6 +127,7 @@ impl Worker {
     pub(crate) fn new(
         shard: Shard,
         fence: Fence,
+        regain: Option<Regain>,
         reader: Arc<Reader>,
         replayed: Replayed,
         surroundings: Surroundings,
@@ -137,6 +143,7 @@ impl Worker {
         Self {
             shard,
             fence,
+            regain,
             reader,
             metrics,
             numbers,
@@ -195,7 +202,11 @@ impl Worker {
                     let newest = snapshot.borrow_and_update().clone();
                     self.shard.set_snapshot(newest);
                 }
-                _ = tick.tick() => self.tick(),
+                _ = tick.tick() => {
+                    if let Some(ended) = self.tick() {
+                        return ended;
+                    }
+                }
                 turn = come(&mut waiting), if waiting.is_some() => {
                     if let Some((asked, _)) = waiting.take() {
                         let waited = asked.elapsed().as_secs_f64();
@@ -279,6 +290,11 @@ impl Worker {
     fn append(&mut self, mut turn: Turn) -> Option<InFlight> {
         let batch = self.shard.next_batch(self.now_ms(), unix_ms())?;
         let (done, answer) = oneshot::channel();
+        if let Some(regain) = &self.regain {
+            // Nothing is written before the shard is acquired. The receiver is right here.
+            let _ = done.send(Err(regain.why()));
+            return Some((answer, batch.records));
+        }
         match self.reader.keys.for_log(&batch.records) {
             Ok(records) => {
                 let completion = Completion::new(move |result: Result<Commit, StoreError>| {
@@ -409,15 +425,29 @@ impl Worker {
         });
     }
 
-    fn tick(&mut self) {
+    fn tick(&mut self) -> Option<Ended> {
         self.shard.tick(self.now_ms(), unix_ms());
-        self.poll_checkpoint();
-        self.poll_retention();
+        match self.regain.as_mut().map(Regain::poll) {
+            None => {
+                self.poll_checkpoint();
+                self.poll_retention();
+            }
+            Some(Regained::NotYet) => {}
+            Some(Regained::Acquired(acquisition)) => {
+                tracing::info!(shard = %self.reader.shard, "there is space again: the shard is acquired");
+                return Some(Ended::Acquired(acquisition));
+            }
+            Some(Regained::Lost(error)) => {
+                tracing::error!(shard = %self.reader.shard, %error, "the shard can not be acquired");
+                return Some(Ended::Lost);
+            }
+        }
         let mut numbers = self.numbers.lock();
         *numbers = ShardNumbers {
             counters: self.shard.counters(),
             gauges: self.shard.gauges(),
             serving: self.shard.is_serving(),
+            read_only: self.regain.is_some(),
             shard_epoch: self.fence.shard_epoch.0,
             tail_bytes: self.reader.tail.lock().bytes(),
             indexed: self.reader.indexer.applied(),
@@ -425,6 +455,7 @@ impl Worker {
             index_errors: self.reader.indexer.errors(),
             ..*numbers
         };
+        None
     }
 
     fn poll_checkpoint(&mut self) {
@@ -466,6 +497,9 @@ impl Worker {
 
     /// The last checkpoint of a drain: the next start replays nothing.
     async fn checkpoint_now(&mut self) {
+        if self.regain.is_some() {
+            return;
+        }
         let (position, state) = self.shard.checkpoint();
         let log = self.reader.log.clone();
         let saving = tokio::task::spawn_blocking(move || log.save_checkpoint(position, &state));

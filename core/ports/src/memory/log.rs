@@ -134,6 +134,15 @@ impl State {
         self.records.insert(record.position, record);
     }
 
+    fn check_space(&self, more: usize) -> Result<(), StoreError> {
+        if self.bytes + more as u64 <= self.config.capacity_bytes {
+            return Ok(());
+        }
+        Err(StoreError::StorageFull {
+            path: "memory".into(),
+        })
+    }
+
     fn acquire(&mut self, fence: Fence, acquire: Acquire) -> Result<Acquired, StoreError> {
         if fence.shard_epoch <= self.epoch() {
             return Err(StoreError::Fenced {
@@ -152,6 +161,7 @@ impl State {
             served_ms: self.served_ms,
             ..Record::default()
         };
+        self.check_space(record.encoded_len())?;
         self.owner = Some(fence);
         if self.segments.last() != Some(&self.next) {
             self.segments.push(self.next);
@@ -190,11 +200,7 @@ impl State {
                 limit: BATCH_BYTES_MAX as u64,
             });
         }
-        if self.bytes + size as u64 > self.config.capacity_bytes {
-            return Err(StoreError::StorageFull {
-                path: "memory".into(),
-            });
-        }
+        self.check_space(size)?;
         let (first, shared) = (self.next, batch.len() as u32);
         for record in batch {
             self.push(record);
@@ -535,6 +541,10 @@ mod tests {
         storage.set_capacity(500);
         let batch = contract::log::messages(1, "room:a", 20);
         let error = contract::log::append(&log, &fence, batch.clone()).unwrap_err();
+        assert!(matches!(error, StoreError::StorageFull { .. }));
+        storage.set_capacity(0);
+        let next = MemoryStorage::open(&storage);
+        let error = contract::log::acquire(&next, &contract::log::fence(2)).unwrap_err();
         assert!(matches!(error, StoreError::StorageFull { .. }));
         storage.set_capacity(u64::MAX);
         contract::log::append(&log, &fence, batch).unwrap();

@@ -1,7 +1,7 @@
 //! The data directory: one process at a time, one format version, one folder for each shard.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use gb6_core_model::ShardId;
@@ -12,7 +12,7 @@ use crate::log::LogConfig;
 use crate::log::format::FORMAT_VERSION;
 use crate::real_vfs::RealVfs;
 use crate::shard_log::EmbeddedShardLog;
-use crate::vfs::{io_error, replace_file};
+use crate::vfs::{io_error, is_full, replace_file};
 
 const LOCK: &str = "LOCK";
 const FORMAT: &str = "FORMAT";
@@ -99,9 +99,20 @@ fn lock(path: &Path) -> Result<File, StoreError> {
         }
         Err(e) => return Err(io("lock", path, &e.into())),
     }
-    file.set_len(0).map_err(|e| io("write", path, &e))?;
-    writeln!(file, "{}", std::process::id()).map_err(|e| io("write", path, &e))?;
+    match name_holder(&mut file) {
+        // The lock is held; on a full disk it only says less about who holds it.
+        Err(e) if is_full(&e) => {}
+        other => other.map_err(|e| io("write", path, &e))?,
+    }
     Ok(file)
+}
+
+/// Writes the process id over the one before, so that a full disk has the blocks already.
+fn name_holder(file: &mut File) -> io::Result<()> {
+    let pid = format!("{}\n", std::process::id());
+    file.seek(SeekFrom::Start(0))?;
+    file.write_all(pid.as_bytes())?;
+    file.set_len(pid.len() as u64)
 }
 
 fn check_format(path: &Path, text: &str) -> Result<(), StoreError> {

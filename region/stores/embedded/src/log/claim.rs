@@ -100,6 +100,25 @@ pub(crate) fn make_durable<V: Vfs>(vfs: &V, tail: &OpenTail<V::File>) -> Result<
     file.sync().named(vfs, "sync", &name)
 }
 
+/// Makes what a log holds durable for somebody who has no space to own it, and will show it. Needs
+/// no space: the blocks are there.
+pub(crate) fn make_readable<V: Vfs>(shared: &Shared<V>) -> Result<(), StoreError> {
+    let loaded = load(&shared.vfs, &shared.config)?;
+    let Some(tail) = loaded.tail else {
+        return Ok(());
+    };
+    make_durable(&shared.vfs, &tail).map_err(|e| match e {
+        // A file system that writes elsewhere what is overwritten: not the answer for which this
+        // is done, which says that it was.
+        StoreError::StorageFull { path } => StoreError::Io {
+            operation: "make durable on a full disk",
+            path,
+            detail: "the file system has no space to overwrite".into(),
+        },
+        other => other,
+    })
+}
+
 /// Gives back the blocks behind an unsealed segment's records and writes its index, so that it is
 /// never scanned again. What fails here is done by the next acquisition.
 pub(crate) fn settle_tail<V: Vfs>(vfs: &V, tail: &OpenTail<V::File>) {

@@ -127,7 +127,8 @@ impl<V: Vfs> SegmentedLog<V> {
     /// that left it unusable.
     ///
     /// Errors: `Fenced` when the epoch is not above every epoch in the log or somebody else
-    /// acquires meanwhile; `StorageFull`; `Corrupt`; `Io`.
+    /// acquires meanwhile; `StorageFull` (nothing is owned, and what can be read was made durable:
+    /// only for a caller who holds the directory's lock); `Corrupt`; `Io`.
     pub fn acquire(&mut self, fence: &Fence, acquire: Acquire) -> Result<Acquired, StoreError> {
         self.owner = None;
         let (owner, loaded, acquired) = Owner::acquire(&self.shared, fence, acquire)?;

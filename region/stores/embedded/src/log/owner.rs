@@ -9,7 +9,8 @@ use gb6_core_ports::{Acquire, Acquired, Commit, Fence, LogRange, StoreError};
 use gb6_core_wire::record::{Kind, RECORD_VERSION, Record};
 
 use super::claim::{
-    check_claim, claim, header, make_durable, remove_leftovers, settle_tail, temporary_name,
+    check_claim, claim, header, make_durable, make_readable, remove_leftovers, settle_tail,
+    temporary_name,
 };
 use super::format::{FOOTER_BYTES, FRAME_BYTES_MAX, FrameBuilder, HEADER_BYTES, SegmentHeader};
 use super::jobs::{Done, Job, JobDone, Prepared, prepare};
@@ -54,7 +55,13 @@ impl<V: Vfs> Owner<V> {
         acquire: Acquire,
     ) -> Result<(Self, Vec<LoadNote>, Acquired), StoreError> {
         let vfs = &shared.vfs;
-        let prepared = claim(shared, fence)?;
+        let prepared = match claim(shared, fence) {
+            Err(full @ StoreError::StorageFull { .. }) => {
+                make_readable(shared)?;
+                return Err(full);
+            }
+            claimed => claimed?,
+        };
         // Read after the name was taken: what an older owner has acknowledged is seen here, and
         // what it writes from now on it can not acknowledge.
         let mut loaded = load(vfs, &shared.config)?;

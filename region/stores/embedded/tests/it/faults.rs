@@ -94,6 +94,64 @@ fn after_a_failed_sync_only_an_acquisition_goes_on() {
     }
 }
 
+#[test]
+fn what_is_read_on_a_full_disk_without_owning_it_is_durable() {
+    for seed in 0..100 {
+        let mut random = Random::new(seed);
+        let shard = SimShard::new(seed);
+        let (mut log, _) = owned(shard.vfs(), 1);
+        let mut next = 1;
+        for _ in 0..random.below(30) {
+            next = log.commit(messages(next, "room:a", 5)).unwrap().next;
+        }
+        // Its process ends between writing and syncing, or its sync fails.
+        log.stage(messages(next, "room:a", 3)).unwrap();
+        log.write().unwrap();
+        if random.below(2) == 0 {
+            shard.0.fail_sync_in(0);
+            log.sync().unwrap_err();
+        }
+        drop(log);
+        shard.0.set_capacity(shard.0.used() + random.below(600));
+        let names = shard.vfs().list().unwrap();
+        let mut log = SegmentedLog::open(shard.vfs(), small()).unwrap();
+        for epoch in [2, 3] {
+            let error = log.acquire(&fence(epoch), Acquire::default()).unwrap_err();
+            assert!(matches!(error, StoreError::StorageFull { .. }), "{error}");
+        }
+        assert_eq!(shard.vfs().list().unwrap(), names, "nothing is left behind");
+        let refused = log.commit(messages(log.range().next, "room:a", 1));
+        assert!(matches!(refused, Err(StoreError::Fenced { .. })));
+        let shown = messages_of(&log);
+        assert_eq!(shown.len() as u64, next + 2, "all that was written is read");
+        // What was shown stays.
+        let after = SimShard(shard.0.power_cut());
+        after.0.set_capacity(u64::MAX);
+        let (log, _) = owned(after.vfs(), 4);
+        assert_eq!(messages_of(&log), shown, "seed {seed}");
+    }
+}
+
+#[test]
+fn a_log_without_space_is_owned_once_there_is_some() {
+    let shard = SimShard::new(6);
+    let (mut log, _) = owned(shard.vfs(), 1);
+    log.commit(messages(1, "room:a", 5)).unwrap();
+    drop(log);
+    shard.0.set_capacity(0);
+    let log = EmbeddedShardLog::start(shard.vfs(), small(), "test").unwrap();
+    let acquire = |epoch| gb6_core_ports::contract::log::acquire(&log, &fence(epoch));
+    let error = acquire(2).unwrap_err();
+    assert!(matches!(error, StoreError::StorageFull { .. }), "{error}");
+    let error = append(&log, &fence(2), messages(6, "room:a", 1)).unwrap_err();
+    assert!(matches!(error, StoreError::Fenced { .. }), "{error}");
+    assert_eq!(log.read(0, 100, 1 << 20).unwrap().records.len(), 6);
+    shard.0.set_capacity(u64::MAX);
+    let acquired = acquire(2).unwrap();
+    assert_eq!(acquired.record.position, 6);
+    append(&log, &fence(2), messages(7, "room:a", 1)).unwrap();
+}
+
 /// One owner among several in a schedule of single steps.
 struct Contender {
     log: SegmentedLog<SimVfs>,
