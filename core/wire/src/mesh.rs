@@ -17,6 +17,9 @@
 //! - At most `credit` publishes and `credit_bytes` of data per instance may be unanswered.
 //! - `deliver` carries consecutive offsets of a room from the one after `interested.top` on. A
 //!   gap is filled through the catch-up stream before anything behind it is delivered.
+//! - `erased` follows the publication that it erases. `interested.erasures` counts a room's
+//!   erasures in this life of the owner, `erased.erasures` up to and with this one: an edge that
+//!   finds another number, or another life, forgets what it remembers of the room.
 //! - A refused or ended stream says nothing about the fate of publishes in flight.
 
 use std::collections::BTreeMap;
@@ -158,7 +161,7 @@ pub enum OwnerFrame {
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct ToEdge {
     /// The frame.
-    #[prost(oneof = "EdgeFrame", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10")]
+    #[prost(oneof = "EdgeFrame", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11")]
     pub frame: Option<EdgeFrame>,
 }
 
@@ -195,6 +198,9 @@ pub enum EdgeFrame {
     /// The answer to `trace`.
     #[prost(message, tag = "10")]
     Traced(Traced),
+    /// A message of a room that the edge is interested in was erased.
+    #[prost(message, tag = "11")]
+    Erased(Erased),
 }
 
 /// The class of a frame: a stream's writer sends a higher class first.
@@ -204,7 +210,7 @@ pub enum Class {
     Control,
     /// Answers to publishes.
     Acknowledgement,
-    /// Live publications, joins and leaves.
+    /// Live publications, joins and leaves; erasures, which must not overtake what they erase.
     Live,
     /// History, on its own streams.
     CatchUp,
@@ -215,7 +221,12 @@ impl ToEdge {
     pub fn class(&self) -> Class {
         match &self.frame {
             Some(EdgeFrame::Published(_)) => Class::Acknowledgement,
-            Some(EdgeFrame::Deliver(_) | EdgeFrame::Join(_) | EdgeFrame::Leave(_)) => Class::Live,
+            Some(
+                EdgeFrame::Deliver(_)
+                | EdgeFrame::Join(_)
+                | EdgeFrame::Leave(_)
+                | EdgeFrame::Erased(_),
+            ) => Class::Live,
             _ => Class::Control,
         }
     }
@@ -391,6 +402,23 @@ pub struct Interested {
     /// The room's generation.
     #[prost(uint32, tag = "4")]
     pub generation: u32,
+    /// Messages of the room that were erased in this life of the owner.
+    #[prost(uint64, tag = "5")]
+    pub erasures: u64,
+}
+
+/// A message was erased: it keeps its offset and shows nothing.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct Erased {
+    /// The room.
+    #[prost(message, required, tag = "1")]
+    pub room: RoomRef,
+    /// The message's offset.
+    #[prost(uint64, tag = "2")]
+    pub offset: u64,
+    /// Messages of the room that were erased in this life of the owner, this one included.
+    #[prost(uint64, tag = "3")]
+    pub erasures: u64,
 }
 
 /// A publication on its way to clients.
@@ -456,6 +484,13 @@ impl Publication {
             tags,
             flags: record.flags,
         }
+    }
+
+    /// Takes the content away: what is left to show of a message that was erased.
+    pub fn erase(&mut self) {
+        self.data.clear();
+        self.tags.clear();
+        self.flags |= crate::record::flags::ERASED;
     }
 
     /// About how many bytes it takes in a client's frame.

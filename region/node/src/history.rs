@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 
 use crate::bodies::RecordKeys;
 use crate::indexer::{Indexer, key_of};
-use crate::tail::{Tail, blank};
+use crate::tail::Tail;
 
 /// What reads of one shard need; shared with the blocking tasks that do them.
 pub(crate) struct Reader {
@@ -141,7 +141,7 @@ impl Reader {
     fn shown(&self, read: &HistoryRead, mut publication: Publication) -> Publication {
         let erased = self.erased.lock();
         if !erased.is_empty() && erased.contains(&(read.room.clone(), publication.offset)) {
-            blank(&mut publication);
+            publication.erase();
         }
         publication
     }

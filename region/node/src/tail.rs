@@ -5,7 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use gb6_core_wire::mesh::{Publication, RoomRef};
-use gb6_core_wire::record::{Record, flags};
+use gb6_core_wire::record::Record;
 
 /// Bytes of records kept for one shard: some seconds of a busy one, and little enough that memory
 /// which goes round stays in the processor's cache.
@@ -97,13 +97,6 @@ impl Tail {
 
 fn size(record: &Record) -> usize {
     record.body.len() + record.channel.len() + record.instance.len() + 320
-}
-
-/// A publication whose message was erased: it keeps its place and shows nothing.
-pub(crate) fn blank(publication: &mut Publication) {
-    publication.data.clear();
-    publication.tags.clear();
-    publication.flags |= flags::ERASED;
 }
 
 #[cfg(test)]

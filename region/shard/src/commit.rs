@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use gb6_core_model::ErrorCode;
-use gb6_core_wire::mesh::{Deliver, EdgeFrame, Publication, Publish, Published, RoomRef};
+use gb6_core_wire::mesh::{Deliver, EdgeFrame, Erased, Publication, Publish, Published, RoomRef};
 use gb6_core_wire::record::{Kind, Record};
 
 use crate::batch::{AdminOutcome, AppendFailure, InFlight};
@@ -239,6 +239,23 @@ impl Shard {
         }
     }
 
+    /// Tells the edges that want the room what they must not show any more. What it erases was
+    /// delivered to them with an earlier batch.
+    fn tell_erased(&mut self, room: &RoomRef, offset: u64, erasures: u64) {
+        let edges = self.rooms.find(room).map(|ix| &self.rooms.get(ix).edges);
+        let links = edges.into_iter().flatten();
+        let links = links.filter_map(|ix| self.edges.list[*ix].link);
+        let links: Vec<LinkId> = links.collect();
+        for link in links {
+            let erased = Erased {
+                room: room.clone(),
+                offset,
+                erasures,
+            };
+            self.send(link, EdgeFrame::Erased(erased));
+        }
+    }
+
     /// A committed record that was read from the log, in order. Only before [`Shard::serve`].
     pub fn replay(&mut self, record: &Record) {
         let room = (!record.channel.is_empty()).then(|| {
@@ -282,10 +299,15 @@ impl Shard {
                 });
             }
             (Kind::Tombstone, Some(room)) => {
-                let room = self.rooms.get(room).key.clone();
+                let room = self.rooms.get_mut(room);
+                room.erasures += 1;
+                let (room, erasures) = (room.key.clone(), room.erasures);
                 let offset = record.target_offset;
                 self.erasures.insert((room.clone(), offset));
+                let told = room.clone();
+                // Readers know it before any edge that may ask them.
                 self.out.push_back(Output::Erased { room, offset });
+                self.tell_erased(&told, offset, erasures);
             }
             (Kind::Seal | Kind::Open, _) => self.ownership.fold(record),
             (Kind::Acquire, _) => {

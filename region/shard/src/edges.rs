@@ -245,6 +245,7 @@ impl Shard {
             top: room.head,
             first,
             generation: room.generation,
+            erasures: room.erasures,
         };
         if let Some(link) = self.edges.list[ix].link {
             self.send(link, EdgeFrame::Interested(interested));

@@ -24,6 +24,8 @@ pub(crate) struct Room {
     pub(crate) time: i64,
     /// Raised when a deleted room's name is used again.
     pub(crate) generation: u32,
+    /// Messages erased since this life of the owner began to read its log.
+    pub(crate) erasures: u64,
     /// Edges that want deliveries, by their slab index, ascending.
     pub(crate) edges: Vec<usize>,
     /// Who is present, if anybody.
@@ -62,6 +64,7 @@ impl Rooms {
             first: 1,
             time: 0,
             generation: 0,
+            erasures: 0,
             edges: Vec::new(),
             presence: None,
             marks: VecDeque::new(),

@@ -41,6 +41,26 @@ fn golden_deliver() {
     assert_eq!(ToEdge::decode(&*hex(DELIVER)), Ok(deliver()));
 }
 
+const ERASED: &str = "5a14 0a0e 0a0464656d6f 1206726f6f6d3a31 1006 1802";
+
+#[test]
+fn golden_erased() {
+    let erased = ToEdge {
+        frame: Some(EdgeFrame::Erased(Erased {
+            room: RoomRef {
+                instance: "demo".into(),
+                channel: "room:1".into(),
+            },
+            offset: 6,
+            erasures: 2,
+        })),
+    };
+    assert_eq!(to_hex(&erased.encode_to_vec()), to_hex(&hex(ERASED)));
+    assert_eq!(ToEdge::decode(&*hex(ERASED)), Ok(erased.clone()));
+    // It stays behind the publication that it erases.
+    assert_eq!(erased.class(), deliver().class());
+}
+
 #[test]
 fn a_frame_of_a_later_version_is_seen_as_none() {
     let later = ToEdge::decode(&*hex("ea06056c61746572")).unwrap();

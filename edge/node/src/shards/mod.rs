@@ -277,6 +277,11 @@ fn collect_one(
             "Live publications that had been delivered before.",
             c.repeated,
         ),
+        (
+            "gb6_edge_erased_total",
+            "Messages taken out of memory because they were erased.",
+            c.erased,
+        ),
         ("gb6_edge_gaps_total", "Gaps filled from the log.", c.gaps),
         (
             "gb6_edge_ahead_dropped_total",

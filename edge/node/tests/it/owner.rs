@@ -145,6 +145,7 @@ impl State {
                         top,
                         first: 1,
                         generation: 0,
+                        erasures: 0,
                     }),
                 );
             }

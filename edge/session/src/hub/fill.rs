@@ -46,6 +46,17 @@ impl Filling {
     }
 }
 
+/// Takes the content of a publication that is kept behind a gap away.
+pub(super) fn erase_ahead(follow: &mut Follow, offset: Offset) {
+    if let Follow::Filling(filling) = follow
+        && let Some(kept) = filling.ahead.iter_mut().find(|p| p.offset == offset)
+    {
+        filling.ahead_bytes -= kept.size();
+        kept.erase();
+        filling.ahead_bytes += kept.size();
+    }
+}
+
 impl<S: Clone> Hub<S> {
     /// A gap: the room's next publications are read, up to `target` at least.
     pub(super) fn start_filling(

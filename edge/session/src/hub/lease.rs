@@ -32,6 +32,7 @@ pub(super) struct Lease {
     link: Link,
     incarnation: Option<Incarnation>,
     shard_epoch: u64,
+    owner_incarnation: u64,
     lease_ms: u64,
     credit: u32,
     credit_bytes: u64,
@@ -45,6 +46,11 @@ pub(super) struct Lease {
 impl Lease {
     pub(super) fn is_attached(&self) -> bool {
         self.link == Link::Attached
+    }
+
+    /// The life of the owner that accepted last.
+    pub(super) fn owner_incarnation(&self) -> u64 {
+        self.owner_incarnation
     }
 
     /// Whether the owner may know this life of the hub.
@@ -87,6 +93,7 @@ impl Lease {
         }
         self.link = Link::Attached;
         self.shard_epoch = frame.shard_epoch;
+        self.owner_incarnation = frame.owner_incarnation;
         self.lease_ms = u64::from(frame.lease_ms.max(1));
         // Without any credit nothing could ever be published.
         self.credit = frame.credit.max(1);

@@ -18,6 +18,7 @@ impl<S: Clone> Hub<S> {
         let Some((id, mut room)) = found.and_then(|id| Some((id, self.take_room(id)?))) else {
             return;
         };
+        self.forget_unless_current(&mut room, &frame);
         let asking = matches!(room.follow, Follow::Asking);
         let generation = frame.generation;
         let top = frame.top.max(std::mem::take(&mut room.seen));

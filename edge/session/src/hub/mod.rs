@@ -8,6 +8,7 @@
 
 pub(crate) mod cost;
 mod encode;
+mod erase;
 mod fill;
 mod interest;
 mod join;
@@ -197,6 +198,7 @@ impl<S: Clone> Hub<S> {
             EdgeFrame::PresenceAnswer(f) => self.presence_answer(f, out),
             EdgeFrame::Renewed(f) => self.renewed(f.sequence),
             EdgeFrame::Traced(f) => self.traced(f, out),
+            EdgeFrame::Erased(f) => self.erased(&f),
         }
     }
 

@@ -121,6 +121,8 @@ pub struct HubCounters {
     pub encoded: u64,
     /// Live publications passed over because they had been delivered before.
     pub repeated: u64,
+    /// Messages that the owner said were erased.
+    pub erased: u64,
     /// Gaps that had to be filled from the log.
     pub gaps: u64,
     /// Live publications behind a gap that did not fit and are read again.

@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use gb6_core_model::{ErrorCode, Offset};
-use gb6_core_wire::mesh::{HistoryPage, HistoryRequest, Publication, RoomRef};
+use gb6_core_wire::mesh::{Erased, HistoryPage, HistoryRequest, Publication, RoomRef};
 
+use super::erase::ErasedMeanwhile;
 use super::room::{Room, RoomId};
 use super::{Asked, Hub, HubOut, Op};
 use crate::request::{Answer, HistoryAnswer, HistoryQuery};
@@ -29,12 +30,21 @@ enum What {
     Page(PageKey, Vec<u64>),
 }
 
+/// A read under way.
+struct Read {
+    /// When it was sent.
+    sent: u64,
+    room: RoomRef,
+    what: What,
+    erased: ErasedMeanwhile,
+}
+
 /// Reads under way and waiting.
 #[derive(Default)]
 pub(super) struct Reads {
-    in_flight: BTreeMap<u64, (u64, What)>,
+    in_flight: BTreeMap<u64, Read>,
     /// At most one of each purpose for each room.
-    internal: VecDeque<(u64, HistoryRequest, Purpose)>,
+    internal: VecDeque<(HistoryRequest, Purpose)>,
     /// Pages in order, each with the operations that wait for it.
     pages: VecDeque<PageKey>,
     waiting: BTreeMap<PageKey, Vec<u64>>,
@@ -47,14 +57,33 @@ impl Reads {
     pub(super) fn link_down(&mut self) {
         self.internal.clear();
         self.retries.clear();
-        for (_, what) in std::mem::take(&mut self.in_flight).into_values() {
-            if let What::Page(key, ops) = what {
+        for read in std::mem::take(&mut self.in_flight).into_values() {
+            if let What::Page(key, ops) = read.what {
                 if !self.waiting.contains_key(&key) {
                     self.pages.push_back(key.clone());
                 }
                 self.waiting.entry(key).or_default().extend(ops);
             }
         }
+    }
+
+    /// A message was erased: pages under way may have been read before.
+    pub(super) fn erased(&mut self, frame: &Erased) {
+        for read in self.in_flight.values_mut() {
+            if read.room == frame.room {
+                read.erased.add(frame.offset);
+            }
+        }
+    }
+
+    fn sent(&mut self, now: u64, request: &HistoryRequest, what: What) {
+        let read = Read {
+            sent: now,
+            room: request.room.clone(),
+            what,
+            erased: ErasedMeanwhile::default(),
+        };
+        self.in_flight.insert(request.request, read);
     }
 }
 
@@ -104,7 +133,7 @@ impl<S: Clone> Hub<S> {
             limit,
             bytes: gb6_core_model::limits::HISTORY_PAGE_BYTES_MAX as u64,
         };
-        self.reads.internal.push_back((request, read, purpose));
+        self.reads.internal.push_back((read, purpose));
         request
     }
 
@@ -121,9 +150,8 @@ impl<S: Clone> Hub<S> {
             return;
         }
         while self.reads.in_flight.len() < self.config.reads_in_flight.max(1) {
-            if let Some((id, request, purpose)) = self.reads.internal.pop_front() {
-                let what = What::Internal(purpose);
-                self.reads.in_flight.insert(id, (now, what));
+            if let Some((request, purpose)) = self.reads.internal.pop_front() {
+                self.reads.sent(now, &request, What::Internal(purpose));
                 out.to_history(request);
                 continue;
             }
@@ -138,7 +166,7 @@ impl<S: Clone> Hub<S> {
             let request = self.next_op;
             self.next_op += 1;
             let (room, query) = &key;
-            out.to_history(HistoryRequest {
+            let read = HistoryRequest {
                 request,
                 room: room.clone(),
                 since: query.since.unwrap_or(0),
@@ -146,17 +174,21 @@ impl<S: Clone> Hub<S> {
                 reverse: query.reverse,
                 limit: query.limit,
                 bytes: query.bytes,
-            });
-            let what = What::Page(key, ops);
-            self.reads.in_flight.insert(request, (now, what));
+            };
+            self.reads.sent(now, &read, What::Page(key, ops));
+            out.to_history(read);
         }
     }
 
-    pub(super) fn page(&mut self, now: u64, page: HistoryPage, out: &mut impl HubOut<S>) {
-        match self.reads.in_flight.remove(&page.request) {
-            None => self.counters.stray_frames += 1,
-            Some((_, What::Page(_, ops))) => self.answer_page(ops, page, out),
-            Some((_, What::Internal(purpose))) => match purpose {
+    pub(super) fn page(&mut self, now: u64, mut page: HistoryPage, out: &mut impl HubOut<S>) {
+        let Some(read) = self.reads.in_flight.remove(&page.request) else {
+            self.counters.stray_frames += 1;
+            return;
+        };
+        read.erased.apply(&mut page);
+        match read.what {
+            What::Page(_, ops) => self.answer_page(ops, page, out),
+            What::Internal(purpose) => match purpose {
                 Purpose::Fill(id) => self.fill_page(now, id, page, out),
                 Purpose::Backfill(id) => self.backfill_page(now, id, page, out),
                 Purpose::Probe(id) => self.probe_page(now, id, page, out),
@@ -196,12 +228,13 @@ impl<S: Clone> Hub<S> {
             .reads
             .in_flight
             .iter()
-            .filter(|(_, (sent, _))| late(*sent))
+            .filter(|(_, read)| late(read.sent))
             .map(|(id, _)| *id)
             .collect();
         for id in over {
             self.counters.timeouts += 1;
-            if let Some((_, What::Internal(purpose))) = self.reads.in_flight.remove(&id) {
+            let late = self.reads.in_flight.remove(&id).map(|read| read.what);
+            if let Some(What::Internal(purpose)) = late {
                 let (Purpose::Fill(room) | Purpose::Backfill(room) | Purpose::Probe(room)) =
                     purpose;
                 if let Some(room) = self.rooms.get_mut(room) {

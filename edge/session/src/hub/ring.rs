@@ -80,6 +80,13 @@ impl Ring {
         }
     }
 
+    /// The publication at `offset`, to be replaced by one of the same cost.
+    pub(super) fn find_mut(&mut self, offset: Offset) -> Option<&mut Arc<Recent>> {
+        let index = offset.checked_sub(self.first()?)?;
+        let entry = self.entries.get_mut(usize::try_from(index).ok()?)?;
+        Some(&mut entry.0)
+    }
+
     fn pop_front(&mut self) {
         if let Some((_, sum)) = self.entries.pop_front() {
             self.base = sum;

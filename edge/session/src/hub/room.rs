@@ -88,6 +88,8 @@ pub(super) struct Room<S> {
     /// The oldest kept offset, as last heard; it only grows.
     pub(super) first: Offset,
     pub(super) generation: u32,
+    /// The owner's life, and how many of the room's messages it has erased in it, as last heard.
+    pub(super) erasures: Option<(u64, u64)>,
     pub(super) epoch: Arc<str>,
     pub(super) subscribers: Vec<Subscriber<S>>,
     /// By operation, so in the order of arrival.
@@ -115,6 +117,7 @@ impl<S> Room<S> {
             seen: 0,
             first: 0,
             generation: 0,
+            erasures: None,
             epoch: Arc::from(""),
             subscribers: Vec::new(),
             joiners: BTreeMap::new(),

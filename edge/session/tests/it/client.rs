@@ -33,12 +33,15 @@ pub(crate) struct Clients {
     pub(crate) acknowledged: Vec<(RoomRef, Bytes, u64)>,
     /// Data of publishes that failed with a code that says that nothing was written.
     pub(crate) not_written: Vec<Bytes>,
+    /// Rooms and offsets that the hub knows to be erased.
+    pub(crate) gone: std::collections::BTreeSet<(RoomRef, u64)>,
     /// Every publication seen, by room and offset.
     pub(crate) seen: BTreeMap<(RoomRef, u64), Bytes>,
     pub(crate) to_owner: Vec<OwnerFrame>,
     pub(crate) to_history: Vec<HistoryRequest>,
     pub(crate) detached: Option<Detach>,
     pub(crate) evictions: usize,
+    pub(crate) blanks: usize,
     pub(crate) recovered: usize,
     pub(crate) failures: Vec<ErrorCode>,
     pub(crate) frames: Vec<(u64, Bytes)>,
@@ -77,7 +80,14 @@ pub(crate) fn room(n: u8) -> RoomRef {
 
 impl Clients {
     fn see(&mut self, room: &RoomRef, offset: u64, data: Bytes) {
-        let before = self.seen.insert((room.clone(), offset), data.clone());
+        let key = (room.clone(), offset);
+        let gone = self.gone.contains(&key);
+        assert!(!gone || data.is_empty(), "{offset} was erased");
+        if data.is_empty() {
+            self.blanks += 1;
+            return;
+        }
+        let before = self.seen.insert(key, data.clone());
         assert!(before.is_none_or(|b| b == data), "two messages at {offset}");
     }
 }

@@ -72,6 +72,7 @@ fn answer(b: &mut Bench, room: RoomRef) {
         top: 4,
         first: 1,
         generation: 0,
+        erasures: 0,
     };
     b.frame(0, EdgeFrame::Interested(frame));
 }

@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use gb6_core_model::{ErrorCode, Incarnation, InstanceEpoch, SessionId};
-use gb6_core_wire::mesh::{Person, RoomRef};
+use gb6_core_wire::mesh::{EdgeFrame, Person, RoomRef};
 use gb6_core_wire::record::ContentType;
 use gb6_edge_session::{
     HistoryQuery, Hub, HubConfig, HubRequest, PublishQuery, RecoverFrom, Request, SubscribeQuery,
@@ -187,7 +187,11 @@ impl World {
                 let first = u64::from(a) % (self.owner_top(&place) + 2);
                 self.owner.trim(&place, first);
             }
-            95..=98 => {
+            95 => {
+                let offset = 1 + u64::from(a) % 16;
+                self.owner.erase(&place, offset);
+            }
+            96..=98 => {
                 self.written += 1;
                 let data = Bytes::from(format!("\"w{}\"", self.written));
                 self.owner.write(&place, data, None);
@@ -229,8 +233,24 @@ impl World {
 
     pub(crate) fn hear(&mut self) {
         if let Some(frame) = self.owner.next() {
+            self.told(&frame);
             self.hub.frame(self.now, frame, &mut self.clients);
             self.carry();
+        }
+    }
+
+    /// From this frame on nothing is shown that it says is erased.
+    fn told(&mut self, frame: &EdgeFrame) {
+        match frame {
+            EdgeFrame::Erased(f) => {
+                self.clients.gone.insert((f.room.clone(), f.offset));
+            }
+            EdgeFrame::Interested(f) => {
+                let offsets = self.owner.logs[&f.room].erased_by(f.erasures);
+                let gone = offsets.map(|offset| (f.room.clone(), offset));
+                self.clients.gone.extend(gone);
+            }
+            _ => {}
         }
     }
 
@@ -262,6 +282,7 @@ impl World {
             let idle = before == (0, 0) && self.owner.pages.is_empty();
             if idle && self.owner.to_owner.is_empty() && self.owner.asked.is_empty() {
                 while let Some(frame) = self.owner.next() {
+                    self.told(&frame);
                     self.hub.frame(self.now, frame, &mut self.clients);
                     self.carry();
                 }
@@ -294,8 +315,7 @@ impl World {
         }
         self.check_log();
         for ((room, offset), data) in &self.clients.seen {
-            let written = &self.owner.logs[room].publications[*offset as usize - 1];
-            assert_eq!(&written.data, data);
+            assert_eq!(self.owner.logs[room].original(*offset), data);
         }
         let numbered = self.owner.numbered();
         let forgotten = |s: &u64| !self.clients.closed.contains(s);
@@ -319,13 +339,13 @@ impl World {
     /// Nothing acknowledged is missing, nothing is there twice, each session's order is kept.
     fn check_log(&self) {
         for (room, data, offset) in &self.clients.acknowledged {
-            let written = &self.owner.logs[room].publications[*offset as usize - 1];
-            assert_eq!(&written.data, data, "acknowledged at {offset}");
+            let written = self.owner.logs[room].original(*offset);
+            assert_eq!(written, data, "acknowledged at {offset}");
         }
         for (room, log) in &self.owner.logs {
             let mut last: BTreeMap<String, u64> = BTreeMap::new();
             for publication in &log.publications {
-                let data = &publication.data;
+                let data = log.original(publication.offset);
                 assert!(
                     !self.clients.not_written.contains(data),
                     "{data:?} was written"

@@ -127,6 +127,7 @@ impl Bench {
             top,
             first,
             generation: 0,
+            erasures: 0,
         };
         self.frame(0, EdgeFrame::Interested(frame));
     }

@@ -6,6 +6,7 @@
 
 mod client;
 mod hub_bounds;
+mod hub_erase;
 mod hub_model;
 mod hub_rules;
 mod owner;

@@ -14,11 +14,32 @@ pub(crate) const PAGE_MAX: usize = 3;
 pub(crate) struct Log {
     pub(crate) first: u64,
     pub(crate) publications: Vec<Publication>,
+    /// Offsets that were erased, in order, with what they were.
+    pub(crate) erased: Vec<(u64, bytes::Bytes)>,
+    /// How many of them by earlier lives of the owner.
+    erased_before: usize,
 }
 
 impl Log {
     pub(crate) fn top(&self) -> u64 {
         self.publications.len() as u64
+    }
+
+    /// What was written at this offset, erased or not.
+    pub(crate) fn original(&self, offset: u64) -> &bytes::Bytes {
+        let erased = self.erased.iter().find(|(o, _)| *o == offset);
+        let now = &self.publications[offset as usize - 1].data;
+        erased.map_or(now, |(_, data)| data)
+    }
+
+    fn erasures(&self) -> u64 {
+        (self.erased.len() - self.erased_before) as u64
+    }
+
+    /// Offsets that the owner had erased when it named this count in its present life.
+    pub(crate) fn erased_by(&self, erasures: u64) -> impl Iterator<Item = u64> {
+        let count = self.erased_before + erasures as usize;
+        self.erased[..count].iter().map(|(offset, _)| *offset)
     }
 }
 
@@ -91,6 +112,9 @@ impl Owner {
         self.batch.clear();
         self.epoch += 1;
         self.present.clear();
+        for log in self.logs.values_mut() {
+            log.erased_before = log.erased.len();
+        }
         for heard in self.heard.values_mut() {
             *heard = now;
         }
@@ -135,12 +159,14 @@ impl Owner {
             OwnerFrame::Interest(room) => {
                 let log = self.logs.entry(room.clone()).or_default();
                 let (top, first) = (log.top(), log.first.max(1));
+                let erasures = log.erasures();
                 self.interests.insert(room.clone());
                 self.say(EdgeFrame::Interested(Interested {
                     room,
                     top,
                     first,
                     generation: 0,
+                    erasures,
                 }));
             }
             OwnerFrame::Uninterest(room) => {
@@ -312,6 +338,26 @@ impl Owner {
             }));
         }
         offset
+    }
+
+    pub(crate) fn erase(&mut self, room: &RoomRef, offset: u64) {
+        let log = self.logs.entry(room.clone()).or_default();
+        let Some(publication) = log.publications.get_mut(offset as usize - 1) else {
+            return;
+        };
+        if publication.data.is_empty() {
+            return;
+        }
+        log.erased.push((offset, publication.data.clone()));
+        publication.erase();
+        let erasures = log.erasures();
+        if self.attached.is_some() && self.interests.contains(room) {
+            self.say(EdgeFrame::Erased(Erased {
+                room: room.clone(),
+                offset,
+                erasures,
+            }));
+        }
     }
 
     pub(crate) fn trim(&mut self, room: &RoomRef, first: u64) {

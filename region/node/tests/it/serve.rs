@@ -109,12 +109,19 @@ async fn an_erased_message_keeps_its_offset_and_shows_nothing() {
     for n in 1..=5 {
         edge.publish(1, n, text(n)).await;
     }
+    edge.send(OwnerFrame::Interest(room()));
+    assert!(matches!(edge.next().await, Some(EdgeFrame::Interested(_))));
     let erase = Admin::Erase {
         room: room(),
         offset: 3,
     };
     let outcome = region.admin(&shard(), erase).await.expect("an owner");
     assert!(matches!(outcome, AdminOutcome::Done(_)), "{outcome:?}");
+    // The edge is told, so that it shows nothing of it from its memory.
+    match edge.next().await {
+        Some(EdgeFrame::Erased(e)) => assert_eq!((e.room, e.offset), (room(), 3)),
+        other => panic!("unexpected {other:?}"),
+    }
     let page = edge.history(0, 300).await;
     let third = &page.publications[2];
     assert_eq!(third.offset, 3);

@@ -1,9 +1,9 @@
 //! History requests, retention, seals and imports.
 
 use gb6_core_model::snapshot::Namespace;
-use gb6_core_wire::mesh::{EdgeFrame, HistoryRequest, OwnerFrame};
+use gb6_core_wire::mesh::{EdgeFrame, Erased, HistoryRequest, OwnerFrame};
 use gb6_core_wire::record::Kind;
-use gb6_region_shard::{Admin, AdminOutcome, LinkId, Output};
+use gb6_region_shard::{Admin, AdminOutcome, LinkId, Output, SyncStats};
 
 use crate::world::{World, publish, room, rules};
 
@@ -239,4 +239,48 @@ fn erasing_names_the_message_and_refuses_what_is_not_kept() {
         0,
         "what is trimmed need not be erased"
     );
+}
+
+#[test]
+fn edges_that_want_the_room_are_told_of_an_erasure_when_it_is_durable() {
+    let (mut w, _) = filled(rules(), 6);
+    let (wants, other) = (w.attach(11), w.attach(12));
+    w.frame(wants, OwnerFrame::Interest(room(1)));
+    w.frame(other, OwnerFrame::Interest(room(2)));
+    let erase = |offset| Admin::Erase {
+        room: room(1),
+        offset,
+    };
+    let count = |frames: Vec<EdgeFrame>| {
+        frames.into_iter().find_map(|f| match f {
+            EdgeFrame::Interested(i) => Some(i.erasures),
+            _ => None,
+        })
+    };
+    assert_eq!(count(w.take_sent(wants)), Some(0));
+    w.take_sent(other);
+    w.shard.admin(1, erase(3));
+    let batch = w.shard.next_batch(w.now_ms, w.unix()).expect("a batch");
+    w.drain();
+    assert!(w.take_sent(wants).is_empty(), "it may yet fail");
+    w.log.extend(batch.records.iter().cloned());
+    w.shard.committed(w.now_ms, SyncStats::default());
+    w.drain();
+    w.shard.admin(2, erase(5));
+    w.shard.admin(3, erase(1));
+    while w.commit() > 0 {}
+    let erased = |offset, erasures| {
+        EdgeFrame::Erased(Erased {
+            room: room(1),
+            offset,
+            erasures,
+        })
+    };
+    let told = [(3, 1), (5, 2), (1, 3)].map(|(offset, n)| erased(offset, n));
+    assert_eq!(w.take_sent(wants), told);
+    assert!(w.take_sent(other).is_empty());
+    // One that was not there learns how many there were.
+    let late = w.attach(13);
+    w.frame(late, OwnerFrame::Interest(room(1)));
+    assert_eq!(count(w.take_sent(late)), Some(3));
 }
