@@ -9,7 +9,7 @@ use std::time::Duration;
 use gb6_core_model::NodeId;
 use gb6_core_wire::mesh::{Hello, StreamOpen};
 use parking_lot::Mutex;
-use quinn::{Connection, ConnectionError, SendStream};
+use quinn::{Connection, ConnectionError, ConnectionId, ConnectionIdGenerator, SendStream};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
@@ -44,6 +44,36 @@ pub(crate) struct QuicEndpoint {
     timing: Timing,
 }
 
+/// Settings under which packets for a connection of this node's last process are answered with a
+/// stateless reset: reset tokens follow from the node's key.
+fn recognizing(tls: &MeshTls) -> quinn::EndpointConfig {
+    let mut config = quinn::EndpointConfig::new(Arc::new(tls.recognition().clone()));
+    config.cid_generator(|| Box::new(RandomIds));
+    config
+}
+
+/// Connection ids that say nothing. Any id may be one that this node gave out in an earlier life,
+/// so none is passed over: an unknown one is answered with a reset, of which an endpoint sends at
+/// most one in 20 ms and each smaller than what caused it.
+struct RandomIds;
+
+/// Bytes of a connection id: enough that two never meet.
+const CONNECTION_ID_BYTES: usize = 8;
+
+impl ConnectionIdGenerator for RandomIds {
+    fn generate_cid(&mut self) -> ConnectionId {
+        ConnectionId::new(&rand::random::<[u8; CONNECTION_ID_BYTES]>())
+    }
+
+    fn cid_len(&self) -> usize {
+        CONNECTION_ID_BYTES
+    }
+
+    fn cid_lifetime(&self) -> Option<Duration> {
+        None
+    }
+}
+
 impl QuicEndpoint {
     pub(crate) fn bind(
         addr: SocketAddr,
@@ -70,7 +100,7 @@ impl QuicEndpoint {
         // The side that accepted opens no streams.
         dialling.transport_config(transport::config(&timing, 0));
         let endpoint = quinn::Endpoint::new(
-            quinn::EndpointConfig::default(),
+            recognizing(tls),
             server,
             socket,
             Arc::new(quinn::TokioRuntime),

@@ -6,8 +6,10 @@ use std::sync::{Arc, Once};
 
 use gb6_core_wire::mesh::ALPN;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use ring::hmac;
 use rustls::client::Resumption;
-use rustls::crypto::{CryptoProvider, ring};
+use rustls::crypto::CryptoProvider;
+use rustls::crypto::ring::default_provider;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use rustls_pki_types::pem::PemObject;
@@ -21,7 +23,7 @@ pub fn install_crypto() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         // Fails only where another one was installed before, which then serves.
-        let _ = ring::default_provider().install_default();
+        let _ = default_provider().install_default();
     });
 }
 
@@ -58,6 +60,7 @@ pub enum TlsError {
 #[derive(Clone)]
 pub struct MeshTls {
     identity: NodeIdentity,
+    recognition: hmac::Key,
     client: Arc<QuicClientConfig>,
     server: Arc<QuicServerConfig>,
 }
@@ -131,6 +134,10 @@ impl MeshTls {
             return Err(unusable(&"the authority's file holds no certificate"));
         }
         let roots = Arc::new(roots);
+        // From the node's private key, so that it outlives the process and nobody else has it.
+        let secret = hmac::Key::new(hmac::HMAC_SHA256, key.secret_der());
+        let recognition = hmac::sign(&secret, b"gb6-mesh: connections of an earlier process");
+        let recognition = hmac::Key::new(hmac::HMAC_SHA256, recognition.as_ref());
         let provider = provider();
         let versions = &[&rustls::version::TLS13];
 
@@ -159,6 +166,7 @@ impl MeshTls {
 
         Ok(Self {
             identity,
+            recognition,
             client: Arc::new(QuicClientConfig::try_from(client).map_err(|e| unusable(&e))?),
             server: Arc::new(QuicServerConfig::try_from(server).map_err(|e| unusable(&e))?),
         })
@@ -167,6 +175,12 @@ impl MeshTls {
     /// The node and roles of the certificate.
     pub fn identity(&self) -> &NodeIdentity {
         &self.identity
+    }
+
+    /// The key by which a node knows its connections again after a restart, only to say that they
+    /// are gone (stateless reset, RFC 9000 section 10.3): peers need not wait for a time limit.
+    pub(crate) fn recognition(&self) -> &hmac::Key {
+        &self.recognition
     }
 
     /// The TLS settings of a dialler.
@@ -184,5 +198,5 @@ impl MeshTls {
 fn provider() -> Arc<CryptoProvider> {
     CryptoProvider::get_default()
         .cloned()
-        .unwrap_or_else(|| Arc::new(ring::default_provider()))
+        .unwrap_or_else(|| Arc::new(default_provider()))
 }

@@ -7,10 +7,11 @@ use std::time::{Duration, SystemTime};
 use gb6_core_mesh::certs::{Authority, NODE_VALIDITY};
 use gb6_core_mesh::{
     BindError, CloseCode, Closed, DialError, Endpoint, FailureReason, HelloError, Link, LocalNode,
-    MemoryNetwork, MeshTls, install_crypto,
+    MemoryNetwork, MeshTls, Timing, install_crypto,
 };
 use gb6_core_model::{NodeId, Role};
 
+use crate::proxy::Proxy;
 use crate::world::{authority, identity, local, localhost, soon, timing, tls, tls_from};
 
 fn listen(tls: &MeshTls, local: LocalNode) -> (Endpoint, String) {
@@ -261,6 +262,41 @@ fn a_dead_process_is_noticed_within_the_idle_timeout() {
         "{:?}",
         died.elapsed()
     );
+}
+
+/// A region was killed and its next process has its address: the edge is told at its next packet
+/// that the link is gone, long before the idle timeout.
+#[tokio::test]
+async fn a_restarted_node_resets_links_of_its_last_process() {
+    let authority = authority();
+    let patient = Timing {
+        idle: Duration::from_secs(600),
+        ..timing()
+    };
+    let certificate = tls(&authority, "r1", &[Role::Region]);
+    let start = || {
+        let local = local("r1", &[Role::Region]);
+        Endpoint::listen(localhost(), &certificate, local, patient).unwrap()
+    };
+    let (killed, restarted) = (start(), start());
+    let edge = Endpoint::dial_only(
+        localhost(),
+        &tls(&authority, "e1", &[Role::Edge]),
+        local("e1", &[Role::Edge]),
+        patient,
+    )
+    .unwrap();
+    let proxy = Proxy::start(killed.local_addr().unwrap()).await;
+    let (node, address) = (NodeId::from("r1"), proxy.addr().to_string());
+    let (link, _other) =
+        soon(async { tokio::join!(edge.dial(&node, Some(&address)), killed.accept()) }).await;
+    let link = link.unwrap();
+    proxy.redirect(restarted.local_addr().unwrap());
+    let reason = soon(link.closed()).await;
+    assert!(matches!(reason, Closed::Lost(_)), "{reason}");
+    let (again, _other) =
+        soon(async { tokio::join!(edge.dial(&node, Some(&address)), restarted.accept()) }).await;
+    assert_eq!(again.unwrap().close_reason(), None);
 }
 
 #[tokio::test]

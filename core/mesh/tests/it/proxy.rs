@@ -1,8 +1,9 @@
-//! A UDP proxy between one dialler and one listener that can stop passing packets on.
+//! A UDP proxy between one dialler and one listener that can stop passing packets on, or pass them
+//! to another listener.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use tokio::net::UdpSocket;
 use tokio::task::JoinHandle;
@@ -10,6 +11,7 @@ use tokio::task::JoinHandle;
 pub(crate) struct Proxy {
     addr: SocketAddr,
     cut: Arc<AtomicBool>,
+    server: Arc<Mutex<SocketAddr>>,
     task: JoinHandle<()>,
 }
 
@@ -17,7 +19,8 @@ impl Proxy {
     pub(crate) async fn start(server: SocketAddr) -> Self {
         let front = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let back = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-        back.connect(server).await.unwrap();
+        let server = Arc::new(Mutex::new(server));
+        let current = Arc::clone(&server);
         let addr = front.local_addr().unwrap();
         let cut = Arc::new(AtomicBool::new(false));
         let is_cut = Arc::clone(&cut);
@@ -29,22 +32,34 @@ impl Proxy {
                     Ok((n, from)) = front.recv_from(&mut up) => {
                         client = Some(from);
                         if !is_cut.load(Ordering::Relaxed) {
-                            let _ = back.send(&up[..n]).await;
+                            let server = *current.lock().unwrap();
+                            let _ = back.send_to(&up[..n], server).await;
                         }
                     }
-                    Ok(n) = back.recv(&mut down) => {
-                        if let Some(client) = client && !is_cut.load(Ordering::Relaxed) {
+                    Ok((n, from)) = back.recv_from(&mut down) => {
+                        let passes = from == *current.lock().unwrap() && !is_cut.load(Ordering::Relaxed);
+                        if let Some(client) = client && passes {
                             let _ = front.send_to(&down[..n], client).await;
                         }
                     }
                 }
             }
         });
-        Self { addr, cut, task }
+        Self {
+            addr,
+            cut,
+            server,
+            task,
+        }
     }
 
     pub(crate) fn addr(&self) -> SocketAddr {
         self.addr
+    }
+
+    /// Packets go to and come from `server` from now on, as if another process had its address.
+    pub(crate) fn redirect(&self, server: SocketAddr) {
+        *self.server.lock().unwrap() = server;
     }
 
     pub(crate) fn cut(&self) {
