@@ -95,27 +95,51 @@ pub(crate) fn read_exact_at<F: VfsFile>(file: &F, offset: u64, buf: &mut [u8]) -
     Ok(())
 }
 
+/// What temporary files are called at the end.
+const TEMPORARY: &str = ".tmp";
+/// Names that are tried for a temporary file.
+const TEMPORARY_NAMES: u32 = 1000;
+
+/// Creates a file under a temporary name that begins with `stem` and that nobody else has, and
+/// answers the name too. Whoever creates it is alone in renaming or removing it: a file that was
+/// found under a name is never replaced, because somebody may be about to rename it.
+pub(crate) fn create_temporary<V: Vfs>(
+    vfs: &V,
+    stem: &str,
+) -> Result<(String, V::File), StoreError> {
+    let mut number = 0;
+    loop {
+        let name = format!("{stem}.{number}{TEMPORARY}");
+        match vfs.create(&name) {
+            Ok(file) => return Ok((name, file)),
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists && number < TEMPORARY_NAMES => {
+                number += 1;
+            }
+            Err(e) => return Err(io_error("create", vfs.path(&name), &e)),
+        }
+    }
+}
+
+/// Whether a file of this name was made by [`create_temporary`].
+pub(crate) fn is_temporary(name: &str) -> bool {
+    name.ends_with(TEMPORARY)
+}
+
 /// Writes `data` as the whole content of `name`, durable and all or nothing: a temporary file,
 /// synced, renamed over the old one.
 pub(crate) fn replace_file<V: Vfs>(vfs: &V, name: &str, data: &[u8]) -> Result<(), StoreError> {
-    let temporary = format!("{name}.tmp");
-    let written = write_temporary(vfs, &temporary, data);
+    let (temporary, file) = create_temporary(vfs, name)?;
+    let written = file
+        .write_at(0, data)
+        .named(vfs, "write", &temporary)
+        .and_then(|()| file.sync().named(vfs, "sync", &temporary))
+        .and_then(|()| vfs.rename(&temporary, name).named(vfs, "rename", name));
     if let Err(e) = written {
-        // Best effort: what is left is overwritten by the next attempt and never read.
+        // Best effort: what is left is removed by the next owner and never read.
         let _ = vfs.remove(&temporary);
         return Err(e);
     }
-    vfs.rename(&temporary, name).named(vfs, "rename", name)?;
     vfs.sync_dir().named(vfs, "sync directory of", name)
-}
-
-fn write_temporary<V: Vfs>(vfs: &V, temporary: &str, data: &[u8]) -> Result<(), StoreError> {
-    if vfs.exists(temporary).named(vfs, "look for", temporary)? {
-        vfs.remove(temporary).named(vfs, "remove", temporary)?;
-    }
-    let file = vfs.create(temporary).named(vfs, "create", temporary)?;
-    file.write_at(0, data).named(vfs, "write", temporary)?;
-    file.sync().named(vfs, "sync", temporary)
 }
 
 /// The whole content of a file of at most `limit` bytes.

@@ -11,7 +11,7 @@ use super::jobs::{Prepared, prepare, write_index};
 use super::load::{Loaded, OpenTail, load};
 use super::reader::Shared;
 use super::segment::segment_name;
-use crate::vfs::{Named, Vfs, VfsFile, io_error, read_exact_at};
+use crate::vfs::{Named, Vfs, VfsFile, io_error, is_temporary, read_exact_at};
 
 /// How often an acquisition looks again because somebody else took the name that it wanted.
 const ACQUIRE_ATTEMPTS: usize = 16;
@@ -26,10 +26,6 @@ pub(crate) fn header(seq: u64, fence: &Fence) -> SegmentHeader {
         generation: 0,
         region: fence.region.to_string(),
     }
-}
-
-pub(crate) fn temporary_name(seq: u64, fence: &Fence) -> String {
-    format!("{seq:016}-{:016x}.next.tmp", fence.owner_incarnation.0)
 }
 
 /// Takes the next segment's name for `fence`, exclusively and durably.
@@ -47,12 +43,7 @@ pub(crate) fn claim<V: Vfs>(
             });
         }
         let seq = loaded.last_seq.map_or(0, |seq| seq + 1);
-        let prepared = prepare(
-            vfs,
-            temporary_name(seq, fence),
-            header(seq, fence),
-            shared.config.segment_bytes_first,
-        )?;
+        let prepared = prepare(vfs, header(seq, fence), shared.config.segment_bytes_first)?;
         let name = segment_name(seq);
         match vfs.publish(&prepared.name, &name) {
             Ok(()) => {
@@ -150,13 +141,10 @@ pub(crate) fn settle_tail<V: Vfs>(vfs: &V, tail: &OpenTail<V::File>) {
 pub(crate) fn remove_leftovers<V: Vfs>(vfs: &V) {
     let names = vfs.list().unwrap_or_default();
     for name in &names {
-        let temporary = [".next.tmp", ".idx.tmp", ".rewrite.tmp"]
-            .iter()
-            .any(|end| name.ends_with(end));
         let orphan = name
             .strip_suffix(".idx")
             .is_some_and(|stem| names.binary_search(&format!("{stem}.seg")).is_err());
-        if temporary || orphan {
+        if is_temporary(name) || orphan {
             let _ = vfs.remove(name);
         }
     }

@@ -8,7 +8,7 @@ use super::format::{FOOTER_BYTES, Footer, HEADER_BYTES, SegmentHeader};
 use super::index::{Bounds, IndexFile};
 use super::segment::{Segment, index_name};
 use super::summary::Summary;
-use crate::vfs::{Named, Vfs, VfsFile};
+use crate::vfs::{Named, Vfs, VfsFile, create_temporary};
 
 /// Slow work on a log's directory that needs nothing of the log itself.
 pub struct Job<V: Vfs> {
@@ -18,7 +18,6 @@ pub struct Job<V: Vfs> {
 
 enum Work<F> {
     Prepare {
-        name: String,
         header: SegmentHeader,
         bytes: u64,
     },
@@ -36,7 +35,8 @@ pub struct JobDone<V: Vfs> {
 }
 
 pub(crate) enum Done<F> {
-    Prepared(Result<Prepared<F>, StoreError>),
+    /// With the header that was asked for: it names the ownership that asked.
+    Prepared(SegmentHeader, Result<Prepared<F>, StoreError>),
     Sealed(Result<(), StoreError>),
 }
 
@@ -49,14 +49,10 @@ pub(crate) struct Prepared<F> {
 }
 
 impl<V: Vfs> Job<V> {
-    pub(crate) fn prepare(vfs: V, name: String, header: SegmentHeader, bytes: u64) -> Self {
+    pub(crate) fn prepare(vfs: V, header: SegmentHeader, bytes: u64) -> Self {
         Self {
             vfs,
-            work: Work::Prepare {
-                name,
-                header,
-                bytes,
-            },
+            work: Work::Prepare { header, bytes },
         }
     }
 
@@ -80,11 +76,9 @@ impl<V: Vfs> Job<V> {
     pub fn run(self) -> JobDone<V> {
         let vfs = self.vfs;
         let result = match self.work {
-            Work::Prepare {
-                name,
-                header,
-                bytes,
-            } => Done::Prepared(prepare(&vfs, name, header, bytes)),
+            Work::Prepare { header, bytes } => {
+                Done::Prepared(header.clone(), prepare(&vfs, header, bytes))
+            }
             Work::Seal {
                 segment,
                 file,
@@ -99,12 +93,12 @@ impl<V: Vfs> JobDone<V> {
     /// Undoes what nobody will use.
     pub(crate) fn discard(self) -> Result<(), StoreError> {
         match self.result {
-            Done::Prepared(Ok(prepared)) => match self.vfs.remove(&prepared.name) {
+            Done::Prepared(_, Ok(prepared)) => match self.vfs.remove(&prepared.name) {
                 // The next owner may have tidied it away.
                 Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
                 other => other.named(&self.vfs, "remove", &prepared.name),
             },
-            Done::Prepared(Err(e)) => Err(e),
+            Done::Prepared(_, Err(e)) => Err(e),
             Done::Sealed(result) => result,
         }
     }
@@ -113,36 +107,36 @@ impl<V: Vfs> JobDone<V> {
 /// Creates a segment under a temporary name.
 pub(crate) fn prepare<V: Vfs>(
     vfs: &V,
-    name: String,
     header: SegmentHeader,
     bytes: u64,
 ) -> Result<Prepared<V::File>, StoreError> {
-    let made = make(vfs, &name, &header, bytes);
-    match made {
-        Ok(file) => Ok(Prepared {
+    let stem = format!(
+        "{:016}-{:x}-{:016x}.next",
+        header.seq, header.shard_epoch.0, header.owner_incarnation.0
+    );
+    let (name, file) = create_temporary(vfs, &stem)?;
+    match fill(vfs, &name, &file, &header, bytes) {
+        Ok(()) => Ok(Prepared {
             name,
             header,
             file: Arc::new(file),
             bytes,
         }),
         Err(e) => {
-            // Gives the space back; the name is made afresh next time in any case.
+            // Gives the space back; nothing refers to it.
             let _ = vfs.remove(&name);
             Err(e)
         }
     }
 }
 
-fn make<V: Vfs>(
+fn fill<V: Vfs>(
     vfs: &V,
     name: &str,
+    file: &V::File,
     header: &SegmentHeader,
     bytes: u64,
-) -> Result<V::File, StoreError> {
-    if vfs.exists(name).named(vfs, "look for", name)? {
-        vfs.remove(name).named(vfs, "remove", name)?;
-    }
-    let file = vfs.create(name).named(vfs, "create", name)?;
+) -> Result<(), StoreError> {
     file.write_at(0, &header.encode())
         .named(vfs, "write", name)?;
     let header_bytes = HEADER_BYTES as u64;
@@ -150,8 +144,7 @@ fn make<V: Vfs>(
         file.allocate(header_bytes, bytes - header_bytes)
             .named(vfs, "allocate", name)?;
     }
-    file.sync().named(vfs, "sync", name)?;
-    Ok(file)
+    file.sync().named(vfs, "sync", name)
 }
 
 /// Writes a segment's footer, gives back the blocks behind it and writes its index file.
@@ -198,17 +191,12 @@ fn seal<V: Vfs>(
 /// Writes an index file. It is not synced: a damaged one is made again.
 pub(crate) fn write_index<V: Vfs>(vfs: &V, index: &IndexFile) -> Result<(), StoreError> {
     let name = index_name(index.seq);
-    let temporary = format!("{name}.tmp");
-    let write = || {
-        if vfs.exists(&temporary).named(vfs, "look for", &temporary)? {
-            vfs.remove(&temporary).named(vfs, "remove", &temporary)?;
-        }
-        let file = vfs.create(&temporary).named(vfs, "create", &temporary)?;
-        file.write_at(0, &index.encode())
-            .named(vfs, "write", &temporary)?;
-        vfs.rename(&temporary, &name).named(vfs, "rename", &name)
-    };
-    write().inspect_err(|_| {
+    let (temporary, file) = create_temporary(vfs, &name)?;
+    let written = file
+        .write_at(0, &index.encode())
+        .named(vfs, "write", &temporary)
+        .and_then(|()| vfs.rename(&temporary, &name).named(vfs, "rename", &name));
+    written.inspect_err(|_| {
         // Nothing refers to it.
         let _ = vfs.remove(&temporary);
     })

@@ -10,7 +10,6 @@ use gb6_core_wire::record::{Kind, RECORD_VERSION, Record};
 
 use super::claim::{
     check_claim, claim, header, make_durable, make_readable, remove_leftovers, settle_tail,
-    temporary_name,
 };
 use super::format::{FOOTER_BYTES, FRAME_BYTES_MAX, FrameBuilder, HEADER_BYTES, SegmentHeader};
 use super::jobs::{Done, Job, JobDone, Prepared, prepare};
@@ -354,13 +353,7 @@ impl<V: Vfs> Owner<V> {
         let prepared = match self.prepared.take() {
             Some(prepared) => prepared,
             // Nobody has prepared one in time: one that grows as it is written.
-            None => prepare(
-                &self.shared.vfs,
-                // Not the name that a job may be using at this moment.
-                format!("now-{}", self.temporary_name(seq)),
-                self.next_header(seq),
-                HEADER_BYTES as u64,
-            )?,
+            None => prepare(&self.shared.vfs, self.next_header(seq), HEADER_BYTES as u64)?,
         };
         let vfs = self.shared.vfs.clone();
         let name = segment_name(seq);
@@ -431,10 +424,6 @@ impl<V: Vfs> Owner<V> {
         (self.segment.header.seq + 1, bytes)
     }
 
-    fn temporary_name(&self, seq: u64) -> String {
-        temporary_name(seq, &self.fence)
-    }
-
     fn next_header(&self, seq: u64) -> SegmentHeader {
         header(seq, &self.fence)
     }
@@ -455,32 +444,31 @@ impl<V: Vfs> Owner<V> {
         let (seq, bytes) = self.next_segment();
         Some(Job::prepare(
             self.shared.vfs.clone(),
-            self.temporary_name(seq),
             self.next_header(seq),
             bytes,
         ))
     }
 
     pub(crate) fn finish(&mut self, done: JobDone<V>) -> Result<(), StoreError> {
-        match &done.result {
-            Done::Sealed(_) => return done.discard(),
-            Done::Prepared(Ok(prepared)) => {
-                let ours = prepared.header == self.next_header(self.segment.header.seq + 1);
-                if !ours {
-                    // The segment was needed before it was ready, or belongs to an ownership
-                    // that ended.
-                    self.preparing = false;
-                    return done.discard();
-                }
-            }
-            Done::Prepared(Err(_)) => {
-                self.preparing = false;
-                self.prepare_pause = PREPARE_AGAIN_AFTER;
-                return done.discard();
-            }
+        let Done::Prepared(header, result) = &done.result else {
+            return done.discard();
+        };
+        if header.shard_epoch != self.fence.shard_epoch
+            || header.owner_incarnation != self.fence.owner_incarnation
+        {
+            // Asked for by an ownership that ended: this one's own is still being prepared.
+            return done.discard();
         }
         self.preparing = false;
-        if let Done::Prepared(Ok(prepared)) = done.result {
+        if result.is_err() {
+            self.prepare_pause = PREPARE_AGAIN_AFTER;
+            return done.discard();
+        }
+        if header.seq != self.segment.header.seq + 1 {
+            // The segment was needed before it was ready.
+            return done.discard();
+        }
+        if let Done::Prepared(_, Ok(prepared)) = done.result {
             self.prepared = Some(prepared);
         }
         Ok(())

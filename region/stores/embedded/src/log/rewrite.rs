@@ -13,7 +13,7 @@ use super::index::{Bounds, IndexFile, Point};
 use super::reader::Shared;
 use super::segment::{Segment, SegmentError, SegmentState, segment_name};
 use super::summary::Summary;
-use crate::vfs::{Named, Vfs, VfsFile};
+use crate::vfs::{Named, Vfs, VfsFile, create_temporary};
 
 /// Bytes of a batch in a rewritten segment: small, so that one record is read cheaply.
 const BATCH_BYTES: usize = 64 * 1024;
@@ -115,8 +115,8 @@ impl<V: Vfs> Shared<V> {
         retain: &mut dyn FnMut(&Record) -> Retain,
     ) -> Result<Rewritten<V>, StoreError> {
         let segment = self.sealed_segment(seq)?;
-        let temporary = format!("{seq:016}.rewrite.tmp");
-        let made = self.write_generation(&segment, &temporary, retain);
+        let (temporary, file) = create_temporary(&self.vfs, &format!("{seq:016}.rewrite"))?;
+        let made = self.write_generation(&segment, &temporary, file, retain);
         made.inspect_err(|_| {
             // Gives the space back; nothing refers to it.
             let _ = self.vfs.remove(&temporary);
@@ -127,6 +127,7 @@ impl<V: Vfs> Shared<V> {
         &self,
         segment: &Arc<Segment<V::File>>,
         temporary: &str,
+        file: V::File,
         retain: &mut dyn FnMut(&Record) -> Retain,
     ) -> Result<Rewritten<V>, StoreError> {
         let vfs = &self.vfs;
@@ -144,10 +145,6 @@ impl<V: Vfs> Shared<V> {
             generation: segment.header.generation + 1,
             ..segment.header.clone()
         };
-        if vfs.exists(temporary).named(vfs, "look for", temporary)? {
-            vfs.remove(temporary).named(vfs, "remove", temporary)?;
-        }
-        let file = vfs.create(temporary).named(vfs, "create", temporary)?;
         file.write_at(0, &header.encode())
             .named(vfs, "write", temporary)?;
         let mut out = Output {
@@ -247,7 +244,9 @@ impl<V: Vfs> Shared<V> {
         }
         self.adopt(&rewritten.segment);
         vfs.sync_dir().named(vfs, "sync directory of", &name)?;
-        super::jobs::write_index(vfs, &rewritten.index)
+        // The segment is replaced whether or not this can be written: it only saves a scan.
+        let _ = super::jobs::write_index(vfs, &rewritten.index);
+        Ok(())
     }
 
     fn swap(&self, old: &Arc<Segment<V::File>>, new: &Arc<Segment<V::File>>) {

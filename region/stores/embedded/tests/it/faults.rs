@@ -1,6 +1,6 @@
 //! Disks that fill up and fail, owners that contend and sleep.
 
-use gb6_core_model::Incarnation;
+use gb6_core_model::{Incarnation, ShardEpoch};
 use gb6_core_ports::contract::Random;
 use gb6_core_ports::contract::log::{append, fence, message, messages};
 use gb6_core_ports::{Acquire, Completion, Fence, ShardLog, StoreError};
@@ -332,4 +332,51 @@ fn a_consumer_beyond_the_bound_lapses_and_trimming_goes_on() {
     // Also after a restart.
     let log = SegmentedLog::open(shard.vfs(), small()).unwrap();
     assert!(log.reader().consumers().unwrap()[0].lapsed);
+}
+
+/// A job that an ended ownership asked for may finish at any time later. Taken for the present
+/// ownership's own it once let a second file take the name of the one that was being written:
+/// what was acknowledged in it was gone with the next start.
+#[test]
+fn a_segment_prepared_for_an_ended_ownership_never_takes_a_name() {
+    for late in 0..4 {
+        let shard = SimShard::new(late);
+        let (mut log, first) = owned(shard.vfs(), 1);
+        let write = |log: &mut SegmentedLog<SimVfs>, batches: u64| {
+            for _ in 0..batches {
+                let next = log.range().next;
+                let batch = vec![message(next, "room:a", next, 1000)];
+                log.commit(batch).expect("commit");
+            }
+        };
+        write(&mut log, 2);
+        let stale = log.take_job().expect("the next segment is prepared");
+        let again = Fence {
+            shard_epoch: ShardEpoch(first.shard_epoch.0 + 1),
+            ..first
+        };
+        log.acquire(&again, Acquire::default()).expect("acquire");
+        write(&mut log, 2);
+        let mut own = log.take_job();
+        assert!(own.is_some(), "this ownership prepares its own");
+        if late == 0 {
+            log.finish(own.take().expect("a job").run())
+                .expect("finish");
+        }
+        log.finish(stale.run()).expect("a late result is dropped");
+        let more = log.take_job();
+        assert!(more.is_none(), "one segment is prepared at a time");
+        if late == 1 {
+            write(&mut log, 8);
+        }
+        if let Some(own) = own {
+            log.finish(own.run()).expect("finish");
+        }
+        write(&mut log, 8 * late);
+        let end = log.range().next;
+        drop(log);
+        let (log, _) = owned(shard.vfs(), 2);
+        assert_eq!(log.range().next, end + 1, "late {late}");
+        assert_eq!(messages_of(&log).len() as u64, end - 2, "late {late}");
+    }
 }
