@@ -36,7 +36,7 @@ export class Tab {
     context.setDefaultTimeout(PATIENCE);
     const tab = new Tab(await context.newPage());
     tab.name = name;
-    await tab.page.goto(`${http}/#${room}`);
+    await tab.visit(`${http}/#${room}`);
     await tab.get('name-input').fill(name);
     await tab.get('sign-in').click();
     await tab.state('connected');
@@ -49,6 +49,17 @@ export class Tab {
     /** What the page itself complained of. */
     this.errors = [];
     page.on('pageerror', (error) => this.errors.push(error.message));
+  }
+
+  /** Opens a page of the console: it and everything that it is made of must arrive. */
+  async visit(url) {
+    const refused = [];
+    const failed = (request) => refused.push(`${request.url()}: ${request.failure()?.errorText}`);
+    const answered = (answer) => answer.ok() || refused.push(`${answer.url()}: ${answer.status()}`);
+    this.page.on('requestfailed', failed).on('response', answered);
+    await this.page.goto(url);
+    this.page.off('requestfailed', failed).off('response', answered);
+    if (refused.length + this.errors.length > 0) throw new Error(`${url}: ${[...refused, ...this.errors].join(', ')}`);
   }
 
   /** The element with this data-testid. */

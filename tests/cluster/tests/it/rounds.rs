@@ -11,7 +11,7 @@ use crate::load::Load;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_and_paused_at_random_moments() {
-    let mut rounds = Rounds::new("killed_and_paused", 4);
+    let mut rounds = Rounds::new("killed_and_paused", 20);
     let mut mesh = Mesh::start(MeshOptions::new("rounds")).await.unwrap();
     let pause = Duration::from_millis(2);
     let load = Load::start(&mesh, "rounds", rounds.seed, (6, 4), pause).await;

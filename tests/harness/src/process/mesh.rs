@@ -10,8 +10,7 @@ use tokio::time::Instant;
 use toml::{Table, Value};
 
 use super::{
-    Claims, PATIENCE, Process, ProcessError, Scratch, drain, free_tcp_port, free_udp_port,
-    gb6_binary, hs256, http_get,
+    Claims, PATIENCE, Process, ProcessError, Scratch, drain, free_port, gb6_binary, hs256, http_get,
 };
 
 /// How often a node is asked whether it is ready.
@@ -85,7 +84,7 @@ impl Mesh {
         names.extend((1..=options.edges).map(|n| (format!("e{n}"), "edge")));
         let mut ports = BTreeMap::new();
         for (name, _) in &names {
-            let port = free_tcp_port().and_then(|tcp| Ok((tcp, free_udp_port()?)));
+            let port = free_port().and_then(|http| Ok((http, free_port()?)));
             let port = port.map_err(ProcessError::io("no port is free"))?;
             ports.insert(name.clone(), port);
         }
@@ -189,12 +188,13 @@ impl Node {
         let start = Instant::now();
         loop {
             let answer = http_get(self.http, "/readyz", Duration::from_secs(2)).await;
-            if answer.as_ref().is_ok_and(|a| a.status == 200) {
-                return Ok(());
-            }
+            // First of all: whoever answers on its port is not it if it ended.
             let process = self.running();
             if let Some(error) = process.ended() {
                 return Err(error);
+            }
+            if answer.as_ref().is_ok_and(|a| a.status == 200) {
+                return Ok(());
             }
             if start.elapsed() > patience {
                 let seen = match answer {

@@ -3,6 +3,7 @@
 
 mod dev;
 mod mesh;
+mod ports;
 mod probe;
 mod token;
 
@@ -18,7 +19,8 @@ use tokio::process::{Child, ChildStdout, Command};
 
 pub use dev::{DevOptions, DevServer, Ready};
 pub use mesh::{ChangeNode, ChangeSnapshot, Mesh, MeshOptions, Node};
-pub use probe::{Answer, Metrics, free_tcp_port, free_udp_port, http_get, http_request};
+pub use ports::free_port;
+pub use probe::{Answer, Metrics, http_get, http_request};
 pub use token::{Claims, expired_after, forge, hs256, member};
 
 /// How long a server may take to be ready, or to end, before a test gives up.

@@ -1,6 +1,6 @@
-//! Looking at a server from outside: free ports, HTTP answers, metrics.
+//! Looking at a server from outside: HTTP answers, metrics.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -8,24 +8,6 @@ use tokio::net::TcpStream;
 
 /// Largest answer that is read, in bytes.
 const ANSWER_BYTES_MAX: u64 = 16 * 1024 * 1024;
-
-/// A TCP port of loopback that was free a moment ago.
-///
-/// # Errors
-/// None is free.
-pub fn free_tcp_port() -> std::io::Result<u16> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-    Ok(listener.local_addr()?.port())
-}
-
-/// A UDP port of loopback that was free a moment ago.
-///
-/// # Errors
-/// None is free.
-pub fn free_udp_port() -> std::io::Result<u16> {
-    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
-    Ok(socket.local_addr()?.port())
-}
 
 /// An HTTP answer.
 #[derive(Clone, PartialEq, Eq, Debug)]
