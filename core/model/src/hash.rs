@@ -9,20 +9,39 @@ use crate::ids::{InstanceId, Slot};
 /// `("a","bc")` differ; then the 64-bit finalizer of MurmurHash3, because FNV's high bits alone
 /// mix too little to rank slots by.
 pub fn stable_hash64(parts: &[&[u8]]) -> u64 {
-    let mut h: u64 = 0xcbf2_9ce4_8422_2325;
-    let mut step = |byte: u8| {
-        h ^= u64::from(byte);
-        h = h.wrapping_mul(0x0000_0100_0000_01b3);
-    };
+    let mut hash = StableHash::default();
     for part in parts {
-        part.iter().copied().for_each(&mut step);
-        step(0);
+        hash.part(part);
     }
-    h ^= h >> 33;
-    h = h.wrapping_mul(0xff51_afd7_ed55_8ccd);
-    h ^= h >> 33;
-    h = h.wrapping_mul(0xc4ce_b9fe_1a85_ec53);
-    h ^ (h >> 33)
+    hash.finish()
+}
+
+/// [`stable_hash64`] part by part: what several hashes begin with is gone through once.
+#[derive(Clone, Copy)]
+struct StableHash(u64);
+
+impl Default for StableHash {
+    fn default() -> Self {
+        Self(0xcbf2_9ce4_8422_2325)
+    }
+}
+
+impl StableHash {
+    fn part(&mut self, part: &[u8]) {
+        for byte in part.iter().chain(&[0]) {
+            self.0 ^= u64::from(*byte);
+            self.0 = self.0.wrapping_mul(0x0000_0100_0000_01b3);
+        }
+    }
+
+    fn finish(self) -> u64 {
+        let mut h = self.0;
+        h ^= h >> 33;
+        h = h.wrapping_mul(0xff51_afd7_ed55_8ccd);
+        h ^= h >> 33;
+        h = h.wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+        h ^ (h >> 33)
+    }
 }
 
 /// The slot of a room: among the instance's slots the one whose
@@ -30,13 +49,13 @@ pub fn stable_hash64(parts: &[&[u8]]) -> u64 {
 /// hashing); of two equal ones the lower slot. Adding a slot moves only the rooms that it wins.
 /// `None` when the instance has no slots.
 pub fn slot_of(instance: &InstanceId, channel: &str, slots: &[Slot]) -> Option<Slot> {
+    let mut room = StableHash::default();
+    room.part(instance.as_str().as_bytes());
+    room.part(channel.as_bytes());
     slots.iter().copied().max_by_key(|slot| {
-        let score = stable_hash64(&[
-            instance.as_str().as_bytes(),
-            channel.as_bytes(),
-            &slot.0.to_be_bytes(),
-        ]);
-        (score, std::cmp::Reverse(*slot))
+        let mut score = room;
+        score.part(&slot.0.to_be_bytes());
+        (score.finish(), std::cmp::Reverse(*slot))
     })
 }
 

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use gb6_core_wire::record::{
-    BodyError, KeyRing, NONCE_BYTES, Record, body_with_keys, compress_body, seal_body,
+    BodyError, KeyRing, NONCE_BYTES, Record, SealKey, body_with_keys, compress_body, seal_body,
 };
 use ring::rand::{SecureRandom, SystemRandom};
 
@@ -13,7 +13,13 @@ use ring::rand::{SecureRandom, SystemRandom};
 #[derive(Clone, Default)]
 pub struct RecordKeys {
     /// Instance → key id → key; the highest id seals.
-    keys: BTreeMap<String, BTreeMap<u32, [u8; 32]>>,
+    keys: BTreeMap<String, BTreeMap<u32, Key>>,
+}
+
+#[derive(Clone)]
+struct Key {
+    bytes: [u8; 32],
+    seal: SealKey,
 }
 
 impl std::fmt::Debug for RecordKeys {
@@ -26,7 +32,7 @@ impl std::fmt::Debug for RecordKeys {
 
 impl KeyRing for RecordKeys {
     fn key(&self, instance: &str, key_id: u32) -> Option<[u8; 32]> {
-        self.keys.get(instance)?.get(&key_id).copied()
+        Some(self.keys.get(instance)?.get(&key_id)?.bytes)
     }
 }
 
@@ -34,7 +40,8 @@ impl RecordKeys {
     /// Adds a key of `instance`; ids begin at 1, and the highest one seals what is written.
     pub fn add(&mut self, instance: &str, key_id: u32, key: [u8; 32]) {
         let keys = self.keys.entry(instance.to_owned()).or_default();
-        keys.insert(key_id, key);
+        let seal = SealKey::new(&key);
+        keys.insert(key_id, Key { bytes: key, seal });
     }
 
     /// The records as they go to the log.
@@ -61,7 +68,7 @@ impl RecordKeys {
             .get(&record.instance)
             .and_then(|k| k.last_key_value());
         if let (Some((key_id, key)), true) = (newest, record.takes_offset()) {
-            seal_body(&mut record, *key_id, key, nonce)?;
+            seal_body(&mut record, *key_id, &key.seal, nonce)?;
         }
         Ok(record)
     }

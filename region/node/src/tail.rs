@@ -11,13 +11,20 @@ use gb6_core_wire::record::Record;
 /// which goes round stays in the processor's cache.
 const TAIL_BYTES_MAX: usize = 4 * 1024 * 1024;
 
-type Entry = (u64, Arc<Vec<Record>>, u32);
+/// Records of one room that follow each other in a batch: consecutive offsets, consecutive indexes.
+#[derive(Debug)]
+struct Span {
+    first: u64,
+    batch: Arc<Vec<Record>>,
+    index: usize,
+    len: usize,
+}
 
 /// Committed records, newest batches first to be found, oldest first to go.
 #[derive(Debug, Default)]
 pub(crate) struct Tail {
-    /// Instance → channel → (offset, batch, index), offsets consecutive.
-    rooms: HashMap<String, HashMap<String, VecDeque<Entry>>>,
+    /// Instance → channel → spans, offsets consecutive over all of them.
+    rooms: HashMap<String, HashMap<String, VecDeque<Span>>>,
     batches: VecDeque<(Arc<Vec<Record>>, usize)>,
     bytes: usize,
 }
@@ -25,14 +32,17 @@ pub(crate) struct Tail {
 impl Tail {
     /// Adds a committed batch; its bodies are clear.
     pub(crate) fn push(&mut self, batch: Arc<Vec<Record>>) {
-        let mut bytes = 0;
-        for (index, record) in batch.iter().enumerate() {
-            bytes += size(record);
-            if record.takes_offset() {
-                let entry = (record.offset, batch.clone(), index as u32);
-                self.room_mut(record).push_back(entry);
-            }
+        for (index, len) in spans(&batch) {
+            let first = &batch[index];
+            let span = Span {
+                first: first.offset,
+                batch: batch.clone(),
+                index,
+                len,
+            };
+            self.room_mut(first).push_back(span);
         }
+        let bytes = batch.iter().map(size).sum();
         self.bytes += bytes;
         self.batches.push_back((batch, bytes));
         while self.bytes > TAIL_BYTES_MAX && self.batches.len() > 1 {
@@ -40,7 +50,7 @@ impl Tail {
         }
     }
 
-    fn room_mut(&mut self, record: &Record) -> &mut VecDeque<Entry> {
+    fn room_mut(&mut self, record: &Record) -> &mut VecDeque<Span> {
         // Names are copied only for a room that is not here yet.
         let known = self.rooms.get(&record.instance);
         if !known.is_some_and(|rooms| rooms.contains_key(&record.channel)) {
@@ -58,13 +68,14 @@ impl Tail {
             return;
         };
         self.bytes -= bytes;
-        for record in batch.iter().filter(|r| r.takes_offset()) {
+        for (index, _) in spans(&batch) {
+            let record = &batch[index];
             let Some(rooms) = self.rooms.get_mut(&record.instance) else {
                 continue;
             };
-            if let Some(entries) = rooms.get_mut(&record.channel) {
-                entries.pop_front();
-                if entries.is_empty() {
+            if let Some(spans) = rooms.get_mut(&record.channel) {
+                spans.pop_front();
+                if spans.is_empty() {
                     rooms.remove(&record.channel);
                 }
             }
@@ -74,25 +85,56 @@ impl Tail {
         }
     }
 
+    fn spans_of(&self, room: &RoomRef) -> Option<&VecDeque<Span>> {
+        self.rooms.get(&room.instance)?.get(&room.channel)
+    }
+
     /// The lowest offset of the room from which on everything committed is here.
     pub(crate) fn first(&self, room: &RoomRef) -> Option<u64> {
-        let entries = self.rooms.get(&room.instance)?.get(&room.channel)?;
-        entries.front().map(|(offset, _, _)| *offset)
+        self.spans_of(room)?.front().map(|span| span.first)
     }
 
     /// The publication at `offset`, if it is here.
     pub(crate) fn get(&self, room: &RoomRef, offset: u64) -> Option<Publication> {
-        let entries = self.rooms.get(&room.instance)?.get(&room.channel)?;
-        let first = entries.front()?.0;
-        let at = usize::try_from(offset.checked_sub(first)?).ok()?;
-        let (found, batch, index) = entries.get(at)?;
-        debug_assert_eq!(*found, offset, "the tail has no holes");
-        Some(Publication::of(batch.get(*index as usize)?))
+        let spans = self.spans_of(room)?;
+        let behind = spans.partition_point(|span| span.first <= offset);
+        let span = spans.get(behind.checked_sub(1)?)?;
+        let at = usize::try_from(offset - span.first).ok()?;
+        let record = (at < span.len).then(|| &span.batch[span.index + at])?;
+        debug_assert_eq!(record.offset, offset, "a span has no holes");
+        Some(Publication::of(record))
     }
 
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
+}
+
+/// The spans of a batch: (index of the first record, records). A room's name is then looked up
+/// once for all that one client published in a row.
+fn spans(batch: &[Record]) -> impl Iterator<Item = (usize, usize)> {
+    let mut index = 0;
+    std::iter::from_fn(move || {
+        while !batch.get(index)?.takes_offset() {
+            index += 1;
+        }
+        let begin = index;
+        index += 1;
+        while batch
+            .get(index)
+            .is_some_and(|next| follows(&batch[index - 1], next))
+        {
+            index += 1;
+        }
+        Some((begin, index - begin))
+    })
+}
+
+fn follows(record: &Record, next: &Record) -> bool {
+    next.takes_offset()
+        && next.offset == record.offset + 1
+        && next.channel == record.channel
+        && next.instance == record.instance
 }
 
 fn size(record: &Record) -> usize {
@@ -136,5 +178,37 @@ mod tests {
         assert_eq!(tail.get(&room("room:a"), first - 1), None);
         assert_eq!(tail.get(&room("room:a"), 40).map(|p| p.offset), Some(40));
         assert_eq!(tail.get(&room("room:a"), 41), None);
+    }
+
+    #[test]
+    fn rooms_that_share_batches_are_found_record_by_record() {
+        let control = Record {
+            kind: Kind::Seal.into(),
+            offset: 0,
+            ..record("room:a", 0, 0)
+        };
+        let mut tail = Tail::default();
+        tail.push(Arc::new(vec![
+            record("room:a", 1, 1),
+            record("room:a", 2, 2),
+            record("room:b", 1, 3),
+            record("room:a", 3, 4),
+            control.clone(),
+            record("room:a", 4, 5),
+        ]));
+        tail.push(Arc::new(vec![control]));
+        tail.push(Arc::new(vec![
+            record("room:b", 2, 6),
+            record("room:b", 3, 7),
+        ]));
+        for (name, sizes) in [("room:a", &[1, 2, 4, 5][..]), ("room:b", &[3, 6, 7])] {
+            assert_eq!(tail.first(&room(name)), Some(1));
+            for (offset, size) in (1..).zip(sizes) {
+                let found = tail.get(&room(name), offset).expect("it is there");
+                assert_eq!((found.offset, found.data.len()), (offset, *size));
+            }
+            assert_eq!(tail.get(&room(name), 0), None);
+            assert_eq!(tail.get(&room(name), sizes.len() as u64 + 1), None);
+        }
     }
 }

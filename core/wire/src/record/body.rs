@@ -106,13 +106,24 @@ pub fn compress_body(record: &mut Record) {
     }
 }
 
+/// A key that seals bodies (AES-256-GCM), expanded once for all of them.
+#[derive(Clone)]
+pub struct SealKey(LessSafeKey);
+
+impl SealKey {
+    /// The key of these bytes.
+    pub fn new(key: &[u8; 32]) -> Self {
+        Self(aead_key(key).expect("AES-256 takes any 32 bytes"))
+    }
+}
+
 /// Seals a body. The record's instance, channel, offset and generation must be final. `nonce` must
 /// be random and never used twice under one key (with 12 random bytes: below 2^32 records a key);
 /// it comes from the caller, because this crate has no randomness.
 pub fn seal_body(
     record: &mut Record,
     key_id: u32,
-    key: &[u8; 32],
+    key: &SealKey,
     nonce: [u8; NONCE_BYTES],
 ) -> Result<(), BodyError> {
     let refuse = |problem| Err(BodyError::NotSealable { problem });
@@ -127,8 +138,9 @@ pub fn seal_body(
     sealed.extend_from_slice(&nonce);
     sealed.extend_from_slice(&record.body);
     let nonce = Nonce::assume_unique_for_key(nonce);
-    let tag = aead_key(key)
-        .and_then(|k| k.seal_in_place_separate_tag(nonce, aad, &mut sealed[NONCE_BYTES..]));
+    let tag = key
+        .0
+        .seal_in_place_separate_tag(nonce, aad, &mut sealed[NONCE_BYTES..]);
     let Ok(tag) = tag else {
         return refuse("the body is too long for AES-GCM");
     };

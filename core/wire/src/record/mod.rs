@@ -11,8 +11,8 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 pub use body::{
-    BODY_BYTES_MAX, BodyError, COMPRESS_BYTES_MIN, KeyRing, NONCE_BYTES, body, body_with_keys,
-    compress_body, seal_body,
+    BODY_BYTES_MAX, BodyError, COMPRESS_BYTES_MIN, KeyRing, NONCE_BYTES, SealKey, body,
+    body_with_keys, compress_body, seal_body,
 };
 
 /// The envelope version that this code writes.

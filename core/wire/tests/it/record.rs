@@ -14,6 +14,10 @@ const NONCE: [u8; 12] = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12];
 /// The instance "demo" has key 1; key 2 was destroyed.
 struct Keys;
 
+fn seal_key() -> SealKey {
+    SealKey::new(&KEY)
+}
+
 impl KeyRing for Keys {
     fn key(&self, instance: &str, key_id: u32) -> Option<[u8; 32]> {
         (instance == "demo" && key_id == 1).then_some(KEY)
@@ -71,7 +75,7 @@ const GOLDEN_MESSAGE: &str = concat!(
 #[test]
 fn golden_sealed_body() {
     let mut record = message(&br#"{"a":1}"#[..]);
-    seal_body(&mut record, 1, &KEY, NONCE).unwrap();
+    seal_body(&mut record, 1, &seal_key(), NONCE).unwrap();
     assert_eq!(to_hex(&record.body), GOLDEN_SEALED);
     assert_eq!(body_with_keys(&record, &Keys).unwrap(), &br#"{"a":1}"#[..]);
 }
@@ -189,7 +193,7 @@ fn hostile_lengths_are_refused_before_anything_is_allocated() {
 #[test]
 fn a_sealed_body_needs_its_key() {
     let mut record = compressed(vec![b'a'; 600]);
-    seal_body(&mut record, 1, &KEY, NONCE).unwrap();
+    seal_body(&mut record, 1, &seal_key(), NONCE).unwrap();
     assert!(!record.body.windows(4).any(|w| w == b"aaaa"));
     assert_eq!(body(&record), Err(BodyError::Sealed { key_id: 1 }));
     assert_eq!(body_with_keys(&record, &Keys).unwrap(), vec![b'a'; 600]);
@@ -197,7 +201,7 @@ fn a_sealed_body_needs_its_key() {
     assert!(body_with_keys(&record, keys).is_ok());
 
     let mut destroyed = message(&b"1"[..]);
-    seal_body(&mut destroyed, 2, &KEY, NONCE).unwrap();
+    seal_body(&mut destroyed, 2, &seal_key(), NONCE).unwrap();
     assert_eq!(
         body_with_keys(&destroyed, &Keys),
         Err(BodyError::KeyDestroyed {
@@ -210,7 +214,7 @@ fn a_sealed_body_needs_its_key() {
 #[test]
 fn a_sealed_body_stays_in_its_place() {
     let mut record = message(&b"secret"[..]);
-    seal_body(&mut record, 1, &KEY, NONCE).unwrap();
+    seal_body(&mut record, 1, &seal_key(), NONCE).unwrap();
     let changes: [fn(&mut Record); 5] = [
         |r| r.channel = "room:2".into(),
         |r| r.offset += 1,
@@ -243,12 +247,12 @@ fn a_sealed_body_stays_in_its_place() {
 #[test]
 fn a_record_is_sealed_once_and_under_a_real_key_id() {
     let mut record = message(&b"1"[..]);
-    let refused = seal_body(&mut record, 0, &KEY, NONCE);
+    let refused = seal_body(&mut record, 0, &seal_key(), NONCE);
     assert!(matches!(refused, Err(BodyError::NotSealable { .. })));
     assert_eq!(record, message(&b"1"[..]));
-    seal_body(&mut record, 1, &KEY, NONCE).unwrap();
+    seal_body(&mut record, 1, &seal_key(), NONCE).unwrap();
     let sealed = record.clone();
-    let refused = seal_body(&mut record, 1, &KEY, NONCE);
+    let refused = seal_body(&mut record, 1, &seal_key(), NONCE);
     assert!(matches!(refused, Err(BodyError::NotSealable { .. })));
     compress_body(&mut record);
     assert_eq!(record, sealed);
@@ -257,7 +261,7 @@ fn a_record_is_sealed_once_and_under_a_real_key_id() {
 #[test]
 fn an_erased_body_is_empty_whatever_it_was() {
     let mut record = compressed(vec![b'a'; 600]);
-    seal_body(&mut record, 2, &KEY, NONCE).unwrap();
+    seal_body(&mut record, 2, &seal_key(), NONCE).unwrap();
     record.body = Bytes::new();
     record.flags |= flags::ERASED;
     assert_eq!(body(&record), Ok(Bytes::new()));
@@ -270,7 +274,7 @@ proptest! {
         let written = Bytes::from(piece.repeat(times));
         let mut record = compressed(written.clone());
         if seal {
-            seal_body(&mut record, 1, &KEY, NONCE).unwrap();
+            seal_body(&mut record, 1, &seal_key(), NONCE).unwrap();
         }
         let read = Record::decode(&*record.encode_to_vec()).unwrap();
         prop_assert_eq!(body_with_keys(&read, &Keys), Ok(written));
@@ -283,7 +287,7 @@ proptest! {
         bit in 0u8..8,
     ) {
         let mut record = compressed(piece.repeat(40));
-        seal_body(&mut record, 1, &KEY, NONCE).unwrap();
+        seal_body(&mut record, 1, &seal_key(), NONCE).unwrap();
         let mut bytes = record.body.to_vec();
         let at = at.index(bytes.len());
         bytes[at] ^= 1 << bit;
