@@ -212,9 +212,15 @@ pub enum Floor {
     Epoll(Box<FanoutArgs>),
     /// Records written to a preallocated file, one fdatasync for each batch.
     Append(AppendArgs),
-    /// The bare fan-out server alone; it prints its address.
+    /// A bare server that writes and syncs all that came in one wake-up, then acknowledges it.
+    Publish(Box<PublishArgs>),
+    /// A bare server alone; it prints its address.
     #[command(hide = true)]
-    Serve,
+    Serve {
+        /// The file that is synced before anything is acknowledged; without one: fan-out.
+        #[arg(long)]
+        log: Option<PathBuf>,
+    },
 }
 
 /// The append floor.

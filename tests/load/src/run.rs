@@ -1,7 +1,7 @@
 //! From the command line to a measurement and its figures.
 
 use std::io::{Read as _, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::args::{
     ServerArgs,
 };
 use crate::codec::Method;
-use crate::floor::append::AppendPlan;
+use crate::floor::append::{AppendFile, AppendPlan};
 use crate::load::fairness::FairnessPlan;
 use crate::load::fanout::FanoutPlan;
 use crate::load::idle::IdlePlan;
@@ -35,7 +35,7 @@ const MANY_SUBSCRIBERS: usize = 5_000;
 pub fn run(bench: Bench) -> Result<()> {
     raise_file_limit(0)?;
     match bench {
-        Bench::Publish(args) => run_publish(&args),
+        Bench::Publish(args) => run_publish(&args, false),
         Bench::Fanout(args) => run_fanout(&args),
         Bench::Idle(args) => run_idle(&args),
         Bench::Reconnect(args) => run_reconnect(&args),
@@ -45,7 +45,8 @@ pub fn run(bench: Bench) -> Result<()> {
             run_fanout(&args)
         }
         Bench::Floor(Floor::Append(args)) => run_append(&args),
-        Bench::Floor(Floor::Serve) => serve_floor(),
+        Bench::Floor(Floor::Publish(args)) => run_publish(&args, true),
+        Bench::Floor(Floor::Serve { log }) => serve_floor(log.as_deref()),
         Bench::All(args) => all::run(&args),
     }
 }
@@ -143,12 +144,16 @@ fn watched(text: &str) -> Result<Watched> {
     Ok(watched)
 }
 
-fn run_publish(args: &PublishArgs) -> Result<()> {
+fn run_publish(args: &PublishArgs, floor: bool) -> Result<()> {
     if args.server.peer == Some(Peer::NatsWs) {
         bail!("nats-ws acknowledges no publishes: use --peer jetstream");
     }
     let workspace = workspace(&args.server)?;
-    let (subject, _) = subject(&args.server, &workspace, args.method)?;
+    let subject = if floor {
+        subject::durable_floor(&workspace)?
+    } else {
+        subject(&args.server, &workspace, args.method)?.0
+    };
     let pressure = match args.pace {
         Some(rate) => publish::Pressure::PerSecond(rate),
         None => publish::Pressure::InFlight(args.in_flight),
@@ -270,7 +275,7 @@ fn run_append(args: &AppendArgs) -> Result<()> {
     )
 }
 
-fn serve_floor() -> Result<()> {
+fn serve_floor(log: Option<&Path>) -> Result<()> {
     raise_file_limit(0)?;
     let listener = floor::epoll::listen()?;
     let address = listener.local_addr().context("finding the own address")?;
@@ -278,5 +283,8 @@ fn serve_floor() -> Result<()> {
     writeln!(output, "{address}")
         .and_then(|()| output.flush())
         .context("printing the address")?;
-    floor::epoll::serve(&listener, &AtomicBool::new(false))
+    let log = log
+        .map(|path| AppendFile::create(path).with_context(|| format!("making {}", path.display())))
+        .transpose()?;
+    floor::epoll::serve(&listener, &AtomicBool::new(false), log)
 }

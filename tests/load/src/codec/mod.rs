@@ -5,7 +5,7 @@ mod gb6;
 mod nats;
 mod peek;
 
-pub(crate) use echo::{Echo, SUBSCRIBE};
+pub(crate) use echo::{Echo, SUBSCRIBE, TAG_BYTES};
 pub(crate) use gb6::Gb6;
 pub use gb6::Method;
 pub(crate) use nats::{Nats, STREAM_SUBJECTS};
@@ -88,7 +88,7 @@ pub(crate) enum Codec {
     Gb6(Gb6),
     /// The NATS client protocol.
     Nats(Nats),
-    /// That of the bare fan-out server.
+    /// That of the bare servers.
     Echo(Echo),
 }
 
@@ -121,7 +121,7 @@ impl Codec {
         match self {
             Codec::Gb6(c) => c.publish(tag, room, data, out),
             Codec::Nats(c) => c.publish(tag, room, data, out),
-            Codec::Echo(c) => c.publish(data, out),
+            Codec::Echo(c) => c.publish(tag, data, out),
         }
     }
 

@@ -30,6 +30,42 @@ pub(crate) struct AppendPlan {
     pub(crate) warm_up: Duration,
 }
 
+/// A file whose blocks are written once, and then over and over.
+pub(crate) struct AppendFile {
+    file: File,
+    at: u64,
+}
+
+impl AppendFile {
+    /// Makes the file.
+    ///
+    /// # Errors
+    /// The disk fails or is full.
+    pub(crate) fn create(path: &Path) -> std::io::Result<Self> {
+        let file = File::create(path)?;
+        let zeros = vec![0; 1024 * 1024];
+        for at in (0..FILE_BYTES).step_by(zeros.len()) {
+            file.write_all_at(&zeros, at)?;
+        }
+        file.sync_all()?;
+        Ok(Self { file, at: 0 })
+    }
+
+    /// Writes `batch` behind the last one and syncs it.
+    ///
+    /// # Errors
+    /// The disk fails.
+    pub(crate) fn append(&mut self, batch: &[u8]) -> std::io::Result<()> {
+        if self.at + batch.len() as u64 > FILE_BYTES {
+            self.at = 0;
+        }
+        self.file.write_all_at(batch, self.at)?;
+        self.file.sync_data()?;
+        self.at += batch.len() as u64;
+        Ok(())
+    }
+}
+
 /// Appends in `dir`; the file is removed afterwards.
 ///
 /// # Errors
@@ -42,13 +78,7 @@ pub(crate) fn run(dir: &Path, plan: &AppendPlan) -> Result<AppendFigures> {
 }
 
 fn append(path: &Path, plan: &AppendPlan) -> Result<AppendFigures> {
-    let file = File::create(path)?;
-    let zeros = vec![0; 1024 * 1024];
-    for at in (0..FILE_BYTES).step_by(zeros.len()) {
-        file.write_all_at(&zeros, at)?;
-    }
-    file.sync_all()?;
-
+    let mut file = AppendFile::create(path)?;
     let mut batch = Vec::with_capacity(plan.size * plan.batch);
     let mut payload = Payload::new(plan.size, 1);
     for number in 0..plan.batch.max(1) as u64 {
@@ -64,7 +94,6 @@ fn append(path: &Path, plan: &AppendPlan) -> Result<AppendFigures> {
     let warm = now_ns() + ns(plan.warm_up);
     let end = warm + ns(plan.duration);
     let mut began = None;
-    let mut at = 0;
     loop {
         let before = now_ns();
         if before >= end {
@@ -74,12 +103,7 @@ fn append(path: &Path, plan: &AppendPlan) -> Result<AppendFigures> {
             latency.clear();
             began = Some((before, me.cpu_ns()?));
         }
-        if at + batch.len() as u64 > FILE_BYTES {
-            at = 0;
-        }
-        file.write_all_at(&batch, at)?;
-        file.sync_data()?;
-        at += batch.len() as u64;
+        file.append(&batch)?;
         latency.record(now_ns() - before);
     }
     let (from, cpu) = began.unwrap_or((warm, 0));

@@ -1,5 +1,7 @@
-//! The floor of fan-out: a WebSocket server of one thread that does nothing but read publications
-//! and send them to every subscriber, all that came in one wake-up with one send for each.
+//! The floors over sockets: a WebSocket server of one thread. For fan-out it does nothing but read
+//! publications and send them to every subscriber, all that came in one wake-up with one send for
+//! each; for durable publishes it writes all that came in one wake-up to a file, syncs it once, and
+//! acknowledges with one send for each sender.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -10,7 +12,8 @@ use anyhow::{Context, Result};
 use gb6_core_wire::client::{Dialect, websocket_frame};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::codec::SUBSCRIBE;
+use super::append::AppendFile;
+use crate::codec::{SUBSCRIBE, TAG_BYTES};
 use crate::swarm::{Poll, Readiness};
 use crate::ws::{frame, handshake};
 
@@ -52,22 +55,42 @@ struct Server {
     /// Numbers of connections that have ended.
     free: Vec<usize>,
     subscribers: Vec<usize>,
-    /// Frames for every subscriber, of one wake-up.
-    batch: Vec<u8>,
+    came: Came,
+    /// Where publications are synced to; without one they go to the subscribers.
+    log: Option<AppendFile>,
     buffer: Vec<u8>,
+}
+
+/// What came in one wake-up.
+#[derive(Default)]
+struct Came {
+    /// Frames for every subscriber, or records for the file.
+    batch: Vec<u8>,
+    /// Whether they are records.
+    durable: bool,
+    /// Who is to be acknowledged, and by which bytes; what one sent stands together.
+    acks: Vec<(usize, [u8; TAG_BYTES])>,
 }
 
 /// Serves until `stop`.
 ///
 /// # Errors
 /// The listener fails.
-pub(crate) fn serve(listener: &TcpListener, stop: &AtomicBool) -> Result<()> {
+pub(crate) fn serve(
+    listener: &TcpListener,
+    stop: &AtomicBool,
+    log: Option<AppendFile>,
+) -> Result<()> {
     let mut server = Server {
         poll: Poll::new()?,
         connections: vec![None],
         free: Vec::new(),
         subscribers: Vec::new(),
-        batch: Vec::new(),
+        came: Came {
+            durable: log.is_some(),
+            ..Came::default()
+        },
+        log,
         buffer: vec![0; READ_BYTES],
     };
     server.poll.add(listener, LISTENER, false)?;
@@ -81,7 +104,10 @@ pub(crate) fn serve(listener: &TcpListener, stop: &AtomicBool) -> Result<()> {
                 server.drop_connection(what.token);
             }
         }
-        server.fan_out();
+        match server.log {
+            None => server.fan_out(),
+            Some(_) => server.commit()?,
+        }
     }
     Ok(())
 }
@@ -134,7 +160,7 @@ impl Server {
                     all.extend_from_slice(&self.buffer[..n]);
                     let was = connection.subscribed;
                     let Some(used) =
-                        connection.feed(&mut all, &self.poll, what.token, &mut self.batch)
+                        connection.feed(&mut all, &self.poll, what.token, &mut self.came)
                     else {
                         return false;
                     };
@@ -154,13 +180,13 @@ impl Server {
     }
 
     fn fan_out(&mut self) {
-        if self.batch.is_empty() {
+        if self.came.batch.is_empty() {
             return;
         }
         let mut gone = Vec::new();
         for number in &self.subscribers {
             if let Some(Some(connection)) = self.connections.get_mut(*number)
-                && !connection.write(&self.poll, *number, &self.batch)
+                && !connection.write(&self.poll, *number, &self.came.batch)
             {
                 gone.push(*number);
             }
@@ -168,7 +194,34 @@ impl Server {
         for number in gone {
             self.drop_connection(number);
         }
-        self.batch.clear();
+        self.came.batch.clear();
+    }
+
+    fn commit(&mut self) -> Result<()> {
+        let Some(log) = self.log.as_mut().filter(|_| !self.came.batch.is_empty()) else {
+            return Ok(());
+        };
+        log.append(&self.came.batch).context("writing the log")?;
+        self.came.batch.clear();
+        let mut gone = Vec::new();
+        let mut frames = Vec::new();
+        for of_one in self.came.acks.chunk_by(|a, b| a.0 == b.0) {
+            let number = of_one[0].0;
+            frames.clear();
+            for (_, tag) in of_one {
+                frames.extend_from_slice(&websocket_frame(Dialect::Protobuf, tag));
+            }
+            if let Some(Some(connection)) = self.connections.get_mut(number)
+                && !connection.write(&self.poll, number, &frames)
+            {
+                gone.push(number);
+            }
+        }
+        self.came.acks.clear();
+        for number in gone {
+            self.drop_connection(number);
+        }
+        Ok(())
     }
 
     fn drop_connection(&mut self, number: usize) {
@@ -190,7 +243,7 @@ impl Connection {
         bytes: &mut [u8],
         poll: &Poll,
         number: usize,
-        batch: &mut Vec<u8>,
+        came: &mut Came,
     ) -> Option<usize> {
         let mut used = 0;
         if !self.open {
@@ -220,8 +273,14 @@ impl Connection {
                         return None;
                     }
                 }
+                frame::BINARY if came.durable => {
+                    let (tag, record) = payload.split_first_chunk()?;
+                    came.acks.push((number, *tag));
+                    came.batch.extend_from_slice(record);
+                }
                 frame::BINARY => {
-                    batch.extend_from_slice(&websocket_frame(Dialect::Protobuf, payload));
+                    came.batch
+                        .extend_from_slice(&websocket_frame(Dialect::Protobuf, payload));
                 }
                 frame::CLOSE => return None,
                 _ => (),

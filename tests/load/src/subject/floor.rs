@@ -1,7 +1,8 @@
-//! The bare fan-out server as a subject: a process of its own where it is to be measured.
+//! The bare servers as subjects: a process of their own where they are to be measured.
 
 use std::ffi::OsStr;
 use std::net::SocketAddr;
+use std::path::Path;
 
 use anyhow::{Context, Result};
 
@@ -15,9 +16,32 @@ use crate::swarm::{Target, Transport};
 /// It does not start.
 pub(crate) fn epoll_floor(workspace: &Workspace) -> Result<Subject> {
     let dir = workspace.fresh("floor")?;
+    start(workspace, &dir, "floor epoll", Speech::Echo, &[])
+}
+
+/// Starts this program again as the bare server that syncs what it is sent before it acknowledges.
+///
+/// # Errors
+/// It does not start.
+pub(crate) fn durable_floor(workspace: &Workspace) -> Result<Subject> {
+    let dir = workspace.fresh("floor")?;
+    let log = dir.join("publish.floor");
+    let arguments = [OsStr::new("--log"), log.as_os_str()];
+    let speech = Speech::EchoAcknowledged;
+    start(workspace, &dir, "floor publish", speech, &arguments)
+}
+
+fn start(
+    workspace: &Workspace,
+    dir: &Path,
+    name: &str,
+    speech: Speech,
+    more: &[&OsStr],
+) -> Result<Subject> {
     let program = std::env::current_exe().context("finding the program that runs")?;
-    let arguments = ["bench", "floor", "serve"].map(OsStr::new);
-    let mut running = Running::start("floor", &program, &arguments, &dir, workspace.pinning)?;
+    let mut arguments = ["bench", "floor", "serve"].map(OsStr::new).to_vec();
+    arguments.extend(more);
+    let mut running = Running::start("floor", &program, &arguments, dir, workspace.pinning)?;
     let line = running.first_line()?;
     let addr: SocketAddr = line
         .trim()
@@ -25,9 +49,9 @@ pub(crate) fn epoll_floor(workspace: &Workspace) -> Result<Subject> {
         .with_context(|| format!("the floor's server names no address but `{}`", line.trim()))?;
     let watched = vec![Watched::process("floor", running.pid())];
     Ok(Subject::new(
-        "floor epoll",
+        name,
         target(addr),
-        Speech::Echo,
+        speech,
         watched,
         vec![running],
     ))

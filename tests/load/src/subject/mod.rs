@@ -17,9 +17,9 @@ pub(crate) use gb6::{ReadyLine, dev, mesh, running};
 pub(crate) use nats::{jetstream, nats_websocket};
 pub(crate) use token::Tokens;
 
-pub(crate) use floor::epoll_floor;
 #[cfg(test)]
 pub(crate) use floor::target as floor_target;
+pub(crate) use floor::{durable_floor, epoll_floor};
 
 use crate::codec::{Codec, Echo, Gb6, Method, Nats};
 use crate::process::{Memory, Pinning, Watched};
@@ -86,6 +86,8 @@ pub(crate) enum Speech {
     JetStream,
     /// The floor's.
     Echo,
+    /// That of the bare server that syncs and acknowledges.
+    EchoAcknowledged,
 }
 
 /// One server, ready to be measured.
@@ -129,6 +131,7 @@ impl Subject {
             Speech::Nats => Codec::Nats(Nats::plain()),
             Speech::JetStream => Codec::Nats(Nats::jetstream(n)),
             Speech::Echo => Codec::Echo(Echo::default()),
+            Speech::EchoAcknowledged => Codec::Echo(Echo::acknowledged()),
         }
     }
 

@@ -120,7 +120,7 @@ fn the_floor_of_fan_out_serves_the_same_load() {
     let addr = listener.local_addr().unwrap();
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        let server = scope.spawn(|| crate::floor::epoll::serve(&listener, &stop));
+        let server = scope.spawn(|| crate::floor::epoll::serve(&listener, &stop, None));
         let target = subject::floor_target(addr);
         let subject = Subject::new("floor", target, Speech::Echo, this_process(), Vec::new());
         let figures = fanout::run(&subject, &fanout_plan(fanout::Pressure::InFlight(8)));
@@ -130,6 +130,28 @@ fn the_floor_of_fan_out_serves_the_same_load() {
         assert!(figures.delivered > 100, "{figures}");
         assert_eq!((figures.lost, figures.closed), (0, 0), "{figures}");
         assert!(figures.per_read > 1.0, "it coalesces: {figures}");
+    });
+}
+
+#[test]
+fn the_floor_of_durable_publishes_acknowledges_all() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = crate::floor::append::AppendFile::create(&dir.path().join("log")).unwrap();
+    let listener = crate::floor::epoll::listen().unwrap();
+    let addr = listener.local_addr().unwrap();
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let server = scope.spawn(|| crate::floor::epoll::serve(&listener, &stop, Some(log)));
+        let target = subject::floor_target(addr);
+        let speech = Speech::EchoAcknowledged;
+        let subject = Subject::new("floor", target, speech, this_process(), Vec::new());
+        let figures = publish::run(&subject, &publish_plan(publish::Pressure::InFlight(8)));
+        stop.store(true, Ordering::Relaxed);
+        server.join().unwrap().unwrap();
+        let figures = figures.unwrap();
+        assert!(figures.acked > 10, "{figures}");
+        assert_eq!((figures.unanswered, figures.closed), (0, 0), "{figures}");
+        assert!(figures.failed.is_empty(), "{figures}");
     });
 }
 
