@@ -5,6 +5,10 @@
 //! served, and a shard forms its batch when its turn begins: what arrived while it waited shares
 //! one sync. On a disk whose syncs take long, several shards have a turn at once, so that waiting
 //! for turns never adds up.
+//!
+//! A shard in which an instance waits that commits less than its share goes first, so that a
+//! flooding instance, which is in several shards, does not let the others wait for all of its
+//! commits. Of two turns in a row one at most is given so: the others go on at half of the pace.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -26,8 +30,13 @@ pub(crate) struct CommitTurns {
 #[derive(Default)]
 struct State {
     running: usize,
-    /// Bounded by the shards of the node: each waits at most once.
-    waiting: VecDeque<oneshot::Sender<Turn>>,
+    /// Bounded by the shards of the node: each waits at most once, here or in `urgent`.
+    waiting: VecDeque<(u64, oneshot::Sender<Turn>)>,
+    /// Those that go first.
+    urgent: VecDeque<(u64, oneshot::Sender<Turn>)>,
+    /// Whether the last turn was given out of order.
+    jumped: bool,
+    next_number: u64,
     /// The average of what turns took, in microseconds.
     average_us: u64,
 }
@@ -35,6 +44,16 @@ struct State {
 impl State {
     fn allowed(&self) -> usize {
         1 + usize::try_from(self.average_us / SYNC_US).unwrap_or(usize::MAX - 1)
+    }
+
+    fn next(&mut self) -> Option<oneshot::Sender<Turn>> {
+        let in_order = self.urgent.is_empty() || (self.jumped && !self.waiting.is_empty());
+        self.jumped = !in_order;
+        let queue = match in_order {
+            true => &mut self.waiting,
+            false => &mut self.urgent,
+        };
+        queue.pop_front().map(|(_, waiting)| waiting)
     }
 }
 
@@ -50,21 +69,59 @@ pub(crate) enum Asked {
     /// It has come.
     Now(Turn),
     /// It comes when others have had theirs. Dropping it gives it up.
-    Later(oneshot::Receiver<Turn>),
+    Later(Wait),
+}
+
+/// A place among those that wait for their turn.
+pub(crate) struct Wait {
+    turns: Arc<CommitTurns>,
+    number: u64,
+    urgent: bool,
+    turn: oneshot::Receiver<Turn>,
+}
+
+impl Wait {
+    /// Goes before those in which nobody waits that commits less than its share.
+    pub(crate) fn hurry(&mut self) {
+        if self.urgent {
+            return;
+        }
+        self.urgent = true;
+        let mut state = self.turns.state.lock();
+        // Where it is not found its turn has come.
+        if let Some(at) = state.waiting.iter().position(|(n, _)| *n == self.number)
+            && let Some(entry) = state.waiting.remove(at)
+        {
+            state.urgent.push_back(entry);
+        }
+    }
+
+    /// The turn, when it comes; `None` when it will not.
+    pub(crate) async fn turn(&mut self) -> Option<Turn> {
+        (&mut self.turn).await.ok()
+    }
 }
 
 impl CommitTurns {
     /// Asks for a turn.
     pub(crate) fn ask(self: &Arc<Self>) -> Asked {
         let mut state = self.state.lock();
-        if state.running < state.allowed() && state.waiting.is_empty() {
+        let nobody_waits = state.waiting.is_empty() && state.urgent.is_empty();
+        if state.running < state.allowed() && nobody_waits {
             state.running += 1;
             drop(state);
             return Asked::Now(self.turn());
         }
         let (give, take) = oneshot::channel();
-        state.waiting.push_back(give);
-        Asked::Later(take)
+        let number = state.next_number;
+        state.next_number += 1;
+        state.waiting.push_back((number, give));
+        Asked::Later(Wait {
+            turns: self.clone(),
+            number,
+            urgent: false,
+            turn: take,
+        })
     }
 
     fn turn(self: &Arc<Self>) -> Turn {
@@ -83,7 +140,7 @@ impl CommitTurns {
         }
         let mut next = Vec::new();
         while state.running < state.allowed()
-            && let Some(waiting) = state.waiting.pop_front()
+            && let Some(waiting) = state.next()
         {
             // Who has given up waiting gets none.
             if !waiting.is_closed() {
@@ -116,11 +173,43 @@ mod tests {
         }
     }
 
-    fn later(turns: &Arc<CommitTurns>) -> oneshot::Receiver<Turn> {
+    fn wait(turns: &Arc<CommitTurns>) -> Wait {
         match turns.ask() {
             Asked::Now(_) => panic!("no turn was free"),
-            Asked::Later(turn) => turn,
+            Asked::Later(wait) => wait,
         }
+    }
+
+    fn later(turns: &Arc<CommitTurns>) -> oneshot::Receiver<Turn> {
+        wait(turns).turn
+    }
+
+    #[test]
+    fn who_hurries_goes_first_but_not_twice_in_a_row() {
+        let turns = Arc::new(CommitTurns::default());
+        let first = now(&turns);
+        let mut waits: Vec<Wait> = (0..6).map(|_| wait(&turns)).collect();
+        for n in [2, 4, 5] {
+            waits[n].hurry();
+            waits[n].hurry();
+        }
+        let mut order = Vec::new();
+        let mut held = Some(first);
+        while order.len() < waits.len() {
+            drop(held.take());
+            let (n, turn) = waits
+                .iter_mut()
+                .enumerate()
+                .find_map(|(n, w)| Some((n, w.turn.try_recv().ok()?)))
+                .expect("somebody has a turn");
+            order.push(n);
+            held = Some(turn);
+        }
+        assert_eq!(order, [2, 0, 4, 1, 5, 3]);
+        // One whose turn has come hurries in vain.
+        waits[0].hurry();
+        drop(held);
+        drop(now(&turns));
     }
 
     #[test]

@@ -21,7 +21,7 @@ use crate::metrics::{RegionMetrics, ShardNumbers};
 use crate::recovery::{Acquisition, Replayed, unix_ms};
 use crate::regain::{Regain, Regained};
 use crate::retention;
-use crate::turns::{Asked, CommitTurns, Turn};
+use crate::turns::{Asked, CommitTurns, Turn, Wait};
 
 /// Inputs handled before a batch is formed.
 const INPUTS_MAX: usize = 64;
@@ -177,7 +177,7 @@ impl Worker {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut in_flight: Option<InFlight> = None;
-        let mut waiting: Option<(Instant, oneshot::Receiver<Turn>)> = None;
+        let mut waiting: Option<(Instant, Wait)> = None;
         let mut followed = true;
         loop {
             tokio::select! {
@@ -227,8 +227,13 @@ impl Worker {
             if in_flight.is_none() && waiting.is_none() && self.shard.wants_batch() {
                 match self.turns.ask() {
                     Asked::Now(turn) => in_flight = self.append(turn),
-                    Asked::Later(turn) => waiting = Some((Instant::now(), turn)),
+                    Asked::Later(wait) => waiting = Some((Instant::now(), wait)),
                 }
+            }
+            if let Some((_, wait)) = &mut waiting
+                && self.shard.is_urgent()
+            {
+                wait.hurry();
             }
             self.flush();
             if !self.shard.is_serving() {
@@ -609,9 +614,9 @@ async fn answer(in_flight: &mut Option<InFlight>) -> Option<Result<Commit, Store
 }
 
 /// The turn that was asked for; `None` when it will not come.
-async fn come(waiting: &mut Option<(Instant, oneshot::Receiver<Turn>)>) -> Option<Turn> {
+async fn come(waiting: &mut Option<(Instant, Wait)>) -> Option<Turn> {
     match waiting {
-        Some((_, turn)) => turn.await.ok(),
+        Some((_, wait)) => wait.turn().await,
         None => std::future::pending().await,
     }
 }

@@ -1,7 +1,7 @@
 //! The inbox: publishes that wait for the next batch, drained round-robin by instance, so that a
 //! flooding instance waits for itself.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use gb6_core_wire::mesh::Publish;
 
@@ -22,7 +22,14 @@ pub(crate) struct Inbox {
     /// Instances with something waiting, the next to be served first.
     turn: VecDeque<String>,
     len: usize,
+    /// Publishes that went out lately, by instance; halved every [`SHARES_SPAN`]. Bounded by it.
+    shares: HashMap<String, u32>,
+    /// The sum of `shares`.
+    lately: u32,
 }
+
+/// Publishes over which shares are counted, before older ones weigh less.
+const SHARES_SPAN: u32 = 4096;
 
 impl Inbox {
     pub(crate) fn push(&mut self, waiting: Waiting) {
@@ -42,6 +49,30 @@ impl Inbox {
         self.by_instance.get(self.turn.front()?)?.front()
     }
 
+    /// Whether an instance waits that had less than half of an equal share lately.
+    pub(crate) fn has_light(&self) -> bool {
+        let equal = self.lately / u32::try_from(self.shares.len().max(1)).unwrap_or(u32::MAX);
+        let share = |instance| self.shares.get(instance).copied().unwrap_or(0);
+        self.turn.iter().any(|instance| share(instance) < equal / 2)
+    }
+
+    fn count(&mut self, instance: &str) {
+        match self.shares.get_mut(instance) {
+            Some(share) => *share += 1,
+            None => drop(self.shares.insert(instance.to_owned(), 1)),
+        }
+        self.lately += 1;
+        if self.lately >= SHARES_SPAN {
+            self.lately = 0;
+            let lately = &mut self.lately;
+            self.shares.retain(|_, share| {
+                *share /= 2;
+                *lately += *share;
+                *share > 0
+            });
+        }
+    }
+
     /// Every publish that waits, in no particular order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Waiting> {
         self.by_instance.values().flatten()
@@ -50,6 +81,7 @@ impl Inbox {
     /// The next publish: one of each instance in turn.
     pub(crate) fn pop(&mut self) -> Option<Waiting> {
         let instance = self.turn.pop_front()?;
+        self.count(&instance);
         let queue = self.by_instance.get_mut(&instance)?;
         let waiting = queue.pop_front();
         if queue.is_empty() {
@@ -118,6 +150,38 @@ mod tests {
         let want = [("flood", 1), ("quiet", 1), ("flood", 2), ("quiet", 2)];
         assert_eq!(order, want.map(|(i, n)| (i.to_owned(), n)));
         assert_eq!(inbox.len(), 98);
+    }
+
+    #[test]
+    fn who_had_less_than_its_share_is_light() {
+        let mut inbox = Inbox::default();
+        let publish_many = |inbox: &mut Inbox, flood: u64, quiet: u64| {
+            for n in 0..flood {
+                inbox.push(publish("flood", n, 1));
+            }
+            for n in 0..quiet {
+                inbox.push(publish("quiet", n, 1));
+            }
+            let light = inbox.has_light();
+            while inbox.pop().is_some() {}
+            light
+        };
+        assert!(!publish_many(&mut inbox, 100, 0), "alone nobody is light");
+        assert!(publish_many(&mut inbox, 1000, 10), "it was never seen");
+        assert!(!publish_many(&mut inbox, 10, 0), "only the flood waits");
+        assert!(publish_many(&mut inbox, 10, 1), "the quiet one waits too");
+        for _ in 0..100 {
+            publish_many(&mut inbox, 100, 80);
+        }
+        assert!(!publish_many(&mut inbox, 10, 8), "both have their share");
+        for _ in 0..400 {
+            publish_many(&mut inbox, 100, 0);
+        }
+        assert!(
+            !publish_many(&mut inbox, 10, 0),
+            "the quiet one is forgotten"
+        );
+        assert_eq!(inbox.shares.len(), 1);
     }
 
     #[test]

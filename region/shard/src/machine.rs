@@ -381,6 +381,12 @@ impl Shard {
         self.in_flight.is_none() && !(self.inbox.is_empty() && self.admins.is_empty())
     }
 
+    /// Whether an instance waits that commits less than its share of this shard: its publishes
+    /// should not wait for those of the others.
+    pub fn is_urgent(&self) -> bool {
+        self.inbox.has_light()
+    }
+
     /// Counts since the start.
     pub fn counters(&self) -> Counters {
         self.counters

@@ -19,6 +19,8 @@ use crate::subject::{Speech, Subject, Tokens};
 const FLOOD_CONNECTIONS: usize = 16;
 /// The rate at which a flood begins, in publishes a second.
 const FIRST_RATE: f64 = 500.0;
+/// By how much the flood's thread gives way to the load that is measured.
+const FLOOD_NICE: i32 = 15;
 /// How often the flood looks at what it costs.
 const LOOK: Duration = Duration::from_millis(250);
 /// The flood sends at most so often what is due.
@@ -87,6 +89,9 @@ pub(crate) fn run(
     let watched = &subject.watched;
     let flooded = std::thread::scope(|scope| {
         let flood = scope.spawn(|| {
+            // The load that is measured shares the processor: it runs whenever its answers come.
+            // Not every system lets a thread give way; then the latency has the flood's own turns in it.
+            let _ = rustix::process::nice(FLOOD_NICE);
             let result = pinning
                 .as_load()
                 .and_then(|()| open())
