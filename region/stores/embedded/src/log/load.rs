@@ -301,16 +301,13 @@ fn footer<V: Vfs>(
 /// checkpoint that allowed that knows more).
 fn last_served<V: Vfs>(vfs: &V, segments: &[Arc<Segment<V::File>>]) -> Result<u64, StoreError> {
     for segment in segments.iter().rev() {
-        let (frames_end, empty) = {
-            let state = segment.state.read();
-            (state.frames_end, state.records == 0)
-        };
-        if empty {
+        let state = segment.state.read().clone();
+        if state.records == 0 {
             continue;
         }
         let name = segment.name();
         let file = vfs.open(&name).named(vfs, "open", &name)?;
-        if let Some(record) = first_record(&file, frames_end, &vfs.path(&name))?
+        if let Some(record) = first_record(&file, &state, &vfs.path(&name))?
             && record.kind() == Kind::Acquire
         {
             return Ok(record.served_ms);
@@ -321,12 +318,12 @@ fn last_served<V: Vfs>(vfs: &V, segments: &[Arc<Segment<V::File>>]) -> Result<u6
 
 fn first_record<F: VfsFile>(
     file: &F,
-    frames_end: u64,
+    state: &SegmentState,
     path: &str,
 ) -> Result<Option<Record>, StoreError> {
     let at = HEADER_BYTES as u64;
     let io = |e: std::io::Error| io_error("read", path.to_owned(), &e);
-    let mut window = Window::new(file, frames_end, 4096);
+    let mut window = Window::new(file, state.frames_end, 4096);
     let Some(frame): Option<FrameHeader> = window.frame_header(at).map_err(io)? else {
         return Ok(None);
     };
@@ -334,7 +331,8 @@ fn first_record<F: VfsFile>(
     let corrupt = |detail: &str| StoreError::Corrupt {
         segment: path.to_owned(),
         byte: at,
-        position: frame.first,
+        // Not what the batch says: that may be what is damaged.
+        position: state.first,
         detail: detail.to_owned(),
     };
     if !frame.checksum_holds(bytes) {

@@ -25,6 +25,7 @@ mod rewrite;
 mod scan;
 mod segment;
 mod summary;
+mod walk;
 
 use std::sync::Arc;
 

@@ -16,8 +16,8 @@ use super::checkpoint;
 use super::consumers::Consumers;
 use super::format::{FrameHeader, records_of, records_where};
 use super::rewrite::Rewritten;
-use super::scan::Window;
-use super::segment::{Segment, SegmentError};
+use super::segment::{Segment, SegmentError, SegmentState};
+use super::walk::{Walk, WalkError};
 use crate::vfs::{Vfs, io_error};
 
 /// Segment files that one log keeps open; the one opened first is closed beyond it.
@@ -132,51 +132,45 @@ impl<V: Vfs> Shared<V> {
     ) -> Result<bool, SegmentError> {
         let file = self.file(segment)?;
         segment.load_points(&self.vfs, &file, self.config.index_every)?;
-        let (mut at, frames_end) = {
-            let state = segment.state.read();
-            let points = state.points.as_deref().unwrap_or_default();
-            let after = points.partition_point(|(p, _)| *p <= from);
-            let at = points
-                .get(after.saturating_sub(1))
-                .map_or(state.frames_end, |(_, byte)| *byte);
-            (at, state.frames_end)
-        };
-        let io = |e: std::io::Error| io_error("read", self.vfs.path(&segment.name()), &e);
-        let mut window = Window::new(&*file, frames_end, chunk);
-        while at < frames_end {
-            let Some(frame) = window.frame_header(at).map_err(io)? else {
-                return Err(self
-                    .corrupt(segment, at, from, "no batch begins here")
-                    .into());
-            };
-            if frame.end() > from
-                && !self.read_frame(segment, &mut window, &frame, at, from, each)?
-            {
+        let state = segment.state.read().clone();
+        let points = state.points.as_deref().unwrap_or_default();
+        let after = points.partition_point(|(p, _)| *p <= from);
+        let mut walk = Walk::new(&*file, &segment.header, &state, chunk);
+        walk.seek(points.get(after.saturating_sub(1)));
+        while let Some(frame) = walk.frame().map_err(|e| self.walk_error(segment, e))? {
+            if frame.end() > from && !self.hand_on(segment, &mut walk, &frame, from, each)? {
                 return Ok(false);
             }
-            at += frame.bytes as u64;
+            walk.pass();
         }
         Ok(true)
     }
 
-    fn read_frame(
+    fn hand_on(
         &self,
         segment: &Segment<V::File>,
-        window: &mut Window<'_, V::File>,
+        walk: &mut Walk<'_, V::File>,
         frame: &FrameHeader,
-        at: u64,
         from: Position,
         each: &mut dyn FnMut(Record) -> bool,
-    ) -> Result<bool, SegmentError> {
-        let bytes = window
-            .bytes(at, frame.bytes)
-            .map_err(|e| io_error("read", self.vfs.path(&segment.name()), &e))?;
-        if !frame.checksum_holds(bytes) {
-            let detail = "a batch's checksum is wrong";
-            return Err(self.corrupt(segment, at, frame.first, detail).into());
-        }
+    ) -> Result<bool, StoreError> {
+        let at = walk.at();
+        let bytes = walk
+            .bytes(frame)
+            .map_err(|e| self.walk_error(segment, e.into()))?;
         records_of(frame, bytes, from, each)
-            .map_err(|detail| self.corrupt(segment, at, frame.first, detail).into())
+            .map_err(|detail| self.corrupt(segment, at, frame.first, detail))
+    }
+
+    fn walk_error(&self, segment: &Segment<V::File>, error: WalkError) -> StoreError {
+        match error {
+            WalkError::Io(e) => io_error("read", self.vfs.path(&segment.name()), &e),
+            WalkError::Damage {
+                byte,
+                position,
+                detail,
+            } => self.corrupt(segment, byte, position, detail),
+        }
     }
 }
 
@@ -373,47 +367,39 @@ impl<V: Vfs> LogReader<V> {
         let shared = &self.shared;
         let file = shared.file(segment)?;
         segment.load_points(&shared.vfs, &file, shared.config.index_every)?;
-        // The part of the sparse index from here on, so that its lock is not held while reading.
-        let (points, frames_end) = {
+        // With the part of the sparse index from here on, so that its lock is not held while
+        // reading.
+        let state = {
             let state = segment.state.read();
             let points = state.points.as_deref().unwrap_or_default();
             let first = points.partition_point(|(p, _)| *p <= positions[order[*done]]);
-            (points[first.saturating_sub(1)..].to_vec(), state.frames_end)
+            SegmentState {
+                points: Some(points[first.saturating_sub(1)..].to_vec()),
+                ..*state
+            }
         };
-        let path = shared.vfs.path(&segment.name());
-        let io = |e: std::io::Error| io_error("read", path.clone(), &e);
-        let mut window = Window::new(&*file, frames_end, POINT_CHUNK);
-        let mut at = 0;
+        let points = state.points.as_deref().unwrap_or_default();
+        let mut walk = Walk::new(&*file, &segment.header, &state, POINT_CHUNK);
         while let Some(wanted) = order.get(*done).map(|i| positions[*i])
             && wanted < end
         {
             let after = points.partition_point(|(p, _)| *p <= wanted);
-            let point = points.get(after.saturating_sub(1));
-            at = point.map_or(frames_end, |(_, byte)| *byte).max(at);
+            walk.seek(points.get(after.saturating_sub(1)));
             let frame = loop {
-                if at >= frames_end {
-                    break None;
+                match walk.frame().map_err(|e| shared.walk_error(segment, e))? {
+                    Some(frame) if frame.end() <= wanted => walk.pass(),
+                    found => break found.filter(|f| f.first <= wanted),
                 }
-                let Some(frame) = window.frame_header(at).map_err(io)? else {
-                    return Err(shared
-                        .corrupt(segment, at, wanted, "no batch begins here")
-                        .into());
-                };
-                if frame.end() > wanted {
-                    break (frame.first <= wanted).then_some(frame);
-                }
-                at += frame.bytes as u64;
             };
             // No batch: a hole.
             let Some(frame) = frame else {
                 *done += 1;
                 continue;
             };
-            let bytes = window.bytes(at, frame.bytes).map_err(io)?;
-            if !frame.checksum_holds(bytes) {
-                let detail = "a batch's checksum is wrong";
-                return Err(shared.corrupt(segment, at, frame.first, detail).into());
-            }
+            let at = walk.at();
+            let bytes = walk
+                .bytes(&frame)
+                .map_err(|e| shared.walk_error(segment, e.into()))?;
             let next = Cell::new(*done);
             let next_wanted = || order.get(next.get()).map(|i| positions[*i]);
             records_where(
