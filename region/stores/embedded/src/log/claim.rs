@@ -10,7 +10,7 @@ use super::index::{Bounds, IndexFile};
 use super::jobs::{Prepared, prepare, write_index};
 use super::load::{Loaded, OpenTail, load};
 use super::reader::Shared;
-use super::segment::segment_name;
+use super::segment::{segment_name, segment_seq};
 use crate::vfs::{Named, Vfs, VfsFile, io_error, is_temporary, read_exact_at};
 
 /// How often an acquisition looks again because somebody else took the name that it wanted.
@@ -47,6 +47,15 @@ pub(crate) fn claim<V: Vfs>(
         let name = segment_name(seq);
         match vfs.publish(&prepared.name, &name) {
             Ok(()) => {
+                let next = is_next(vfs, loaded.last_seq, seq).named(vfs, "look for", &name)?;
+                if !next {
+                    take_name_back(vfs, &name);
+                    let current = load(vfs, &shared.config)?.epoch;
+                    return Err(StoreError::Fenced {
+                        held: fence.shard_epoch,
+                        current,
+                    });
+                }
                 vfs.sync_dir().named(vfs, "sync directory of", &name)?;
                 return Ok(prepared);
             }
@@ -54,12 +63,36 @@ pub(crate) fn claim<V: Vfs>(
                 vfs.remove(&prepared.name)
                     .named(vfs, "remove", &prepared.name)?;
             }
+            // Tidied away by somebody who acquired the shard meanwhile.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             Err(e) => return Err(io_error("rename", vfs.path(&name), &e)),
         }
     }
     Err(StoreError::Unavailable {
         cause: "others keep acquiring this shard".into(),
     })
+}
+
+/// Whether the name `seq` that was just taken follows the newest one. `before` was the newest when
+/// its taker looked; one that slept since then may have found a name free because whoever had it
+/// is gone too: retention removes from the oldest on, so `before` went first.
+pub(crate) fn is_next<V: Vfs>(vfs: &V, before: Option<u64>, seq: u64) -> io::Result<bool> {
+    match before {
+        Some(before) => vfs.exists(&segment_name(before)),
+        None => {
+            let names = vfs.list()?;
+            Ok(names
+                .iter()
+                .filter_map(|n| segment_seq(n))
+                .all(|s| s == seq))
+        }
+    }
+}
+
+/// Gives a name back that was taken behind the newest one. The segment holds nothing; one that
+/// stays because this fails is passed over and removed by the next owner.
+pub(crate) fn take_name_back<V: Vfs>(vfs: &V, name: &str) {
+    let _ = vfs.remove(name).and_then(|()| vfs.sync_dir());
 }
 
 /// Whether the claimed segment is still the newest, and nothing before it has its epoch.
@@ -136,15 +169,16 @@ pub(crate) fn settle_tail<V: Vfs>(vfs: &V, tail: &OpenTail<V::File>) {
     let _ = write_index(vfs, &index);
 }
 
-/// Removes what owners that are gone left behind: temporary files, and indexes whose segment was
-/// removed.
-pub(crate) fn remove_leftovers<V: Vfs>(vfs: &V) {
+/// Removes what owners that are gone left behind: temporary files, indexes whose segment was
+/// removed, and empty segments before `first`, the log's first one.
+pub(crate) fn remove_leftovers<V: Vfs>(vfs: &V, first: u64) {
     let names = vfs.list().unwrap_or_default();
     for name in &names {
         let orphan = name
             .strip_suffix(".idx")
             .is_some_and(|stem| names.binary_search(&format!("{stem}.seg")).is_err());
-        if is_temporary(name) || orphan {
+        let before = segment_seq(name).is_some_and(|seq| seq < first);
+        if is_temporary(name) || orphan || before {
             let _ = vfs.remove(name);
         }
     }

@@ -88,17 +88,7 @@ pub(crate) fn load<V: Vfs>(vfs: &V, config: &LogConfig) -> Result<Loaded<V::File
         let file = vfs.open(&name).named(vfs, "open", &name)?;
         headers.push((read_header(vfs, &name, &file)?, file));
     }
-    for pair in headers.windows(2) {
-        let (before, after) = (pair[0].0.seq, pair[1].0.seq);
-        if after != before + 1 {
-            return Err(StoreError::Corrupt {
-                segment: vfs.path(&segment_name(before + 1)),
-                byte: 0,
-                position: 0,
-                detail: format!("the segment between {before} and {after} is missing"),
-            });
-        }
-    }
+    let headers = without_leftovers(vfs, config, headers)?;
     let epoch = headers.iter().map(|(h, _)| h.shard_epoch).max();
     let mut loaded = Loaded {
         segments: Vec::with_capacity(headers.len()),
@@ -170,6 +160,47 @@ pub(crate) fn load<V: Vfs>(vfs: &V, config: &LogConfig) -> Result<Loaded<V::File
     place_empty_tail(&loaded.segments);
     loaded.served_ms = last_served(vfs, &loaded.segments)?;
     Ok(loaded)
+}
+
+/// Takes off the segments of owners that slept while the log went on without them, found a name
+/// free that retention had already removed, and died before they could give it back. Such a
+/// segment holds nothing, is of an older epoch than what follows, and lies before everything that
+/// is kept. Whatever else is missing between two segments is damage.
+fn without_leftovers<V: Vfs>(
+    vfs: &V,
+    config: &LogConfig,
+    mut headers: Vec<(SegmentHeader, V::File)>,
+) -> Result<Vec<(SegmentHeader, V::File)>, StoreError> {
+    let gap = headers
+        .windows(2)
+        .rposition(|pair| pair[1].0.seq != pair[0].0.seq + 1);
+    let Some(gap) = gap else {
+        return Ok(headers);
+    };
+    let kept = headers.split_off(gap + 1);
+    let (before, after) = (headers[gap].0.seq, &kept[0].0);
+    for (header, file) in headers.iter().rev() {
+        let options = ScanOptions {
+            path: vfs.path(&segment_name(header.seq)),
+            limit: Position::MAX,
+            index_every: config.index_every,
+        };
+        let leftover = header.shard_epoch < after.shard_epoch
+            && scan(file, header, &options, |_, _, _| Ok(()))
+                .is_ok_and(|found| found.bounds.is_none() && found.tail == Tail::Clean);
+        if !leftover {
+            return Err(StoreError::Corrupt {
+                segment: vfs.path(&segment_name(before + 1)),
+                byte: 0,
+                position: 0,
+                detail: format!(
+                    "the segments between {before} and {} are missing",
+                    after.seq
+                ),
+            });
+        }
+    }
+    Ok(kept)
 }
 
 /// Empty segments at the end of the log stand at its end.

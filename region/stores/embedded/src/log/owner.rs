@@ -9,13 +9,14 @@ use gb6_core_ports::{Acquire, Acquired, Commit, Fence, LogRange, StoreError};
 use gb6_core_wire::record::{Kind, RECORD_VERSION, Record};
 
 use super::claim::{
-    check_claim, claim, header, make_durable, make_readable, remove_leftovers, settle_tail,
+    check_claim, claim, header, is_next, make_durable, make_readable, remove_leftovers,
+    settle_tail, take_name_back,
 };
 use super::format::{FOOTER_BYTES, FRAME_BYTES_MAX, FrameBuilder, HEADER_BYTES, SegmentHeader};
 use super::jobs::{Done, Job, JobDone, Prepared, prepare};
 use super::load::{LoadNote, load};
 use super::reader::Shared;
-use super::segment::{Segment, SegmentState, read_header, segment_name};
+use super::segment::{Segment, SegmentState, read_header, segment_name, segment_seq};
 use super::summary::Summary;
 use crate::vfs::{Vfs, VfsFile, io_error, is_full};
 
@@ -117,7 +118,7 @@ impl<V: Vfs> Owner<V> {
         if let Some(tail) = loaded.tail {
             settle_tail(vfs, &tail);
         }
-        remove_leftovers(vfs);
+        remove_leftovers(vfs, shared.segments().first().map_or(0, |s| s.header.seq));
         let range: LogRange = shared.range();
         Ok((owner, loaded.notes, Acquired { record, range }))
     }
@@ -147,17 +148,22 @@ impl<V: Vfs> Owner<V> {
         error
     }
 
-    /// The epoch of whoever took the next segment's name.
+    /// The epoch of whoever owns the shard now.
     fn epoch_behind(&self) -> ShardEpoch {
         let vfs = &self.shared.vfs;
-        let name = segment_name(self.segment.header.seq + 1);
-        let epoch = vfs
-            .open(&name)
+        let newest = vfs
+            .list()
             .ok()
-            .and_then(|file| read_header(vfs, &name, &file).ok())
-            .map(|header| header.shard_epoch);
-        // Not readable means that it was taken and is already gone: at least one above ours.
-        epoch.unwrap_or(ShardEpoch(self.fence.shard_epoch.0 + 1))
+            .and_then(|names| names.iter().filter_map(|n| segment_seq(n)).max())
+            .filter(|seq| *seq > self.segment.header.seq);
+        let epoch = newest.and_then(|seq| {
+            let name = segment_name(seq);
+            let file = vfs.open(&name).ok()?;
+            read_header(vfs, &name, &file).ok()
+        });
+        // Not readable: at least one above ours.
+        let above = ShardEpoch(self.fence.shard_epoch.0 + 1);
+        epoch.map_or(above, |header| header.shard_epoch.max(above))
     }
 
     pub(crate) fn staged_end(&self) -> Position {
@@ -364,6 +370,14 @@ impl<V: Vfs> Owner<V> {
                 self.check_ownership()?;
                 return Err(self.die("begin a segment", io_error("rename", vfs.path(&name), &e)));
             }
+        }
+        match is_next(&vfs, Some(seq - 1), seq) {
+            Ok(true) => {}
+            Ok(false) => {
+                take_name_back(&vfs, &name);
+                return Err(self.fenced());
+            }
+            Err(e) => return Err(self.die("look for a newer owner", e)),
         }
         if let Err(e) = vfs.sync_dir() {
             return Err(self.die("begin a segment", io_error("sync directory of", name, &e)));

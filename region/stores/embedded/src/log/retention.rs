@@ -61,10 +61,13 @@ impl<V: Vfs> Shared<V> {
                 (oldest.clone(), all)
             };
             let name = segment_name(oldest.header.seq);
-            let removed = vfs
-                .remove(&name)
-                .named(vfs, "remove", &name)
-                .and_then(|()| vfs.sync_dir().named(vfs, "sync directory of", &name));
+            let removed = match vfs.remove(&name) {
+                // An empty one whose owner was fenced and gave its name back.
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
+                other => other.named(vfs, "remove", &name),
+            };
+            let removed =
+                removed.and_then(|()| vfs.sync_dir().named(vfs, "sync directory of", &name));
             if let Err(e) = removed {
                 *self.segments.write() = all;
                 return Err(e);

@@ -1,6 +1,6 @@
 //! Disks that fill up and fail, owners that contend and sleep.
 
-use gb6_core_model::{Incarnation, ShardEpoch};
+use gb6_core_model::ShardEpoch;
 use gb6_core_ports::contract::Random;
 use gb6_core_ports::contract::log::{append, fence, message, messages};
 use gb6_core_ports::{Acquire, Completion, Fence, ShardLog, StoreError};
@@ -150,131 +150,6 @@ fn a_log_without_space_is_owned_once_there_is_some() {
     let acquired = acquire(2).unwrap();
     assert_eq!(acquired.record.position, 6);
     append(&log, &fence(2), messages(7, "room:a", 1)).unwrap();
-}
-
-/// One owner among several in a schedule of single steps.
-struct Contender {
-    log: SegmentedLog<SimVfs>,
-    fence: Option<Fence>,
-    /// Steps of a commit that are done: 1 staged, 2 written.
-    step: u32,
-    first: u64,
-    numbers: Vec<u64>,
-}
-
-#[test]
-fn owners_that_contend_and_sleep_never_both_acknowledge() {
-    for seed in 0..300 {
-        contend(seed);
-    }
-}
-
-fn contend(seed: u64) {
-    let mut random = Random::new(seed);
-    let shard = SimShard::new(seed);
-    let mut owners: Vec<Contender> = (0..3)
-        .map(|_| Contender {
-            log: SegmentedLog::open(shard.vfs(), small()).unwrap(),
-            fence: None,
-            step: 0,
-            first: 0,
-            numbers: Vec::new(),
-        })
-        .collect();
-    // (position, number) of every acknowledged message.
-    let mut acknowledged = Vec::new();
-    let mut number = 0;
-    for _ in 0..150 {
-        let who = random.below(3) as usize;
-        let owner = &mut owners[who];
-        if random.below(12) == 0 || owner.fence.is_none() {
-            // Now and then an epoch that somebody else may hold.
-            let epoch = owner.log.epoch().0 + random.below(3);
-            let wanted = Fence {
-                owner_incarnation: Incarnation(1 + random.below(u64::MAX - 1)),
-                ..fence(epoch)
-            };
-            owner.step = 0;
-            owner.fence = None;
-            match owner.log.acquire(&wanted, Acquire::default()) {
-                Ok(acquired) => {
-                    owner.first = acquired.range.next;
-                    owner.fence = Some(wanted);
-                }
-                Err(StoreError::Fenced { current, .. }) => {
-                    // Learned: the log was opened long ago.
-                    owner.log = SegmentedLog::open(shard.vfs(), small()).unwrap();
-                    assert!(owner.log.epoch() >= current);
-                }
-                Err(error) => panic!("seed {seed}: {error}"),
-            }
-            continue;
-        }
-        // One step at a time: between any two the others may do anything, which is what a pause
-        // of this owner looks like.
-        let result = match owner.step {
-            0 => {
-                let count = 1 + random.below(3);
-                owner.numbers = (number..number + count).collect();
-                number += count;
-                let numbers = owner.numbers.iter().zip(owner.first..);
-                let batch = numbers
-                    .map(|(n, p)| message(p, "room:a", *n, 200))
-                    .collect();
-                owner.log.stage(batch)
-            }
-            1 => owner.log.write(),
-            _ => owner.log.sync().map(|commit| {
-                assert_eq!(commit.first, owner.first);
-                owner.first = commit.next;
-                acknowledged.extend((commit.first..).zip(owner.numbers.drain(..)));
-            }),
-        };
-        match result {
-            Ok(()) => owner.step = (owner.step + 1) % 3,
-            Err(StoreError::Fenced { .. }) => owner.fence = None,
-            Err(error) => panic!("seed {seed}: {error}"),
-        }
-        if random.below(5) == 0 {
-            owners[who].log.run_jobs().unwrap();
-        }
-    }
-    let after = SimShard(shard.0.power_cut());
-    let (log, _) = owned(after.vfs(), 77);
-    let held: Vec<(u64, u64)> = messages_of(&log)
-        .iter()
-        .map(|r| (r.position, r.offset))
-        .collect();
-    for entry in &acknowledged {
-        assert!(
-            held.contains(entry),
-            "seed {seed}: {entry:?} was acknowledged and is gone"
-        );
-    }
-}
-
-#[test]
-fn an_owner_that_slept_through_the_removal_of_its_successor_is_fenced() {
-    let shard = SimShard::new(5);
-    let (mut old, _) = owned(shard.vfs(), 1);
-    old.commit(messages(1, "room:a", 3)).unwrap();
-    old.stage(messages(4, "room:a", 1)).unwrap();
-    old.write().unwrap();
-    let (mut new, fence) = owned(shard.vfs(), 2);
-    let mut next = new.range().next;
-    for _ in 0..40 {
-        next = new.commit(messages(next, "room:a", 20)).unwrap().next;
-        new.run_jobs().unwrap();
-    }
-    assert!(new.trim(next).unwrap() > 200, "the first segments are gone");
-    assert!(!shard.vfs().exists("0000000000000001.seg").unwrap());
-    match old.sync() {
-        Err(StoreError::Fenced { held, current }) => {
-            assert!(held < current);
-            assert_eq!(current, fence.shard_epoch);
-        }
-        other => panic!("{other:?}"),
-    }
 }
 
 #[test]
