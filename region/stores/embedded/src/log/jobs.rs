@@ -36,7 +36,7 @@ pub struct JobDone<V: Vfs> {
 
 pub(crate) enum Done<F> {
     /// With the header that was asked for: it names the ownership that asked.
-    Prepared(SegmentHeader, Result<Prepared<F>, StoreError>),
+    Prepared(Box<SegmentHeader>, Result<Box<Prepared<F>>, StoreError>),
     Sealed(Result<(), StoreError>),
 }
 
@@ -77,7 +77,8 @@ impl<V: Vfs> Job<V> {
         let vfs = self.vfs;
         let result = match self.work {
             Work::Prepare { header, bytes } => {
-                Done::Prepared(header.clone(), prepare(&vfs, header, bytes))
+                let asked = Box::new(header.clone());
+                Done::Prepared(asked, prepare(&vfs, header, bytes).map(Box::new))
             }
             Work::Seal {
                 segment,

@@ -483,7 +483,7 @@ impl<V: Vfs> Owner<V> {
             return done.discard();
         }
         if let Done::Prepared(_, Ok(prepared)) = done.result {
-            self.prepared = Some(prepared);
+            self.prepared = Some(*prepared);
         }
         Ok(())
     }
