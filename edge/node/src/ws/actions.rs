@@ -31,14 +31,14 @@ impl Connection {
         };
         call(&mut self.session, &context(self.batch.left()), &mut actions);
         let mut queue = VecDeque::from(actions);
-        while let Some(action) = queue.pop_front() {
+        // Once the end has begun the shards know that this session is gone: a request that reached
+        // one now would leave a subscriber and a presence that nobody ever takes back.
+        while self.end == End::Open
+            && let Some(action) = queue.pop_front()
+        {
             let mut more = Vec::new();
             match action {
-                Action::Send(frame) => {
-                    if self.end == End::Open {
-                        self.batch.push(frame);
-                    }
-                }
+                Action::Send(frame) => self.batch.push(frame),
                 Action::Verify { request, token } => {
                     let result = self.verify(&token, unix_ms);
                     let cx = context(self.batch.left());

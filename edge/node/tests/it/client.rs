@@ -44,10 +44,12 @@ impl Client {
     }
 
     pub(crate) async fn send(&mut self, command: &Value) {
-        self.ws
-            .send(Message::text(command.to_string()))
-            .await
-            .unwrap();
+        self.send_text(command.to_string()).await;
+    }
+
+    /// One frame with this text.
+    pub(crate) async fn send_text(&mut self, text: String) {
+        self.ws.send(Message::text(text)).await.unwrap();
     }
 
     /// The next reply or push that is no ping.

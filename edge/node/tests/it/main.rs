@@ -10,6 +10,7 @@ mod chat;
 mod child;
 mod client;
 mod drain;
+mod ending;
 mod files;
 mod half_open;
 mod http;

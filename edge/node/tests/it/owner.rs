@@ -6,7 +6,8 @@ use std::sync::Arc;
 use gb6_core_mesh::{Endpoint, FrameSender, Link, QueueLimits, Stream};
 use gb6_core_wire::mesh::{
     Attached, Class, Deliver, EdgeFrame, HistoryPage, HistoryRequest, Interested, OwnerFrame,
-    PresenceAnswer, Publication, Publish, Published, Purpose, RoomRef, ToEdge, ToOwner, Traced,
+    Person, Presence, PresenceAnswer, Publication, Publish, Published, Purpose, RoomRef, ToEdge,
+    ToOwner, Traced,
 };
 use parking_lot::Mutex;
 
@@ -21,6 +22,10 @@ struct State {
     rooms: BTreeMap<RoomRef, Vec<Publication>>,
     edges: BTreeMap<u64, Attachment>,
     attachments: u64,
+    /// Who is present, by room and client id.
+    present: BTreeMap<RoomRef, BTreeMap<String, Person>>,
+    /// Questions about presence that were asked.
+    presence_queries: u64,
     /// Publishes are kept and not answered while this is set.
     mute: bool,
     kept: Vec<(u64, Publish)>,
@@ -64,6 +69,28 @@ impl Owner {
                 ..Publication::default()
             },
         );
+    }
+
+    /// Lets people be present in a room, as if they were connected to another edge.
+    pub(crate) fn present(&self, room: &RoomRef, people: impl IntoIterator<Item = Person>) {
+        let mut state = self.state.lock();
+        let present = state.present.entry(room.clone()).or_default();
+        present.extend(people.into_iter().map(|p| (p.client.clone(), p)));
+    }
+
+    /// Client ids of those that are present in a room.
+    pub(crate) fn clients(&self, room: &RoomRef) -> Vec<String> {
+        let state = self.state.lock();
+        let present = state.present.get(room);
+        present
+            .into_iter()
+            .flat_map(|p| p.keys().cloned())
+            .collect()
+    }
+
+    /// Questions about presence that were asked.
+    pub(crate) fn presence_queries(&self) -> u64 {
+        self.state.lock().presence_queries
     }
 
     /// Publishes that wait for an answer.
@@ -157,15 +184,25 @@ impl State {
             OwnerFrame::Publish(publish) if self.mute => self.kept.push((edge, publish)),
             OwnerFrame::Publish(publish) => self.publish(edge, publish),
             OwnerFrame::Renew(renew) => self.tell(edge, EdgeFrame::Renewed(renew)),
-            OwnerFrame::PresenceQuery(query) => self.tell(
-                edge,
-                EdgeFrame::PresenceAnswer(PresenceAnswer {
-                    request: query.request,
-                    entries: Vec::new(),
-                    clients: 0,
-                    users: 0,
-                }),
-            ),
+            OwnerFrame::PresenceQuery(query) => {
+                self.presence_queries += 1;
+                let present = self.present.get(&query.room);
+                let people = present.into_iter().flat_map(BTreeMap::values);
+                let count = people.clone().count() as u32;
+                let entries = match query.entries {
+                    true => people.take(1000).cloned().collect(),
+                    false => Vec::new(),
+                };
+                self.tell(
+                    edge,
+                    EdgeFrame::PresenceAnswer(PresenceAnswer {
+                        request: query.request,
+                        entries,
+                        clients: count,
+                        users: count,
+                    }),
+                );
+            }
             OwnerFrame::Trace(query) => self.tell(
                 edge,
                 EdgeFrame::Traced(Traced {
@@ -173,10 +210,16 @@ impl State {
                     ..Traced::default()
                 }),
             ),
-            OwnerFrame::Present(_)
-            | OwnerFrame::Absent(_)
-            | OwnerFrame::PresenceSet(_)
-            | OwnerFrame::SessionEnded(_) => {}
+            OwnerFrame::Present(Presence { room, person }) => {
+                let people = self.present.entry(room).or_default();
+                people.insert(person.client.clone(), person);
+            }
+            OwnerFrame::Absent(Presence { room, person }) => {
+                if let Some(people) = self.present.get_mut(&room) {
+                    people.remove(&person.client);
+                }
+            }
+            OwnerFrame::PresenceSet(_) | OwnerFrame::SessionEnded(_) => {}
         }
     }
 
