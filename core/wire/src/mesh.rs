@@ -206,13 +206,14 @@ pub enum EdgeFrame {
 /// The class of a frame: a stream's writer sends a higher class first.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Class {
-    /// Attachment, interest, presence, leases.
+    /// Attachment, interest, comings and goings of people, leases.
     Control,
-    /// Answers to publishes.
+    /// Answers to publishes, and refusals of questions.
     Acknowledgement,
     /// Live publications, joins and leaves; erasures, which must not overtake what they erase.
     Live,
-    /// History, on its own streams.
+    /// History, on its own streams; on a shard stream what is as large and as little urgent: who
+    /// is present.
     CatchUp,
 }
 
@@ -227,6 +228,9 @@ impl ToEdge {
                 | EdgeFrame::Leave(_)
                 | EdgeFrame::Erased(_),
             ) => Class::Live,
+            // What says that an answer did not fit must not wait behind those that are in its way.
+            Some(EdgeFrame::PresenceAnswer(answer)) if answer.error != 0 => Class::Acknowledgement,
+            Some(EdgeFrame::PresenceAnswer(_)) => Class::CatchUp,
             _ => Class::Control,
         }
     }
@@ -554,6 +558,9 @@ pub struct PresenceAnswer {
     /// Different users among them.
     #[prost(uint32, tag = "4")]
     pub users: u32,
+    /// A code of `gb6_core_model::ErrorCode`; 0: none.
+    #[prost(uint32, tag = "5")]
+    pub error: u32,
 }
 
 /// Renews a lease.

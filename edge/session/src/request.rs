@@ -165,8 +165,8 @@ pub struct PublishAnswer {
 /// Who is present.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PresenceAnswer {
-    /// People, when asked for: at most `limits::PRESENCE_ENTRIES_MAX`.
-    pub entries: Vec<Person>,
+    /// People, when asked for: at most `limits::PRESENCE_ENTRIES_MAX`. Shared by all who asked.
+    pub entries: Arc<[Person]>,
     /// Connections present.
     pub clients: u32,
     /// Different users among them.

@@ -5,9 +5,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use gb6_core_mesh::{FrameSender, TrySendError};
+use gb6_core_model::ErrorCode;
 use gb6_core_model::snapshot::Snapshot;
 use gb6_core_ports::{Commit, Completion, Fence, ShardLog, StoreError};
-use gb6_core_wire::mesh::{EdgeFrame, HistoryPage, HistoryRequest, ToEdge, ToOwner};
+use gb6_core_wire::mesh::{
+    EdgeFrame, HistoryPage, HistoryRequest, OwnerFrame, PresenceAnswer, ToEdge, ToOwner,
+};
 use gb6_core_wire::record::Record;
 use gb6_region_shard::{
     Admin, AdminOutcome, AppendFailure, HistoryRead, LinkId, Output, Shard, SyncStats,
@@ -266,7 +269,13 @@ impl Worker {
                 for frame in frames {
                     // A frame of a newer version is passed over.
                     if let (Some(frame), true) = (frame.frame, self.links.contains_key(&link)) {
+                        let large = matches!(frame, OwnerFrame::PresenceQuery(_));
                         self.shard.frame(now, link, frame);
+                        // A hundred bytes of a question may make a megabyte of an answer: it goes
+                        // where it is counted before the next one is made.
+                        if large {
+                            self.flush();
+                        }
                     }
                 }
             }
@@ -398,6 +407,9 @@ impl Worker {
         let frame = ToEdge { frame: Some(frame) };
         match sender.try_send(frame.class(), frame) {
             Ok(()) => {}
+            Err(TrySendError::Full(ToEdge {
+                frame: Some(EdgeFrame::PresenceAnswer(answer)),
+            })) => refuse_presence(sender, answer.request),
             Err(TrySendError::Full(_)) => self.shard.link_lagging(link),
             Err(TrySendError::TooLarge { bytes }) => {
                 // The frame alone is lost; its request gets no answer in time and says so.
@@ -566,6 +578,19 @@ impl Worker {
             let _ = done.send(retention::run(&reader, &plan));
         });
     }
+}
+
+/// An answer about presence did not fit: that question alone fails.
+fn refuse_presence(sender: &FrameSender<ToEdge>, request: u64) {
+    let refused = ToEdge {
+        frame: Some(EdgeFrame::PresenceAnswer(PresenceAnswer {
+            request,
+            error: ErrorCode::TooManyRequests.code(),
+            ..PresenceAnswer::default()
+        })),
+    };
+    // Where not even this fits, the question gets no answer in time and the edge says so.
+    let _ = sender.try_send(refused.class(), refused);
 }
 
 /// Reads a page off the async threads. While the index does not reach far enough the read waits

@@ -92,6 +92,7 @@ impl RoomPresence {
             entries: self.entries(wanted),
             clients: self.members.len() as u32,
             users: self.users.len() as u32,
+            error: 0,
         }
     }
 }

@@ -66,6 +66,17 @@ fn a_frame_of_a_later_version_is_seen_as_none() {
     let later = ToEdge::decode(&*hex("ea06056c61746572")).unwrap();
     assert_eq!(later.frame, None);
     assert_eq!(later.class(), Class::Control);
+    // People are many bytes, their refusal is few and must not wait behind them.
+    for (error, class) in [(0, Class::CatchUp), (111, Class::Acknowledgement)] {
+        let answer = PresenceAnswer {
+            error,
+            ..PresenceAnswer::default()
+        };
+        let answer = ToEdge {
+            frame: Some(EdgeFrame::PresenceAnswer(answer)),
+        };
+        assert_eq!(answer.class(), class);
+    }
 }
 
 proptest! {

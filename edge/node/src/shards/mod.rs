@@ -339,6 +339,16 @@ fn collect_one(
             c.reads_shared,
         ),
         (
+            "gb6_edge_queries_shared_total",
+            "Questions about presence and traces answered together.",
+            c.queries_shared,
+        ),
+        (
+            "gb6_edge_queries_refused_total",
+            "Questions refused because too many of their instance waited (111).",
+            c.queries_refused,
+        ),
+        (
             "gb6_edge_evicted_total",
             "Subscriptions the log could not continue.",
             c.evicted,

@@ -16,6 +16,7 @@ mod half_open;
 mod http;
 mod memory;
 mod owner;
+mod presence;
 mod slow;
 mod tokens;
 mod upgrade;

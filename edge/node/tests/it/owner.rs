@@ -200,6 +200,7 @@ impl State {
                         entries,
                         clients: count,
                         users: count,
+                        error: 0,
                     }),
                 );
             }

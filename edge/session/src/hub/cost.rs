@@ -29,6 +29,11 @@ pub(crate) fn person(p: &Person) -> usize {
     64 + text(&p.user) + text(&p.client) + info(&p.conn_info) + info(&p.chan_info)
 }
 
+/// The cost of a person in an answer about presence, where it stands under its client id.
+pub(crate) fn entry(p: &Person) -> usize {
+    person(p) + text(&p.client) + 8
+}
+
 fn data(data: &[u8], content_type: ContentType) -> usize {
     match content_type {
         ContentType::Json => data.len(),

@@ -9,7 +9,7 @@ use prost::Message as _;
 
 use super::interest::Interest;
 use super::room::Follow;
-use super::{Detach, Hub, HubOut, Op, never_zero};
+use super::{Detach, Hub, HubOut, never_zero};
 
 impl<S: Clone> Hub<S> {
     /// The streams to an owner are open: the hub attaches. `fresh` is a new random number every
@@ -41,6 +41,7 @@ impl<S: Clone> Hub<S> {
         if self.lease.is_attached() {
             self.let_all_out(out);
             self.let_interest_out(out);
+            self.start_queries(now_ms, out);
         }
     }
 
@@ -50,6 +51,7 @@ impl<S: Clone> Hub<S> {
         self.lease.down();
         self.publishes_link_down(out);
         self.reads.link_down();
+        self.queries.link_down();
         self.interests.link_down();
         self.ahead_bytes = 0;
         for id in 0..self.rooms.bound() {
@@ -94,11 +96,7 @@ impl<S: Clone> Hub<S> {
         self.resend_publishes(out);
         self.want_all(out);
         self.tell_all_present(out);
-        for waiting in self.ops.values() {
-            if let Op::Query(frame) = &waiting.op {
-                out.to_owner((**frame).clone());
-            }
-        }
+        self.start_queries(now, out);
         for session in self.numbers.untold(self.lease.sequence()) {
             out.to_owner(OwnerFrame::SessionEnded(SessionEnded {
                 session: session.0,

@@ -22,6 +22,7 @@ mod query;
 mod reads;
 mod ring;
 mod room;
+mod turns;
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -35,6 +36,7 @@ use interest::{Interest, Interests};
 use lease::Lease;
 use numbers::Numbers;
 use publish::{Doors, PendingPublish};
+use query::Queries;
 use reads::Reads;
 use room::{Member, Room, RoomId, Rooms};
 
@@ -54,6 +56,7 @@ pub struct Hub<S> {
     doors: Doors,
     numbers: Numbers,
     reads: Reads,
+    queries: Queries,
     evictions: Evictions<S>,
     /// Rooms without members, with when they may go and which of their idle times is meant.
     idle: VecDeque<(u64, RoomId, u64)>,
@@ -83,8 +86,8 @@ enum Op {
     Publish(Box<PendingPublish>),
     /// A room to take in a joiner.
     Join(RoomId),
-    /// An answer of the owner to this query.
-    Query(Box<OwnerFrame>),
+    /// An answer of the owner to a question.
+    Query,
     /// A page of history.
     History,
 }
@@ -118,6 +121,7 @@ impl<S: Clone> Hub<S> {
             doors: Doors::default(),
             numbers: Numbers::new(config.numbered_rooms),
             reads: Reads::default(),
+            queries: Queries::default(),
             evictions: Evictions {
                 waiting: BTreeMap::new(),
                 allowance: 0,
@@ -195,9 +199,9 @@ impl<S: Clone> Hub<S> {
             EdgeFrame::Deliver(f) => self.delivered(now_ms, f, out),
             EdgeFrame::Join(f) => self.joined_or_left(f, true, out),
             EdgeFrame::Leave(f) => self.joined_or_left(f, false, out),
-            EdgeFrame::PresenceAnswer(f) => self.presence_answer(f, out),
+            EdgeFrame::PresenceAnswer(f) => self.presence_answer(now_ms, f, out),
             EdgeFrame::Renewed(f) => self.renewed(f.sequence),
-            EdgeFrame::Traced(f) => self.traced(f, out),
+            EdgeFrame::Traced(f) => self.traced(now_ms, f, out),
             EdgeFrame::Erased(f) => self.erased(&f),
         }
     }
@@ -214,6 +218,7 @@ impl<S: Clone> Hub<S> {
         self.now = now_ms;
         self.tick_lease(now_ms, out);
         self.tick_ops(now_ms, out);
+        self.tick_queries(now_ms, out);
         self.tick_evictions(now_ms, out);
         self.tick_reads(now_ms, out);
         self.tick_idle(now_ms, out);
@@ -291,7 +296,7 @@ impl<S: Clone> Hub<S> {
                     self.forget_joiner(id, waiting.session, room);
                     self.no_answer()
                 }
-                Op::Query(_) | Op::History => {
+                Op::Query | Op::History => {
                     self.counters.timeouts += 1;
                     self.no_answer()
                 }

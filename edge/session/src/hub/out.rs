@@ -71,6 +71,10 @@ pub struct HubConfig {
     pub reads_in_flight: usize,
     /// History reads of sessions that may wait; further ones get 111.
     pub reads_waiting: usize,
+    /// Questions (presence, traces) that the owner may be asked at once; equal ones are asked once.
+    pub queries_in_flight: usize,
+    /// Questions of one instance that may wait; further ones get 111.
+    pub queries_waiting: usize,
     /// How long an internal read (filling, recovery) may take before it is asked again, in ms.
     pub fill_ms: u64,
     /// From an internal read that failed to the next attempt, in ms.
@@ -100,6 +104,8 @@ impl Default for HubConfig {
             ahead_total_bytes: 32 * 1024 * 1024,
             reads_in_flight: 16,
             reads_waiting: 20_000,
+            queries_in_flight: 64,
+            queries_waiting: 4_096,
             fill_ms: 10_000,
             fill_retry_ms: 250,
             evictions_per_second: 500,
@@ -147,6 +153,10 @@ pub struct HubCounters {
     pub timeouts: u64,
     /// History reads answered together with an equal one.
     pub reads_shared: u64,
+    /// Questions answered together with an equal one.
+    pub queries_shared: u64,
+    /// Questions refused because too many of their instance waited (111).
+    pub queries_refused: u64,
     /// Subscriptions ended because the log could not continue them.
     pub evicted: u64,
     /// Leases that ended.

@@ -1,55 +1,193 @@
 //! Questions that the owner answers once: presence and traces; and its pushes of joins and leaves.
+//!
+//! A question is asked once for all who wait for it, a bounded number of questions is under way,
+//! and instances take turns. Who asks while an equal question is under way waits for the next one:
+//! that one may have been answered before the asker itself came into the room.
+
+use std::collections::BTreeMap;
 
 use gb6_core_model::{ErrorCode, Offset};
-use gb6_core_wire::mesh::{OwnerFrame, Presence, PresenceQuery, TraceQuery, Traced};
+use gb6_core_wire::mesh::{OwnerFrame, Presence, PresenceQuery, RoomRef, TraceQuery, Traced};
 
 use super::encode::{self, Frames};
+use super::turns::Turns;
 use super::{Asked, Hub, HubOut, Op};
 use crate::request::{Answer, PresenceAnswer, TraceAnswer};
 
+/// What is asked about a room.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum About {
+    /// Who is present, or only how many.
+    Presence { entries: bool },
+    /// Where the record at this offset lies.
+    Trace(Offset),
+}
+
+type Question = (RoomRef, About);
+
+/// A question that the owner was asked.
+struct UnderWay {
+    /// When.
+    at: u64,
+    question: Question,
+    /// The operations that its answer ends.
+    ops: Vec<u64>,
+    /// Operations that came since: they end with the answer to the next one.
+    next: Vec<u64>,
+}
+
+/// Questions under way and waiting.
+#[derive(Default)]
+pub(super) struct Queries {
+    /// By their numbers on the wire.
+    under_way: BTreeMap<u64, UnderWay>,
+    numbers: BTreeMap<Question, u64>,
+    /// Questions that wait, each with the operations that wait for it.
+    waiting: BTreeMap<Question, Vec<u64>>,
+    turns: Turns<Question>,
+}
+
+impl Queries {
+    /// An operation waits for this question; `true`: together with others.
+    fn add(&mut self, question: &Question, op: u64) -> bool {
+        let number = self.numbers.get(question);
+        let shared = match number.and_then(|number| self.under_way.get_mut(number)) {
+            Some(under_way) => &mut under_way.next,
+            None => self.waiting.entry(question.clone()).or_default(),
+        };
+        shared.push(op);
+        let first = number.is_none() && shared.len() == 1;
+        if first {
+            self.turns.push(&question.0.instance, question.clone());
+        }
+        !first
+    }
+
+    /// Whether an equal question waits or is under way.
+    fn knows(&self, question: &Question) -> bool {
+        self.numbers.contains_key(question) || self.waiting.contains_key(question)
+    }
+
+    /// No longer under way. Operations that came since wait for the next one.
+    fn end(&mut self, number: u64) -> Vec<u64> {
+        let Some(ended) = self.under_way.remove(&number) else {
+            return Vec::new();
+        };
+        self.numbers.remove(&ended.question);
+        for op in ended.next {
+            self.add(&ended.question, op);
+        }
+        ended.ops
+    }
+
+    /// What is under way gets no answer: it is asked again, because asking changes nothing.
+    pub(super) fn link_down(&mut self) {
+        self.numbers.clear();
+        for ended in std::mem::take(&mut self.under_way).into_values() {
+            for op in ended.ops.into_iter().chain(ended.next) {
+                self.add(&ended.question, op);
+            }
+        }
+    }
+}
+
 impl<S: Clone> Hub<S> {
     pub(super) fn presence(&mut self, asked: Asked<S>, entries: bool, out: &mut impl HubOut<S>) {
-        let query = PresenceQuery {
-            request: self.next_op,
-            room: asked.room.clone(),
-            entries,
-        };
-        self.query(asked, OwnerFrame::PresenceQuery(query), out);
+        self.query(asked, About::Presence { entries }, out);
     }
 
     pub(super) fn trace(&mut self, asked: Asked<S>, offset: Offset, out: &mut impl HubOut<S>) {
-        let query = TraceQuery {
-            request: self.next_op,
-            room: asked.room.clone(),
-            offset,
-        };
-        self.query(asked, OwnerFrame::Trace(query), out);
+        self.query(asked, About::Trace(offset), out);
     }
 
-    /// Asks now or after attaching; a question may be asked again, it changes nothing.
-    fn query(&mut self, asked: Asked<S>, frame: OwnerFrame, out: &mut impl HubOut<S>) {
-        if self.lease.is_attached() {
-            out.to_owner(frame.clone());
+    fn query(&mut self, asked: Asked<S>, about: About, out: &mut impl HubOut<S>) {
+        let question = (asked.room.clone(), about);
+        let waiting = self.queries.turns.waiting(&question.0.instance);
+        // Overflow policy of this queue: the newest is refused.
+        if !self.queries.knows(&question) && waiting >= self.config.queries_waiting {
+            self.counters.queries_refused += 1;
+            let refused = Answer::Failed(ErrorCode::TooManyRequests);
+            return out.complete(&asked.handle, asked.token, refused);
         }
-        self.wait(&asked, Op::Query(Box::new(frame)));
+        let op = self.wait(&asked, Op::Query);
+        if self.queries.add(&question, op) {
+            self.counters.queries_shared += 1;
+        }
+        self.start_queries(asked.now, out);
+    }
+
+    /// Asks what may be asked now.
+    pub(super) fn start_queries(&mut self, now: u64, out: &mut impl HubOut<S>) {
+        if !self.lease.is_attached() {
+            return;
+        }
+        while self.queries.under_way.len() < self.config.queries_in_flight.max(1)
+            && !out.owner_full()
+            && let Some(question) = self.queries.turns.pop(|_| true)
+        {
+            let mut ops = self.queries.waiting.remove(&question).unwrap_or_default();
+            ops.retain(|op| self.ops.contains_key(op));
+            if ops.is_empty() {
+                continue;
+            }
+            let request = self.next_op;
+            self.next_op += 1;
+            let room = question.0.clone();
+            out.to_owner(match question.1 {
+                About::Presence { entries } => OwnerFrame::PresenceQuery(PresenceQuery {
+                    request,
+                    room,
+                    entries,
+                }),
+                About::Trace(offset) => OwnerFrame::Trace(TraceQuery {
+                    request,
+                    room,
+                    offset,
+                }),
+            });
+            self.queries.numbers.insert(question.clone(), request);
+            let under_way = UnderWay {
+                at: now,
+                question,
+                ops,
+                next: Vec::new(),
+            };
+            self.queries.under_way.insert(request, under_way);
+        }
+    }
+
+    /// Questions without an answer make place for others; who waited for them has been told.
+    pub(super) fn tick_queries(&mut self, now: u64, out: &mut impl HubOut<S>) {
+        // Numbers ascend with time.
+        while let Some((number, first)) = self.queries.under_way.first_key_value()
+            && now >= first.at + self.config.answer_ms
+        {
+            let number = *number;
+            self.queries.end(number);
+        }
+        self.start_queries(now, out);
     }
 
     pub(super) fn presence_answer(
         &mut self,
+        now: u64,
         frame: gb6_core_wire::mesh::PresenceAnswer,
         out: &mut impl HubOut<S>,
     ) {
-        let asked = |frame: &OwnerFrame| matches!(frame, OwnerFrame::PresenceQuery(_));
-        let answer = Answer::Presence(Box::new(PresenceAnswer {
-            entries: frame.entries,
-            clients: frame.clients,
-            users: frame.users,
-        }));
-        self.answer_query(frame.request, asked, answer, out);
+        let asked = |about: &About| matches!(about, About::Presence { .. });
+        let answer = match frame.error {
+            0 => Answer::Presence(Box::new(PresenceAnswer {
+                entries: frame.entries.into(),
+                clients: frame.clients,
+                users: frame.users,
+            })),
+            code => Answer::Failed(ErrorCode::from_code(code).unwrap_or(ErrorCode::Internal)),
+        };
+        self.answer_query(now, frame.request, asked, answer, out);
     }
 
-    pub(super) fn traced(&mut self, frame: Traced, out: &mut impl HubOut<S>) {
-        let asked = |frame: &OwnerFrame| matches!(frame, OwnerFrame::Trace(_));
+    pub(super) fn traced(&mut self, now: u64, frame: Traced, out: &mut impl HubOut<S>) {
+        let asked = |about: &About| matches!(about, About::Trace(_));
         let answer = match frame.error {
             0 => Answer::Traced(TraceAnswer {
                 shard: frame.shard,
@@ -59,24 +197,28 @@ impl<S: Clone> Hub<S> {
             }),
             code => Answer::Failed(ErrorCode::from_code(code).unwrap_or(ErrorCode::Internal)),
         };
-        self.answer_query(frame.request, asked, answer, out);
+        self.answer_query(now, frame.request, asked, answer, out);
     }
 
     fn answer_query(
         &mut self,
+        now: u64,
         request: u64,
-        asked: impl Fn(&OwnerFrame) -> bool,
+        asked: impl Fn(&About) -> bool,
         answer: Answer,
         out: &mut impl HubOut<S>,
     ) {
-        let ours = |op: &Op| matches!(op, Op::Query(frame) if asked(frame));
-        if self.ops.get(&request).is_some_and(|w| ours(&w.op))
-            && let Some(waiting) = self.ops.remove(&request)
-        {
-            out.complete(&waiting.handle, waiting.token, answer);
-        } else {
+        let under_way = self.queries.under_way.get(&request);
+        if !under_way.is_some_and(|u| asked(&u.question.1)) {
             self.counters.stray_frames += 1;
+            return;
         }
+        for op in self.queries.end(request) {
+            if let Some(waiting) = self.ops.remove(&op) {
+                out.complete(&waiting.handle, waiting.token, answer.clone());
+            }
+        }
+        self.start_queries(now, out);
     }
 
     /// Pushes to the subscribers that want to know of joins and leaves.

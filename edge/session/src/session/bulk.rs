@@ -1,7 +1,7 @@
-//! Answers that may be large (history, recovery): begun only while the client's queue is short, so
+//! Answers that may be large (history, recovery, presence): begun only while the client's queue is short, so
 //! that nothing but live publications can overflow it.
 //!
-//! One page of history at a time. Several recoveries, because together they stay within one
+//! One page at a time, of history or of people. Several recoveries, because together they stay within one
 //! budget; they are counted for each shard, so that one whose owner does not answer delays its own
 //! rooms only. A page does not wait for them, nor they for it: one that has come is put behind
 //! them where both together would not fit.
@@ -13,7 +13,7 @@ use gb6_core_model::{ErrorCode, limits};
 use super::live::Live;
 use super::reply::Turn;
 use crate::hub::cost;
-use crate::request::{Answer, HistoryAnswer, HubRequest, Request};
+use crate::request::{Answer, HubRequest, Request};
 
 /// Recoveries of one session under way at once in one shard.
 const RECOVERIES_MAX: usize = 16;
@@ -29,7 +29,7 @@ type Place = Option<(String, u32)>;
 pub(super) struct Bulk {
     /// Recovering subscribes: bounded by the subscriptions.
     recoveries: BTreeMap<Place, Recoveries>,
-    /// Pages of history that wait.
+    /// Pages of history and of people that wait.
     pages: VecDeque<HubRequest>,
     /// The token of the page under way.
     page: Option<u64>,
@@ -93,7 +93,7 @@ impl Bulk {
 }
 
 impl Live {
-    /// Whether another page of history may wait.
+    /// Whether another page may wait.
     pub(super) fn may_wait(&self, max: usize) -> Result<(), ErrorCode> {
         // Overflow policy of this queue: the newest is refused.
         match &self.bulk {
@@ -110,7 +110,7 @@ impl Live {
             .shard_of(self.instance(), &request.room.channel);
         let place = placed.map(|(region, shard)| (region.to_owned(), shard.0));
         let bulk = self.bulk.get_or_insert_default();
-        if matches!(request.request, Request::History(_)) {
+        if !matches!(request.request, Request::Subscribe(_)) {
             bulk.pages.push_back(request);
         } else {
             let shard = bulk.recoveries.entry(place).or_default();
@@ -159,8 +159,7 @@ impl Live {
         token: u64,
         answer: Answer,
     ) -> Option<Answer> {
-        if let Answer::History(page) = &answer
-            && !self.fits(turn, page)
+        if !self.fits(turn, &answer)
             && let Some(bulk) = &mut self.bulk
             && bulk.page == Some(token)
         {
@@ -170,13 +169,17 @@ impl Live {
         Some(answer)
     }
 
-    fn fits(&self, turn: &Turn<'_>, page: &HistoryAnswer) -> bool {
+    fn fits(&self, turn: &Turn<'_>, answer: &Answer) -> bool {
         let recovering = self.bulk.as_deref().is_some_and(Bulk::is_recovering);
         let queued = turn.outbox_bytes();
         if !recovering && queued <= turn.cx.config.bulk_low_water_bytes {
             return true;
         }
-        let bytes: usize = page.publications.iter().map(cost::publication).sum();
+        let bytes: usize = match answer {
+            Answer::History(page) => page.publications.iter().map(cost::publication).sum(),
+            Answer::Presence(who) => who.entries.iter().map(cost::entry).sum(),
+            _ => return true,
+        };
         let recovered = if recovering { self.recovery.bytes } else { 0 };
         queued + bytes + recovered as usize <= QUEUE_BYTES_MAX
     }

@@ -181,8 +181,16 @@ impl Live {
             true => Asked::Presence,
             false => Asked::PresenceStats,
         };
+        if entries {
+            self.may_wait(turn.cx.config.bulk_waiting_max)?;
+        }
         let request = self.request(turn, id, &channel, asked, Request::Presence { entries });
-        turn.hub(request);
+        // Numbers alone are as small as any reply.
+        if entries {
+            self.bulk(turn, request);
+        } else {
+            turn.hub(request);
+        }
         Ok(())
     }
 
@@ -249,7 +257,7 @@ impl Live {
             (Asked::RpcTrace(offset), Answer::Traced(traced)) => {
                 self.rpc_traced(turn, id, offset, traced);
             }
-            (Asked::Presence, Answer::Presence(who)) => turn.answer(id, presence_result(*who)),
+            (Asked::Presence, Answer::Presence(who)) => turn.answer(id, presence_result(&who)),
             (Asked::PresenceStats, Answer::Presence(who)) => turn.answer(
                 id,
                 PresenceStatsResult {
@@ -391,13 +399,8 @@ fn history_result(page: &HistoryAnswer, epoch: String) -> HistoryResult {
     }
 }
 
-fn presence_result(who: PresenceAnswer) -> PresenceResult {
-    // Each person stands under its client id, which costs once more.
-    let costs = who
-        .entries
-        .iter()
-        .map(|p| cost::person(p) + 2 * p.client.len());
-    let fit = fitting(costs);
+fn presence_result(who: &PresenceAnswer) -> PresenceResult {
+    let fit = fitting(who.entries.iter().map(cost::entry));
     let people: BTreeMap<String, ClientInfo> = who
         .entries
         .iter()

@@ -22,7 +22,8 @@ pub struct SessionConfig {
     pub connect_timeout_ms: u64,
     /// How long a session outlives its token, in ms, before it ends with 3005.
     pub expiry_grace_ms: u64,
-    /// Bytes that may wait in the outbox when the next bulk answer (history, recovery) is begun.
+    /// Bytes that may wait in the outbox when the next bulk answer (history, recovery,
+    /// presence) is begun.
     pub bulk_low_water_bytes: usize,
     /// Bulk requests that may wait their turn in one session, besides recovering subscribes;
     /// further ones are answered 111.

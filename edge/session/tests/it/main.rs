@@ -8,6 +8,7 @@ mod client;
 mod hub_bounds;
 mod hub_erase;
 mod hub_model;
+mod hub_queries;
 mod hub_rules;
 mod owner;
 mod session_model;

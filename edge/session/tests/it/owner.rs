@@ -192,6 +192,7 @@ impl Owner {
                     request: q.request,
                     clients,
                     users: clients,
+                    error: 0,
                     entries: Vec::new(),
                 }));
             }

@@ -46,7 +46,7 @@ fn answer_to(request: &HubRequest, luck: u8) -> Answer {
             duplicate: false,
         }),
         Request::Presence { .. } => Answer::Presence(Box::new(PresenceAnswer {
-            entries: Vec::new(),
+            entries: [].into(),
             clients: 0,
             users: 0,
         })),

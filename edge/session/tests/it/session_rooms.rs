@@ -551,6 +551,55 @@ fn presence_statistics_and_traces() {
 }
 
 #[test]
+fn people_are_listed_only_as_the_queue_drains() {
+    let mut desk = Desk::live();
+    desk.config.in_flight_max = 100;
+    let frame: Vec<String> = (2..1_002)
+        .map(|id| format!(r#"{{"id":{id},"presence":{{"channel":"room:1"}}}}"#))
+        .collect();
+    desk.text(&frame.join("\n"));
+    // One is asked, two wait, as the bench configures it: the others are refused.
+    assert_eq!(
+        desk.errors()
+            .iter()
+            .filter(|(_, code)| *code == 111)
+            .count(),
+        997
+    );
+    let person = |n| Person {
+        user: "u".into(),
+        client: format!("c{n}"),
+        conn_info: Bytes::from(format!("\"{}\"", "i".repeat(500))),
+        ..Person::default()
+    };
+    let people: Arc<[Person]> = (0..1_000).map(person).collect();
+    let who = || {
+        Answer::Presence(Box::new(PresenceAnswer {
+            entries: people.clone(),
+            clients: 1_000,
+            users: 1,
+        }))
+    };
+    let first = desk.one();
+    // It came while something else filled the queue: it waits for its place.
+    desk.outbox = 600_000;
+    desk.complete(first.token, who());
+    assert!(desk.replies().is_empty() && desk.session.wants_drain());
+    desk.outbox = 0;
+    for _ in 0..3 {
+        desk.with(|s, cx, out| s.drained(cx, out));
+        let replies = desk.replies();
+        assert!(replies.len() <= 1, "never two at once");
+        let next = desk.requests();
+        assert!(next.len() <= 1);
+        if let Some(next) = next.first() {
+            desk.complete(next.token, who());
+        }
+    }
+    assert!(desk.requests().is_empty() && !desk.session.wants_drain());
+}
+
+#[test]
 fn requests_without_an_answer_are_bounded() {
     let mut desk = Desk::live();
     desk.config.in_flight_max = 2;

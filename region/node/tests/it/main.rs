@@ -1,4 +1,5 @@
 //! A region on the reference log and the in-memory mesh, as an edge sees it.
 
 mod edge;
+mod presence;
 mod serve;
