@@ -95,6 +95,23 @@ for (const format of formats) {
       assert.equal((await disconnected).code, 3501);
     });
 
+    test('a refresh with an expired token ends with 3005, and the SDK comes back with a new one', async () => {
+      let asked = 0;
+      const client = clients.make(format, null, {
+        token: sign(server, member('alice', 2)),
+        getToken: async () => {
+          asked += 1;
+          return sign(server, member('alice', asked === 1 ? -60 : 3600));
+        },
+      });
+      const lost = next(client, 'connecting', (context) => context.code !== 0);
+      client.connect();
+      await client.ready(10_000);
+      assert.equal((await lost).code, 3005);
+      await client.ready(10_000);
+      await client.rpc('room.publish', format.encode({ room: 'room:refreshed', data: {} }));
+    });
+
     test('a refresh as somebody else is refused', async () => {
       const client = clients.make(format, null, {
         token: sign(server, member('alice', 2)),

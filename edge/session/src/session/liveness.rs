@@ -119,8 +119,9 @@ impl Live {
             }
             Err(TokenError::Expired) => {
                 count(&turn.cx.counters.tokens_refused);
-                turn.fail(id, ErrorCode::TokenExpired);
-                return Ok(());
+                // SDKs take an error here for a reason to go on with the old token; this they
+                // answer by connecting again, with a new one where they can get it.
+                return Err(Disconnect::ConnectionExpired);
             }
             Err(TokenError::Invalid) => {
                 count(&turn.cx.counters.tokens_refused);

@@ -391,6 +391,15 @@ fn pings_and_pongs() {
 }
 
 #[test]
+fn a_refresh_with_an_expired_token_ends_the_connection_so_that_the_client_comes_back() {
+    let mut desk = Desk::live();
+    desk.text(r#"{"id":2,"refresh":{"token":"U"}}"#);
+    desk.verified(1, Err(TokenError::Expired));
+    assert_eq!(desk.closed(), Some(Disconnect::ConnectionExpired));
+    assert!(desk.errors().is_empty());
+}
+
+#[test]
 fn a_token_expires_is_refreshed_and_expires_again() {
     let expiring = |ms: i64| Claims {
         expires_unix_ms: Some(UNIX + ms),
@@ -411,8 +420,8 @@ fn a_token_expires_is_refreshed_and_expires_again() {
         panic!("{:?}", desk.actions);
     };
     assert_eq!(token, "U");
-    desk.verified(1, Err(TokenError::Expired));
-    assert_eq!(desk.errors(), [(2, 109)]);
+    desk.verified(1, Err(TokenError::Unavailable));
+    assert_eq!(desk.errors(), [(2, 100)]);
     desk.text(r#"{"id":5,"refresh":{"token":"W"}}"#);
     desk.actions.clear();
     desk.verified(2, Ok(expiring(100_000)));
