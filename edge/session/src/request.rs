@@ -112,7 +112,7 @@ pub struct HistoryQuery {
 pub struct Recent {
     /// The publication.
     pub publication: Publication,
-    /// An upper bound of its encoded size in bytes, in either dialect.
+    /// Its size in JSON in bytes, with its data as they are: what counts against a budget.
     pub cost: usize,
 }
 

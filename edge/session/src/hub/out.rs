@@ -58,9 +58,10 @@ pub struct HubConfig {
     pub door_bytes_max: usize,
     /// Rooms that the owner may be told of without having answered; further ones wait, in order.
     pub interests_in_flight: usize,
-    /// Bytes of recent publications kept for one room.
+    /// Bytes of memory for recent publications of one room: by default as many as one recovery may
+    /// take.
     pub ring_room_bytes: usize,
-    /// Bytes of recent publications kept in all rooms of this hub.
+    /// Bytes of memory for recent publications in all rooms of this hub.
     pub ring_bytes: usize,
     /// Bytes of live publications kept for one room while a gap before them is filled; what does
     /// not fit is read again from the log.
@@ -98,7 +99,8 @@ impl Default for HubConfig {
             door_max: 4_096,
             door_bytes_max: 16 * 1024 * 1024,
             interests_in_flight: 4_096,
-            ring_room_bytes: limits::RECOVERY_BYTES_MAX,
+            ring_room_bytes: limits::RECOVERY_BYTES_MAX
+                + limits::RECOVERY_PUBLICATIONS_MAX * super::ring::OVERHEAD,
             ring_bytes: 64 * 1024 * 1024,
             ahead_bytes: 1024 * 1024,
             ahead_total_bytes: 32 * 1024 * 1024,

@@ -7,6 +7,11 @@ use gb6_core_model::Offset;
 
 use crate::request::Recent;
 
+/// Memory that a publication takes besides what is counted of it: structs, allocations, its place
+/// here. Budgets of what is sent do not count it; bounds of what is remembered do, or a room of
+/// tiny messages would take many times its bound.
+pub(super) const OVERHEAD: usize = 384;
+
 /// Publications without a hole, the newest last, with running sums of their costs.
 #[derive(Default)]
 pub(super) struct Ring {
@@ -17,11 +22,10 @@ pub(super) struct Ring {
 }
 
 impl Ring {
-    /// Bytes held, as costs.
+    /// Bytes of memory held, about.
     pub(super) fn bytes(&self) -> usize {
-        self.entries
-            .back()
-            .map_or(0, |(_, sum)| (sum - self.base) as usize)
+        let costs = self.entries.back().map_or(0, |(_, sum)| sum - self.base);
+        costs as usize + self.entries.len() * OVERHEAD
     }
 
     /// The offset of the first entry.
@@ -155,13 +159,14 @@ mod tests {
     #[test]
     fn sums_and_ranges() {
         let mut r = ring(3..=6);
-        assert_eq!((r.bytes(), r.first(), r.last()), (18, Some(3), Some(6)));
+        assert_eq!((r.first(), r.last()), (Some(3), Some(6)));
+        assert_eq!(r.bytes(), 18 + 4 * OVERHEAD);
         assert_eq!(r.cost_after(2), 18);
         assert_eq!(r.cost_after(4), 11);
         assert_eq!(r.cost_after(6), 0);
         assert_eq!(offsets(&r, 4), [5, 6]);
-        r.trim_to(12);
-        assert_eq!((r.bytes(), r.first()), (11, Some(5)));
+        r.trim_to(12 + 2 * OVERHEAD);
+        assert_eq!((r.bytes(), r.first()), (11 + 2 * OVERHEAD, Some(5)));
         assert_eq!(r.cost_after(0), 11);
         r.drop_through(5);
         assert_eq!(offsets(&r, 0), [6]);
@@ -179,7 +184,7 @@ mod tests {
         let mut r = ring(5..=6);
         r.prepend(ring(2..=5), 6);
         assert_eq!(offsets(&r, 0), [2, 3, 4, 5, 6]);
-        assert_eq!(r.bytes(), 20);
+        assert_eq!(r.bytes(), 20 + 5 * OVERHEAD);
         assert_eq!(r.cost_after(4), 11);
         let mut r = ring(5..=6);
         r.prepend(ring(2..=3), 6);

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use gb6_core_model::{ErrorCode, limits};
 
-use super::live::Live;
+use super::live::{Live, RecoveryBudget};
 use super::reply::Turn;
 use crate::hub::cost;
 use crate::request::{Answer, HubRequest, Request};
@@ -102,6 +102,19 @@ impl Live {
         }
     }
 
+    /// A room opened long after the client came back begins a budget of its own: nothing is being
+    /// recovered, and what was has left the queue. The rest between keeps the subscribes of one
+    /// attempt together that come in frames of their own, each behind the answer to the last.
+    fn refill_recovery(&mut self, turn: &Turn<'_>) {
+        let (now, config) = (turn.cx.now_ms, turn.cx.config);
+        let recovers = self.bulk.as_ref().is_some_and(|b| !b.recoveries.is_empty());
+        let rested = now >= self.recovered_at.saturating_add(config.recovery_rest_ms);
+        if !recovers && rested && turn.outbox_bytes() <= config.bulk_low_water_bytes {
+            self.recovery = RecoveryBudget::WHOLE;
+        }
+        self.recovered_at = now;
+    }
+
     /// Does a bulk request in its turn.
     pub(super) fn bulk(&mut self, turn: &mut Turn<'_>, request: HubRequest) {
         let placed = turn
@@ -109,12 +122,14 @@ impl Live {
             .snapshot
             .shard_of(self.instance(), &request.room.channel);
         let place = placed.map(|(region, shard)| (region.to_owned(), shard.0));
-        let bulk = self.bulk.get_or_insert_default();
-        if !matches!(request.request, Request::Subscribe(_)) {
-            bulk.pages.push_back(request);
-        } else {
+        if matches!(request.request, Request::Subscribe(_)) {
+            self.refill_recovery(turn);
+            let bulk = self.bulk.get_or_insert_default();
             let shard = bulk.recoveries.entry(place).or_default();
             shard.waiting.push_back(request);
+        } else {
+            let bulk = self.bulk.get_or_insert_default();
+            bulk.pages.push_back(request);
         }
         self.next_bulk(turn);
     }
@@ -180,8 +195,11 @@ impl Live {
             Answer::Presence(who) => who.entries.iter().map(cost::entry).sum(),
             _ => return true,
         };
-        let recovered = if recovering { self.recovery.bytes } else { 0 };
-        queued + bytes + recovered as usize <= QUEUE_BYTES_MAX
+        let recovered = match recovering {
+            true => cost::shown_at_most(self.recovery.publications, self.recovery.bytes),
+            false => 0,
+        };
+        queued + bytes + recovered <= QUEUE_BYTES_MAX
     }
 
     /// Answers a page that waited, if it fits now.

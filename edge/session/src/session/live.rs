@@ -35,8 +35,10 @@ pub(super) struct Live {
     pub(super) refreshing: Option<Refreshing>,
     /// Verifications asked for.
     pub(super) verifications: u32,
-    /// What may still be recovered on this connection.
+    /// What may still be recovered before the session has rested from recovering.
     pub(super) recovery: RecoveryBudget,
+    /// When it last asked for or was given something recovered, in ms of the monotonic clock.
+    pub(super) recovered_at: u64,
     pub(super) bulk: Option<Box<Bulk>>,
 }
 
@@ -53,6 +55,14 @@ pub(super) struct Refreshing {
 pub(super) struct RecoveryBudget {
     pub(super) publications: u32,
     pub(super) bytes: u32,
+}
+
+impl RecoveryBudget {
+    /// All that one connection attempt may recover.
+    pub(super) const WHOLE: Self = Self {
+        publications: limits::RECOVERY_PUBLICATIONS_MAX as u32,
+        bytes: limits::RECOVERY_BYTES_MAX as u32,
+    };
 }
 
 /// A subscription of this session.
@@ -117,10 +127,8 @@ impl Live {
             next_token: 1,
             refreshing: None,
             verifications: super::connect::CONNECT_VERIFICATION,
-            recovery: RecoveryBudget {
-                publications: limits::RECOVERY_PUBLICATIONS_MAX as u32,
-                bytes: limits::RECOVERY_BYTES_MAX as u32,
-            },
+            recovery: RecoveryBudget::WHOLE,
+            recovered_at: cx.now_ms,
             bulk: None,
         }
     }

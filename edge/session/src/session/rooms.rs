@@ -330,6 +330,7 @@ impl Live {
         let counters = turn.cx.counters;
         count(&counters.subscribed);
         if features.was_recovering {
+            self.recovered_at = turn.cx.now_ms;
             count(match answer.recovered {
                 true => &counters.recovered,
                 false => &counters.not_recovered,

@@ -28,6 +28,9 @@ pub struct SessionConfig {
     /// Bulk requests that may wait their turn in one session, besides recovering subscribes;
     /// further ones are answered 111.
     pub bulk_waiting_max: usize,
+    /// How long nothing may have been recovered, in ms, before a recovering subscribe counts as the
+    /// first of a new attempt, with a whole budget.
+    pub recovery_rest_ms: u64,
     /// Requests of one session that may be unanswered; further ones are answered 111.
     pub in_flight_max: usize,
     /// This server's version, told to clients.
@@ -45,6 +48,7 @@ impl Default for SessionConfig {
             expiry_grace_ms: 25_000,
             bulk_low_water_bytes: 64 * 1024,
             bulk_waiting_max: 128,
+            recovery_rest_ms: 5_000,
             in_flight_max: 4_096,
             version: String::new(),
             node: String::new(),

@@ -7,7 +7,7 @@ use gb6_core_model::{Incarnation, InstanceEpoch, SessionId};
 use gb6_core_wire::client::Dialect;
 use gb6_core_wire::mesh::*;
 use gb6_core_wire::record::ContentType;
-use gb6_edge_session::{HubConfig, HubRequest, PublishQuery, Request, SubscribeQuery};
+use gb6_edge_session::{HubConfig, HubRequest, PublishQuery, RecoverFrom, Request, SubscribeQuery};
 
 use crate::hub_model::person;
 use crate::hub_rules::{Bench, attached_frame, page, publication};
@@ -237,4 +237,42 @@ fn sessions_that_end_while_there_is_no_lease_are_not_remembered() {
     b.attach(20_001, 2);
     let ended = |f: &&OwnerFrame| matches!(f, OwnerFrame::SessionEnded(_));
     assert_eq!(b.said.owner.iter().filter(ended).count(), 0);
+}
+
+#[test]
+fn thousands_of_small_messages_are_recovered_from_memory_and_from_the_log() {
+    const MESSAGES: u64 = 9_000;
+    let whole = |offset| {
+        Some(RecoverFrom {
+            offset,
+            epoch: String::new(),
+            publications_max: gb6_core_model::limits::RECOVERY_PUBLICATIONS_MAX,
+            bytes_max: gb6_core_model::limits::RECOVERY_BYTES_MAX,
+            or_fail: false,
+        })
+    };
+    let mut b = Bench::new();
+    b.subscribe(0, None);
+    b.interested(0, 1);
+    (1..=MESSAGES).for_each(|offset| b.deliver(offset));
+    b.subscribe(1, whole(0));
+    let answer = b.answered(1);
+    assert!(answer.recovered && b.said.history.is_empty());
+    assert_eq!(answer.publications.len() as u64, MESSAGES);
+    // What is kept for it counts as the memory that it takes, and stays within its bound.
+    let kept = b.hub.gauges().ring_bytes;
+    assert!((3_000_000..5_000_000).contains(&kept), "{kept}");
+
+    let mut b = Bench::new();
+    b.subscribe(0, None);
+    b.interested(MESSAGES, 1);
+    b.subscribe(1, whole(0));
+    while let Some(read) = b.said.history.pop() {
+        let to = (read.since + u64::from(read.limit)).min(MESSAGES);
+        let page = page(&read, read.since + 1..=to, MESSAGES);
+        b.hub.history_page(0, page, &mut b.said);
+    }
+    let answer = b.answered(1);
+    assert!(answer.recovered);
+    assert_eq!(answer.publications.len() as u64, MESSAGES);
 }

@@ -296,7 +296,7 @@ fn recovery_table() {
         (with(18, "_", 2, 10_000), None, "no epoch of ours"),
         (with(18, "other", 2, 10_000), None, "another epoch"),
         (with(17, &epoch, 2, 10_000), None, "one too many"),
-        (with(18, &epoch, 2, 100), None, "too many bytes"),
+        (with(18, &epoch, 2, 60), None, "too many bytes"),
         (with(9, &epoch, 100, 100_000), None, "below the oldest kept"),
         (with(10, &epoch, 100, 100_000), Some(10), "the oldest kept"),
     ];

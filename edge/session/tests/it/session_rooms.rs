@@ -207,6 +207,47 @@ fn recovery_replies_and_its_budget_over_all_rooms() {
 }
 
 #[test]
+fn a_tab_that_stays_open_recovers_rooms_that_it_opens_later() {
+    let mut desk = Desk::live();
+    let ask = |desk: &mut Desk, room: &str| {
+        let request = desk.ask(&RECOVER.replace("room:1", room));
+        let Request::Subscribe(query) = &request.request else {
+            panic!("{request:?}");
+        };
+        let bytes_max = query.recover.as_ref().unwrap().bytes_max;
+        (request.token, bytes_max)
+    };
+    let (first, whole) = ask(&mut desk, "room:1");
+    assert_eq!(whole, limits::RECOVERY_BYTES_MAX);
+    desk.complete(first, subscribed(4, true, recents(5..=8, 100_000)));
+    assert!(desk.replies().remove(0).subscribe.unwrap().recovered);
+    // A moment later it is still the same attempt, whose subscribes may come one by one.
+    desk.now += 4_999;
+    let (second, left) = ask(&mut desk, "room:2");
+    assert!(left < whole - 400_000);
+    // As long as that one recovers, time alone does not make it another attempt.
+    desk.now += 60_000;
+    let (third, left) = ask(&mut desk, "room:3");
+    assert!(left < whole - 400_000);
+    desk.complete(second, subscribed(4, true, Vec::new()));
+    desk.complete(third, subscribed(4, true, Vec::new()));
+    desk.replies();
+    desk.text(r#"{"id":9,"unsubscribe":{"channel":"room:3"}}"#);
+    // Nor while the queue is long: the room waits, and is given the rest.
+    desk.now += 60_000;
+    desk.outbox = 65 * 1024;
+    desk.text(&RECOVER.replace("room:1", "room:3"));
+    desk.requests();
+    desk.text(r#"{"id":9,"unsubscribe":{"channel":"room:3"}}"#);
+    // Days later.
+    desk.now += 200_000_000;
+    desk.outbox = 0;
+    desk.requests();
+    let (_, left) = ask(&mut desk, "room:3");
+    assert_eq!(left, whole);
+}
+
+#[test]
 fn a_client_that_wants_an_error_instead_of_no_recovery_gets_it() {
     let mut desk = Desk::live();
     let request = desk.ask(&RECOVER.replace("\"flag\":1", "\"flag\":2"));
@@ -597,6 +638,21 @@ fn people_are_listed_only_as_the_queue_drains() {
         }
     }
     assert!(desk.requests().is_empty() && !desk.session.wants_drain());
+}
+
+#[test]
+fn two_thousand_small_messages_are_within_the_budget() {
+    let mut desk = Desk::live();
+    let token = desk.ask(RECOVER).token;
+    let publications = recents(5..=2_004, 80);
+    desk.complete(token, subscribed(4, true, publications));
+    let Some(gb6_edge_session::Action::Send(frame)) = desk.actions.first() else {
+        panic!("{:?}", desk.actions);
+    };
+    let bytes = frame.len();
+    assert!((220_000..260_000).contains(&bytes), "{bytes}");
+    let result = desk.replies().remove(0).subscribe.unwrap();
+    assert!(result.recovered && result.publications.len() == 2_000);
 }
 
 #[test]
