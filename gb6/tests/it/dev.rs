@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use crate::{Node, gb6, get, printed, refused, run};
 
-fn dev(dir: &Path) -> Command {
+/// `gb6 dev` on a free port, with its data in `dir`/data.
+pub(crate) fn dev(dir: &Path) -> Command {
     let mut command = gb6(dir);
     command.args(["dev", "--data-dir", "data", "--http", "127.0.0.1:0"]);
     command

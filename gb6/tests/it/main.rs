@@ -5,6 +5,7 @@
     reason = "a test fails where something is missing"
 )]
 
+mod backup;
 mod commands;
 mod dev;
 mod mesh;
@@ -173,6 +174,14 @@ impl Drop for Node {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Runs a client to its end.
+pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    runtime.unwrap().block_on(future)
 }
 
 /// The answer to a GET: status and body.
