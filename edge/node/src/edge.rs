@@ -177,11 +177,12 @@ impl EdgeHandle {
         tracing::info!(sessions = count, "edge drains");
         let begin = Instant::now();
         for (i, handle) in handles.into_iter().enumerate() {
-            if shared.sessions() == 0 {
-                break;
+            let turn = begin + window.mul_f64(i as f64 / count as f64);
+            tokio::select! {
+                biased;
+                () = shared.empty() => break,
+                () = tokio::time::sleep_until(turn) => {}
             }
-            let share = i as f64 / count as f64;
-            tokio::time::sleep_until(begin + window.mul_f64(share)).await;
             handle.outbox.event(Event::Shutdown(Disconnect::Shutdown));
         }
         // The last ones have as long as anybody for the close handshake.

@@ -10,6 +10,7 @@ use gb6_core_obs::{Health, Metrics};
 use gb6_edge_session::{SessionConfig, SessionCounters};
 use parking_lot::Mutex;
 use slab::Slab;
+use tokio::sync::Notify;
 
 use crate::admission::Admission;
 use crate::clock::Clock;
@@ -36,6 +37,8 @@ pub(crate) struct Shared {
     pub(crate) shards: Shards,
     pub(crate) assets: AssetSource,
     sessions: Mutex<Sessions>,
+    /// Told when the last session has left.
+    emptied: Notify,
     numbers: AtomicU64,
     /// WebSockets open, those in their close handshake included.
     websockets: AtomicUsize,
@@ -81,6 +84,7 @@ impl Shared {
             shards: parts.shards,
             assets: parts.assets,
             sessions: Mutex::default(),
+            emptied: Notify::new(),
             numbers: AtomicU64::new(1),
             websockets: AtomicUsize::new(0),
             config,
@@ -136,6 +140,7 @@ impl Shared {
             sessions.handles.remove(place);
             if sessions.handles.is_empty() {
                 sessions.handles.shrink_to_fit();
+                self.emptied.notify_waiters();
             }
         }
         there
@@ -144,6 +149,19 @@ impl Shared {
     /// Sessions open now.
     pub(crate) fn sessions(&self) -> usize {
         self.sessions.lock().handles.len()
+    }
+
+    /// Waits until no session is open. Safe to cancel.
+    pub(crate) async fn empty(&self) {
+        loop {
+            // Listens before it looks, so that a session which leaves in between is not missed.
+            let mut emptied = std::pin::pin!(self.emptied.notified());
+            emptied.as_mut().enable();
+            if self.sessions() == 0 {
+                return;
+            }
+            emptied.await;
+        }
     }
 
     /// All sessions that are open, while every further one is told to go elsewhere.

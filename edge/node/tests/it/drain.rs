@@ -45,6 +45,22 @@ async fn at_once_when_nobody_is_there() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn at_once_when_the_last_one_has_left() {
+    let mut settings = config();
+    settings.drain_window = Duration::from_secs(10);
+    let world = World::start(settings);
+    let mut told = Client::connect(world.address, &world.token("a")).await;
+    let leaves = Client::connect(world.address, &world.token("b")).await;
+    let begin = Instant::now();
+    let drained = tokio::spawn(world.edge.drain());
+    // One of them is told at once, the other would be after half of the window.
+    assert_eq!(told.closed().await.0, 3001);
+    drop((told, leaves));
+    drained.await.unwrap();
+    assert!(begin.elapsed() < Duration::from_secs(4));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_publish_under_way_is_brought_to_its_end() {
     let mut settings = config();
     settings.drain_window = Duration::ZERO;
