@@ -7,7 +7,9 @@
 #   scripts/mesh.sh --no-restart   leave dead what dies
 #   scripts/mesh.sh --reset        delete ./mesh-data first
 #
-# GB6_BIN names the binary to use instead of building the development profile.
+# GB6_BIN names the binary to use instead of building the development profile. Other ports than the
+# usual ones are chosen by G1_HTTP, R1_HTTP, E1_HTTP, E2_HTTP (TCP) and G1_MESH, R1_MESH (UDP), when
+# ./mesh-data is made; from then on its files say which.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/step.sh
@@ -28,7 +30,8 @@ done
 DIR=mesh-data
 NODES=(g1 r1 e1 e2)
 declare -A ROLE=([g1]=geo [r1]=region [e1]=edge [e2]=edge)
-declare -A HTTP=([g1]=7701 [r1]=7601 [e1]=8081 [e2]=8082)
+declare -A HTTP=([g1]=${G1_HTTP:-7701} [r1]=${R1_HTTP:-7601} [e1]=${E1_HTTP:-8081} [e2]=${E2_HTTP:-8082})
+declare -A MESH=([g1]=${G1_MESH:-7700} [r1]=${R1_MESH:-7600})
 declare -A PID=()
 
 for node in "${NODES[@]}"; do
@@ -57,7 +60,8 @@ prepare() {
     mkdir -p "$DIR"
     if [ ! -e "$DIR/snapshot.toml" ]; then
         (umask 077 && head -c 32 /dev/urandom | base64 >"$DIR/demo.secret")
-        "$gb6" config example snapshot >"$DIR/snapshot.toml"
+        "$gb6" config example snapshot |
+            sed "s/127.0.0.1:7700/127.0.0.1:${MESH[g1]}/; s/127.0.0.1:7600/127.0.0.1:${MESH[r1]}/" >"$DIR/snapshot.toml"
     fi
     if [ ! -e "$DIR/certs/ca.pem" ]; then
         "$gb6" cert ca "$DIR/certs" >&2
@@ -68,23 +72,69 @@ prepare() {
             "$gb6" cert node --ca "$DIR/certs" --role "${ROLE[$node]}" --name "$node" >&2
         fi
         if [ ! -e "$DIR/$node.toml" ]; then
-            {
-                echo "# gb6 config example ${ROLE[$node]} prints every key."
-                echo "name = \"$node\""
-                echo "http = \"127.0.0.1:${HTTP[$node]}\""
-                if [ "${ROLE[$node]}" = edge ]; then
-                    echo "# The console may make tokens for any name: only on loopback."
-                    echo "dev_tokens = true"
-                fi
-            } >"$DIR/$node.toml"
+            configure "$node" >"$DIR/$node.toml"
+        fi
+        HTTP[$node]=$(port_in "$DIR/$node.toml" http "${HTTP[$node]}")
+        if [ -n "${MESH[$node]:-}" ]; then
+            MESH[$node]=$(port_in "$DIR/$node.toml" listen "${MESH[$node]}")
         fi
     done
 }
 
+# The configuration of a node: what is not here has its default.
+configure() {
+    local node=$1
+    echo "# gb6 config example ${ROLE[$node]} prints every key."
+    echo "name = \"$node\""
+    echo "http = \"127.0.0.1:${HTTP[$node]}\""
+    if [ "${ROLE[$node]}" = edge ]; then
+        echo "# The console may make tokens for any name: only on loopback."
+        echo "dev_tokens = true"
+    fi
+    echo
+    echo "[mesh]"
+    if [ -n "${MESH[$node]:-}" ]; then
+        echo "listen = \"127.0.0.1:${MESH[$node]}\""
+    fi
+    if [ "$node" != g1 ]; then
+        echo "geo = [\"g1@127.0.0.1:${MESH[g1]}\"]"
+    fi
+}
+
+# port_in FILE KEY DEFAULT: the port of the address that KEY has in FILE.
+port_in() {
+    local port
+    port=$(sed -n "s/^$2 *= *\"[^\"]*:\([0-9][0-9]*\)\".*/\1/p" "$1")
+    echo "${port:-$3}"
+}
+
+# held tcp|udp PORT NODE: ends the script if a process has the port, naming both. Without this, what
+# another mesh answers there would pass for ours.
+held() {
+    local inode fd pid by
+    inode=$(awk -v port="$(printf ':%04X$' "$2")" -v table="$1" \
+        '$2 ~ port && (table == "udp" || $4 == "0A") { print $10; exit }' \
+        "/proc/net/$1" "/proc/net/${1}6" 2>/dev/null || true)
+    [ -n "$inode" ] || return 0
+    fd=$(find /proc/[0-9]*/fd -maxdepth 1 -lname "socket:\[$inode\]" -print -quit 2>/dev/null || true)
+    by="a process that this user may not see"
+    if [ -n "$fd" ]; then
+        pid=${fd#/proc/}
+        pid=${pid%%/*}
+        by="process $pid ($(tr '\0' ' ' <"/proc/$pid/cmdline")): end it with \`kill $pid\`"
+    fi
+    echo "error: port $2 ($1) of $3 is in use by $by, or choose another in $DIR/$3.toml" >&2
+    exit 1
+}
+
 start() {
     local node=$1
-    "$gb6" "${ROLE[$node]}" --config "$DIR/$node.toml" >>"$DIR/$node.log" 2>&1 &
+    # In a process group of its own: Ctrl-C reaches this script only, which then ends the nodes in
+    # their order.
+    set -m
+    "$gb6" "${ROLE[$node]}" --config "$DIR/$node.toml" >>"$DIR/$node.log" 2>&1 </dev/null &
     PID[$node]=$!
+    set +m
     echo "${PID[$node]}" >"$DIR/$node.pid"
 }
 
@@ -102,35 +152,58 @@ is_ready() {
 
 wait_ready() {
     local node=$1 deadline=$((SECONDS + 30))
-    until is_ready "$node"; do
+    while true; do
+        # First of all: what answers on its port is not it if it has ended.
         if ! kill -0 "${PID[$node]}" 2>/dev/null || [ "$SECONDS" -ge "$deadline" ]; then
             echo "error: $node is not ready; the end of $DIR/$node.log:" >&2
             tail -n 20 "$DIR/$node.log" >&2
             return 1
+        fi
+        if is_ready "$node"; then
+            break
         fi
         sleep 0.1
     done
     echo "  $node  ${ROLE[$node]}  process ${PID[$node]}  http://127.0.0.1:${HTTP[$node]}  $DIR/$node.log"
 }
 
-stop_all() {
-    trap '' INT TERM
-    trap - EXIT
-    echo
-    echo "Stopping; clients are told to reconnect"
-    local node
-    # Edges first: what they have in flight still finds its region.
-    for node in e1 e2 r1 g1; do
-        if [ -n "${PID[$node]:-}" ]; then
-            kill -TERM "${PID[$node]}" 2>/dev/null || true
-            wait "${PID[$node]}" 2>/dev/null || true
-            rm -f "$DIR/$node.pid"
-        fi
+# stop NODE...: ends them together, and waits for each.
+stop() {
+    local node status
+    for node in "$@"; do
+        [ -z "${PID[$node]:-}" ] || kill -TERM "${PID[$node]}" 2>/dev/null || true
+    done
+    for node in "$@"; do
+        [ -n "${PID[$node]:-}" ] || continue
+        status=0
+        wait "${PID[$node]}" || status=$?
+        rm -f "$DIR/$node.pid"
+        say "  $node ended with status $status"
     done
 }
 
+# The terminal may be gone: nobody to tell is no reason to leave nodes behind.
+say() {
+    echo "$*" 2>/dev/null || true
+}
+
+stop_all() {
+    trap '' INT TERM HUP
+    trap - EXIT
+    say
+    say "Stopping; clients are told to reconnect"
+    # Edges first: what they have in flight still finds its region.
+    stop e1 e2
+    stop r1
+    stop g1
+}
+
 prepare
-trap 'stop_all; exit 0' INT TERM
+for node in "${NODES[@]}"; do
+    held tcp "${HTTP[$node]}" "$node"
+    [ -z "${MESH[$node]:-}" ] || held udp "${MESH[$node]}" "$node"
+done
+trap 'stop_all; exit 0' INT TERM HUP
 trap stop_all EXIT
 echo "Starting"
 for node in "${NODES[@]}"; do

@@ -9,6 +9,7 @@ mod backup;
 mod commands;
 mod dev;
 mod mesh;
+mod scripts;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -65,8 +66,8 @@ pub(crate) struct Node {
 
 impl Node {
     /// Starts it with `--ready-json`, and waits for the line.
-    pub(crate) fn start(mut command: Command) -> Self {
-        let mut node = Self::start_unready(command.arg("--ready-json"));
+    pub(crate) fn start(mut command: impl std::borrow::BorrowMut<Command>) -> Self {
+        let mut node = Self::start_unready(command.borrow_mut().arg("--ready-json"));
         node.wait_ready();
         node
     }

@@ -1,0 +1,156 @@
+//! The scripts behind `make run` and `make mesh`, run as people run them.
+
+use std::net::SocketAddr;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use gb6_tests_harness::process::{free_port, workspace};
+
+use crate::{Node, PATIENCE, get};
+
+/// A script in a directory of its own, which it takes for the repository, and with the binary that
+/// is tested.
+fn script(dir: &Path, name: &str) -> Command {
+    let scripts = dir.join("scripts");
+    if !scripts.exists() {
+        std::os::unix::fs::symlink(workspace().join("scripts"), &scripts).unwrap();
+    }
+    let mut command = Command::new("bash");
+    command.arg(scripts.join(name)).current_dir(dir);
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("GB6_")) {
+        command.env_remove(name);
+    }
+    command.env("GB6_BIN", env!("CARGO_BIN_EXE_gb6"));
+    command
+}
+
+impl Node {
+    /// The next line that holds `words`.
+    fn line_with(&self, words: &str) -> String {
+        let mut seen = Vec::new();
+        while let Ok(line) = self.lines.recv_timeout(PATIENCE) {
+            if line.contains(words) {
+                return line;
+            }
+            seen.push(line);
+        }
+        panic!("no line with {words:?} in {seen:#?}");
+    }
+}
+
+/// `scripts/mesh.sh` on ports of its own.
+struct Mesh {
+    script: Node,
+    dir: PathBuf,
+    ports: [(&'static str, u16); 6],
+}
+
+impl Mesh {
+    fn command(dir: &Path, ports: &[(&'static str, u16); 6]) -> Command {
+        let mut command = script(dir, "mesh.sh");
+        // As a terminal has it: signals go to the whole group.
+        command.process_group(0);
+        command.envs(ports.map(|(name, port)| (name, port.to_string())));
+        command
+    }
+
+    fn start(dir: &Path) -> Self {
+        let names = [
+            "G1_HTTP", "R1_HTTP", "E1_HTTP", "E2_HTTP", "G1_MESH", "R1_MESH",
+        ];
+        let ports = names.map(|name| (name, free_port().unwrap()));
+        let mesh = Self {
+            script: Node::start_unready(&mut Self::command(dir, &ports)),
+            dir: dir.join("mesh-data"),
+            ports,
+        };
+        mesh.script.line_with("Ctrl-C stops the mesh");
+        mesh
+    }
+
+    fn pid(&self, node: &str) -> Option<u32> {
+        let text = std::fs::read_to_string(self.dir.join(format!("{node}.pid")));
+        text.ok()?.trim().parse().ok()
+    }
+
+    /// What `/readyz` of a node answers.
+    fn readyz(&self, http: &str) -> u16 {
+        let port = self.ports.iter().find(|(name, _)| *name == http).unwrap().1;
+        get(SocketAddr::from(([127, 0, 0, 1], port)), "/readyz").0
+    }
+}
+
+impl Drop for Mesh {
+    fn drop(&mut self) {
+        // Left behind by a test that failed.
+        let _ = self.script.child.kill();
+        for pid in ["g1", "r1", "e1", "e2"].iter().filter_map(|n| self.pid(n)) {
+            kill("-KILL", &pid.to_string());
+        }
+    }
+}
+
+fn kill(signal: &str, whom: &str) -> bool {
+    let status = Command::new("kill").args([signal, "--", whom]).status();
+    status.unwrap().success()
+}
+
+#[test]
+fn a_mesh_restarts_what_is_killed_and_ends_its_edges_first() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut mesh = Mesh::start(dir.path());
+    for http in ["G1_HTTP", "R1_HTTP", "E1_HTTP", "E2_HTTP"] {
+        assert_eq!(mesh.readyz(http), 200, "{http}");
+    }
+
+    // A second mesh on these ports says who has them, and leaves them alone.
+    let other = tempfile::tempdir().unwrap();
+    let output = Mesh::command(other.path(), &mesh.ports).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    let (port, holder) = (mesh.ports[0].1, mesh.pid("g1").unwrap());
+    for words in [
+        format!("port {port} (tcp) of g1"),
+        format!("process {holder} "),
+    ] {
+        assert!(said.contains(&words), "{words:?} is not in {said}");
+    }
+    // Nor is one started twice.
+    let output = Mesh::command(dir.path(), &mesh.ports).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("g1 already runs as process"), "{said}");
+    assert_eq!(output.status.code(), Some(1));
+
+    let killed = mesh.pid("r1").unwrap();
+    assert!(kill("-KILL", &killed.to_string()));
+    mesh.script.line_with("r1 ended with status 137");
+    mesh.script.line_with("r1 starts again");
+    assert_ne!(mesh.pid("r1"), Some(killed));
+
+    // Ctrl-C: what the terminal sends goes to the script's group, which is not the nodes'.
+    let group = format!("-{}", mesh.script.pid());
+    assert!(kill("-INT", &group));
+    let (status, lines, said) = mesh.script.wait_end();
+    assert_eq!(status.code(), Some(0), "{lines:?} {said}");
+    let ends: Vec<&str> = lines
+        .iter()
+        .filter_map(|line| line.trim().strip_suffix(" ended with status 0"))
+        .collect();
+    assert_eq!(ends, ["e1", "e2", "r1", "g1"], "{lines:?} {said}");
+    for node in ends {
+        assert_eq!(mesh.pid(node), None, "{node}");
+    }
+}
+
+#[test]
+fn one_command_starts_everything() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = script(dir.path(), "run.sh");
+    let node = Node::start(command.args(["--http", "127.0.0.1:0"]));
+    assert_eq!(get(node.http(), "/readyz").0, 200);
+    assert!(dir.path().join("gb6-data/keys.json").exists());
+    let (status, _, said) = node.stop();
+    assert_eq!(status.code(), Some(0), "{said}");
+    assert!(said.contains("Starting gb6 dev --http"), "{said}");
+}
