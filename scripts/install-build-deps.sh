@@ -7,6 +7,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/apt.sh
 . scripts/apt.sh
+# shellcheck source=scripts/node.sh
+. scripts/node.sh
 
 missing=()
 command -v cc >/dev/null 2>&1 || missing+=(build-essential)
@@ -20,12 +22,9 @@ if ! command -v cargo >/dev/null 2>&1; then
     exit 1
 fi
 if [ "${1:-}" = --node ]; then
-    if ! command -v npm >/dev/null 2>&1; then
-        echo "error: Node is not installed; install version 20.19 or newer from https://nodejs.org" >&2
-        exit 1
-    fi
-    if ! node -e 'const [a, b] = process.versions.node.split(".").map(Number); process.exit(a > 20 || (a === 20 && b >= 19) ? 0 : 1)'; then
-        echo "error: Node $(node --version) is too old; install version 20.19 or newer from https://nodejs.org" >&2
+    problem=$(node_problem)
+    if [ -n "$problem" ]; then
+        echo "error: $problem; install version $NODE_VERSIONS from https://nodejs.org" >&2
         exit 1
     fi
 fi

@@ -16,7 +16,7 @@ struct Dist;
 /// Shown instead of a console that was not built.
 const MISSING: &str = "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>GB6</title>\
     <p>GB6 runs. Its console is not in this binary: run <code>scripts/console.sh</code> (it needs \
-    Node 20.19 or newer), then build again.</p></html>";
+    Node 20.19 or a newer 20, or 22.12 or newer), then build again.</p></html>";
 
 /// Whether the binary has the console in it.
 pub(super) fn is_built() -> bool {

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, SystemTime};
 
 use gb6_tests_harness::process::{free_port, workspace};
 
@@ -153,4 +154,88 @@ fn one_command_starts_everything() {
     let (status, _, said) = node.stop();
     assert_eq!(status.code(), Some(0), "{said}");
     assert!(said.contains("Starting gb6 dev --http"), "{said}");
+}
+
+/// A directory that `scripts/console.sh` takes for the repository, with a Node and an npm of ours.
+struct Console(tempfile::TempDir);
+
+impl Console {
+    fn new() -> Self {
+        let console = Self(tempfile::tempdir().unwrap());
+        for file in ["src/main.ts", "index.html", "package.json"] {
+            console.write(file, "");
+        }
+        for file in ["package-lock.json", "tsconfig.json", "vite.config.ts"] {
+            console.write(file, "");
+        }
+        console
+    }
+
+    fn write(&self, file: &str, text: &str) {
+        let path = self.0.path().join("console").join(file);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+
+    fn modified(&self, file: &str, when: SystemTime) {
+        let path = self.0.path().join("console").join(file);
+        let file = std::fs::File::options().write(true).open(path).unwrap();
+        file.set_modified(when).unwrap();
+    }
+
+    fn program(&self, name: &str, text: &str) {
+        let path = self.0.path().join("bin").join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(path, mode).unwrap();
+    }
+
+    /// Its exit code and what it says.
+    fn run(&self, arguments: &[&str]) -> (Option<i32>, String) {
+        let mut command = script(self.0.path(), "console.sh");
+        let path = format!("{}:/usr/bin:/bin", self.0.path().join("bin").display());
+        let output = command.args(arguments).env("PATH", path).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        (output.status.code(), said)
+    }
+}
+
+#[test]
+fn a_console_that_can_not_be_built_is_left_out_and_an_old_one_is_built_again() {
+    let console = Console::new();
+    let left_out = |why: &str| {
+        let (code, said) = console.run(&["--if-missing"]);
+        assert_eq!(code, Some(0), "{said}");
+        assert!(said.contains(why), "{said}");
+        // Who asks for it is told that there is none.
+        assert_ne!(console.run(&[]).0, Some(0));
+    };
+    console.program("npm", "echo unreachable >&2; exit 1");
+    for version in ["v18.20.4", "v20.18.1", "v21.7.0", "v22.11.0"] {
+        console.program("node", &format!("echo {version}"));
+        left_out(&format!("left out: Node {version} will not do"));
+    }
+    for version in ["v20.19.0", "v22.12.0", "v24.1.0"] {
+        console.program("node", &format!("echo {version}"));
+        left_out("left out: its npm packages can not be installed");
+    }
+
+    let npm = "case $1 in ci) mkdir -p node_modules; touch node_modules/.package-lock.json ;;\n\
+               run) mkdir -p dist; echo once >>dist/runs; touch dist/index.html ;; esac";
+    console.program("npm", npm);
+    let runs = || {
+        let (code, said) = console.run(&["--if-missing"]);
+        assert_eq!(code, Some(0), "{said}");
+        let runs = std::fs::read_to_string(console.0.path().join("console/dist/runs"));
+        runs.unwrap().lines().count()
+    };
+    assert_eq!((runs(), runs()), (1, 1));
+    for (n, source) in ["src/main.ts", "package-lock.json"].iter().enumerate() {
+        let now = SystemTime::now();
+        console.modified(source, now + Duration::from_secs(3600));
+        assert_eq!(runs(), n + 2, "{source}");
+        console.modified(source, now - Duration::from_secs(3600));
+        assert_eq!(runs(), n + 2, "{source}");
+    }
 }
