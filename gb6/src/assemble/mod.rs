@@ -21,6 +21,6 @@ pub(crate) use dev::{DevConfig, run_dev};
 pub(crate) use dev_keys::DevKeys;
 pub(crate) use edge::run_edge;
 pub(crate) use geo::run_geo;
-pub(crate) use port_owner::{Protocol, who_listens};
+pub(crate) use port_owner::{Holder, Protocol, who_listens};
 pub(crate) use process::{Stop, run};
 pub(crate) use region::run_region;

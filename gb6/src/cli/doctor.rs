@@ -29,10 +29,14 @@ pub(crate) struct Doctor {
         default_value = "127.0.0.1:8080"
     )]
     http: SocketAddr,
-    /// The addresses of mesh listeners on this machine (UDP), if it has any
+    /// The addresses of mesh listeners that are to be on this machine (UDP). Without it those of
+    /// make mesh are looked at
     #[arg(long, value_name = "ADDR", value_delimiter = ',')]
     mesh: Vec<SocketAddr>,
 }
+
+/// Ports of the mesh listeners of `make mesh`: the region's and geo's.
+const MESH_PORTS: [u16; 2] = [7600, 7700];
 
 /// How a check ended.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -99,7 +103,14 @@ impl Doctor {
     pub(crate) fn run(self) -> Result<(), Failure> {
         let mut findings = vec![checks::files()];
         findings.push(checks::tcp_port(self.http));
-        findings.extend(self.mesh.iter().map(|addr| checks::udp_port(*addr)));
+        if self.mesh.is_empty() {
+            let usual = MESH_PORTS.map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+            // Nobody said that there is to be a mesh here.
+            findings.extend(usual.map(|addr| checks::udp_port(addr, Verdict::Doubtful)));
+        } else {
+            let named = self.mesh.iter();
+            findings.extend(named.map(|addr| checks::udp_port(*addr, Verdict::Bad)));
+        }
         findings.push(checks::udp_buffers());
         findings.push(checks::clock());
         findings.extend(disk::check(&self.data_dir));

@@ -141,6 +141,20 @@ fn a_directory_or_port_that_is_in_use_names_who_has_it() {
 }
 
 #[test]
+fn the_doctor_knows_a_gb6_that_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::start(dev(dir.path()));
+    let addr = node.http().to_string();
+    let output = run(dir.path(), &["doctor", "--http", &addr]);
+    let found = String::from_utf8(output.stdout).unwrap();
+    let line = format!(
+        "ok    tcp    {addr} is in use by a gb6 that runs, process {} (gb6)",
+        node.pid()
+    );
+    assert!(found.lines().any(|l| l == line), "{found}");
+}
+
+#[test]
 fn messages_without_their_keys_are_not_given_up_in_silence() {
     let dir = tempfile::tempdir().unwrap();
     let (status, ..) = Node::start(dev(dir.path())).stop();

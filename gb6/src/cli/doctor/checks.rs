@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use rustix::process::{Resource, getrlimit};
 
 use super::{Finding, Verdict};
-use crate::assemble::{Protocol, who_listens};
+use crate::assemble::{Holder, Protocol, who_listens};
 
 /// Files below which a node can hardly serve anybody.
 const FILES_MIN: u64 = 1_024;
@@ -17,6 +17,8 @@ const FILES_WANTED: u64 = 65_536;
 const SOCKET_BUFFER: u64 = gb6_core_mesh::transport::SOCKET_BUFFER as u64;
 /// Seconds since 1970 before which a clock was certainly never set: 1 January 2026.
 const CLOCK_MIN_S: u64 = 1_767_225_600;
+/// The name that the kernel gives a running GB6.
+const OURS: &str = "gb6";
 /// How long the clocks are watched.
 const CLOCK_WATCH: Duration = Duration::from_millis(200);
 /// Most by which they may disagree after that.
@@ -41,28 +43,19 @@ fn judge_files(hard: Option<u64>) -> Finding {
     }
 }
 
-/// Whether the address for clients is free.
+/// Whether the address for clients is free, or GB6's already.
 pub(super) fn tcp_port(addr: SocketAddr) -> Finding {
     let bound = TcpListener::bind(addr).map(drop);
-    port(
-        "tcp",
-        Protocol::Tcp,
-        addr,
-        bound,
-        "choose another with --http",
-    )
+    let advice = "choose another with --http";
+    port("tcp", Protocol::Tcp, addr, bound, (Verdict::Bad, advice))
 }
 
-/// Whether the address of a mesh listener is free.
-pub(super) fn udp_port(addr: SocketAddr) -> Finding {
+/// Whether the address of a mesh listener is free, or GB6's already; `busy`: what it means if
+/// neither.
+pub(super) fn udp_port(addr: SocketAddr, busy: Verdict) -> Finding {
     let bound = UdpSocket::bind(addr).map(drop);
-    port(
-        "udp",
-        Protocol::Udp,
-        addr,
-        bound,
-        "choose another with --mesh-listen, and in the snapshot",
-    )
+    let advice = "choose another with --mesh-listen, and in the snapshot";
+    port("udp", Protocol::Udp, addr, bound, (busy, advice))
 }
 
 fn port(
@@ -70,21 +63,40 @@ fn port(
     protocol: Protocol,
     addr: SocketAddr,
     bound: std::io::Result<()>,
-    advice: &str,
+    (verdict, advice): (Verdict, &str),
 ) -> Finding {
     match bound {
         Ok(()) => Finding::good(subject, format!("{addr} is free")),
-        Err(e) if e.kind() == std::io::ErrorKind::AddrInUse => {
-            let holder = match who_listens(protocol, addr) {
-                Some(holder) => holder.to_string(),
-                None => "a process of another user".into(),
-            };
-            Finding::good(subject, format!("{addr} is in use by {holder}"))
-                .but(Verdict::Bad, format!("end it, or {advice}"))
-        }
+        Err(e) if e.kind() == std::io::ErrorKind::AddrInUse => judge_holder(
+            subject,
+            addr,
+            who_listens(protocol, addr),
+            (verdict, advice),
+        ),
         Err(e) => {
-            Finding::good(subject, format!("{addr} can not be used: {e}")).but(Verdict::Bad, advice)
+            Finding::good(subject, format!("{addr} can not be used: {e}")).but(verdict, advice)
         }
+    }
+}
+
+fn judge_holder(
+    subject: &'static str,
+    addr: SocketAddr,
+    holder: Option<Holder>,
+    (verdict, advice): (Verdict, &str),
+) -> Finding {
+    match holder {
+        Some(holder) if holder.name == OURS => Finding::good(
+            subject,
+            format!("{addr} is in use by a gb6 that runs, {holder}"),
+        ),
+        Some(holder) => Finding::good(subject, format!("{addr} is in use by {holder}"))
+            .but(verdict, format!("end it, or {advice}")),
+        None => Finding::good(
+            subject,
+            format!("{addr} is in use by a process of another user"),
+        )
+        .but(verdict, format!("end it, or {advice}")),
     }
 }
 
@@ -174,8 +186,28 @@ mod tests {
         );
         drop(listener);
         assert_eq!(tcp_port(addr).verdict, Verdict::Good);
-        let unreachable = udp_port(SocketAddr::from(([192, 0, 2, 1], 7600)));
-        assert_eq!(unreachable.verdict, Verdict::Bad);
+        for verdict in [Verdict::Bad, Verdict::Doubtful] {
+            let unreachable = udp_port(SocketAddr::from(([192, 0, 2, 1], 7600)), verdict);
+            assert_eq!(unreachable.verdict, verdict);
+        }
+    }
+
+    #[test]
+    fn a_port_that_gb6_serves_is_well() {
+        let addr = SocketAddr::from(([127, 0, 0, 1], 8080));
+        for (holder, verdict, words) in [
+            (Some("gb6"), Verdict::Good, "process 7 (gb6)"),
+            (Some("gb6-load"), Verdict::Bad, "process 7 (gb6-load)"),
+            (None, Verdict::Bad, "another user"),
+        ] {
+            let holder = holder.map(|name| Holder {
+                pid: 7,
+                name: name.to_owned(),
+            });
+            let finding = judge_holder("tcp", addr, holder, (Verdict::Bad, "move"));
+            assert_eq!(finding.verdict, verdict);
+            assert!(finding.found.contains(words), "{finding}");
+        }
     }
 
     #[test]
