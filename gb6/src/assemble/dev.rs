@@ -24,7 +24,7 @@ use super::node_metrics;
 use super::port_owner::Protocol;
 use super::process::Stop;
 use super::ready::{DevReady, VERSION, absolute, http_url, print_line, ws_url};
-use super::record_keys;
+use super::record_keys::KeyFile;
 use super::storage::Storage;
 
 /// The node that owns the shards.
@@ -63,12 +63,8 @@ pub(crate) async fn run_dev(config: DevConfig, stop: Stop) -> anyhow::Result<()>
         region_node: &region_node,
         edge_node: &edge_node,
     });
-    let record_keys = record_keys::load_or_create(
-        &config.data_dir,
-        &snapshot,
-        &region_node,
-        storage.has_logs(),
-    )?;
+    let mut record_keys = KeyFile::open(&config.data_dir, &region_node, storage.has_logs())?;
+    record_keys.cover(&snapshot)?;
     let (_placement, snapshot) = watch::channel(Arc::new(snapshot));
 
     let network = MemoryNetwork::new();
@@ -103,7 +99,7 @@ pub(crate) async fn run_dev(config: DevConfig, stop: Stop) -> anyhow::Result<()>
             snapshot,
             open_log: storage.open_log(),
             rooms: storage.rooms(&mut parts)?,
-            keys: record_keys,
+            keys: record_keys.keys(),
             metrics: parts.metrics.clone(),
             health: parts.health.clone(),
         },

@@ -1,14 +1,14 @@
 //! The keys that records are encrypted with: one for each instance, made when a region first
 //! serves it. Destroying an instance's key makes its messages unreadable wherever they lie.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use gb6_core_model::snapshot::Snapshot;
 use gb6_core_model::{InstanceId, NodeId};
-use gb6_core_wire::record::KeyRing;
 use gb6_region_node::RecordKeys;
 use ring::rand::{SecureRandom, SystemRandom};
 use serde::{Deserialize, Serialize};
@@ -18,6 +18,8 @@ use super::files::{read_json, replace_json};
 
 /// The file in a region's data directory, mode 0600.
 const FILE: &str = "record-keys.json";
+/// How soon keeping a key is tried again where it failed, as on a full disk.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// What stands in the file: instance → key id → key, 64 hexadecimal digits. The highest id of an
 /// instance seals what is written; older ones still open what they sealed.
@@ -27,72 +29,134 @@ struct Ring {
     instances: BTreeMap<String, BTreeMap<u32, String>>,
 }
 
-/// The keys for every instance that `node` owns shards of, those that are missing made now.
-///
-/// # Errors
-/// The file can not be read or written, is damaged, or is gone although there are logs.
-pub(super) fn load_or_create(
-    data_dir: &Path,
-    snapshot: &Snapshot,
-    node: &NodeId,
-    has_logs: bool,
-) -> anyhow::Result<RecordKeys> {
-    let path = data_dir.join(FILE);
-    let found: Option<Ring> = read_json(&path)?;
-    if found.is_none() && has_logs {
-        bail!(
-            "{} is gone, and without it the messages in {} can not be read: restore it, or move \
-             the directory away to start anew",
-            path.display(),
-            data_dir.display()
-        );
-    }
-    let mut ring = found.clone().unwrap_or_default();
-    for id in served(snapshot, node) {
-        if !ring.instances.contains_key(id.as_str()) {
-            let key = BTreeMap::from([(1, random_key()?)]);
-            ring.instances.insert(id.to_string(), key);
-        }
-    }
-    if found.as_ref() != Some(&ring) {
-        replace_json(&path, &ring)?;
-    }
-    let mut keys = RecordKeys::default();
-    for (instance, by_id) in &ring.instances {
-        for (id, text) in by_id {
-            let key = decode(text).with_context(|| {
-                format!(
-                    "{}: key {id} of instance {instance} is damaged",
-                    path.display()
-                )
-            })?;
-            keys.add(instance, *id, key);
-        }
-    }
-    Ok(keys)
+/// The keys of a region, in its file and in memory.
+pub(super) struct KeyFile {
+    path: PathBuf,
+    node: NodeId,
+    /// What is in the file; `None`: there is none yet.
+    kept: Option<Ring>,
+    keys: RecordKeys,
 }
 
-/// Says, until the node ends, which instances came to `node` after its keys were made: their
-/// messages are written in the clear until it starts again.
-pub(super) async fn warn_of_instances_without(
-    keys: RecordKeys,
-    mut snapshots: watch::Receiver<Arc<Snapshot>>,
-    node: NodeId,
-) {
-    let mut named = BTreeSet::new();
-    loop {
-        let snapshot = snapshots.borrow_and_update().clone();
-        for id in served(&snapshot, &node) {
-            if keys.key(id.as_str(), 1).is_none() && named.insert(id.clone()) {
-                tracing::warn!(
-                    instance = %id,
-                    "messages of this instance are not encrypted on disk: restart this region to \
-                     make its key"
-                );
+impl KeyFile {
+    /// The keys in `data_dir`.
+    ///
+    /// # Errors
+    /// The file can not be read, is damaged, or is gone although there are logs.
+    pub(super) fn open(data_dir: &Path, node: &NodeId, has_logs: bool) -> anyhow::Result<Self> {
+        let path = data_dir.join(FILE);
+        let kept: Option<Ring> = read_json(&path)?;
+        if kept.is_none() && has_logs {
+            bail!(
+                "{} is gone, and without it the messages in {} can not be read: restore it, or \
+                 move the directory away to start anew",
+                path.display(),
+                data_dir.display()
+            );
+        }
+        let keys = RecordKeys::default();
+        let instances = kept.iter().flat_map(|ring| &ring.instances);
+        for (instance, by_id) in instances {
+            for (id, text) in by_id {
+                let key = decode(text).with_context(|| {
+                    format!(
+                        "{}: key {id} of instance {instance} is damaged: restore it from a backup",
+                        path.display()
+                    )
+                })?;
+                keys.add(instance, *id, key);
             }
         }
-        if snapshots.changed().await.is_err() {
-            return;
+        Ok(Self {
+            path,
+            node: node.clone(),
+            kept,
+            keys,
+        })
+    }
+
+    /// The keys: those that are made later appear in it.
+    pub(super) fn keys(&self) -> RecordKeys {
+        self.keys.clone()
+    }
+
+    /// Makes the keys that are missing for the instances that the node owns shards of. A key is
+    /// used only when the disk has it. Blocks on the disk.
+    ///
+    /// # Errors
+    /// The file can not be written; nothing has changed.
+    pub(super) fn cover(&mut self, snapshot: &Snapshot) -> anyhow::Result<()> {
+        let mut ring = self.kept.clone().unwrap_or_default();
+        let mut made = Vec::new();
+        for id in served(snapshot, &self.node) {
+            if !ring.instances.contains_key(id.as_str()) {
+                let key = random_key()?;
+                let text = key.iter().map(|b| format!("{b:02x}")).collect();
+                ring.instances
+                    .insert(id.to_string(), BTreeMap::from([(1, text)]));
+                made.push((id, key));
+            }
+        }
+        if self.kept.as_ref() != Some(&ring) {
+            replace_json(&self.path, &ring)?;
+            self.kept = Some(ring);
+        }
+        for (id, key) in made {
+            self.keys.add(id.as_str(), 1, key);
+        }
+        Ok(())
+    }
+
+    /// The placement, as `snapshots` has it, but each one only when there are keys for all that it
+    /// names: a region that knows an instance never writes its messages in the clear.
+    ///
+    /// # Errors
+    /// The keys for the present one can not be kept.
+    pub(super) fn follow(
+        mut self,
+        mut snapshots: watch::Receiver<Arc<Snapshot>>,
+    ) -> anyhow::Result<watch::Receiver<Arc<Snapshot>>> {
+        let first = snapshots.borrow_and_update().clone();
+        self.cover(&first)?;
+        let (send, covered) = watch::channel(first);
+        tokio::spawn(pass_on(self, snapshots, send));
+        Ok(covered)
+    }
+}
+
+async fn pass_on(
+    mut file: KeyFile,
+    mut snapshots: watch::Receiver<Arc<Snapshot>>,
+    covered: watch::Sender<Arc<Snapshot>>,
+) {
+    while snapshots.changed().await.is_ok() {
+        loop {
+            let snapshot = snapshots.borrow_and_update().clone();
+            let newest = Arc::clone(&snapshot);
+            let work = tokio::task::spawn_blocking(move || {
+                let result = file.cover(&newest);
+                (file, result)
+            });
+            // It fails only when the process ends.
+            let Ok((back, result)) = work.await else {
+                return;
+            };
+            file = back;
+            match result {
+                Ok(()) => {
+                    covered.send_replace(snapshot);
+                    break;
+                }
+                Err(error) => {
+                    tracing::error!(
+                        error = format!("{error:#}"),
+                        revision = snapshot.revision,
+                        "the key of a new instance can not be kept, so this region stays with the \
+                         placement that it has: make room on its disk"
+                    );
+                    tokio::time::sleep(RETRY).await;
+                }
+            }
         }
     }
 }
@@ -108,12 +172,12 @@ fn served<'a>(
     })
 }
 
-fn random_key() -> anyhow::Result<String> {
+fn random_key() -> anyhow::Result<[u8; 32]> {
     let mut key = [0_u8; 32];
     SystemRandom::new()
         .fill(&mut key)
         .map_err(|_| anyhow::anyhow!("the system gives no random numbers"))?;
-    Ok(key.iter().map(|b| format!("{b:02x}")).collect())
+    Ok(key)
 }
 
 fn decode(text: &str) -> Option<[u8; 32]> {
@@ -130,6 +194,7 @@ fn decode(text: &str) -> Option<[u8; 32]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use gb6_core_wire::record::KeyRing;
     use gb6_geo_config_plan::{DemoMesh, demo_snapshot};
 
     fn demo() -> Snapshot {
@@ -142,17 +207,31 @@ mod tests {
         })
     }
 
+    /// [`demo`] with a second instance.
+    fn with_acme() -> Snapshot {
+        let mut snapshot = demo();
+        let acme = snapshot.instances[&InstanceId::from("demo")].clone();
+        snapshot.instances.insert("acme".into(), acme);
+        snapshot.revision = 2;
+        snapshot
+    }
+
+    fn open(dir: &Path, node: &str, has_logs: bool) -> anyhow::Result<RecordKeys> {
+        let mut file = KeyFile::open(dir, &node.into(), has_logs)?;
+        file.cover(&demo())?;
+        Ok(file.keys())
+    }
+
     #[test]
     fn made_once_for_what_the_node_serves() {
         let dir = tempfile::tempdir().unwrap();
-        let load =
-            |node: &str, has_logs| load_or_create(dir.path(), &demo(), &node.into(), has_logs);
-        let made = load("r1", false).unwrap().key("demo", 1).unwrap();
-        assert_eq!(load("r1", true).unwrap().key("demo", 1), Some(made));
+        let made = open(dir.path(), "r1", false).unwrap().key("demo", 1);
+        assert!(made.is_some());
+        assert_eq!(open(dir.path(), "r1", true).unwrap().key("demo", 1), made);
         std::fs::remove_file(dir.path().join(FILE)).unwrap();
-        let error = load("r1", true).unwrap_err().to_string();
+        let error = open(dir.path(), "r1", true).unwrap_err().to_string();
         assert!(error.contains("record-keys.json is gone"), "{error}");
-        assert_eq!(load("r9", false).unwrap().key("demo", 1), None);
+        assert_eq!(open(dir.path(), "r9", false).unwrap().key("demo", 1), None);
     }
 
     #[test]
@@ -160,12 +239,53 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let text = "{\"instances\":{\"demo\":{\"1\":\"c0ffee\"}}}";
         std::fs::write(dir.path().join(FILE), text).unwrap();
-        let error = load_or_create(dir.path(), &demo(), &"r1".into(), true)
-            .unwrap_err()
-            .to_string();
+        let error = open(dir.path(), "r1", true).unwrap_err().to_string();
         assert!(
             error.contains("key 1 of instance demo") && !error.contains("c0ffee"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn a_key_that_can_not_be_kept_is_not_used() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut file = KeyFile::open(dir.path(), &"r1".into(), false).unwrap();
+        file.cover(&demo()).unwrap();
+        let in_the_way = dir.path().join(FILE).with_extension("new");
+        std::fs::create_dir(&in_the_way).unwrap();
+        file.cover(&with_acme()).unwrap_err();
+        assert_eq!(file.keys().key("acme", 1), None);
+        std::fs::remove_dir(&in_the_way).unwrap();
+        file.cover(&with_acme()).unwrap();
+        let made = file.keys().key("acme", 1);
+        assert!(made.is_some());
+        let again = KeyFile::open(dir.path(), &"r1".into(), true).unwrap();
+        assert_eq!(again.keys().key("acme", 1), made);
+    }
+
+    #[tokio::test]
+    async fn a_new_instance_is_known_to_the_region_when_its_key_is_on_disk() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(FILE);
+        let file = KeyFile::open(dir.path(), &"r1".into(), false).unwrap();
+        let keys = file.keys();
+        let (send, snapshots) = watch::channel(Arc::new(demo()));
+        let mut covered = file.follow(snapshots).unwrap();
+        assert_eq!(covered.borrow_and_update().revision, 1);
+        assert!(keys.key("demo", 1).is_some());
+        // It goes on when what was in the way is gone.
+        let in_the_way = path.with_extension("new");
+        std::fs::create_dir(&in_the_way).unwrap();
+        send.send_replace(Arc::new(with_acme()));
+        tokio::task::yield_now().await;
+        std::fs::remove_dir(&in_the_way).unwrap();
+        let waited = tokio::time::timeout(Duration::from_secs(30), covered.changed());
+        waited.await.unwrap().unwrap();
+        assert_eq!(covered.borrow().revision, 2);
+        let key = keys.key("acme", 1).unwrap();
+        let text: String = key.iter().map(|b| format!("{b:02x}")).collect();
+        assert!(std::fs::read_to_string(&path).unwrap().contains(&text));
+        let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(&path).unwrap());
+        assert_eq!(mode & 0o777, 0o600);
     }
 }

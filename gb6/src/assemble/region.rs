@@ -11,7 +11,7 @@ use super::node::{NodeParts, TlsFiles, listen, local_node, placement};
 use super::node_metrics;
 use super::process::Stop;
 use super::ready::{NodeReady, VERSION, absolute, http_url, print_line};
-use super::record_keys;
+use super::record_keys::KeyFile;
 use super::storage::Storage;
 use crate::config::RegionFile;
 
@@ -49,22 +49,18 @@ pub(crate) async fn run_region(
     };
 
     let node = NodeId::from(file.name.as_str());
-    let snapshot = placed.snapshot.borrow().clone();
-    let keys = record_keys::load_or_create(data_dir, &snapshot, &node, storage.has_logs())?;
-    tokio::spawn(record_keys::warn_of_instances_without(
-        keys.clone(),
-        placed.snapshot.clone(),
-        node.clone(),
-    ));
+    let keys = KeyFile::open(data_dir, &node, storage.has_logs())?;
+    let record_keys = keys.keys();
+    let snapshot = keys.follow(placed.snapshot.clone())?;
     let mesh = endpoint.local_addr();
     let region = Region::start(
         settings(&file, node),
         RegionDeps {
             endpoint,
-            snapshot: placed.snapshot.clone(),
+            snapshot,
             open_log: storage.open_log(),
             rooms: storage.rooms(&mut parts)?,
-            keys,
+            keys: record_keys,
             metrics: parts.metrics.clone(),
             health: parts.health.clone(),
         },

@@ -185,6 +185,15 @@ pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
     runtime.unwrap().block_on(future)
 }
 
+/// Waits until `what` is so.
+pub(crate) fn eventually(name: &str, mut what: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !what() {
+        assert!(began.elapsed() < PATIENCE, "never came: {name}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
 /// The answer to a GET: status and body.
 pub(crate) fn get(addr: SocketAddr, path: &str) -> (u16, String) {
     let mut stream = TcpStream::connect(addr).unwrap();

@@ -4,8 +4,13 @@ use std::fs;
 use std::net::UdpSocket;
 use std::path::Path;
 use std::process::Command;
+use std::time::Instant;
 
-use crate::{Node, gb6, get, printed, refused};
+use gb6_core_wire::client::Dialect;
+use gb6_tests_harness::client::{Session, Target, read_log};
+use gb6_tests_harness::history::Recorder;
+
+use crate::{Node, PATIENCE, block_on, eventually, gb6, get, printed, refused};
 
 /// A mesh in a directory: certificates, snapshot, and ports that were free a moment ago.
 struct Mesh {
@@ -173,4 +178,81 @@ fn a_node_with_anothers_certificate_does_not_start() {
     );
     let said = wrong(&["geo", "--name", "e1"]);
     assert!(said.contains("does not carry the role geo"), "{said}");
+}
+
+/// Whether any segment of the region holds `words`.
+fn in_the_log(mesh: &Mesh, words: &str) -> bool {
+    let shards = fs::read_dir(mesh.path().join("mesh-data/r1/shards")).unwrap();
+    let files = shards.flat_map(|shard| fs::read_dir(shard.unwrap().path()).unwrap());
+    let segments = files
+        .map(|file| file.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|end| end == "seg"));
+    segments.into_iter().any(|path| {
+        let bytes = fs::read(path).unwrap();
+        bytes.windows(words.len()).any(|w| w == words.as_bytes())
+    })
+}
+
+#[test]
+fn an_instance_that_is_added_to_a_running_mesh_is_encrypted_from_its_first_message_on() {
+    const WORDS: &str = "words that nobody may read on the disk";
+    let mesh = Mesh::new();
+    let data = mesh.path().join("mesh-data");
+    let geo = Node::start(mesh.command("geo"));
+    let region = Node::start(mesh.command("region"));
+    let edge = Node::start(mesh.command("edge"));
+
+    let snapshot = fs::read_to_string(data.join("snapshot.toml")).unwrap();
+    let (start, end) = (
+        snapshot.find("[instances.demo]").unwrap(),
+        snapshot.find("[regions.eu]").unwrap(),
+    );
+    let acme = snapshot[start..end].replace("demo", "acme");
+    fs::write(data.join("acme.secret"), "fedcba9876543210".repeat(4)).unwrap();
+    fs::write(data.join("snapshot.toml"), format!("{snapshot}\n{acme}")).unwrap();
+    geo.signal("-HUP");
+
+    let kept = data.join("e1/snapshot.json");
+    eventually("the edge has the new instance", || {
+        fs::read_to_string(&kept).unwrap().contains("acme")
+    });
+    let create = [
+        "token",
+        "create",
+        "--data-dir",
+        "mesh-data/e1",
+        "--instance",
+        "acme",
+        "--user",
+        "alice",
+    ];
+    let token = printed(mesh.path(), &create);
+    let published = block_on(async {
+        let target = Target::new(edge.text("ws"), token.trim(), Dialect::Json);
+        let (session, _pushes) = Session::connect(&target).await.unwrap();
+        let data = format!("{{\"text\":\"{WORDS}\"}}");
+        let began = Instant::now();
+        loop {
+            match session.room_publish("room:secret", Some("1"), &data).await {
+                Ok(published) => break published,
+                // The region hears of the instance by itself, perhaps later.
+                Err(e) if e.code() > 1000 && began.elapsed() < PATIENCE => {}
+                Err(e) => panic!("{e}"),
+            }
+        }
+    });
+    assert_eq!(published.offset, 1);
+    assert!(in_the_log(&mesh, "room:secret"));
+    assert!(!in_the_log(&mesh, WORDS));
+
+    // The key outlives the region.
+    assert!(region.stop().0.success());
+    let region = Node::start(mesh.command("region"));
+    let target = Target::new(edge.text("ws"), token.trim(), Dialect::Json);
+    let content = block_on(async {
+        let (session, _pushes) = Session::connect(&target).await.unwrap();
+        read_log(&session, "alice", "room:secret", false, &Recorder::new()).await
+    });
+    assert_eq!(content.unwrap().publications.len(), 1);
+    drop((edge, region, geo));
 }

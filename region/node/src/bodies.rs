@@ -2,19 +2,16 @@
 //! key where it has one.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use gb6_core_wire::record::{
     BodyError, KeyRing, NONCE_BYTES, Record, SealKey, body_with_keys, compress_body, seal_body,
 };
 use ring::rand::{SecureRandom, SystemRandom};
 
-/// The record keys of the instances that this node serves. An instance without one has clear
-/// bodies; one whose key was destroyed can not be read any more.
-#[derive(Clone, Default)]
-pub struct RecordKeys {
-    /// Instance → key id → key; the highest id seals.
-    keys: BTreeMap<String, BTreeMap<u32, Key>>,
-}
+/// Instance → key id → key; the highest id seals.
+type Keys = BTreeMap<String, BTreeMap<u32, Key>>;
 
 #[derive(Clone)]
 struct Key {
@@ -22,33 +19,50 @@ struct Key {
     seal: SealKey,
 }
 
+/// The record keys of the instances that this node serves. An instance without one has clear
+/// bodies; one whose key was destroyed can not be read any more. Cloning shares them: a key that
+/// is added is used by all.
+#[derive(Clone, Default)]
+pub struct RecordKeys {
+    keys: Arc<ArcSwap<Keys>>,
+}
+
 impl std::fmt::Debug for RecordKeys {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("RecordKeys")
-            .field("instances", &self.keys.keys())
+            .field("instances", &self.keys.load().keys())
             .finish_non_exhaustive()
     }
 }
 
 impl KeyRing for RecordKeys {
     fn key(&self, instance: &str, key_id: u32) -> Option<[u8; 32]> {
-        Some(self.keys.get(instance)?.get(&key_id)?.bytes)
+        Some(self.keys.load().get(instance)?.get(&key_id)?.bytes)
     }
 }
 
 impl RecordKeys {
-    /// Adds a key of `instance`; ids begin at 1, and the highest one seals what is written.
-    pub fn add(&mut self, instance: &str, key_id: u32, key: [u8; 32]) {
-        let keys = self.keys.entry(instance.to_owned()).or_default();
-        let seal = SealKey::new(&key);
-        keys.insert(key_id, Key { bytes: key, seal });
+    /// Adds a key of `instance`; ids begin at 1, and the highest one seals what is written from
+    /// now on.
+    pub fn add(&self, instance: &str, key_id: u32, key: [u8; 32]) {
+        let key = Key {
+            bytes: key,
+            seal: SealKey::new(&key),
+        };
+        self.keys.rcu(|keys| {
+            let mut keys = Keys::clone(keys);
+            let of_instance = keys.entry(instance.to_owned()).or_default();
+            of_instance.insert(key_id, key.clone());
+            keys
+        });
     }
 
     /// The records as they go to the log.
     pub(crate) fn for_log(&self, records: &[Record]) -> Result<Vec<Record>, BodyError> {
+        let keys = self.keys.load();
         // One call of the system for a whole batch.
         let mut nonces = vec![0; records.len() * NONCE_BYTES];
-        if !self.keys.is_empty() {
+        if !keys.is_empty() {
             SystemRandom::new()
                 .fill(&mut nonces)
                 .map_err(|_| BodyError::NotSealable {
@@ -57,20 +71,8 @@ impl RecordKeys {
         }
         let (nonces, _) = nonces.as_chunks::<NONCE_BYTES>();
         let both = records.iter().zip(nonces);
-        both.map(|(record, nonce)| self.sealed(record.clone(), *nonce))
+        both.map(|(record, nonce)| sealed(&keys, record.clone(), *nonce))
             .collect()
-    }
-
-    fn sealed(&self, mut record: Record, nonce: [u8; NONCE_BYTES]) -> Result<Record, BodyError> {
-        compress_body(&mut record);
-        let newest = self
-            .keys
-            .get(&record.instance)
-            .and_then(|k| k.last_key_value());
-        if let (Some((key_id, key)), true) = (newest, record.takes_offset()) {
-            seal_body(&mut record, *key_id, &key.seal, nonce)?;
-        }
-        Ok(record)
     }
 
     /// Makes the body of a record from the log clear, in place.
@@ -80,6 +82,16 @@ impl RecordKeys {
         record.key_id = 0;
         Ok(())
     }
+}
+
+fn sealed(keys: &Keys, mut record: Record, nonce: [u8; NONCE_BYTES]) -> Result<Record, BodyError> {
+    compress_body(&mut record);
+    let of_instance = keys.get(&record.instance);
+    let newest = of_instance.and_then(|k| k.last_key_value());
+    if let (Some((key_id, key)), true) = (newest, record.takes_offset()) {
+        seal_body(&mut record, *key_id, &key.seal, nonce)?;
+    }
+    Ok(record)
 }
 
 #[cfg(test)]
@@ -98,7 +110,7 @@ mod tests {
             body: text.clone().into(),
             ..Record::default()
         };
-        let mut keys = RecordKeys::default();
+        let keys = RecordKeys::default();
         keys.add("demo", 1, [1; 32]);
         keys.add("demo", 2, [2; 32]);
         let mut stored = keys.for_log(std::slice::from_ref(&record)).unwrap();

@@ -100,7 +100,7 @@ impl Machine {
         let endpoint = self.bind("r1", Role::Region);
         let (_, snapshot) = watch::channel(snapshot(self.rules.clone()));
         let storage = self.storage.clone();
-        let mut keys = RecordKeys::default();
+        let keys = RecordKeys::default();
         keys.add("demo", 1, [7; 32]);
         let health = Health::new();
         let rooms: Arc<dyn RoomStore> = self.rooms.clone();
