@@ -31,7 +31,8 @@ const BACKOFF: Backoff = Backoff {
 
 /// What an edge is given.
 pub struct EdgeDeps {
-    /// The placement, as it changes.
+    /// The placement, as it changes. Revision 0 says that there is none yet: the edge answers for its
+    /// health meanwhile, is not ready, and refuses WebSockets.
     pub snapshot: watch::Receiver<Arc<Snapshot>>,
     /// Where links to regions go out from.
     pub endpoint: Endpoint,
@@ -77,7 +78,7 @@ pub struct EdgeHandle {
     stop_accepting: watch::Sender<bool>,
     stop: watch::Sender<bool>,
     tasks: Vec<JoinHandle<()>>,
-    component: Component,
+    component: Arc<Component>,
     _collectors: Vec<Registration>,
 }
 
@@ -112,10 +113,11 @@ impl Edge {
         };
         let listener = accept::listen(config.http).map_err(listen_error)?;
         let local_addr = listener.local_addr().map_err(listen_error)?;
-        let component = deps.health.register("edge");
+        let component = Arc::new(deps.health.register("edge"));
         let metrics = EdgeMetrics::new(&deps.metrics);
         let mut snapshots = deps.snapshot;
         let snapshot = snapshots.borrow_and_update().clone();
+        let placed = snapshot.revision > 0;
         let shared = Arc::new(Shared::new(SharedParts {
             snapshot,
             admission: Admission::new(live_max, half_open_max, metrics.clone()),
@@ -132,11 +134,20 @@ impl Edge {
             tokio::spawn(accept::run(shared.clone(), listener, accepting)),
             tokio::spawn(accept::sweep(shared.clone(), stopped.clone())),
             tokio::spawn(turn_wheel(shared.clone(), stopped.clone())),
-            tokio::spawn(follow_snapshots(shared.clone(), snapshots, stopped)),
+            tokio::spawn(follow_snapshots(
+                shared.clone(),
+                snapshots,
+                component.clone(),
+                stopped,
+            )),
         ];
         let collectors = vec![collect(&shared, &deps.metrics)];
         tracing::info!(http = %local_addr, connections_max = live_max, "edge listens");
-        component.ready();
+        if placed {
+            component.ready();
+        } else {
+            component.not_ready("it has no placement yet, and can serve nobody");
+        }
         Ok(EdgeHandle {
             shared,
             local_addr,
@@ -253,6 +264,7 @@ async fn turn_wheel(shared: Arc<Shared>, mut stop: watch::Receiver<bool>) {
 async fn follow_snapshots(
     shared: Arc<Shared>,
     mut snapshots: watch::Receiver<Arc<Snapshot>>,
+    component: Arc<Component>,
     mut stop: watch::Receiver<bool>,
 ) {
     loop {
@@ -266,7 +278,10 @@ async fn follow_snapshots(
         }
         let snapshot = snapshots.borrow_and_update().clone();
         tracing::info!(revision = snapshot.revision, "new placement snapshot");
-        shared.snapshot.store(snapshot);
+        let first = shared.snapshot.swap(snapshot).revision == 0;
+        if first {
+            component.ready();
+        }
     }
 }
 

@@ -1,11 +1,14 @@
 //! `gb6 edge`: serves clients, and reaches the regions over the mesh.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use gb6_core_mesh::CloseCode;
+use gb6_core_model::snapshot::Snapshot;
 use gb6_core_model::{InstanceId, Role};
 use gb6_edge_node::{Edge, EdgeConfig, EdgeDeps};
+use tokio::sync::watch;
 
 use super::busy::{Busy, explain};
 use super::console;
@@ -35,20 +38,17 @@ pub(crate) async fn run_edge(file: EdgeFile, ready_json: bool, stop: Stop) -> an
         endpoint.stats(),
     ));
     let data_dir = Path::new(&file.data_dir);
-    let Some(placed) = placement(&mut parts, data_dir, &file.mesh.geo, &endpoint, &stop).await?
-    else {
-        return Ok(());
-    };
-
-    let config = settings(&file);
+    // Before there is a placement, which geo may keep it waiting for: whoever looks after the node
+    // sees that it lives, and what it waits for.
+    let (place, snapshot) = watch::channel(Arc::default());
     let deps = EdgeDeps {
-        snapshot: placed.snapshot.clone(),
+        snapshot,
         endpoint: endpoint.clone(),
         metrics: parts.metrics.clone(),
         health: parts.health.clone(),
         assets: console::assets(),
     };
-    let edge = Edge::start(config, deps).map_err(|error| {
+    let edge = Edge::start(settings(&file), deps).map_err(|error| {
         explain(
             error,
             &Busy {
@@ -58,7 +58,11 @@ pub(crate) async fn run_edge(file: EdgeFile, ready_json: bool, stop: Stop) -> an
             },
         )
     })?;
-    if parts.ready(&stop).await.is_some() {
+    let placed = placement(&mut parts, data_dir, &file.mesh.geo, &endpoint, &stop).await?;
+    if let Some(placed) = &placed {
+        tokio::spawn(pass_on(placed.snapshot.clone(), place));
+    }
+    if placed.is_some() && parts.ready(&stop).await.is_some() {
         let addr = edge.local_addr();
         eprintln!("gb6 edge {} is ready at {}", file.name, http_url(addr));
         if ready_json {
@@ -81,6 +85,16 @@ pub(crate) async fn run_edge(file: EdgeFile, ready_json: bool, stop: Stop) -> an
         .close(CloseCode::Draining, "the edge stops", GOODBYE)
         .await;
     Ok(())
+}
+
+/// Gives the edge every placement that comes.
+async fn pass_on(mut from: watch::Receiver<Arc<Snapshot>>, place: watch::Sender<Arc<Snapshot>>) {
+    loop {
+        place.send_replace(from.borrow_and_update().clone());
+        if from.changed().await.is_err() {
+            return;
+        }
+    }
 }
 
 /// What the file says, as the edge has it.

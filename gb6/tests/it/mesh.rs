@@ -1,7 +1,8 @@
 //! Geo, a region and an edge as processes of one mesh.
 
 use std::fs;
-use std::net::UdpSocket;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
@@ -9,6 +10,7 @@ use std::time::Instant;
 use gb6_core_wire::client::Dialect;
 use gb6_tests_harness::client::{Session, Target, read_log};
 use gb6_tests_harness::history::Recorder;
+use gb6_tests_harness::process::free_port;
 
 use crate::{Node, PATIENCE, block_on, eventually, gb6, get, printed, refused};
 
@@ -55,8 +57,12 @@ impl Mesh {
     }
 
     fn command(&self, role: &str) -> Command {
+        self.command_at(role, "127.0.0.1:0")
+    }
+
+    fn command_at(&self, role: &str, http: &str) -> Command {
         let mut command = gb6(self.path());
-        command.args([role, "--http", "127.0.0.1:0", "--log-filter", "info"]);
+        command.args([role, "--http", http, "--log-filter", "info"]);
         match role {
             "geo" => command.args(["--mesh-listen", &self.geo]),
             "region" => command.args(["--mesh-listen", &self.region]),
@@ -152,6 +158,58 @@ fn a_mesh_of_processes_starts_in_any_order_works_without_geo_and_drains() {
     );
     stop(edge);
     stop(region);
+}
+
+/// The status line of the answer to an upgrade.
+fn upgrade(addr: SocketAddr) -> String {
+    let mut stream = TcpStream::connect(addr).unwrap();
+    write!(
+        stream,
+        "GET /connection/websocket HTTP/1.1\r\nHost: {addr}\r\nConnection: Upgrade\r\n\
+         Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    )
+    .unwrap();
+    let mut line = String::new();
+    BufReader::new(stream).read_line(&mut line).unwrap();
+    line.trim_end().to_owned()
+}
+
+#[test]
+fn an_edge_without_a_placement_answers_for_its_health_and_serves_nobody() {
+    let mesh = Mesh::new();
+    let addr = SocketAddr::from(([127, 0, 0, 1], free_port().unwrap()));
+    let start = || {
+        let mut command = mesh.command_at("edge", &addr.to_string());
+        let edge = Node::start_unready(command.arg("--ready-json"));
+        eventually("it listens", || TcpStream::connect(addr).is_ok());
+        edge
+    };
+    let edge = start();
+    assert_eq!(get(addr, "/healthz").0, 200);
+    eventually("it says what is missing", || {
+        let (status, body) = get(addr, "/readyz");
+        assert_eq!(status, 503, "{body}");
+        body.contains("placement") && body.contains("geo has not been reached")
+    });
+    assert_eq!(upgrade(addr), "HTTP/1.1 503 Service Unavailable");
+    assert!(
+        get(addr, "/metrics")
+            .1
+            .contains("gb6_edge_upgrades_refused_total{why=\"placement\"} 1")
+    );
+    let (status, lines, said) = edge.stop();
+    assert_eq!(status.code(), Some(0), "{said}");
+    assert!(lines.is_empty(), "it was never ready: {lines:?}");
+
+    let mut edge = start();
+    let _nodes = (
+        Node::start(mesh.command("geo")),
+        Node::start(mesh.command("region")),
+    );
+    edge.wait_ready();
+    assert_eq!(get(addr, "/readyz").0, 200);
+    assert_eq!(upgrade(addr), "HTTP/1.1 101 Switching Protocols");
 }
 
 #[test]

@@ -90,7 +90,7 @@ pub(super) async fn answer(
     let (Some(placed), Some(key)) = (placed, key) else {
         return refuse(
             StatusCode::SERVICE_UNAVAILABLE,
-            "the instance has no key for tokens yet",
+            "the instance has no key for tokens yet: look at /readyz, and at the snapshot's keys",
         );
     };
     let channels: Vec<String> = placed

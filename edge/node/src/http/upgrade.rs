@@ -54,6 +54,13 @@ pub(super) fn answer<B>(
         return refuse("key", StatusCode::BAD_REQUEST, words);
     };
     let snapshot = shared.snapshot.load();
+    if snapshot.revision == 0 {
+        let words = "this edge has no placement yet: try again, or look at /readyz";
+        let mut response = refuse("placement", StatusCode::SERVICE_UNAVAILABLE, words);
+        let soon = HeaderValue::from_static("1");
+        response.headers_mut().insert(header::RETRY_AFTER, soon);
+        return response;
+    }
     let host = single(headers, header::HOST);
     let origin = match headers.get(header::ORIGIN) {
         None => None,
