@@ -6,6 +6,7 @@
 )]
 
 mod backup;
+mod bench;
 mod commands;
 mod dev;
 mod mesh;

@@ -7,6 +7,9 @@ use clap::{Args, Subcommand, ValueEnum};
 
 use crate::codec::Method;
 
+/// What names of rooms begin with unless said: the namespace of `gb6 dev`.
+pub const ROOM_PREFIX: &str = "room:";
+
 /// Measure a server, a peer or a floor.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Bench {
@@ -30,13 +33,14 @@ pub enum Bench {
 /// Which server is measured. Without any of these, `gb6 dev` is started for the run.
 #[derive(Clone, Debug, Args)]
 pub struct ServerArgs {
-    /// A server that runs: ws://host:port/connection/websocket.
+    /// A server that runs: ws://host:port/connection/websocket. TLS (wss://) is not spoken.
     #[arg(long, conflicts_with_all = ["ready_file", "mesh", "peer"])]
     pub url: Option<String>,
     /// A file with the line that `gb6 dev --ready-json` prints; `-`: standard input.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["mesh", "peer"])]
     pub ready_file: Option<PathBuf>,
-    /// The connection token for --url.
+    /// The connection token for --url. Without it and without --hmac-secret connections are
+    /// anonymous, which not every server allows.
     #[arg(long, requires = "url")]
     pub token: Option<String>,
     /// The instance's secret for --url: a token is signed for each connection.
@@ -50,6 +54,15 @@ pub struct ServerArgs {
     /// The id of the key that --hmac-secret is, where the server has several.
     #[arg(long, requires = "hmac_secret")]
     pub key_id: Option<String>,
+    /// What names of rooms begin with: the server's namespace for them; may be empty.
+    #[arg(
+        long,
+        value_name = "PREFIX",
+        default_value = ROOM_PREFIX,
+        value_parser = room_prefix,
+        conflicts_with = "peer"
+    )]
+    pub room_prefix: String,
     /// The server's process, for its processor time and memory: PID or NAME=PID. Repeatable.
     #[arg(long, value_name = "[NAME=]PID")]
     pub server_pid: Vec<String>,
@@ -309,6 +322,18 @@ fn seconds(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// What a name of a room may begin with, in every protocol that is spoken.
+fn room_prefix(text: &str) -> Result<String, String> {
+    let plain = |b: u8| b.is_ascii_graphic() && !b"\"\\*>".contains(&b);
+    if text.len() <= 64 && text.bytes().all(plain) {
+        Ok(text.to_owned())
+    } else {
+        Err(format!(
+            "`{text}` is not up to 64 printable ASCII characters without blanks, quotes, \\, * and >"
+        ))
+    }
+}
+
 /// How many may be in flight.
 fn in_flight(text: &str) -> Result<usize, String> {
     match text.parse() {
@@ -362,8 +387,16 @@ mod tests {
             "publish --duration 1e300",
             "fanout --in-flight 4 --pace 1",
             "all --only nothing",
+            "publish --room-prefix a*",
         ] {
             assert!(parse(line).is_err(), "{line}");
+        }
+        for prefix in ["", "chat:", "a.b/"] {
+            let line = ["bench", "publish", "--room-prefix", prefix];
+            let Ok(Bench::Publish(publish)) = Cli::try_parse_from(line).map(|cli| cli.bench) else {
+                panic!("{prefix:?} is refused")
+            };
+            assert_eq!(publish.server.room_prefix, prefix);
         }
         assert!(parse("all --quick --only publish,idle").is_ok());
         assert!(parse("floor append --batch 256 --duration 0.5s").is_ok());

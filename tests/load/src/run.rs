@@ -79,6 +79,16 @@ fn subject(
     workspace: &Workspace,
     method: Method,
 ) -> Result<(Subject, Option<Tokens>)> {
+    let (mut subject, second) = server(args, workspace, method)?;
+    subject.room_prefix.clone_from(&args.room_prefix);
+    Ok((subject, second))
+}
+
+fn server(
+    args: &ServerArgs,
+    workspace: &Workspace,
+    method: Method,
+) -> Result<(Subject, Option<Tokens>)> {
     let mut watched = args
         .server_pid
         .iter()
@@ -91,10 +101,7 @@ fn subject(
                 secret: secret.clone(),
                 key_id: args.key_id.clone(),
             },
-            (None, None) => bail!(
-                "--url needs --token or --hmac-secret: `gb6 token create` makes a token, and \
-                 `gb6 dev --ready-json` prints both"
-            ),
+            (None, None) => Tokens::Nobody,
         };
         return Ok((subject::running(url, tokens, method, watched)?, None));
     }
@@ -166,7 +173,8 @@ fn run_publish(args: &PublishArgs, floor: bool) -> Result<()> {
         duration: args.duration,
         warm_up: args.warm_up,
     };
-    show(&publish::run(&subject, &plan)?, args.server.json)
+    let figures = publish::run(&subject, &plan).map_err(|e| subject.explain(e))?;
+    show(&figures, args.server.json)
 }
 
 fn run_fanout(args: &FanoutArgs) -> Result<()> {
@@ -191,7 +199,8 @@ fn run_fanout(args: &FanoutArgs) -> Result<()> {
         duration: args.duration,
         warm_up: args.warm_up,
     };
-    show(&fanout::run(&subject, &plan)?, args.server.json)
+    let figures = fanout::run(&subject, &plan).map_err(|e| subject.explain(e))?;
+    show(&figures, args.server.json)
 }
 
 /// Publications in flight unless said.
@@ -211,7 +220,8 @@ fn run_idle(args: &IdleArgs) -> Result<()> {
         rooms: args.rooms,
         settle: args.settle,
     };
-    show(&idle::run(&subject, &plan)?, args.server.json)
+    let figures = idle::run(&subject, &plan).map_err(|e| subject.explain(e))?;
+    show(&figures, args.server.json)
 }
 
 fn run_reconnect(args: &ReconnectArgs) -> Result<()> {
@@ -224,7 +234,8 @@ fn run_reconnect(args: &ReconnectArgs) -> Result<()> {
         storm_rate: args.storm_rate,
         size: args.size,
     };
-    show(&reconnect::run(&subject, &plan)?, args.server.json)
+    let figures = reconnect::run(&subject, &plan).map_err(|e| subject.explain(e))?;
+    show(&figures, args.server.json)
 }
 
 fn run_fairness(args: &FairnessArgs) -> Result<()> {

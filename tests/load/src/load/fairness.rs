@@ -9,7 +9,7 @@ use anyhow::{Result, anyhow, bail};
 
 use super::figures::FairnessFigures;
 use super::publish::{PublishPlan, Publisher, measure};
-use super::{room, run_name};
+use super::run_name;
 use crate::clock::now_ns;
 use crate::codec::{Codec, Gb6};
 use crate::process::{Pinning, Watched};
@@ -61,7 +61,7 @@ pub(crate) fn run(
     };
     let run = run_name();
     let rooms = (0..plan.publish.rooms.max(1))
-        .map(|n| room(&run, n))
+        .map(|n| subject.room(&run, n))
         .collect();
     let mut publisher = Publisher::open(
         &subject.target,
@@ -77,11 +77,11 @@ pub(crate) fn run(
     let told = Mutex::new(Flood::default());
     let open = || {
         let mut codec = |n: usize| {
-            let tokens = flood.of(n);
+            let tokens = flood.of(n, &subject.room_prefix);
             Codec::Gb6(Gb6::new(tokens, *method, format!("{run}-f{n}")))
         };
         let rooms = (0..FLOOD_CONNECTIONS)
-            .map(|n| room(&format!("{run}-flood"), n))
+            .map(|n| subject.room(&format!("{run}-flood"), n))
             .collect();
         let size = plan.publish.size;
         Publisher::open(&subject.target, &mut codec, FLOOD_CONNECTIONS, rooms, size)

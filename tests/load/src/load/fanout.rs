@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 
 use super::figures::{FanoutFigures, cpu_shares};
-use super::{DRAIN, LATE, SETUP_AT_ONCE, room, run_name};
+use super::{DRAIN, LATE, SETUP_AT_ONCE, run_name};
 use crate::clock::{now_ns, ns};
 use crate::codec::Event;
 use crate::histogram::Histogram;
@@ -94,7 +94,7 @@ impl Received {
 pub(crate) fn run(subject: &Subject, plan: &FanoutPlan) -> Result<FanoutFigures> {
     raise_file_limit(plan.subscribers + 1)?;
     let run = run_name();
-    let room = room(&run, 0);
+    let room = subject.room(&run, 0);
     let mut swarm = Swarm::new(subject.target.clone())?;
     let mut codec = |n| subject.codec(&run, n);
     let setup = now_ns();

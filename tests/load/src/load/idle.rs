@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 
 use super::figures::{CpuShare, IdleFigures, IdleMemory, cpu_shares};
-use super::{SETUP_AT_ONCE, room, run_name};
+use super::{SETUP_AT_ONCE, run_name};
 use crate::clock::{now_ns, ns};
 use crate::codec::Event;
 use crate::process::raise_file_limit;
@@ -45,7 +45,7 @@ pub(crate) fn run(subject: &Subject, plan: &IdlePlan) -> Result<IdleFigures> {
         plan.connections,
         SETUP_AT_ONCE,
         &mut |n| subject.codec(&run, n),
-        &|n| Some(room(&run, n % rooms)),
+        &|n| Some(subject.room(&run, n % rooms)),
         &mut |_, _, _| (),
     )?;
     let took = now_ns() - start;

@@ -25,8 +25,3 @@ pub(crate) fn run_name() -> String {
     let _ = ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut seed);
     format!("{:08x}", Random::new(u64::from_ne_bytes(seed)).next() >> 32)
 }
-
-/// The `n`th room of a run.
-pub(crate) fn room(run: &str, n: usize) -> String {
-    format!("room:bench-{run}-{n}")
-}

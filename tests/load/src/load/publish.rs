@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 
 use super::figures::{PublishFigures, cpu_shares};
-use super::{DRAIN, SETUP_AT_ONCE, room, run_name};
+use super::{DRAIN, SETUP_AT_ONCE, run_name};
 use crate::clock::{now_ns, ns};
 use crate::codec::{Codec, Event};
 use crate::histogram::Histogram;
@@ -213,7 +213,9 @@ impl Publisher {
 /// Connections fail, or the server stands still.
 pub(crate) fn run(subject: &Subject, plan: &PublishPlan) -> Result<PublishFigures> {
     let run = run_name();
-    let rooms = (0..plan.rooms.max(1)).map(|n| room(&run, n)).collect();
+    let rooms = (0..plan.rooms.max(1))
+        .map(|n| subject.room(&run, n))
+        .collect();
     let mut codec = |n| subject.codec(&run, n);
     let mut publisher = Publisher::open(
         &subject.target,

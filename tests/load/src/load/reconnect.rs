@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 
 use super::figures::{ReconnectFigures, StormMemory, cpu_shares};
 use super::publish::Publisher;
-use super::{SETUP_AT_ONCE, room, run_name};
+use super::{SETUP_AT_ONCE, run_name};
 use crate::clock::{now_ns, ns};
 use crate::codec::{Event, Position};
 use crate::histogram::Histogram;
@@ -153,7 +153,9 @@ pub(crate) fn run(subject: &Subject, plan: &ReconnectPlan) -> Result<ReconnectFi
     }
     raise_file_limit(plan.clients + plan.rooms)?;
     let run = run_name();
-    let rooms: Vec<String> = (0..plan.rooms.max(1)).map(|n| room(&run, n)).collect();
+    let rooms: Vec<String> = (0..plan.rooms.max(1))
+        .map(|n| subject.room(&run, n))
+        .collect();
     let mut swarm = Swarm::new(subject.target.clone())?;
     let mut storm = Storm {
         clients: vec![Client::default(); plan.clients],

@@ -65,6 +65,12 @@ impl ReadyLine {
 /// # Errors
 /// It is no such URL, or its host has no address.
 pub(crate) fn websocket_target(url: &str) -> Result<Target> {
+    if url.starts_with("wss://") {
+        bail!(
+            "`{url}`: TLS (wss://) is not spoken here, so that its cost is in no figure: name the \
+             server's own ws:// address, behind what terminates TLS"
+        );
+    }
     let rest = url.strip_prefix("ws://").with_context(|| {
         format!("`{url}` is no URL of the form ws://host:port/connection/websocket")
     })?;
@@ -284,6 +290,8 @@ mod tests {
         );
         let bare = websocket_target("ws://127.0.0.1").unwrap();
         assert_eq!(bare.addr.port(), 80);
+        let told = websocket_target("wss://x/").unwrap_err().to_string();
+        assert!(told.contains("TLS"), "{told}");
         for wrong in ["http://127.0.0.1:1/", "wss://x/", "127.0.0.1:8080"] {
             assert!(websocket_target(wrong).is_err(), "{wrong}");
         }
@@ -298,7 +306,7 @@ mod tests {
         assert_eq!(ready.pid, Some(7));
         assert!(matches!(ready.tokens().unwrap(), Tokens::Signed { .. }));
         let ready = ReadyLine::parse(r#"{"ws":"ws://x","tokens":{"alice":"A"}}"#).unwrap();
-        assert_eq!(ready.tokens().unwrap().of(1), "A");
+        assert_eq!(ready.tokens().unwrap().of(1, "room:"), "A");
         assert!(ReadyLine::parse("Listening on 127.0.0.1:8080").is_err());
         assert!(
             ReadyLine::parse(r#"{"ws":"ws://x"}"#)

@@ -21,6 +21,7 @@ pub(crate) use token::Tokens;
 pub(crate) use floor::target as floor_target;
 pub(crate) use floor::{durable_floor, epoll_floor};
 
+use crate::args::ROOM_PREFIX;
 use crate::codec::{Codec, Echo, Gb6, Method, Nats};
 use crate::process::{Memory, Pinning, Watched};
 use crate::swarm::Target;
@@ -98,6 +99,8 @@ pub(crate) struct Subject {
     pub(crate) target: Target,
     /// How it is spoken to.
     pub(crate) speech: Speech,
+    /// What the names of its rooms begin with.
+    pub(crate) room_prefix: String,
     /// Its processes; empty where they are not known.
     pub(crate) watched: Vec<Watched>,
     /// What runs for it, ended when the subject goes. Fields are dropped in this order.
@@ -117,21 +120,40 @@ impl Subject {
             name: name.to_owned(),
             target,
             speech,
+            room_prefix: ROOM_PREFIX.to_owned(),
             watched,
             _running: running,
         }
     }
 
+    /// The `n`th room of a run.
+    pub(crate) fn room(&self, run: &str, n: usize) -> String {
+        format!("{}bench-{run}-{n}", self.room_prefix)
+    }
+
     /// The codec of connection `n` of a run named `run`.
     pub(crate) fn codec(&self, run: &str, n: usize) -> Codec {
         match &self.speech {
-            Speech::Gb6(tokens, method) => {
-                Codec::Gb6(Gb6::new(tokens.of(n), *method, format!("{run}-{n}")))
-            }
+            Speech::Gb6(tokens, method) => Codec::Gb6(Gb6::new(
+                tokens.of(n, &self.room_prefix),
+                *method,
+                format!("{run}-{n}"),
+            )),
             Speech::Nats => Codec::Nats(Nats::plain()),
             Speech::JetStream => Codec::Nats(Nats::jetstream(n)),
             Speech::Echo => Codec::Echo(Echo::default()),
             Speech::EchoAcknowledged => Codec::Echo(Echo::acknowledged()),
+        }
+    }
+
+    /// `error` with what may have been left out on the command line.
+    pub(crate) fn explain(&self, error: anyhow::Error) -> anyhow::Error {
+        match &self.speech {
+            Speech::Gb6(Tokens::Nobody, _) => error.context(
+                "without a token; if the server wants one, give --token or --hmac-secret (`gb6 token \
+                 create` makes a token, `gb6 dev --ready-json` prints both)",
+            ),
+            _ => error,
         }
     }
 

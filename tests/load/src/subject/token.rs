@@ -1,4 +1,4 @@
-//! Connection tokens: one that was given, for everybody, or one signed for each connection.
+//! Connection tokens: one that was given, for everybody, one signed for each connection, or none.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -13,6 +13,8 @@ const VALID_SECONDS: u64 = 24 * 3600;
 /// Where connections get their token from.
 #[derive(Clone)]
 pub(crate) enum Tokens {
+    /// None: connections are anonymous.
+    Nobody,
     /// The same for every connection.
     Given(String),
     /// Signed with HMAC-SHA-256 (RFC 7518 section 3.2), a user for each connection.
@@ -25,9 +27,10 @@ pub(crate) enum Tokens {
 }
 
 impl Tokens {
-    /// The token of connection `n`.
-    pub(crate) fn of(&self, n: usize) -> String {
+    /// The token of connection `n`, for rooms whose names begin with `room_prefix`; empty: none.
+    pub(crate) fn of(&self, n: usize, room_prefix: &str) -> String {
         match self {
+            Tokens::Nobody => String::new(),
             Tokens::Given(token) => token.clone(),
             Tokens::Signed { secret, key_id } => {
                 let mut header = json!({"alg": "HS256", "typ": "JWT"});
@@ -41,7 +44,7 @@ impl Tokens {
                     "sub": format!("bench-{n}"),
                     "exp": now + VALID_SECONDS,
                     "caps": [{
-                        "channels": ["room:*"],
+                        "channels": [format!("{room_prefix}*")],
                         "match": "wildcard",
                         "allow": ["sub", "pub", "prs", "hst"],
                     }],
@@ -70,7 +73,7 @@ mod tests {
             secret: "s".repeat(32),
             key_id: Some("demo.main".into()),
         };
-        let token = tokens.of(7);
+        let token = tokens.of(7, "room:");
         let (signed, signature) = token.rsplit_once('.').unwrap();
         let key = hmac::Key::new(hmac::HMAC_SHA256, &[b's'; 32]);
         let signature = URL_SAFE_NO_PAD.decode(signature).unwrap();
