@@ -8,6 +8,7 @@
 
 mod accept;
 mod bodies;
+mod checks;
 mod history;
 mod indexer;
 mod metrics;

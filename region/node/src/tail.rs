@@ -7,6 +7,8 @@ use std::sync::Arc;
 use gb6_core_wire::mesh::{Publication, RoomRef};
 use gb6_core_wire::record::Record;
 
+use crate::checks;
+
 /// Bytes of records kept for one shard: some seconds of a busy one, and little enough that memory
 /// which goes round stays in the processor's cache.
 const TAIL_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -30,17 +32,27 @@ pub(crate) struct Tail {
 }
 
 impl Tail {
-    /// Adds a committed batch; its bodies are clear.
+    /// Adds a committed batch; its bodies are clear. Whether it continues its rooms is checked here,
+    /// where the record before each is at hand.
     pub(crate) fn push(&mut self, batch: Arc<Vec<Record>>) {
         for (index, len) in spans(&batch) {
-            let first = &batch[index];
+            let records = &batch[index..index + len];
             let span = Span {
-                first: first.offset,
+                first: records[0].offset,
                 batch: batch.clone(),
                 index,
                 len,
             };
-            self.room_mut(first).push_back(span);
+            let spans = self.room_mut(&records[0]);
+            let before = spans.back().map(|s| &s.batch[s.index + s.len - 1]);
+            if before.is_some_and(|before| !checks::continues(before, &records[0])) {
+                // What was asked for by offset would be found at the wrong place.
+                spans.clear();
+            }
+            for pair in records.windows(2) {
+                checks::continues(&pair[0], &pair[1]);
+            }
+            spans.push_back(span);
         }
         let bytes = batch.iter().map(size).sum();
         self.bytes += bytes;

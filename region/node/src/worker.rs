@@ -19,6 +19,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use crate::accept::PageReply;
+use crate::checks;
 use crate::history::Reader;
 use crate::metrics::{RegionMetrics, ShardNumbers};
 use crate::recovery::{Acquisition, Replayed, unix_ms};
@@ -340,6 +341,9 @@ impl Worker {
             })
         });
         match answer {
+            Ok(commit) if !checks::covers(&commit, &self.fence, &batch) => {
+                self.shard.failed(now, AppendFailure::OutcomeUnknown);
+            }
             Ok(commit) => {
                 self.storage_full = false;
                 let micros = commit.elapsed_us as f64;
@@ -396,6 +400,7 @@ impl Worker {
                 }
                 // The loop forms a batch after every turn, and a tick is never far.
                 Output::Wake => {}
+                Output::Unfounded { offset, head } => checks::unfounded(offset, head),
             }
         }
     }
@@ -459,10 +464,12 @@ impl Worker {
                 return Some(Ended::Lost);
             }
         }
+        let gauges = self.shard.gauges();
+        checks::within_bounds(self.shard.config(), &gauges);
         let mut numbers = self.numbers.lock();
         *numbers = ShardNumbers {
             counters: self.shard.counters(),
-            gauges: self.shard.gauges(),
+            gauges,
             serving: self.shard.is_serving(),
             read_only: self.regain.is_some(),
             shard_epoch: self.fence.shard_epoch.0,

@@ -176,14 +176,14 @@ impl Shard {
             .look_up(incarnation, publish.session, room_ix, publish.number);
         if let Known::Written(written) = known {
             self.counters.resends_answered += 1;
-            return self.acknowledge_again(link, edge, &publish, written, false);
+            return self.acknowledge_again((link, edge), &publish, room_ix, written, false);
         }
         let id = (!publish.id.is_empty())
             .then(|| DedupeWindow::key(&publish.room, &publish.from.user, &publish.id));
         // Before the verdict on the number: a resend that was a duplicate has no record of its own.
         if let Some(written) = id.and_then(|id| self.dedupe.find(&id)) {
             self.counters.duplicates += 1;
-            return self.acknowledge_again(link, edge, &publish, written, true);
+            return self.acknowledge_again((link, edge), &publish, room_ix, written, true);
         }
         if known == Known::Unknown {
             self.counters.outcome_unknown += 1;

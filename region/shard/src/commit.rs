@@ -20,6 +20,8 @@ struct Acknowledgement {
     edge: usize,
     request: u64,
     bytes: u64,
+    /// The newest durable offset of its room.
+    head: u64,
     written: Written,
     duplicate: bool,
 }
@@ -60,6 +62,7 @@ impl Shard {
                 edge: waiter.edge,
                 request: waiter.request,
                 bytes: waiter.bytes,
+                head: rooms[waiter.record].map_or(0, |ix| self.rooms.get(ix).head),
                 written,
                 duplicate: waiter.duplicate,
             };
@@ -161,9 +164,9 @@ impl Shard {
     /// Answers a publish whose record has been durable since an earlier batch.
     pub(crate) fn acknowledge_again(
         &mut self,
-        link: LinkId,
-        edge: usize,
+        (link, edge): (LinkId, usize),
         publish: &Publish,
+        room: RoomIx,
         written: Written,
         duplicate: bool,
     ) {
@@ -172,6 +175,7 @@ impl Shard {
             edge,
             request: publish.request,
             bytes: publish.data.len() as u64,
+            head: self.rooms.get(room).head,
             written,
             duplicate,
         };
@@ -180,10 +184,18 @@ impl Shard {
 
     /// The one birthplace of acknowledgements: `written` stands in the committed log.
     fn acknowledge(&mut self, instance: &str, a: Acknowledgement) {
-        debug_assert!(
-            a.written.offset > 0,
-            "only what takes an offset is acknowledged"
-        );
+        if !(1..=a.head).contains(&a.written.offset) {
+            self.out.push_back(Output::Unfounded {
+                offset: a.written.offset,
+                head: a.head,
+            });
+            let published = Published {
+                request: a.request,
+                error: ErrorCode::OutcomeUnknown.code(),
+                ..Published::default()
+            };
+            return self.answer(a.link, a.edge, instance, a.bytes, published);
+        }
         let published = Published {
             request: a.request,
             offset: a.written.offset,
@@ -366,5 +378,56 @@ impl Shard {
     /// Records of the batch in flight, for a driver that must know what it was.
     pub fn in_flight(&self) -> Option<Arc<Vec<Record>>> {
         self.in_flight.as_ref().map(|b| b.records.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::ShardConfig;
+    use gb6_core_wire::mesh::{Attach, OwnerFrame, ShardRef};
+
+    #[test]
+    fn what_is_not_durable_is_never_acknowledged() {
+        let config = ShardConfig::new(ShardRef::default());
+        let mut shard = Shard::new(config, Arc::default());
+        shard.serve(0, 1, 1, 0);
+        let link = LinkId(1);
+        let attach = Attach {
+            edge_incarnation: 7,
+            revision: 1,
+        };
+        shard.frame(0, link, OwnerFrame::Attach(attach));
+        shard.out.clear();
+        let edge = shard.edges.by_link(link).expect("attached");
+        let publish = Publish {
+            request: 5,
+            ..Publish::default()
+        };
+        let room = shard.rooms.ensure(&publish.room);
+        shard.rooms.get_mut(room).head = 3;
+        for (offset, founded) in [(3, true), (4, false), (0, false)] {
+            let written = Written {
+                offset,
+                generation: 0,
+                time: 0,
+            };
+            shard.acknowledge_again((link, edge), &publish, room, written, false);
+            let answer = |output: &Output| match output {
+                Output::Send {
+                    frame: EdgeFrame::Published(p),
+                    ..
+                } => Some((p.offset, p.error)),
+                _ => None,
+            };
+            let answers: Vec<_> = shard.out.iter().filter_map(answer).collect();
+            let unknown = (0, ErrorCode::OutcomeUnknown.code());
+            assert_eq!(answers, [if founded { (offset, 0) } else { unknown }]);
+            let said = shard
+                .out
+                .drain(..)
+                .any(|o| matches!(o, Output::Unfounded { offset: o, head: 3 } if o == offset));
+            assert_eq!(said, !founded, "{offset}");
+        }
     }
 }

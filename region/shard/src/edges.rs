@@ -51,6 +51,12 @@ impl Edges {
         self.by_link.get(&link).copied()
     }
 
+    /// Publishes of every edge that are not answered.
+    pub(crate) fn unanswered(&self) -> usize {
+        let counts = self.list.iter().flat_map(|(_, e)| e.unanswered.values());
+        counts.map(|(count, _)| *count as usize).sum()
+    }
+
     pub(crate) fn holds_lease(&self, incarnation: u64) -> bool {
         self.by_incarnation.contains_key(&incarnation)
     }

@@ -111,6 +111,14 @@ pub enum Output {
     },
     /// Something waits for the next batch without a frame having come in.
     Wake,
+    /// An acknowledgement that was about to be made named an offset that is not durable. Its
+    /// publisher was answered 1003 instead: this machine is broken, and the driver says so.
+    Unfounded {
+        /// The offset.
+        offset: u64,
+        /// The newest durable one of the room.
+        head: u64,
+    },
 }
 
 /// Counts since the start.
@@ -145,6 +153,8 @@ pub struct Gauges {
     pub rooms: usize,
     /// Publishes that wait for a batch.
     pub inbox: usize,
+    /// Publishes that are not answered, those that wait for a batch or are in one among them.
+    pub unanswered: usize,
     /// Edges with a lease.
     pub edges: usize,
     /// Message ids remembered.
@@ -250,6 +260,11 @@ impl Shard {
                 "this node no longer owns the shard",
             );
         }
+    }
+
+    /// What it was made with.
+    pub fn config(&self) -> &ShardConfig {
+        &self.config
     }
 
     /// Whether the machine serves.
@@ -397,6 +412,7 @@ impl Shard {
         Gauges {
             rooms: self.rooms.len(),
             inbox: self.inbox.len(),
+            unanswered: self.edges.unanswered(),
             edges: self.edges.list.len(),
             dedupe_ids: self.dedupe.len(),
             dedupe_window_ms: self.dedupe.window_ms(self.served_ms),

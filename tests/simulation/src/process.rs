@@ -131,6 +131,9 @@ impl World {
                     wire.open_at_region = false;
                 }
             }
+            Output::Unfounded { offset, head } => {
+                panic!("offset {offset} was to be acknowledged above the durable {head}")
+            }
             Output::Read(_)
             | Output::Trimmed { .. }
             | Output::Erased { .. }

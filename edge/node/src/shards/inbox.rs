@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use gb6_core_model::SessionId;
+use gb6_core_obs::{Invariant, check_invariant};
 use gb6_edge_session::{HubRequest, Request};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -86,7 +87,13 @@ impl ShardInbox {
 
     /// Everything that waits; for the shard's task.
     pub(crate) fn take(&self) -> VecDeque<Ask> {
-        std::mem::take(&mut *self.waiting.lock()).asks
+        let Waiting { asks, bytes } = std::mem::take(&mut *self.waiting.lock());
+        check_invariant!(
+            Invariant::QueueWithinBound,
+            bytes <= BYTES_MAX,
+            "{bytes} bytes of publishes waited for one shard"
+        );
+        asks
     }
 
     /// Waits until something came or the inbox was stopped; for the shard's task.
@@ -114,7 +121,6 @@ impl ShardInbox {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ws::outbox::Outbox;
     use bytes::Bytes;
     use gb6_core_model::InstanceEpoch;
     use gb6_core_wire::mesh::{Person, RoomRef};
@@ -122,10 +128,7 @@ mod tests {
     use gb6_edge_session::PublishQuery;
 
     fn session() -> Arc<SessionHandle> {
-        Arc::new(SessionHandle {
-            session: SessionId(1),
-            outbox: Outbox::new(100),
-        })
+        Arc::new(SessionHandle::new(SessionId(1), 100))
     }
 
     fn ask(request: Request) -> HubRequest {

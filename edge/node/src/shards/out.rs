@@ -4,10 +4,11 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use gb6_core_wire::mesh::{HistoryRequest, OwnerFrame};
+use gb6_core_wire::mesh::{HistoryRequest, OwnerFrame, RoomRef};
 use gb6_edge_session::{Answer, Detach, HubOut, Notice};
 
 use crate::ws::connection::{Event, SessionHandle};
+use crate::ws::instance::InstanceTag;
 
 /// Frames that wait for the shard stream from which on the hub holds publishes and interest back,
 /// where they have their own bounds and timeouts; it goes on below half of it.
@@ -16,7 +17,7 @@ const FULL_FRAMES: usize = 8 * 1024;
 const FULL_BYTES: usize = 8 * 1024 * 1024;
 /// Frames that may wait at most: only comings and goings of people come this far, while the owner
 /// does not read. A new attachment says in one set what they amount to.
-const OVERFLOW_FRAMES: usize = 64 * 1024;
+pub(super) const OVERFLOW_FRAMES: usize = 64 * 1024;
 
 /// What a hub wants sent, and whether it wants its link closed.
 #[derive(Default)]
@@ -37,10 +38,19 @@ pub(super) struct Outputs {
     pub(super) detach: Option<Detach>,
     /// Frames handed to sessions since the last look.
     pub(super) handed: usize,
+    /// The instance of the room whose frames are being handed out.
+    instance: InstanceTag,
 }
 
 impl HubOut<Arc<SessionHandle>> for Outputs {
+    fn of_room(&mut self, room: &RoomRef) {
+        self.instance = InstanceTag::of(&room.instance);
+    }
+
     fn deliver(&mut self, to: &Arc<SessionHandle>, frame: Bytes) {
+        if !to.is_of(self.instance) {
+            return;
+        }
         self.handed += 1;
         // A session that overflowed or ended says so to the hub itself.
         let _ = to.outbox.push(frame);
@@ -134,13 +144,56 @@ fn publish_bytes(frame: &OwnerFrame) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use gb6_core_model::SessionId;
+    use gb6_core_obs::Invariant;
+    use gb6_core_obs::invariant::counted;
     use gb6_core_wire::mesh::{Presence, Publish};
+    use std::task::Waker;
 
     fn publish(bytes: usize) -> OwnerFrame {
         OwnerFrame::Publish(Publish {
             data: Bytes::from(vec![b'1'; bytes]),
             ..Publish::default()
         })
+    }
+
+    fn room(instance: &str) -> RoomRef {
+        RoomRef {
+            instance: instance.into(),
+            channel: "room:1".into(),
+        }
+    }
+
+    fn session_of(instance: &str) -> Arc<SessionHandle> {
+        let session = SessionHandle::new(SessionId(1), 1000);
+        session.belongs_to(InstanceTag::of(instance));
+        Arc::new(session)
+    }
+
+    #[test]
+    fn a_frame_of_another_instance_is_counted_and_never_handed_over() {
+        let mut out = Outputs::default();
+        let (ours, theirs) = (session_of("demo"), session_of("other"));
+        let counted = counted();
+        out.deliver(&ours, Bytes::from_static(b"of no room"));
+        out.of_room(&room("demo"));
+        out.deliver(&ours, Bytes::from_static(b"1"));
+        out.deliver(&theirs, Bytes::from_static(b"1"));
+        out.of_room(&room("other"));
+        out.deliver(&ours, Bytes::from_static(b"2"));
+        out.deliver(&theirs, Bytes::from_static(b"2"));
+        assert_eq!(counted.of(Invariant::InstanceIsolation), 3);
+        let got = |s: &SessionHandle| Vec::from(s.outbox.take(Waker::noop()).frames);
+        assert_eq!(got(&ours), ["1"]);
+        assert_eq!(got(&theirs), ["2"]);
+    }
+
+    #[test]
+    #[should_panic(expected = "invariant instance_isolation violated")]
+    fn a_frame_of_another_instance_panics_in_tests() {
+        let mut out = Outputs::default();
+        out.of_room(&room("demo"));
+        out.deliver(&session_of("other"), Bytes::new());
     }
 
     #[test]

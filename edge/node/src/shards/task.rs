@@ -8,15 +8,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gb6_core_model::{Incarnation, NodeId, ShardId};
+use gb6_core_obs::{Invariant, check_invariant};
 use gb6_core_wire::mesh::{HistoryPage, ShardRef, ToEdge};
-use gb6_edge_session::{Detach, Hub, HubOut as _};
+use gb6_edge_session::{Detach, Hub, HubConfig, HubOut as _};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::Report;
 use super::inbox::{Ask, ShardInbox};
 use super::link::{AttachError, Streams};
-use super::out::Outputs;
+use super::out::{OVERFLOW_FRAMES, Outputs};
 use crate::shared::Shared;
 use crate::ws::connection::SessionHandle;
 
@@ -374,6 +375,59 @@ impl ShardTask {
         self.counts.counters = self.hub.counters();
         self.counts.gauges = self.hub.gauges();
         self.counts.owner_queue = self.out.owner_queue();
+        within_bounds(&self.counts, &self.shared.config.hub);
         *self.report.lock() = self.counts;
+    }
+}
+
+/// The hub's own sums against the bounds that it was given (A5).
+fn within_bounds(report: &Report, bounds: &HubConfig) {
+    let g = &report.gauges;
+    for (what, has, may) in [
+        ("frames for the owner", report.owner_queue, OVERFLOW_FRAMES),
+        ("bytes remembered", g.ring_bytes, bounds.ring_bytes),
+        ("bytes behind gaps", g.ahead_bytes, bounds.ahead_total_bytes),
+        (
+            "interests unanswered",
+            g.interests_unanswered,
+            bounds.interests_in_flight.max(1),
+        ),
+    ] {
+        check_invariant!(
+            Invariant::QueueWithinBound,
+            has <= may,
+            "{has} {what}, at most {may} may be"
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gb6_core_obs::invariant::counted;
+    use gb6_edge_session::HubGauges;
+
+    #[test]
+    fn what_a_hub_holds_beyond_its_bounds_is_counted() {
+        let bounds = HubConfig::default();
+        let full = Report {
+            owner_queue: OVERFLOW_FRAMES,
+            gauges: HubGauges {
+                ring_bytes: bounds.ring_bytes,
+                ahead_bytes: bounds.ahead_total_bytes,
+                interests_unanswered: bounds.interests_in_flight,
+                ..HubGauges::default()
+            },
+            ..Report::default()
+        };
+        within_bounds(&full, &bounds);
+        let counted = counted();
+        let mut over = full;
+        over.owner_queue += 1;
+        over.gauges.ring_bytes += 1;
+        over.gauges.ahead_bytes += 1;
+        over.gauges.interests_unanswered += 1;
+        within_bounds(&over, &bounds);
+        assert_eq!(counted.of(Invariant::QueueWithinBound), 4);
     }
 }

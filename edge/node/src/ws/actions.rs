@@ -8,6 +8,7 @@ use gb6_core_model::{Disconnect, ErrorCode};
 use gb6_edge_session::{Action, Answer, Claims, Context, HubRequest, Session, TokenError};
 
 use super::connection::{Connection, End};
+use super::instance::InstanceTag;
 
 impl Connection {
     /// Calls the session and does what it asks for.
@@ -82,6 +83,8 @@ impl Connection {
                     return Err(Disconnect::PermissionDenied);
                 }
             }
+            self.handle
+                .belongs_to(InstanceTag::of(claims.instance.as_str()));
             self.unproven = None;
         }
         Ok(result)
@@ -89,6 +92,9 @@ impl Connection {
 
     /// Hands a request to the shard of its room.
     fn ask(&mut self, snapshot: &Snapshot, request: HubRequest) -> Result<(), ErrorCode> {
+        if !self.handle.is_of(InstanceTag::of(&request.room.instance)) {
+            return Err(ErrorCode::Internal);
+        }
         let inbox = self
             .shared
             .shards

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
 
 use gb6_core_model::{Disconnect, InstanceId, SessionId};
+use gb6_core_obs::{Invariant, check_invariant};
 use gb6_core_wire::client::{Dialect, close_frame, pong_frame};
 use gb6_edge_session::{Action, Answer, Context, FrameKind, Notice, Session, SessionSeed};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -22,6 +23,7 @@ use crate::shared::Shared;
 use crate::wheel::Due;
 use crate::ws::actions::client_id;
 use crate::ws::gather::{Gathered, gather};
+use crate::ws::instance::{InstanceTag, SessionInstance};
 use crate::ws::outbox::{Batch, Outbox, Phase, Taken};
 use crate::ws::ping::FramePing;
 use crate::ws::reader::{FrameReader, Incoming};
@@ -53,6 +55,35 @@ pub(crate) struct SessionHandle {
     pub(crate) session: SessionId,
     /// What goes to it.
     pub(crate) outbox: Outbox<Event>,
+    /// The instance of its token.
+    instance: SessionInstance,
+}
+
+impl SessionHandle {
+    /// A session that has not shown a token yet.
+    pub(crate) fn new(session: SessionId, outbox_bytes: usize) -> Self {
+        Self {
+            session,
+            outbox: Outbox::new(outbox_bytes),
+            instance: SessionInstance::default(),
+        }
+    }
+
+    /// Its connect token was good.
+    pub(crate) fn belongs_to(&self, instance: InstanceTag) {
+        self.instance.set(instance);
+    }
+
+    /// Whether what belongs to this instance may pass between the session and a shard (A7).
+    #[inline]
+    pub(crate) fn is_of(&self, instance: InstanceTag) -> bool {
+        check_invariant!(
+            Invariant::InstanceIsolation,
+            self.instance.is(instance),
+            "session {} has to do with a room of another instance",
+            self.session
+        )
+    }
 }
 
 impl Due for SessionHandle {
@@ -123,10 +154,7 @@ impl Connection {
         permit: Permit,
     ) -> Self {
         let session = shared.next_session();
-        let handle = Arc::new(SessionHandle {
-            session,
-            outbox: Outbox::new(shared.config.outbox_bytes),
-        });
+        let handle = Arc::new(SessionHandle::new(session, shared.config.outbox_bytes));
         shared.opened();
         let place = shared.enter(handle.clone());
         let now_ms = shared.clock.now_ms();

@@ -8,6 +8,7 @@
 mod actions;
 pub(crate) mod connection;
 mod gather;
+pub(crate) mod instance;
 pub(crate) mod outbox;
 mod ping;
 mod reader;

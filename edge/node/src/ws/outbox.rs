@@ -8,6 +8,7 @@ use std::task::Waker;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
+use gb6_core_obs::{Invariant, check_invariant};
 use gb6_core_wire::client::close_frame;
 
 /// The queue of one connection, shared by its task and by everything that sends to it.
@@ -127,6 +128,14 @@ impl<E> Outbox<E> {
     pub(crate) fn take(&self, waker: &Waker) -> Taken<E> {
         let mut state = self.state.lock();
         state.remember(waker);
+        check_invariant!(
+            Invariant::QueueWithinBound,
+            state.phase != Phase::Open || state.bytes + state.held <= self.max,
+            "{} bytes wait and {} are being written, at most {} may",
+            state.bytes,
+            state.held,
+            self.max
+        );
         state.held += state.bytes;
         state.bytes = 0;
         Taken {
@@ -274,6 +283,7 @@ impl Batch {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use gb6_core_obs::invariant::counted;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::task::Wake;
@@ -346,6 +356,20 @@ mod tests {
         want.extend_from_slice(b"\x88\x06\x0b\xc0slow");
         assert_eq!(rest(&batch), want);
         assert_eq!(batch.left(), want.len());
+    }
+
+    #[test]
+    fn more_than_the_bound_is_counted_when_it_is_taken() {
+        let outbox: Outbox<()> = Outbox::new(100);
+        outbox.push(Bytes::from(vec![1; 100]));
+        take(&outbox, &mut Batch::default());
+        // As a push would leave it that forgot to look at what is being written.
+        let late = Bytes::from(vec![2; 1]);
+        outbox.state.lock().bytes = late.len();
+        outbox.state.lock().frames.push_back(late);
+        let counted = counted();
+        take(&outbox, &mut Batch::default());
+        assert_eq!(counted.of(Invariant::QueueWithinBound), 1);
     }
 
     #[test]

@@ -94,6 +94,7 @@ impl<S: Clone> Hub<S> {
         debug_assert_eq!(publication.offset, room.position + 1);
         room.position = publication.offset;
         let mut frames = Frames::default();
+        out.of_room(&room.key);
         let channel = room.key.channel.as_str();
         for subscriber in &room.subscribers {
             let bytes = frames.get(subscriber.dialect, |dialect| {

@@ -2,13 +2,16 @@
 
 use bytes::Bytes;
 use gb6_core_model::limits;
-use gb6_core_wire::mesh::{HistoryRequest, OwnerFrame, Refused};
+use gb6_core_wire::mesh::{HistoryRequest, OwnerFrame, Refused, RoomRef};
 
 use crate::request::{Answer, Notice};
 
 /// The outputs of a [`crate::Hub`]. All calls for one session must reach it in the order in which
 /// they are made here, through one queue.
 pub trait HubOut<S> {
+    /// What is delivered from here on belongs to this room: said before the first of its
+    /// deliveries, so that the driver can check that no other instance's session gets any.
+    fn of_room(&mut self, _room: &RoomRef) {}
     /// Queue a complete WebSocket frame. Called once per subscriber of a room: the same `Bytes`
     /// for all of one dialect.
     fn deliver(&mut self, to: &S, frame: Bytes);

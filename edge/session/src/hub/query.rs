@@ -233,6 +233,7 @@ impl<S: Clone> Hub<S> {
             return;
         };
         let mut frames = Frames::default();
+        out.of_room(&room.key);
         let channel = room.key.channel.as_str();
         for subscriber in room.subscribers.iter().filter(|s| s.join_leave) {
             let bytes = frames.get(subscriber.dialect, |dialect| {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use gb6_core_mesh::{
@@ -19,6 +20,8 @@ use gb6_core_wire::mesh::{
 };
 use gb6_region_node::{RecordKeys, Region, RegionConfig, RegionDeps};
 use tokio::sync::watch;
+
+use crate::lying::LyingLog;
 
 /// How long anything here may take.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
@@ -70,6 +73,8 @@ fn snapshot(rules: Namespace) -> Arc<Snapshot> {
 pub(crate) struct Machine {
     pub(crate) storage: MemoryStorage,
     pub(crate) rooms: Arc<MemoryRooms>,
+    /// While set, the log's answers name one position more than was written.
+    pub(crate) lies: Arc<AtomicBool>,
     network: MemoryNetwork,
     rules: Namespace,
     next_incarnation: u64,
@@ -80,6 +85,7 @@ impl Machine {
         Self {
             storage: MemoryStorage::new(MemoryLogConfig::default()),
             rooms: Arc::new(MemoryRooms::new()),
+            lies: Arc::default(),
             network: MemoryNetwork::new(),
             rules,
             next_incarnation: 1,
@@ -99,7 +105,7 @@ impl Machine {
     pub(crate) async fn start(&mut self) -> Region {
         let endpoint = self.bind("r1", Role::Region);
         let (_, snapshot) = watch::channel(snapshot(self.rules.clone()));
-        let storage = self.storage.clone();
+        let (storage, lies) = (self.storage.clone(), self.lies.clone());
         let keys = RecordKeys::default();
         keys.add("demo", 1, [7; 32]);
         let health = Health::new();
@@ -107,7 +113,10 @@ impl Machine {
         let deps = RegionDeps {
             endpoint,
             snapshot,
-            open_log: Arc::new(move |_| Ok(Arc::new(storage.open()) as Arc<dyn ShardLog>)),
+            open_log: Arc::new(move |_| {
+                let log = LyingLog::new(Arc::new(storage.open()), lies.clone());
+                Ok(Arc::new(log) as Arc<dyn ShardLog>)
+            }),
             rooms,
             keys,
             metrics: Metrics::bare(),
@@ -185,6 +194,17 @@ impl Edge {
 
     /// Publishes, and waits for the answer: offset and error code.
     pub(crate) async fn publish(&mut self, session: u64, number: u64, data: String) -> (u64, u32) {
+        let answer = self.try_publish(session, number, data).await;
+        answer.expect("the answer comes before the stream's end")
+    }
+
+    /// The same; `None` when the stream ended without an answer.
+    pub(crate) async fn try_publish(
+        &mut self,
+        session: u64,
+        number: u64,
+        data: String,
+    ) -> Option<(u64, u32)> {
         self.requests += 1;
         self.send(OwnerFrame::Publish(Publish {
             request: self.requests,
@@ -204,10 +224,10 @@ impl Edge {
         loop {
             match self.next().await {
                 Some(EdgeFrame::Published(p)) if p.request == self.requests => {
-                    return (p.offset, p.error);
+                    return Some((p.offset, p.error));
                 }
                 Some(_) => {}
-                None => panic!("the stream ended before the answer"),
+                None => return None,
             }
         }
     }

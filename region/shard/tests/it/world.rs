@@ -174,6 +174,9 @@ impl World {
             match output {
                 Output::Send { link, frame } => self.sent.push((link, frame)),
                 Output::Close { link } => self.closed.push(link),
+                Output::Unfounded { offset, head } => {
+                    panic!("offset {offset} was to be acknowledged above the durable {head}")
+                }
                 other => self.others.push(other),
             }
         }

@@ -192,6 +192,9 @@ impl MoveWorld {
                 Output::AdminDone { token, outcome } => {
                     self.soon(1, 5, Event::MoverHears(token, outcome));
                 }
+                Output::Unfounded { offset, head } => {
+                    panic!("offset {offset} was to be acknowledged above the durable {head}")
+                }
                 Output::Read(_) | Output::Trimmed { .. } | Output::Erased { .. } | Output::Wake => {
                 }
             }

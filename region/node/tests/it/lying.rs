@@ -1,0 +1,139 @@
+//! A log whose answers are about something else than what it was given: no acknowledgement may come
+//! of one (invariant A4).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use gb6_core_model::Position;
+use gb6_core_model::snapshot::Namespace;
+use gb6_core_obs::Invariant;
+use gb6_core_obs::invariant::violations;
+use gb6_core_ports::log::FirstKept;
+use gb6_core_ports::{
+    Acquire, Acquired, Commit, Completion, ConsumerState, Fence, LogCaps, LogRange, Page, Retain,
+    RetentionPlan, ShardLog, StoreError,
+};
+use gb6_core_wire::record::Record;
+
+use crate::edge::Machine;
+
+/// A log that is as good as the one below it, but for its answers to appends while it lies.
+pub(crate) struct LyingLog {
+    below: Arc<dyn ShardLog>,
+    lies: Arc<AtomicBool>,
+}
+
+impl LyingLog {
+    pub(crate) fn new(below: Arc<dyn ShardLog>, lies: Arc<AtomicBool>) -> Self {
+        Self { below, lies }
+    }
+}
+
+impl ShardLog for LyingLog {
+    fn append(&self, fence: &Fence, batch: Vec<Record>, done: Completion<Commit>) {
+        let lies = self.lies.clone();
+        let answer = move |mut answer: Result<Commit, StoreError>| {
+            if let (Ok(commit), true) = (&mut answer, lies.load(Ordering::SeqCst)) {
+                commit.next += 1;
+            }
+            done.finish(answer);
+        };
+        self.below.append(fence, batch, Completion::new(answer));
+    }
+
+    fn caps(&self) -> LogCaps {
+        self.below.caps()
+    }
+
+    fn acquire(&self, fence: Fence, acquire: Acquire, done: Completion<Acquired>) {
+        self.below.acquire(fence, acquire, done);
+    }
+
+    fn range(&self) -> Result<LogRange, StoreError> {
+        self.below.range()
+    }
+
+    fn read(&self, from: Position, records: usize, bytes: usize) -> Result<Page, StoreError> {
+        self.below.read(from, records, bytes)
+    }
+
+    fn read_at(&self, positions: &[Position]) -> Result<Vec<Option<Record>>, StoreError> {
+        self.below.read_at(positions)
+    }
+
+    fn trim(&self, fence: &Fence, to: Position) -> Result<Position, StoreError> {
+        self.below.trim(fence, to)
+    }
+
+    fn rewrite(
+        &self,
+        fence: &Fence,
+        segment: u64,
+        retain: &mut dyn FnMut(&Record) -> Retain,
+    ) -> Result<u64, StoreError> {
+        self.below.rewrite(fence, segment, retain)
+    }
+
+    fn seal_around(&self, fence: &Fence, position: Position) -> Result<Option<u64>, StoreError> {
+        self.below.seal_around(fence, position)
+    }
+
+    fn plan_retention(
+        &self,
+        first_kept: &FirstKept<'_>,
+        settled: Position,
+    ) -> Result<RetentionPlan, StoreError> {
+        self.below.plan_retention(first_kept, settled)
+    }
+
+    fn register_consumer(
+        &self,
+        name: &str,
+        position: Position,
+    ) -> Result<ConsumerState, StoreError> {
+        self.below.register_consumer(name, position)
+    }
+
+    fn set_consumer(&self, name: &str, position: Position) -> Result<(), StoreError> {
+        self.below.set_consumer(name, position)
+    }
+
+    fn remove_consumer(&self, name: &str) -> Result<(), StoreError> {
+        self.below.remove_consumer(name)
+    }
+
+    fn consumers(&self) -> Result<Vec<ConsumerState>, StoreError> {
+        self.below.consumers()
+    }
+
+    fn save_checkpoint(&self, position: Position, state: &[u8]) -> Result<(), StoreError> {
+        self.below.save_checkpoint(position, state)
+    }
+
+    fn load_checkpoint(&self) -> Result<Option<(Position, Vec<u8>)>, StoreError> {
+        self.below.load_checkpoint()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_about_something_else_acknowledges_nothing() {
+    let mut machine = Machine::new(Namespace::default());
+    let region = machine.start().await;
+    let mut edge = machine.edge("e1").await;
+    assert_eq!(edge.publish(1, 1, "1".into()).await, (1, 0));
+    let before = violations(Invariant::AckAfterCommit);
+    machine.lies.store(true, Ordering::SeqCst);
+    let answer = edge.try_publish(1, 2, "2".into()).await;
+    assert_eq!(answer, None, "the stream ends instead");
+    // With debug assertions the actor panics, without them it counts; the log is read again.
+    let counted = violations(Invariant::AckAfterCommit) - before;
+    assert_eq!(counted, u64::from(!cfg!(debug_assertions)));
+    machine.lies.store(false, Ordering::SeqCst);
+    drop(edge);
+    region.drain().await;
+    let region = machine.start().await;
+    let mut edge = machine.edge("e1").await;
+    let resent = edge.publish(1, 2, "2".into()).await;
+    assert_eq!(resent, (2, 0), "it was written, and its resend finds it");
+    region.drain().await;
+}
