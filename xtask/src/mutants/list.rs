@@ -189,6 +189,14 @@ fn store() -> Vec<Mutant> {
             "if let Err(e) = Ok::<(), io::Error>(()) {",
             "crash::acknowledged_records_survive_power_cuts",
         ),
+        by(
+            "late-result-taken-for-ours",
+            "a segment that an ended ownership prepared is taken for the present one's",
+            "region/stores/embedded/src/log/owner.rs",
+            "if header.shard_epoch != self.fence.shard_epoch\n            || header.owner_incarnation != self.fence.owner_incarnation\n        {",
+            "if header.owner_incarnation != self.fence.owner_incarnation {",
+            "faults::a_segment_prepared_for_an_ended_ownership_never_takes_a_name",
+        ),
     ]
 }
 
