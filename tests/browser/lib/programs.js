@@ -7,6 +7,8 @@ import path from 'node:path';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 
+import { freePort } from '../../sdk/lib/ports.js';
+
 const root = path.resolve(path.dirname(fileURLToPath(import.meta.url)), '../../..');
 
 /** Where builds go. */
@@ -89,7 +91,7 @@ export class Dev {
     mkdirSync(parent, { recursive: true });
     const dev = new Dev();
     dev.dir = mkdtempSync(path.join(parent, `${name}-`));
-    await dev.start('127.0.0.1:0');
+    await dev.start(`127.0.0.1:${await freePort()}`);
     return dev;
   }
 

@@ -1,10 +1,12 @@
-// Starts `gb6 dev` for one suite: on a free port, with a data directory of its own.
+// Starts `gb6 dev` for one suite: on a port that it can come back to, with a data directory of its own.
 
 import { spawn } from 'node:child_process';
 import { createWriteStream, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import path from 'node:path';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
+
+import { freePort } from './ports.js';
 
 const root = path.resolve(path.dirname(fileURLToPath(import.meta.url)), '../../..');
 const target = path.resolve(root, process.env.CARGO_TARGET_DIR ?? 'target');
@@ -45,7 +47,7 @@ export class Server {
   /** Starts a server and waits until it is ready. */
   static async start(name) {
     const server = new Server(scratch(name));
-    await server.#start('127.0.0.1:0');
+    await server.#start(`127.0.0.1:${await freePort()}`);
     return server;
   }
 

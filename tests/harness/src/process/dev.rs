@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use tokio::io::{AsyncBufReadExt, BufReader};
 
-use super::{PATIENCE, Process, ProcessError, drain, gb6_binary, http_get};
+use super::{PATIENCE, Process, ProcessError, drain, free_port, gb6_binary, http_get};
 
 /// What `gb6 dev --ready-json` prints; keys that are not here are passed over.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
@@ -55,7 +55,8 @@ impl Ready {
 pub struct DevOptions {
     /// The data directory; it stays when the server ends.
     pub data_dir: PathBuf,
-    /// The address to listen on.
+    /// The address to listen on; with port 0 one that [`free_port`] gives, so that the server can
+    /// come back to it.
     pub http: SocketAddr,
     /// Further arguments.
     pub arguments: Vec<String>,
@@ -95,7 +96,11 @@ impl DevServer {
     ///
     /// # Errors
     /// It does not get ready in time.
-    pub async fn start(options: DevOptions) -> Result<Self, ProcessError> {
+    pub async fn start(mut options: DevOptions) -> Result<Self, ProcessError> {
+        if options.http.port() == 0 {
+            let port = free_port().map_err(ProcessError::io("no port is free"))?;
+            options.http.set_port(port);
+        }
         let binary = gb6_binary()?;
         let parent = options.data_dir.parent().unwrap_or(Path::new("."));
         let what = format!("can not make {}", parent.display());
@@ -146,11 +151,7 @@ impl DevServer {
     /// # Errors
     /// It does not get ready in time.
     pub async fn restart(&mut self) -> Result<(), ProcessError> {
-        let options = DevOptions {
-            http: self.address,
-            ..self.options.clone()
-        };
-        *self = Self::start(options).await?;
+        *self = Self::start(self.options.clone()).await?;
         Ok(())
     }
 
