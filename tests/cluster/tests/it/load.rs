@@ -8,7 +8,7 @@ use gb6_tests_harness::client::{
     Publisher, PublisherOptions, Session, Subscriber, SubscriberOptions, Target, read_log,
 };
 use gb6_tests_harness::history::{Recorder, Summary, What};
-use gb6_tests_harness::process::{Mesh, member, target_dir};
+use gb6_tests_harness::process::{Mesh, Metrics, member, target_dir};
 
 /// How long anything that must happen may take.
 pub(crate) const LONG: Duration = Duration::from_secs(90);
@@ -26,6 +26,15 @@ pub(crate) fn target(mesh: &Mesh, edge: &str, user: &str, dialect: Dialect) -> T
     Target::new(&mesh.ws(edge), &mesh.token(&member(user)), dialect)
 }
 
+/// How much work there is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Amount {
+    pub(crate) publishers: usize,
+    pub(crate) rooms: usize,
+    /// Of a publisher, after each acknowledgement.
+    pub(crate) pause: Duration,
+}
+
 impl Load {
     /// Starts a subscriber on each edge, one in each dialect, and publishers that go to the other
     /// edge when theirs fails.
@@ -36,18 +45,40 @@ impl Load {
         (publishers, rooms): (usize, usize),
         pause: Duration,
     ) -> Self {
+        let amount = Amount {
+            publishers,
+            rooms,
+            pause,
+        };
+        Self::start_by(mesh, name, seed, amount, [mesh.ws("e1"), mesh.ws("e2")]).await
+    }
+
+    /// As [`Load::start`], where clients reach the two edges by these addresses.
+    pub(crate) async fn start_by(
+        mesh: &Mesh,
+        name: &'static str,
+        seed: u64,
+        amount: Amount,
+        urls: [String; 2],
+    ) -> Self {
+        let Amount {
+            publishers,
+            rooms,
+            pause,
+        } = amount;
+        let by = |edge: usize, user: &str, dialect| {
+            Target::new(&urls[edge % 2], &mesh.token(&member(user)), dialect)
+        };
         let recorder = Recorder::new();
         let rooms: Vec<String> = (0..rooms).map(|n| format!("room:{name}-{n}")).collect();
-        let edges = ["e1", "e2"];
-        let subscribers: Vec<Subscriber> = edges
-            .iter()
+        let subscribers: Vec<Subscriber> = (0..2)
             .zip(Dialect::ALL)
             .map(|(edge, dialect)| {
-                let user = format!("reader-{edge}");
+                let user = format!("reader-e{}", edge + 1);
                 let options = SubscriberOptions {
                     name: user.clone(),
                     instance: "demo".into(),
-                    targets: vec![target(mesh, edge, &user, dialect)],
+                    targets: vec![by(edge, &user, dialect)],
                     user,
                     rooms: rooms.clone(),
                     seed,
@@ -65,11 +96,10 @@ impl Load {
             .map(|n| {
                 let user = format!("writer-{n}");
                 let dialect = Dialect::ALL[n / 2 % 2];
-                let at = |edge: usize| target(mesh, edges[edge % 2], &user, dialect);
                 let options = PublisherOptions {
                     name: user.clone(),
                     instance: "demo".into(),
-                    targets: vec![at(n), at(n + 1)],
+                    targets: vec![by(n, &user, dialect), by(n + 1, &user, dialect)],
                     user: user.clone(),
                     rooms: rooms.clone(),
                     pause,
@@ -144,6 +174,11 @@ impl Load {
             if let Err(error) = subscriber.stop().await {
                 panic!("{error}; {}", self.saved());
             }
+        }
+        for (node, address) in mesh.addresses().filter(|(node, _)| *node != "g1") {
+            let metrics = Metrics::read(address).await.unwrap();
+            let violations = metrics.sum("gb6_invariant_violations_total", &[]);
+            assert_eq!(violations, Some(0.0), "{node}: {}", self.saved());
         }
         let summary = self.recorder.assert_kept(&self.history());
         println!("{}: {summary}", self.name);

@@ -6,6 +6,7 @@
 mod big_log;
 mod crowd;
 mod disk_use;
+mod dropped;
 mod index_lost;
 mod limits;
 mod load;

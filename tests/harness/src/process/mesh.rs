@@ -146,6 +146,13 @@ impl Mesh {
         }
     }
 
+    /// Every node's name, and where it serves health and metrics.
+    pub fn addresses(&self) -> impl Iterator<Item = (&str, SocketAddr)> {
+        self.nodes
+            .iter()
+            .map(|(name, node)| (name.as_str(), node.http))
+    }
+
     /// The WebSocket of an edge.
     ///
     /// # Panics

@@ -1,8 +1,9 @@
 //! A TCP proxy on loopback that passes, delays, throttles, refuses, cuts, or swallows bytes without
-//! closing anything, as a broken network path does.
+//! closing anything, as a broken network path does; and one for UDP.
 
 mod control;
 mod pump;
+mod udp;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
 pub use control::{ControlError, obey};
+pub use udp::{UdpMode, UdpProxy};
 
 /// What becomes of the bytes of every connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -41,7 +43,7 @@ pub struct ProxyStats {
     pub open: u64,
     /// Bytes passed on, both ways.
     pub passed: u64,
-    /// Bytes thrown away, both ways.
+    /// Bytes thrown away, both ways; packets where it passes packets.
     pub swallowed: u64,
 }
 
@@ -124,12 +126,18 @@ impl FaultProxy {
 
     /// What it has seen so far.
     pub fn stats(&self) -> ProxyStats {
+        self.counters.stats()
+    }
+}
+
+impl Counters {
+    fn stats(&self) -> ProxyStats {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         ProxyStats {
-            accepted: get(&self.counters.accepted),
-            open: get(&self.counters.open),
-            passed: get(&self.counters.passed),
-            swallowed: get(&self.counters.swallowed),
+            accepted: get(&self.accepted),
+            open: get(&self.open),
+            passed: get(&self.passed),
+            swallowed: get(&self.swallowed),
         }
     }
 }

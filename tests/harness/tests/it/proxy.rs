@@ -3,9 +3,9 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use gb6_tests_harness::proxy::{FaultProxy, Mode, obey};
+use gb6_tests_harness::proxy::{FaultProxy, Mode, UdpMode, UdpProxy, obey};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::time::timeout;
 
 const LONG: Duration = Duration::from_secs(10);
@@ -141,5 +141,50 @@ async fn obeys_lines() {
     assert!(stats.contains("\"open\":1"), "{stats}");
     for line in ["delay", "throttle x", "target nowhere", "explode", ""] {
         assert!(obey(&proxy, line).is_err(), "{line}");
+    }
+}
+
+#[tokio::test]
+async fn packets_pass_are_lost_and_doubled_and_each_peer_gets_its_own_answers() {
+    let server = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let proxy = UdpProxy::start(1).await.unwrap();
+    proxy.set_target(server.local_addr().unwrap());
+    let (one, two) = (
+        UdpSocket::bind("127.0.0.1:0").await.unwrap(),
+        UdpSocket::bind("127.0.0.1:0").await.unwrap(),
+    );
+    let mut packet = [0; 16];
+    for (peer, word) in [(&one, b"one"), (&two, b"two")] {
+        peer.send_to(word, proxy.address()).await.unwrap();
+        let (_, from) = server.recv_from(&mut packet).await.unwrap();
+        server.send_to(word, from).await.unwrap();
+        let (n, _) = peer.recv_from(&mut packet).await.unwrap();
+        assert_eq!(&packet[..n], word);
+    }
+    assert_eq!(proxy.stats().accepted, 2);
+
+    proxy.set(UdpMode::BlackHole);
+    one.send_to(b"lost", proxy.address()).await.unwrap();
+    while proxy.stats().swallowed == 0 {
+        tokio::task::yield_now().await;
+    }
+    proxy.set(UdpMode::Rough {
+        loss: 0.0,
+        double: 1.0,
+        delay: Duration::from_millis(5),
+    });
+    one.send_to(b"again", proxy.address()).await.unwrap();
+    for _ in 0..2 {
+        let (n, _) = server.recv_from(&mut packet).await.unwrap();
+        assert_eq!(&packet[..n], b"again");
+    }
+    proxy.set(UdpMode::Rough {
+        loss: 1.0,
+        double: 0.0,
+        delay: Duration::ZERO,
+    });
+    two.send_to(b"lost too", proxy.address()).await.unwrap();
+    while proxy.stats().swallowed == 1 {
+        tokio::task::yield_now().await;
     }
 }
