@@ -26,6 +26,8 @@ pub(crate) struct Inbox {
     shares: HashMap<String, u32>,
     /// The sum of `shares`.
     lately: u32,
+    /// Whether an instance waits that had less than half of an equal share when it came.
+    light: bool,
 }
 
 /// Publishes over which shares are counted, before older ones weigh less.
@@ -40,6 +42,9 @@ impl Inbox {
             return;
         }
         let instance = instance.clone();
+        let equal = self.lately / u32::try_from(self.shares.len().max(1)).unwrap_or(u32::MAX);
+        let share = self.shares.get(&instance).copied().unwrap_or(0);
+        self.light |= share < equal / 2;
         self.turn.push_back(instance.clone());
         self.by_instance.insert(instance, VecDeque::from([waiting]));
     }
@@ -51,9 +56,7 @@ impl Inbox {
 
     /// Whether an instance waits that had less than half of an equal share lately.
     pub(crate) fn has_light(&self) -> bool {
-        let equal = self.lately / u32::try_from(self.shares.len().max(1)).unwrap_or(u32::MAX);
-        let share = |instance| self.shares.get(instance).copied().unwrap_or(0);
-        self.turn.iter().any(|instance| share(instance) < equal / 2)
+        self.light
     }
 
     fn count(&mut self, instance: &str) {
@@ -90,6 +93,7 @@ impl Inbox {
             self.turn.push_back(instance);
         }
         self.len -= usize::from(waiting.is_some());
+        self.light &= self.len > 0;
         waiting
     }
 
@@ -102,6 +106,7 @@ impl Inbox {
             !queue.is_empty()
         });
         self.len = len;
+        self.light &= len > 0;
         let by_instance = &self.by_instance;
         self.turn.retain(|i| by_instance.contains_key(i));
     }
