@@ -206,8 +206,8 @@ pub trait ShardLog: Send + Sync {
     fn seal_around(&self, fence: &Fence, position: Position) -> Result<Option<u64>, StoreError>;
 
     /// Which segments may go and which are worth rewriting, given each room's first kept offset.
-    /// Looks only at sealed segments that end at or before `settled` (the caller's checkpoint:
-    /// what replays from there must stay).
+    /// Looks only at sealed segments that end at or before `settled`: the older of the caller's
+    /// two checkpoints, so that each of them alone still leads to the whole state.
     fn plan_retention(
         &self,
         first_kept: &FirstKept<'_>,
@@ -232,11 +232,22 @@ pub trait ShardLog: Send + Sync {
     /// All consumers, by name.
     fn consumers(&self) -> Result<Vec<ConsumerState>, StoreError>;
 
-    /// Stores the state of a machine that has applied everything before `position`; the last two
-    /// are kept. Never the only copy of anything: a replay gives the same.
+    /// Stores the state of a machine that has applied everything before `position`, durably, and
+    /// keeps the newest older one that is whole. Once retention has run they are the only copy of
+    /// what it removed: who trims or rewrites does so only up to the older of the two
+    /// ([`ShardLog::plan_retention`]).
     fn save_checkpoint(&self, position: Position, state: &[u8]) -> Result<(), StoreError>;
 
     /// The newest checkpoint that is whole and not ahead of the log. Damaged ones are passed
     /// over.
-    fn load_checkpoint(&self) -> Result<Option<(Position, Vec<u8>)>, StoreError>;
+    fn load_checkpoint(&self) -> Result<Option<(Position, Vec<u8>)>, StoreError> {
+        self.load_checkpoint_before(Position::MAX)
+    }
+
+    /// As [`ShardLog::load_checkpoint`], among those at positions below `before`: what is used
+    /// where a newer one can not be.
+    fn load_checkpoint_before(
+        &self,
+        before: Position,
+    ) -> Result<Option<(Position, Vec<u8>)>, StoreError>;
 }

@@ -6,7 +6,8 @@ use gb6_core_wire::record::{Kind, Record, flags};
 /// What retention looks at in a record.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum RetentionOffset {
-    /// It goes when the room's first kept offset has passed this one.
+    /// It goes when the room's first kept offset has passed this one (and, as everything, when
+    /// both kept checkpoints cover it).
     Room(u64),
     /// It goes once a checkpoint covers it.
     Settled,
@@ -19,7 +20,8 @@ pub fn retention_offset(record: &Record) -> RetentionOffset {
     match record.kind() {
         Kind::Message | Kind::Import => RetentionOffset::Room(record.offset),
         Kind::Tombstone => RetentionOffset::Room(record.target_offset),
-        // A trim is told again by every later one and by the room's first kept record.
+        // A trim is told again by every later one and by the room's first kept record; of a room
+        // without one, both kept checkpoints know it before it goes.
         Kind::Trim => RetentionOffset::Room(record.target_offset.saturating_sub(1)),
         Kind::Acquire | Kind::Checkpoint => RetentionOffset::Settled,
         _ => RetentionOffset::Pinned,

@@ -87,18 +87,21 @@ pub(crate) fn recover(
         ..Replayed::default()
     };
     let mut covered = 0;
-    if let Some((position, state)) = log.load_checkpoint()? {
+    let mut before = u64::MAX;
+    while let Some((position, state)) = log.load_checkpoint_before(before)? {
         match shard.restore(&state) {
             Ok(next) => {
                 covered = next;
                 replayed.from = next.max(first);
                 replayed.state_bytes = state.len() as u64;
+                break;
             }
             Err(error @ CheckpointError::Newer { .. }) => return Err(error.into()),
             Err(error) => {
-                // Derived from the log: without it more is replayed.
+                // The one before leads to the same: more is replayed.
                 tracing::warn!(shard = config.shard.shard, position, %error, "the checkpoint is passed over");
                 shard = Shard::new(config.clone(), snapshot.clone());
+                before = position;
             }
         }
     }
@@ -108,8 +111,8 @@ pub(crate) fn recover(
             shard = config.shard.shard,
             first,
             covered,
-            "the checkpoint that covers what retention has removed can not be read: rooms without \
-             kept messages begin anew, and message ids of the removed part are forgotten"
+            "neither of the checkpoints that cover what retention has removed can be read: rooms \
+             without kept messages begin anew, and message ids of the removed part are forgotten"
         );
     }
     let mut recent = Recent::default();

@@ -47,6 +47,8 @@ pub struct RegionConfig {
     pub checkpoint_bytes: u64,
     /// A checkpoint is made after so long, if anything changed; default 60 s.
     pub checkpoint_interval: Duration,
+    /// Space is given back so often; default 60 s.
+    pub retention_interval: Duration,
     /// Message ids remembered by a shard; default 1,000,000.
     pub dedupe_ids_max: usize,
 }
@@ -59,6 +61,7 @@ impl RegionConfig {
             edge_lease: Duration::from_millis(limits::EDGE_LEASE_MS),
             checkpoint_bytes: 64 * 1024 * 1024,
             checkpoint_interval: Duration::from_secs(60),
+            retention_interval: Duration::from_secs(60),
             dedupe_ids_max: limits::DEDUPE_IDS_MAX,
         }
     }
@@ -388,6 +391,7 @@ impl Keeper {
                 numbers: self.numbers.clone(),
                 turns: self.turns.clone(),
                 checkpoint_every: every,
+                retention_every: self.config.retention_interval,
                 started,
             },
         );

@@ -21,7 +21,7 @@ pub(crate) struct Plan {
     pub(crate) first: HashMap<(String, String), u64>,
     /// Messages to erase.
     pub(crate) erase: BTreeSet<(RoomRef, u64)>,
-    /// Everything before this position is covered by each kept checkpoint.
+    /// Everything before this position is covered by each of the two kept checkpoints.
     pub(crate) settled: u64,
 }
 

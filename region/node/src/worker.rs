@@ -37,8 +37,6 @@ const READS_MAX: usize = 8;
 const INDEX_WAIT: Duration = Duration::from_secs(4);
 /// How often it looks.
 const INDEX_POLL: Duration = Duration::from_millis(20);
-/// How often space is given back.
-const RETENTION: Duration = Duration::from_secs(60);
 
 /// What an actor is told.
 pub(crate) enum Input {
@@ -77,6 +75,8 @@ pub(crate) struct Surroundings {
     pub(crate) numbers: Arc<Mutex<ShardNumbers>>,
     pub(crate) turns: Arc<CommitTurns>,
     pub(crate) checkpoint_every: CheckpointEvery,
+    /// How often space is given back.
+    pub(crate) retention_every: Duration,
     /// When the machine's clock was 0.
     pub(crate) started: Instant,
 }
@@ -102,6 +102,7 @@ pub(crate) struct Worker {
     pub(crate) numbers: Arc<Mutex<ShardNumbers>>,
     pub(crate) turns: Arc<CommitTurns>,
     pub(crate) checkpoint_every: CheckpointEvery,
+    pub(crate) retention_every: Duration,
     pub(crate) started: Instant,
     pub(crate) links: HashMap<LinkId, FrameSender<ToEdge>>,
     pub(crate) replies: HashMap<(LinkId, u64), PageReply>,
@@ -111,14 +112,15 @@ pub(crate) struct Worker {
     /// Bytes appended since the last checkpoint, roughly.
     pub(crate) uncheckpointed: u64,
     pub(crate) checkpointed_at: Instant,
-    pub(crate) checkpointing: Option<oneshot::Receiver<Result<u64, StoreError>>>,
+    pub(crate) checkpointing: Option<oneshot::Receiver<Result<Saved, StoreError>>>,
     pub(crate) retaining: Option<oneshot::Receiver<Result<retention::Outcome, StoreError>>>,
     pub(crate) retained_at: Instant,
     pub(crate) storage_full: bool,
     /// Bytes of the last checkpoint.
     pub(crate) checkpoint_bytes: u64,
-    /// The position of the newest checkpoint that was read back: retention touches nothing behind
-    /// it, because a restart needs what no checkpoint covers.
+    /// The position of the older of the two kept checkpoints, once both were read back; 0 before.
+    /// Retention removes nothing behind it: whichever of the two a restart can use, the log has
+    /// everything that it does not cover.
     pub(crate) settled: u64,
 }
 
@@ -142,6 +144,7 @@ impl Worker {
             numbers,
             turns,
             checkpoint_every,
+            retention_every,
             started,
         } = surroundings;
         Self {
@@ -153,6 +156,7 @@ impl Worker {
             numbers,
             turns,
             checkpoint_every,
+            retention_every,
             started,
             links: HashMap::new(),
             replies: HashMap::new(),
@@ -389,7 +393,7 @@ impl Worker {
                 Output::Erased { room, offset } => {
                     self.reader.erased.lock().insert((room, offset));
                     self.retained_at = Instant::now()
-                        .checked_sub(RETENTION)
+                        .checked_sub(self.retention_every)
                         .unwrap_or(self.started);
                 }
                 Output::AdminDone { token, outcome } => {
@@ -485,12 +489,12 @@ impl Worker {
     fn poll_checkpoint(&mut self) {
         if let Some(pending) = &mut self.checkpointing {
             match pending.try_recv() {
-                Ok(Ok(position)) => {
+                Ok(Ok(Saved { position, older })) => {
                     let mut numbers = self.numbers.lock();
                     numbers.checkpoint_position = position;
                     numbers.checkpoint_bytes = self.checkpoint_bytes;
                     drop(numbers);
-                    self.settled = position;
+                    self.settled = older.unwrap_or(0);
                     self.checkpointing = None;
                 }
                 Ok(Err(error)) => {
@@ -562,7 +566,7 @@ impl Worker {
             }
             self.retaining = None;
         }
-        if self.retained_at.elapsed() < RETENTION {
+        if self.retained_at.elapsed() < self.retention_every {
             return;
         }
         self.retained_at = Instant::now();
@@ -624,18 +628,37 @@ async fn read_page(reader: Arc<Reader>, reads: Arc<Semaphore>, read: HistoryRead
     }
 }
 
-/// Saves a checkpoint and reads it again: what retention may rely on must be readable.
-fn save_and_read_back(log: &dyn ShardLog, position: u64, state: &[u8]) -> Result<u64, StoreError> {
+/// A checkpoint that was read back.
+pub(crate) struct Saved {
+    position: u64,
+    /// The position of the one before, if that can be read too.
+    older: Option<u64>,
+}
+
+/// Saves a checkpoint and reads it and the one before again: what retention may rely on must be
+/// readable.
+fn save_and_read_back(
+    log: &dyn ShardLog,
+    position: u64,
+    state: &[u8],
+) -> Result<Saved, StoreError> {
     log.save_checkpoint(position, state)?;
-    match log.load_checkpoint()? {
-        Some((found, read)) if found == position && read == state => Ok(position),
-        found => Err(StoreError::Conflict {
-            what: format!(
-                "the checkpoint at {position} was saved and {:?} was read back",
-                found.map(|(position, _)| position)
-            ),
-        }),
+    match log.load_checkpoint_before(position + 1)? {
+        Some((found, read)) if found == position && read == state => {}
+        found => {
+            return Err(StoreError::Conflict {
+                what: format!(
+                    "the checkpoint at {position} was saved and {:?} was read back",
+                    found.map(|(position, _)| position)
+                ),
+            });
+        }
     }
+    let older = log.load_checkpoint_before(position)?;
+    Ok(Saved {
+        position,
+        older: older.map(|(position, _)| position),
+    })
 }
 
 async fn answer(in_flight: &mut Option<InFlight>) -> Option<Result<Commit, StoreError>> {

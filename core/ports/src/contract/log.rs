@@ -453,6 +453,9 @@ fn checkpoints_are_found_again(fixture: &impl LogFixture) {
             Some((position, state))
         );
     }
+    let older = log.load_checkpoint_before(8).expect("load");
+    assert_eq!(older.map(|(p, _)| p), Some(5), "the one before is kept");
+    assert_eq!(log.load_checkpoint_before(5).expect("load"), None);
     log.save_checkpoint(5000, b"ahead of the log")
         .expect("save");
     let found = fixture.open().load_checkpoint().expect("load");

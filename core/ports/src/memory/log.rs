@@ -37,6 +37,7 @@ impl Default for MemoryLogConfig {
     }
 }
 
+#[derive(Clone)]
 struct State {
     config: MemoryLogConfig,
     records: BTreeMap<Position, Record>,
@@ -73,6 +74,16 @@ impl MemoryStorage {
     /// Changes the capacity: how a test fills the storage and makes space again.
     pub fn set_capacity(&self, bytes: u64) {
         self.state().config.capacity_bytes = bytes;
+    }
+
+    /// What a copy of the storage made at this moment holds; its owner's process does not live on.
+    pub fn copy(&self) -> Self {
+        Self(Arc::new(Mutex::new(self.state().clone())))
+    }
+
+    /// Damages the newest checkpoint beyond use, and answers its position.
+    pub fn damage_newest_checkpoint(&self) -> Option<Position> {
+        self.state().checkpoints.pop().map(|(position, _)| position)
     }
 
     /// A handle, as a process that starts would have it.
@@ -494,21 +505,25 @@ impl ShardLog for MemoryLog {
 
     fn save_checkpoint(&self, position: Position, bytes: &[u8]) -> Result<(), StoreError> {
         let mut state = self.0.state();
-        state.checkpoints.retain(|(p, _)| *p != position);
+        let older = state.checkpoints.iter().map(|(p, _)| *p);
+        let older = older.filter(|p| *p < position).max();
+        let kept = |p: Position| p > position || Some(p) == older;
+        state.checkpoints.retain(|(p, _)| kept(*p));
         state.checkpoints.push((position, bytes.to_vec()));
         state.checkpoints.sort_by_key(|(p, _)| *p);
-        let excess = state.checkpoints.len().saturating_sub(2);
-        state.checkpoints.drain(..excess);
         Ok(())
     }
 
-    fn load_checkpoint(&self) -> Result<Option<(Position, Vec<u8>)>, StoreError> {
+    fn load_checkpoint_before(
+        &self,
+        before: Position,
+    ) -> Result<Option<(Position, Vec<u8>)>, StoreError> {
         let state = self.0.state();
         Ok(state
             .checkpoints
             .iter()
             .rev()
-            .find(|(p, _)| *p <= state.next)
+            .find(|(p, _)| *p <= state.next && *p < before)
             .cloned())
     }
 }

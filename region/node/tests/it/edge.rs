@@ -75,6 +75,7 @@ pub(crate) struct Machine {
     pub(crate) rooms: Arc<MemoryRooms>,
     /// While set, the log's answers name one position more than was written.
     pub(crate) lies: Arc<AtomicBool>,
+    pub(crate) config: RegionConfig,
     network: MemoryNetwork,
     rules: Namespace,
     next_incarnation: u64,
@@ -86,6 +87,7 @@ impl Machine {
             storage: MemoryStorage::new(MemoryLogConfig::default()),
             rooms: Arc::new(MemoryRooms::new()),
             lies: Arc::default(),
+            config: RegionConfig::new(NodeId::from("r1")),
             network: MemoryNetwork::new(),
             rules,
             next_incarnation: 1,
@@ -122,7 +124,7 @@ impl Machine {
             metrics: Metrics::bare(),
             health: health.clone(),
         };
-        let region = Region::start(RegionConfig::new(NodeId::from("r1")), deps).expect("a region");
+        let region = Region::start(self.config.clone(), deps).expect("a region");
         tokio::time::timeout(PATIENCE, health.wait_ready())
             .await
             .expect("the shard is served in time");
@@ -205,21 +207,34 @@ impl Edge {
         number: u64,
         data: String,
     ) -> Option<(u64, u32)> {
-        self.requests += 1;
-        self.send(OwnerFrame::Publish(Publish {
-            request: self.requests,
-            room: room(),
-            instance_epoch: 1,
+        let publish = Publish {
             session,
             number,
             settled_below: number,
+            data: data.into(),
+            ..Publish::default()
+        };
+        self.try_publish_as(room(), publish).await
+    }
+
+    /// Publishes to any room, as [`Edge::publish`].
+    pub(crate) async fn publish_as(&mut self, room: RoomRef, publish: Publish) -> (u64, u32) {
+        let answer = self.try_publish_as(room, publish).await;
+        answer.expect("the answer comes before the stream's end")
+    }
+
+    async fn try_publish_as(&mut self, room: RoomRef, publish: Publish) -> Option<(u64, u32)> {
+        self.requests += 1;
+        self.send(OwnerFrame::Publish(Publish {
+            request: self.requests,
+            room,
+            instance_epoch: 1,
             from: Person {
                 user: "u".into(),
                 client: "c".into(),
                 ..Person::default()
             },
-            data: data.into(),
-            ..Publish::default()
+            ..publish
         }));
         loop {
             match self.next().await {

@@ -3,4 +3,5 @@
 mod edge;
 mod lying;
 mod presence;
+mod retention;
 mod serve;

@@ -410,7 +410,10 @@ impl<V: Vfs> ShardLog for EmbeddedShardLog<V> {
         self.reader.save_checkpoint(position, state)
     }
 
-    fn load_checkpoint(&self) -> Result<Option<(Position, Vec<u8>)>, StoreError> {
-        self.reader.load_checkpoint()
+    fn load_checkpoint_before(
+        &self,
+        before: Position,
+    ) -> Result<Option<(Position, Vec<u8>)>, StoreError> {
+        self.reader.load_checkpoint_before(before)
     }
 }

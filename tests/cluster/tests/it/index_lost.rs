@@ -9,13 +9,13 @@ use gb6_core_wire::client::Dialect;
 use gb6_tests_harness::client::{Session, read_log};
 use gb6_tests_harness::history::{Publication, Recorder, fingerprint};
 use gb6_tests_harness::process::{Mesh, MeshOptions, PATIENCE};
-use toml::Value;
+use toml::{Table, Value};
 
 use crate::load::{Load, target};
 
 /// Publications kept for each room.
 const KEPT: i64 = 100;
-/// Checkpoints and retention have a minute each.
+/// Retention has a minute, and needs two checkpoints before it.
 const RETENTION: Duration = Duration::from_secs(240);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -24,6 +24,12 @@ async fn kept_messages_are_served_without_the_index() {
     options.snapshot = Box::new(|snapshot| {
         let room = &mut snapshot["instances"]["demo"]["namespaces"]["room"];
         room["history_size"] = Value::Integer(KEPT);
+    });
+    options.node = Box::new(|name, config| {
+        if name == "r1" {
+            let shards = config.entry("shards").or_insert(Value::Table(Table::new()));
+            shards["checkpoint_interval"] = Value::String("5s".into());
+        }
     });
     let mut mesh = Mesh::start(options).await.unwrap();
     let (session, _pushes) = Session::connect(&target(&mesh, "e1", "writer", Dialect::Protobuf))
@@ -64,7 +70,7 @@ async fn kept_messages_are_served_without_the_index() {
             start.elapsed() < RETENTION,
             "retention gave nothing back: {sealed:?} became {now:?}"
         );
-        // A checkpoint must be behind what is trimmed, and there is none without writing.
+        // Two checkpoints must be behind what is trimmed, and there is none without writing.
         for room in &many {
             session
                 .room_publish(room, None, "{\"more\":true}")

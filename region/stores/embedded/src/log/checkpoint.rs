@@ -1,17 +1,17 @@
 //! Checkpoints beside the log: the state of a machine at a position, so that a start replays only
-//! what came after. Never the only copy of anything.
+//! what came after. Two are kept, and retention removes from the log only what both cover.
 
 use gb6_core_model::Position;
 use gb6_core_ports::StoreError;
 
 use super::format::{FORMAT_VERSION, u32_at, u64_at};
-use crate::vfs::{Named, Vfs, read_file, replace_file};
+use crate::vfs::{Named, Vfs, VfsFile, read_exact_at, read_file, replace_file};
 
 const MAGIC: &[u8; 8] = b"GB6CKPT\n";
 const HEADER_BYTES: usize = 32;
 const FILE_BYTES_MAX: u64 = 1024 * 1024 * 1024;
-/// Checkpoints that are kept: the newest, and the one before in case it is damaged.
-const KEPT: usize = 2;
+/// Bytes read at a time to see whether a checkpoint is whole.
+const READ_CHUNK: usize = 256 * 1024;
 
 fn name_of(position: Position) -> String {
     format!("{position:020}.ckpt")
@@ -30,7 +30,8 @@ fn stored<V: Vfs>(vfs: &V) -> Result<Vec<Position>, StoreError> {
     Ok(all)
 }
 
-/// Stores a checkpoint and drops all but the newest two.
+/// Stores a checkpoint, and drops the older ones but the newest that is whole: the one that is used
+/// should this one be damaged later.
 pub(crate) fn save<V: Vfs>(vfs: &V, position: Position, state: &[u8]) -> Result<(), StoreError> {
     let mut data = Vec::with_capacity(HEADER_BYTES + state.len());
     data.extend_from_slice(MAGIC);
@@ -42,25 +43,51 @@ pub(crate) fn save<V: Vfs>(vfs: &V, position: Position, state: &[u8]) -> Result<
     let crc = checksum(&data);
     data[12..16].copy_from_slice(&crc.to_le_bytes());
     replace_file(vfs, &name_of(position), &data)?;
-    let all = stored(vfs)?;
-    let excess = all.len().saturating_sub(KEPT);
-    for old in all.iter().take(excess).filter(|p| **p != position) {
-        let name = name_of(*old);
-        vfs.remove(&name).named(vfs, "remove", &name)?;
+    let mut kept = false;
+    // Later ones are a newer owner's: this one was fenced and does not know it yet.
+    for old in stored(vfs)?.into_iter().rev().filter(|p| *p < position) {
+        match is_whole_file(vfs, old) {
+            Ok(true) if !kept => {
+                kept = true;
+                continue;
+            }
+            Ok(_) => {}
+            // Whether it is of use is not known: it stays, and counts for nothing.
+            Err(_) => continue,
+        }
+        let name = name_of(old);
+        match vfs.remove(&name) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+            other => other.named(vfs, "remove", &name)?,
+        }
     }
     Ok(())
 }
 
-/// The newest checkpoint that is whole and at or before `end`.
+/// Removes checkpoints ahead of `end`, where a log begins to be written on: they are of another
+/// one, which this was restored in place of.
+pub(crate) fn remove_ahead<V: Vfs>(vfs: &V, end: Position) {
+    for ahead in stored(vfs).unwrap_or_default() {
+        if ahead > end {
+            // Passed over until the log has got so far, and looked at then by its reader.
+            let _ = vfs.remove(&name_of(ahead));
+        }
+    }
+}
+
+/// The newest checkpoint that is whole, at or before `end`, and below `before`.
 pub(crate) fn load<V: Vfs>(
     vfs: &V,
     end: Position,
+    before: Position,
 ) -> Result<Option<(Position, Vec<u8>)>, StoreError> {
-    for position in stored(vfs)?.into_iter().rev().filter(|p| *p <= end) {
+    let wanted = |p: &Position| *p <= end && *p < before;
+    for position in stored(vfs)?.into_iter().rev().filter(wanted) {
         let name = name_of(position);
         let mut data = match read_file(vfs, &name, FILE_BYTES_MAX) {
             Ok(data) => data,
             Err(StoreError::Corrupt { .. }) => continue,
+            Err(_) if !vfs.exists(&name).named(vfs, "look for", &name)? => continue,
             Err(e) => return Err(e),
         };
         if is_whole(&data, position) {
@@ -75,11 +102,39 @@ fn checksum(data: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(&data[..12]), &data[16..])
 }
 
-fn is_whole(data: &[u8], position: Position) -> bool {
-    data.len() >= HEADER_BYTES
-        && data[..8] == MAGIC[..]
+/// Whether a stored checkpoint is whole, without holding it in memory.
+fn is_whole_file<V: Vfs>(vfs: &V, position: Position) -> Result<bool, StoreError> {
+    let name = name_of(position);
+    let file = vfs.open(&name).named(vfs, "open", &name)?;
+    let len = file.len().named(vfs, "measure", &name)?;
+    if !(HEADER_BYTES as u64..=FILE_BYTES_MAX).contains(&len) {
+        return Ok(false);
+    }
+    let mut chunk = vec![0; READ_CHUNK.min(len as usize)];
+    read_exact_at(&file, 0, &mut chunk).named(vfs, "read", &name)?;
+    if !has_header(&chunk, position, len) {
+        return Ok(false);
+    }
+    let (wanted, mut crc) = (u32_at(&chunk, 12), checksum(&chunk));
+    let mut at = chunk.len() as u64;
+    while at < len {
+        chunk.resize(READ_CHUNK.min((len - at) as usize), 0);
+        read_exact_at(&file, at, &mut chunk).named(vfs, "read", &name)?;
+        crc = crc32c::crc32c_append(crc, &chunk);
+        at += chunk.len() as u64;
+    }
+    Ok(crc == wanted)
+}
+
+fn has_header(data: &[u8], position: Position, len: u64) -> bool {
+    data[..8] == MAGIC[..]
         && u32_at(data, 8) <= FORMAT_VERSION
         && u64_at(data, 16) == position
-        && u64_at(data, 24) == (data.len() - HEADER_BYTES) as u64
+        && u64_at(data, 24) == len - HEADER_BYTES as u64
+}
+
+fn is_whole(data: &[u8], position: Position) -> bool {
+    data.len() >= HEADER_BYTES
+        && has_header(data, position, data.len() as u64)
         && u32_at(data, 12) == checksum(data)
 }

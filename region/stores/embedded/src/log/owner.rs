@@ -119,6 +119,7 @@ impl<V: Vfs> Owner<V> {
             settle_tail(vfs, &tail);
         }
         remove_leftovers(vfs, shared.segments().first().map_or(0, |s| s.header.seq));
+        super::checkpoint::remove_ahead(vfs, next);
         let range: LogRange = shared.range();
         Ok((owner, loaded.notes, Acquired { record, range }))
     }

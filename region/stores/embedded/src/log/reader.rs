@@ -260,7 +260,15 @@ impl<V: Vfs> LogReader<V> {
 
     /// As [`gb6_core_ports::ShardLog::load_checkpoint`].
     pub fn load_checkpoint(&self) -> Result<Option<(Position, Vec<u8>)>, StoreError> {
-        checkpoint::load(&self.shared.vfs, self.range().next)
+        self.load_checkpoint_before(Position::MAX)
+    }
+
+    /// As [`gb6_core_ports::ShardLog::load_checkpoint_before`].
+    pub fn load_checkpoint_before(
+        &self,
+        before: Position,
+    ) -> Result<Option<(Position, Vec<u8>)>, StoreError> {
+        checkpoint::load(&self.shared.vfs, self.range().next, before)
     }
 
     fn busy(&self) -> StoreError {

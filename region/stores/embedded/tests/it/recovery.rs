@@ -226,8 +226,35 @@ fn damaged_checkpoints_are_passed_over() {
         reader.load_checkpoint().unwrap().unwrap(),
         (9, vec![9; 5000])
     );
+    assert_eq!(reader.load_checkpoint_before(9).unwrap(), None);
+    // The next one takes the damaged one's place: the whole one is what it may have to stand in
+    // for.
+    reader.save_checkpoint(19, &[19; 300_000]).unwrap();
+    let files = names(&shard, ".ckpt");
+    assert_eq!(
+        files,
+        [format!("{:020}.ckpt", 9), format!("{:020}.ckpt", 19)]
+    );
+    assert!(shard.0.damage("shard", &files[1], 290_000, 1));
+    reader.save_checkpoint(20, &[20; 300_000]).unwrap();
+    let older = reader.load_checkpoint_before(20).unwrap();
+    assert_eq!(older, Some((9, vec![9; 5000])));
     assert!(shard.0.damage("shard", &files[0], 3, 1));
-    assert_eq!(reader.load_checkpoint().unwrap(), None);
+    assert_eq!(reader.load_checkpoint_before(20).unwrap(), None);
+}
+
+#[test]
+fn checkpoints_of_another_log_go_when_the_shard_is_acquired() {
+    let shard = SimShard::new(1);
+    let (mut log, _) = owned(shard.vfs(), 1);
+    log.commit(messages(1, "room:a", 4)).unwrap();
+    log.reader().save_checkpoint(5, b"of this log").unwrap();
+    log.reader().save_checkpoint(9, b"of another").unwrap();
+    let (mut log, _) = owned(shard.vfs(), 2);
+    // When the log has got so far, there is nothing that could be taken for its own.
+    log.commit(messages(6, "room:a", 9)).unwrap();
+    let newest = log.reader().load_checkpoint().unwrap();
+    assert_eq!(newest, Some((5, b"of this log".to_vec())));
 }
 
 #[test]
