@@ -26,9 +26,9 @@ pub(crate) struct Edge {
     lease_until: u64,
     /// Rooms that it wants deliveries of.
     wanted: BTreeSet<RoomIx>,
-    /// Rooms where it reports people.
+    /// Rooms where it reports people; each of them has people, if only of other edges.
     present: BTreeSet<RoomIx>,
-    /// The presence set that is coming in, until its last part.
+    /// The presence set that is coming in, until its last part: who it reports by now.
     set: Option<BTreeSet<(RoomIx, String)>>,
     /// Unanswered publishes of the current link, by instance: (number, bytes).
     pub(crate) unanswered: HashMap<String, (u32, u64)>,
@@ -75,6 +75,19 @@ impl Edges {
             && let Some(oldest) = self.ended_order.pop_front()
         {
             self.ended.remove(&oldest);
+        }
+    }
+}
+
+impl Edge {
+    /// Nobody is in the room any more: its index may soon be another room's.
+    fn forget_room(&mut self, room: RoomIx) {
+        self.present.remove(&room);
+        if let Some(set) = &mut self.set {
+            let named = set.range((room, String::new())..(room + 1, String::new()));
+            for gone in named.cloned().collect::<Vec<_>>() {
+                set.remove(&gone);
+            }
         }
     }
 }
@@ -267,7 +280,11 @@ impl Shard {
     }
 
     pub(crate) fn present(&mut self, ix: usize, presence: Presence) {
-        self.insert_person(ix, presence, true);
+        let client = presence.person.client.clone();
+        let room_ix = self.insert_person(ix, presence, true);
+        if let Some(set) = &mut self.edges.list[ix].set {
+            set.insert((room_ix, client));
+        }
     }
 
     fn insert_person(&mut self, ix: usize, presence: Presence, push: bool) -> RoomIx {
@@ -284,7 +301,11 @@ impl Shard {
 
     pub(crate) fn absent(&mut self, ix: usize, presence: &Presence) {
         if let Some(room_ix) = self.rooms.find(&presence.room) {
-            self.absent_client(ix, room_ix, &presence.person.client);
+            let client = &presence.person.client;
+            if let Some(set) = &mut self.edges.list[ix].set {
+                set.remove(&(room_ix, client.clone()));
+            }
+            self.absent_client(ix, room_ix, client);
         }
     }
 
@@ -300,7 +321,7 @@ impl Shard {
         if room.presence.as_ref().is_some_and(|p| p.is_empty()) {
             room.presence = None;
             for (_, edge) in &mut self.edges.list {
-                edge.present.remove(&room_ix);
+                edge.forget_room(room_ix);
             }
             self.rooms.drop_if_unused(room_ix);
         }
@@ -366,7 +387,10 @@ impl Shard {
                 }
             }
         }
-        self.edges.list[ix].present = named.into_iter().map(|(room, _)| room).collect();
+        // Of what is named only what is still there: a room may have emptied meanwhile.
+        let named: BTreeSet<RoomIx> = named.into_iter().map(|(room, _)| room).collect();
+        let present = &mut self.edges.list[ix].present;
+        present.retain(|room| named.contains(room));
     }
 
     pub(crate) fn presence_query(&mut self, link: LinkId, query: &PresenceQuery) {

@@ -1,5 +1,6 @@
 //! Tests of the shard machine through its public interface.
 
+mod frames;
 mod history;
 mod presence;
 mod publish_model;
