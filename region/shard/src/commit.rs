@@ -86,26 +86,26 @@ impl Shard {
     }
 
     /// Forgets the numbers of ended sessions of which nothing waits any more: what came before
-    /// the end of a session is looked at before its numbers go.
+    /// the end of a session is looked at before its numbers go. Once for a batch or a tick: it
+    /// looks at everything that waits.
     pub(crate) fn end_sessions(&mut self) {
         if self.ending.is_empty() {
             return;
         }
-        let mut waiting = BTreeSet::new();
-        for w in self.inbox.iter() {
-            waiting.insert((self.edges.list[w.edge].incarnation, w.publish.session));
-        }
+        let inbox = self.inbox.iter();
+        let inbox = inbox.map(|w| (self.edges.list[w.edge].incarnation, w.publish.session));
         let in_flight = self.in_flight.iter().flat_map(|b| b.records.iter());
-        for origin in in_flight.filter_map(|r| r.origin.as_ref()) {
-            waiting.insert((origin.edge_incarnation, origin.session));
+        let in_flight = in_flight.filter_map(|r| r.origin.as_ref());
+        let in_flight = in_flight.map(|o| (o.edge_incarnation, o.session));
+        let ending = std::mem::take(&mut self.ending);
+        let waiting: BTreeSet<_> = inbox
+            .chain(in_flight)
+            .filter(|session| ending.contains(session))
+            .collect();
+        for (edge, session) in ending.difference(&waiting) {
+            self.numbers.end_session(*edge, *session);
         }
-        for (edge, session) in std::mem::take(&mut self.ending) {
-            if waiting.contains(&(edge, session)) {
-                self.ending.insert((edge, session));
-            } else {
-                self.numbers.end_session(edge, session);
-            }
-        }
+        self.ending = waiting;
     }
 
     /// The batch in flight was not committed. After anything but a full disk the machine no

@@ -304,8 +304,8 @@ impl Shard {
             OwnerFrame::Renew(renew) => self.renew(edge, renew),
             OwnerFrame::SessionEnded(ended) => {
                 let incarnation = self.edges.list[edge].incarnation;
+                // Looked at with the next batch or tick: many sessions may end at once.
                 self.ending.insert((incarnation, ended.session));
-                self.end_sessions();
             }
             OwnerFrame::Trace(query) => self.trace(link, &query),
         }
@@ -378,6 +378,7 @@ impl Shard {
             return;
         }
         self.expire_leases();
+        self.end_sessions();
         if self.now_ms >= self.next_aging_ms {
             self.next_aging_ms = self.now_ms + 1_000;
             self.plan_aging(unix_ms);

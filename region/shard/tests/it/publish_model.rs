@@ -397,6 +397,30 @@ fn the_end_of_a_session_waits_for_what_came_before_it() {
     );
 }
 
+/// Each end looks at everything that waits: many that come together are looked at once.
+#[test]
+fn sessions_that_end_together_are_forgotten_with_the_next_tick() {
+    use gb6_core_wire::mesh::SessionEnded;
+    let mut world = World::new(rules());
+    let link = world.attach(10);
+    for session in 1..=200 {
+        let publish = publish(room(1), session, session, 1);
+        world.frame(link, OwnerFrame::Publish(publish));
+    }
+    while world.commit() > 0 {}
+    world.frame(link, OwnerFrame::Publish(publish(room(1), 201, 1, 2)));
+    for session in 1..=200 {
+        let ended = SessionEnded { session };
+        world.frame(link, OwnerFrame::SessionEnded(ended));
+    }
+    let numbers = |world: &World| world.shard.gauges().numbers;
+    assert_eq!(numbers(&world), 200, "not one by one");
+    world.tick(1);
+    assert_eq!(numbers(&world), 1, "one still waits");
+    world.commit();
+    assert_eq!(numbers(&world), 0);
+}
+
 #[test]
 fn what_is_written_is_acknowledged_even_after_a_seal() {
     use gb6_region_shard::Admin;
