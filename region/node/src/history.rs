@@ -1,11 +1,12 @@
 //! Filling a page of history: from the tail in memory, else through the index and the log.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use gb6_core_model::{ErrorCode, ShardId};
 use gb6_core_ports::{RoomStore, ShardLog, StoreError};
-use gb6_core_wire::mesh::{HistoryPage, Publication};
+use gb6_core_wire::mesh::{HistoryPage, Publication, RoomRef};
+use gb6_core_wire::record::Record;
 use gb6_region_shard::HistoryRead;
 use parking_lot::Mutex;
 
@@ -21,7 +22,7 @@ pub(crate) struct Reader {
     pub(crate) tail: Mutex<Tail>,
     pub(crate) keys: Arc<RecordKeys>,
     /// Erased messages whose bodies may still lie in the log.
-    pub(crate) erased: Mutex<std::collections::BTreeSet<(gb6_core_wire::mesh::RoomRef, u64)>>,
+    pub(crate) erased: Mutex<BTreeSet<(RoomRef, u64)>>,
     pub(crate) indexer: Indexer,
 }
 
@@ -70,12 +71,21 @@ impl Reader {
         if let Some(page) = self.tail_page(read) {
             return Ok(Some(page));
         }
-        let applied = self.indexer.applied();
-        let (page, whole) = self.read_indexed(read)?;
-        if whole || !page.publications.is_empty() {
+        let (applied, generation) = (self.indexer.applied(), self.indexer.generation());
+        let (page, found) = self.read_indexed(read)?;
+        if found == Found::Wrong {
+            tracing::error!(
+                shard = %self.shard, instance = read.room.instance, channel = read.room.channel,
+                low = read.low, high = read.high, "the room index says what the log does not"
+            );
+            self.indexer.distrust(generation);
+        }
+        if found == Found::All || !page.publications.is_empty() {
             return Ok(Some(page));
         }
-        if applied < self.log.range()?.next {
+        // Also afterwards: it may have been begun anew in between.
+        let applied = applied.min(self.indexer.applied());
+        if found == Found::Wrong || applied < self.log.range()?.next {
             return Ok(None);
         }
         // Everything committed was indexed before it was looked for.
@@ -90,11 +100,11 @@ impl Reader {
         }))
     }
 
-    /// What the index and the tail have of the page, without holes, and whether that is all of it.
-    fn read_indexed(&self, read: &HistoryRead) -> Result<(HistoryPage, bool), StoreError> {
+    /// What the index and the tail have of the page, without holes, and how much that is.
+    fn read_indexed(&self, read: &HistoryRead) -> Result<(HistoryPage, Found), StoreError> {
         let mut page = read.page.clone();
         let Some(key) = key_of(&read.room.instance, &read.room.channel) else {
-            return Ok((page, true));
+            return Ok((page, Found::All));
         };
         let wanted = usize::try_from(read.high - read.low + 1).unwrap_or(usize::MAX);
         let entries = if read.reverse {
@@ -117,6 +127,10 @@ impl Reader {
                     None => None,
                 };
                 let publication = match record {
+                    // Whatever the index says, only the log knows whose message this is.
+                    Some(record) if !is_at(&record, &read.room, *offset) => {
+                        return Ok((page, Found::Wrong));
+                    }
                     Some(mut record) => {
                         if let Err(error) = self.keys.open(&mut record) {
                             tracing::warn!(shard = %self.shard, offset, %error, "a message can not be shown");
@@ -127,15 +141,15 @@ impl Reader {
                     None => self.tail.lock().get(&read.room, *offset),
                 };
                 let Some(publication) = publication else {
-                    return Ok((page, false));
+                    return Ok((page, Found::Part));
                 };
                 let publication = self.shown(read, publication);
                 if !add(&mut page, &mut bytes, read.bytes, publication) {
-                    return Ok((page, true));
+                    return Ok((page, Found::All));
                 }
             }
         }
-        Ok((page, true))
+        Ok((page, Found::All))
     }
 
     fn shown(&self, read: &HistoryRead, mut publication: Publication) -> Publication {
@@ -145,6 +159,24 @@ impl Reader {
         }
         publication
     }
+}
+
+/// How much of a page the index led to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Found {
+    All,
+    /// Up to a publication that the index does not know, or the log does not have.
+    Part,
+    /// Up to an entry that leads to another message.
+    Wrong,
+}
+
+/// Whether this is the room's message at `offset`.
+pub(crate) fn is_at(record: &Record, room: &RoomRef, offset: u64) -> bool {
+    record.takes_offset()
+        && record.offset == offset
+        && record.channel == room.channel
+        && record.instance == room.instance
 }
 
 fn offsets(read: &HistoryRead) -> Box<dyn Iterator<Item = u64>> {

@@ -47,6 +47,10 @@ struct State {
     applied: AtomicU64,
     stop: AtomicBool,
     errors: AtomicU64,
+    /// How often the index was begun anew in this life.
+    generation: AtomicU64,
+    /// The index was found to be wrong, and is to be begun anew.
+    distrusted: AtomicBool,
 }
 
 impl Indexer {
@@ -97,6 +101,19 @@ impl Indexer {
     /// The position before which everything is indexed.
     pub(crate) fn applied(&self) -> Position {
         self.state.applied.load(Acquire)
+    }
+
+    /// How often the index was begun anew: what [`Indexer::distrust`] is told.
+    pub(crate) fn generation(&self) -> u64 {
+        self.state.generation.load(Acquire)
+    }
+
+    /// The index of `generation` says what the log does not: its thread clears it and builds it
+    /// again. One that has been begun anew since is not blamed.
+    pub(crate) fn distrust(&self, generation: u64) {
+        if self.generation() == generation {
+            self.state.distrusted.store(true, Release);
+        }
     }
 
     /// Errors of the store so far.
@@ -161,10 +178,14 @@ impl Follower {
     /// Takes one piece of work, or catches up with the log where none comes within `patience`.
     fn step(&self, queue: &Receiver<Work>, patience: Duration) -> Result<(), StoreError> {
         let mut applied = self.store.applied(self.shard)?;
-        if applied > self.log.range()?.next {
-            // The index is of a longer log than this one: it was restored from an older copy.
-            tracing::warn!(shard = %self.shard, applied, "the room index does not belong to this log and is built again");
+        // The index may be of a longer log than this one, which was restored from an older copy.
+        if applied > self.log.range()?.next || self.state.distrusted.load(Acquire) {
+            tracing::warn!(shard = %self.shard, applied, "the room index does not fit this log and is built again");
+            // Before it is cleared: a reader must not take what it no longer finds for trimmed.
+            self.state.applied.store(0, Release);
             self.store.clear(self.shard)?;
+            self.state.generation.fetch_add(1, Release);
+            self.state.distrusted.store(false, Release);
             applied = 0;
         }
         self.state.applied.store(applied, Release);

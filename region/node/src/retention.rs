@@ -8,7 +8,7 @@ use gb6_core_ports::{Fence, Retain, ShardLog, StoreError};
 use gb6_core_wire::mesh::RoomRef;
 use gb6_core_wire::record::Record;
 
-use crate::history::Reader;
+use crate::history::{Reader, is_at};
 use crate::indexer::key_of;
 
 /// Segments rewritten in one run: the disk is shared with commits.
@@ -112,9 +112,15 @@ fn position_of(reader: &Reader, room: &RoomRef, offset: u64) -> Result<Option<u6
     let Some(key) = key_of(&room.instance, &room.channel) else {
         return Ok(None);
     };
+    let generation = reader.indexer.generation();
     let found = reader.rooms.forward(reader.shard, &key, offset, 1)?;
-    Ok(found
-        .first()
-        .filter(|(at, _)| *at == offset)
-        .map(|(_, position)| *position))
+    let Some((_, position)) = found.first().filter(|(at, _)| *at == offset) else {
+        return Ok(None);
+    };
+    let record = reader.log.read_at(&[*position])?.pop().flatten();
+    if record.is_some_and(|record| !is_at(&record, room, offset)) {
+        reader.indexer.distrust(generation);
+        return Ok(None);
+    }
+    Ok(Some(*position))
 }

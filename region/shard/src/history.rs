@@ -1,6 +1,6 @@
 //! History: which offsets a request is about. Reading them is the driver's work.
 
-use gb6_core_model::ErrorCode;
+use gb6_core_model::{ErrorCode, limits};
 use gb6_core_wire::mesh::{HistoryPage, HistoryRequest, RoomRef};
 
 use crate::machine::{LinkId, Output, Shard};
@@ -15,7 +15,7 @@ pub struct HistoryRead {
     pub room: RoomRef,
     /// The lowest offset.
     pub low: u64,
-    /// The highest offset; committed.
+    /// The highest offset; committed. At most 300 ([`limits::HISTORY_PAGE_MAX`]) from the lowest on.
     pub high: u64,
     /// Newest first.
     pub reverse: bool,
@@ -52,7 +52,8 @@ impl Shard {
             page.error = ErrorCode::UnrecoverablePosition.code();
             return self.out.push_back(Output::Page { link, page });
         }
-        let limit = u64::from(request.limit);
+        // An edge asks for no more; whatever it asks for, a page stays small.
+        let limit = u64::from(request.limit).min(limits::HISTORY_PAGE_MAX as u64);
         let (low, high) = if forward {
             let after = if request.from_end { 0 } else { request.since };
             let low = after.saturating_add(1).max(first);
@@ -77,7 +78,7 @@ impl Shard {
             low,
             high,
             reverse: request.reverse,
-            bytes: request.bytes,
+            bytes: request.bytes.min(limits::HISTORY_PAGE_BYTES_MAX as u64),
             page,
         }));
     }

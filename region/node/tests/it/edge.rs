@@ -33,6 +33,14 @@ pub(crate) fn shard() -> ShardRef {
     }
 }
 
+/// A room by number; [`room`] is the first.
+pub(crate) fn channel(n: u64) -> RoomRef {
+    RoomRef {
+        instance: "demo".into(),
+        channel: format!("room:{n}"),
+    }
+}
+
 pub(crate) fn room() -> RoomRef {
     RoomRef {
         instance: "demo".into(),
@@ -249,10 +257,20 @@ impl Edge {
 
     /// Reads a page of history after `since`.
     pub(crate) async fn history(&mut self, since: u64, limit: u32) -> HistoryPage {
+        self.history_of(room(), since, limit).await
+    }
+
+    /// As [`Edge::history`], of any room.
+    pub(crate) async fn history_of(
+        &mut self,
+        room: RoomRef,
+        since: u64,
+        limit: u32,
+    ) -> HistoryPage {
         self.requests += 1;
         let request = HistoryRequest {
             request: self.requests,
-            room: room(),
+            room,
             since,
             limit,
             bytes: 512 * 1024,

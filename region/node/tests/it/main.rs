@@ -3,5 +3,6 @@
 mod edge;
 mod lying;
 mod presence;
+mod index;
 mod retention;
 mod serve;

@@ -9,16 +9,9 @@ use gb6_core_wire::mesh::{EdgeFrame, OwnerFrame, Publish, RoomRef};
 use gb6_region_node::Region;
 use gb6_region_shard::{Admin, AdminOutcome};
 
-use crate::edge::{Edge, Machine, PATIENCE, shard};
+use crate::edge::{Edge, Machine, PATIENCE, channel, shard};
 
 const MESSAGES: u64 = 20;
-
-fn channel(n: u64) -> RoomRef {
-    RoomRef {
-        instance: "demo".into(),
-        channel: format!("room:{n}"),
-    }
-}
 
 fn message(number: u64) -> Publish {
     Publish {

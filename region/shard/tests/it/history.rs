@@ -77,6 +77,25 @@ fn ranges() {
 }
 
 #[test]
+fn an_edge_gets_no_more_than_a_page_whatever_it_asks_for() {
+    let (mut w, l) = filled(rules(), 700);
+    assert_eq!(ask(&mut w, l, since(10, u32::MAX, false)), Ok((11, 310)));
+    assert_eq!(ask(&mut w, l, from_end(u32::MAX, true)), Ok((401, 700)));
+    let greedy = HistoryRequest {
+        room: room(1),
+        limit: u32::MAX,
+        bytes: u64::MAX,
+        ..HistoryRequest::default()
+    };
+    w.shard.history(w.now_ms, l, greedy);
+    w.drain();
+    match w.others.pop() {
+        Some(Output::Read(read)) => assert_eq!(read.bytes, 512 * 1024),
+        other => panic!("unexpected {other:?}"),
+    }
+}
+
+#[test]
 fn below_the_first_kept_offset_is_said_not_skipped() {
     let keep = Namespace {
         history_size: 10,

@@ -1,0 +1,80 @@
+//! An index that is wrong, or gone: the log alone says what a room holds.
+
+use std::time::Instant;
+
+use gb6_core_model::snapshot::Namespace;
+use gb6_core_model::{Channel, ChannelKey, ShardId};
+use gb6_core_ports::{RoomEntry, RoomStore, ShardLog};
+use gb6_core_wire::mesh::Publish;
+
+use crate::edge::{Edge, Machine, PATIENCE, channel};
+
+/// Enough for what came before to leave the memory of the recent tail.
+async fn push_out_of_memory(edge: &mut Edge) {
+    for number in 1..=75 {
+        let publish = Publish {
+            session: 9,
+            number,
+            settled_below: number,
+            data: format!("\"{}\"", "y".repeat(60_000)).into(),
+            ..Publish::default()
+        };
+        let answer = edge.publish_as(channel(2), publish).await;
+        assert_eq!(answer, (number, 0));
+    }
+}
+
+async fn indexed(machine: &Machine) -> u64 {
+    let next = machine.storage.open().range().expect("a range").next;
+    let began = Instant::now();
+    while machine.rooms.applied(ShardId(0)).expect("an index") < next {
+        assert!(began.elapsed() < PATIENCE, "the index stays behind");
+        tokio::task::yield_now().await;
+    }
+    next
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_index_that_leads_to_another_room_shows_nothing_of_it() {
+    let mut machine = Machine::new(Namespace::default());
+    let region = machine.start().await;
+    let mut edge = machine.edge("e1").await;
+    for n in 1..=5 {
+        assert_eq!(edge.publish(1, n, format!("\"mine {n}\"")).await, (n, 0));
+    }
+    push_out_of_memory(&mut edge).await;
+    let next = indexed(&machine).await;
+    let key = |n: u64| {
+        let name = Channel::parse(&format!("room:{n}")).expect("a channel");
+        ChannelKey::new("demo".into(), name)
+    };
+    let of = |room: u64, offset: u64| {
+        let found = machine.rooms.forward(ShardId(0), &key(room), offset, 1);
+        found.expect("an index")[0].1
+    };
+    let (own, foreign) = (of(1, 3), of(2, 3));
+    assert_ne!(own, foreign);
+    // To another room's message of the same offset, to another offset, to what is no message.
+    for wrong in [foreign, of(1, 4), 0] {
+        let entry = RoomEntry {
+            room: key(1),
+            offset: 3,
+            position: wrong,
+        };
+        machine.rooms.put(ShardId(0), &[entry], next).expect("put");
+        // What comes before it, or all of it once the index is built again.
+        let mut shown = Vec::new();
+        while shown.len() < 5 {
+            let page = edge.history(shown.len() as u64, 10).await;
+            assert_eq!(page.error, 0);
+            shown.extend(page.publications);
+        }
+        for (n, publication) in (1..).zip(&shown) {
+            assert_eq!(publication.offset, n);
+            assert_eq!(publication.data, format!("\"mine {n}\""));
+        }
+        assert_eq!(indexed(&machine).await, next);
+        assert_eq!(of(1, 3), own, "the index is mended");
+    }
+    region.drain().await;
+}
