@@ -105,7 +105,7 @@ pub enum Retain {
     Keep,
     /// It goes; its position becomes a hole.
     Drop,
-    /// It keeps its position, room offset, time and origin; body and tags go, and
+    /// It keeps its position, room offset, time, origin and message id; body and tags go, and
     /// `flags::ERASED` is set.
     Erase,
 }

@@ -28,7 +28,9 @@ pub fn retention_offset(record: &Record) -> RetentionOffset {
     }
 }
 
-/// Takes a record's content away and leaves its place: what [`crate::Retain::Erase`] does.
+/// Takes a record's content away and leaves its place: what [`crate::Retain::Erase`] does. The
+/// message id stays, so that whoever replays the log still knows a repetition; clients are not
+/// shown it ([`gb6_core_wire::mesh::Publication::of`]).
 pub fn erase(record: &mut Record) {
     record.body.clear();
     record.tags.clear();

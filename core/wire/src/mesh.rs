@@ -466,10 +466,12 @@ pub struct Publication {
 }
 
 impl Publication {
-    /// What clients see of a message whose body is clear (neither compressed nor encrypted).
+    /// What clients see of a message whose body is clear (neither compressed nor encrypted). Of an
+    /// erased one the message id is not part: the record keeps it for the dedupe window only.
     pub fn of(record: &Record) -> Self {
         let mut tags = record.tags.clone();
-        if !record.client_id.is_empty() {
+        let erased = record.flags & crate::record::flags::ERASED != 0;
+        if !record.client_id.is_empty() && !erased {
             let id = String::from_utf8_lossy(&record.client_id).into_owned();
             tags.insert("id".to_owned(), id);
         }

@@ -5,7 +5,7 @@ use std::time::Instant;
 use gb6_core_model::snapshot::Namespace;
 use gb6_core_model::{Channel, ChannelKey, ShardId};
 use gb6_core_ports::{RoomStore, ShardLog};
-use gb6_core_wire::mesh::{EdgeFrame, OwnerFrame};
+use gb6_core_wire::mesh::{EdgeFrame, HistoryPage, OwnerFrame, Publish};
 use gb6_core_wire::record::flags;
 use gb6_region_shard::{Admin, AdminOutcome};
 
@@ -106,8 +106,16 @@ async fn an_erased_message_keeps_its_offset_and_shows_nothing() {
     let mut machine = Machine::new(Namespace::default());
     let region = machine.start().await;
     let mut edge = machine.edge("e1").await;
+    let message = |session: u64, number: u64, id: u64| Publish {
+        session,
+        number,
+        settled_below: number,
+        id: format!("id-{id}").into(),
+        data: text(id).into(),
+        ..Publish::default()
+    };
     for n in 1..=5 {
-        edge.publish(1, n, text(n)).await;
+        edge.publish_as(room(), message(1, n, n)).await;
     }
     edge.send(OwnerFrame::Interest(room()));
     assert!(matches!(edge.next().await, Some(EdgeFrame::Interested(_))));
@@ -123,11 +131,42 @@ async fn an_erased_message_keeps_its_offset_and_shows_nothing() {
         other => panic!("unexpected {other:?}"),
     }
     let page = edge.history(0, 300).await;
+    shows_nothing_of_the_third(&page);
+    // Its segment is rewritten, and its owner starts again.
+    let log = machine.storage.open();
+    let began = Instant::now();
+    let erased = loop {
+        let records = log.read(0, 100, 1 << 20).expect("a page").records;
+        let third = records
+            .into_iter()
+            .find(|r| r.offset == 3)
+            .expect("a record");
+        if third.flags & flags::ERASED != 0 {
+            break third;
+        }
+        assert!(began.elapsed() < PATIENCE, "the segment is not rewritten");
+        tokio::task::yield_now().await;
+    };
+    assert!(erased.body.is_empty() && erased.tags.is_empty());
+    drop(edge);
+    region.drain().await;
+    // Without a checkpoint: the log alone says which message ids are known.
+    while machine.storage.damage_newest_checkpoint().is_some() {}
+    let region = machine.start().await;
+    let mut edge = machine.edge("e1").await;
+    shows_nothing_of_the_third(&edge.history(0, 300).await);
+    let again = edge.publish_as(room(), message(2, 1, 3)).await;
+    assert_eq!(again, (3, 0), "its id is still known");
+    region.drain().await;
+}
+
+fn shows_nothing_of_the_third(page: &HistoryPage) {
     let third = &page.publications[2];
     assert_eq!(third.offset, 3);
     assert!(third.data.is_empty() && third.flags & flags::ERASED != 0);
+    assert!(third.tags.is_empty(), "{:?}", third.tags);
     assert_eq!(page.publications[3].data, text(4));
-    region.drain().await;
+    assert_eq!(page.publications[3].tags["id"], "id-4");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
