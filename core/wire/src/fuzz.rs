@@ -81,6 +81,8 @@ pub fn record(data: &[u8]) {
         let _ = record::body_with_keys(&record, &OneKey);
         let again = record::Record::decode(record.encode_to_vec().as_slice());
         assert_eq!(again.as_ref(), Ok(&record));
+        let erased = record::erase_encoded(data).map(|data| record::Record::decode(&*data));
+        assert!(matches!(erased, Ok(Ok(r)) if r.body.is_empty() && r.tags.is_empty()));
     }
 }
 

@@ -1,10 +1,11 @@
 //! The record: the one envelope of everything that a shard's log holds.
 //!
-//! Protobuf (proto3), field numbers below are for ever. A reader keeps kinds and fields that it
-//! does not know. Compression and encryption belong to a record, never to a batch, so that an
+//! Protobuf (proto3), field numbers below are for ever. Whoever rewrites a log keeps kinds and fields
+//! that it does not know: it copies the encoded record ([`erase_encoded`] edits one). Compression and encryption belong to a record, never to a batch, so that an
 //! instance's key can be destroyed and a message erased without touching its neighbours.
 
 mod body;
+mod encoded;
 
 use std::collections::BTreeMap;
 
@@ -14,6 +15,8 @@ pub use body::{
     BODY_BYTES_MAX, BodyError, COMPRESS_BYTES_MIN, KeyRing, NONCE_BYTES, SealKey, body,
     body_with_keys, compress_body, seal_body,
 };
+
+pub use encoded::erase_encoded;
 
 /// The envelope version that this code writes.
 pub const RECORD_VERSION: u32 = 1;

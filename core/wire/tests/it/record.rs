@@ -95,12 +95,25 @@ fn golden_compressed_body() {
     assert_eq!(body(&record).unwrap(), &b"ababababababababa"[..16]);
 }
 
+/// Field 2000, length-delimited; field 2001, a varint.
+const UNKNOWN: &str = "827d03 616263 887d05";
+
 #[test]
-fn unknown_fields_are_passed_over() {
+fn unknown_fields_are_passed_over_by_a_reader_and_stay_in_an_erased_record() {
     let mut bytes = message(&b"1"[..]).encode_to_vec();
-    // Field 2000, length-delimited; field 2001, a varint.
-    bytes.extend(hex("827d03 616263 887d05"));
+    bytes.extend(hex(UNKNOWN));
     assert_eq!(Record::decode(&*bytes), Ok(message(&b"1"[..])));
+    let mut erased = message(&b""[..]);
+    erased.tags.clear();
+    erased.flags = flags::ERASED;
+    let kept = erase_encoded(&bytes).unwrap();
+    assert_eq!(Record::decode(&*kept), Ok(erased.clone()));
+    assert!(kept.windows(9).any(|w| w == hex(UNKNOWN)), "{kept:?}");
+    let again = erase_encoded(&kept).unwrap();
+    assert_eq!(
+        (again.len(), Record::decode(&*again)),
+        (kept.len(), Ok(erased))
+    );
     let mut unknown = message(&b"1"[..]);
     unknown.kind = 99;
     let read = Record::decode(&*unknown.encode_to_vec()).unwrap();
@@ -295,6 +308,32 @@ proptest! {
         let read = body_with_keys(&record, &Keys);
         let unauthentic = matches!(read, Err(BodyError::Unauthentic { .. }));
         prop_assert!(unauthentic);
+    }
+
+    /// Fields in any order, repeated, unknown: what an edit of the bytes leaves is what an edit of
+    /// the record leaves.
+    #[test]
+    fn erasing_bytes_and_erasing_records_is_the_same(
+        parts in vec((0usize..4, 0u32..64, vec(any::<u8>(), 0..6)), 0..12),
+    ) {
+        let mut bytes = Vec::new();
+        for (what, number, data) in parts {
+            let part = match what {
+                0 => message(data).encode_to_vec(),
+                1 => Record { flags: number, ..Default::default() }.encode_to_vec(),
+                2 => hex(UNKNOWN),
+                _ => Record { key_id: number, compression: 1, ..Default::default() }.encode_to_vec(),
+            };
+            bytes.extend(part);
+        }
+        let mut erased = Record::decode(&*bytes).unwrap();
+        erased.body.clear();
+        erased.tags.clear();
+        erased.compression = 0;
+        erased.key_id = 0;
+        erased.flags |= flags::ERASED;
+        let edited = erase_encoded(&bytes).unwrap();
+        prop_assert_eq!(Record::decode(&*edited), Ok(erased));
     }
 
     #[test]

@@ -229,16 +229,29 @@ impl FrameBuilder {
 
     /// Adds a record; its position must follow the last one's.
     pub fn push(&mut self, record: &Record) {
-        if self.count == 0 {
-            self.buf.clear();
-            self.buf.resize(FRAME_HEADER_BYTES, 0);
-            self.first = record.position;
-        }
-        debug_assert_eq!(record.position, self.end());
+        self.begin(record.position);
         // A Vec grows as needed: encoding into it never fails.
         let encoded = record.encode_length_delimited(&mut self.buf);
         debug_assert!(encoded.is_ok());
         self.count += 1;
+    }
+
+    /// Adds a record that has `position` as it is encoded already, with whatever a newer version
+    /// has put into it.
+    pub fn push_encoded(&mut self, position: Position, record: &[u8]) {
+        self.begin(position);
+        prost::encoding::encode_varint(record.len() as u64, &mut self.buf);
+        self.buf.extend_from_slice(record);
+        self.count += 1;
+    }
+
+    fn begin(&mut self, position: Position) {
+        if self.count == 0 {
+            self.buf.clear();
+            self.buf.resize(FRAME_HEADER_BYTES, 0);
+            self.first = position;
+        }
+        debug_assert_eq!(position, self.end());
     }
 
     /// Records in it.
@@ -295,7 +308,8 @@ impl FrameBuilder {
 }
 
 /// Decodes the records of a frame whose checksum holds, from position `from` on, until `each`
-/// answers false. Bodies are copies: a record that is kept does not keep its neighbours' memory.
+/// answers false; it gets the encoded record too, which may hold fields that are not known here.
+/// Bodies are copies: a record that is kept does not keep its neighbours' memory.
 ///
 /// The error says what is wrong with a frame whose checksum holds: written by another version, or
 /// by mistake.
@@ -303,7 +317,7 @@ pub fn records_of(
     header: &FrameHeader,
     frame: &[u8],
     from: Position,
-    each: impl FnMut(Record) -> bool,
+    each: impl FnMut(Record, &[u8]) -> bool,
 ) -> Result<bool, &'static str> {
     records_where(header, frame, |position| position >= from, each)
 }
@@ -314,7 +328,7 @@ pub fn records_where(
     header: &FrameHeader,
     frame: &[u8],
     mut wanted: impl FnMut(Position) -> bool,
-    mut each: impl FnMut(Record) -> bool,
+    mut each: impl FnMut(Record, &[u8]) -> bool,
 ) -> Result<bool, &'static str> {
     let mut rest = frame.get(FRAME_HEADER_BYTES..).unwrap_or_default();
     for position in header.first..header.end() {
@@ -331,7 +345,7 @@ pub fn records_where(
         if record.position != position {
             return Err("a record's position differs from its place");
         }
-        if !each(record) {
+        if !each(record, bytes) {
             return Ok(false);
         }
     }

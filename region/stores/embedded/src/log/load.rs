@@ -370,7 +370,7 @@ fn first_record<F: VfsFile>(
         return Err(corrupt("a batch's checksum is wrong"));
     }
     let mut first = None;
-    records_of(&frame, bytes, 0, |record| {
+    records_of(&frame, bytes, 0, |record, _| {
         first = Some(record);
         false
     })

@@ -86,7 +86,7 @@ fn scan_file<V: Vfs>(
     };
     let mut records = 0;
     scan(&file, &header, &options, |frame, bytes, at| {
-        records_of(frame, bytes, 0, |record| {
+        records_of(frame, bytes, 0, |record, _| {
             records += 1;
             each(&record, &path);
             true

@@ -9,7 +9,6 @@ use gb6_core_ports::log::FirstKept;
 use gb6_core_ports::{ConsumerState, LogRange, Page, Retain, RetentionPlan, StoreError};
 use gb6_core_wire::record::Record;
 use parking_lot::{Mutex, RwLock};
-use prost::Message;
 
 use super::LogConfig;
 use super::checkpoint;
@@ -121,14 +120,14 @@ impl<V: Vfs> Shared<V> {
         }
     }
 
-    /// Hands the records of one segment from `from` on to `each`, until it answers false. Answers
-    /// whether it always answered true.
+    /// Hands the records of one segment from `from` on to `each`, decoded and as they lie there,
+    /// until it answers false. Answers whether it always answered true.
     pub(crate) fn read_segment(
         &self,
         segment: &Arc<Segment<V::File>>,
         from: Position,
         chunk: usize,
-        each: &mut dyn FnMut(Record) -> bool,
+        each: &mut dyn FnMut(Record, &[u8]) -> bool,
     ) -> Result<bool, SegmentError> {
         let file = self.file(segment)?;
         segment.load_points(&self.vfs, &file, self.config.index_every)?;
@@ -152,7 +151,7 @@ impl<V: Vfs> Shared<V> {
         walk: &mut Walk<'_, V::File>,
         frame: &FrameHeader,
         from: Position,
-        each: &mut dyn FnMut(Record) -> bool,
+        each: &mut dyn FnMut(Record, &[u8]) -> bool,
     ) -> Result<bool, StoreError> {
         let at = walk.at();
         let bytes = walk
@@ -297,10 +296,12 @@ impl<V: Vfs> LogReader<V> {
             if end <= page.next {
                 continue;
             }
-            let more = self
-                .shared
-                .read_segment(segment, page.next, PAGE_CHUNK, &mut |record| {
-                    let size = record.encoded_len();
+            let more = self.shared.read_segment(
+                segment,
+                page.next,
+                PAGE_CHUNK,
+                &mut |record, encoded| {
+                    let size = encoded.len();
                     let full = page.records.len() >= max_records || *bytes + size > max_bytes;
                     if full && !page.records.is_empty() {
                         return false;
@@ -309,7 +310,8 @@ impl<V: Vfs> LogReader<V> {
                     page.next = record.position + 1;
                     page.records.push(record);
                     true
-                })?;
+                },
+            )?;
             if !more {
                 return Ok(());
             }
@@ -414,7 +416,7 @@ impl<V: Vfs> LogReader<V> {
                 &frame,
                 bytes,
                 |position| next_wanted() == Some(position),
-                |record| {
+                |record, _| {
                     while next_wanted() == Some(record.position) {
                         found[order[next.get()]] = Some(record.clone());
                         next.set(next.get() + 1);

@@ -6,7 +6,6 @@ use gb6_core_model::Position;
 use gb6_core_ports::log::FirstKept;
 use gb6_core_ports::retention::{RetentionOffset, retention_offset};
 use gb6_core_ports::{RetentionPlan, SegmentPlan, StoreError};
-use prost::Message;
 
 use super::jobs::write_index;
 use super::reader::Shared;
@@ -155,8 +154,8 @@ impl<V: Vfs> Shared<V> {
             all_dead: true,
         };
         let mut summary = Summary::default();
-        self.read_segment(segment, first, READ_CHUNK, &mut |record| {
-            let bytes = record.encoded_len() as u64;
+        self.read_segment(segment, first, READ_CHUNK, &mut |record, encoded| {
+            let bytes = encoded.len() as u64;
             let dead = match retention_offset(&record) {
                 RetentionOffset::Room(at) => at < first_kept(&record.instance, &record.channel),
                 RetentionOffset::Settled => true,

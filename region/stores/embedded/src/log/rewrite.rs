@@ -6,7 +6,8 @@ use std::sync::Arc;
 use gb6_core_model::Position;
 use gb6_core_ports::retention::erase;
 use gb6_core_ports::{Retain, StoreError};
-use gb6_core_wire::record::Record;
+use gb6_core_wire::record::{Record, erase_encoded};
+use prost::Message;
 
 use super::format::{FOOTER_BYTES, Footer, FrameBuilder, HEADER_BYTES, SegmentHeader};
 use super::index::{Bounds, IndexFile, Point};
@@ -50,13 +51,14 @@ struct Output<'a, V: Vfs> {
 }
 
 impl<V: Vfs> Output<'_, V> {
-    fn push(&mut self, record: &Record) -> Result<(), StoreError> {
+    /// Adds a record as it is encoded.
+    fn push(&mut self, record: &Record, encoded: &[u8]) -> Result<(), StoreError> {
         let hole = self.batch.count() > 0 && record.position != self.batch.end();
         if hole || self.batch.bytes() >= BATCH_BYTES {
             self.flush()?;
         }
         let before = self.batch.bytes();
-        self.batch.push(record);
+        self.batch.push_encoded(record.position, encoded);
         self.summary
             .add(record, (self.batch.bytes() - before) as u64);
         self.records += 1;
@@ -83,13 +85,24 @@ impl<V: Vfs> Output<'_, V> {
         Ok(())
     }
 
-    fn take(&mut self, mut record: Record, retain: &mut dyn FnMut(&Record) -> Retain) -> bool {
+    /// What stays is copied as it lies there: a newer version may have written fields that are not
+    /// known here.
+    fn take(
+        &mut self,
+        mut record: Record,
+        encoded: &[u8],
+        retain: &mut dyn FnMut(&Record) -> Retain,
+    ) -> bool {
         let pushed = match retain(&record) {
             Retain::Drop => Ok(()),
-            Retain::Keep => self.push(&record),
+            Retain::Keep => self.push(&record, encoded),
             Retain::Erase => {
                 erase(&mut record);
-                self.push(&record)
+                match erase_encoded(encoded) {
+                    Ok(erased) => self.push(&record, &erased),
+                    // It was decoded a moment ago: a way to read it that this does not know.
+                    Err(_) => self.push(&record, &record.encode_to_vec()),
+                }
             }
         };
         self.failed = pushed.err();
@@ -159,8 +172,8 @@ impl<V: Vfs> Shared<V> {
             summary: Summary::default(),
             failed: None,
         };
-        let read = self.read_segment(segment, old.first, READ_CHUNK, &mut |record| {
-            out.take(record, retain)
+        let read = self.read_segment(segment, old.first, READ_CHUNK, &mut |record, encoded| {
+            out.take(record, encoded, retain)
         });
         match read {
             Ok(_) => {}

@@ -11,4 +11,5 @@ mod faults;
 mod inspect;
 mod parsing;
 mod recovery;
+mod rewriting;
 mod rooms;

@@ -35,7 +35,7 @@ fn read_anything(segment: &[u8], index: &[u8]) {
     }
     let _ = SegmentHeader::decode(segment);
     if let Some(header) = FrameHeader::decode(segment) {
-        let _ = records_of(&header, segment, 0, |_| true);
+        let _ = records_of(&header, segment, 0, |_, _| true);
     }
 }
 
