@@ -13,26 +13,8 @@ use serde_json::value::RawValue;
 
 use super::data::json_depth_within;
 use super::{
-    COMMANDS_MAX, CONNECT_HEADERS_MAX, CONNECT_SUBS_MAX, CodecError, Command, FilterNode,
-    JsonProblem, Reply,
+    CONNECT_HEADERS_MAX, CONNECT_SUBS_MAX, CodecError, Command, FilterNode, JsonProblem, Reply,
 };
-
-/// See [`super::decode_frame`]. White space at the end of the frame is accepted, as a client that
-/// ends its lines sends it.
-pub(super) fn decode_frame(frame: &[u8]) -> Result<Vec<Command>, CodecError> {
-    let frame = frame.trim_ascii_end();
-    if frame.is_empty() {
-        return Err(CodecError::EmptyFrame);
-    }
-    let mut commands = Vec::new();
-    for (index, line) in frame.split(|b| *b == b'\n').enumerate() {
-        if index == COMMANDS_MAX {
-            return Err(CodecError::TooManyCommands);
-        }
-        commands.push(decode_command(index, line)?);
-    }
-    Ok(commands)
-}
 
 /// See [`super::decode_replies`].
 pub(super) fn decode_replies(frame: &[u8]) -> Result<Vec<Reply>, CodecError> {
@@ -45,7 +27,8 @@ pub(super) fn decode_replies(frame: &[u8]) -> Result<Vec<Reply>, CodecError> {
         .collect()
 }
 
-fn decode_command(index: usize, line: &[u8]) -> Result<Command, CodecError> {
+/// One line of a frame. See [`super::Commands`].
+pub(super) fn decode_command(index: usize, line: &[u8]) -> Result<Command, CodecError> {
     let text = std::str::from_utf8(line).map_err(|_| CodecError::NotUtf8 { index })?;
     if text.trim_ascii().is_empty() {
         return Err(CodecError::BlankLine { index });

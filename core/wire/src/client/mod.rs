@@ -5,6 +5,7 @@
 //! its length. An empty reply is the server's ping, an empty command the client's answer to it.
 
 mod command;
+mod commands;
 mod data;
 pub mod frame;
 mod json;
@@ -18,6 +19,7 @@ mod reply;
 use bytes::Bytes;
 
 pub use command::*;
+pub use commands::Commands;
 pub use data::{JsonData, json_data_kind, json_depth_within, json_value_of};
 pub use frame::{close_frame, pong_frame, websocket_frame, websocket_frame_with};
 pub use live::{ChannelRef, encode_join_push, encode_leave_push, encode_publication_push};
@@ -25,8 +27,6 @@ pub use method::Method;
 pub use push::*;
 pub use reply::*;
 
-/// Commands in one incoming frame: each costs a reply, whatever its size.
-pub const COMMANDS_MAX: usize = 4096;
 /// Server-side subscriptions named in one `connect`.
 pub const CONNECT_SUBS_MAX: usize = 4096;
 /// Headers in one `connect`.
@@ -77,9 +77,6 @@ pub enum CodecError {
         /// Which command.
         index: usize,
     },
-    /// Too many commands in a frame.
-    #[error("the frame holds more than {COMMANDS_MAX} commands; send them in several frames")]
-    TooManyCommands,
     /// A single command is too large.
     #[error("command {index} of the frame has {bytes} bytes, at most {max} are accepted")]
     CommandTooLarge {
@@ -168,16 +165,10 @@ impl std::fmt::Display for JsonProblem {
     }
 }
 
-/// The commands of one incoming frame, in order. The caller bounds the frame
-/// (`gb6_core_model::limits::CLIENT_FRAME_BYTES_MAX`); number and size of the commands, entries of
-/// maps and the depth of JSON data are bounded here, before memory is spent on them.
-///
-/// Protobuf data fields share the frame's memory.
+/// All commands of one incoming frame, in order, as [`Commands`] reads them one by one. A small
+/// command takes many times its bytes: for tools and tests.
 pub fn decode_frame(dialect: Dialect, frame: Bytes) -> Result<Vec<Command>, CodecError> {
-    match dialect {
-        Dialect::Json => json::decode_frame(&frame),
-        Dialect::Protobuf => protobuf::decode_frame(frame),
-    }
+    Commands::new(dialect, frame).collect()
 }
 
 /// The tags filter of a [`SubscribeRequest`]; `None` where there is none. Errors carry index 0.

@@ -6,10 +6,7 @@ use gb6_core_model::limits::COMMAND_BYTES_MAX;
 use prost::Message as _;
 use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
 
-use super::{
-    COMMANDS_MAX, CONNECT_HEADERS_MAX, CONNECT_SUBS_MAX, CodecError, Command, FilterNode, Push,
-    Reply,
-};
+use super::{CONNECT_HEADERS_MAX, CONNECT_SUBS_MAX, CodecError, Command, FilterNode, Push, Reply};
 
 /// Field numbers of the schema that are needed outside the derived code.
 const COMMAND_CONNECT: u32 = 4;
@@ -17,24 +14,11 @@ const CONNECT_SUBS: u32 = 3;
 const CONNECT_HEADERS: u32 = 6;
 const REPLY_PUSH: u32 = 4;
 
-/// See [`super::decode_frame`].
-pub(super) fn decode_frame(mut frame: Bytes) -> Result<Vec<Command>, CodecError> {
-    if frame.is_empty() {
-        return Err(CodecError::EmptyFrame);
-    }
-    let mut commands = Vec::new();
-    while !frame.is_empty() {
-        let index = commands.len();
-        if index == COMMANDS_MAX {
-            return Err(CodecError::TooManyCommands);
-        }
-        let message = split_message(index, &mut frame)?;
-        check_size(index, &message)?;
-        let command =
-            Command::decode(message).map_err(|source| CodecError::Protobuf { index, source })?;
-        commands.push(command);
-    }
-    Ok(commands)
+/// The next message of a frame. See [`super::Commands`].
+pub(super) fn decode_command(index: usize, frame: &mut Bytes) -> Result<Command, CodecError> {
+    let message = split_message(index, frame)?;
+    check_size(index, &message)?;
+    Command::decode(message).map_err(|source| CodecError::Protobuf { index, source })
 }
 
 /// See [`super::decode_filter`].

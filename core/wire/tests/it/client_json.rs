@@ -157,11 +157,7 @@ fn only_a_connect_may_be_larger_than_one_command() {
 #[test]
 fn commands_and_map_entries_are_counted() {
     let frame = |n: usize| vec!["{}"; n].join("\n");
-    assert_eq!(decode(frame(COMMANDS_MAX)).unwrap().len(), COMMANDS_MAX);
-    assert_eq!(
-        decode(frame(COMMANDS_MAX + 1)),
-        Err(CodecError::TooManyCommands)
-    );
+    assert_eq!(decode(frame(100_000)).unwrap().len(), 100_000);
     let subs = |n: usize| {
         let entries: Vec<String> = (0..n).map(|i| format!("\"{i}\":{{}}")).collect();
         decode(format!(

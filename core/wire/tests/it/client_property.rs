@@ -188,11 +188,23 @@ fn protobuf_bounds_come_before_decoding() {
             ..
         }
     ));
+}
 
-    let pongs = decode_frame(Dialect::Protobuf, Bytes::from(vec![0; COMMANDS_MAX]));
-    assert_eq!(pongs.unwrap().len(), COMMANDS_MAX);
-    let pongs = decode_frame(Dialect::Protobuf, Bytes::from(vec![0; COMMANDS_MAX + 1]));
-    assert_eq!(pongs, Err(CodecError::TooManyCommands));
+#[test]
+fn as_many_commands_as_the_frame_holds_are_read_one_by_one() {
+    let frame = Bytes::from(vec![0; 1 << 20]);
+    let mut pongs = Commands::new(Dialect::Protobuf, frame);
+    assert!(pongs.next().unwrap().unwrap().is_pong());
+    assert_eq!(pongs.bytes_left(), (1 << 20) - 1);
+    assert_eq!(
+        pongs.filter(|c| matches!(c, Ok(c) if c.is_pong())).count(),
+        (1 << 20) - 1
+    );
+    // Behind an error nothing is read.
+    let mut damaged = Commands::new(Dialect::Protobuf, Bytes::from_static(&[0, 5, 0, 0]));
+    assert!(damaged.next().unwrap().is_ok());
+    assert!(damaged.next().unwrap().is_err());
+    assert!(damaged.next().is_none());
 }
 
 #[test]

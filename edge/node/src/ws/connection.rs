@@ -120,6 +120,8 @@ pub(crate) struct Connection {
     timer_at: u64,
     /// Since when the client takes nothing of what waits.
     stalled_since: Option<u64>,
+    /// Whether reading was put off because the session is behind.
+    unread: bool,
     pub(super) frame_ping: Option<Box<FramePing>>,
     pub(super) origin: Box<Origin>,
     place: usize,
@@ -197,6 +199,7 @@ impl Connection {
             asked: Vec::new(),
             timer_at: u64::MAX,
             stalled_since: None,
+            unread: false,
             frame_ping,
             origin: Box::new(Origin {
                 instance: upgraded.instance,
@@ -360,6 +363,11 @@ impl Connection {
     fn read(&mut self, now_ms: u64, cx: &mut TaskContext<'_>, scratch: &mut [u8]) -> bool {
         let mut read = 0;
         while read < READ_AT_ONCE {
+            // Who does not take replies is not asked for more commands.
+            self.unread = self.session.is_behind();
+            if self.unread {
+                return true;
+            }
             let mut buf = ReadBuf::new(scratch);
             match Pin::new(&mut self.tcp).poll_read(cx, &mut buf) {
                 Poll::Pending => return true,
@@ -472,6 +480,7 @@ impl Connection {
             self.leave(0);
             return Poll::Ready(());
         }
+        let mut others_first = false;
         loop {
             if !self.write(now_ms, cx, scratch) {
                 self.leave(0);
@@ -488,10 +497,18 @@ impl Connection {
             if !self.session.wants_drain() || self.batch.left() > low {
                 break;
             }
-            self.input(now_ms, |s, cx, out| s.drained(cx, out));
-            if self.batch.is_empty() {
+            if others_first {
+                cx.waker().wake_by_ref();
                 break;
             }
+            self.input(now_ms, |s, cx, out| s.drained(cx, out));
+            others_first = self.session.is_behind();
+            if self.batch.is_empty() && !others_first {
+                break;
+            }
+        }
+        if self.unread && !self.session.is_behind() {
+            cx.waker().wake_by_ref();
         }
         match self.end {
             End::Cut => {

@@ -12,6 +12,7 @@ mod client;
 mod drain;
 mod ending;
 mod files;
+mod frames;
 mod half_open;
 mod http;
 mod memory;

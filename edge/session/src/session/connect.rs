@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use gb6_core_model::{Disconnect, ErrorCode, limits};
-use gb6_core_wire::client::{COMMANDS_MAX, Command, ConnectResult, Method};
+use gb6_core_model::{Disconnect, ErrorCode};
+use gb6_core_wire::client::{Command, ConnectResult, Method};
 use gb6_core_wire::mesh::Person;
 
 use super::Closes;
@@ -15,18 +15,12 @@ use super::types::{Claims, Context, SessionSeed, TokenError, count};
 /// The number of the connect token's verification; refreshes count on from it.
 pub(super) const CONNECT_VERIFICATION: u32 = 0;
 
-/// The session that begins, and the commands that waited for it.
-pub(super) type Begun = (Box<Live>, Vec<Command>);
-
 /// A session without an accepted connect.
 pub(super) struct Opening {
     client: String,
     spread: u32,
     stale_at: u64,
     step: Step,
-    /// Commands behind the connect, and the bytes of their frames.
-    behind: Vec<Command>,
-    behind_bytes: usize,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -46,31 +40,18 @@ impl Opening {
             spread: seed.spread,
             stale_at: cx.now_ms + cx.config.connect_timeout_ms,
             step: Step::Waiting,
-            behind: Vec::new(),
-            behind_bytes: 0,
         }
     }
 
-    pub(super) fn command(
-        &mut self,
-        turn: &mut Turn<'_>,
-        command: Command,
-        bytes: usize,
-    ) -> Closes {
+    /// Whether commands behind the connect have to wait.
+    pub(super) fn is_verifying(&self) -> bool {
+        matches!(self.step, Step::Verifying(_))
+    }
+
+    pub(super) fn command(&mut self, turn: &mut Turn<'_>, command: Command) -> Closes {
         match self.step {
             // A refused connection is unusable: what follows is neither done nor answered.
-            Step::Refused => Ok(()),
-            Step::Verifying(_) => {
-                self.behind_bytes += bytes;
-                self.behind.push(command);
-                let over = self.behind_bytes > limits::CLIENT_FRAME_BYTES_MAX
-                    || self.behind.len() > COMMANDS_MAX;
-                // Overflow policy of this queue: the client did not wait, so it goes.
-                match over {
-                    true => Err(Disconnect::TooManyRequests),
-                    false => Ok(()),
-                }
-            }
+            Step::Refused | Step::Verifying(_) => Ok(()),
             Step::Waiting => {
                 count(&turn.cx.counters.commands);
                 let Method::Connect(connect) = command.method() else {
@@ -80,7 +61,6 @@ impl Opening {
                     return Err(Disconnect::BadRequest);
                 }
                 self.step = Step::Verifying(command.id);
-                self.behind_bytes = bytes;
                 turn.verify(CONNECT_VERIFICATION, connect.token.clone());
                 Ok(())
             }
@@ -93,7 +73,7 @@ impl Opening {
         turn: &mut Turn<'_>,
         request: u32,
         result: Result<Claims, TokenError>,
-    ) -> Result<Option<Begun>, Disconnect> {
+    ) -> Result<Option<Box<Live>>, Disconnect> {
         let Step::Verifying(id) = self.step else {
             return Ok(None);
         };
@@ -126,12 +106,11 @@ impl Opening {
         let live = Box::new(Live::new(turn.cx, claims, person, self.spread));
         count(&turn.cx.counters.connected);
         turn.answer(id, connect_result(turn, &live));
-        Ok(Some((live, std::mem::take(&mut self.behind))))
+        Ok(Some(live))
     }
 
     fn refuse(&mut self, turn: &mut Turn<'_>, id: u32, code: ErrorCode) {
         self.step = Step::Refused;
-        self.behind = Vec::new();
         turn.fail(id, code);
     }
 

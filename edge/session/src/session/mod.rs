@@ -5,6 +5,7 @@
 //! hubs. An idle session is small: what only busy ones need is allocated when it is needed.
 
 mod bulk;
+mod commands;
 mod connect;
 mod live;
 mod liveness;
@@ -17,13 +18,14 @@ mod types;
 
 use bytes::Bytes;
 use gb6_core_model::{Disconnect, SessionId, limits};
-use gb6_core_wire::client::{self, Command, Dialect};
+use gb6_core_wire::client::{Commands, Dialect};
 
 pub use types::{
     Action, Claims, Context, FrameKind, SessionConfig, SessionCounters, SessionSeed, TokenError,
 };
 
 use crate::request::{Answer, Notice};
+use commands::Rest;
 use connect::Opening;
 use live::Live;
 use reply::Turn;
@@ -34,6 +36,8 @@ pub struct Session {
     id: SessionId,
     dialect: Dialect,
     state: State,
+    /// Commands that wait; `None`: none do.
+    rest: Option<Box<Rest>>,
 }
 
 enum State {
@@ -55,6 +59,7 @@ impl Session {
             id: seed.session,
             dialect: seed.dialect,
             state: State::Opening(Box::new(Opening::new(cx, seed))),
+            rest: None,
         }
     }
 
@@ -68,7 +73,9 @@ impl Session {
         self.dialect
     }
 
-    /// The client sent a frame: one or more commands.
+    /// The client sent a frame: one or more commands, which are carried out in order. Commands that
+    /// come while a token is verified or the client's queue is long wait for it; where that is so
+    /// for long, read no more of the client until [`Session::is_behind`] is false.
     pub fn frame(
         &mut self,
         cx: &Context<'_>,
@@ -85,31 +92,12 @@ impl Session {
                 count(&turn.cx.counters.bad_frames);
                 return Err(Disconnect::InappropriateProtocol);
             }
-            let bytes = frame.len();
-            let decoded = match bytes > limits::CLIENT_FRAME_BYTES_MAX {
-                true => None,
-                false => client::decode_frame(session.dialect, frame).ok(),
-            };
-            let Some(commands) = decoded else {
+            if frame.len() > limits::CLIENT_FRAME_BYTES_MAX {
                 count(&turn.cx.counters.bad_frames);
                 return Err(Disconnect::BadRequest);
-            };
-            session.commands(turn, commands, bytes)
-        });
-    }
-
-    fn commands(&mut self, turn: &mut Turn<'_>, commands: Vec<Command>, bytes: usize) -> Closes {
-        for (index, command) in commands.into_iter().enumerate() {
-            match &mut self.state {
-                // The bytes of a frame are counted with its first command.
-                State::Opening(opening) => {
-                    opening.command(turn, command, if index == 0 { bytes } else { 0 })?;
-                }
-                State::Live(live) => live.command(turn, command)?,
-                State::Closed => return Ok(()),
             }
-        }
-        Ok(())
+            session.commands(turn, Commands::new(session.dialect, frame))
+        });
     }
 
     /// A token was verified: the answer to [`Action::Verify`].
@@ -121,18 +109,16 @@ impl Session {
         out: &mut Vec<Action>,
     ) {
         self.turn(cx, out, |session, turn| {
-            let behind = match &mut session.state {
+            match &mut session.state {
                 State::Closed => return Ok(()),
                 State::Live(live) => return live.refreshed(turn, request, result),
                 State::Opening(opening) => {
-                    let Some((live, behind)) = opening.verified(turn, request, result)? else {
-                        return Ok(());
-                    };
-                    session.state = State::Live(live);
-                    behind
+                    if let Some(live) = opening.verified(turn, request, result)? {
+                        session.state = State::Live(live);
+                    }
                 }
-            };
-            session.commands(turn, behind, 0)
+            }
+            session.waiting_commands(turn)
         });
     }
 
@@ -169,13 +155,18 @@ impl Session {
             if let State::Live(live) = &mut session.state {
                 live.next_bulk(turn);
             }
-            Ok(())
+            session.waiting_commands(turn)
         });
     }
 
-    /// Whether bulk answers wait for the outbox to drain.
+    /// Whether bulk answers or commands wait for the outbox to drain.
     pub fn wants_drain(&self) -> bool {
-        matches!(&self.state, State::Live(live) if live.wants_drain())
+        self.is_behind() || matches!(&self.state, State::Live(live) if live.wants_drain())
+    }
+
+    /// Whether commands wait for the outbox to drain.
+    pub fn is_behind(&self) -> bool {
+        self.rest.is_some() && matches!(self.state, State::Live(_))
     }
 
     /// Time has passed: call it at [`Session::deadline`] or later.
@@ -229,6 +220,7 @@ impl Session {
         turn.flush();
         if let Err(why) = result {
             self.state = State::Closed;
+            self.rest = None;
             out.push(Action::Close(why));
         }
     }

@@ -17,6 +17,8 @@ pub(super) struct Turn<'a> {
     replies: Vec<u8>,
     /// Bytes that left in this turn.
     sent: usize,
+    /// Commands carried out in this turn.
+    pub(super) commands: usize,
 }
 
 impl<'a> Turn<'a> {
@@ -33,6 +35,7 @@ impl<'a> Turn<'a> {
             out,
             replies: Vec::new(),
             sent: 0,
+            commands: 0,
         }
     }
 

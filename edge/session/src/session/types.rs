@@ -25,6 +25,9 @@ pub struct SessionConfig {
     /// Bytes that may wait in the outbox when the next bulk answer (history, recovery,
     /// presence) is begun.
     pub bulk_low_water_bytes: usize,
+    /// Bytes that may wait in the outbox when the next command is carried out; others wait until it
+    /// has fallen to `bulk_low_water_bytes`.
+    pub commands_high_water_bytes: usize,
     /// Bulk requests that may wait their turn in one session, besides recovering subscribes;
     /// further ones are answered 111.
     pub bulk_waiting_max: usize,
@@ -47,6 +50,7 @@ impl Default for SessionConfig {
             connect_timeout_ms: 10_000,
             expiry_grace_ms: 25_000,
             bulk_low_water_bytes: 64 * 1024,
+            commands_high_water_bytes: 256 * 1024,
             bulk_waiting_max: 128,
             recovery_rest_ms: 5_000,
             in_flight_max: 4_096,

@@ -412,7 +412,7 @@ fn a_large_page_waits_until_it_fits_beside_what_is_being_recovered() {
 #[test]
 fn a_waiting_recovery_can_be_withdrawn() {
     let mut desk = Desk::live();
-    desk.outbox = 1 << 20;
+    desk.outbox = 65 * 1024;
     desk.text(RECOVER);
     desk.text(r#"{"id":3,"unsubscribe":{"channel":"room:1"}}"#);
     assert_eq!(desk.errors(), [(2, 100), (3, 0)]);

@@ -312,6 +312,53 @@ fn a_client_that_does_not_wait_for_its_connect_is_bounded() {
 }
 
 #[test]
+fn commands_wait_while_the_queue_is_long_and_keep_their_order() {
+    let mut desk = Desk::live();
+    desk.config.commands_high_water_bytes = 10_000;
+    let pings = |ids: std::ops::Range<u32>| {
+        let lines = ids.map(|id| format!(r#"{{"id":{id},"ping":{{}}}}"#));
+        lines.collect::<Vec<_>>().join("\n")
+    };
+    desk.text(&pings(1..900));
+    let mut seen: Vec<u32> = desk.replies().iter().map(|r| r.id).collect();
+    assert!((300..600).contains(&seen.len()), "{} at once", seen.len());
+    assert!(desk.session.is_behind() && desk.session.wants_drain());
+    // What comes meanwhile stays behind it, whatever becomes of the queue.
+    desk.text(&pings(900..1_000));
+    assert!(desk.replies().is_empty());
+    desk.outbox = 10_001;
+    desk.with(|s, cx, out| s.drained(cx, out));
+    assert!(desk.replies().is_empty());
+    desk.outbox = 0;
+    while desk.session.is_behind() {
+        desk.with(|s, cx, out| s.drained(cx, out));
+        seen.extend(desk.replies().iter().map(|r| r.id));
+    }
+    assert_eq!(seen, (1..1_000).collect::<Vec<_>>());
+    assert!(!desk.session.wants_drain());
+    // A thousand commands are a turn, however short their replies.
+    desk.config.commands_high_water_bytes = 1 << 20;
+    desk.text(&pings(1..2_000));
+    assert_eq!(desk.replies().len(), 1_024);
+    desk.with(|s, cx, out| s.drained(cx, out));
+    assert_eq!(desk.replies().len(), 975);
+    assert!(!desk.session.is_behind());
+}
+
+#[test]
+fn what_waits_for_the_queue_is_bounded_and_gone_at_the_end() {
+    let mut desk = Desk::live();
+    desk.outbox = 300 * 1024;
+    let frame = format!("{}{{\"id\":1,\"ping\":{{}}}}", "{}\n".repeat(300_000));
+    desk.text(&frame);
+    desk.text(&frame);
+    assert!(desk.closed().is_none() && desk.session.is_behind());
+    desk.text(&frame);
+    assert_eq!(desk.closed(), Some(Disconnect::TooManyRequests));
+    assert!(!desk.session.is_behind());
+}
+
+#[test]
 fn a_refused_connect_makes_the_connection_unusable() {
     let with_more = "{\"id\":1,\"connect\":{\"token\":\"T\"}}\n{\"id\":2,\"subscribe\":{\"channel\":\"room:1\"}}";
     let foreign = Claims {
