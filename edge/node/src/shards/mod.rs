@@ -234,6 +234,11 @@ fn collect_one(
             g.ahead_bytes as f64,
         ),
         (
+            "gb6_edge_fill_ready_bytes",
+            "Bytes read to close gaps that wait to be handed out.",
+            g.ready_bytes as f64,
+        ),
+        (
             "gb6_edge_evictions_waiting",
             "Subscriptions waiting to be ended.",
             g.evictions_waiting as f64,

@@ -56,6 +56,10 @@ impl HubOut<Arc<SessionHandle>> for Outputs {
         let _ = to.outbox.push(frame);
     }
 
+    fn backlog(&self, to: &Arc<SessionHandle>) -> usize {
+        to.outbox.backlog()
+    }
+
     fn complete(&mut self, to: &Arc<SessionHandle>, token: u64, answer: Answer) {
         self.handed += 1;
         let _ = to.outbox.event(Event::Complete(token, Box::new(answer)));

@@ -41,6 +41,9 @@ const RETRY_LONGEST: Duration = Duration::from_secs(1);
 /// An attachment that lasted so long begins the waits anew.
 const SETTLED: Duration = Duration::from_secs(5);
 
+/// Between two steps of closing gaps: what sessions were handed is written meanwhile.
+const FILL_AGAIN: Duration = Duration::from_millis(5);
+
 type Opening = Pin<Box<dyn Future<Output = Result<Streams, AttachError>> + Send>>;
 
 /// Where the streams stand.
@@ -59,8 +62,11 @@ enum Woken {
     /// The last round left frames of the owner behind.
     LiveRest,
     History(bool),
+    /// The last round left pages behind.
+    HistoryRest,
     Tick,
     SendAgain,
+    FillAgain,
 }
 
 pub(super) struct ShardTask {
@@ -85,6 +91,10 @@ pub(super) struct ShardTask {
     /// Frames that were taken from the stream and wait for the next round.
     rest: VecDeque<ToEdge>,
     history: Vec<HistoryPage>,
+    /// Pages that were taken from the stream and wait for the next round.
+    pages: VecDeque<HistoryPage>,
+    /// When gaps are closed a step further, while any wait for it.
+    fill_at: Option<Instant>,
 }
 
 impl ShardTask {
@@ -113,6 +123,8 @@ impl ShardTask {
             live: Vec::new(),
             rest: VecDeque::new(),
             history: Vec::new(),
+            pages: VecDeque::new(),
+            fill_at: None,
         }
     }
 
@@ -134,9 +146,14 @@ impl ShardTask {
                     self.live();
                 }
                 Woken::LiveRest => self.live(),
-                Woken::History(true) => self.history(),
+                Woken::History(true) => {
+                    self.pages.extend(self.history.drain(..));
+                    self.history();
+                }
+                Woken::HistoryRest => self.history(),
                 Woken::Live(false) | Woken::History(false) => self.lost(),
                 Woken::SendAgain => self.unsent = false,
+                Woken::FillAgain => {}
             }
             // Whatever woke it: requests that have come meanwhile are part of this round.
             self.asks();
@@ -148,6 +165,7 @@ impl ShardTask {
             } else if !self.hub.is_idle() {
                 tick = tick.min(now + TICK);
             }
+            self.fill(now);
             self.send();
             self.tell(now);
             if self.out.handed >= HANDED_AT_ONCE {
@@ -176,7 +194,17 @@ impl ShardTask {
         if !self.rest.is_empty() {
             return Woken::LiveRest;
         }
+        if !self.pages.is_empty() {
+            return Woken::HistoryRest;
+        }
         let unsent = self.unsent;
+        let fill_at = self.fill_at;
+        let fill = async {
+            match fill_at {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
         let inbox = &self.inbox;
         let asked = inbox.filled();
         let ticked = tokio::time::sleep_until(tick);
@@ -203,6 +231,7 @@ impl ShardTask {
                     () = asked => Woken::Asked,
                     () = ticked => Woken::Tick,
                     () = tokio::time::sleep(SEND_AGAIN), if unsent => Woken::SendAgain,
+                    () = fill => Woken::FillAgain,
                 }
             }
         }
@@ -247,11 +276,30 @@ impl ShardTask {
 
     fn history(&mut self) {
         let now = self.now();
-        for page in std::mem::take(&mut self.history) {
+        while let Some(page) = self.pages.pop_front() {
             if self.out.detach.is_some() {
+                self.pages.clear();
+                return;
+            }
+            if self.out.handed >= HANDED_IN_ROUND {
+                self.pages.push_front(page);
                 return;
             }
             self.hub.history_page(now, page, &mut self.out);
+        }
+    }
+
+    /// Closes gaps a step further, when it is time. Looked at in every round, because the timer
+    /// alone would wait for ever while frames are always ready.
+    fn fill(&mut self, now: Instant) {
+        if self.fill_at.is_some_and(|at| now >= at) {
+            self.hub.continue_fills(self.now(), &mut self.out);
+            self.fill_at = None;
+        }
+        if !self.hub.fills_wait() {
+            self.fill_at = None;
+        } else if self.fill_at.is_none() {
+            self.fill_at = Some(now + FILL_AGAIN);
         }
     }
 
@@ -306,6 +354,7 @@ impl ShardTask {
         self.live.clear();
         self.rest.clear();
         self.history.clear();
+        self.pages.clear();
         self.unsent = false;
         self.link = Link::Waiting(Instant::now() + wait);
     }

@@ -118,6 +118,12 @@ impl<E> Outbox<E> {
         Pushed::Queued
     }
 
+    /// Bytes that wait, those being written included.
+    pub(crate) fn backlog(&self) -> usize {
+        let state = self.state.lock();
+        state.bytes + state.held
+    }
+
     /// Wakes the task: its timer may be due.
     pub(crate) fn wake(&self) {
         let waker = self.state.lock().waker.take();

@@ -20,6 +20,12 @@ impl Frames {
         frame.get_or_insert_with(|| encode(dialect)).clone()
     }
 
+    /// Bytes of the longest.
+    pub(super) fn longest(&self) -> usize {
+        let length = |frame: &Option<Bytes>| frame.as_ref().map_or(0, Bytes::len);
+        length(&self.json).max(length(&self.protobuf))
+    }
+
     /// How many were made.
     pub(super) fn made(&self) -> u64 {
         u64::from(self.json.is_some()) + u64::from(self.protobuf.is_some())

@@ -1,5 +1,10 @@
 //! Filling a gap: publications between a room's position and its live ones are read from the log
 //! before anything newer is delivered.
+//!
+//! Only live publications may overflow the queue of a session that reads. So a gap is closed in
+//! steps, page by page: the next step of a room waits until its subscribers have taken most of the
+//! last one, and is no longer than what is left of their queues. A subscriber that does not read
+//! holds the others up for a moment and is not waited for again.
 
 use std::collections::VecDeque;
 
@@ -7,8 +12,11 @@ use gb6_core_model::{ErrorCode, Offset, limits};
 use gb6_core_wire::mesh::{HistoryPage, Publication};
 
 use super::reads::Purpose;
-use super::room::{Filling, Follow, Room, RoomId};
+use super::room::{Filling, Follow, Room, RoomId, Subscriber};
 use super::{Hub, HubOut};
+
+/// Frames handed to subscribers after which the rest of the gaps waits for the next round.
+const ROUND_FRAMES: u64 = 16 * 1024;
 
 impl Filling {
     /// A live publication came: kept if it follows the ones kept and fits, else read later.
@@ -33,8 +41,19 @@ impl Filling {
         kept || !newer
     }
 
-    /// The kept publication that follows `position`; older ones are dropped.
+    /// The publication that follows `position`, as far as it has been read or kept.
     fn next(&mut self, position: Offset) -> Option<Publication> {
+        while let Some(publication) = self.ready.pop_front() {
+            self.ready_bytes -= publication.size();
+            if publication.offset == position + 1 {
+                return Some(publication);
+            }
+        }
+        self.next_kept(position)
+    }
+
+    /// The kept publication that follows `position`; older ones are dropped.
+    fn next_kept(&mut self, position: Offset) -> Option<Publication> {
         while self.ahead.front()?.offset <= position + 1 {
             let publication = self.ahead.pop_front()?;
             self.ahead_bytes -= publication.size();
@@ -46,14 +65,21 @@ impl Filling {
     }
 }
 
-/// Takes the content of a publication that is kept behind a gap away.
+/// Takes the content of a publication away that closes a gap or is kept behind one.
 pub(super) fn erase_ahead(follow: &mut Follow, offset: Offset) {
-    if let Follow::Filling(filling) = follow
-        && let Some(kept) = filling.ahead.iter_mut().find(|p| p.offset == offset)
-    {
-        filling.ahead_bytes -= kept.size();
-        kept.erase();
-        filling.ahead_bytes += kept.size();
+    let Follow::Filling(filling) = follow else {
+        return;
+    };
+    let filling = &mut **filling;
+    for (list, bytes) in [
+        (&mut filling.ahead, &mut filling.ahead_bytes),
+        (&mut filling.ready, &mut filling.ready_bytes),
+    ] {
+        if let Some(kept) = list.iter_mut().find(|p| p.offset == offset) {
+            *bytes -= kept.size();
+            kept.erase();
+            *bytes += kept.size();
+        }
     }
 }
 
@@ -73,6 +99,12 @@ impl<S: Clone> Hub<S> {
             ahead_bytes: 0,
             read: None,
             retry_at: 0,
+            ready: VecDeque::new(),
+            ready_bytes: 0,
+            paused: false,
+            progress: false,
+            waits_since: None,
+            too_slow: Vec::new(),
         };
         if let Some(publication) = live {
             self.keep_ahead(&mut filling, publication, room.position);
@@ -134,7 +166,6 @@ impl<S: Clone> Hub<S> {
         page: HistoryPage,
         out: &mut impl HubOut<S>,
     ) {
-        let before = room.position;
         let trimmed = page.error == ErrorCode::UnrecoverablePosition.code();
         if page.error != 0 && !trimmed {
             filling.retry_at = self.retry_later(now, id);
@@ -153,25 +184,104 @@ impl<S: Clone> Hub<S> {
             }
         }
         room.first = room.first.max(page.first);
-        for publication in page.publications {
-            if publication.offset == room.position + 1 {
-                self.fan_out(room, publication, out);
-            }
+        filling.progress = false;
+        filling.ready_bytes = page.publications.iter().map(Publication::size).sum();
+        filling.ready = page.publications.into();
+        self.step(now, id, room, filling, out);
+    }
+
+    /// Hands out the next publications of a gap, as many as are good at once; at the end of what
+    /// is here the gap is closed, or the log is read again.
+    fn step(
+        &mut self,
+        now: u64,
+        id: RoomId,
+        room: &mut Room<S>,
+        mut filling: Box<Filling>,
+        out: &mut impl HubOut<S>,
+    ) {
+        let mut left = self.config.fill_step_bytes.max(1);
+        filling.paused = !self.have_room(now, room, &mut filling, out);
+        while !filling.paused
+            && let Some(publication) = filling.next(room.position)
+        {
+            let bytes = self.fan_out(room, publication, out);
+            filling.progress = true;
+            left = left.saturating_sub(bytes);
+            filling.paused = left == 0;
         }
-        while let Some(publication) = filling.next(room.position) {
-            self.fan_out(room, publication, out);
-        }
-        if filling.ahead.is_empty() && room.position >= filling.target {
+        if filling.paused {
+            self.fills_paused.push_back(id);
+        } else if filling.ahead.is_empty() && room.position >= filling.target {
             room.follow = Follow::Live;
             return;
-        }
-        if room.position > before {
+        } else if filling.progress {
             filling.read = Some(self.ask_fill(id, room));
         } else {
             // The log does not show yet what is known to exist.
             filling.retry_at = self.retry_later(now, id);
         }
         room.follow = Follow::Filling(filling);
+    }
+
+    /// Whether every subscriber that is worth waiting for has taken most of what it was sent.
+    fn have_room(
+        &self,
+        now: u64,
+        room: &Room<S>,
+        filling: &mut Filling,
+        out: &impl HubOut<S>,
+    ) -> bool {
+        let most = self.config.fill_backlog_bytes;
+        let is_long = |s: &&Subscriber<S>| {
+            out.backlog(&s.handle) > most && !filling.too_slow.contains(&s.session)
+        };
+        let mut long = room.subscribers.iter().filter(is_long).peekable();
+        if long.peek().is_none() {
+            filling.waits_since = None;
+            return true;
+        }
+        let since = filling.waits_since.unwrap_or(now);
+        if now < since.saturating_add(self.config.fill_patience_ms) {
+            filling.waits_since = Some(since);
+            return false;
+        }
+        let too_slow: Vec<_> = long.map(|s| s.session).collect();
+        filling.too_slow.extend(too_slow);
+        filling.waits_since = None;
+        true
+    }
+
+    /// Whether gaps wait for [`Hub::continue_fills`].
+    pub fn fills_wait(&self) -> bool {
+        !self.fills_paused.is_empty()
+    }
+
+    /// Goes on with gaps of which only a part was handed out: call it after sessions had a chance
+    /// to write, every few ms while [`Hub::fills_wait`].
+    pub fn continue_fills(&mut self, now_ms: u64, out: &mut impl HubOut<S>) {
+        self.now = now_ms;
+        let until = self.counters.fan_out + ROUND_FRAMES;
+        for _ in 0..self.fills_paused.len() {
+            if self.counters.fan_out >= until {
+                break;
+            }
+            let Some(id) = self.fills_paused.pop_front() else {
+                break;
+            };
+            let Some(mut room) = self.take_room(id) else {
+                continue;
+            };
+            match std::mem::replace(&mut room.follow, Follow::Live) {
+                Follow::Filling(filling) if filling.paused => {
+                    self.step(now_ms, id, &mut room, filling, out);
+                    self.serve_joiners(id, &mut room, out);
+                }
+                other => room.follow = other,
+            }
+            self.put_room(id, room);
+        }
+        self.start_reads(now_ms, out);
     }
 
     /// A room's failed read is due again.
@@ -181,6 +291,7 @@ impl<S: Clone> Hub<S> {
         };
         if let Follow::Filling(filling) = &room.follow
             && filling.read.is_none()
+            && !filling.paused
             && filling.retry_at <= now
         {
             let read = self.ask_fill(id, &room);

@@ -54,6 +54,8 @@ impl<S: Clone> Hub<S> {
         self.queries.link_down();
         self.interests.link_down();
         self.ahead_bytes = 0;
+        self.ready_bytes = 0;
+        self.fills_paused.clear();
         for id in 0..self.rooms.bound() {
             if let Some(room) = self.rooms.get_mut(id) {
                 room.follow = Follow::Asking;

@@ -84,13 +84,14 @@ impl<S: Clone> Hub<S> {
         self.start_reads(now, out);
     }
 
-    /// Hands the publication behind the position to every subscriber.
+    /// Hands the publication behind the position to every subscriber. Returns the bytes that each
+    /// got at most.
     pub(super) fn fan_out(
         &mut self,
         room: &mut Room<S>,
         publication: Publication,
         out: &mut impl HubOut<S>,
-    ) {
+    ) -> usize {
         debug_assert_eq!(publication.offset, room.position + 1);
         room.position = publication.offset;
         let mut frames = Frames::default();
@@ -105,6 +106,7 @@ impl<S: Clone> Hub<S> {
         self.counters.fan_out += room.subscribers.len() as u64;
         self.counters.encoded += frames.made();
         room.ring.push(Arc::new(Recent::new(publication)));
+        frames.longest()
     }
 
     /// The log can not continue what the subscribers have: they are told to begin again, and the
@@ -128,6 +130,7 @@ impl<S: Clone> Hub<S> {
         let room = self.rooms.take(id)?;
         self.ring_bytes -= room.ring.bytes();
         self.ahead_bytes -= room.ahead_bytes();
+        self.ready_bytes -= room.ready_bytes();
         Some(room)
     }
 
@@ -136,6 +139,7 @@ impl<S: Clone> Hub<S> {
         room.ring.trim_to(self.config.ring_room_bytes);
         self.ring_bytes += room.ring.bytes();
         self.ahead_bytes += room.ahead_bytes();
+        self.ready_bytes += room.ready_bytes();
         self.rooms.put(id, room);
         // The hand goes round the rooms and takes half of what each remembers.
         while self.ring_bytes > self.config.ring_bytes {

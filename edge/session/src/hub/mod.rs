@@ -63,6 +63,10 @@ pub struct Hub<S> {
     ring_bytes: usize,
     /// Of live publications that are kept behind gaps.
     ahead_bytes: usize,
+    /// Of publications that were read to close gaps and are to be handed out.
+    ready_bytes: usize,
+    /// Rooms with a gap of which only a part was handed out.
+    fills_paused: VecDeque<RoomId>,
     /// Where the search for ring bytes to give back goes on.
     ring_hand: RoomId,
     /// The time of the present input.
@@ -130,6 +134,8 @@ impl<S: Clone> Hub<S> {
             idle: VecDeque::new(),
             ring_bytes: 0,
             ahead_bytes: 0,
+            ready_bytes: 0,
+            fills_paused: VecDeque::new(),
             ring_hand: 0,
             now: 0,
             counters: HubCounters::default(),
@@ -221,6 +227,7 @@ impl<S: Clone> Hub<S> {
         self.tick_queries(now_ms, out);
         self.tick_evictions(now_ms, out);
         self.tick_reads(now_ms, out);
+        self.continue_fills(now_ms, out);
         self.tick_idle(now_ms, out);
     }
 
@@ -247,6 +254,7 @@ impl<S: Clone> Hub<S> {
             at_door: self.doors.waiting(),
             ring_bytes: self.ring_bytes,
             ahead_bytes: self.ahead_bytes,
+            ready_bytes: self.ready_bytes,
             evictions_waiting: self.evictions.waiting.len(),
         }
     }
@@ -391,6 +399,7 @@ impl<S: Clone> Hub<S> {
         if let Some(room) = self.rooms.remove(id) {
             self.ring_bytes -= room.ring.bytes();
             self.ahead_bytes -= room.ahead_bytes();
+            self.ready_bytes -= room.ready_bytes();
             match room.interest {
                 Interest::Untold => {}
                 Interest::Waiting(entry) => self.interests.withdraw(entry),

@@ -15,6 +15,10 @@ pub trait HubOut<S> {
     /// Queue a complete WebSocket frame. Called once per subscriber of a room: the same `Bytes`
     /// for all of one dialect.
     fn deliver(&mut self, to: &S, frame: Bytes);
+    /// Bytes that wait to be written to a session's client.
+    fn backlog(&self, _to: &S) -> usize {
+        0
+    }
     /// Answer a session's request: `Session::complete`.
     fn complete(&mut self, to: &S, token: u64, answer: Answer);
     /// Tell a session something unasked: `Session::notice`.
@@ -71,10 +75,23 @@ pub struct HubConfig {
     pub ahead_bytes: usize,
     /// The same for all rooms of this hub together.
     pub ahead_total_bytes: usize,
-    /// History reads of sessions under way at once; others wait, and equal ones are asked once.
+    /// Bytes that close a gap of one room and are handed to each subscriber at once.
+    pub fill_step_bytes: usize,
+    /// Bytes that may wait for a subscriber when the next of them are handed out.
+    pub fill_backlog_bytes: usize,
+    /// How long a gap of a room waits for a subscriber for whom more waits, in ms.
+    pub fill_patience_ms: u64,
+    /// Bytes that were read to close gaps and wait to be handed out, in all rooms, from which on
+    /// no more is read for gaps.
+    pub fill_ready_bytes: usize,
+    /// History reads of sessions under way at once, three quarters of them of one instance at most;
+    /// others wait, and equal ones are asked once.
     pub reads_in_flight: usize,
-    /// History reads of sessions that may wait; further ones get 111.
+    /// History reads of sessions of one instance that may wait; further ones get 111.
     pub reads_waiting: usize,
+    /// Reads of the hub itself (filling, recovery) under way at once; others wait, at most three
+    /// for each room.
+    pub own_reads_in_flight: usize,
     /// Questions (presence, traces) that the owner may be asked at once; equal ones are asked once.
     pub queries_in_flight: usize,
     /// Questions of one instance that may wait; further ones get 111.
@@ -107,8 +124,13 @@ impl Default for HubConfig {
             ring_bytes: 64 * 1024 * 1024,
             ahead_bytes: 1024 * 1024,
             ahead_total_bytes: 32 * 1024 * 1024,
-            reads_in_flight: 16,
-            reads_waiting: 20_000,
+            fill_step_bytes: 64 * 1024,
+            fill_backlog_bytes: 256 * 1024,
+            fill_patience_ms: 2_000,
+            fill_ready_bytes: 8 * 1024 * 1024,
+            reads_in_flight: 8,
+            reads_waiting: 8_192,
+            own_reads_in_flight: 8,
             queries_in_flight: 64,
             queries_waiting: 4_096,
             fill_ms: 10_000,
@@ -197,6 +219,8 @@ pub struct HubGauges {
     pub ring_bytes: usize,
     /// Bytes of live publications kept behind gaps.
     pub ahead_bytes: usize,
+    /// Bytes read to close gaps that wait to be handed out.
+    pub ready_bytes: usize,
     /// Subscriptions that wait to be ended.
     pub evictions_waiting: usize,
 }

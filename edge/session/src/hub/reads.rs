@@ -1,4 +1,8 @@
 //! Reads of the log on the catch-up stream: bounded in number, equal ones of sessions made once.
+//!
+//! The hub's own reads, on which live delivery and recovery wait, have places of their own and
+//! never stand behind those of sessions. Among these instances take turns, and none has all
+//! places.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -8,6 +12,7 @@ use gb6_core_wire::mesh::{Erased, HistoryPage, HistoryRequest, Publication, Room
 
 use super::erase::ErasedMeanwhile;
 use super::room::{Room, RoomId};
+use super::turns::Turns;
 use super::{Asked, Hub, HubOut, Op};
 use crate::request::{Answer, HistoryAnswer, HistoryQuery};
 
@@ -45,8 +50,8 @@ pub(super) struct Reads {
     in_flight: BTreeMap<u64, Read>,
     /// At most one of each purpose for each room.
     internal: VecDeque<(HistoryRequest, Purpose)>,
-    /// Pages in order, each with the operations that wait for it.
-    pages: VecDeque<PageKey>,
+    pages: Turns<PageKey>,
+    /// The operations that wait for each page.
     waiting: BTreeMap<PageKey, Vec<u64>>,
     /// Rooms whose read failed, with when to look at them again.
     retries: VecDeque<(u64, RoomId)>,
@@ -60,7 +65,7 @@ impl Reads {
         for read in std::mem::take(&mut self.in_flight).into_values() {
             if let What::Page(key, ops) = read.what {
                 if !self.waiting.contains_key(&key) {
-                    self.pages.push_back(key.clone());
+                    self.pages.push(&key.0.instance, key.clone());
                 }
                 self.waiting.entry(key).or_default().extend(ops);
             }
@@ -74,6 +79,26 @@ impl Reads {
                 read.erased.add(frame.offset);
             }
         }
+    }
+
+    /// How many reads of the hub itself are under way.
+    fn own(&self) -> usize {
+        let own = |read: &&Read| matches!(read.what, What::Internal(_));
+        self.in_flight.values().filter(own).count()
+    }
+
+    /// Takes the next of the hub's own reads; none for gaps unless `fills`.
+    fn next_own(&mut self, fills: bool) -> Option<(HistoryRequest, Purpose)> {
+        let may = |purpose: &Purpose| fills || !matches!(purpose, Purpose::Fill(_));
+        let at = self.internal.iter().position(|(_, purpose)| may(purpose))?;
+        self.internal.remove(at)
+    }
+
+    /// How many reads of an instance's sessions are under way.
+    fn of_instance(&self, instance: &str) -> usize {
+        let its =
+            |read: &&Read| matches!(read.what, What::Page(..)) && read.room.instance == instance;
+        self.in_flight.values().filter(its).count()
     }
 
     fn sent(&mut self, now: u64, request: &HistoryRequest, what: What) {
@@ -99,7 +124,8 @@ impl<S: Clone> Hub<S> {
         let key = (asked.room.clone(), query);
         let shared = self.reads.waiting.contains_key(&key);
         // Overflow policy of this queue: the newest is refused.
-        if !shared && self.reads.pages.len() >= self.config.reads_waiting {
+        let waiting = self.reads.pages.waiting(&key.0.instance);
+        if !shared && waiting >= self.config.reads_waiting {
             let refused = Answer::Failed(ErrorCode::TooManyRequests);
             return out.complete(&asked.handle, asked.token, refused);
         }
@@ -107,7 +133,7 @@ impl<S: Clone> Hub<S> {
         if shared {
             self.counters.reads_shared += 1;
         } else {
-            self.reads.pages.push_back(key.clone());
+            self.reads.pages.push(&key.0.instance, key.clone());
         }
         self.reads.waiting.entry(key).or_default().push(op);
         self.start_reads(asked.now, out);
@@ -144,18 +170,32 @@ impl<S: Clone> Hub<S> {
         at
     }
 
-    /// Sends what may be sent: the hub's own reads first.
+    /// Sends what may be sent.
     pub(super) fn start_reads(&mut self, now: u64, out: &mut impl HubOut<S>) {
         if !self.lease.is_attached() {
             return;
         }
-        while self.reads.in_flight.len() < self.config.reads_in_flight.max(1) {
-            if let Some((request, purpose)) = self.reads.internal.pop_front() {
-                self.reads.sent(now, &request, What::Internal(purpose));
-                out.to_history(request);
-                continue;
-            }
-            let Some(key) = self.reads.pages.pop_front() else {
+        let fills = self.ready_bytes < self.config.fill_ready_bytes.max(1);
+        let mut own = self.reads.own();
+        while own < self.config.own_reads_in_flight.max(1)
+            && let Some((request, purpose)) = self.reads.next_own(fills)
+        {
+            own += 1;
+            self.reads.sent(now, &request, What::Internal(purpose));
+            out.to_history(request);
+        }
+        self.start_pages(now, out);
+    }
+
+    fn start_pages(&mut self, now: u64, out: &mut impl HubOut<S>) {
+        let most = self.config.reads_in_flight.max(1);
+        // The last quarter is left to other instances.
+        let most_of_one = most.div_ceil(4).saturating_mul(3).min(most);
+        while self.reads.in_flight.len() - self.reads.own() < most {
+            let mut pages = std::mem::take(&mut self.reads.pages);
+            let next = pages.pop(|i| self.reads.of_instance(i) < most_of_one);
+            self.reads.pages = pages;
+            let Some(key) = next else {
                 return;
             };
             let mut ops = self.reads.waiting.remove(&key).unwrap_or_default();

@@ -37,6 +37,18 @@ pub(super) struct Filling {
     pub(super) read: Option<u64>,
     /// When to read again after a failure.
     pub(super) retry_at: u64,
+    /// What has been read and is to be handed out, ascending.
+    pub(super) ready: VecDeque<Publication>,
+    /// Its bytes.
+    pub(super) ready_bytes: usize,
+    /// Whether there is more to hand out than was handed out at once.
+    pub(super) paused: bool,
+    /// Whether the last read brought anything.
+    pub(super) progress: bool,
+    /// Since when subscribers are waited for whose queues are long.
+    pub(super) waits_since: Option<u64>,
+    /// Subscribers that have been waited for long enough.
+    pub(super) too_slow: Vec<SessionId>,
 }
 
 /// A read of older publications for subscribers that wait.
@@ -153,6 +165,14 @@ impl<S> Room<S> {
     pub(super) fn ahead_bytes(&self) -> usize {
         match &self.follow {
             Follow::Filling(filling) => filling.ahead_bytes,
+            Follow::Asking | Follow::Live => 0,
+        }
+    }
+
+    /// Bytes that have been read to close a gap and are to be handed out.
+    pub(super) fn ready_bytes(&self) -> usize {
+        match &self.follow {
+            Follow::Filling(filling) => filling.ready_bytes,
             Follow::Asking | Follow::Live => 0,
         }
     }

@@ -7,8 +7,10 @@
 mod client;
 mod hub_bounds;
 mod hub_erase;
+mod hub_fills;
 mod hub_model;
 mod hub_queries;
+mod hub_reads;
 mod hub_rules;
 mod owner;
 mod session_model;
