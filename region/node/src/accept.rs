@@ -11,14 +11,17 @@ use gb6_core_wire::mesh::{
     StreamOpen, ToEdge, ToOwner,
 };
 use gb6_region_shard::LinkId;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::worker::Input;
 
 /// Frames taken from a stream at once.
 const FRAMES_MAX: usize = 1024;
-/// History pages of one edge and shard that may be on their way.
-const PAGES_MAX: usize = 8;
+/// History pages of one edge and shard that may be on their way: as many as an edge asks for at
+/// once, its own reads and those of its sessions.
+const PAGES_MAX: usize = 16;
+/// Requests of one edge and shard that are worked on, those among them that wait for the index.
+const REQUESTS_MAX: usize = 256;
 
 /// The inboxes of the shards that this node owns.
 pub(crate) type Shards = Arc<HashMap<ShardRef, mpsc::Sender<Input>>>;
@@ -123,10 +126,15 @@ async fn catch_up(
     mut receiver: FrameReceiver<HistoryRequest>,
     inbox: mpsc::Sender<Input>,
 ) {
+    // Overflow policy of both: further requests stay in the stream, which the edge then finds full.
     let pages = Arc::new(Semaphore::new(PAGES_MAX));
+    let requests = Arc::new(Semaphore::new(REQUESTS_MAX));
     let sender = Arc::new(sender);
     while let Ok(Some(request)) = receiver.recv().await {
-        let Ok(permit) = pages.clone().acquire_owned().await else {
+        let (Ok(worked_on), Ok(place)) = (
+            requests.clone().acquire_owned().await,
+            pages.clone().acquire_owned().await,
+        ) else {
             return;
         };
         let input = Input::History {
@@ -134,7 +142,9 @@ async fn catch_up(
             request,
             reply: PageReply {
                 sender: sender.clone(),
-                _permit: permit,
+                pages: pages.clone(),
+                place: Some(place),
+                _worked_on: worked_on,
             },
         };
         if inbox.send(input).await.is_err() {
@@ -146,10 +156,26 @@ async fn catch_up(
 /// Where a page goes; one of the stream's places until it is queued.
 pub(crate) struct PageReply {
     sender: Arc<FrameSender<HistoryPage>>,
-    _permit: tokio::sync::OwnedSemaphorePermit,
+    pages: Arc<Semaphore>,
+    place: Option<OwnedSemaphorePermit>,
+    _worked_on: OwnedSemaphorePermit,
 }
 
 impl PageReply {
+    /// Leaves its place to others while there is nothing to read: what waits for the index must
+    /// not keep reads from memory waiting.
+    pub(crate) fn leave_place(&mut self) {
+        self.place = None;
+    }
+
+    /// Takes a place again.
+    pub(crate) async fn take_place(&mut self) {
+        if self.place.is_none() {
+            // It is never closed.
+            self.place = self.pages.clone().acquire_owned().await.ok();
+        }
+    }
+
     /// Queues the page behind those that wait; slow readers of history wait for themselves.
     pub(crate) async fn send(self, page: HistoryPage) {
         if let Err(error) = self.sender.send(Class::CatchUp, page).await {

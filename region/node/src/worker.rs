@@ -441,12 +441,12 @@ impl Worker {
         if let Some(page) = self.reader.tail_page(&read) {
             return self.reply(read.link, page);
         }
-        let Some(reply) = self.replies.remove(&(read.link, read.page.request)) else {
+        let Some(mut reply) = self.replies.remove(&(read.link, read.page.request)) else {
             return;
         };
         let (reader, reads) = (self.reader.clone(), self.reads.clone());
         tokio::spawn(async move {
-            let page = read_page(reader, reads, read).await;
+            let page = read_page(reader, reads, read, &mut reply).await;
             reply.send(page).await;
         });
     }
@@ -605,11 +605,17 @@ fn refuse_presence(sender: &FrameSender<ToEdge>, request: u64) {
 }
 
 /// Reads a page off the async threads. While the index does not reach far enough the read waits
-/// without holding a place, so that others go on.
-async fn read_page(reader: Arc<Reader>, reads: Arc<Semaphore>, read: HistoryRead) -> HistoryPage {
+/// without holding a place, neither of the shard's nor of its stream's, so that others go on.
+async fn read_page(
+    reader: Arc<Reader>,
+    reads: Arc<Semaphore>,
+    read: HistoryRead,
+    reply: &mut PageReply,
+) -> HistoryPage {
     let deadline = Instant::now() + INDEX_WAIT;
     let read = Arc::new(read);
     loop {
+        reply.take_place().await;
         let Ok(permit) = reads.acquire().await else {
             return Reader::failed(&read);
         };
@@ -618,7 +624,10 @@ async fn read_page(reader: Arc<Reader>, reads: Arc<Semaphore>, read: HistoryRead
         drop(permit);
         match page {
             Ok(Some(page)) => return page,
-            Ok(None) if Instant::now() < deadline => tokio::time::sleep(INDEX_POLL).await,
+            Ok(None) if Instant::now() < deadline => {
+                reply.leave_place();
+                tokio::time::sleep(INDEX_POLL).await;
+            }
             Ok(None) => return Reader::failed(&read),
             Err(error) => {
                 tracing::error!(%error, "a history read failed");

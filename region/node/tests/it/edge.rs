@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use gb6_core_mesh::{
@@ -10,10 +10,12 @@ use gb6_core_mesh::{
     QueueLimits, Timing,
 };
 use gb6_core_model::snapshot::{Instance, Namespace, Node, Region as Placed, Snapshot};
-use gb6_core_model::{Incarnation, InstanceEpoch, InstanceId, NodeId, Role, Slot};
+use gb6_core_model::{
+    ChannelKey, Incarnation, InstanceEpoch, InstanceId, NodeId, Role, ShardId, Slot,
+};
 use gb6_core_obs::{Health, Metrics};
 use gb6_core_ports::memory::{MemoryLogConfig, MemoryRooms, MemoryStorage};
-use gb6_core_ports::{RoomStore, ShardLog};
+use gb6_core_ports::{RoomEntry, RoomStore, ShardLog, StoreError};
 use gb6_core_wire::mesh::{
     Attach, Class, EdgeFrame, HistoryPage, HistoryRequest, OwnerFrame, Person, Publish, Purpose,
     RoomRef, ShardRef, StreamOpen, ToEdge, ToOwner,
@@ -77,6 +79,54 @@ fn snapshot(rules: Namespace) -> Arc<Snapshot> {
     })
 }
 
+/// The index, whose writes fail while it is stalled.
+pub(crate) struct Index {
+    pub(crate) rooms: Arc<MemoryRooms>,
+    pub(crate) stalled: AtomicBool,
+}
+
+impl RoomStore for Index {
+    fn put(&self, shard: ShardId, entries: &[RoomEntry], to: u64) -> Result<(), StoreError> {
+        if self.stalled.load(Ordering::Relaxed) {
+            let cause = "stalled".to_owned();
+            return Err(StoreError::Unavailable { cause });
+        }
+        self.rooms.put(shard, entries, to)
+    }
+
+    fn applied(&self, shard: ShardId) -> Result<u64, StoreError> {
+        self.rooms.applied(shard)
+    }
+
+    fn forward(
+        &self,
+        shard: ShardId,
+        room: &ChannelKey,
+        from: u64,
+        limit: usize,
+    ) -> Result<Vec<(u64, u64)>, StoreError> {
+        self.rooms.forward(shard, room, from, limit)
+    }
+
+    fn reverse(
+        &self,
+        shard: ShardId,
+        room: &ChannelKey,
+        from: u64,
+        limit: usize,
+    ) -> Result<Vec<(u64, u64)>, StoreError> {
+        self.rooms.reverse(shard, room, from, limit)
+    }
+
+    fn delete_below(&self, shard: ShardId, room: &ChannelKey, to: u64) -> Result<(), StoreError> {
+        self.rooms.delete_below(shard, room, to)
+    }
+
+    fn clear(&self, shard: ShardId) -> Result<(), StoreError> {
+        self.rooms.clear(shard)
+    }
+}
+
 /// What outlives a region: its disk.
 pub(crate) struct Machine {
     pub(crate) storage: MemoryStorage,
@@ -84,6 +134,7 @@ pub(crate) struct Machine {
     /// While set, the log's answers name one position more than was written.
     pub(crate) lies: Arc<AtomicBool>,
     pub(crate) config: RegionConfig,
+    pub(crate) index: Arc<Index>,
     network: MemoryNetwork,
     rules: Namespace,
     next_incarnation: u64,
@@ -91,11 +142,16 @@ pub(crate) struct Machine {
 
 impl Machine {
     pub(crate) fn new(rules: Namespace) -> Self {
+        let rooms = Arc::new(MemoryRooms::new());
         Self {
             storage: MemoryStorage::new(MemoryLogConfig::default()),
-            rooms: Arc::new(MemoryRooms::new()),
             lies: Arc::default(),
             config: RegionConfig::new(NodeId::from("r1")),
+            index: Arc::new(Index {
+                rooms: rooms.clone(),
+                stalled: AtomicBool::new(false),
+            }),
+            rooms,
             network: MemoryNetwork::new(),
             rules,
             next_incarnation: 1,
@@ -119,7 +175,7 @@ impl Machine {
         let keys = RecordKeys::default();
         keys.add("demo", 1, [7; 32]);
         let health = Health::new();
-        let rooms: Arc<dyn RoomStore> = self.rooms.clone();
+        let rooms: Arc<dyn RoomStore> = self.index.clone();
         let deps = RegionDeps {
             endpoint,
             snapshot,
@@ -267,6 +323,18 @@ impl Edge {
         since: u64,
         limit: u32,
     ) -> HistoryPage {
+        self.ask_history_of(room, since, limit);
+        let page = self.page().await;
+        assert_eq!(page.request, self.requests);
+        page
+    }
+
+    /// Asks for a page of history after `since`. Returns the request's number.
+    pub(crate) fn ask_history(&mut self, since: u64, limit: u32) -> u64 {
+        self.ask_history_of(room(), since, limit)
+    }
+
+    fn ask_history_of(&mut self, room: RoomRef, since: u64, limit: u32) -> u64 {
         self.requests += 1;
         let request = HistoryRequest {
             request: self.requests,
@@ -279,12 +347,14 @@ impl Edge {
         self.ask
             .try_send(Class::CatchUp, request)
             .expect("room in the lane");
+        self.requests
+    }
+
+    /// The next page.
+    pub(crate) async fn page(&mut self) -> HistoryPage {
         let page = tokio::time::timeout(PATIENCE, self.pages.recv()).await;
-        let page = page
-            .expect("a page in time")
+        page.expect("a page in time")
             .expect("a page")
-            .expect("a page");
-        assert_eq!(page.request, self.requests);
-        page
+            .expect("a page")
     }
 }

@@ -1,8 +1,8 @@
 //! A region on the reference log and the in-memory mesh, as an edge sees it.
 
 mod edge;
+mod index;
 mod lying;
 mod presence;
-mod index;
 mod retention;
 mod serve;

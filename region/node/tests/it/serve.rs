@@ -1,5 +1,6 @@
 //! Publishing, delivery, history, restart, index loss, erasure, full disk.
 
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use gb6_core_model::snapshot::Namespace;
@@ -260,4 +261,69 @@ async fn a_stream_for_a_foreign_shard_is_refused() {
         other => panic!("unexpected {other:?}"),
     }
     region.drain().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reads_that_wait_for_the_index_leave_their_places_to_others() {
+    let mut machine = Machine::new(Namespace::default());
+    machine.index.stalled.store(true, Ordering::Relaxed);
+    let _region = machine.start().await;
+    let mut edge = machine.edge("e1").await;
+    // More than memory holds: the oldest can be found by the index alone.
+    for n in 1..=120 {
+        let data = format!("\"{}\"", "x".repeat(60_000));
+        assert_eq!(edge.publish(1, n, data).await, (n, 0));
+    }
+    let deep: Vec<u64> = (0..40).map(|_| edge.ask_history(0, 5)).collect();
+    // The newest are in memory, and answered while the others wait.
+    for since in [110, 112, 114] {
+        let newest = edge.ask_history(since, 5);
+        let page = edge.page().await;
+        assert_eq!((page.request, page.error), (newest, 0));
+        assert_eq!(page.publications[0].offset, since + 1);
+    }
+    machine.index.stalled.store(false, Ordering::Relaxed);
+    let mut answered = Vec::new();
+    for _ in &deep {
+        let page = edge.page().await;
+        assert_eq!((page.error, page.publications[0].offset), (0, 1));
+        answered.push(page.request);
+    }
+    answered.sort_unstable();
+    assert_eq!(answered, deep);
+}
+
+/// A page ends at its bound in bytes, from memory and from the log, forwards and backwards.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_page_ends_at_its_bytes() {
+    let mut machine = Machine::new(Namespace::default());
+    let _region = machine.start().await;
+    let mut edge = machine.edge("e1").await;
+    for n in 1..=150 {
+        let data = format!("\"{}\"", "x".repeat(50_000));
+        assert_eq!(edge.publish(1, n, data).await, (n, 0));
+    }
+    let key = ChannelKey::new("demo".into(), Channel::parse("room:1").expect("a channel"));
+    let began = Instant::now();
+    while machine
+        .rooms
+        .forward(ShardId(0), &key, 1, 150)
+        .expect("an index")
+        .len()
+        < 150
+    {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        assert!(began.elapsed() < PATIENCE, "the index follows");
+    }
+    for since in [0, 120] {
+        let page = edge.history(since, 300).await;
+        let bytes: usize = page.publications.iter().map(|p| p.size()).sum();
+        assert_eq!(page.error, 0);
+        assert_eq!(page.publications.len(), 10, "from {since}");
+        assert!(bytes <= 512 * 1024 && bytes + page.publications[0].size() > 512 * 1024);
+        let offsets = page.publications.iter().map(|p| p.offset);
+        assert!(offsets.eq(since + 1..=since + 10));
+    }
+    let page = edge.history(140, 3).await;
+    assert_eq!(page.publications.len(), 3, "or at its number");
 }
