@@ -11,7 +11,7 @@ use std::fmt;
 use bytes::Bytes;
 use serde::Deserialize;
 
-use super::json::{bounded_map, bounded_names, or_default, raw};
+use super::json::{bounded_map, bounded_names, or_default, raw, raw_or_absent};
 
 /// One command: an id and one method. Use [`Command::method`] to find which.
 #[derive(Clone, PartialEq, Eq, prost::Message, Deserialize)]
@@ -159,7 +159,7 @@ pub struct SubscribeRequest {
     /// empty: none. It is parsed only where filters are allowed, by [`super::decode_filter`],
     /// because a tree unfolds to many times its bytes.
     #[prost(bytes = "bytes", tag = "13")]
-    #[serde(deserialize_with = "raw")]
+    #[serde(deserialize_with = "raw_or_absent")]
     pub tf: Bytes,
     /// Bits of [`subscribe_flags`].
     #[prost(int64, tag = "14")]

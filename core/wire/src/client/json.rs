@@ -113,6 +113,12 @@ pub(super) fn raw<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Bytes, D
     Ok(Bytes::copy_from_slice(value.get().as_bytes()))
 }
 
+/// As [`raw`], where `null` says that there is nothing.
+pub(super) fn raw_or_absent<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Bytes, D::Error> {
+    let value = raw(deserializer)?;
+    Ok(if value == "null" { Bytes::new() } else { value })
+}
+
 /// The map `subs` of a `connect`.
 pub(super) fn bounded_map<'de, D, V>(deserializer: D) -> Result<BTreeMap<String, V>, D::Error>
 where

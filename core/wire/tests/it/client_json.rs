@@ -68,6 +68,19 @@ fn every_method_is_found() {
 }
 
 #[test]
+fn a_filter_that_is_null_is_none() {
+    let tf = |value: &str| {
+        let got = decode(format!(
+            r#"{{"id":1,"subscribe":{{"channel":"c","tf":{value},"data":null}}}}"#
+        ));
+        *got.unwrap().remove(0).subscribe.unwrap()
+    };
+    assert!(tf("null").tf.is_empty());
+    assert_eq!(tf("{}").tf, "{}");
+    assert_eq!(tf(" null ").data, "null", "data may be null");
+}
+
+#[test]
 fn empty_frames_and_blank_lines_are_refused() {
     assert_eq!(decode(""), Err(CodecError::EmptyFrame));
     assert_eq!(decode("\n"), Err(CodecError::EmptyFrame));

@@ -181,12 +181,15 @@ impl Live {
             _ if id == 0 => return Err(Disconnect::BadRequest),
             _ => {}
         }
-        if refused {
+        // An unsubscribe makes room and always succeeds. It counts, so that a flood of them ends
+        // all the same; those without an answer are bounded by the subscriptions.
+        let makes_room = matches!(method, Method::Unsubscribe(_));
+        if refused && !makes_room {
             count(&turn.cx.counters.rate_refused);
             turn.fail(id, ErrorCode::TooManyRequests);
             return Ok(());
         }
-        if self.pending.len() >= turn.cx.config.in_flight_max {
+        if self.pending.len() >= turn.cx.config.in_flight_max && !makes_room {
             turn.fail(id, ErrorCode::TooManyRequests);
             return Ok(());
         }

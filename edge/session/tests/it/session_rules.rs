@@ -536,6 +536,38 @@ fn commands_over_the_rate_are_refused_then_the_session_ends() {
 }
 
 #[test]
+fn an_unsubscribe_succeeds_whatever_the_rate_and_counts() {
+    let mut desk = Desk::live();
+    desk.config.in_flight_max = 1;
+    let instance = desk.snapshot.instances.get_mut("demo").unwrap();
+    instance.command_rate = Some(CommandRate {
+        per_second: 1,
+        burst: 3,
+    });
+    desk.text(r#"{"id":2,"subscribe":{"channel":"room:1"}}"#);
+    assert_eq!(desk.requests().len(), 1);
+    // The only place for a request is taken; then the rate is used up too.
+    desk.text(r#"{"id":3,"ping":{}}"#);
+    desk.text(r#"{"id":4,"ping":{}}"#);
+    assert_eq!(desk.errors(), [(3, 111), (4, 111)]);
+    desk.text(r#"{"id":5,"unsubscribe":{"channel":"room:1"}}"#);
+    assert!(desk.replies().is_empty());
+    let leave = desk.requests().remove(0);
+    assert!(matches!(
+        leave.request,
+        gb6_edge_session::Request::Unsubscribe
+    ));
+    let left = gb6_edge_session::Answer::Unsubscribed;
+    desk.with(|s, cx, out| s.complete(cx, leave.token, left, out));
+    assert_eq!(desk.errors(), [(5, 0)]);
+    // A flood of them is over the rate like any other.
+    desk.text(r#"{"id":6,"unsubscribe":{"channel":"room:1"}}"#);
+    assert_eq!(desk.errors(), [(6, 0)]);
+    desk.text(r#"{"id":7,"unsubscribe":{"channel":"room:1"}}"#);
+    assert_eq!(desk.closed(), Some(Disconnect::TooManyRequests));
+}
+
+#[test]
 fn shutdown_says_why() {
     let mut desk = Desk::live();
     desk.with(|s, cx, out| s.shutdown(cx, Disconnect::Shutdown, out));
