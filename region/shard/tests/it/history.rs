@@ -107,6 +107,13 @@ fn below_the_first_kept_offset_is_said_not_skipped() {
     assert_eq!(ask(&mut w, l, since(90, 5, false)), Ok((91, 95)));
     assert_eq!(ask(&mut w, l, since(0, 0, false)), Ok((0, 0)));
     assert_eq!(ask(&mut w, l, from_end(300, true)), Ok((91, 100)));
+    // Backwards too: what is gone was there, but before the first of all there was nothing.
+    assert_eq!(ask(&mut w, l, since(93, 5, true)), Ok((91, 92)));
+    assert_eq!(ask(&mut w, l, since(92, 5, true)), Ok((91, 91)));
+    assert_eq!(ask(&mut w, l, since(91, 5, true)), Err(112));
+    assert_eq!(ask(&mut w, l, since(2, 5, true)), Err(112));
+    assert_eq!(ask(&mut w, l, since(1, 5, true)), Ok((0, 0)));
+    assert_eq!(ask(&mut w, l, since(91, 0, true)), Ok((0, 0)));
     let trims = w.log.iter().filter(|r| r.kind() == Kind::Trim).count();
     assert!(
         (1..10).contains(&trims),
@@ -143,6 +150,10 @@ fn age_trims_too() {
         "an empty room keeps its top"
     );
     assert_eq!(w.shard.top_offset(&room(1)), 21);
+    // Nothing is kept: a reader from any offset learns that there was something.
+    let l = w.attach(12);
+    assert_eq!(ask(&mut w, l, since(30, 5, true)), Err(112));
+    assert_eq!(ask(&mut w, l, since(21, 5, true)), Err(112));
     let _ = link;
 }
 
