@@ -14,6 +14,7 @@ mod edge;
 mod http;
 mod metrics;
 mod origin;
+mod pace;
 mod shards;
 mod shared;
 mod wheel;

@@ -17,6 +17,7 @@ use crate::clock::Clock;
 use crate::config::EdgeConfig;
 use crate::http::assets::AssetSource;
 use crate::metrics::EdgeMetrics;
+use crate::pace::Pace;
 use crate::shards::Shards;
 use crate::wheel::Wheel;
 use crate::ws::connection::{Event, SessionHandle};
@@ -33,6 +34,9 @@ pub(crate) struct Shared {
     pub(crate) registry: Metrics,
     pub(crate) health: Health,
     pub(crate) wheel: Wheel<SessionHandle>,
+    /// Subscriptions that may be ended because the log can not continue them: the clients come back
+    /// at once.
+    pub(crate) evictions: Pace,
     pub(crate) admission: Arc<Admission>,
     pub(crate) shards: Shards,
     pub(crate) assets: AssetSource,
@@ -67,6 +71,7 @@ impl Shared {
     pub(crate) fn new(parts: SharedParts) -> Self {
         let config = parts.config;
         let tick_ms = u64::try_from(config.tick.as_millis()).unwrap_or(u64::MAX);
+        let evictions = config.hub.evictions_per_second;
         let quiet = SessionConfig {
             ping_interval_ms: 0,
             ..config.session.clone()
@@ -80,6 +85,7 @@ impl Shared {
             registry: parts.registry,
             health: parts.health,
             wheel: Wheel::new(tick_ms),
+            evictions: Pace::new(evictions, evictions / 10),
             admission: parts.admission,
             shards: parts.shards,
             assets: parts.assets,

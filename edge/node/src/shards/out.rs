@@ -7,6 +7,7 @@ use bytes::Bytes;
 use gb6_core_wire::mesh::{HistoryRequest, OwnerFrame, RoomRef};
 use gb6_edge_session::{Answer, Detach, HubOut, Notice};
 
+use crate::shared::Shared;
 use crate::ws::connection::{Event, SessionHandle};
 use crate::ws::instance::InstanceTag;
 
@@ -40,6 +41,8 @@ pub(super) struct Outputs {
     pub(super) handed: usize,
     /// The instance of the room whose frames are being handed out.
     instance: InstanceTag,
+    /// With the pace of all hubs; `None`: each has its own alone.
+    shared: Option<Arc<Shared>>,
 }
 
 impl HubOut<Arc<SessionHandle>> for Outputs {
@@ -69,6 +72,11 @@ impl HubOut<Arc<SessionHandle>> for Outputs {
         let _ = to.outbox.event(Event::Notice(Box::new(notice)));
     }
 
+    fn may_evict(&mut self) -> bool {
+        let shared = self.shared.as_ref();
+        shared.is_none_or(|s| s.evictions.take(s.clock.now_ms()))
+    }
+
     fn to_owner(&mut self, frame: OwnerFrame) {
         if self.to_owner.len() >= OVERFLOW_FRAMES {
             self.overflowed = true;
@@ -96,6 +104,14 @@ impl HubOut<Arc<SessionHandle>> for Outputs {
 }
 
 impl Outputs {
+    /// Of a hub that shares its pace with the others of its edge.
+    pub(super) fn new(shared: &Arc<Shared>) -> Self {
+        Self {
+            shared: Some(shared.clone()),
+            ..Self::default()
+        }
+    }
+
     /// Frames that wait for the shard stream.
     pub(super) fn owner_queue(&self) -> usize {
         self.to_owner.len()

@@ -111,7 +111,7 @@ impl ShardTask {
             shard,
             inbox,
             report,
-            out: Outputs::default(),
+            out: Outputs::new(shared),
             link: Link::Waiting(now),
             failures: 0,
             hint: None,

@@ -342,6 +342,9 @@ impl<S: Clone> Hub<S> {
         let most = (pace * 100).max(1000);
         self.evictions.allowance = (self.evictions.allowance + passed * pace).min(most);
         while self.evictions.allowance >= 1000 {
+            if self.evictions.waiting.is_empty() || !out.may_evict() {
+                return;
+            }
             let Some((_, evicted)) = self.evictions.waiting.pop_first() else {
                 return;
             };

@@ -23,6 +23,11 @@ pub trait HubOut<S> {
     fn complete(&mut self, to: &S, token: u64, answer: Answer);
     /// Tell a session something unasked: `Session::notice`.
     fn notice(&mut self, to: &S, notice: Notice);
+    /// Whether one more subscription may be ended now because the log can not continue it: where
+    /// several hubs share one pace.
+    fn may_evict(&mut self) -> bool {
+        true
+    }
     /// Send on the shard stream. Order is kept.
     fn to_owner(&mut self, frame: OwnerFrame);
     /// Whether so much waits for the shard stream that publishes and interest are to be held back,
@@ -100,7 +105,8 @@ pub struct HubConfig {
     pub fill_ms: u64,
     /// From an internal read that failed to the next attempt, in ms.
     pub fill_retry_ms: u64,
-    /// Subscriptions ended a second because the log can not continue them.
+    /// Subscriptions ended a second because the log can not continue them, besides what
+    /// [`HubOut::may_evict`] says.
     pub evictions_per_second: u64,
     /// People in one part of a presence set.
     pub presence_part: usize,
