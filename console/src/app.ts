@@ -2,6 +2,7 @@
 //! are told when it changes.
 
 import { CallError, Connection, signIn, socketUrl, type Identity } from './connection.ts';
+import { Directory } from './directory.ts';
 import { roomNameProblem, roomOfFragment } from './names.ts';
 import { oneLine } from './payload.ts';
 import {
@@ -28,6 +29,8 @@ const RESUME_RETRY_MS = 1_500;
 /** Everything behind one signed-in person. */
 export class Session implements RoomEvents {
   readonly connection: Connection;
+  /** The rooms of everybody. */
+  readonly directory: Directory;
   #rooms: Room[] = [];
   #open: Room;
   #app: App;
@@ -42,7 +45,10 @@ export class Session implements RoomEvents {
     if (!first) throw new Error('a session has at least one room');
     this.#open = this.#rooms.find((room) => room.name === loadOpen()) ?? first;
     this.#open.show(true);
+    this.directory = new Directory(this.connection, () => this.#app.changed());
+    for (const { name } of this.#rooms) this.directory.announce(name);
     this.connection.onState = () => {
+      if (this.connection.isConnected) this.directory.reconnected();
       for (const room of this.#rooms) room.connectionChanged();
       this.#app.changed();
     };
@@ -52,6 +58,12 @@ export class Session implements RoomEvents {
   /** The rooms, in the order in which they were joined. */
   get rooms(): readonly Room[] {
     return this.#rooms;
+  }
+
+  /** Rooms that others have made and this tab is not in, in the order of the alphabet. */
+  get others(): readonly string[] {
+    const mine = new Set(this.#rooms.map(({ name }) => name));
+    return this.directory.list.names.filter((name) => !mine.has(name));
   }
 
   /** The room that is shown. */
@@ -74,6 +86,7 @@ export class Session implements RoomEvents {
       room = new Room({ name, read: null, unsent: [] }, this.connection, this);
       this.#rooms = [...this.#rooms, room];
       this.remember();
+      this.directory.announce(name);
     }
     this.select(room);
     return null;
@@ -111,6 +124,7 @@ export class Session implements RoomEvents {
   /** Ends everything. */
   close(): void {
     for (const room of this.#rooms) room.leave();
+    this.directory.close();
     this.connection.close();
   }
 

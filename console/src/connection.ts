@@ -2,6 +2,7 @@
 //! in the console's own types.
 
 import { Centrifuge, UnauthorizedError, type PublicationContext, type Subscription } from 'centrifuge';
+import type { DirectoryLink, Follower } from './directory.ts';
 import { channelOf } from './names.ts';
 import type { Connection as PresentConnection } from './people.ts';
 import type { Acknowledgement, Publication } from './timeline.ts';
@@ -87,7 +88,7 @@ export async function signIn(name: string): Promise<Identity> {
 }
 
 /** One person's connection. */
-export class Connection {
+export class Connection implements DirectoryLink {
   readonly identity: Identity;
   readonly url: string;
   /** Called after every change of {@link state}. */
@@ -133,6 +134,11 @@ export class Connection {
     return this.#state;
   }
 
+  /** Whether calls can be made. */
+  get isConnected(): boolean {
+    return this.#state.kind === 'connected';
+  }
+
   /** Starts, or starts again after a refusal, with a fresh token. */
   connect(again = false): void {
     if (again) this.#client.setToken('');
@@ -174,6 +180,18 @@ export class Connection {
     subscription.unsubscribe();
     subscription.removeAllListeners();
     this.#client.removeSubscription(subscription);
+  }
+
+  /** Follows a room that nobody looks at: only what is published in it. Ends when the answer is called. */
+  follow(room: string, follower: Follower): () => void {
+    const subscription = this.#client.newSubscription(channelOf(room), { positioned: true, recoverable: true });
+    subscription.on('subscribed', ({ wasRecovering, recovered }) => follower.followed(wasRecovering && recovered));
+    subscription.on('publication', (context) => {
+      const publication = publicationOf(context);
+      if (publication) follower.arrived(publication);
+    });
+    subscription.subscribe();
+    return () => this.forget(subscription);
   }
 
   /** Publishes durably. The id makes it safe to call again after any failure. */

@@ -2,17 +2,23 @@
 
 /** The namespace of rooms. */
 const NAMESPACE = 'room:';
-/** The longest room name, in characters. */
-export const ROOM_NAME_MAX = 200;
+/** The room in which the console keeps its list of rooms; nobody chats there. */
+export const DIRECTORY = '_rooms';
+/** The longest room name, in characters: a name is also the id under which its room is announced, and
+ * an id has at most 128 bytes. The server allows a whole channel 255. */
+export const ROOM_NAME_MAX = 128;
 /** The longest name of a person, in characters. */
 export const PERSON_NAME_MAX = 64;
 
-/** Why a room cannot have this name, or `null` when it can. */
+/** Why a room cannot have this name, or `null` when it can: stricter than the server's grammar of
+ * channels, never laxer. */
 export function roomNameProblem(name: string): string | null {
   if (name.length === 0) return 'Type a name for the room.';
   if (name.length > ROOM_NAME_MAX) return `A room's name has at most ${ROOM_NAME_MAX} characters.`;
   if (/\s/.test(name)) return 'A room’s name has no spaces; use - or _ instead.';
   if (!/^[\x21-\x7e]+$/.test(name)) return 'A room’s name has only letters a–z, digits and ASCII signs.';
+  if (name.includes('#')) return 'A room’s name has no #: the server keeps it for rooms of certain users.';
+  if (name === DIRECTORY) return `${DIRECTORY} is where the list of rooms is kept; take another name.`;
   return null;
 }
 

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { oneLine, show } from '../src/payload.ts';
-import { hueOf, initialsOf, roomNameProblem, roomOfFragment } from '../src/names.ts';
+import { hueOf, initialsOf, roomOfFragment } from '../src/names.ts';
 import { sdkExample } from '../src/views/sdkPanel.ts';
 
 test('every shape is shown as something', () => {
@@ -48,9 +48,7 @@ test('announcements are one line', () => {
   assert.equal(oneLine(undefined), 'an empty message');
 });
 
-test('names of rooms', () => {
-  for (const good of ['lobby', 'a', '~!@#$%^&*()', 'a:b', 'x'.repeat(200)]) assert.equal(roomNameProblem(good), null, good);
-  for (const bad of ['', 'a b', 'é', 'x'.repeat(201), 'tab\t', '\u007f']) assert.notEqual(roomNameProblem(bad), null, bad);
+test('rooms of links', () => {
   assert.equal(roomOfFragment('#team%2Fone'), 'team/one');
   assert.equal(roomOfFragment('#%'), null);
   assert.equal(roomOfFragment(''), null);

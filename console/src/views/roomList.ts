@@ -1,6 +1,7 @@
-//! The rooms of this tab and the field that joins another.
+//! The rooms of this tab, those that others have made, and the field that joins another.
 
 import type { App, Session } from '../app.ts';
+import { LISTED_MAX } from '../directory.ts';
 import { h, iconButton, icon, setAttributes, setChildren, setText } from '../dom.ts';
 import { count } from '../format.ts';
 import { ROOM_NAME_MAX } from '../names.ts';
@@ -23,6 +24,10 @@ export class RoomListView {
   #input: HTMLInputElement;
   #problem: HTMLElement;
   #rows = new Map<Room, Row>();
+  #others: HTMLElement;
+  #otherList: HTMLElement;
+  #otherRows = new Map<string, { element: HTMLElement; button: HTMLButtonElement }>();
+  #cut: HTMLElement;
 
   /** `opened` is called after a room was chosen. */
   constructor(app: App, session: Session, opened: () => void) {
@@ -44,11 +49,20 @@ export class RoomListView {
       oninput: () => this.#show(null),
     });
     this.#problem = h('p', { id: 'new-room-problem', class: 'problem', role: 'alert', 'data-testid': 'new-room-problem' });
+    this.#otherList = h('ul', {
+      class: 'rooms',
+      'data-testid': 'other-rooms',
+      'aria-labelledby': 'other-rooms-title',
+      onkeydown: (event) => this.#otherKey(event),
+    });
+    this.#cut = h('p', { class: 'hint' }, `Only the ${LISTED_MAX} rooms that were announced last are listed; any other can be joined by its name.`);
+    this.#others = h('section', { class: 'other-rooms' }, h('h2', { id: 'other-rooms-title' }, 'Rooms of others'), this.#otherList, this.#cut);
     this.element = h(
       'nav',
       { class: 'room-panel', 'aria-label': 'Rooms' },
       h('h2', {}, 'Rooms'),
       this.#list,
+      this.#others,
       h(
         'form',
         { class: 'new-room', onsubmit: (event) => this.#join(event) },
@@ -85,6 +99,57 @@ export class RoomListView {
         return row.element;
       }),
     );
+    this.#renderOthers();
+  }
+
+  #renderOthers(): void {
+    const { others, directory } = this.#session;
+    const names = new Set(others);
+    for (const name of this.#otherRows.keys()) if (!names.has(name)) this.#otherRows.delete(name);
+    setChildren(
+      this.#otherList,
+      others.map((name, n) => {
+        const row = this.#otherRows.get(name) ?? this.#otherRow(name);
+        // One stop of the Tab key; the arrows go on from there.
+        setAttributes(row.button, { tabindex: n === 0 ? 0 : -1 });
+        return row.element;
+      }),
+    );
+    setAttributes(this.#others, { hidden: others.length === 0 });
+    setAttributes(this.#cut, { hidden: !directory.list.cut });
+  }
+
+  #otherRow(name: string): { element: HTMLElement; button: HTMLButtonElement } {
+    const button = h(
+      'button',
+      {
+        type: 'button',
+        class: 'room',
+        'data-testid': `other-room-${name}`,
+        'data-unread': 0,
+        'aria-label': `Join ${name}`,
+        onclick: () => {
+          if (this.#session.join(name) === null) this.#opened();
+        },
+      },
+      h('span', { class: 'hash', 'aria-hidden': 'true' }, '#'),
+      h('span', { class: 'room-name' }, name),
+    );
+    const row = { element: h('li', {}, button), button };
+    this.#otherRows.set(name, row);
+    return row;
+  }
+
+  #otherKey(event: Event): void {
+    if (!(event instanceof KeyboardEvent)) return;
+    const { others } = this.#session;
+    const at = others.findIndex((name) => this.#otherRows.get(name)?.button === document.activeElement);
+    const last = others.length - 1;
+    const target = { ArrowDown: at + 1, ArrowUp: at - 1, Home: 0, End: last }[event.key];
+    if (at < 0 || target === undefined) return;
+    event.preventDefault();
+    const name = others[Math.max(0, Math.min(last, target))];
+    if (name !== undefined) this.#otherRows.get(name)?.button.focus();
   }
 
   #row(room: Room): Row {

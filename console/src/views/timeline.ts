@@ -180,8 +180,11 @@ export class TimelineView implements RowActions {
       const model = models[at];
       if (!model) return;
       if (!row.model || !sameRow(row.model, model)) {
+        const focused = row.element.contains(document.activeElement);
         setAttributes(row.element, rowAttributes(model));
         setChildren(row.element, rowContents(model, this));
+        // The button that was pressed is gone; without a focus in the row the keyboard would be lost.
+        if (focused && !row.element.contains(document.activeElement)) row.element.focus({ preventScroll: true });
       }
       row.model = model;
     });
