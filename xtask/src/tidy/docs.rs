@@ -1,4 +1,4 @@
-//! The rules about documentation: the invariants are listed, links lead somewhere, and the
+//! The rules about documentation: the invariants are listed, links and paths lead somewhere, and the
 //! commands that the README shows exist.
 
 use std::collections::BTreeSet;
@@ -28,13 +28,20 @@ pub(crate) fn check(root: &Path) -> Result<Vec<Finding>> {
     for entry in fs::read_dir(root)? {
         pages.push(entry?.path());
     }
+    pages.push(root.join("console/README.md"));
+    for entry in fs::read_dir(root.join("tests"))? {
+        let page = entry?.path().join("README.md");
+        pages.extend(page.exists().then_some(page));
+    }
     pages.sort();
     for page in pages
         .iter()
         .filter(|p| p.extension().is_some_and(|e| e == "md"))
     {
         let file = relative(root, page);
-        findings.extend(check_links(root, &file, &read(&file)?));
+        let text = read(&file)?;
+        findings.extend(check_links(root, &file, &text));
+        findings.extend(check_paths(root, &file, &text));
     }
     Ok(findings)
 }
@@ -124,6 +131,46 @@ fn check_links(root: &Path, file: &str, text: &str) -> Vec<Finding> {
             if !headings(&page).contains(heading) {
                 let message = format!("the link to {target} names a heading that is not there");
                 findings.push(Finding::error(file, n, "links", message));
+            }
+        }
+    }
+    findings
+}
+
+/// Folders whose files the documentation names by their paths from the root.
+const FOLDERS: [&str; 11] = [
+    ".ci",
+    "console",
+    "core",
+    "docs",
+    "edge",
+    "gb6",
+    "geo-config",
+    "region",
+    "scripts",
+    "tests",
+    "xtask",
+];
+
+/// Paths of the repository that stand in backticks exist.
+fn check_paths(root: &Path, file: &str, text: &str) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let mut fenced = false;
+    for (n, line) in text.lines().enumerate() {
+        if line.trim_start().starts_with("```") {
+            fenced = !fenced;
+        }
+        if fenced {
+            continue;
+        }
+        for code in line.split('`').skip(1).step_by(2) {
+            let plain = |c: char| c.is_ascii_alphanumeric() || "/._-".contains(c);
+            let ours = code
+                .split_once('/')
+                .is_some_and(|(folder, _)| FOLDERS.contains(&folder));
+            if ours && code.chars().all(plain) && !root.join(code).exists() {
+                let message = format!("`{code}` is no path of the repository");
+                findings.push(Finding::error(file, n + 1, "paths", message));
             }
         }
     }
@@ -226,6 +273,19 @@ mod tests {
             .collect();
         assert_eq!(lines, [2, 3, 4]);
         assert!(headings(text).contains("a-heading-here"));
+    }
+
+    #[test]
+    fn paths_in_backticks_exist() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+        let text = "`core/model` `xtask/src/main.rs` `core/*` `gb6/none stands here`\n\
+                    `gb6-mesh/1` `/readyz` `target/debug/gb6`\n`core/wire/src/gone.rs`\n\
+                    ```\n`docs/gone.md`\n```\n`docs/gone.md` and `scripts/gone`\n";
+        let lines: Vec<usize> = check_paths(root, "a.md", text)
+            .iter()
+            .map(|f| f.line)
+            .collect();
+        assert_eq!(lines, [3, 7, 7]);
     }
 
     #[test]
