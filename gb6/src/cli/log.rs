@@ -16,7 +16,7 @@ pub(crate) enum LogCommand {
         /// A data directory, or the folder of one shard in it
         dir: PathBuf,
     },
-    /// Read every record and check all of it; exit code 1 if anything is wrong
+    /// Read every record and checkpoint and check all of it; exit code 1 if anything is wrong
     Verify {
         /// A data directory, or the folder of one shard in it
         dir: PathBuf,
@@ -99,12 +99,13 @@ fn judged(log: &Path, found: &Verified) -> String {
     };
     let _ = writeln!(
         out,
-        "{}: {verdict}; positions {} to {}, {} records of {} rooms read",
+        "{}: {verdict}; positions {} to {}, {} records of {} rooms and {} checkpoints read",
         log.display(),
         found.range.first,
         found.range.next,
         found.records,
-        found.rooms
+        found.rooms,
+        found.checkpoints
     );
     for problem in &found.problems {
         let _ = writeln!(out, "  {problem}");

@@ -218,6 +218,23 @@ fn logs_can_be_looked_at_and_damage_is_found() {
     let whole = printed(dir.path(), &["log", "verify", "data"]);
     assert_eq!(whole.matches(": whole;").count(), 4, "{whole}");
 
+    // A damaged checkpoint is told apart from a damaged log.
+    let files = fs::read_dir(dir.path().join("data/shards/3")).unwrap();
+    let checkpoint = files
+        .map(|entry| entry.unwrap().path())
+        .find(|path| path.extension().is_some_and(|end| end == "ckpt"));
+    let checkpoint = checkpoint.unwrap();
+    let sound = fs::read(&checkpoint).unwrap();
+    fs::write(&checkpoint, &sound[..sound.len() - 1]).unwrap();
+    let output = run(dir.path(), &["log", "verify", "data"]);
+    let found = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{found}");
+    assert!(
+        found.contains(".ckpt") && found.contains("harmless"),
+        "{found}"
+    );
+    fs::write(&checkpoint, sound).unwrap();
+
     let segments = fs::read_dir(dir.path().join("data/shards/0")).unwrap();
     let mut segments: Vec<_> = segments
         .map(|entry| entry.unwrap().path())

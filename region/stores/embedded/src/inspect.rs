@@ -63,6 +63,8 @@ pub struct Verified {
     pub records: u64,
     /// Rooms among them.
     pub rooms: u64,
+    /// Whole checkpoints of it.
+    pub checkpoints: u64,
     /// Everything that is wrong, in the order of the log. Empty: the log is whole.
     pub problems: Vec<StoreError>,
     /// What readers pass over, and is no fault.
@@ -129,8 +131,9 @@ pub fn inspect_in<V: Vfs>(vfs: V) -> Result<LogInfo, StoreError> {
     })
 }
 
-/// Reads every record of the log in the shard folder at `path` and checks all that can be
-/// checked: checksums, order of positions, epochs, footers, and that each room's offsets ascend.
+/// Reads every record and checkpoint of the log in the shard folder at `path` and checks all that
+/// can be checked: checksums, order of positions, epochs, footers, and that each room's offsets
+/// ascend.
 pub fn verify(path: &Path) -> Verified {
     verify_in(RealVfs::existing(path))
 }
@@ -139,6 +142,8 @@ pub fn verify(path: &Path) -> Verified {
 pub fn verify_in<V: Vfs>(vfs: V) -> Verified {
     let mut found = Verified::default();
     let mut rooms = Rooms::default();
+    // Before the log: whatever a server writes meanwhile, its end is not before them.
+    let checkpoints = look::checkpoints(&vfs);
     match SegmentedLog::open(vfs.clone(), LogConfig::default()) {
         Ok(log) => {
             found.range = log.range();
@@ -177,7 +182,58 @@ pub fn verify_in<V: Vfs>(vfs: V) -> Verified {
         }
     }
     found.rooms = rooms.0.len() as u64;
+    judge_checkpoints(&vfs, checkpoints, &mut found);
     found
+}
+
+/// Adds what is wrong with the checkpoints, and what that means.
+fn judge_checkpoints<V: Vfs>(
+    vfs: &V,
+    checkpoints: Result<Vec<(Position, Option<StoreError>)>, StoreError>,
+    found: &mut Verified,
+) {
+    let checkpoints = match checkpoints {
+        Ok(checkpoints) => checkpoints,
+        Err(e) => return found.problems.push(e),
+    };
+    // A log that could not be opened has no end to compare with.
+    let opened = found.range != LogRange::default();
+    let end = found.range.next;
+    let is_ahead = |position: Position| opened && position > end;
+    let whole = checkpoints
+        .iter()
+        .filter(|(position, problem)| problem.is_none() && !is_ahead(*position));
+    found.checkpoints = whole.count() as u64;
+    let removed = found.range.first > 0 || found.records < end.saturating_sub(found.range.first);
+    let means = if found.checkpoints > 0 || !removed {
+        "harmless: a start replays more of the log instead, and the next checkpoint takes its place"
+    } else {
+        "no other is whole, and retention has removed records that only checkpoints cover: rooms of \
+         which nothing is kept begin anew and old message ids are forgotten, unless it is restored \
+         from a copy"
+    };
+    for (position, problem) in checkpoints {
+        match problem {
+            Some(StoreError::Corrupt {
+                segment,
+                byte,
+                position,
+                detail,
+            }) => found.problems.push(StoreError::Corrupt {
+                segment,
+                byte,
+                position,
+                detail: format!("{detail} ({means})"),
+            }),
+            Some(other) => found.problems.push(other),
+            None if is_ahead(position) => {
+                found
+                    .problems
+                    .push(look::checkpoint_ahead(vfs, position, end));
+            }
+            None => {}
+        }
+    }
 }
 
 /// Each room's last generation and offset.

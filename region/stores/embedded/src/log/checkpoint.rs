@@ -98,6 +98,36 @@ pub(crate) fn load<V: Vfs>(
     Ok(None)
 }
 
+/// The stored checkpoints, oldest first, each with what is wrong with it, if anything is. One that
+/// is replaced meanwhile is left out.
+pub(crate) fn check<V: Vfs>(vfs: &V) -> Result<Vec<(Position, Option<StoreError>)>, StoreError> {
+    let mut found = Vec::new();
+    for position in stored(vfs)? {
+        let name = name_of(position);
+        let problem = match read_file(vfs, &name, FILE_BYTES_MAX) {
+            Ok(data) => damage(&data, position).map(|detail| corrupt(vfs, position, detail)),
+            Err(_) if !vfs.exists(&name).named(vfs, "look for", &name)? => continue,
+            Err(e) => Some(e),
+        };
+        found.push((position, problem));
+    }
+    Ok(found)
+}
+
+/// The error of a checkpoint that is not whole.
+pub(crate) fn corrupt<V: Vfs>(
+    vfs: &V,
+    position: Position,
+    detail: impl Into<String>,
+) -> StoreError {
+    StoreError::Corrupt {
+        segment: vfs.path(&name_of(position)),
+        byte: 0,
+        position,
+        detail: detail.into(),
+    }
+}
+
 fn checksum(data: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(&data[..12]), &data[16..])
 }
@@ -112,7 +142,7 @@ fn is_whole_file<V: Vfs>(vfs: &V, position: Position) -> Result<bool, StoreError
     }
     let mut chunk = vec![0; READ_CHUNK.min(len as usize)];
     read_exact_at(&file, 0, &mut chunk).named(vfs, "read", &name)?;
-    if !has_header(&chunk, position, len) {
+    if header_damage(&chunk, position, len).is_some() {
         return Ok(false);
     }
     let (wanted, mut crc) = (u32_at(&chunk, 12), checksum(&chunk));
@@ -126,15 +156,29 @@ fn is_whole_file<V: Vfs>(vfs: &V, position: Position) -> Result<bool, StoreError
     Ok(crc == wanted)
 }
 
-fn has_header(data: &[u8], position: Position, len: u64) -> bool {
-    data[..8] == MAGIC[..]
-        && u32_at(data, 8) <= FORMAT_VERSION
-        && u64_at(data, 16) == position
-        && u64_at(data, 24) == len - HEADER_BYTES as u64
+fn is_whole(data: &[u8], position: Position) -> bool {
+    damage(data, position).is_none()
 }
 
-fn is_whole(data: &[u8], position: Position) -> bool {
-    data.len() >= HEADER_BYTES
-        && has_header(data, position, data.len() as u64)
-        && u32_at(data, 12) == checksum(data)
+/// What is wrong with the bytes of the checkpoint at `position`.
+fn damage(data: &[u8], position: Position) -> Option<&'static str> {
+    header_damage(data, position, data.len() as u64)
+        .or_else(|| (u32_at(data, 12) != checksum(data)).then_some("its checksum does not fit"))
+}
+
+/// What is wrong with the header of a checkpoint of `len` bytes that begins with `data`.
+fn header_damage(data: &[u8], position: Position, len: u64) -> Option<&'static str> {
+    if data.len() < HEADER_BYTES {
+        Some("the file ends inside its header")
+    } else if data[..8] != MAGIC[..] {
+        Some("it does not begin as a checkpoint does")
+    } else if u32_at(data, 8) > FORMAT_VERSION {
+        Some("a newer version wrote it")
+    } else if u64_at(data, 16) != position {
+        Some("it is of another position than its name says")
+    } else if u64_at(data, 24) != len - HEADER_BYTES as u64 {
+        Some("it has another length than its header says")
+    } else {
+        None
+    }
 }

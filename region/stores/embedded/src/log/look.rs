@@ -1,8 +1,10 @@
 //! What tools see of a log: its segments one by one, whole or not.
 
+use gb6_core_model::Position;
 use gb6_core_ports::{ConsumerState, LogRange, StoreError};
 use gb6_core_wire::record::Record;
 
+use super::checkpoint;
 use super::format::records_of;
 use super::reader::LogReader;
 use super::scan::{ScanOptions, scan};
@@ -40,6 +42,22 @@ pub(crate) fn segments<V: Vfs>(reader: &LogReader<V>) -> Vec<SegmentInfo> {
 /// The consumers as stored: none is marked as lapsed by looking.
 pub(crate) fn consumers<V: Vfs>(reader: &LogReader<V>) -> Vec<ConsumerState> {
     reader.shared.consumers.lock().all()
+}
+
+/// The checkpoints as stored: their positions, and what is wrong with each.
+pub(crate) fn checkpoints<V: Vfs>(
+    vfs: &V,
+) -> Result<Vec<(Position, Option<StoreError>)>, StoreError> {
+    checkpoint::check(vfs)
+}
+
+/// The error of a checkpoint that claims to cover more than the log holds.
+pub(crate) fn checkpoint_ahead<V: Vfs>(vfs: &V, position: Position, end: Position) -> StoreError {
+    let detail = format!(
+        "it lies ahead of the log's end at {end}, so the end of the log was lost, or the file is of \
+         another log: restore the segments from a copy, or remove it to go on with what is there"
+    );
+    checkpoint::corrupt(vfs, position, detail)
 }
 
 /// Reads all records of a segment from its bytes, not by its index, and answers how many.

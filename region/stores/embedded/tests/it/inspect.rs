@@ -37,6 +37,7 @@ fn a_whole_log_verifies_and_is_described() {
     let found = verify_in(shard.vfs());
     assert_eq!(found.problems, []);
     assert_eq!((found.range.next, found.rooms), (end + 1, 1));
+    assert_eq!(found.checkpoints, 1);
     let info = inspect_in(shard.vfs()).unwrap();
     let records: u64 = info.segments.iter().map(|s| s.records).sum();
     assert_eq!(records, found.records);
@@ -70,6 +71,66 @@ fn verify_names_every_damaged_byte() {
         });
         assert!(named, "{name}: {:?}", found.problems);
     }
+}
+
+/// What `verify` says of the checkpoints, which are the only thing wrong.
+fn said_of_checkpoints(shard: &SimShard) -> Vec<String> {
+    let found = verify_in(shard.vfs());
+    found
+        .problems
+        .iter()
+        .map(|problem| {
+            let text = problem.to_string();
+            assert!(text.contains(".ckpt"), "{text}");
+            text
+        })
+        .collect()
+}
+
+fn damage(shard: &SimShard, position: u64) {
+    let name = format!("{position:020}.ckpt");
+    let len = shard.vfs().open(&name).unwrap().len().unwrap();
+    assert!(shard.0.damage("shard", &name, len - 2, 1));
+}
+
+#[test]
+fn verify_names_a_damaged_checkpoint_and_says_what_it_means() {
+    let shard = SimShard::new(1);
+    let end = filled(&shard);
+    let (log, _) = owned(shard.vfs(), 9);
+    log.reader().save_checkpoint(7, b"state").unwrap();
+    log.reader().save_checkpoint(9, b"state").unwrap();
+    drop(log);
+    assert!(said_of_checkpoints(&shard).is_empty());
+    damage(&shard, 9);
+    let said = said_of_checkpoints(&shard);
+    assert_eq!(said.len(), 1, "{said:?}");
+    assert!(
+        said[0].contains("its checksum does not fit (harmless"),
+        "{said:?}"
+    );
+    // Nothing was removed: without any checkpoint all of it is replayed.
+    damage(&shard, 7);
+    let said = said_of_checkpoints(&shard);
+    assert!(
+        said.len() == 2 && said.iter().all(|s| s.contains("harmless")),
+        "{said:?}"
+    );
+
+    let (mut log, _) = owned(shard.vfs(), 10);
+    let drop_all = &mut |_: &gb6_core_wire::record::Record| Retain::Drop;
+    let rewritten = log.reader().prepare_rewrite(1, drop_all).unwrap();
+    log.install(rewritten).unwrap();
+    let said = said_of_checkpoints(&shard);
+    assert!(said.iter().all(|s| s.contains("begin anew")), "{said:?}");
+    // A whole one again: the damaged ones cover nothing that it does not.
+    log.reader().save_checkpoint(end, b"state").unwrap();
+    let said = said_of_checkpoints(&shard);
+    assert!(said.iter().all(|s| s.contains("harmless")), "{said:?}");
+    log.reader().save_checkpoint(end + 100, b"state").unwrap();
+    let said = said_of_checkpoints(&shard);
+    assert_eq!(said.len(), 1, "{said:?}");
+    assert!(said[0].contains("ahead of the log's end"), "{said:?}");
 }
 
 #[test]
