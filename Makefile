@@ -23,7 +23,8 @@ run: ## Build and start everything in one process (gb6 dev) on ./gb6-data
 mesh: ## Start geo, a region and two edges as processes on this machine, on ./mesh-data
 	@scripts/mesh.sh $(ARGS)
 
-test: ## Install what the tests need and run all of them
+test: ## Install what the tests need and run all of them, as root
+	@scripts/test.sh --check $(ARGS)
 	@scripts/install-build-deps.sh --node
 	@scripts/install-test-deps.sh
 	@scripts/test.sh $(ARGS)

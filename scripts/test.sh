@@ -5,6 +5,7 @@
 #   scripts/test.sh               every stage
 #   scripts/test.sh units         one stage
 #   scripts/test.sh --list        the stages
+#   scripts/test.sh --check ...   only whether this user can run them
 #
 # A new stage is a function stage_NAME and its name in STAGES, in the order in which CI runs them.
 set -euo pipefail
@@ -62,13 +63,27 @@ if [ "${1:-}" = --list ]; then
     printf '%s\n' "${STAGES[@]}"
     exit 0
 fi
+check=false
+if [ "${1:-}" = --check ]; then
+    check=true
+    shift
+fi
 [ "$#" -gt 0 ] || set -- "${STAGES[@]}"
 for stage in "$@"; do
     if ! declare -F "stage_$stage" >/dev/null; then
         echo "error: no stage $stage; stages are: ${STAGES[*]}" >&2
         exit 2
     fi
+    # Said now, and not after half an hour of other stages.
+    if [ "$stage" = crash ] && [ "$(id -u)" -ne 0 ]; then
+        others=${STAGES[*]}
+        echo "error: the stage crash makes and mounts file systems of its own, which only root may: run \`sudo make test\`, or the others with \`scripts/test.sh ${others% crash}\`" >&2
+        exit 1
+    fi
 done
+if [ "$check" = true ]; then
+    exit 0
+fi
 for stage in "$@"; do
     step "$stage" "stage_$stage"
 done

@@ -156,19 +156,19 @@ fn one_command_starts_everything() {
     assert!(said.contains("Starting gb6 dev --http"), "{said}");
 }
 
-/// A directory that `scripts/console.sh` takes for the repository, with a Node and an npm of ours.
-struct Console(tempfile::TempDir);
+/// A directory that the scripts take for the repository, with programs of ours before the system's.
+struct Sandbox(tempfile::TempDir);
 
-impl Console {
+impl Sandbox {
     fn new() -> Self {
-        let console = Self(tempfile::tempdir().unwrap());
+        let sandbox = Self(tempfile::tempdir().unwrap());
         for file in ["src/main.ts", "index.html", "package.json"] {
-            console.write(file, "");
+            sandbox.write(file, "");
         }
         for file in ["package-lock.json", "tsconfig.json", "vite.config.ts"] {
-            console.write(file, "");
+            sandbox.write(file, "");
         }
-        console
+        sandbox
     }
 
     fn write(&self, file: &str, text: &str) {
@@ -203,39 +203,65 @@ impl Console {
 
 #[test]
 fn a_console_that_can_not_be_built_is_left_out_and_an_old_one_is_built_again() {
-    let console = Console::new();
+    let sandbox = Sandbox::new();
     let left_out = |why: &str| {
-        let (code, said) = console.run(&["--if-missing"]);
+        let (code, said) = sandbox.run(&["--if-missing"]);
         assert_eq!(code, Some(0), "{said}");
         assert!(said.contains(why), "{said}");
         // Who asks for it is told that there is none.
-        assert_ne!(console.run(&[]).0, Some(0));
+        assert_ne!(sandbox.run(&[]).0, Some(0));
     };
-    console.program("npm", "echo unreachable >&2; exit 1");
+    sandbox.program("npm", "echo unreachable >&2; exit 1");
     for version in ["v18.20.4", "v20.18.1", "v21.7.0", "v22.11.0"] {
-        console.program("node", &format!("echo {version}"));
+        sandbox.program("node", &format!("echo {version}"));
         left_out(&format!("left out: Node {version} will not do"));
     }
     for version in ["v20.19.0", "v22.12.0", "v24.1.0"] {
-        console.program("node", &format!("echo {version}"));
+        sandbox.program("node", &format!("echo {version}"));
         left_out("left out: its npm packages can not be installed");
     }
 
     let npm = "case $1 in ci) mkdir -p node_modules; touch node_modules/.package-lock.json ;;\n\
                run) mkdir -p dist; echo once >>dist/runs; touch dist/index.html ;; esac";
-    console.program("npm", npm);
+    sandbox.program("npm", npm);
     let runs = || {
-        let (code, said) = console.run(&["--if-missing"]);
+        let (code, said) = sandbox.run(&["--if-missing"]);
         assert_eq!(code, Some(0), "{said}");
-        let runs = std::fs::read_to_string(console.0.path().join("console/dist/runs"));
+        let runs = std::fs::read_to_string(sandbox.0.path().join("console/dist/runs"));
         runs.unwrap().lines().count()
     };
     assert_eq!((runs(), runs()), (1, 1));
     for (n, source) in ["src/main.ts", "package-lock.json"].iter().enumerate() {
         let now = SystemTime::now();
-        console.modified(source, now + Duration::from_secs(3600));
+        sandbox.modified(source, now + Duration::from_secs(3600));
         assert_eq!(runs(), n + 2, "{source}");
-        console.modified(source, now - Duration::from_secs(3600));
+        sandbox.modified(source, now - Duration::from_secs(3600));
         assert_eq!(runs(), n + 2, "{source}");
     }
+}
+
+#[test]
+fn who_may_not_run_the_last_stage_is_told_before_the_first() {
+    let sandbox = Sandbox::new();
+    sandbox.program("id", "echo 1000");
+    let check = |stages: &[&str]| {
+        let mut command = script(sandbox.0.path(), "test.sh");
+        let path = format!("{}:/usr/bin:/bin", sandbox.0.path().join("bin").display());
+        command.arg("--check").args(stages).env("PATH", path);
+        let output = command.output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        (output.status.code(), said)
+    };
+    for stages in [&[][..], &["units", "crash"]] {
+        let (code, said) = check(stages);
+        assert_eq!(code, Some(1), "{said}");
+        let others = "scripts/test.sh units mutants sdk browser";
+        assert!(
+            said.contains("sudo make test") && said.contains(others),
+            "{said}"
+        );
+    }
+    assert_eq!(check(&["units", "sdk"]), (Some(0), String::new()));
+    sandbox.program("id", "echo 0");
+    assert_eq!(check(&[]), (Some(0), String::new()));
 }
