@@ -13,7 +13,7 @@ use crate::codec::Method;
 use crate::floor::append::{self, AppendPlan};
 use crate::load::fairness::FairnessPlan;
 use crate::load::fanout::FanoutPlan;
-use crate::load::figures::{AppendFigures, FanoutFigures, PublishFigures, cpu_ns};
+use crate::load::figures::{AppendFigures, FanoutFigures, PublishFigures, StormMemory, cpu_ns};
 use crate::load::idle::IdlePlan;
 use crate::load::publish::PublishPlan;
 use crate::load::reconnect::ReconnectPlan;
@@ -30,6 +30,14 @@ const BUDGET_QUICK: Duration = Duration::from_secs(150);
 const CLIENTS: usize = 10_000;
 /// The goal of an idle connection, in bytes.
 const IDLE_BYTES: f64 = 7_400.0;
+/// The goal of a client in a reconnect storm, in bytes of the edge's peak: four times that of an idle
+/// one. It has its session and its subscription as that one, the handshake's buffers, and what it
+/// missed (here ten publications of 200 bytes, some 3 kB with what is around them) once in its queue
+/// and once in its socket.
+const STORM_BYTES: f64 = 4.0 * IDLE_BYTES;
+/// The goal of a region in the storm, in bytes beyond those before: it knows no clients, but reads a
+/// page of at most 512 KiB for each of the 100 rooms.
+const STORM_REGION_BYTES: u64 = 64 * 1024 * 1024;
 
 struct All<'a> {
     args: &'a AllArgs,
@@ -123,6 +131,16 @@ fn show_us(ns: f64) -> String {
 /// The median over rounds of one side.
 fn over<T>(rounds: &[T], figure: impl Fn(&T) -> f64) -> f64 {
     median(rounds.iter().map(figure))
+}
+
+/// Whether the memory of a reconnect storm kept its bounds; `None`: the edge was not watched.
+fn storm_is_bounded(memory: &[StormMemory], clients: usize) -> Option<bool> {
+    memory.iter().find(|m| m.name == "edge")?;
+    let kept = memory.iter().all(|m| match m.name.as_str() {
+        "edge" => m.peak as f64 <= STORM_BYTES * clients as f64,
+        _ => m.peak <= m.before.resident + STORM_REGION_BYTES,
+    });
+    Some(kept)
 }
 
 impl All<'_> {
@@ -410,7 +428,10 @@ impl All<'_> {
         let peak: Vec<String> = figures
             .memory
             .iter()
-            .map(|m| format!("{} {:.0} MB at most", m.name, m.peak as f64 / 1e6))
+            .map(|m| {
+                let (before, peak) = (m.before.resident as f64 / 1e6, m.peak as f64 / 1e6);
+                format!("{} {before:.0} MB, then {peak:.0} MB at most", m.name)
+            })
             .collect();
         let whole = figures.back == plan.clients
             && figures.lost == 0
@@ -431,9 +452,13 @@ impl All<'_> {
         ));
         self.rows.push(Row::plain(
             "10000 clients reconnect at once, memory",
-            "bounded",
+            &format!(
+                "edge <= {:.1} kB a client, region + {} MiB",
+                STORM_BYTES / 1000.0,
+                STORM_REGION_BYTES >> 20
+            ),
             peak.join(", "),
-            None,
+            storm_is_bounded(&figures.memory, plan.clients),
         ));
         Ok(())
     }
@@ -465,5 +490,35 @@ impl All<'_> {
             (alone, format!("alone {}", show_us(alone))),
         ));
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::process::Memory;
+
+    #[test]
+    fn the_memory_of_a_storm_is_judged() {
+        let memory = |name: &str, before: u64, peak: u64| StormMemory {
+            name: name.to_owned(),
+            before: Memory {
+                resident: before << 20,
+                peak: before << 20,
+            },
+            peak: peak << 20,
+        };
+        let judge = |edge, region| {
+            let both = [memory("edge", 60, edge), memory("region", 80, region)];
+            storm_is_bounded(&both, 10_000)
+        };
+        assert_eq!(judge(120, 90), Some(true));
+        assert_eq!(judge(300, 90), Some(false), "more than 29.6 kB a client");
+        assert_eq!(
+            judge(120, 150),
+            Some(false),
+            "the region has grown by 70 MiB"
+        );
+        assert_eq!(storm_is_bounded(&[memory("gb6", 1, 2)], 1), None);
     }
 }
