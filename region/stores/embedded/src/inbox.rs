@@ -27,7 +27,8 @@ pub(crate) enum Command<V: Vfs> {
     Acquire(Fence, Acquire, Completion<Acquired>),
     /// Something rare on the writer's thread.
     Call(Call<V>),
-    JobDone(JobDone<V>),
+    /// Boxed, because it is far larger than the others.
+    JobDone(Box<JobDone<V>>),
 }
 
 /// The queue. Overflow: an append that does not fit is answered `Backpressure` at once; the other

@@ -82,7 +82,7 @@ impl<V: Vfs> EmbeddedShardLog<V> {
             spawn(format!("{name}-jobs"), move || {
                 for job in job_list {
                     // Refused once the writer has ended: dropped with what it holds.
-                    let _ = inbox.put(Command::JobDone(job.run()));
+                    let _ = inbox.put(Command::JobDone(Box::new(job.run())));
                 }
             })?
         };
@@ -197,7 +197,7 @@ impl<V: Vfs> Writer<V> {
                 }
                 Command::Call(call) => call(&mut self.log),
                 Command::JobDone(job) => {
-                    if self.log.finish(job).is_err() {
+                    if self.log.finish(*job).is_err() {
                         self.counters.job_failures.fetch_add(1, Ordering::Relaxed);
                     }
                 }
