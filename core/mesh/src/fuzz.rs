@@ -1,7 +1,9 @@
 //! Entry points for fuzzers: every parser of outside bytes, fed with anything. Each must return.
 //! What a fuzzer finds becomes a file in `corpus/`, which the tests replay.
 
-use gb6_core_wire::mesh::{Hello, HistoryPage, StreamOpen, ToEdge, ToOwner};
+use bytes::Bytes;
+use gb6_core_model::snapshot::Snapshot;
+use gb6_core_wire::mesh::{Hello, HistoryPage, SnapshotPush, StreamOpen, ToEdge, ToOwner};
 use prost::Message;
 
 use crate::frame::FrameReader;
@@ -38,6 +40,32 @@ pub fn hello(bytes: &[u8], local: &LocalNode, certified: &NodeIdentity) {
 pub fn certificate(der: &[u8]) {
     if let Err(error) = NodeIdentity::from_certificate(&der.into()) {
         assert!(!error.to_string().is_empty());
+    }
+}
+
+/// A pushed snapshot's JSON. One that is taken over is called by its own revision, names an owner
+/// for every room, and is read again from what is kept of it.
+pub fn snapshot(json: &[u8]) {
+    let read = |revision, json: &[u8]| {
+        let json = Bytes::copy_from_slice(json);
+        crate::snapshot::read(&SnapshotPush { revision, json }).ok()
+    };
+    let Ok(written) = serde_json::from_slice::<Snapshot>(json) else {
+        return assert_eq!(read(1, json), None);
+    };
+    let revision = written.revision;
+    assert_eq!(read(revision.wrapping_add(1), json), None);
+    let Some(taken) = read(revision, json) else {
+        return assert!(written.check().is_err());
+    };
+    for instance in taken.instances.keys() {
+        let owner = taken
+            .shard_of(instance, "room:1")
+            .and_then(|(region, shard)| taken.regions.get(region)?.owners.get(shard.0 as usize));
+        assert!(owner.is_some(), "a room of {instance} has no owner");
+    }
+    if let Ok(kept) = serde_json::to_vec(&taken) {
+        assert_eq!(read(revision, &kept), Some(taken));
     }
 }
 

@@ -5,6 +5,7 @@
 //! whose rooms have subscribers here, attached to the shard's owner over the mesh.
 
 pub mod auth;
+pub mod fuzz;
 
 mod accept;
 mod admission;

@@ -14,6 +14,7 @@ mod checkpoint;
 mod commit;
 mod dedupe;
 mod edges;
+pub mod fuzz;
 mod history;
 mod inbox;
 mod machine;

@@ -90,7 +90,7 @@ pub enum FollowError {
 
 /// Why a stream of snapshots ended.
 #[derive(Debug, thiserror::Error)]
-enum Interrupted {
+pub(crate) enum Interrupted {
     #[error(transparent)]
     Dial(#[from] DialError),
     #[error(transparent)]
@@ -305,7 +305,8 @@ impl Run {
     }
 }
 
-fn read(push: &SnapshotPush) -> Result<Snapshot, Interrupted> {
+/// The snapshot of a push, if a node can work by it.
+pub(crate) fn read(push: &SnapshotPush) -> Result<Snapshot, Interrupted> {
     let snapshot: Snapshot = serde_json::from_slice(&push.json)?;
     if snapshot.revision != push.revision {
         return Err(Interrupted::Revision {

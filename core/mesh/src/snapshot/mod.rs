@@ -4,5 +4,6 @@
 mod follower;
 mod store;
 
+pub(crate) use follower::read;
 pub use follower::{FollowError, FollowerConfig, GeoAddress, SnapshotFollower, SnapshotStats};
 pub use store::{SnapshotStore, StoreError};

@@ -63,6 +63,7 @@ fn the_corpus_does_no_harm() {
     replay("stream", fuzz::stream);
     replay("hello", fuzz_hello);
     replay("certificate", fuzz::certificate);
+    replay("snapshot", fuzz::snapshot);
 }
 
 #[test]
@@ -133,6 +134,7 @@ proptest! {
         fuzz::stream(&bytes);
         fuzz_hello(&bytes);
         fuzz::certificate(&bytes);
+        fuzz::snapshot(&bytes);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 pub(crate) mod assets;
 mod dev_token;
-mod upgrade;
+pub(crate) mod upgrade;
 
 use std::convert::Infallible;
 use std::sync::Arc;

@@ -105,7 +105,7 @@ pub(super) fn answer<B>(
 /// The encoding asked for, and the subprotocol to answer with: the first offered one that is
 /// known, and none where none was offered. `?cf_protocol=protobuf` (or `format`) asks for
 /// Protobuf without a subprotocol.
-fn dialect(headers: &HeaderMap, query: Option<&str>) -> (Dialect, Option<&'static str>) {
+pub(crate) fn dialect(headers: &HeaderMap, query: Option<&str>) -> (Dialect, Option<&'static str>) {
     let offered = headers
         .get_all(header::SEC_WEBSOCKET_PROTOCOL)
         .iter()
@@ -133,7 +133,11 @@ fn query_has(query: Option<&str>, name: &str, value: &str) -> bool {
 }
 
 /// The instance that the host name's first label names, else the listener's own.
-fn instance_of(host: Option<&str>, snapshot: &Snapshot, default: &InstanceId) -> InstanceId {
+pub(crate) fn instance_of(
+    host: Option<&str>,
+    snapshot: &Snapshot,
+    default: &InstanceId,
+) -> InstanceId {
     let label = host
         .map(origin::host_of)
         .and_then(|h| h.split('.').next())

@@ -11,4 +11,4 @@ mod gather;
 pub(crate) mod instance;
 pub(crate) mod outbox;
 mod ping;
-mod reader;
+pub(crate) mod reader;

@@ -240,6 +240,10 @@ fn parse_header(bytes: &[u8], room: usize) -> Result<Option<Header>, FrameError>
         return Err(FrameError::Protocol("frame is not masked"));
     }
     let (fin, opcode) = (first & 0x80 != 0, first & 0x0f);
+    // Whatever the longer forms would say: a short length has one form (section 5.2).
+    if opcode >= 0x8 && second & 0x7f > 125 {
+        return Err(FrameError::Protocol("control frame is too long"));
+    }
     let (payload, rest, len) = match (second & 0x7f, rest) {
         (126, [a, b, rest @ ..]) => (u64::from(u16::from_be_bytes([*a, *b])), rest, 8),
         (127, [a, b, c, d, e, f, g, h, rest @ ..]) => (
@@ -247,14 +251,10 @@ fn parse_header(bytes: &[u8], room: usize) -> Result<Option<Header>, FrameError>
             rest,
             14,
         ),
-        (126 | 127, _) if opcode < 0x8 => return Ok(None),
+        (126 | 127, _) => return Ok(None),
         (n, rest) => (u64::from(n), rest, 6),
     };
-    if opcode >= 0x8 {
-        if payload > 125 {
-            return Err(FrameError::Protocol("control frame is too long"));
-        }
-    } else if payload > room as u64 {
+    if opcode < 0x8 && payload > room as u64 {
         return Err(FrameError::TooLarge(payload));
     }
     let [a, b, c, d, ..] = rest else {

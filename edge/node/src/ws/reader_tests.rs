@@ -237,3 +237,14 @@ proptest! {
         prop_assert_eq!(got, want);
     }
 }
+
+#[test]
+fn a_control_frames_length_has_one_form_however_it_arrives() {
+    // A pong of 3 bytes whose length stands in two bytes more than it needs.
+    let mut bytes = vec![0x8a, 0x80 | 126, 0, 3, 0, 0, 0, 0];
+    bytes.extend_from_slice(b"abc");
+    let error = Some(FrameError::Protocol("control frame is too long"));
+    for cut in 0..bytes.len() {
+        assert_eq!(ours(&bytes, &[cut]), (vec![], error), "{cut}");
+    }
+}

@@ -13,6 +13,7 @@ mod drain;
 mod ending;
 mod files;
 mod frames;
+mod fuzz;
 mod half_open;
 mod http;
 mod memory;

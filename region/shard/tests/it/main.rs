@@ -1,6 +1,7 @@
 //! Tests of the shard machine through its public interface.
 
 mod frames;
+mod fuzz;
 mod history;
 mod presence;
 mod publish_model;

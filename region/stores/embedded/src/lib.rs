@@ -2,6 +2,8 @@
 //! ordered store. One directory holds both; one process at a time has it open.
 
 mod data_dir;
+#[cfg(any(test, feature = "sim"))]
+pub mod fuzz;
 mod inbox;
 pub mod inspect;
 pub mod log;

@@ -3,41 +3,11 @@
 
 use gb6_core_ports::contract::Random;
 use gb6_core_ports::contract::log::messages;
-use gb6_region_stores_embedded::inspect::verify_in;
-use gb6_region_stores_embedded::log::format::{FrameHeader, SegmentHeader, records_of};
-use gb6_region_stores_embedded::{SegmentedLog, Vfs, VfsFile};
+use gb6_region_stores_embedded::fuzz::{directory, directory_of};
+use gb6_region_stores_embedded::{Vfs, VfsFile};
 use proptest::prelude::*;
 
-use crate::disk::{SimShard, owned, small};
-
-/// What a fuzzer calls: any bytes as a directory's only segment and its index.
-fn read_anything(segment: &[u8], index: &[u8]) {
-    let shard = SimShard::new(1);
-    for (name, bytes) in [
-        ("0000000000000000.seg", segment),
-        ("0000000000000000.idx", index),
-        ("00000000000000000003.ckpt", index),
-        ("consumers", index),
-    ] {
-        let file = shard.vfs().create(name).unwrap();
-        file.write_at(0, bytes).unwrap();
-    }
-    // Any answer will do.
-    let _ = verify_in(shard.vfs());
-    if let Ok(log) = SegmentedLog::open(shard.vfs(), small()) {
-        let range = log.range();
-        let _ = log.reader().read(range.first, 1000, 1 << 20);
-        let _ = log
-            .reader()
-            .read_at(&[0, 1, range.next.wrapping_sub(1), u64::MAX]);
-        let _ = log.reader().plan_retention(&|_, _| 5, u64::MAX);
-        let _ = log.reader().load_checkpoint();
-    }
-    let _ = SegmentHeader::decode(segment);
-    if let Some(header) = FrameHeader::decode(segment) {
-        let _ = records_of(&header, segment, 0, |_, _| true);
-    }
-}
+use crate::disk::{SimShard, owned};
 
 /// Whole segments and indexes of a log, as seeds.
 fn seeds() -> Vec<(Vec<u8>, Vec<u8>)> {
@@ -69,8 +39,10 @@ fn the_corpus_is_read_without_a_panic() {
     let mut replayed = 0;
     for entry in std::fs::read_dir(corpus).unwrap() {
         let bytes = std::fs::read(entry.unwrap().path()).unwrap();
-        read_anything(&bytes, &[]);
-        read_anything(&bytes, &bytes);
+        directory(&bytes, &[]);
+        directory(&bytes, &bytes);
+        directory(&[], &bytes);
+        directory_of(&bytes);
         replayed += 1;
     }
     assert!(replayed >= 5, "the corpus is missing");
@@ -112,8 +84,39 @@ fn changed_segments_and_indexes_are_read_without_a_panic() {
                 segment[132..136].copy_from_slice(&crc.to_le_bytes());
             }
         }
-        read_anything(&segment, &index);
+        directory(&segment, &index);
     }
+}
+
+#[test]
+fn changed_checkpoints_and_consumers_are_read_without_a_panic() {
+    let shard = SimShard::new(1);
+    let (mut log, _) = owned(shard.vfs(), 1);
+    log.commit(messages(1, "room:a", 5)).unwrap();
+    let reader = log.reader();
+    reader
+        .save_checkpoint(3, b"the state of a machine")
+        .unwrap();
+    reader.register_consumer("search", 2).unwrap();
+    reader.register_consumer("billing", 0).unwrap();
+    let names = shard.vfs().list().unwrap();
+    let ours = |name: &&String| name.ends_with(".ckpt") || name.as_str() == "consumers";
+    let mut changed = 0;
+    for name in names.iter().filter(ours) {
+        let file = shard.vfs().open(name).unwrap();
+        let mut whole = vec![0; file.len().unwrap() as usize];
+        file.read_at(0, &mut whole).unwrap();
+        for at in 0..whole.len() {
+            for byte in [0, 0xff, whole[at] ^ 1] {
+                let mut data = whole.clone();
+                data[at] = byte;
+                directory(&[], &data);
+                directory(&[], &data[..at]);
+                changed += 1;
+            }
+        }
+    }
+    assert!(changed > 100, "there are files of both kinds");
 }
 
 proptest! {
@@ -121,6 +124,6 @@ proptest! {
 
     #[test]
     fn random_bytes_are_read_without_a_panic(segment: Vec<u8>, index: Vec<u8>) {
-        read_anything(&segment, &index);
+        directory(&segment, &index);
     }
 }

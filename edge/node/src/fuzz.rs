@@ -1,0 +1,167 @@
+//! Entry points for fuzzers: every parser of a client's bytes that is ours, fed with anything. Each
+//! must return. What a fuzzer finds becomes a file in `corpus/`, which the tests replay. (Frames
+//! behind the WebSocket layer are `gb6_core_wire::fuzz`; request heads are cut by hyper.)
+
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bytes::Bytes;
+use gb6_core_model::InstanceId;
+use gb6_core_model::snapshot::{Instance, Key, KeyAlgorithm, KeyUse, Snapshot};
+use gb6_core_wire::client::json_depth_within;
+use ring::hmac;
+
+use crate::http::upgrade;
+use crate::origin::{self, Verdict};
+use crate::ws::reader::{FrameError, FrameReader, Incoming};
+
+const SECRET: &str = "a secret for fuzzing, 32 bytes and more";
+const KEY: &str = "demo.main";
+const LISTED: &str = "https://app.example";
+/// The wall clock of every verification, Unix ms.
+const NOW_MS: i64 = 1_700_000_000_000;
+
+/// One instance with one key and one listed origin.
+static SNAPSHOT: LazyLock<Snapshot> = LazyLock::new(|| {
+    let demo = Instance {
+        region: "eu".into(),
+        epoch: gb6_core_model::InstanceEpoch(1),
+        slots: Vec::new(),
+        keys: vec![Key {
+            id: KEY.into(),
+            usage: KeyUse::Client,
+            algorithm: KeyAlgorithm::HS256,
+            secret: SECRET.into(),
+        }],
+        namespaces: BTreeMap::new(),
+        allowed_origins: vec![LISTED.into()],
+        command_rate: None,
+        subscriptions_max: 1,
+    };
+    Snapshot {
+        instances: BTreeMap::from([(InstanceId::from("demo"), demo)]),
+        ..Snapshot::default()
+    }
+});
+
+/// Bytes of a WebSocket, in pieces of several sizes and under several bounds. However they arrive,
+/// the same messages and the same error come out, and none is larger than the bound.
+pub fn websocket(bytes: &[u8]) {
+    for max in [0, 125, 1024 * 1024] {
+        let at_once = messages(bytes, usize::MAX, max);
+        for piece in [1, 7] {
+            assert_eq!(messages(bytes, piece, max), at_once, "in pieces of {piece}");
+        }
+    }
+}
+
+fn messages(bytes: &[u8], piece: usize, max: usize) -> (Vec<Incoming>, Option<FrameError>) {
+    let mut reader = FrameReader::new(max);
+    let mut all = Vec::new();
+    for mut input in bytes.chunks(piece.min(bytes.len()).max(1)) {
+        loop {
+            match reader.next(&mut input) {
+                Ok(Some(message)) => {
+                    let size = match &message {
+                        Incoming::Text(data) | Incoming::Binary(data) => data.len(),
+                        Incoming::Ping(_) | Incoming::Pong | Incoming::Close(_) => 0,
+                    };
+                    assert!(size <= max, "a message of {size} bytes");
+                    all.push(message);
+                }
+                Ok(None) => break,
+                Err(error) => {
+                    assert!(error.close_code() > 1000 && !error.close_reason().is_empty());
+                    return (all, Some(error));
+                }
+            }
+        }
+        assert!(input.is_empty(), "what is left is kept");
+    }
+    (all, None)
+}
+
+/// A token as it comes: nobody without the secret is let in.
+pub fn token(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else {
+        return;
+    };
+    let listener = InstanceId::from("demo");
+    let found = crate::auth::verify_token(&SNAPSHOT, &listener, text, NOW_MS);
+    if found.is_ok() {
+        let signed = text.rsplit_once('.').is_some_and(|(head, tag)| {
+            let tag = URL_SAFE_NO_PAD.decode(tag).unwrap_or_default();
+            hmac::verify(&key(), head.as_bytes(), &tag).is_ok()
+        });
+        assert!(signed, "nobody signed this");
+    }
+}
+
+/// The claims of a token whose signature is good: whoever has a key of an instance writes them.
+pub fn claims(payload: &[u8]) {
+    let header = format!(r#"{{"alg":"HS256","kid":"{KEY}"}}"#);
+    let head = format!(
+        "{}.{}",
+        URL_SAFE_NO_PAD.encode(header),
+        URL_SAFE_NO_PAD.encode(payload)
+    );
+    let tag = hmac::sign(&key(), head.as_bytes());
+    let token = format!("{head}.{}", URL_SAFE_NO_PAD.encode(tag));
+    let listener = InstanceId::from("another");
+    let Ok(found) = crate::auth::verify_token(&SNAPSHOT, &listener, &token, NOW_MS) else {
+        return;
+    };
+    assert_eq!(found.instance.as_str(), "demo", "the key decides");
+    assert!(found.expires_unix_ms.is_none_or(|at| at > NOW_MS));
+    let depth = gb6_core_model::limits::JSON_DEPTH_MAX;
+    assert!(found.info.is_empty() || json_depth_within(&found.info, depth));
+}
+
+fn key() -> hmac::Key {
+    hmac::Key::new(hmac::HMAC_SHA256, SECRET.as_bytes())
+}
+
+/// What an upgrade is judged by: a line each with the `Host` header, the `Origin` header, the query,
+/// and the subprotocols offered.
+pub fn upgrade(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else {
+        return;
+    };
+    let mut lines = text.lines();
+    let host = lines.next();
+    let origin = lines.next();
+    for loopback_allowed in [false, true] {
+        let verdict = origin::judge(origin, host, loopback_allowed, &SNAPSHOT);
+        match (&verdict, origin) {
+            (Verdict::Listed(listed), _) => assert!(listed.eq_ignore_ascii_case(LISTED)),
+            (Verdict::Allowed, Some(origin)) => {
+                // Of a page that this server served, or of this machine where that is allowed.
+                let authority = origin.split_once("://").map_or("", |(_, a)| a);
+                let ours = host.is_some_and(|host| {
+                    let same = |a: &str, b: &str| a.eq_ignore_ascii_case(b);
+                    same(origin::host_of(authority), origin::host_of(host))
+                });
+                assert!(ours || (loopback_allowed && origin::is_loopback(authority)));
+            }
+            (Verdict::Allowed | Verdict::Refused, _) => {}
+        }
+    }
+    let instance = upgrade::instance_of(host, &SNAPSHOT, &InstanceId::from("default"));
+    assert!(["demo", "default"].contains(&instance.as_str()));
+    let query = lines.next();
+    let mut headers = http::HeaderMap::new();
+    for line in lines {
+        if let Ok(value) = http::HeaderValue::from_maybe_shared(Bytes::from(line.to_owned())) {
+            headers.append(http::header::SEC_WEBSOCKET_PROTOCOL, value);
+        }
+    }
+    let (dialect, answered) = upgrade::dialect(&headers, query);
+    if let Some(name) = answered {
+        assert_eq!(dialect.subprotocol(), name);
+        let offered = headers.get_all(http::header::SEC_WEBSOCKET_PROTOCOL);
+        let mut offered = offered.iter().filter_map(|v| v.to_str().ok());
+        assert!(offered.any(|v| v.contains(name)), "nobody offered {name}");
+    }
+}

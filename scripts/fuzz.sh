@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# Fuzzes the parsers of outside bytes with libFuzzer: all of them in turn, or one.
+#
+#   scripts/fuzz.sh               every target for a minute
+#   scripts/fuzz.sh websocket 3600    one target for so many seconds
+#   scripts/fuzz.sh --list        the targets
+#
+# Begins with the corpus that the tests replay. A finding stands in tests/fuzz/artifacts: once it is
+# mended, put it into that corpus, named after the harm.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+# shellcheck source=scripts/step.sh
+. scripts/step.sh
+
+# Each target, and the directory of its corpus.
+TARGETS=(
+    client_frame:core/wire/corpus/client_frame
+    mesh_frame:core/wire/corpus/mesh_frame
+    record:core/wire/corpus/record
+    mesh_stream:core/mesh/corpus/stream
+    mesh_hello:core/mesh/corpus/hello
+    mesh_certificate:core/mesh/corpus/certificate
+    mesh_snapshot:core/mesh/corpus/snapshot
+    websocket:edge/node/corpus/websocket
+    token:edge/node/corpus/token
+    claims:edge/node/corpus/claims
+    upgrade:edge/node/corpus/upgrade
+    log_directory:region/stores/embedded/tests/corpus/segment
+    checkpoint:region/shard/corpus/checkpoint
+)
+
+if [ "${1:-}" = --list ]; then
+    printf '%s\n' "${TARGETS[@]%%:*}"
+    exit 0
+fi
+need cargo-fuzz "rustup toolchain install nightly && cargo install cargo-fuzz"
+seconds=${2:-60}
+found=no
+for entry in "${TARGETS[@]}"; do
+    name=${entry%%:*} corpus=${entry#*:}
+    [ -z "${1:-}" ] || [ "$1" = "$name" ] || continue
+    found=yes
+    # What it learns goes into the first directory; the corpus itself is only read.
+    mkdir -p "target/fuzz-corpus/$name"
+    step "fuzz $name for $seconds s" cargo +nightly fuzz run --fuzz-dir tests/fuzz \
+        --target-dir target/fuzz "$name" "target/fuzz-corpus/$name" "$corpus" \
+        -- -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048
+done
+if [ "$found" = no ]; then
+    echo "error: no target $1; targets are: ${TARGETS[*]%%:*}" >&2
+    exit 2
+fi
