@@ -110,8 +110,11 @@ impl ShardLog for LyingLog {
         self.below.save_checkpoint(position, state)
     }
 
-    fn load_checkpoint(&self) -> Result<Option<(Position, Vec<u8>)>, StoreError> {
-        self.below.load_checkpoint()
+    fn load_checkpoint_before(
+        &self,
+        before: Position,
+    ) -> Result<Option<(Position, Vec<u8>)>, StoreError> {
+        self.below.load_checkpoint_before(before)
     }
 }
 
