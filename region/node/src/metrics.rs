@@ -101,6 +101,11 @@ pub(crate) fn export(
             n.counters.storage_full,
         );
         counter(
+            "gb6_publishes_not_written_total",
+            "Publishes answered with an internal error: their batch could not be sealed, or the log refused it.",
+            n.counters.not_written,
+        );
+        counter(
             "gb6_deliveries_total",
             "Publications sent to edges.",
             n.counters.delivered,

@@ -366,9 +366,10 @@ impl Worker {
             Err(error) => {
                 let failure = match &error {
                     StoreError::Fenced { .. } | StoreError::Sealed { .. } => AppendFailure::Fenced,
-                    // Nothing was written and no repetition will help: the log is as it was.
+                    StoreError::StorageFull { .. } => AppendFailure::StorageFull,
+                    // Nothing was written, and the log is as it was.
                     StoreError::TooLarge { .. } => AppendFailure::Refused,
-                    e if e.retryable() => AppendFailure::StorageFull,
+                    e if e.retryable() => AppendFailure::Refused,
                     _ => AppendFailure::OutcomeUnknown,
                 };
                 if failure != AppendFailure::StorageFull || !self.storage_full {

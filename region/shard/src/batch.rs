@@ -83,7 +83,7 @@ pub enum AppendFailure {
     OutcomeUnknown,
     /// Another owner has taken over.
     Fenced,
-    /// The engine refused the batch as it is: nothing was written.
+    /// The batch could not be written as it is, or not now: nothing was written.
     Refused,
 }
 

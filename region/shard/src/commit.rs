@@ -132,6 +132,7 @@ impl Shard {
             AppendFailure::OutcomeUnknown => (ErrorCode::OutcomeUnknown, AdminOutcome::Unknown),
             AppendFailure::Fenced => (ErrorCode::OutcomeUnknown, AdminOutcome::Unknown),
             AppendFailure::Refused => {
+                self.counters.not_written += batch.waiters.len() as u64;
                 let why = "the log refused the batch".to_owned();
                 (ErrorCode::Internal, AdminOutcome::Refused(why))
             }

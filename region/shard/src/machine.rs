@@ -136,6 +136,8 @@ pub struct Counters {
     pub outcome_unknown: u64,
     /// Publishes refused because the disk was full.
     pub storage_full: u64,
+    /// Publishes not written because the log refused their batch for another reason.
+    pub not_written: u64,
     /// Deliveries to edges.
     pub delivered: u64,
     /// Attachments refused or ended.

@@ -135,6 +135,8 @@ pub(crate) struct Machine {
     pub(crate) lies: Arc<AtomicBool>,
     pub(crate) config: RegionConfig,
     pub(crate) index: Arc<Index>,
+    /// The id of the instance's record key.
+    pub(crate) key_id: u32,
     network: MemoryNetwork,
     rules: Namespace,
     next_incarnation: u64,
@@ -152,6 +154,7 @@ impl Machine {
                 stalled: AtomicBool::new(false),
             }),
             rooms,
+            key_id: 1,
             network: MemoryNetwork::new(),
             rules,
             next_incarnation: 1,
@@ -173,7 +176,7 @@ impl Machine {
         let (_, snapshot) = watch::channel(snapshot(self.rules.clone()));
         let (storage, lies) = (self.storage.clone(), self.lies.clone());
         let keys = RecordKeys::default();
-        keys.add("demo", 1, [7; 32]);
+        keys.add("demo", self.key_id, [7; 32]);
         let health = Health::new();
         let rooms: Arc<dyn RoomStore> = self.index.clone();
         let deps = RegionDeps {

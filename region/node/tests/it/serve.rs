@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use gb6_core_model::snapshot::Namespace;
-use gb6_core_model::{Channel, ChannelKey, ShardId};
+use gb6_core_model::{Channel, ChannelKey, ErrorCode, ShardId};
 use gb6_core_ports::{RoomStore, ShardLog};
 use gb6_core_wire::mesh::{EdgeFrame, HistoryPage, OwnerFrame, Publish};
 use gb6_core_wire::record::flags;
@@ -181,6 +181,26 @@ async fn a_full_disk_refuses_reads_go_on_and_writing_resumes() {
     assert_eq!(edge.history(0, 10).await.publications.len(), 1);
     machine.storage.set_capacity(u64::MAX);
     assert_eq!(edge.publish(1, 3, text(3)).await, (2, 0));
+    region.drain().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_can_not_be_sealed_is_an_internal_error_and_no_full_disk() {
+    let mut machine = Machine::new(Namespace::default());
+    // Id 0 means clear: no key has it.
+    machine.key_id = 0;
+    let region = machine.start().await;
+    let mut edge = machine.edge("e1").await;
+    for n in 1..=3 {
+        let code = ErrorCode::Internal.code();
+        assert_eq!(edge.publish(1, n, text(n)).await, (0, code));
+    }
+    drop(edge);
+    region.drain().await;
+    machine.key_id = 1;
+    let region = machine.start().await;
+    let mut edge = machine.edge("e1").await;
+    assert_eq!(edge.publish(1, 4, text(4)).await, (1, 0));
     region.drain().await;
 }
 

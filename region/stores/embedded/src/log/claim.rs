@@ -113,8 +113,21 @@ pub(crate) fn check_claim<F>(
 
 /// Makes the last batch of an unsealed log durable: its owner may have died between writing and
 /// syncing, or its sync may have failed, after which the system counts pages as clean that never
-/// reached the disk. So the same bytes are written again and synced.
+/// reached the disk. So the same bytes are written again and synced. Never answers `StorageFull`,
+/// from which a caller concludes that what can be read is durable.
 pub(crate) fn make_durable<V: Vfs>(vfs: &V, tail: &OpenTail<V::File>) -> Result<(), StoreError> {
+    write_again(vfs, tail).map_err(|e| match e {
+        // A file system that writes elsewhere what is overwritten.
+        StoreError::StorageFull { path } => StoreError::Io {
+            operation: "make durable on a full disk",
+            path,
+            detail: "the file system has no space to overwrite".into(),
+        },
+        other => other,
+    })
+}
+
+fn write_again<V: Vfs>(vfs: &V, tail: &OpenTail<V::File>) -> Result<(), StoreError> {
     let name = tail.segment.name();
     let (at, len) = tail.last;
     let file = vfs.open(&name).named(vfs, "open", &name)?;
@@ -127,20 +140,10 @@ pub(crate) fn make_durable<V: Vfs>(vfs: &V, tail: &OpenTail<V::File>) -> Result<
 /// Makes what a log holds durable for somebody who has no space to own it, and will show it. Needs
 /// no space: the blocks are there.
 pub(crate) fn make_readable<V: Vfs>(shared: &Shared<V>) -> Result<(), StoreError> {
-    let loaded = load(&shared.vfs, &shared.config)?;
-    let Some(tail) = loaded.tail else {
-        return Ok(());
-    };
-    make_durable(&shared.vfs, &tail).map_err(|e| match e {
-        // A file system that writes elsewhere what is overwritten: not the answer for which this
-        // is done, which says that it was.
-        StoreError::StorageFull { path } => StoreError::Io {
-            operation: "make durable on a full disk",
-            path,
-            detail: "the file system has no space to overwrite".into(),
-        },
-        other => other,
-    })
+    match load(&shared.vfs, &shared.config)?.tail {
+        Some(tail) => make_durable(&shared.vfs, &tail),
+        None => Ok(()),
+    }
 }
 
 /// Gives back the blocks behind an unsealed segment's records and writes its index, so that it is

@@ -1,6 +1,8 @@
 //! Owners that contend for a shard, sleep at any point, and find that the log went on without them.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 
 use gb6_core_model::{Incarnation, ShardEpoch};
 use gb6_core_ports::contract::Random;
@@ -8,7 +10,7 @@ use gb6_core_ports::contract::log::{fence, message, messages};
 use gb6_core_ports::{Acquire, Fence, StoreError};
 use gb6_region_stores_embedded::log::Job;
 use gb6_region_stores_embedded::sim_disk::SimVfs;
-use gb6_region_stores_embedded::{SegmentedLog, Vfs};
+use gb6_region_stores_embedded::{SegmentedLog, Vfs, VfsFile};
 use parking_lot::Mutex;
 
 use crate::disk::{SimShard, messages_of, owned, small};
@@ -250,9 +252,56 @@ enum Before {
 struct Interrupted {
     vfs: SimVfs,
     hook: Arc<Mutex<Option<(Before, Hook)>>>,
+    /// Whether files refuse to be written: a full file system that never overwrites in place.
+    full: Arc<AtomicBool>,
+}
+
+/// A file of such a directory.
+struct InterruptedFile {
+    file: <SimVfs as Vfs>::File,
+    full: Arc<AtomicBool>,
+}
+
+impl VfsFile for InterruptedFile {
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> std::io::Result<usize> {
+        self.file.read_at(offset, buf)
+    }
+    fn write_at(&self, offset: u64, data: &[u8]) -> std::io::Result<()> {
+        if self.full.load(Relaxed) {
+            return Err(std::io::ErrorKind::StorageFull.into());
+        }
+        self.file.write_at(offset, data)
+    }
+    fn allocate(&self, offset: u64, len: u64) -> std::io::Result<()> {
+        self.file.allocate(offset, len)
+    }
+    fn sync(&self) -> std::io::Result<()> {
+        self.file.sync()
+    }
+    fn set_len(&self, len: u64) -> std::io::Result<()> {
+        self.file.set_len(len)
+    }
+    fn len(&self) -> std::io::Result<u64> {
+        self.file.len()
+    }
 }
 
 impl Interrupted {
+    fn new(vfs: SimVfs) -> Self {
+        Self {
+            vfs,
+            hook: Arc::default(),
+            full: Arc::default(),
+        }
+    }
+
+    fn file(&self, file: <SimVfs as Vfs>::File) -> InterruptedFile {
+        InterruptedFile {
+            file,
+            full: self.full.clone(),
+        }
+    }
+
     fn step(&self, step: Before) {
         let due = self.hook.lock().take_if(|(before, _)| *before == step);
         if let Some((_, hook)) = due {
@@ -262,13 +311,13 @@ impl Interrupted {
 }
 
 impl Vfs for Interrupted {
-    type File = <SimVfs as Vfs>::File;
+    type File = InterruptedFile;
     fn create(&self, name: &str) -> std::io::Result<Self::File> {
         self.step(Before::Create);
-        self.vfs.create(name)
+        self.vfs.create(name).map(|file| self.file(file))
     }
     fn open(&self, name: &str) -> std::io::Result<Self::File> {
-        self.vfs.open(name)
+        self.vfs.open(name).map(|file| self.file(file))
     }
     fn exists(&self, name: &str) -> std::io::Result<bool> {
         self.vfs.exists(name)
@@ -303,10 +352,7 @@ fn an_acquisition_that_sleeps_before_it_takes_a_name_is_fenced() {
             let (mut log, _) = owned(shard.vfs(), 1);
             log.commit(messages(1, "room:a", 3)).unwrap();
         }
-        let vfs = Interrupted {
-            vfs: shard.vfs(),
-            hook: Arc::default(),
-        };
+        let vfs = Interrupted::new(shard.vfs());
         let other = shard.vfs();
         let overtake = move || {
             let (mut new, _) = owned(other, 2);
@@ -325,5 +371,29 @@ fn an_acquisition_that_sleeps_before_it_takes_a_name_is_fenced() {
         // Nothing is left that stands in the way of the next attempt.
         let acquired = log.acquire(&fence(10), Acquire::default()).unwrap();
         assert!(acquired.range.first > 100);
+    }
+}
+
+/// `StorageFull` says that what can be read is durable. Here it is not: the disk fills up after the
+/// name was taken, and what the last owner wrote can not be written again.
+#[test]
+fn a_tail_that_can_not_be_made_durable_is_never_taken_for_readable() {
+    for after in [Before::Create, Before::Publish] {
+        let shard = SimShard::new(8);
+        let (mut log, _) = owned(shard.vfs(), 1);
+        log.commit(messages(1, "room:a", 3)).unwrap();
+        drop(log);
+        let vfs = Interrupted::new(shard.vfs());
+        let full = vfs.full.clone();
+        let fills_up = move || full.store(true, Relaxed);
+        *vfs.hook.lock() = Some((after, Box::new(fills_up)));
+        let mut log = SegmentedLog::open(vfs.clone(), small()).unwrap();
+        match log.acquire(&fence(2), Acquire::default()) {
+            Err(StoreError::Io { .. }) => {}
+            other => panic!("{after:?}: {other:?}"),
+        }
+        vfs.full.store(false, Relaxed);
+        log.acquire(&fence(3), Acquire::default()).unwrap();
+        assert_eq!(messages_of(&log).len(), 3);
     }
 }
