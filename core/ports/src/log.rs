@@ -85,6 +85,8 @@ pub struct Commit {
     pub sync_us: u64,
     /// Records that shared the sync.
     pub shared: u32,
+    /// Bytes of log that the batch took, to within some bytes for each record.
+    pub bytes: u64,
 }
 
 /// Records in the order of the log.

@@ -8,6 +8,7 @@
 
 mod accept;
 mod bodies;
+mod checkpoints;
 mod checks;
 mod history;
 mod indexer;

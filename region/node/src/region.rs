@@ -20,13 +20,14 @@ use tokio::task::JoinHandle;
 
 use crate::accept::{self, Shards};
 use crate::bodies::RecordKeys;
+use crate::checkpoints::CheckpointEvery;
 use crate::history::Reader;
 use crate::indexer::Indexer;
 use crate::metrics::{RegionMetrics, ShardNumbers, export};
 use crate::recovery::{Acquisition, Recovered, RecoveryError, Standing, recover};
 use crate::regain::Regain;
 use crate::turns::CommitTurns;
-use crate::worker::{CheckpointEvery, Ended, Input, Surroundings, Worker};
+use crate::worker::{Ended, Input, Surroundings, Worker};
 
 /// Inputs that may wait for a shard's actor; streams wait beyond it.
 const INBOX_MAX: usize = 1024;
@@ -43,7 +44,8 @@ pub struct RegionConfig {
     pub node: NodeId,
     /// Lease of edges; default 10 s.
     pub edge_lease: Duration,
-    /// A checkpoint is made after so many bytes of log; default 64 MiB.
+    /// A checkpoint is made after so many bytes of log, or after twice the bytes of its state where
+    /// that is more; default 64 MiB.
     pub checkpoint_bytes: u64,
     /// A checkpoint is made after so long, if anything changed; default 60 s.
     pub checkpoint_interval: Duration,

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use gb6_core_mesh::{FrameSender, TrySendError};
 use gb6_core_model::ErrorCode;
 use gb6_core_model::snapshot::Snapshot;
-use gb6_core_ports::{Commit, Completion, Fence, ShardLog, StoreError};
+use gb6_core_ports::{Commit, Completion, Fence, StoreError};
 use gb6_core_wire::mesh::{
     EdgeFrame, HistoryPage, HistoryRequest, OwnerFrame, PresenceAnswer, ToEdge, ToOwner,
 };
@@ -19,6 +19,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use crate::accept::PageReply;
+use crate::checkpoints::{CheckpointEvery, Checkpoints};
 use crate::checks;
 use crate::history::Reader;
 use crate::metrics::{RegionMetrics, ShardNumbers};
@@ -62,13 +63,6 @@ pub(crate) enum Input {
     },
 }
 
-/// When checkpoints are made.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct CheckpointEvery {
-    pub(crate) bytes: u64,
-    pub(crate) interval: Duration,
-}
-
 /// What a shard's actor shares with the rest of its node.
 pub(crate) struct Surroundings {
     pub(crate) metrics: RegionMetrics,
@@ -101,7 +95,6 @@ pub(crate) struct Worker {
     pub(crate) metrics: RegionMetrics,
     pub(crate) numbers: Arc<Mutex<ShardNumbers>>,
     pub(crate) turns: Arc<CommitTurns>,
-    pub(crate) checkpoint_every: CheckpointEvery,
     pub(crate) retention_every: Duration,
     pub(crate) started: Instant,
     pub(crate) links: HashMap<LinkId, FrameSender<ToEdge>>,
@@ -109,19 +102,10 @@ pub(crate) struct Worker {
     pub(crate) admins: HashMap<u64, oneshot::Sender<AdminOutcome>>,
     pub(crate) next_admin: u64,
     pub(crate) reads: Arc<Semaphore>,
-    /// Bytes appended since the last checkpoint, roughly.
-    pub(crate) uncheckpointed: u64,
-    pub(crate) checkpointed_at: Instant,
-    pub(crate) checkpointing: Option<oneshot::Receiver<Result<Saved, StoreError>>>,
+    pub(crate) checkpoints: Checkpoints,
     pub(crate) retaining: Option<oneshot::Receiver<Result<retention::Outcome, StoreError>>>,
     pub(crate) retained_at: Instant,
     pub(crate) storage_full: bool,
-    /// Bytes of the last checkpoint.
-    pub(crate) checkpoint_bytes: u64,
-    /// The position of the older of the two kept checkpoints, once both were read back; 0 before.
-    /// Retention removes nothing behind it: whichever of the two a restart can use, the log has
-    /// everything that it does not cover.
-    pub(crate) settled: u64,
 }
 
 type InFlight = (
@@ -155,7 +139,6 @@ impl Worker {
             metrics,
             numbers,
             turns,
-            checkpoint_every,
             retention_every,
             started,
             links: HashMap::new(),
@@ -163,15 +146,15 @@ impl Worker {
             admins: HashMap::new(),
             next_admin: 1,
             reads: Arc::new(Semaphore::new(READS_MAX)),
-            // Counted too: a region that is killed again and again must not read ever more.
-            uncheckpointed: replayed.bytes,
-            checkpointed_at: now,
-            checkpointing: None,
+            checkpoints: Checkpoints::new(
+                checkpoint_every,
+                replayed.bytes,
+                replayed.state_bytes,
+                now,
+            ),
             retaining: None,
             retained_at: now,
             storage_full: false,
-            checkpoint_bytes: replayed.state_bytes,
-            settled: 0,
         }
     }
 
@@ -353,8 +336,7 @@ impl Worker {
                 let micros = commit.elapsed_us as f64;
                 self.metrics.commit_seconds.observe(micros / 1e6);
                 self.metrics.batch_records.observe(batch.len() as f64);
-                let bytes = batch.iter().map(|r| r.body.len() as u64 + 200);
-                self.uncheckpointed += bytes.sum::<u64>();
+                self.checkpoints.written(commit.bytes);
                 self.reader.tail.lock().push(batch.clone());
                 self.reader.indexer.committed(batch);
                 let stats = SyncStats {
@@ -488,39 +470,21 @@ impl Worker {
     }
 
     fn poll_checkpoint(&mut self) {
-        if let Some(pending) = &mut self.checkpointing {
-            match pending.try_recv() {
-                Ok(Ok(Saved { position, older })) => {
-                    let mut numbers = self.numbers.lock();
-                    numbers.checkpoint_position = position;
-                    numbers.checkpoint_bytes = self.checkpoint_bytes;
-                    drop(numbers);
-                    self.settled = older.unwrap_or(0);
-                    self.checkpointing = None;
-                }
-                Ok(Err(error)) => {
-                    tracing::warn!(shard = %self.reader.shard, %error, "a checkpoint was not saved; a restart reads more of the log");
-                    self.checkpointing = None;
-                }
-                Err(oneshot::error::TryRecvError::Closed) => self.checkpointing = None,
-                Err(oneshot::error::TryRecvError::Empty) => return,
+        let now = Instant::now();
+        match self.checkpoints.poll(now) {
+            Some(Ok(saved)) => {
+                let mut numbers = self.numbers.lock();
+                numbers.checkpoint_position = saved.position;
+                numbers.checkpoint_bytes = self.checkpoints.state_bytes();
             }
+            Some(Err(error)) => {
+                tracing::warn!(shard = %self.reader.shard, %error, "a checkpoint was not saved, and is tried again; until then a restart reads more of the log");
+            }
+            None => {}
         }
-        let due = self.checkpointed_at.elapsed() >= self.checkpoint_every.interval;
-        // A large state is written less often, so that checkpoints never outweigh the log.
-        let enough = self.checkpoint_every.bytes.max(2 * self.checkpoint_bytes);
-        if self.uncheckpointed >= enough || (due && self.uncheckpointed > 0) {
-            let (position, state) = self.shard.checkpoint();
-            self.checkpoint_bytes = state.len() as u64;
-            self.uncheckpointed = 0;
-            self.checkpointed_at = Instant::now();
-            let log = self.reader.log.clone();
-            let (done, pending) = oneshot::channel();
-            self.checkpointing = Some(pending);
-            tokio::task::spawn_blocking(move || {
-                // The actor polls for it, or has ended.
-                let _ = done.send(save_and_read_back(&*log, position, &state));
-            });
+        if self.checkpoints.is_due(now) {
+            let state = self.shard.checkpoint();
+            self.checkpoints.save(self.reader.log.clone(), state, now);
         }
     }
 
@@ -580,7 +544,7 @@ impl Worker {
                 .map(|(room, first)| ((room.instance, room.channel), first))
                 .collect(),
             erase: self.shard.erasures().cloned().collect(),
-            settled: self.settled,
+            settled: self.checkpoints.settled(),
         };
         let reader = self.reader.clone();
         let (done, pending) = oneshot::channel();
@@ -636,39 +600,6 @@ async fn read_page(
             }
         }
     }
-}
-
-/// A checkpoint that was read back.
-pub(crate) struct Saved {
-    position: u64,
-    /// The position of the one before, if that can be read too.
-    older: Option<u64>,
-}
-
-/// Saves a checkpoint and reads it and the one before again: what retention may rely on must be
-/// readable.
-fn save_and_read_back(
-    log: &dyn ShardLog,
-    position: u64,
-    state: &[u8],
-) -> Result<Saved, StoreError> {
-    log.save_checkpoint(position, state)?;
-    match log.load_checkpoint_before(position + 1)? {
-        Some((found, read)) if found == position && read == state => {}
-        found => {
-            return Err(StoreError::Conflict {
-                what: format!(
-                    "the checkpoint at {position} was saved and {:?} was read back",
-                    found.map(|(position, _)| position)
-                ),
-            });
-        }
-    }
-    let older = log.load_checkpoint_before(position)?;
-    Ok(Saved {
-        position,
-        older: older.map(|(position, _)| position),
-    })
 }
 
 async fn answer(in_flight: &mut Option<InFlight>) -> Option<Result<Commit, StoreError>> {

@@ -5,6 +5,7 @@ use std::sync::mpsc;
 
 use gb6_core_model::{Incarnation, Position, ShardEpoch, ShardId};
 use gb6_core_wire::record::{Kind, RECORD_VERSION, Record, flags};
+use prost::Message;
 
 use crate::completion::{Completion, wait};
 use crate::error::StoreError;
@@ -78,7 +79,15 @@ pub fn acquire(log: &dyn ShardLog, fence: &Fence) -> Result<Acquired, StoreError
 
 /// Appends under `fence` and waits.
 pub fn append(log: &dyn ShardLog, fence: &Fence, batch: Vec<Record>) -> Result<Commit, StoreError> {
-    wait(|done| log.append(fence, batch, done))
+    let encoded: u64 = batch.iter().map(|r| r.encoded_len() as u64).sum();
+    let most = encoded + 64 * batch.len() as u64;
+    let commit = wait(|done| log.append(fence, batch, done))?;
+    let bytes = commit.bytes;
+    assert!(
+        (encoded..=most).contains(&bytes),
+        "{bytes} bytes for {encoded}"
+    );
+    Ok(commit)
 }
 
 /// Everything that a log holds, without the fields that the engine sets.

@@ -49,6 +49,7 @@ struct State {
     served_ms: u64,
     consumers: BTreeMap<String, (Position, bool)>,
     checkpoints: Vec<(Position, Vec<u8>)>,
+    refuses_checkpoints: bool,
 }
 
 /// What the handles of one shard share: the place of a disk.
@@ -68,6 +69,7 @@ impl MemoryStorage {
             served_ms: 0,
             consumers: BTreeMap::new(),
             checkpoints: Vec::new(),
+            refuses_checkpoints: false,
         })))
     }
 
@@ -84,6 +86,11 @@ impl MemoryStorage {
     /// Damages the newest checkpoint beyond use, and answers its position.
     pub fn damage_newest_checkpoint(&self) -> Option<Position> {
         self.state().checkpoints.pop().map(|(position, _)| position)
+    }
+
+    /// Lets every attempt to save a checkpoint fail, or no longer.
+    pub fn refuse_checkpoints(&self, refuse: bool) {
+        self.state().refuses_checkpoints = refuse;
     }
 
     /// A handle, as a process that starts would have it.
@@ -220,6 +227,7 @@ impl State {
             first,
             next: self.next,
             shared,
+            bytes: size as u64,
             ..Commit::default()
         })
     }
@@ -505,6 +513,11 @@ impl ShardLog for MemoryLog {
 
     fn save_checkpoint(&self, position: Position, bytes: &[u8]) -> Result<(), StoreError> {
         let mut state = self.0.state();
+        if state.refuses_checkpoints {
+            return Err(StoreError::Unavailable {
+                cause: "checkpoints are refused".into(),
+            });
+        }
         let older = state.checkpoints.iter().map(|(p, _)| *p);
         let older = older.filter(|p| *p < position).max();
         let kept = |p: Position| p > position || Some(p) == older;

@@ -265,6 +265,7 @@ impl<V: Vfs> Writer<V> {
                         elapsed_us: (ended - waiting.since).as_micros() as u64,
                         sync_us,
                         shared: commit.shared,
+                        bytes: waiting.bytes as u64,
                     }));
                 }
             }
@@ -280,6 +281,7 @@ impl<V: Vfs> Writer<V> {
 
     /// Joins a batch to the open one, or answers why not.
     fn join(&mut self, append: Append, group: &mut Vec<Waiting>) {
+        let bytes = append.bytes;
         let (first, count) = (self.log.staged_end(), append.batch.len() as u64);
         let given = append.batch.first().map_or(first, |r| r.position);
         let staged = check_fence(&self.log, &append.fence).and_then(|()| {
@@ -296,6 +298,7 @@ impl<V: Vfs> Writer<V> {
             Ok(()) => group.push(Waiting {
                 first,
                 next: first + count,
+                bytes,
                 since: append.since,
                 done: append.done,
             }),
@@ -308,6 +311,7 @@ impl<V: Vfs> Writer<V> {
 struct Waiting {
     first: Position,
     next: Position,
+    bytes: usize,
     since: Instant,
     done: Completion<Commit>,
 }

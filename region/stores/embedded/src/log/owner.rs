@@ -318,6 +318,7 @@ impl<V: Vfs> Owner<V> {
             first: self.batch.first(),
             next: self.batch.end(),
             shared: self.batch.count(),
+            bytes: self.batch.bytes() as u64,
             ..Commit::default()
         };
         let at = self.offset;
