@@ -57,6 +57,10 @@ struct Checkpoint {
     instances: Vec<InstanceState>,
     #[prost(message, repeated, tag = "10")]
     erasures: Vec<ErasureState>,
+    /// Served time of the newest message id that the bound pushed out; not in checkpoints of older
+    /// programs.
+    #[prost(uint64, optional, tag = "11")]
+    ids_pushed_out_ms: Option<u64>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -245,6 +249,7 @@ impl Shard {
             ids: ids.collect(),
             numbers: numbers.collect(),
             instances: instances.collect(),
+            ids_pushed_out_ms: self.dedupe.pushed_out_ms(),
             erasures: self
                 .erasures
                 .iter()
@@ -308,6 +313,7 @@ impl Shard {
                 return Err(CheckpointError::Unreadable("half a message id".into()));
             }
         }
+        self.dedupe.restore_pushed_out(state.ids_pushed_out_ms);
         for saved in state.numbers {
             let Some(room) = index.get(saved.room as usize) else {
                 return Err(CheckpointError::Unreadable("a number's room".into()));

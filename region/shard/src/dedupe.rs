@@ -119,6 +119,16 @@ impl DedupeWindow {
         }
     }
 
+    /// Served time of the newest id that the bound pushed out of the window, for a checkpoint.
+    pub(crate) fn pushed_out_ms(&self) -> Option<u64> {
+        self.pushed_out_ms
+    }
+
+    /// What the bound had pushed out before a restart.
+    pub(crate) fn restore_pushed_out(&mut self, at: Option<u64>) {
+        self.pushed_out_ms = self.pushed_out_ms.max(at);
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.ids.len()
     }

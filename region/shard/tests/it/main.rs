@@ -1,5 +1,6 @@
 //! Tests of the shard machine through its public interface.
 
+mod dedupe;
 mod frames;
 mod fuzz;
 mod history;
