@@ -22,11 +22,14 @@ pub struct RoomEntry {
 /// of the same shard: [`RoomStore::applied`] always tells the truth about what is there.
 pub trait RoomStore: Send + Sync {
     /// Adds `entries` of `shard` and notes that every record before `applied` is in: both or
-    /// neither. An entry that exists is overwritten. `applied` never goes back: `Conflict`.
+    /// neither. An entry that exists is overwritten. `from` is what [`RoomStore::applied`] answered
+    /// when the caller began: an index that says something else now was lost or filled by somebody
+    /// else meanwhile, and a note would hide what is missing: `Conflict`. So is an `applied` below.
     fn put(
         &self,
         shard: ShardId,
         entries: &[RoomEntry],
+        from: Position,
         applied: Position,
     ) -> Result<(), StoreError>;
 

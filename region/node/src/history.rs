@@ -71,8 +71,17 @@ impl Reader {
         if let Some(page) = self.tail_page(read) {
             return Ok(Some(page));
         }
-        let (applied, generation) = (self.indexer.applied(), self.indexer.generation());
-        let (page, found) = self.read_indexed(read)?;
+        let generation = self.indexer.generation();
+        let looked = self.rooms.applied(self.shard).and_then(|applied| {
+            let (page, found) = self.read_indexed(read)?;
+            // Also afterwards: it may have been begun anew in between.
+            Ok((page, found, applied.min(self.rooms.applied(self.shard)?)))
+        });
+        let (page, found, applied) = match looked {
+            // The index is being opened, or begun again.
+            Err(StoreError::Unavailable { .. }) => return Ok(None),
+            looked => looked?,
+        };
         if found == Found::Wrong {
             tracing::error!(
                 shard = %self.shard, instance = read.room.instance, channel = read.room.channel,
@@ -83,9 +92,8 @@ impl Reader {
         if found == Found::All || !page.publications.is_empty() {
             return Ok(Some(page));
         }
-        // Also afterwards: it may have been begun anew in between.
-        let applied = applied.min(self.indexer.applied());
-        if found == Found::Wrong || applied < self.log.range()?.next {
+        let behind = applied < self.log.range()?.next;
+        if found == Found::Wrong || behind || self.indexer.generation() != generation {
             return Ok(None);
         }
         // Everything committed was indexed before it was looked for.

@@ -43,11 +43,12 @@ pub(crate) struct Indexer {
 
 #[derive(Default)]
 struct State {
-    /// The position before which everything is indexed.
+    /// The position before which everything is indexed, as far as the index thread knows: the
+    /// index may have been lost since.
     applied: AtomicU64,
     stop: AtomicBool,
     errors: AtomicU64,
-    /// How often the index was begun anew in this life.
+    /// How often the index was begun anew in this life, as its thread knows it.
     generation: AtomicU64,
     /// The index was found to be wrong, and is to be begun anew.
     distrusted: AtomicBool,
@@ -98,7 +99,7 @@ impl Indexer {
         }
     }
 
-    /// The position before which everything is indexed.
+    /// The position before which everything is indexed, as of a moment ago.
     pub(crate) fn applied(&self) -> Position {
         self.state.applied.load(Acquire)
     }
@@ -178,6 +179,10 @@ impl Follower {
     /// Takes one piece of work, or catches up with the log where none comes within `patience`.
     fn step(&self, queue: &Receiver<Work>, patience: Duration) -> Result<(), StoreError> {
         let mut applied = self.store.applied(self.shard)?;
+        if applied < self.state.applied.load(Acquire) {
+            tracing::warn!(shard = %self.shard, applied, "the room index was lost and is built again");
+            self.state.generation.fetch_add(1, Release);
+        }
         // The index may be of a longer log than this one, which was restored from an older copy.
         if applied > self.log.range()?.next || self.state.distrusted.load(Acquire) {
             tracing::warn!(shard = %self.shard, applied, "the room index does not fit this log and is built again");
@@ -259,7 +264,8 @@ impl Follower {
     }
 
     fn put(&self, entries: &[RoomEntry], applied: Position) -> Result<(), StoreError> {
-        self.store.put(self.shard, entries, applied)?;
+        let from = self.state.applied.load(Acquire);
+        self.store.put(self.shard, entries, from, applied)?;
         self.state.applied.store(applied, Release);
         Ok(())
     }

@@ -45,7 +45,7 @@ fn neighbours_do_not_mix(store: &dyn RoomStore) {
             })
         })
         .collect();
-    store.put(shard, &entries, 50).expect("put");
+    store.put(shard, &entries, 0, 50).expect("put");
     for (n, room) in rooms.iter().enumerate() {
         let all = store.forward(shard, room, 0, 100).expect("forward");
         let expected = [1, 2, 0x6200, u64::MAX].map(|o| (o, n as u64 * 10 + o % 7));
@@ -82,13 +82,18 @@ fn applied_never_goes_back(store: &dyn RoomStore) {
         offset: 1,
         position: 3,
     };
-    let error = store
-        .put(one, std::slice::from_ref(&entry), 49)
-        .expect_err("back");
-    assert!(matches!(error, StoreError::Conflict { .. }), "{error}");
+    // Back; on from where it is not; from where it was before it was lost.
+    for (from, applied) in [(50, 49), (49, 60), (51, 60), (0, 60)] {
+        let error = store
+            .put(one, std::slice::from_ref(&entry), from, applied)
+            .expect_err("it does not follow");
+        assert!(matches!(error, StoreError::Conflict { .. }), "{error}");
+    }
     assert_eq!(store.forward(one, &entry.room, 0, 9).expect("forward"), []);
-    store.put(one, &[], 50).expect("the same position again");
-    store.put(one, &[], 60).expect("nothing to index");
+    store
+        .put(one, &[], 50, 50)
+        .expect("the same position again");
+    store.put(one, &[], 50, 60).expect("nothing to index");
     assert_eq!(store.applied(one).expect("applied"), 60);
     store.clear(one).expect("clear");
     assert_eq!(store.applied(one).expect("applied"), 0);
@@ -96,7 +101,9 @@ fn applied_never_goes_back(store: &dyn RoomStore) {
         store.forward(one, &room("ab", "b"), 0, 9).expect("forward"),
         []
     );
-    store.put(one, &[entry], 4).expect("filled again");
+    let lost = store.put(one, std::slice::from_ref(&entry), 60, 70);
+    assert!(matches!(lost, Err(StoreError::Conflict { .. })), "{lost:?}");
+    store.put(one, &[entry], 0, 4).expect("filled again");
 }
 
 /// Makes `steps` random calls that follow from `seed` and compares every answer.
@@ -129,9 +136,11 @@ pub fn matches_the_reference(store: &dyn RoomStore, seed: u64, steps: usize) {
                         position: applied[shard] + n,
                     })
                     .collect();
+                let from = applied[shard];
                 applied[shard] += count;
-                store.put(id, &entries, applied[shard]).expect("put");
-                reference.put(id, &entries, applied[shard]).expect("put");
+                let to = applied[shard];
+                store.put(id, &entries, from, to).expect("put");
+                reference.put(id, &entries, from, to).expect("put");
             }
             _ => {}
         }

@@ -34,14 +34,15 @@ impl RoomStore for MemoryRooms {
         &self,
         shard: ShardId,
         entries: &[RoomEntry],
+        from: Position,
         applied: Position,
     ) -> Result<(), StoreError> {
         let mut shards = self.shards();
         let shard = shards.entry(shard).or_default();
-        if applied < shard.applied {
+        if from != shard.applied || applied < from {
             return Err(StoreError::Conflict {
                 what: format!(
-                    "applied position {applied} is before the stored {}",
+                    "entries from position {from} to {applied} do not follow the stored {}",
                     shard.applied
                 ),
             });

@@ -80,18 +80,24 @@ fn snapshot(rules: Namespace) -> Arc<Snapshot> {
 }
 
 /// The index, whose writes fail while it is stalled.
-pub(crate) struct Index {
-    pub(crate) rooms: Arc<MemoryRooms>,
-    pub(crate) stalled: AtomicBool,
+struct Index {
+    rooms: Arc<dyn RoomStore>,
+    stalled: Arc<AtomicBool>,
 }
 
 impl RoomStore for Index {
-    fn put(&self, shard: ShardId, entries: &[RoomEntry], to: u64) -> Result<(), StoreError> {
+    fn put(
+        &self,
+        shard: ShardId,
+        entries: &[RoomEntry],
+        from: u64,
+        to: u64,
+    ) -> Result<(), StoreError> {
         if self.stalled.load(Ordering::Relaxed) {
             let cause = "stalled".to_owned();
             return Err(StoreError::Unavailable { cause });
         }
-        self.rooms.put(shard, entries, to)
+        self.rooms.put(shard, entries, from, to)
     }
 
     fn applied(&self, shard: ShardId) -> Result<u64, StoreError> {
@@ -130,11 +136,12 @@ impl RoomStore for Index {
 /// What outlives a region: its disk.
 pub(crate) struct Machine {
     pub(crate) storage: MemoryStorage,
-    pub(crate) rooms: Arc<MemoryRooms>,
+    pub(crate) rooms: Arc<dyn RoomStore>,
     /// While set, the log's answers name one position more than was written.
     pub(crate) lies: Arc<AtomicBool>,
+    /// While set, the index takes nothing.
+    pub(crate) stalled: Arc<AtomicBool>,
     pub(crate) config: RegionConfig,
-    pub(crate) index: Arc<Index>,
     /// The id of the instance's record key.
     pub(crate) key_id: u32,
     network: MemoryNetwork,
@@ -144,16 +151,12 @@ pub(crate) struct Machine {
 
 impl Machine {
     pub(crate) fn new(rules: Namespace) -> Self {
-        let rooms = Arc::new(MemoryRooms::new());
         Self {
             storage: MemoryStorage::new(MemoryLogConfig::default()),
             lies: Arc::default(),
             config: RegionConfig::new(NodeId::from("r1")),
-            index: Arc::new(Index {
-                rooms: rooms.clone(),
-                stalled: AtomicBool::new(false),
-            }),
-            rooms,
+            rooms: Arc::new(MemoryRooms::new()),
+            stalled: Arc::default(),
             key_id: 1,
             network: MemoryNetwork::new(),
             rules,
@@ -178,7 +181,10 @@ impl Machine {
         let keys = RecordKeys::default();
         keys.add("demo", self.key_id, [7; 32]);
         let health = Health::new();
-        let rooms: Arc<dyn RoomStore> = self.index.clone();
+        let rooms: Arc<dyn RoomStore> = Arc::new(Index {
+            rooms: self.rooms.clone(),
+            stalled: self.stalled.clone(),
+        });
         let deps = RegionDeps {
             endpoint,
             snapshot,

@@ -1,11 +1,13 @@
 //! An index that is wrong, or gone: the log alone says what a room holds.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use gb6_core_model::snapshot::Namespace;
 use gb6_core_model::{Channel, ChannelKey, ShardId};
-use gb6_core_ports::{RoomEntry, RoomStore, ShardLog};
+use gb6_core_ports::{RoomEntry, ShardLog};
 use gb6_core_wire::mesh::Publish;
+use gb6_region_stores_embedded::{FjallRooms, RoomsConfig};
 
 use crate::edge::{Edge, Machine, PATIENCE, channel};
 
@@ -61,7 +63,10 @@ async fn an_index_that_leads_to_another_room_shows_nothing_of_it() {
             offset: 3,
             position: wrong,
         };
-        machine.rooms.put(ShardId(0), &[entry], next).expect("put");
+        machine
+            .rooms
+            .put(ShardId(0), &[entry], next, next)
+            .expect("put");
         // What comes before it, or all of it once the index is built again.
         let mut shown = Vec::new();
         while shown.len() < 5 {
@@ -77,5 +82,53 @@ async fn an_index_that_leads_to_another_room_shows_nothing_of_it() {
         assert_eq!(indexed(&machine).await, next);
         assert_eq!(of(1, 3), own, "the index is mended");
     }
+    region.drain().await;
+}
+
+/// An operator deletes the index of a region that runs. Nobody is told that messages are gone, and
+/// the index is there again without a restart.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_index_that_is_deleted_under_a_running_region_is_built_again() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("rooms");
+    let rooms = FjallRooms::open(&path, RoomsConfig::default()).expect("an index");
+    let rooms = Arc::new(rooms);
+    let mut machine = Machine::new(Namespace::default());
+    machine.rooms = rooms.clone();
+    let region = machine.start().await;
+    let mut edge = machine.edge("e1").await;
+    for n in 1..=5 {
+        assert_eq!(edge.publish(1, n, format!("\"mine {n}\"")).await, (n, 0));
+    }
+    push_out_of_memory(&mut edge).await;
+    let next = indexed(&machine).await;
+    for round in 1..=2 {
+        std::fs::remove_dir_all(&path).expect("removed");
+        let began = Instant::now();
+        loop {
+            let done = rooms.resets() == round
+                && machine
+                    .rooms
+                    .applied(ShardId(0))
+                    .is_ok_and(|applied| applied == next);
+            let page = edge.history(0, 10).await;
+            let offsets: Vec<u64> = page.publications.iter().map(|p| p.offset).collect();
+            assert_eq!((page.error, offsets), (0, vec![1, 2, 3, 4, 5]));
+            assert_eq!(page.publications[2].data, "\"mine 3\"");
+            if done {
+                break;
+            }
+            assert!(began.elapsed() < PATIENCE, "the index is not built again");
+        }
+        assert!(path.is_dir());
+    }
+    // It goes on, and a restart finds it whole.
+    assert_eq!(edge.publish(1, 6, "\"mine 6\"".into()).await, (6, 0));
+    drop(edge);
+    region.drain().await;
+    let region = machine.start().await;
+    let mut edge = machine.edge("e1").await;
+    assert_eq!(edge.history(0, 10).await.publications.len(), 6);
+    assert_eq!(rooms.resets(), 2);
     region.drain().await;
 }

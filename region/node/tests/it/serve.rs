@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use gb6_core_model::snapshot::Namespace;
 use gb6_core_model::{Channel, ChannelKey, ErrorCode, ShardId};
-use gb6_core_ports::{RoomStore, ShardLog};
+use gb6_core_ports::ShardLog;
 use gb6_core_wire::mesh::{EdgeFrame, HistoryPage, OwnerFrame, Publish};
 use gb6_core_wire::record::flags;
 use gb6_region_shard::{Admin, AdminOutcome};
@@ -286,7 +286,7 @@ async fn a_stream_for_a_foreign_shard_is_refused() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn reads_that_wait_for_the_index_leave_their_places_to_others() {
     let mut machine = Machine::new(Namespace::default());
-    machine.index.stalled.store(true, Ordering::Relaxed);
+    machine.stalled.store(true, Ordering::Relaxed);
     let _region = machine.start().await;
     let mut edge = machine.edge("e1").await;
     // More than memory holds: the oldest can be found by the index alone.
@@ -302,7 +302,7 @@ async fn reads_that_wait_for_the_index_leave_their_places_to_others() {
         assert_eq!((page.request, page.error), (newest, 0));
         assert_eq!(page.publications[0].offset, since + 1);
     }
-    machine.index.stalled.store(false, Ordering::Relaxed);
+    machine.stalled.store(false, Ordering::Relaxed);
     let mut answered = Vec::new();
     for _ in &deep {
         let page = edge.page().await;

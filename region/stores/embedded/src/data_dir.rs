@@ -57,7 +57,7 @@ impl DataDir {
         self.path.join("shards").join(shard.to_string())
     }
 
-    /// The folder of the rooms' index; it may be deleted while no process has it open.
+    /// The folder of the rooms' index; it may be deleted at any time.
     pub fn rooms_path(&self) -> PathBuf {
         self.path.join("rooms")
     }

@@ -1,6 +1,6 @@
 //! `RoomStore` on fjall: one keyspace for all shards of a node, never synced, never the only copy.
-//! An index that can not be opened in time, or that fails later, is put aside and begun again
-//! empty; its shards are then filled again from their logs.
+//! An index that can not be opened in time, that fails later, or whose files are removed, is put
+//! aside and begun again empty; its shards are then filled again from their logs.
 
 use std::ops::RangeBounds;
 use std::path::Path;
@@ -28,6 +28,8 @@ pub struct RoomsConfig {
     pub cache_bytes: u64,
     /// Bytes of new entries kept in memory before they are written as a table.
     pub memtable_bytes: u64,
+    /// How often a call looks whether the files are still there: they may be removed at any time.
+    pub look_every: Duration,
 }
 
 impl Default for RoomsConfig {
@@ -36,6 +38,7 @@ impl Default for RoomsConfig {
             open_timeout: Duration::from_secs(20),
             cache_bytes: 8 * 1024 * 1024,
             memtable_bytes: 4 * 1024 * 1024,
+            look_every: Duration::from_secs(1),
         }
     }
 }
@@ -201,12 +204,13 @@ impl RoomStore for FjallRooms {
         &self,
         shard: ShardId,
         entries: &[RoomEntry],
+        from: Position,
         applied: Position,
     ) -> Result<(), StoreError> {
         let stored = self.write("put", |open| {
             let stored = read_applied(open, shard)?;
-            if applied < stored {
-                return Ok(stored);
+            if from != stored || applied < from {
+                return Ok(Some(stored));
             }
             let mut batch = open.database.batch().durability(Some(PersistMode::Buffer));
             for (room, positions) in runs::by_room(entries) {
@@ -216,14 +220,16 @@ impl RoomStore for FjallRooms {
             }
             batch.insert(&open.rooms, applied_key(shard), applied.to_be_bytes());
             batch.commit()?;
-            Ok(applied)
+            Ok(None)
         })?;
-        if stored == applied {
-            return Ok(());
+        match stored {
+            None => Ok(()),
+            Some(stored) => Err(StoreError::Conflict {
+                what: format!(
+                    "entries from position {from} to {applied} do not follow the stored {stored}"
+                ),
+            }),
         }
-        Err(StoreError::Conflict {
-            what: format!("applied position {applied} is before the stored {stored}"),
-        })
     }
 
     fn applied(&self, shard: ShardId) -> Result<Position, StoreError> {

@@ -1,10 +1,11 @@
 //! The open database behind the index of rooms. It is opened beside the start of a region, so that
-//! nobody who needs no index waits for it. One that is damaged is put aside and begun again. One
-//! that met a full disk is not damaged: it is read as it is, and opened again when there is space.
+//! nobody who needs no index waits for it. One that is damaged is put aside and begun again, as is one
+//! whose files were removed. One that met a full disk is not damaged: it is read as it is, and opened again when there is space.
 
 use std::error::Error;
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,22 +14,34 @@ use std::time::{Duration, Instant};
 
 use fjall::{Database, Keyspace, KeyspaceCreateOptions};
 use gb6_core_ports::StoreError;
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::rooms::RoomsConfig;
 
 const KEYSPACE: &str = "runs";
 /// Between two attempts to go on after a full disk, or after a failure.
 const AGAIN: Duration = Duration::from_secs(1);
+/// How often it is looked whether the users of a database are done.
+const LET_GO_POLL: Duration = Duration::from_millis(1);
 /// Bytes that must fit before an index that met a full disk is opened again.
 const SPACE: usize = 1024 * 1024;
+
+/// The file that is there, the same, as long as a database is.
+const LOCK: &str = "lock";
 
 /// A database and its keyspace.
 #[derive(Clone)]
 pub(crate) struct Open {
     pub(crate) database: Database,
     pub(crate) rooms: Keyspace,
+    /// Which file the lock was when it was opened.
+    lock: Option<FileId>,
+    /// Held by everybody who uses it.
+    users: Arc<()>,
 }
+
+/// Tells files apart: device and number.
+type FileId = (u64, u64);
 
 enum State {
     /// Somebody opens it; whoever needs it waits.
@@ -60,6 +73,8 @@ pub(crate) struct Handle {
     config: RoomsConfig,
     /// The state, and how often one was opened.
     state: Mutex<(State, u64)>,
+    /// When it was last looked whether the files are there.
+    looked: Mutex<Instant>,
     changed: Condvar,
     resets: AtomicU64,
 }
@@ -97,6 +112,7 @@ impl Handle {
             path: path.to_owned(),
             config,
             state: Mutex::new((State::Opening, 0)),
+            looked: Mutex::new(Instant::now()),
             changed: Condvar::new(),
             resets: AtomicU64::new(0),
         }
@@ -111,7 +127,7 @@ impl Handle {
     ///
     /// Errors: nothing is open.
     pub(crate) fn reading(&self) -> Result<(Open, u64), StoreError> {
-        let mut state = self.opened()?;
+        let mut state = self.present()?;
         if let State::Full { open: None, again } | State::Failed { again, .. } = &state.0
             && *again <= Instant::now()
         {
@@ -132,7 +148,7 @@ impl Handle {
     ///
     /// Errors: nothing is open; `StorageFull`.
     pub(crate) fn writing(&self) -> Result<(Open, u64), StoreError> {
-        let mut state = self.opened()?;
+        let mut state = self.present()?;
         if let State::Full { again, .. } | State::Failed { again, .. } = &state.0
             && *again <= Instant::now()
         {
@@ -161,7 +177,8 @@ impl Handle {
             _ => return self.lost(operation, error),
         };
         // A write behind the caller's back may have met the full disk; what was written is there.
-        if is_full(error) || matches!(error, fjall::Error::Poisoned) {
+        let behind = matches!(error, fjall::Error::Poisoned) && !self.is_gone(&open);
+        if is_full(error) || behind {
             let again = Instant::now() + AGAIN;
             state.0 = State::Full {
                 open: Some(open),
@@ -171,10 +188,54 @@ impl Handle {
         }
         state.0 = State::Opening;
         drop(state);
-        drop(open);
+        self.let_go(open);
         let next = self.begin_again();
         self.become_state(next);
         self.lost(operation, error)
+    }
+
+    /// The state once nobody is opening it, and its files were there a moment ago. An open database
+    /// does not notice that they are removed: what it has open it goes on to use.
+    fn present(&self) -> Result<MutexGuard<'_, (State, u64)>, StoreError> {
+        let mut state = self.opened()?;
+        let State::Open(open) = &state.0 else {
+            return Ok(state);
+        };
+        {
+            let mut looked = self.looked.lock();
+            if looked.elapsed() < self.config.look_every {
+                return Ok(state);
+            }
+            *looked = Instant::now();
+        }
+        if !self.is_gone(open) {
+            return Ok(state);
+        }
+        let before = std::mem::replace(&mut state.0, State::Opening);
+        drop(state);
+        if let State::Open(open) = before {
+            self.let_go(open);
+        }
+        let next = self.begin_again();
+        self.become_state(next);
+        self.opened()
+    }
+
+    /// Whether the files of `open` are not at its path any more.
+    fn is_gone(&self, open: &Open) -> bool {
+        match lock_id(&self.path) {
+            Ok(found) => open.lock.is_some_and(|lock| lock != found),
+            Err(e) => e.kind() == io::ErrorKind::NotFound,
+        }
+    }
+
+    /// Closes a database, once its users are done: it must not write to where the next one is. One
+    /// that is used for ever is left to itself.
+    fn let_go(&self, open: Open) {
+        let until = Instant::now() + self.config.open_timeout;
+        while Arc::strong_count(&open.users) > 1 && Instant::now() < until {
+            std::thread::sleep(LET_GO_POLL);
+        }
     }
 
     fn lost(&self, operation: &str, error: &fjall::Error) -> StoreError {
@@ -206,7 +267,7 @@ impl Handle {
     }
 
     /// The state once nobody is opening it.
-    fn opened(&self) -> Result<parking_lot::MutexGuard<'_, (State, u64)>, StoreError> {
+    fn opened(&self) -> Result<MutexGuard<'_, (State, u64)>, StoreError> {
         let mut state = self.state.lock();
         // Opening may take its time twice, when the first attempt does not come back.
         let patience = 2 * self.config.open_timeout;
@@ -251,8 +312,8 @@ impl Handle {
     /// Closes what is open and opens it again, where there is space for it.
     fn open_again<'a>(
         &'a self,
-        mut state: parking_lot::MutexGuard<'a, (State, u64)>,
-    ) -> Result<parking_lot::MutexGuard<'a, (State, u64)>, StoreError> {
+        mut state: MutexGuard<'a, (State, u64)>,
+    ) -> Result<MutexGuard<'a, (State, u64)>, StoreError> {
         let before = std::mem::replace(&mut state.0, State::Opening);
         drop(state);
         let next = if self.has_space() {
@@ -382,7 +443,18 @@ fn open(path: &Path, config: RoomsConfig) -> fjall::Result<Open> {
     let rooms = database.keyspace(KEYSPACE, || {
         KeyspaceCreateOptions::default().max_memtable_size(memtable)
     })?;
-    Ok(Open { database, rooms })
+    Ok(Open {
+        database,
+        rooms,
+        // Without it nobody can tell whether it was replaced, only whether it is gone.
+        lock: lock_id(path).ok(),
+        users: Arc::new(()),
+    })
+}
+
+fn lock_id(path: &Path) -> io::Result<FileId> {
+    let lock = fs::metadata(path.join(LOCK))?;
+    Ok((lock.dev(), lock.ino()))
 }
 
 /// Whether the system said that there is no space.

@@ -88,6 +88,15 @@ async fn kept_messages_are_served_without_the_index() {
     }
     let index = mesh.directory().join("r1/rooms");
     assert!(index.is_dir(), "the index is elsewhere");
+    // Under the running region: it builds the index again without a restart.
+    std::fs::remove_dir_all(&index).unwrap();
+    let start = Instant::now();
+    while !index.is_dir() {
+        assert!(start.elapsed() < PATIENCE, "the index is not made again");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(kept(&session, &rooms).await, before);
+    // And while it is down.
     mesh.node("r1").kill().await.unwrap();
     std::fs::remove_dir_all(&index).unwrap();
     mesh.node("r1").start().unwrap();

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use gb6_core_model::ShardId;
 use gb6_core_ports::contract::rooms::{all, room};
-use gb6_core_ports::{RoomEntry, RoomStore};
+use gb6_core_ports::{RoomEntry, RoomStore, StoreError};
 use gb6_region_stores_embedded::{FjallRooms, RoomsConfig};
 
 fn blocks(path: &Path) -> u64 {
@@ -31,7 +31,10 @@ fn fill(store: &FjallRooms, count: u64) {
             position: n * 2,
         })
         .collect();
-    store.put(ShardId(0), &entries, count * 2 + 1).unwrap();
+    let from = store.applied(ShardId(0)).unwrap();
+    store
+        .put(ShardId(0), &entries, from, count * 2 + 1)
+        .unwrap();
 }
 
 #[test]
@@ -101,4 +104,46 @@ fn an_index_that_does_not_open_in_time_is_put_aside() {
     let second = FjallRooms::open(&path, config).unwrap();
     assert_eq!(second.resets(), 1);
     assert_eq!(second.applied(ShardId(0)).unwrap(), 0);
+}
+
+#[test]
+fn an_index_whose_files_are_removed_is_begun_again_while_it_is_open() {
+    for partly in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("rooms");
+        let config = RoomsConfig {
+            look_every: Duration::ZERO,
+            ..RoomsConfig::default()
+        };
+        let store = FjallRooms::open(&path, config).unwrap();
+        for round in 1..4 {
+            fill(&store, 100 * round);
+            match partly {
+                false => fs::remove_dir_all(&path).unwrap(),
+                true => {
+                    for entry in fs::read_dir(&path).unwrap() {
+                        let entry = entry.unwrap().path();
+                        match entry.is_dir() {
+                            true => fs::remove_dir_all(entry).unwrap(),
+                            false => fs::remove_file(entry).unwrap(),
+                        }
+                    }
+                }
+            }
+            let from = 200 * round + 1;
+            let lost = store.put(ShardId(0), &[], from, from + 1);
+            let conflict = matches!(lost, Err(StoreError::Conflict { .. }));
+            assert!(conflict, "what is missing is not hidden: {lost:?}");
+            assert_eq!(store.applied(ShardId(0)).unwrap(), 0);
+            let found = store.forward(ShardId(0), &room("demo", "room:a"), 1, 9);
+            assert_eq!(found.unwrap(), []);
+            assert_eq!(store.resets(), round);
+        }
+        fill(&store, 30);
+        drop(store);
+        // What is there is a whole index.
+        let store = FjallRooms::open(&path, config).unwrap();
+        assert_eq!(store.resets(), 0);
+        assert_eq!(store.applied(ShardId(0)).unwrap(), 61);
+    }
 }
