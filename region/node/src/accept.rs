@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use gb6_core_mesh::{Endpoint, FrameReceiver, FrameSender, Link, QueueLimits, Stream};
 use gb6_core_model::Role;
+use gb6_core_obs::metrics::Counter;
 use gb6_core_wire::mesh::{
     Class, EdgeFrame, HistoryPage, HistoryRequest, Purpose, Refused, RefusedReason, ShardRef,
     StreamOpen, ToEdge, ToOwner,
@@ -27,14 +28,15 @@ const REQUESTS_MAX: usize = 256;
 pub(crate) type Shards = Arc<HashMap<ShardRef, mpsc::Sender<Input>>>;
 
 /// Accepts links until the endpoint is closed.
-pub(crate) async fn run(endpoint: Endpoint, shards: Shards) {
+pub(crate) async fn run(endpoint: Endpoint, shards: Shards, refused: Counter) {
     let next_link = Arc::new(AtomicU64::new(1));
     while let Some(link) = endpoint.accept().await {
-        tokio::spawn(streams(link, shards.clone(), next_link.clone()));
+        let refused = refused.clone();
+        tokio::spawn(streams(link, shards.clone(), next_link.clone(), refused));
     }
 }
 
-async fn streams(link: Link, shards: Shards, next_link: Arc<AtomicU64>) {
+async fn streams(link: Link, shards: Shards, next_link: Arc<AtomicU64>, refused: Counter) {
     let peer = link.peer().clone();
     tracing::info!(node = %peer.node, "link up");
     loop {
@@ -42,6 +44,7 @@ async fn streams(link: Link, shards: Shards, next_link: Arc<AtomicU64>) {
             Ok((open, stream)) => {
                 let id = LinkId(next_link.fetch_add(1, Ordering::Relaxed));
                 if !peer.has_role(Role::Edge) {
+                    refused.inc();
                     tracing::warn!(node = %peer.node, "a node without the role edge opened a stream: refused");
                     continue;
                 }

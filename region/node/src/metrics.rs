@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use gb6_core_obs::metrics::{Buckets, Histogram, Metrics, Registration};
+use gb6_core_obs::metrics::{Buckets, Counter, Histogram, Metrics, Registration};
 use gb6_region_shard::{Counters, Gauges};
 use parking_lot::Mutex;
 
@@ -35,11 +35,17 @@ pub(crate) struct RegionMetrics {
     pub(crate) turn_seconds: Histogram,
     /// Records that shared a sync.
     pub(crate) batch_records: Histogram,
+    /// Streams refused because their peer is no edge.
+    pub(crate) roles_refused: Counter,
 }
 
 impl RegionMetrics {
     pub(crate) fn new(metrics: &Metrics) -> Self {
         Self {
+            roles_refused: metrics.counter(
+                "gb6_region_roles_refused_total",
+                "Streams refused because the peer's certificate does not have the role edge.",
+            ),
             commit_seconds: metrics.histogram(
                 "gb6_commit_seconds",
                 "From the append of a batch to the end of its sync.",

@@ -157,7 +157,11 @@ impl Region {
         }
         let shards: Shards = Arc::new(shards);
         let endpoint = deps.endpoint.clone();
-        let acceptor = tokio::spawn(accept::run(endpoint.clone(), shards.clone()));
+        let acceptor = tokio::spawn(accept::run(
+            endpoint.clone(),
+            shards.clone(),
+            region_metrics.roles_refused.clone(),
+        ));
         Ok(Self {
             shards,
             drain,

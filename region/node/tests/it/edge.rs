@@ -144,6 +144,7 @@ pub(crate) struct Machine {
     pub(crate) config: RegionConfig,
     /// The id of the instance's record key.
     pub(crate) key_id: u32,
+    pub(crate) metrics: Metrics,
     network: MemoryNetwork,
     rules: Namespace,
     next_incarnation: u64,
@@ -158,13 +159,14 @@ impl Machine {
             rooms: Arc::new(MemoryRooms::new()),
             stalled: Arc::default(),
             key_id: 1,
+            metrics: Metrics::bare(),
             network: MemoryNetwork::new(),
             rules,
             next_incarnation: 1,
         }
     }
 
-    fn bind(&mut self, name: &str, role: Role) -> Endpoint {
+    pub(crate) fn bind(&mut self, name: &str, role: Role) -> Endpoint {
         let identity = NodeIdentity::new(NodeId::from(name), vec![role]).expect("an identity");
         let incarnation = Incarnation(self.next_incarnation);
         self.next_incarnation += 1;
@@ -194,7 +196,7 @@ impl Machine {
             }),
             rooms,
             keys,
-            metrics: Metrics::bare(),
+            metrics: self.metrics.clone(),
             health: health.clone(),
         };
         let region = Region::start(self.config.clone(), deps).expect("a region");

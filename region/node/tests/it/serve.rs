@@ -3,10 +3,14 @@
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use gb6_core_mesh::QueueLimits;
 use gb6_core_model::snapshot::Namespace;
-use gb6_core_model::{Channel, ChannelKey, ErrorCode, ShardId};
+use gb6_core_model::{Channel, ChannelKey, ErrorCode, NodeId, Role, ShardId};
 use gb6_core_ports::ShardLog;
-use gb6_core_wire::mesh::{EdgeFrame, HistoryPage, OwnerFrame, Publish};
+use gb6_core_wire::mesh::{
+    Attach, Class, EdgeFrame, HistoryPage, OwnerFrame, Publish, Purpose, StreamOpen, ToEdge,
+    ToOwner,
+};
 use gb6_core_wire::record::flags;
 use gb6_region_shard::{Admin, AdminOutcome};
 
@@ -346,4 +350,35 @@ async fn a_page_ends_at_its_bytes() {
     }
     let page = edge.history(140, 3).await;
     assert_eq!(page.publications.len(), 3, "or at its number");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_of_another_role_is_served_nothing() {
+    let mut machine = Machine::new(Namespace::default());
+    let _region = machine.start().await;
+    for (role, refused) in [(Role::Geo, 1), (Role::Region, 2)] {
+        let endpoint = machine.bind(&format!("other{refused}"), role);
+        let region = NodeId::from("r1");
+        let link = endpoint.dial(&region, None).await.expect("a valid peer");
+        let open = StreamOpen {
+            purpose: Some(Purpose::Shard(shard())),
+        };
+        let stream = link.open(open).await.expect("a stream");
+        let (sender, mut receiver) = stream.split::<ToOwner, ToEdge>(QueueLimits::default());
+        let attach = OwnerFrame::Attach(Attach {
+            edge_incarnation: 1,
+            revision: 1,
+        });
+        let attach = ToOwner {
+            frame: Some(attach),
+        };
+        let _ = sender.try_send(Class::Control, attach);
+        let answer = tokio::time::timeout(PATIENCE, receiver.recv()).await;
+        let answer = answer.expect("the stream ends");
+        assert!(!matches!(answer, Ok(Some(_))), "{role:?}: {answer:?}");
+        let counted = format!("gb6_region_roles_refused_total {refused}");
+        assert!(machine.metrics.text().lines().any(|line| line == counted));
+    }
+    // An edge is.
+    machine.edge("e1").await;
 }
