@@ -300,6 +300,14 @@ fn collect(shared: &Arc<Shared>, metrics: &Metrics) -> Registration {
                 count,
             );
         }
+        for (code, count) in shared.counters.error_codes.all() {
+            out.counter(
+                "gb6_edge_errors_total",
+                "Commands answered with an error, by its code.",
+                &[("code", &code.code().to_string())],
+                count,
+            );
+        }
         shared.shards.collect(out);
     })
 }

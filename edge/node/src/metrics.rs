@@ -27,6 +27,11 @@ pub(crate) struct EdgeMetrics {
     pub(crate) sessions: GaugeFamily,
     /// Sessions ended, by close code.
     pub(crate) closed: CounterFamily,
+    /// Tokens refused at connect or refresh, by why.
+    pub(crate) tokens_refused: CounterFamily,
+    /// Refused frames and tokens, and sessions ended for what their client sent, that are not in
+    /// the log at level info because there were too many.
+    pub(crate) unlogged: Counter,
     /// Sessions ended because their queue was full.
     pub(crate) slow: Counter,
     /// Bytes read from clients' WebSockets.
@@ -88,6 +93,15 @@ impl EdgeMetrics {
                 "gb6_edge_closed_total",
                 "WebSocket sessions ended, by the close code (0: without one).",
                 &[Label::new("code", 64)],
+            ),
+            tokens_refused: m.counter_family(
+                "gb6_edge_tokens_refused_total",
+                "Tokens refused at connect or refresh, by why.",
+                &[Label::new("reason", 16)],
+            ),
+            unlogged: m.counter(
+                "gb6_edge_unlogged_total",
+                "Refusals that are in the log at level debug only, because there were too many.",
             ),
             slow: m.counter(
                 "gb6_edge_slow_total",

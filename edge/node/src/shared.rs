@@ -22,6 +22,10 @@ use crate::shards::Shards;
 use crate::wheel::Wheel;
 use crate::ws::connection::{Event, SessionHandle};
 
+/// Refusals logged at level info a second, and at once.
+const LOGGED_PER_SECOND: u64 = 10;
+const LOGGED_AT_ONCE: u64 = 100;
+
 /// The state of one edge.
 pub(crate) struct Shared {
     pub(crate) config: EdgeConfig,
@@ -34,6 +38,8 @@ pub(crate) struct Shared {
     pub(crate) registry: Metrics,
     pub(crate) health: Health,
     pub(crate) wheel: Wheel<SessionHandle>,
+    /// What is said at level info of clients that do what they should not.
+    logged: Pace,
     /// Subscriptions that may be ended because the log can not continue them: the clients come back
     /// at once.
     pub(crate) evictions: Pace,
@@ -85,6 +91,7 @@ impl Shared {
             registry: parts.registry,
             health: parts.health,
             wheel: Wheel::new(tick_ms),
+            logged: Pace::new(LOGGED_PER_SECOND, LOGGED_AT_ONCE),
             evictions: Pace::new(evictions, evictions / 10),
             admission: parts.admission,
             shards: parts.shards,
@@ -104,6 +111,16 @@ impl Shared {
         } else {
             &self.config.session
         }
+    }
+
+    /// Whether a refusal may be logged at level info: anybody can cause them, so that without a
+    /// bound a flood of them would fill the disk.
+    pub(crate) fn may_log(&self) -> bool {
+        let may = self.logged.take(self.clock.now_ms());
+        if !may {
+            self.metrics.unlogged.inc();
+        }
+        may
     }
 
     /// A number that no session of this edge has had.

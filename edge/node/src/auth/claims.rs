@@ -5,9 +5,11 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use gb6_core_model::{Capability, Caps, InstanceId};
 use gb6_core_wire::client::json_depth_within;
-use gb6_edge_session::{Claims, TokenError};
+use gb6_edge_session::Claims;
 use serde::Deserialize;
 use serde_json::value::RawValue;
+
+use super::Refusal;
 
 /// Deepest JSON that `info` may hold, as everything that clients are shown.
 const DEPTH_MAX: usize = gb6_core_model::limits::JSON_DEPTH_MAX;
@@ -38,18 +40,18 @@ pub(super) struct Raw {
 
 impl Raw {
     /// The claims of a token whose signature is good, at `unix_ms`.
-    pub(super) fn check(self, instance: InstanceId, unix_ms: i64) -> Result<Claims, TokenError> {
+    pub(super) fn check(self, instance: InstanceId, unix_ms: i64) -> Result<Claims, Refusal> {
         if self.channel.is_some() {
-            return Err(TokenError::Invalid);
+            return Err(Refusal::Claims);
         }
         if let Some(nbf) = self.nbf
             && millis(nbf)? > unix_ms
         {
-            return Err(TokenError::Invalid);
+            return Err(Refusal::Claims);
         }
         let exp = self.exp.map(millis).transpose()?;
         if exp.is_some_and(|exp| exp <= unix_ms) {
-            return Err(TokenError::Expired);
+            return Err(Refusal::Expired);
         }
         let expires_unix_ms = match self.expire_at {
             None => exp,
@@ -57,7 +59,7 @@ impl Raw {
             Some(at) => Some(at.saturating_mul(1000)),
         };
         if expires_unix_ms.is_some_and(|at| at <= unix_ms) {
-            return Err(TokenError::Expired);
+            return Err(Refusal::Expired);
         }
         let info = match (self.info, self.b64info) {
             (_, Some(b64)) => from_base64(&b64)?,
@@ -65,7 +67,7 @@ impl Raw {
             (None, None) => Bytes::new(),
         };
         if !info.is_empty() && !json_depth_within(&info, DEPTH_MAX) {
-            return Err(TokenError::Invalid);
+            return Err(Refusal::Claims);
         }
         Ok(Claims {
             instance,
@@ -79,8 +81,8 @@ impl Raw {
 
 /// Info that was given in base 64: as it is where it is JSON, else wrapped so that JSON clients
 /// can be shown it.
-fn from_base64(b64: &str) -> Result<Bytes, TokenError> {
-    let data = STANDARD.decode(b64).map_err(|_| TokenError::Invalid)?;
+fn from_base64(b64: &str) -> Result<Bytes, Refusal> {
+    let data = STANDARD.decode(b64).map_err(|_| Refusal::Claims)?;
     if data.is_empty() || serde_json::from_slice::<serde::de::IgnoredAny>(&data).is_ok() {
         return Ok(Bytes::from(data));
     }
@@ -91,9 +93,9 @@ fn from_base64(b64: &str) -> Result<Bytes, TokenError> {
 }
 
 /// A NumericDate in ms; refused where it is no time.
-fn millis(seconds: f64) -> Result<i64, TokenError> {
+fn millis(seconds: f64) -> Result<i64, Refusal> {
     if !seconds.is_finite() || seconds.abs() > 1e12 {
-        return Err(TokenError::Invalid);
+        return Err(Refusal::Claims);
     }
     Ok((seconds * 1000.0) as i64)
 }

@@ -57,6 +57,10 @@ fn sign(header: &str, claims: &str, secret: &str) -> String {
 }
 
 fn verify(listener: &str, token: &str) -> Result<Claims, TokenError> {
+    refusal(listener, token).map_err(TokenError::from)
+}
+
+fn refusal(listener: &str, token: &str) -> Result<Claims, Refusal> {
     verify_token(&snapshot(), &InstanceId::from(listener), token, NOW_MS)
 }
 
@@ -262,4 +266,44 @@ fn info_and_what_makes_no_connection_token() {
         info(r#"{"sub":"u","caps":"all"}"#),
         Err(TokenError::Invalid)
     );
+}
+
+#[test]
+fn operators_are_told_why_a_token_was_refused() {
+    let claims = r#"{"sub":"u"}"#;
+    let none = format!(
+        "{}.{}.",
+        URL_SAFE_NO_PAD.encode(r#"{"alg":"none"}"#),
+        URL_SAFE_NO_PAD.encode(claims)
+    );
+    let other = r#"{"alg":"HS256","kid":"other.k1"}"#;
+    let made_here = r#"{"alg":"HS256","kid":"acme.k1"}"#;
+    for (token, want) in [
+        (sign(HS, r#"{"exp":1}"#, "s-one"), Refusal::Expired),
+        ("a.b.c".to_owned(), Refusal::Malformed),
+        (String::new(), Refusal::Malformed),
+        ("x".repeat(TOKEN_BYTES_MAX + 1), Refusal::Malformed),
+        (sign(HS, claims, "guessed"), Refusal::Signature),
+        (sign(made_here, claims, "guessed"), Refusal::Signature),
+        (sign(other, claims, "s-other"), Refusal::UnknownKey),
+        (none, Refusal::Algorithm),
+        (
+            sign(r#"{"alg":"HS512"}"#, claims, "s-one"),
+            Refusal::Algorithm,
+        ),
+        (
+            sign(r#"{"alg":"RS256"}"#, claims, "s-one"),
+            Refusal::Algorithm,
+        ),
+        (sign(HS, r#"{"nbf":1e11}"#, "s-one"), Refusal::Claims),
+        (sign(HS, r#"{"sub":7}"#, "s-one"), Refusal::Claims),
+        (
+            sign(HS, r#"{"channel":"room:1"}"#, "s-one"),
+            Refusal::Claims,
+        ),
+    ] {
+        assert_eq!(refusal("demo", &token), Err(want), "{token}");
+    }
+    let nobody = refusal("nobody", &sign(HS, claims, "s-one"));
+    assert_eq!(nobody, Err(Refusal::UnknownKey));
 }

@@ -73,6 +73,15 @@ impl Connection {
     ) -> Result<Result<Claims, TokenError>, Disconnect> {
         let snapshot = self.shared.snapshot.load();
         let result = crate::auth::verify_token(&snapshot, &self.origin.instance, token, unix_ms);
+        let foreign = |claims: &Claims| {
+            let identity = self.session.identity();
+            identity.is_some_and(|own| own != (&claims.instance, claims.user.as_str()))
+        };
+        match &result {
+            Err(refusal) => self.refused_token(refusal.name()),
+            Ok(claims) if foreign(claims) => self.refused_token("foreign"),
+            Ok(_) => {}
+        }
         if let Ok(claims) = &result {
             if let Some(origin) = &self.origin.foreign {
                 let listed = snapshot
@@ -80,6 +89,7 @@ impl Connection {
                     .get(&claims.instance)
                     .is_some_and(|i| crate::origin::is_listed(origin, &i.allowed_origins));
                 if !listed {
+                    self.refused_token("origin");
                     return Err(Disconnect::PermissionDenied);
                 }
             }
@@ -87,7 +97,18 @@ impl Connection {
                 .belongs_to(InstanceTag::of(claims.instance.as_str()));
             self.unproven = None;
         }
-        Ok(result)
+        Ok(result.map_err(TokenError::from))
+    }
+
+    /// Counts a refused token, and says so to the operator as often as is good.
+    fn refused_token(&self, reason: &'static str) {
+        self.shared.metrics.tokens_refused.with(&[reason]).inc();
+        let (session, instance) = (self.handle.session.0, self.origin.instance.as_str());
+        if self.shared.may_log() {
+            tracing::info!(session, instance, reason, "token refused");
+        } else {
+            tracing::debug!(session, instance, reason, "token refused");
+        }
     }
 
     /// Hands a request to the shard of its room.

@@ -223,7 +223,6 @@ impl Connection {
                 Ok(None) => return,
                 Err(error) => {
                     if self.end == End::Open {
-                        tracing::debug!(session = self.handle.session.0, %error, "bad frame");
                         self.input(now_ms, |s, cx, out| {
                             s.shutdown(cx, Disconnect::BadRequest, out);
                             // The frame's own close code says it better.
@@ -270,7 +269,7 @@ impl Connection {
             return;
         }
         self.batch.push(close_frame(code, reason));
-        self.ended(now_ms, code, self.shared.config.close_timeout);
+        self.ended(now_ms, code, reason, self.shared.config.close_timeout);
     }
 
     /// The client reads too slowly: drops what waits and tries to say so.
@@ -289,18 +288,31 @@ impl Connection {
         self.ended(
             now_ms,
             slow.code() as u16,
+            slow.text(),
             self.shared.config.slow_close_timeout,
         );
     }
 
-    fn ended(&mut self, now_ms: u64, code: u16, patience: std::time::Duration) {
+    fn ended(&mut self, now_ms: u64, code: u16, reason: &str, patience: std::time::Duration) {
         let patience = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
         self.end = End::Closing {
             until: now_ms.saturating_add(patience),
             answered: false,
         };
-        tracing::debug!(session = self.handle.session.0, code, "session closed");
+        self.log_end(code, reason);
         self.leave(code);
+    }
+
+    /// Says why a session ended: at level info, as often as is good, where its client broke the
+    /// protocol or was refused.
+    fn log_end(&self, code: u16, reason: &str) {
+        let session = self.handle.session.0;
+        let refused = matches!(code, 1002 | 1007 | 1009 | 3013 | 3500..=3999);
+        if refused && self.shared.may_log() {
+            tracing::info!(session, code, reason, "session refused");
+        } else {
+            tracing::debug!(session, code, reason, "session closed");
+        }
     }
 
     /// The client has answered the close frame, or began the end itself.

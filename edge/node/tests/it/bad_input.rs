@@ -106,6 +106,10 @@ async fn commands_that_can_not_be() {
         assert_eq!(reply["error"]["code"], want, "{reply}");
         assert!(!reply["error"]["message"].as_str().unwrap().is_empty());
     }
+    for (code, count) in [(102, 1.0), (103, 0.0), (104, 1.0), (107, 4.0)] {
+        let name = format!("gb6_edge_errors_total{{code=\"{code}\"}}");
+        assert_eq!(world.metric(&name), count, "{name}");
+    }
 }
 
 #[tokio::test]

@@ -49,6 +49,23 @@ async fn good_bad_expired_foreign_and_none() {
         assert_eq!(code, 3500, "{token}");
         assert_eq!(reason, "invalid token");
     }
+    // Operators see which is which.
+    for (reason, want) in [
+        ("expired", 1.0),
+        ("algorithm", 1.0),
+        ("signature", 1.0),
+        ("malformed", 2.0),
+    ] {
+        let name = format!("gb6_edge_tokens_refused_total{{reason=\"{reason}\"}}");
+        assert_eq!(world.metric(&name), want, "{name}");
+    }
+    let mut bob = Client::connect(world.address, &world.token("bob")).await;
+    bob.send(&json!({"id": 2, "refresh": {"token": good}}))
+        .await;
+    assert_eq!(bob.closed().await.0, 3500);
+    let foreign = "gb6_edge_tokens_refused_total{reason=\"foreign\"}";
+    assert_eq!(world.metric(foreign), 1.0);
+    assert_eq!(world.metric("gb6_edge_errors_total{code=\"109\"}"), 1.0);
     let (code, reason) = try_connect(&world, json!({})).await.unwrap_err();
     assert_eq!((code, reason.as_str()), (3501, "bad request"));
 }

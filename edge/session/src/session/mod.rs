@@ -21,7 +21,8 @@ use gb6_core_model::{Disconnect, SessionId, limits};
 use gb6_core_wire::client::{Commands, Dialect};
 
 pub use types::{
-    Action, Claims, Context, FrameKind, SessionConfig, SessionCounters, SessionSeed, TokenError,
+    Action, Claims, Context, ErrorCounts, FrameKind, SessionConfig, SessionCounters, SessionSeed,
+    TokenError,
 };
 
 use crate::request::{Answer, Notice};

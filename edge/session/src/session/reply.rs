@@ -63,6 +63,7 @@ impl<'a> Turn<'a> {
     /// Answers command `id` with an error; a command without an id gets none.
     pub(super) fn fail(&mut self, id: u32, code: ErrorCode) {
         count(&self.cx.counters.errors);
+        self.cx.counters.error_codes.count(code);
         if id != 0 {
             self.say(&Reply::error(id, code));
         }

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use gb6_core_model::snapshot::Snapshot;
-use gb6_core_model::{Caps, Disconnect, InstanceId, SessionId};
+use gb6_core_model::{Caps, Disconnect, ErrorCode, InstanceId, SessionId};
 use gb6_core_wire::client::Dialect;
 
 use crate::request::HubRequest;
@@ -146,10 +146,16 @@ pub enum TokenError {
 }
 
 macro_rules! counters {
-    ($(#[$doc:meta])* $name:ident { $($(#[$fdoc:meta])* $field:ident,)+ }) => {
+    (
+        $(#[$doc:meta])* $name:ident { $($(#[$fdoc:meta])* $field:ident,)+ }
+        and $(#[$mdoc:meta])* $more:ident: $type:ty
+    ) => {
         $(#[$doc])*
         #[derive(Debug, Default)]
-        pub struct $name { $($(#[$fdoc])* pub $field: AtomicU64,)+ }
+        pub struct $name {
+            $($(#[$fdoc])* pub $field: AtomicU64,)+
+            $(#[$mdoc])* pub $more: $type,
+        }
 
         impl $name {
             /// Every counter with its name.
@@ -193,6 +199,28 @@ counters! {
         expired,
         /// Connections that sent no connect in time.
         stale,
+    }
+    and
+    /// Commands answered with an error, by its code.
+    error_codes: ErrorCounts
+}
+
+/// How often each error was answered.
+#[derive(Debug, Default)]
+pub struct ErrorCounts([AtomicU64; ErrorCode::ALL.len()]);
+
+impl ErrorCounts {
+    pub(crate) fn count(&self, code: ErrorCode) {
+        let at = ErrorCode::ALL.iter().position(|c| *c == code);
+        if let Some(counter) = at.and_then(|at| self.0.get(at)) {
+            count(counter);
+        }
+    }
+
+    /// Every code with its count.
+    pub fn all(&self) -> impl Iterator<Item = (ErrorCode, u64)> {
+        let counts = self.0.iter().map(|c| c.load(Ordering::Relaxed));
+        ErrorCode::ALL.iter().copied().zip(counts)
     }
 }
 
