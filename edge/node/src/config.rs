@@ -35,10 +35,11 @@ pub struct EdgeConfig {
     pub frame_bytes_max: usize,
     /// How long a client may take to answer a close frame.
     pub close_timeout: Duration,
-    /// How long a slow client may take to take the close frame before the connection is cut.
+    /// How long a client that was given up (3008, 3009) may take to take the close frame before the
+    /// connection is cut.
     pub slow_close_timeout: Duration,
-    /// How long a client may take nothing at all of what waits for it before it is disconnected
-    /// (3009).
+    /// How long a client may take nothing at all of what waits for it before that is dropped and
+    /// it is disconnected (3009).
     pub write_timeout: Duration,
     /// Over how long the sessions of a draining edge are told to reconnect.
     pub drain_window: Duration,

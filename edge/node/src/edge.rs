@@ -104,6 +104,7 @@ impl Edge {
         config.check()?;
         let node = deps.endpoint.local().identity.node.clone();
         name_sessions(&mut config, node.as_str());
+        fit_queue(&mut config);
         install_crypto();
         let live_max = connections_max(&config)?;
         let half_open_max = config.half_open_max.unwrap_or(live_max / 2).max(1);
@@ -247,6 +248,19 @@ fn name_sessions(config: &mut EdgeConfig, node: &str) {
     }
     if config.session.version.is_empty() {
         config.session.version = env!("CARGO_PKG_VERSION").to_owned();
+    }
+}
+
+/// Replies and gaps leave most of a client's queue to live messages, however short it is.
+fn fit_queue(config: &mut EdgeConfig) {
+    let quarter = (config.outbox_bytes / 4).max(1);
+    for bytes in [
+        &mut config.session.bulk_low_water_bytes,
+        &mut config.session.commands_high_water_bytes,
+        &mut config.hub.fill_step_bytes,
+        &mut config.hub.fill_backlog_bytes,
+    ] {
+        *bytes = (*bytes).min(quarter);
     }
 }
 

@@ -272,23 +272,27 @@ impl Connection {
         self.ended(now_ms, code, reason, self.shared.config.close_timeout);
     }
 
-    /// The client reads too slowly: drops what waits and tries to say so.
+    /// The client reads too slowly: its queue is full.
     fn slow(&mut self, now_ms: u64) {
-        if self.end != End::Open {
-            return;
+        if self.end == End::Open {
+            self.shared.metrics.slow.inc();
+            self.give_up(now_ms, Disconnect::Slow);
         }
-        self.shared.metrics.slow.inc();
-        let slow = Disconnect::Slow;
+    }
+
+    /// The client does not take what waits for it: drops that and tries to say why, which it sees
+    /// if it reads within a moment.
+    fn give_up(&mut self, now_ms: u64, why: Disconnect) {
         self.input(now_ms, |s, cx, out| {
-            s.shutdown(cx, slow, out);
+            s.shutdown(cx, why, out);
             out.clear();
         });
         self.batch.keep_half_written();
-        self.batch.close(slow.code() as u16, slow.text());
+        self.batch.close(why.code() as u16, why.text());
         self.ended(
             now_ms,
-            slow.code() as u16,
-            slow.text(),
+            why.code() as u16,
+            why.text(),
             self.shared.config.slow_close_timeout,
         );
     }
@@ -439,13 +443,9 @@ impl Connection {
                         Err(why) => self.input(now_ms, |s, cx, out| s.shutdown(cx, why, out)),
                     }
                 }
-                if self
-                    .write_deadline()
-                    .is_some_and(|deadline| deadline <= now_ms)
-                {
-                    let why = Disconnect::WriteError;
-                    self.leave(why.code() as u16);
-                    self.end = End::Cut;
+                let stalled = self.write_deadline().is_some_and(|at| at <= now_ms);
+                if stalled && self.end == End::Open {
+                    self.give_up(now_ms, Disconnect::WriteError);
                 }
             }
             End::Closing { until, .. } if until <= now_ms => self.end = End::Cut,

@@ -1,6 +1,8 @@
 //! Messages from one client to another, in both encodings.
 
 use futures_util::{SinkExt, StreamExt};
+use gb6_core_wire::client::{Command, ConnectRequest, Dialect, PublishRequest, decode_replies};
+use prost::Message as _;
 use serde_json::json;
 use tokio_tungstenite::tungstenite::Message;
 
@@ -109,6 +111,46 @@ async fn protobuf_and_json_share_a_room() {
         if let Message::Binary(bytes) = message.unwrap().unwrap() {
             replies.extend_from_slice(&bytes);
         }
+    }
+}
+
+#[tokio::test]
+async fn protobuf_by_query_is_spoken_both_ways() {
+    let world = World::start(config());
+    for query in ["?format=protobuf", "?cf_protocol=protobuf"] {
+        let mut ws = open(world.address, query, &[]).await.unwrap();
+        let connect = Command {
+            id: 1,
+            connect: Some(Box::new(ConnectRequest {
+                token: world.token("proto"),
+                ..ConnectRequest::default()
+            })),
+            ..Command::default()
+        };
+        let publish = Command {
+            id: 2,
+            publish: Some(PublishRequest {
+                channel: "room:1".to_owned(),
+                data: bytes::Bytes::from_static(b"\xff not JSON"),
+                ..PublishRequest::default()
+            }),
+            ..Command::default()
+        };
+        let mut frame = connect.encode_length_delimited_to_vec();
+        frame.extend(publish.encode_length_delimited_to_vec());
+        ws.send(Message::binary(frame)).await.unwrap();
+        let mut replies = Vec::new();
+        while replies.len() < 2 {
+            let message = tokio::time::timeout(PATIENCE, ws.next()).await.unwrap();
+            match message.unwrap().unwrap() {
+                Message::Binary(bytes) => {
+                    replies.extend(decode_replies(Dialect::Protobuf, bytes).unwrap());
+                }
+                other => panic!("{query}: {other:?}"),
+            }
+        }
+        assert!(replies[0].connect.as_ref().unwrap().client.len() == 36);
+        assert!(replies[1].publish.is_some(), "{:?}", replies[1]);
     }
 }
 

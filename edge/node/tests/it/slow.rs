@@ -39,19 +39,69 @@ async fn who_does_not_read_is_disconnected_with_3008() {
     }
     eventually("slow session gone", || world.edge.sessions() == 1).await;
     // When it reads at last, the last thing is why.
-    assert_eq!(close_code_far(&mut slow).await, Some(3008));
+    assert_eq!(close_code_far(&mut slow, b"slow").await, Some(3008));
 }
 
 /// As [`close_code`], behind megabytes of other frames.
-async fn close_code_far(tcp: &mut tokio::net::TcpStream) -> Option<u16> {
+async fn close_code_far(tcp: &mut tokio::net::TcpStream, reason: &[u8]) -> Option<u16> {
     use tokio::io::AsyncReadExt;
     let mut bytes = Vec::new();
     let _ = tcp.read_to_end(&mut bytes).await;
+    let length = reason.len() as u8 + 2;
     bytes
-        .windows(8)
+        .windows(4 + reason.len())
         .rev()
-        .find(|w| w[..2] == [0x88, 6] && &w[4..] == b"slow")
+        .find(|w| w[..2] == [0x88, length] && &w[4..] == reason)
         .map(|w| u16::from_be_bytes([w[2], w[3]]))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_takes_nothing_for_long_is_disconnected_with_3009() {
+    let mut settings = config();
+    // Time alone ends it: its queue would hold everything.
+    settings.outbox_bytes = 256 << 20;
+    settings.write_timeout = Duration::from_millis(300);
+    settings.slow_close_timeout = Duration::from_secs(5);
+    let world = World::start(settings);
+    let mut stalled = raw(world.address).await;
+    let lines = [
+        json!({"id": 1, "connect": {"token": world.token("stalled")}}).to_string(),
+        json!({"id": 2, "subscribe": {"channel": "room:1"}}).to_string(),
+    ];
+    stalled.write_all(&frame(&lines.join("\n"))).await.unwrap();
+    let subscribers = "gb6_edge_subscribers{region=\"r\",shard=\"0\"}";
+    world.metric_reaches(subscribers, 1.0).await;
+    // More than the kernel takes for it.
+    let data = format!("\"{}\"", "x".repeat(60_000));
+    for _ in 0..400 {
+        world
+            .owner
+            .append(&room("room:1"), data.clone().into_bytes());
+        tokio::task::yield_now().await;
+    }
+    let ended = "gb6_edge_closed_total{code=\"3009\"}";
+    world.metric_reaches(ended, 1.0).await;
+    assert_eq!(world.metric("gb6_edge_slow_total"), 0.0);
+    eventually("left", || world.metric(subscribers) == 0.0).await;
+    // When it reads at last, the last thing is why.
+    let code = close_code_far(&mut stalled, b"write error").await;
+    assert_eq!(code, Some(3009));
+    // One that goes on not reading is cut off.
+    let mut settings = config();
+    settings.outbox_bytes = 256 << 20;
+    settings.write_timeout = Duration::from_millis(300);
+    let world = World::start(settings);
+    let mut never = raw(world.address).await;
+    never.write_all(&frame(&lines.join("\n"))).await.unwrap();
+    world.metric_reaches(subscribers, 1.0).await;
+    for _ in 0..400 {
+        world
+            .owner
+            .append(&room("room:1"), data.clone().into_bytes());
+        tokio::task::yield_now().await;
+    }
+    world.metric_reaches(ended, 1.0).await;
+    eventually("connection cut", || world.edge.connections() == 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

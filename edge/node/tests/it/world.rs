@@ -132,13 +132,17 @@ impl World {
 
     /// Starts an edge with `config`, if it can be.
     pub(crate) fn try_start(config: EdgeConfig) -> Result<Self, EdgeError> {
+        Self::start_placed(config, snapshot())
+    }
+
+    /// Starts an edge with `config` and a placement of one's own.
+    pub(crate) fn start_placed(config: EdgeConfig, snapshot: Snapshot) -> Result<Self, EdgeError> {
         let network = MemoryNetwork::new();
         let region = network
             .bind(local("r1", Role::Region), Timing::default())
             .unwrap();
         let owner = Owner::default();
         owner.serve(region.clone());
-        let snapshot = snapshot();
         let (placement, receiver) = watch::channel(Arc::new(snapshot.clone()));
         let deps = deps(&network, receiver);
         let metrics = deps.metrics.clone();

@@ -113,3 +113,71 @@ pub(super) fn fitting(costs: impl IntoIterator<Item = usize>) -> usize {
     }
     fit
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::types::{SessionConfig, SessionCounters};
+    use gb6_core_model::snapshot::Snapshot;
+    use gb6_core_wire::client::RpcResult;
+
+    /// The payload of a complete WebSocket frame of a server.
+    fn payload(frame: &Bytes) -> Bytes {
+        let header = match frame[1] {
+            127 => 10,
+            126 => 4,
+            _ => 2,
+        };
+        frame.slice(header..)
+    }
+
+    #[test]
+    fn replies_of_a_turn_are_split_where_a_frame_would_be_too_long() {
+        let (snapshot, config) = (Snapshot::default(), SessionConfig::default());
+        let counters = SessionCounters::default();
+        let cx = Context {
+            now_ms: 0,
+            unix_ms: 0,
+            snapshot: &snapshot,
+            config: &config,
+            counters: &counters,
+            outbox_bytes: 0,
+        };
+        let reply = |id: u32, bytes: usize| {
+            let data = format!("\"{}\"", "x".repeat(bytes));
+            Reply::answer(id, RpcResult { data: data.into() })
+        };
+        // Small ones, three of which two fit into a frame, and one that is a frame alone.
+        let sizes = [10, 400_000, 400_000, 400_000, 10, 890_000, 20, 30];
+        for dialect in Dialect::ALL {
+            let mut out = Vec::new();
+            let mut turn = Turn::new(&cx, SessionId(1), dialect, &mut out);
+            for (id, bytes) in (1..).zip(sizes) {
+                turn.say(&reply(id, bytes));
+            }
+            let said = turn.outbox_bytes();
+            turn.flush();
+            let frames: Vec<Bytes> = out
+                .into_iter()
+                .map(|action| match action {
+                    Action::Send(frame) => frame,
+                    other => panic!("{other:?}"),
+                })
+                .collect();
+            assert_eq!(frames.len(), 3, "{dialect:?}");
+            assert!(
+                frames
+                    .iter()
+                    .all(|f| payload(f).len() <= limits::CLIENT_FRAME_OUT_BYTES_MAX)
+            );
+            assert!(said.abs_diff(frames.iter().map(Bytes::len).sum()) < 20);
+            let replies = frames
+                .iter()
+                .flat_map(|frame| client::decode_replies(dialect, payload(frame)).unwrap());
+            let got: Vec<(u32, usize)> = replies
+                .map(|r| (r.id, r.rpc.unwrap().data.len() - 2))
+                .collect();
+            assert_eq!(got, (1..).zip(sizes).collect::<Vec<_>>());
+        }
+    }
+}
