@@ -6,7 +6,10 @@ use std::net::TcpStream;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use crate::{Node, gb6, get, printed, refused, run};
 
@@ -32,6 +35,14 @@ fn disk_use(dir: &Path) -> u64 {
             meta.blocks() * 512 + below
         })
         .sum()
+}
+
+/// What a token says.
+fn claims(token: &str) -> serde_json::Value {
+    let parts: Vec<&str> = token.split('.').collect();
+    assert_eq!(parts.len(), 3, "{token}");
+    let json = URL_SAFE_NO_PAD.decode(parts[1]).unwrap();
+    serde_json::from_slice(&json).unwrap()
 }
 
 #[test]
@@ -65,15 +76,17 @@ fn says_what_programs_and_people_need() {
         node.text("ws"),
         format!("ws://{}/connection/websocket", node.http())
     );
-    assert_eq!(node.ready["tokens"].as_object().unwrap().len(), 2);
-    assert!(
-        node.ready["tokens"]["alice"]
-            .as_str()
-            .unwrap()
-            .split('.')
-            .count()
-            == 3
-    );
+    let tokens = node.ready["tokens"].as_object().unwrap();
+    let users: Vec<&str> = tokens.keys().map(String::as_str).collect();
+    assert_eq!(users, ["alice", "bob"]);
+    for (user, token) in tokens {
+        let claims = claims(token.as_str().unwrap());
+        assert_eq!(claims["sub"], **user);
+        let time = |claim: &str| claims[claim].as_i64().unwrap();
+        assert_eq!(time("exp") - time("iat"), 3600, "{claims}");
+        let age = UNIX_EPOCH.elapsed().unwrap().as_secs() as i64 - time("iat");
+        assert!((0..60).contains(&age), "made {age} s ago");
+    }
 
     assert_eq!(get(node.http(), "/readyz").0, 200);
     assert_eq!(get(node.http(), "/healthz").0, 200);

@@ -213,6 +213,33 @@ fn an_edge_without_a_placement_answers_for_its_health_and_serves_nobody() {
 }
 
 #[test]
+fn a_busy_mesh_port_names_who_holds_it_and_the_flag() {
+    let mesh = Mesh::new();
+    let geo = Node::start(mesh.command("geo"));
+    let holder = format!("process {}", geo.pid());
+    for role in ["geo", "region"] {
+        let said = refused(
+            mesh.path(),
+            &[
+                role,
+                "--http",
+                "127.0.0.1:0",
+                "--mesh-listen",
+                &mesh.geo,
+                "--data-dir",
+                "other-data",
+            ],
+            1,
+        );
+        for words in [&mesh.geo, &holder, "--mesh-listen"] {
+            assert!(said.contains(words), "{role}: {words:?} is not in {said}");
+        }
+    }
+    let (status, _, said) = geo.stop();
+    assert!(status.success(), "{said}");
+}
+
+#[test]
 fn a_node_with_anothers_certificate_does_not_start() {
     let mesh = Mesh::new();
     let wrong = |args: &[&str]| refused(mesh.path(), args, 1);
