@@ -4,7 +4,8 @@
 #
 #   scripts/soak.sh [CASES]     cases for each property, 20000 unless said
 #
-# GB6_ROUNDS sets how often processes are killed and paused, and the power is cut: 20 unless said.
+# GB6_ROUNDS sets how often processes are killed and paused, bytes are dropped and the power is cut:
+# 200 unless said, ten times what CI does.
 # GB6_LOG_MIB is the log behind which a killed server is started again, with the time that it takes:
 # 5120 unless said, on the disk of the build, removed afterwards.
 set -euo pipefail
@@ -16,7 +17,7 @@ cases=${1:-20000}
 export PROPTEST_CASES="$cases"
 export GB6_SEEDS="${GB6_SEEDS:-$cases}" GB6_MOVES="${GB6_MOVES:-2000}"
 step "soak, $cases cases for each property" scripts/test.sh units
-export GB6_ROUNDS=${GB6_ROUNDS:-20}
+export GB6_ROUNDS=${GB6_ROUNDS:-200}
 export GB6_LOG_MIB=${GB6_LOG_MIB:-5120}
 # The time is that of the binary that people run.
 scripts/console.sh --if-missing
