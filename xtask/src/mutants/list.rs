@@ -212,6 +212,7 @@ fn edge() -> Vec<Mutant> {
         env: &[],
     };
     let model = "hub_model::a_hub_keeps_its_promises";
+    let session = "session_prediction::a_session_says_what_the_model_says";
     vec![
         by(
             "resume-one-too-late",
@@ -260,6 +261,22 @@ fn edge() -> Vec<Mutant> {
             "if frame.shard_epoch < self.shard_epoch {",
             "if frame.shard_epoch + 1_000 < self.shard_epoch {",
             "hub_rules::a_stale_owner_is_left",
+        ),
+        by(
+            "one-subscription-too-many",
+            "a session gets one subscription more than its instance allows",
+            "edge/session/src/session/rooms.rs",
+            "if self.subscriptions.len() >= most {",
+            "if self.subscriptions.len() > most {",
+            session,
+        ),
+        by(
+            "older-answer-ends-a-newer-subscribe",
+            "the failure of a subscribe that was given up takes the next one along",
+            "edge/session/src/session/rooms.rs",
+            ".filter(|at| self.subscriptions[*at].pending == token);",
+            ".filter(|_| token > 0);",
+            session,
         ),
     ]
 }

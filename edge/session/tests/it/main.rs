@@ -1,5 +1,5 @@
-//! The machines of an edge from outside: a hub against a naive model of a shard's owner, and the
-//! rules of sessions one by one.
+//! The machines of an edge from outside: a hub against a naive model of a shard's owner, a session
+//! against a naive model of its rules, and both rule by rule.
 
 // A test that can not go on has failed.
 #![allow(clippy::unwrap_used)]
@@ -14,5 +14,7 @@ mod hub_reads;
 mod hub_rules;
 mod owner;
 mod session_model;
+mod session_naive;
+mod session_prediction;
 mod session_rooms;
 mod session_rules;
