@@ -229,6 +229,8 @@ fn named(wanted: Wanted) -> &'static str {
 #[derive(Clone, Debug)]
 enum Step {
     Ask(Ask),
+    /// Somebody who changes their mind: subscribes, gives up, and subscribes again.
+    Again(&'static str),
     /// A hub answers one of what it was asked: of one room in order, of several in any.
     Answer(u8, u8),
     /// A hub ends a subscription.
@@ -288,6 +290,7 @@ fn step() -> impl Strategy<Value = Step> {
     ];
     prop_oneof![
         10 => ask().prop_map(Step::Ask),
+        3 => select(&CHANNELS[..3]).prop_map(Step::Again),
         8 => (any::<u8>(), any::<u8>()).prop_map(|(at, luck)| Step::Answer(at, luck)),
         1 => select(&CHANNELS[..5]).prop_map(Step::End),
         1 => token.prop_map(Step::Token),
@@ -375,6 +378,16 @@ proptest! {
         for step in steps {
             match step {
                 Step::Ask(ask) => pair.ask(&ask),
+                Step::Again(channel) => {
+                    let subscribe = Ask::Subscribe {
+                        channel,
+                        recover: false,
+                        map: false,
+                    };
+                    pair.ask(&subscribe);
+                    pair.ask(&Ask::Unsubscribe(channel));
+                    pair.ask(&subscribe);
+                }
                 Step::Answer(at, luck) => pair.answer(at, luck),
                 Step::End(channel) => {
                     let notice = Notice::Unsubscribed {
