@@ -205,7 +205,7 @@ pub(crate) struct Naive {
     /// What hubs were asked and have not answered, in order: command, channel, what.
     pub(crate) asked: VecDeque<(u32, String, Wanted)>,
     /// Pages of history that wait for the one under way.
-    pages: VecDeque<(u32, String)>,
+    pages: VecDeque<(u32, String, Wanted)>,
     /// The page under way.
     page: Option<u32>,
     refreshing: Option<u32>,
@@ -242,7 +242,9 @@ impl Naive {
     }
 
     fn try_ask(&mut self, id: u32, ask: &Ask) -> Result<(), E> {
-        if self.asked.len() + self.pages.len() >= IN_FLIGHT {
+        // An unsubscribe makes room, and always succeeds.
+        let busy = self.asked.len() + self.pages.len() >= IN_FLIGHT;
+        if busy && !matches!(ask, Ask::Unsubscribe(_)) {
             return Err(E::TooManyRequests);
         }
         match ask {
@@ -294,7 +296,13 @@ impl Naive {
             Ask::Presence(channel) | Ask::Stats(channel) => {
                 self.rights.may(channel, "prs")?;
                 let entries = matches!(ask, Ask::Presence(_));
-                self.want(id, channel, Wanted::Presence { entries });
+                let wanted = Wanted::Presence { entries };
+                // Numbers alone are no page.
+                if !entries {
+                    self.want(id, channel, wanted);
+                    return Ok(());
+                }
+                self.turn_pages(id, channel, wanted)?;
             }
             Ask::History {
                 channel,
@@ -310,11 +318,7 @@ impl Naive {
                     self.want(id, channel, Wanted::History);
                     return Ok(());
                 }
-                if self.pages.len() >= PAGES {
-                    return Err(E::TooManyRequests);
-                }
-                self.pages.push_back((id, (*channel).to_owned()));
-                self.next_page();
+                self.turn_pages(id, channel, Wanted::History)?;
             }
             Ask::Refresh { empty } => {
                 if *empty {
@@ -345,13 +349,23 @@ impl Naive {
         Ok(())
     }
 
+    /// Pages come one after the other.
+    fn turn_pages(&mut self, id: u32, channel: &str, wanted: Wanted) -> Result<(), E> {
+        if self.pages.len() >= PAGES {
+            return Err(E::TooManyRequests);
+        }
+        self.pages.push_back((id, channel.to_owned(), wanted));
+        self.next_page();
+        Ok(())
+    }
+
     /// The next page that waits, if none is under way.
     fn next_page(&mut self) {
         if self.page.is_none()
-            && let Some((id, channel)) = self.pages.pop_front()
+            && let Some((id, channel, wanted)) = self.pages.pop_front()
         {
             self.page = Some(id);
-            self.want(id, &channel, Wanted::History);
+            self.want(id, &channel, wanted);
         }
     }
 
@@ -408,23 +422,23 @@ impl Naive {
         }
     }
 
-    /// The token of a refresh was looked at. Whether the session goes on.
-    pub(crate) fn refreshed(&mut self, result: Result<Rights, E>) -> bool {
-        let Some(id) = self.refreshing.take() else {
-            return true;
-        };
+    /// The token of a refresh was looked at. With which close the session ends, if it does.
+    pub(crate) fn refreshed(&mut self, result: Result<Rights, E>) -> Option<u32> {
+        let id = self.refreshing.take()?;
         match result {
             Ok(rights) if rights.user == self.rights.user => {
                 self.rights = rights;
                 self.say(id, Said::Refresh);
-                true
+                None
             }
-            Err(code) if code != E::PermissionDenied => {
-                self.say(id, Said::Error(code.code()));
-                true
-            }
+            // To come back with a new one.
+            Err(E::TokenExpired) => Some(3005),
             // Somebody else's token, or nobody's.
-            Ok(_) | Err(_) => false,
+            Ok(_) | Err(E::PermissionDenied) => Some(3500),
+            Err(code) => {
+                self.say(id, Said::Error(code.code()));
+                None
+            }
         }
     }
 
