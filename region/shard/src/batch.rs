@@ -265,6 +265,7 @@ impl Shard {
                 session: publish.session,
                 number: publish.number,
                 hops: 0,
+                unknown: Vec::new(),
             }),
             client_id: publish.id,
             tags: publish.tags,

@@ -1,11 +1,13 @@
 //! The record: the one envelope of everything that a shard's log holds.
 //!
-//! Protobuf (proto3), field numbers below are for ever. Whoever rewrites a log keeps kinds and fields
-//! that it does not know: it copies the encoded record ([`erase_encoded`] edits one). Compression and encryption belong to a record, never to a batch, so that an
+//! Protobuf (proto3), field numbers below are for ever. Kinds and fields that this code does not know
+//! are kept: a record that is read and written again has them still ([`Record::unknown`]), and whoever
+//! rewrites a segment copies the encoded record ([`erase_encoded`] edits one). Compression and encryption belong to a record, never to a batch, so that an
 //! instance's key can be destroyed and a message erased without touching its neighbours.
 
 mod body;
 mod encoded;
+mod fields;
 
 use std::collections::BTreeMap;
 
@@ -90,123 +92,148 @@ pub mod flags {
 }
 
 /// Who made a record, and through which edge session.
-#[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Origin {
     /// The user; empty for an anonymous one.
-    #[prost(string, tag = "1")]
     pub user: String,
     /// The connection's client id, as other clients see it.
-    #[prost(string, tag = "2")]
     pub client: String,
     /// The publisher's connection info.
-    #[prost(bytes = "bytes", tag = "3")]
     pub conn_info: Bytes,
     /// The publisher's info for this channel.
-    #[prost(bytes = "bytes", tag = "4")]
     pub chan_info: Bytes,
     /// The edge's incarnation; 0: not from an edge.
-    #[prost(fixed64, tag = "5")]
     pub edge_incarnation: u64,
     /// The session at that edge.
-    #[prost(uint64, tag = "6")]
     pub session: u64,
     /// The publish's number among the session's publishes to this room, from 1.
-    #[prost(uint64, tag = "7")]
     pub number: u64,
     /// How often it was forwarded between systems (bridges).
-    #[prost(uint32, tag = "8")]
     pub hops: u32,
+    /// Fields that a newer version has written, encoded: they are written again as they are.
+    pub unknown: Vec<u8>,
 }
 
+fields::message!(Origin {
+    1 user: string,
+    2 client: string,
+    3 conn_info: bytes,
+    4 chan_info: bytes,
+    5 edge_incarnation: fixed64,
+    6 session: uint64,
+    7 number: uint64,
+    8 hops: uint32,
+});
+
 /// One record of a shard's log.
-#[derive(Clone, PartialEq, prost::Message)]
+#[derive(Clone, PartialEq, Debug, Default)]
 pub struct Record {
     /// Envelope version, [`RECORD_VERSION`].
-    #[prost(uint32, tag = "1")]
     pub version: u32,
     /// [`Kind`].
-    #[prost(enumeration = "Kind", tag = "2")]
     pub kind: i32,
     /// The tenant; empty for records of the shard itself.
-    #[prost(string, tag = "3")]
     pub instance: String,
     /// The instance epoch under which it was written.
-    #[prost(uint64, tag = "4")]
     pub instance_epoch: u64,
     /// The channel's full name; empty for records of an instance or of the shard.
-    #[prost(string, tag = "5")]
     pub channel: String,
     /// The room offset; 0 where the kind takes none.
-    #[prost(uint64, tag = "6")]
     pub offset: u64,
     /// The room's generation: with instance and channel it gives the stream epoch
     /// (`gb6_core_model::hash::stream_epoch`).
-    #[prost(uint32, tag = "7")]
     pub generation: u32,
     /// The record's number in the shard's log.
-    #[prost(uint64, tag = "8")]
     pub position: u64,
     /// The shard epoch under which it was written.
-    #[prost(uint64, tag = "9")]
     pub shard_epoch: u64,
     /// Unix ms: the owner's clock, never below the room's last record.
-    #[prost(int64, tag = "10")]
     pub time: i64,
     /// Who made it.
-    #[prost(message, optional, tag = "11")]
     pub origin: Option<Origin>,
     /// The client's message id, 1 to 128 bytes; empty: none.
-    #[prost(bytes = "bytes", tag = "12")]
     pub client_id: Bytes,
     /// The publication's version, for conditional publishes; 0: none.
-    #[prost(uint64, tag = "13")]
     pub data_version: u64,
     /// The offset that a tombstone, edit, reaction, pin or trim points at.
-    #[prost(uint64, tag = "14")]
     pub target_offset: u64,
     /// The offset of the thread's root; 0: none.
-    #[prost(uint64, tag = "15")]
     pub thread_root: u64,
     /// Tags, shown to clients.
-    #[prost(btree_map = "string, string", tag = "16")]
     pub tags: BTreeMap<String, String>,
     /// [`ContentType`] of the body.
-    #[prost(enumeration = "ContentType", tag = "17")]
     pub content_type: i32,
     /// The key that the body is encrypted with; 0: clear.
-    #[prost(uint32, tag = "18")]
     pub key_id: u32,
     /// Bits of [`flags`].
-    #[prost(uint32, tag = "19")]
     pub flags: u32,
     /// Where it was imported from: its time there, Unix ms.
-    #[prost(int64, tag = "20")]
     pub original_time: i64,
     /// Where it was imported from: its id there.
-    #[prost(string, tag = "21")]
     pub original_id: String,
     /// W3C trace context.
-    #[prost(string, tag = "22")]
     pub traceparent: String,
     /// The body: a publication's data, or the fields of a record of the shard.
-    #[prost(bytes = "bytes", tag = "23")]
     pub body: Bytes,
     /// [`Compression`] of the body (applied before encryption).
-    #[prost(enumeration = "Compression", tag = "24")]
     pub compression: i32,
     /// The owner incarnation under which it was written.
-    #[prost(fixed64, tag = "25")]
     pub owner_incarnation: u64,
     /// The slots that an open or seal is about; empty: all of the instance.
-    #[prost(uint32, repeated, tag = "26")]
     pub slots: Vec<u32>,
     /// The shard's served time in ms at this record: the clock of the dedupe window, which stands
     /// still while nobody serves the shard.
-    #[prost(uint64, tag = "27")]
     pub served_ms: u64,
+    /// Fields that a newer version has written, encoded: they are written again as they are.
+    pub unknown: Vec<u8>,
 }
 
+fields::message!(Record {
+    1 version: uint32,
+    2 kind: int32,
+    3 instance: string,
+    4 instance_epoch: uint64,
+    5 channel: string,
+    6 offset: uint64,
+    7 generation: uint32,
+    8 position: uint64,
+    9 shard_epoch: uint64,
+    10 time: int64,
+    11 origin: optional,
+    12 client_id: bytes,
+    13 data_version: uint64,
+    14 target_offset: uint64,
+    15 thread_root: uint64,
+    16 tags: strings,
+    17 content_type: int32,
+    18 key_id: uint32,
+    19 flags: uint32,
+    20 original_time: int64,
+    21 original_id: string,
+    22 traceparent: string,
+    23 body: bytes,
+    24 compression: int32,
+    25 owner_incarnation: fixed64,
+    26 slots: packed,
+    27 served_ms: uint64,
+});
+
 impl Record {
+    /// What it is; an unknown kind is none of those that this code knows.
+    pub fn kind(&self) -> Kind {
+        Kind::try_from(self.kind).unwrap_or_default()
+    }
+
+    /// How its body is to be read.
+    pub fn content_type(&self) -> ContentType {
+        ContentType::try_from(self.content_type).unwrap_or_default()
+    }
+
+    /// How its body is compressed.
+    pub fn compression(&self) -> Compression {
+        Compression::try_from(self.compression).unwrap_or_default()
+    }
+
     /// Whether this record takes a room offset, that is, clients can see it.
     pub fn takes_offset(&self) -> bool {
         matches!(self.kind(), Kind::Message | Kind::Import)

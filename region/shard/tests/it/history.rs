@@ -2,8 +2,9 @@
 
 use gb6_core_model::snapshot::Namespace;
 use gb6_core_wire::mesh::{EdgeFrame, Erased, HistoryRequest, OwnerFrame};
-use gb6_core_wire::record::Kind;
+use gb6_core_wire::record::{Kind, Record};
 use gb6_region_shard::{Admin, AdminOutcome, LinkId, Output, SyncStats};
+use prost::Message;
 
 use crate::world::{World, publish, room, rules};
 
@@ -155,6 +156,33 @@ fn age_trims_too() {
     assert_eq!(ask(&mut w, l, since(30, 5, true)), Err(112));
     assert_eq!(ask(&mut w, l, since(21, 5, true)), Err(112));
     let _ = link;
+}
+
+/// A newer version wrote the log that is imported.
+#[test]
+fn an_imported_record_keeps_fields_that_are_not_known_here() {
+    let (from, _) = filled(rules(), 3);
+    let moved = from.log.iter().filter(|r| r.takes_offset());
+    // As they are read: a field 2000, and one in the origin.
+    let moved: Vec<Record> = moved
+        .map(|record| {
+            let mut record = record.clone();
+            record.origin.get_or_insert_default().unknown = vec![0x80, 0x7d, 5];
+            let bytes = [&[0x80, 0x7d, 7][..], &record.encode_to_vec()].concat();
+            Record::decode(&*bytes).expect("a record")
+        })
+        .collect();
+    let mut to = World::new(rules());
+    let outcome = admin(&mut to, Admin::Import(moved));
+    assert!(matches!(outcome, AdminOutcome::Done(_)), "{outcome:?}");
+    let imported: Vec<_> = to.log.iter().filter(|r| r.takes_offset()).collect();
+    assert_eq!(imported.len(), 3);
+    for record in imported {
+        let written = Record::decode(&*record.encode_to_vec()).expect("a record");
+        assert_eq!(written.unknown, [0x80, 0x7d, 7]);
+        let origin = written.origin.expect("an origin");
+        assert_eq!(origin.unknown, [0x80, 0x7d, 5]);
+    }
 }
 
 fn admin(world: &mut World, command: Admin) -> AdminOutcome {
