@@ -49,11 +49,12 @@ impl Shard {
         let forward = !request.reverse;
         // Forwards the first one wanted is not kept any more; backwards none is of what there was
         // before. A room of which nothing is gone ends in an empty page.
-        let below = match forward {
+        let gone = match forward {
             true => request.since.saturating_add(1) < first,
             false => (1..first).contains(&request.since.saturating_sub(1).min(room.head)),
         };
-        if below && !request.from_end && request.limit > 0 {
+        let below = gone && !request.from_end;
+        if below && request.limit > 0 {
             page.error = ErrorCode::UnrecoverablePosition.code();
             return self.out.push_back(Output::Page { link, page });
         }
