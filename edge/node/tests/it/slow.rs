@@ -166,3 +166,39 @@ async fn a_session_that_ends_leaves_its_rooms() {
     tcp.write_all(&[0x88, 0x80, 0, 0, 0, 0]).await.unwrap();
     assert_eq!(close_code(&mut tcp).await, Some(1000));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn gaps_in_many_rooms_are_no_flood_for_a_client_that_reads() {
+    const ROOMS: usize = 8;
+    const MESSAGES: u64 = 60;
+    let world = World::start(config());
+    let mut client = Client::connect(world.address, &world.token("a")).await;
+    let names: Vec<String> = (0..ROOMS).map(|n| format!("room:{n}")).collect();
+    for (id, channel) in (2..).zip(&names) {
+        client
+            .call(json!({"id": id, "subscribe": {"channel": channel}}))
+            .await;
+    }
+    let (edge, region) = ("e1".into(), "r1".into());
+    world.network.cut(&edge, &region);
+    // Ten times what its queue holds, of which nobody is told.
+    let data = format!("\"{}\"", "x".repeat(20_000));
+    for _ in 0..MESSAGES {
+        for channel in &names {
+            world
+                .owner
+                .append(&room(channel), data.clone().into_bytes());
+        }
+    }
+    world.network.heal(&edge, &region);
+    let mut seen = std::collections::BTreeMap::new();
+    for _ in 0..MESSAGES * ROOMS as u64 {
+        let push = client.next().await;
+        let channel = push["push"]["channel"].as_str().unwrap().to_owned();
+        let last: &mut u64 = seen.entry(channel).or_default();
+        *last += 1;
+        assert_eq!(push["push"]["pub"]["offset"], *last);
+    }
+    assert_eq!(seen.len(), ROOMS);
+    assert_eq!(world.metric("gb6_edge_slow_total"), 0.0);
+}
