@@ -313,7 +313,8 @@ impl Connection {
         let session = self.handle.session.0;
         let refused = matches!(code, 1002 | 1007 | 1009 | 3013 | 3500..=3999);
         if refused && self.shared.may_log() {
-            tracing::info!(session, code, reason, "session refused");
+            let fault = self.session.fault().map(tracing::field::display);
+            tracing::info!(session, code, reason, fault, "session refused");
         } else {
             tracing::debug!(session, code, reason, "session closed");
         }

@@ -253,3 +253,22 @@ async fn a_broken_link_is_mended_and_nothing_is_lost() {
         }
     }
 }
+
+#[tokio::test]
+async fn two_thousand_small_messages_are_recovered_at_once() {
+    let world = World::start(config());
+    let room = crate::world::room("room:1");
+    let message = format!("{{\"text\":\"{}\"}}", "x".repeat(60));
+    for _ in 0..2_000 {
+        world.owner.append(&room, message.clone().into_bytes());
+    }
+    let mut client = Client::connect(world.address, &world.token("a")).await;
+    let reply = client
+        .call(json!({"id": 2, "subscribe":
+            {"channel": "room:1", "recover": true, "offset": 0, "epoch": ""}}))
+        .await;
+    let result = &reply["subscribe"];
+    assert_eq!(result["recovered"], true, "{}", result["offset"]);
+    assert_eq!(result["publications"].as_array().unwrap().len(), 2_000);
+    assert!(reply.to_string().len() > 200_000);
+}

@@ -87,7 +87,8 @@ impl Session {
             let command = match commands.next() {
                 None => return Ok(true),
                 Some(Ok(command)) => command,
-                Some(Err(_)) => {
+                Some(Err(fault)) => {
+                    self.fault = Some(Box::new(fault));
                     count(&turn.cx.counters.bad_frames);
                     return Err(Disconnect::BadRequest);
                 }

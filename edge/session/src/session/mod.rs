@@ -18,7 +18,7 @@ mod types;
 
 use bytes::Bytes;
 use gb6_core_model::{Disconnect, SessionId, limits};
-use gb6_core_wire::client::{Commands, Dialect};
+use gb6_core_wire::client::{CodecError, Commands, Dialect};
 
 pub use types::{
     Action, Claims, Context, ErrorCounts, FrameKind, SessionConfig, SessionCounters, SessionSeed,
@@ -39,6 +39,8 @@ pub struct Session {
     state: State,
     /// Commands that wait; `None`: none do.
     rest: Option<Box<Rest>>,
+    /// What was wrong with the frame that ended it.
+    fault: Option<Box<CodecError>>,
 }
 
 enum State {
@@ -61,6 +63,7 @@ impl Session {
             dialect: seed.dialect,
             state: State::Opening(Box::new(Opening::new(cx, seed))),
             rest: None,
+            fault: None,
         }
     }
 
@@ -191,6 +194,12 @@ impl Session {
     /// Ends the session from here: 3001 when the node drains, 3008 for a full outbox, …
     pub fn shutdown(&mut self, cx: &Context<'_>, why: Disconnect, out: &mut Vec<Action>) {
         self.turn(cx, out, |_, _| Err(why));
+    }
+
+    /// What was wrong with the frame that ended the session, if that was why; for logs. Holds
+    /// nothing of what the client sent.
+    pub fn fault(&self) -> Option<&CodecError> {
+        self.fault.as_deref()
     }
 
     /// Whether it has ended: no input changes anything any more.

@@ -359,6 +359,18 @@ fn what_waits_for_the_queue_is_bounded_and_gone_at_the_end() {
 }
 
 #[test]
+fn what_was_wrong_with_a_frame_is_told_without_what_it_held() {
+    let mut desk = Desk::live();
+    desk.text("{\"id\":2,\"ping\":{}}\n{\"secret\":");
+    assert_eq!(desk.closed(), Some(Disconnect::BadRequest));
+    let fault = desk.session.fault().unwrap().to_string();
+    assert!(fault.starts_with("command 1 of the frame"), "{fault}");
+    assert!(!fault.contains("secret"));
+    // The command before it was carried out.
+    assert_eq!(desk.errors(), [(2, 0)]);
+}
+
+#[test]
 fn a_refused_connect_makes_the_connection_unusable() {
     let with_more = "{\"id\":1,\"connect\":{\"token\":\"T\"}}\n{\"id\":2,\"subscribe\":{\"channel\":\"room:1\"}}";
     let foreign = Claims {
