@@ -7,6 +7,7 @@
 
 mod actions;
 pub(crate) mod connection;
+mod ending;
 mod gather;
 pub(crate) mod instance;
 pub(crate) mod outbox;
