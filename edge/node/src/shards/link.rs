@@ -8,7 +8,8 @@ use gb6_core_mesh::{
 };
 use gb6_core_model::NodeId;
 use gb6_core_wire::mesh::{
-    Class, HistoryPage, HistoryRequest, Purpose, ShardRef, StreamOpen, ToEdge, ToOwner,
+    Class, EdgeFrame, HistoryPage, HistoryRequest, OwnerFrame, Purpose, Renew, ShardRef,
+    StreamOpen, ToEdge, ToOwner,
 };
 
 use super::out::Outputs;
@@ -97,6 +98,23 @@ impl Streams {
             }
         }
         Ok(true)
+    }
+
+    /// Waits until the owner has taken everything that was sent: it answers a renewal of the lease
+    /// behind the rest. What else comes meanwhile is for nobody any more.
+    pub(super) async fn settle(&mut self) {
+        let last = Renew { sequence: u64::MAX };
+        let frame = ToOwner {
+            frame: Some(OwnerFrame::Renew(last)),
+        };
+        if self.live_out.send(Class::Control, frame).await.is_err() {
+            return;
+        }
+        while let Ok(Some(frame)) = self.live_in.recv().await {
+            if matches!(frame.frame, Some(EdgeFrame::Renewed(renew)) if renew == last) {
+                return;
+            }
+        }
     }
 }
 

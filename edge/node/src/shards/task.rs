@@ -35,6 +35,8 @@ const IDLE_TICK: Duration = Duration::from_millis(500);
 const REPORT: Duration = Duration::from_millis(500);
 /// Between two tries to send what did not fit.
 const SEND_AGAIN: Duration = Duration::from_millis(5);
+/// How long the end waits for the owner to have heard of it.
+const FAREWELL: Duration = Duration::from_millis(500);
 /// Waits before the streams are opened again: full jitter below these bounds.
 const RETRY_FIRST: Duration = Duration::from_millis(20);
 const RETRY_LONGEST: Duration = Duration::from_secs(1);
@@ -84,7 +86,8 @@ pub(super) struct ShardTask {
     placed: (Option<NodeId>, u64),
     /// Until when publishes may still be answered after the task was told to end.
     until: Option<Instant>,
-    unsent: bool,
+    /// When what did not fit into the streams is offered to them again.
+    send_at: Option<Instant>,
     counts: Report,
     reported: Instant,
     live: Vec<ToEdge>,
@@ -117,7 +120,7 @@ impl ShardTask {
             hint: None,
             placed: (None, 0),
             until: None,
-            unsent: false,
+            send_at: None,
             counts: Report::default(),
             reported: now,
             live: Vec::new(),
@@ -152,8 +155,7 @@ impl ShardTask {
                 }
                 Woken::HistoryRest => self.history(),
                 Woken::Live(false) | Woken::History(false) => self.lost(),
-                Woken::SendAgain => self.unsent = false,
-                Woken::FillAgain => {}
+                Woken::SendAgain | Woken::FillAgain => {}
             }
             // Whatever woke it: requests that have come meanwhile are part of this round.
             self.asks();
@@ -166,12 +168,34 @@ impl ShardTask {
                 tick = tick.min(now + TICK);
             }
             self.fill(now);
+            // As with gaps: the timer alone would wait for ever while frames are always ready.
+            if self.send_at.is_some_and(|at| now >= at) {
+                self.send_at = None;
+            }
             self.send();
             self.tell(now);
             if self.out.handed >= HANDED_AT_ONCE {
                 self.out.handed = 0;
                 tokio::task::yield_now().await;
             }
+        }
+        self.farewell().await;
+    }
+
+    /// Lets the owner know what has happened up to the end, so that it need not wait for the lease
+    /// to learn that the people of this edge are gone.
+    async fn farewell(&mut self) {
+        let until = Instant::now() + FAREWELL;
+        self.asks();
+        self.send();
+        while self.out.owner_queue() > 0 && Instant::now() < until {
+            tokio::time::sleep(SEND_AGAIN).await;
+            self.send_at = None;
+            self.send();
+        }
+        if let Link::Up(streams, _) = &mut self.link {
+            // In vain where the link is gone: the lease says it then.
+            let _ = tokio::time::timeout_at(until, streams.settle()).await;
         }
     }
 
@@ -197,14 +221,8 @@ impl ShardTask {
         if !self.pages.is_empty() {
             return Woken::HistoryRest;
         }
-        let unsent = self.unsent;
-        let fill_at = self.fill_at;
-        let fill = async {
-            match fill_at {
-                Some(at) => tokio::time::sleep_until(at).await,
-                None => std::future::pending().await,
-            }
-        };
+        let (send_at, fill_at) = (self.send_at, self.fill_at);
+        let fill = until(fill_at);
         let inbox = &self.inbox;
         let asked = inbox.filled();
         let ticked = tokio::time::sleep_until(tick);
@@ -230,7 +248,7 @@ impl ShardTask {
                     }
                     () = asked => Woken::Asked,
                     () = ticked => Woken::Tick,
-                    () = tokio::time::sleep(SEND_AGAIN), if unsent => Woken::SendAgain,
+                    () = until(send_at) => Woken::SendAgain,
                     () = fill => Woken::FillAgain,
                 }
             }
@@ -355,7 +373,7 @@ impl ShardTask {
         self.rest.clear();
         self.history.clear();
         self.pages.clear();
-        self.unsent = false;
+        self.send_at = None;
         self.link = Link::Waiting(Instant::now() + wait);
     }
 
@@ -402,11 +420,12 @@ impl ShardTask {
             self.counts.owner_queue_overflows += 1;
             self.lost();
         }
-        while !self.unsent
+        while self.send_at.is_none()
             && let Link::Up(streams, _) = &self.link
         {
             match streams.send(&mut self.out) {
-                Ok(all) => self.unsent = !all,
+                Ok(true) => {}
+                Ok(false) => self.send_at = Some(Instant::now() + SEND_AGAIN),
                 Err(_closed) => self.lost(),
             }
             if !self.out.take_drained() {
@@ -426,6 +445,14 @@ impl ShardTask {
         self.counts.owner_queue = self.out.owner_queue();
         within_bounds(&self.counts, &self.shared.config.hub);
         *self.report.lock() = self.counts;
+    }
+}
+
+/// Waits until then; for ever where there is no such time.
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }
 

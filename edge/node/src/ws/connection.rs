@@ -264,12 +264,12 @@ impl Connection {
     }
 
     /// Takes what waits in the outbox.
-    fn take(&mut self, now_ms: u64, waker: &std::task::Waker) {
+    fn take(&mut self, now_ms: u64, taken: Taken<Event>) {
         let Taken {
             mut frames,
             events,
             phase,
-        } = self.handle.outbox.take(waker);
+        } = taken;
         let mut taken = 0;
         for (before, event) in events {
             for frame in frames.drain(..before - taken) {
@@ -398,11 +398,16 @@ impl Connection {
     }
 
     fn run(&mut self, cx: &mut TaskContext<'_>, scratch: &mut [u8]) -> Poll<()> {
-        let now_ms = self.shared.clock.now_ms();
-        if self.end == End::Open {
-            self.take(now_ms, cx.waker());
+        let taken = if self.end == End::Open {
+            Some(self.handle.outbox.take(cx.waker()))
         } else {
             self.handle.outbox.watch(cx.waker());
+            None
+        };
+        // Behind that: a timer that found no waker to wake is then seen to be over.
+        let now_ms = self.shared.clock.now_ms();
+        if let Some(taken) = taken {
+            self.take(now_ms, taken);
         }
         self.tick(now_ms);
         if !self.read(now_ms, cx, scratch) {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::client::Client;
-use crate::world::{World, config, eventually};
+use crate::world::{World, config, eventually, room};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sessions_are_told_to_reconnect_spread_over_the_window() {
@@ -82,4 +82,32 @@ async fn a_publish_under_way_is_brought_to_its_end() {
         .await
         .unwrap()
         .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_owner_knows_that_everybody_is_gone_when_it_is_over() {
+    for _ in 0..20 {
+        let world = World::start(config());
+        let mut clients = Vec::new();
+        for n in 0..5 {
+            let mut client = Client::connect(world.address, &world.token(&format!("u{n}"))).await;
+            client
+                .call(json!({"id": 2, "subscribe": {"channel": "room:1"}}))
+                .await;
+            clients.push(client);
+        }
+        eventually("presence", || {
+            world.owner.clients(&room("room:1")).len() == 5
+        })
+        .await;
+        let closed = tokio::spawn(async move {
+            for client in &mut clients {
+                assert_eq!(client.closed().await.0, 3001);
+            }
+        });
+        let owner = world.owner.clone();
+        world.edge.drain().await;
+        assert_eq!(owner.clients(&room("room:1")), Vec::<String>::new());
+        closed.await.unwrap();
+    }
 }

@@ -5,6 +5,7 @@
     reason = "a test that can not go on fails where it stands"
 )]
 
+mod backlog;
 mod bad_input;
 mod chat;
 mod child;

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use gb6_core_mesh::{Endpoint, FrameSender, Link, QueueLimits, Stream};
 use gb6_core_wire::mesh::{
@@ -26,6 +27,8 @@ struct State {
     present: BTreeMap<RoomRef, BTreeMap<String, Person>>,
     /// Questions about presence that were asked.
     presence_queries: u64,
+    /// While this is set nothing is read.
+    deaf: bool,
     /// Publishes are kept and not answered while this is set.
     mute: bool,
     kept: Vec<(u64, Publish)>,
@@ -45,6 +48,11 @@ impl Owner {
                 tokio::spawn(owner.clone().link(link));
             }
         });
+    }
+
+    /// From now on nothing is read; `false`: everything again.
+    pub(crate) fn deafen(&self, deaf: bool) {
+        self.state.lock().deaf = deaf;
     }
 
     /// From now on publishes are kept unanswered; `false`: and those that were are answered.
@@ -129,6 +137,9 @@ impl Owner {
             edge
         };
         while let Ok(Some(frame)) = from.recv().await {
+            while self.state.lock().deaf {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
             if let Some(frame) = frame.frame {
                 self.state.lock().frame(edge, frame);
             }
