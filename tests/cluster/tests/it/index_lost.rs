@@ -27,8 +27,9 @@ async fn kept_messages_are_served_without_the_index() {
     });
     options.node = Box::new(|name, config| {
         if name == "r1" {
-            let shards = config.entry("shards").or_insert(Value::Table(Table::new()));
-            shards["checkpoint_interval"] = Value::String("5s".into());
+            let every = Value::String("5s".into());
+            let shards = Table::from_iter([("checkpoint_interval".to_owned(), every)]);
+            assert!(config.insert("shards".into(), shards.into()).is_none());
         }
     });
     let mut mesh = Mesh::start(options).await.unwrap();
