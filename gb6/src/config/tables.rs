@@ -128,7 +128,7 @@ config! {
     pub(crate) struct ShardsTable {
         /// How long the people of an edge stay present after the edge was last heard: 1s to 5m.
         edge_lease: Millis = Millis(limits::EDGE_LEASE_MS),
-        /// A checkpoint is made after so many bytes of log (twice the bytes of its state, where that is more): a start reads at most so many again.
+        /// Bytes of log, or twice the state's, after which a checkpoint is made: a start reads no more.
         checkpoint_bytes: Bytes = Bytes(64 * 1024 * 1024),
         /// A checkpoint is made after so long, if anything has changed.
         checkpoint_interval: Millis = Millis(60_000),
