@@ -32,6 +32,8 @@ pub(crate) struct EdgeMetrics {
     /// Refused frames and tokens, and sessions ended for what their client sent, that are not in
     /// the log at level info because there were too many.
     pub(crate) unlogged: Counter,
+    /// Shards' tasks that panicked.
+    pub(crate) shard_panics: Counter,
     /// Sessions ended because their queue was full.
     pub(crate) slow: Counter,
     /// Bytes read from clients' WebSockets.
@@ -102,6 +104,10 @@ impl EdgeMetrics {
             unlogged: m.counter(
                 "gb6_edge_unlogged_total",
                 "Refusals that are in the log at level debug only, because there were too many.",
+            ),
+            shard_panics: m.counter(
+                "gb6_edge_shard_panics_total",
+                "Tasks of shards that panicked, a defect of GB6: their sessions were told to reconnect.",
             ),
             slow: m.counter(
                 "gb6_edge_slow_total",

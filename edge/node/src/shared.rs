@@ -187,6 +187,12 @@ impl Shared {
         }
     }
 
+    /// All sessions that are open.
+    pub(crate) fn all(&self) -> Vec<Arc<SessionHandle>> {
+        let sessions = self.sessions.lock();
+        sessions.handles.iter().map(|(_, h)| h.clone()).collect()
+    }
+
     /// All sessions that are open, while every further one is told to go elsewhere.
     pub(crate) fn begin_drain(&self) -> Vec<Arc<SessionHandle>> {
         let mut sessions = self.sessions.lock();

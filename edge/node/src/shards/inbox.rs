@@ -40,11 +40,12 @@ pub(crate) struct ShardInbox {
 struct Waiting {
     asks: VecDeque<Ask>,
     bytes: usize,
+    closed: bool,
 }
 
 impl ShardInbox {
     /// An inbox for `max` requests and 64 MiB of publishes.
-    // overflow: the request is handed back and answered 111. An unsubscribe and a session's end
+    // overflow: the request is handed back and answered 111, also where the task has panicked. An unsubscribe and a session's end
     // always fit: they make room, and there is one of each for what was let in before.
     pub(crate) fn new(max: usize) -> Self {
         Self {
@@ -67,6 +68,9 @@ impl ShardInbox {
         };
         {
             let mut waiting = self.waiting.lock();
+            if waiting.closed {
+                return Err(InboxFull);
+            }
             let full = waiting.asks.len() >= self.max || waiting.bytes + bytes > BYTES_MAX;
             if full && !matches!(request.request, Request::Unsubscribe) {
                 return Err(InboxFull);
@@ -81,19 +85,35 @@ impl ShardInbox {
 
     /// Says that a session has ended.
     pub(crate) fn session_closed(&self, session: SessionId) {
-        self.waiting.lock().asks.push_back(Ask::Closed(session));
+        let mut waiting = self.waiting.lock();
+        if !waiting.closed {
+            waiting.asks.push_back(Ask::Closed(session));
+        }
+        drop(waiting);
         self.filled.notify_one();
     }
 
     /// Everything that waits; for the shard's task.
     pub(crate) fn take(&self) -> VecDeque<Ask> {
-        let Waiting { asks, bytes } = std::mem::take(&mut *self.waiting.lock());
+        let (asks, bytes) = self.empty(false);
         check_invariant!(
             Invariant::QueueWithinBound,
             bytes <= BYTES_MAX,
             "{bytes} bytes of publishes waited for one shard"
         );
         asks
+    }
+
+    /// Nobody takes anything out of it any more: what waits is dropped, what comes is refused.
+    pub(crate) fn close(&self) {
+        drop(self.empty(true));
+    }
+
+    fn empty(&self, closed: bool) -> (VecDeque<Ask>, usize) {
+        let mut waiting = self.waiting.lock();
+        waiting.closed |= closed;
+        let bytes = std::mem::take(&mut waiting.bytes);
+        (std::mem::take(&mut waiting.asks), bytes)
     }
 
     /// Waits until something came or the inbox was stopped; for the shard's task.
@@ -165,6 +185,21 @@ mod tests {
         assert!(matches!(asks.back(), Some(Ask::Closed(SessionId(1)))));
         assert_eq!(asks.len(), 4);
         assert_eq!(inbox.request(&from, publish(1)), Ok(()));
+    }
+
+    #[test]
+    fn nothing_waits_where_nobody_takes_it() {
+        let inbox = ShardInbox::new(2);
+        let from = session();
+        assert_eq!(inbox.request(&from, publish(1)), Ok(()));
+        inbox.close();
+        assert_eq!(inbox.request(&from, publish(1)), Err(InboxFull));
+        assert_eq!(
+            inbox.request(&from, ask(Request::Unsubscribe)),
+            Err(InboxFull)
+        );
+        inbox.session_closed(SessionId(1));
+        assert_eq!(inbox.len(), 0);
     }
 
     #[test]

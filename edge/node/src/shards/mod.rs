@@ -7,7 +7,10 @@ mod out;
 mod task;
 
 use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Weak};
+
+use futures_util::FutureExt as _;
 
 use gb6_core_mesh::{Backoff, Dialer, Endpoint};
 use gb6_core_model::snapshot::Snapshot;
@@ -20,6 +23,7 @@ use parking_lot::{Mutex, RwLock};
 pub(crate) use inbox::ShardInbox;
 
 use crate::shared::Shared;
+use crate::ws::connection::Event;
 
 /// All shards of one edge.
 pub(crate) struct Shards {
@@ -88,12 +92,20 @@ impl Shards {
             };
             let task = task::ShardTask::new(shared, reference, inbox.clone(), report.clone());
             Shard {
-                inbox,
+                inbox: inbox.clone(),
                 report,
-                task: tokio::spawn(task.run()),
+                task: tokio::spawn(attended(shared.clone(), inbox, task.run())),
             }
         });
         Some(shard.inbox.clone())
+    }
+
+    /// Forgets the task of an inbox: the shard gets another one when it is next asked for.
+    fn forget(&self, inbox: &Arc<ShardInbox>) {
+        let mut shards = self.shards.write();
+        for shards in shards.values_mut() {
+            shards.retain(|_, shard| !Arc::ptr_eq(&shard.inbox, inbox));
+        }
     }
 
     /// The dialler of a node, shared by all of its shards; it ends with the last that uses it.
@@ -157,6 +169,22 @@ impl Shards {
             let report = *shard.report.lock();
             collect_one(&report, shard.inbox.len(), &labels, out);
         }
+    }
+}
+
+/// Runs a shard's task. When it panics, which is a defect of ours, nobody may wait for it for ever:
+/// the sessions that have asked there are ended with a code that lets them come back and recover.
+async fn attended(shared: Arc<Shared>, inbox: Arc<ShardInbox>, run: impl Future<Output = ()>) {
+    if AssertUnwindSafe(run).catch_unwind().await.is_ok() {
+        return;
+    }
+    tracing::error!("a shard's task panicked; sessions with rooms in it are told to reconnect");
+    shared.metrics.shard_panics.inc();
+    // Before anybody is told: who asks from here on is refused.
+    inbox.close();
+    shared.shards.forget(&inbox);
+    for session in shared.all() {
+        session.outbox.event(Event::Lost(inbox.clone()));
     }
 }
 

@@ -40,7 +40,6 @@ thread_local! {
 }
 
 /// What a session is told by others.
-#[derive(Debug)]
 pub(crate) enum Event {
     /// A hub answered a request.
     Complete(u64, Box<Answer>),
@@ -48,6 +47,8 @@ pub(crate) enum Event {
     Notice(Box<Notice>),
     /// The session is to end.
     Shutdown(Disconnect),
+    /// Nobody answers in this inbox any more.
+    Lost(Arc<ShardInbox>),
 }
 
 /// A session as others hold it.
@@ -276,10 +277,17 @@ impl Connection {
                 self.batch.push(frame);
             }
             taken = before;
+            let event = match event {
+                Event::Lost(inbox) if self.has_asked(&inbox) => {
+                    Event::Shutdown(Disconnect::InsufficientState)
+                }
+                event => event,
+            };
             self.input(now_ms, |s, cx, out| match event {
                 Event::Complete(token, answer) => s.complete(cx, token, *answer, out),
                 Event::Notice(notice) => s.notice(cx, *notice, out),
                 Event::Shutdown(why) => s.shutdown(cx, why, out),
+                Event::Lost(_) => {}
             });
             if self.end != End::Open {
                 return;
@@ -291,6 +299,10 @@ impl Connection {
                 self.slow(now_ms);
             }
         }
+    }
+
+    fn has_asked(&self, inbox: &Arc<ShardInbox>) -> bool {
+        self.asked.iter().any(|asked| Arc::ptr_eq(asked, inbox))
     }
 
     /// Reads what has come, up to a bound. `false`: the connection is over.
