@@ -245,6 +245,10 @@ pub struct Attach {
     /// The snapshot revision that the edge routed by.
     #[prost(uint64, tag = "2")]
     pub revision: u64,
+    /// The highest shard epoch that an owner has served it under; 0: none. An owner of a lower one
+    /// was replaced, and need not have noticed while nothing was written.
+    #[prost(uint64, tag = "3")]
+    pub shard_epoch: u64,
 }
 
 /// The owner accepts an edge.

@@ -397,6 +397,7 @@ mod tests {
         let attach = Attach {
             edge_incarnation: 7,
             revision: 1,
+            shard_epoch: 0,
         };
         shard.frame(0, link, OwnerFrame::Attach(attach));
         shard.out.clear();

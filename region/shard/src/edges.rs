@@ -21,6 +21,8 @@ const ENDED_MAX: usize = 10_000;
 #[derive(Debug)]
 pub(crate) struct Edge {
     pub(crate) incarnation: u64,
+    /// Counts on with every incarnation that attaches.
+    life: u64,
     pub(crate) link: Option<LinkId>,
     /// Monotonic ms.
     lease_until: u64,
@@ -38,6 +40,8 @@ pub(crate) struct Edge {
 #[derive(Debug, Default)]
 pub(crate) struct Edges {
     pub(crate) list: Slab<Edge>,
+    /// Incarnations that have attached so far.
+    lives: u64,
     by_incarnation: BTreeMap<u64, usize>,
     by_link: HashMap<LinkId, usize>,
     ended: BTreeSet<u64>,
@@ -97,6 +101,11 @@ impl Shard {
         let Some(serving) = self.serving else {
             return self.refuse(link, RefusedReason::Recovering, "the owner reads its log");
         };
+        if attach.shard_epoch > serving.epoch {
+            self.stop_serving();
+            let text = "an owner with a newer epoch has served this edge";
+            return self.refuse(link, RefusedReason::NotOwner, text);
+        }
         let incarnation = attach.edge_incarnation;
         if incarnation == 0 {
             return self.refuse(link, RefusedReason::Violation, "edge incarnation 0");
@@ -130,8 +139,10 @@ impl Shard {
                 return self.refuse(link, RefusedReason::Recovering, "too many edges");
             }
             None => {
+                self.edges.lives += 1;
                 let ix = self.edges.list.insert(Edge {
                     incarnation,
+                    life: self.edges.lives,
                     link: None,
                     lease_until,
                     wanted: BTreeSet::new(),
@@ -292,6 +303,16 @@ impl Shard {
         self.edges.list[ix].present.insert(room_ix);
         let room = self.rooms.get_mut(room_ix);
         let people = room.presence.get_or_insert_with(Box::default);
+        // Two lives of one edge report the same client while the older lease lasts. What the older
+        // one said comes late, and must not take along with its lease who is there.
+        let list = &self.edges.list;
+        let newer = |by: usize| list.get(by).is_some_and(|edge| edge.life > list[ix].life);
+        if people
+            .reported_by(&presence.person.client)
+            .is_some_and(newer)
+        {
+            return room_ix;
+        }
         let is_new = people.insert(presence.person.clone(), ix);
         if is_new && push {
             self.push_membership(room_ix, presence.person, true);

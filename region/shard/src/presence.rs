@@ -41,6 +41,11 @@ impl RoomPresence {
         Some(person)
     }
 
+    /// The edge that reports a client; only while it holds a lease.
+    pub(crate) fn reported_by(&self, client: &str) -> Option<usize> {
+        self.members.get(client).map(|(_, by)| *by)
+    }
+
     fn forget_user(&mut self, user: &str) {
         if let Some(count) = self.users.get_mut(user) {
             *count -= 1;

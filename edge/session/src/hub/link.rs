@@ -31,6 +31,7 @@ impl<S: Clone> Hub<S> {
         out.to_owner(OwnerFrame::Attach(Attach {
             edge_incarnation: incarnation.0,
             revision,
+            shard_epoch: self.lease.shard_epoch(),
         }));
     }
 

@@ -567,6 +567,8 @@ fn an_ended_lease_is_a_new_incarnation_and_answers_what_was_sent() {
     let attach = Attach {
         edge_incarnation: 8,
         revision: 2,
+        // That of the owner that served it before.
+        shard_epoch: 1,
     };
     assert_eq!(b.said.owner, [OwnerFrame::Attach(attach.clone())]);
     // While the lease lasts, a break changes nothing.

@@ -239,6 +239,7 @@ impl Machine {
         edge.send(OwnerFrame::Attach(Attach {
             edge_incarnation: name.bytes().map(u64::from).sum(),
             revision: 1,
+            shard_epoch: 0,
         }));
         assert!(matches!(edge.next().await, Some(EdgeFrame::Attached(_))));
         edge

@@ -141,3 +141,25 @@ fn a_paused_owner_does_not_end_leases() {
     world.tick(60_000);
     assert_eq!(clients(&mut world, a).0, 1);
 }
+
+#[test]
+fn what_an_edges_older_life_says_late_takes_nobody_along_with_its_lease() {
+    let mut world = World::new(rules());
+    let old = world.attach(7);
+    world.tick(4_000);
+    let new = world.attach(8);
+    let set = PresenceSet {
+        entries: vec![present("alice", "c1")],
+        last: true,
+    };
+    world.frame(new, OwnerFrame::PresenceSet(set));
+    // It was on its way while the edge's lease ended and it attached as another.
+    world.frame(old, OwnerFrame::Present(present("alice", "c1")));
+    assert_eq!(clients(&mut world, new), (1, 1));
+    for n in 1..=16 {
+        world.frame(new, OwnerFrame::Renew(Renew { sequence: n }));
+        world.tick(500);
+    }
+    assert_eq!(world.shard.counters().leases_ended, 1);
+    assert_eq!(clients(&mut world, new), (1, 1), "she never left");
+}

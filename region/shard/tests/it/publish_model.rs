@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use gb6_core_wire::mesh::{EdgeFrame, OwnerFrame, Publish, RoomRef};
+use gb6_core_wire::mesh::{EdgeFrame, OwnerFrame, Publish, RefusedReason, RoomRef};
 use gb6_core_wire::record::Kind;
 use gb6_region_shard::{AppendFailure, LinkId};
 use proptest::prelude::*;
@@ -493,4 +493,24 @@ fn a_number_that_was_passed_over_is_never_written() {
         answers(&mut world, link),
         [(1, 1, 0), (2, 2, 0), (3, 0, 1003)]
     );
+}
+
+#[test]
+fn an_owner_that_was_replaced_while_nothing_was_written_learns_it_from_an_edge() {
+    let mut world = World::new(rules());
+    let old = world.attach(7);
+    let same = world.attach_from(8, world.epoch);
+    for link in [old, same] {
+        let sent = world.take_sent(link);
+        assert!(matches!(sent[..], [EdgeFrame::Attached(_)]), "{sent:?}");
+    }
+    let newer = world.attach_from(9, world.epoch + 1);
+    for link in [old, same, newer] {
+        let sent = world.take_sent(link);
+        let [EdgeFrame::Refused(refused)] = &sent[..] else {
+            panic!("{sent:?}");
+        };
+        assert_eq!(refused.reason(), RefusedReason::NotOwner);
+    }
+    assert!(!world.shard.is_serving(), "it reads its log again");
 }

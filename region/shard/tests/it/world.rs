@@ -130,12 +130,18 @@ impl World {
     }
 
     pub(crate) fn attach(&mut self, edge_incarnation: u64) -> LinkId {
+        self.attach_from(edge_incarnation, 0)
+    }
+
+    /// Attaches an edge that has been served under this epoch.
+    pub(crate) fn attach_from(&mut self, edge_incarnation: u64, shard_epoch: u64) -> LinkId {
         let link = self.link();
         self.frame(
             link,
             OwnerFrame::Attach(Attach {
                 edge_incarnation,
                 revision: 1,
+                shard_epoch,
             }),
         );
         link
