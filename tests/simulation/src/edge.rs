@@ -1,8 +1,10 @@
 //! An edge process: sessions and the hub of the one shard.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
+use gb6_core_model::snapshot::Snapshot;
 use gb6_core_wire::mesh::{HistoryRequest, OwnerFrame};
 use gb6_edge_session::{
     Answer, Detach, Hub, HubConfig, HubOut, Notice, Session, SessionConfig, SessionCounters,
@@ -14,6 +16,8 @@ pub(crate) struct Edge {
     /// Raised by every start: events of an earlier life are void.
     pub(crate) life: u64,
     pub(crate) paused_until: u64,
+    /// The newest placement that it was given: kept on its disk.
+    pub(crate) kept: Arc<Snapshot>,
     pub(crate) up: Option<Running>,
 }
 

@@ -36,11 +36,15 @@ pub enum FaultKind {
     ClientLeaves,
     /// A checkpoint is made.
     Checkpoint,
+    /// The geo process dies, for a while: who starts meanwhile works by the placement that it kept.
+    GeoDies,
+    /// A new revision of the placement that moves nothing.
+    NewRevision,
 }
 
 impl FaultKind {
     /// Every kind.
-    pub const ALL: [FaultKind; 14] = [
+    pub const ALL: [FaultKind; 16] = [
         FaultKind::LinkBreaks,
         FaultKind::LinkStalls,
         FaultKind::LinkDies,
@@ -55,6 +59,8 @@ impl FaultKind {
         FaultKind::EdgePauses,
         FaultKind::ClientLeaves,
         FaultKind::Checkpoint,
+        FaultKind::GeoDies,
+        FaultKind::NewRevision,
     ];
 
     pub(crate) fn draw(rng: &mut Rng, of: &[FaultKind]) -> Option<Self> {
@@ -83,7 +89,7 @@ impl World {
     fn inflict(&mut self, kind: FaultKind) {
         let now = self.now;
         let edge = self.rng.range(0, 2) as usize;
-        let owner = self.owner;
+        let owner = self.owner();
         match kind {
             FaultKind::LinkBreaks => {
                 if let Some(link) = self.link_of(edge) {
@@ -103,8 +109,11 @@ impl World {
                 }
             }
             FaultKind::RegionDies => {
-                self.region_dies(owner);
-                self.soon(50, 3_000, Event::StartRegion(owner));
+                // Sometimes the one that should not serve, and may not know it.
+                let region = if self.rng.one_in(4) { 1 - owner } else { owner };
+                self.region_dies(region);
+                self.regions[region].down = true;
+                self.soon(50, 3_000, Event::StartRegion(region));
             }
             FaultKind::RegionPauses => {
                 self.regions[owner].paused_until = now + self.rng.range(100, 12_000);
@@ -140,6 +149,8 @@ impl World {
                     owner.checkpoint();
                 }
             }
+            FaultKind::GeoDies => self.geo_dies(),
+            FaultKind::NewRevision => self.place(owner),
         }
     }
 
@@ -154,20 +165,14 @@ impl World {
         }
     }
 
-    /// The other node acquires the shard; the old owner runs on, or is paused, until it notices.
+    /// The placement gives the shard to the other node; the old owner runs on, or is paused, until it
+    /// hears of it.
     fn take_over(&mut self) {
-        let old = self.owner;
+        let old = self.owner();
         if self.rng.one_in(2) {
             self.regions[old].paused_until = self.now + self.rng.range(100, 8_000);
         }
-        self.owner = 1 - old;
-        if self.regions[self.owner].up.is_some() {
-            // It was deposed a moment ago and has not noticed: a new assignment makes it begin
-            // again.
-            self.region_dies(self.owner);
-        }
-        self.soon(0, 50, Event::StartRegion(self.owner));
-        self.soon(2_000, 9_000, Event::StopStale(old));
+        self.place(1 - old);
     }
 
     pub(crate) fn power_off(&mut self) {
@@ -175,7 +180,8 @@ impl World {
         for region in 0..2 {
             self.region_dies(region);
             self.regions[region].paused_until = 0;
+            self.regions[region].down = true;
+            self.soon(100, 1_500, Event::StartRegion(region));
         }
-        self.soon(100, 1_500, Event::StartRegion(self.owner));
     }
 }

@@ -1,5 +1,9 @@
-//! Links between edges and regions: two streams each way, in order, with delay, stalls and breaks.
+//! Links between edges and regions: two streams each way, with delay, stalls and breaks. What comes
+//! when is what the mesh's own links promise (`docs/decisions/0010-simulated-links.md`): frames of
+//! one class stay in order, a lower class never overtakes a higher one, and the end of a stream comes
+//! behind everything that was sent on it.
 
+use gb6_core_wire::mesh::Class;
 use gb6_region_shard::LinkId;
 
 use crate::rng::Rng;
@@ -18,8 +22,28 @@ pub(crate) struct Wire {
     pub(crate) open_at_region: bool,
     /// Nothing arrives before: the path is silent.
     pub(crate) stalled_until: u64,
-    /// When the newest frame of each stream arrives: streams keep their order.
-    last: [u64; 4],
+    /// When the newest frame of each class of each stream arrives.
+    last: [Lanes; 4],
+}
+
+/// The lanes of one stream in one direction: when the newest frame of each class arrives.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Lanes([u64; 4]);
+
+impl Lanes {
+    /// When a frame arrives that would take until `at`: behind its own class and every higher one,
+    /// which a full queue lets pass first.
+    pub fn arrival(&mut self, class: Class, at: u64) -> u64 {
+        let class = class as usize;
+        let before = self.0[..=class].iter().copied().max().unwrap_or(0);
+        self.0[class] = at.max(before);
+        self.0[class]
+    }
+
+    /// When the end of the stream arrives: behind everything.
+    pub fn end(&mut self, at: u64) -> u64 {
+        self.arrival(Class::CatchUp, at)
+    }
 }
 
 /// The streams of a wire.
@@ -42,16 +66,19 @@ impl Wire {
             open_at_edge: true,
             open_at_region: true,
             stalled_until: 0,
-            last: [0; 4],
+            last: Default::default(),
         }
     }
 
-    /// When something that is sent now arrives.
-    pub(crate) fn arrival(&mut self, now: u64, stream: Stream, rng: &mut Rng) -> u64 {
+    /// When a frame that is sent now arrives.
+    pub(crate) fn arrival(&mut self, now: u64, stream: Stream, class: Class, rng: &mut Rng) -> u64 {
         let slow = if rng.one_in(50) { 40 } else { 4 };
         let at = (now + rng.range(0, slow)).max(self.stalled_until);
-        let last = &mut self.last[stream as usize];
-        *last = at.max(*last);
-        *last
+        self.last[stream as usize].arrival(class, at)
+    }
+
+    /// When the end of a stream arrives that is ended now.
+    pub(crate) fn end(&mut self, now: u64, stream: Stream, rng: &mut Rng) -> u64 {
+        self.arrival(now, stream, Class::CatchUp, rng)
     }
 }

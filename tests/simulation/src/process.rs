@@ -4,12 +4,13 @@
 use bytes::Bytes;
 use gb6_core_model::{Caps, Incarnation, InstanceId, SessionId};
 use gb6_core_wire::client::Dialect;
-use gb6_core_wire::mesh::{EdgeFrame, HistoryPage, HistoryRequest, OwnerFrame};
+use gb6_core_wire::mesh::{Class, EdgeFrame, HistoryPage, HistoryRequest, OwnerFrame, ToEdge};
 use gb6_edge_session::{Action, Claims, Context, FrameKind, Session, SessionSeed};
 use gb6_region_shard::{LinkId, Output};
 
 use crate::client::Wish;
 use crate::edge::{Connected, Ears, Running, Said};
+use crate::geo::owner_of;
 use crate::network::{Stream, Wire};
 use crate::region::Append;
 use crate::world::{Event, Work, World};
@@ -120,13 +121,20 @@ impl World {
     fn region_output(&mut self, output: Output) {
         match output {
             Output::Send { link, frame } => {
-                self.send_to_edge(link, Stream::ToEdge, |link| Event::ToEdge(link, frame))
+                let frame = ToEdge { frame: Some(frame) };
+                let class = frame.class();
+                if let Some(frame) = frame.frame {
+                    let event = |link| Event::ToEdge(link, frame);
+                    self.send_to_edge(link, Stream::ToEdge, class, event);
+                }
             }
             Output::Page { link, page } => {
-                self.send_to_edge(link, Stream::Page, |link| Event::Page(link, page));
+                let event = |link| Event::Page(link, page);
+                self.send_to_edge(link, Stream::Page, Class::CatchUp, event);
             }
             Output::Close { link } => {
-                self.send_to_edge(link, Stream::ToEdge, Event::EdgeLinkDown);
+                // Behind every class.
+                self.send_to_edge(link, Stream::ToEdge, Class::CatchUp, Event::EdgeLinkDown);
                 if let Some(wire) = self.wires.get_mut(&link) {
                     wire.open_at_region = false;
                 }
@@ -142,18 +150,28 @@ impl World {
         }
     }
 
-    fn send_to_edge(&mut self, link: LinkId, stream: Stream, event: impl FnOnce(LinkId) -> Event) {
+    fn send_to_edge(
+        &mut self,
+        link: LinkId,
+        stream: Stream,
+        class: Class,
+        event: impl FnOnce(LinkId) -> Event,
+    ) {
         let Some(wire) = self.wires.get_mut(&link) else {
             return;
         };
         if wire.open_at_region {
-            let at = wire.arrival(self.now, stream, &mut self.rng);
+            let at = wire.arrival(self.now, stream, class, &mut self.rng);
             self.at(at, event(link));
         }
     }
 
     /// The process is gone, or no longer owns the shard.
     pub(crate) fn region_dies(&mut self, region: usize) {
+        if self.regions.iter().all(|r| r.up.is_some()) {
+            // What the one that was fenced has said may still be on its way.
+            self.contended_until = self.now + 2_000;
+        }
         self.regions[region].up = None;
         self.regions[region].life += 1;
         let links: Vec<LinkId> = self
@@ -210,7 +228,7 @@ impl World {
     fn edge_closed(&mut self, edge: usize, link: LinkId) {
         if let Some(wire) = self.wires.get_mut(&link) {
             wire.open_at_edge = false;
-            let at = wire.arrival(self.now, Stream::ToOwner, &mut self.rng);
+            let at = wire.end(self.now, Stream::ToOwner, &mut self.rng);
             self.at(at, Event::RegionLinkDown(link));
         }
         let life = self.edges[edge].life;
@@ -227,6 +245,7 @@ impl World {
         if self.edges[edge].life != life {
             return;
         }
+        let owner = owner_of(&self.edges[edge].kept);
         let Some(running) = &mut self.edges[edge].up else {
             return;
         };
@@ -234,18 +253,19 @@ impl World {
         if running.link.is_some() {
             return;
         }
-        if self.regions[self.owner].up.is_none() {
+        if self.regions[owner].up.is_none() {
             running.dialling = true;
             return self.soon(50, 500, Event::Dial { edge, life });
         }
         let link = LinkId(self.next_link);
         self.next_link += 1;
-        let to = (self.owner, self.regions[self.owner].life);
+        let to = (owner, self.regions[owner].life);
         self.wires.insert(link, Wire::new(link, (edge, life), to));
         running.link = Some(link);
         let (now, fresh) = (self.now, Incarnation(self.rng.next().max(1)));
+        let revision = self.edges[edge].kept.revision;
         self.with_hub(edge, |running, ears| {
-            running.hub.link_up(now, fresh, 1, ears);
+            running.hub.link_up(now, fresh, revision, ears);
         });
     }
 
@@ -326,7 +346,13 @@ impl World {
         let Some(wire) = link.and_then(|l| self.wires.get_mut(&l)) else {
             return;
         };
-        let (link, at) = (wire.link, wire.arrival(self.now, stream, &mut self.rng));
+        // One class each way to the owner, as the driver sends: publishes keep their place.
+        let class = match stream {
+            Stream::Ask => Class::CatchUp,
+            _ => Class::Control,
+        };
+        let link = wire.link;
+        let at = wire.arrival(self.now, stream, class, &mut self.rng);
         self.at(at, event(link));
     }
 
@@ -337,7 +363,8 @@ impl World {
         connection: u64,
         act: impl FnOnce(&mut Session, &Context<'_>, &mut Vec<Action>),
     ) {
-        let (now_ms, unix_ms, snapshot) = (self.now, self.unix(), self.snapshot.clone());
+        let (now_ms, unix_ms) = (self.now, self.unix());
+        let snapshot = self.edges[edge].kept.clone();
         let mut actions = Vec::new();
         if let Some(running) = &mut self.edges[edge].up
             && let Some(connected) = running.sessions.get_mut(&connection)
@@ -469,6 +496,7 @@ impl World {
         {
             return;
         }
+        c.contended = now <= self.contended_until;
         let wishes = c.receive(now, bytes);
         self.grant(client, wishes);
     }
@@ -518,7 +546,8 @@ impl World {
 
     fn connect(&mut self, client: usize) {
         let edge = self.rng.range(0, 2) as usize;
-        let (now_ms, unix_ms, snapshot) = (self.now, self.unix(), self.snapshot.clone());
+        let (now_ms, unix_ms) = (self.now, self.unix());
+        let snapshot = self.edges[edge].kept.clone();
         let connection = self.next_connection;
         let spread = self.rng.next() as u32;
         let Some(running) = &mut self.edges[edge].up else {

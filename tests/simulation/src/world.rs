@@ -1,11 +1,8 @@
 //! The world of a run: the event queue, the processes, and the loop.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
 
 use bytes::Bytes;
-use gb6_core_model::snapshot::{Instance, Namespace, Region as Placed, Snapshot};
-use gb6_core_model::{InstanceEpoch, InstanceId, NodeId, Slot};
 use gb6_core_wire::mesh::{EdgeFrame, HistoryPage, HistoryRequest, OwnerFrame, RoomRef};
 use gb6_edge_session::Action;
 use gb6_region_shard::LinkId;
@@ -15,6 +12,7 @@ use crate::check;
 use crate::client::Client;
 use crate::edge::{Edge, Running, Said};
 use crate::fault::FaultKind;
+use crate::geo::{Geo, Node, owner_of};
 use crate::network::Wire;
 use crate::region::{Owner, Region};
 use crate::rng::Rng;
@@ -63,6 +61,8 @@ pub struct Outcome {
     pub unknown: u64,
     /// Faults, by kind.
     pub faults: BTreeMap<FaultKind, u64>,
+    /// Edges and regions that started by a placement that was no longer the newest.
+    pub stale_starts: u64,
     /// Events handled.
     pub events: u64,
     /// Virtual ms.
@@ -99,6 +99,10 @@ pub(crate) enum Event {
     StartRegion(usize),
     StopStale(usize),
     StartEdge(usize),
+    StartGeo,
+    Follow(Node),
+    /// A revision of the placement arrives.
+    Push(Node, u64),
     FromClient {
         edge: usize,
         connection: u64,
@@ -134,12 +138,13 @@ pub(crate) struct World {
     queue: BTreeMap<(u64, u64), Event>,
     sequence: u64,
     pub(crate) scenario: Scenario,
-    pub(crate) snapshot: Arc<Snapshot>,
     pub(crate) disk: SimDisk,
     pub(crate) stall_ms: u64,
     pub(crate) regions: Vec<Region>,
-    /// The region that edges are told to dial.
-    pub(crate) owner: usize,
+    pub(crate) geo: Geo,
+    /// Until when somebody may have been told something by an owner that was fenced and had not
+    /// noticed, because nothing was written.
+    pub(crate) contended_until: u64,
     pub(crate) edges: Vec<Edge>,
     pub(crate) wires: BTreeMap<LinkId, Wire>,
     pub(crate) clients: Vec<Client>,
@@ -149,6 +154,7 @@ pub(crate) struct World {
     pub(crate) pipes: BTreeMap<u64, (u64, u64)>,
     pub(crate) calm: bool,
     pub(crate) faults: BTreeMap<FaultKind, u64>,
+    stale_starts: u64,
     events: u64,
     digest: u64,
 }
@@ -166,47 +172,23 @@ pub(crate) fn room(channel: &str) -> RoomRef {
     }
 }
 
-fn snapshot() -> Arc<Snapshot> {
-    let rules = Namespace {
-        presence: true,
-        join_leave: true,
-        ..Namespace::default()
-    };
-    let demo = Instance {
-        region: "eu".into(),
-        epoch: InstanceEpoch(1),
-        slots: vec![Slot(0)],
-        keys: Vec::new(),
-        namespaces: BTreeMap::from([("room".to_owned(), rules)]),
-        allowed_origins: Vec::new(),
-        command_rate: None,
-        subscriptions_max: 16,
-    };
-    let eu = Placed {
-        shards: 1,
-        slots: BTreeMap::new(),
-        owners: vec![NodeId::from("r0")],
-    };
-    Arc::new(Snapshot {
-        revision: 1,
-        instances: BTreeMap::from([(InstanceId::from("demo"), demo)]),
-        regions: BTreeMap::from([("eu".to_owned(), eu)]),
-        ..Snapshot::default()
-    })
-}
-
 impl World {
     fn new(scenario: Scenario) -> Self {
         let mut rng = Rng::new(scenario.seed);
         let disk = SimDisk::new(rng.next());
+        let geo = Geo::new();
+        let kept = geo.newest().clone();
         let region = || Region {
             life: 0,
             paused_until: 0,
+            down: true,
+            kept: kept.clone(),
             up: None,
         };
         let edge = || Edge {
             life: 0,
             paused_until: 0,
+            kept: kept.clone(),
             up: None,
         };
         let rooms = |n: usize| {
@@ -220,11 +202,11 @@ impl World {
             work: VecDeque::new(),
             queue: BTreeMap::new(),
             sequence: 0,
-            snapshot: snapshot(),
+            geo,
+            contended_until: 0,
             disk,
             stall_ms: 0,
             regions: vec![region(), region()],
-            owner: 0,
             edges: vec![edge(), edge()],
             wires: BTreeMap::new(),
             clients: clients.collect(),
@@ -233,12 +215,15 @@ impl World {
             pipes: BTreeMap::new(),
             calm: false,
             faults: BTreeMap::new(),
+            stale_starts: 0,
             events: 0,
             digest: 0xcbf2_9ce4_8422_2325,
             rng,
             scenario,
         };
-        world.at(world.now, Event::StartRegion(0));
+        for region in 0..2 {
+            world.at(world.now, Event::StartRegion(region));
+        }
         for edge in 0..2 {
             world.at(world.now, Event::StartEdge(edge));
         }
@@ -253,6 +238,11 @@ impl World {
 
     pub(crate) fn unix(&self) -> i64 {
         UNIX_START_MS + self.now as i64
+    }
+
+    /// The region that owns the shard by the newest placement.
+    pub(crate) fn owner(&self) -> usize {
+        owner_of(self.geo.newest())
     }
 
     /// Schedules an event.
@@ -298,7 +288,6 @@ impl World {
                 }
             }
         }
-        self.check_presence();
         let rooms = check::read_log(&self.disk);
         let (records, acknowledged) = check::check(&rooms, &self.clients);
         Outcome {
@@ -306,6 +295,7 @@ impl World {
             acknowledged,
             unknown: self.clients.iter().map(|c| c.unknown).sum(),
             faults: self.faults,
+            stale_starts: self.stale_starts,
             events: self.events,
             took_ms: self.now,
             digest: self.digest,
@@ -333,9 +323,16 @@ impl World {
         }
     }
 
-    /// What keeps the run from being at rest; empty: nothing.
+    /// What keeps the run from being at rest; empty: nothing. A run ends only where this has been so
+    /// for longer than a lease: so a person who stays present, or is never seen, fails it.
     fn unrest(&self) -> String {
-        let Some(owner) = &self.regions[self.owner].up else {
+        let newest = self.geo.newest().revision;
+        let edges = self.edges.iter().map(|e| e.kept.revision);
+        let regions = self.regions.iter().map(|r| r.kept.revision);
+        if edges.chain(regions).any(|revision| revision != newest) {
+            return format!("somebody has not heard of revision {newest}");
+        }
+        let Some(owner) = &self.regions[self.owner()].up else {
             return "the shard has no owner".into();
         };
         for client in &self.clients {
@@ -350,20 +347,21 @@ impl World {
                 }
             }
         }
-        String::new()
+        // Last, because a session that comes or goes is a moment ahead of its presence.
+        self.absent(owner)
     }
 
-    /// Everybody who is connected is present, and nobody else.
-    fn check_presence(&self) {
-        let Some(owner) = &self.regions[self.owner].up else {
-            panic!("the shard has no owner at the end");
-        };
+    /// Everybody who is connected is present, and nobody else; else what is wrong.
+    fn absent(&self, owner: &Owner) -> String {
         for name in ["room:a", "room:b", "room:c"] {
             let here = |c: &&Client| c.connection.is_some() && c.rooms.iter().any(|r| r == name);
             let want = self.clients.iter().filter(here).count();
             let got = owner.shard.present_clients(&room(name));
-            assert_eq!(got, want, "people present in {name}");
+            if got != want {
+                return format!("{got} people are present in {name}, not {want}");
+            }
         }
+        String::new()
     }
 
     /// Until when the process that an event is for is paused.
@@ -379,7 +377,9 @@ impl World {
             Event::Dial { edge, .. }
             | Event::EdgeTick { edge, .. }
             | Event::FromClient { edge, .. } => self.edges[*edge].paused_until,
-            Event::RegionTick { region, .. }
+            Event::Push(Node::Edge(edge), _) => self.edges[*edge].paused_until,
+            Event::Push(Node::Region(region), _)
+            | Event::RegionTick { region, .. }
             | Event::SyncDone { region, .. }
             | Event::StopStale(region) => self.regions[*region].paused_until,
             _ => 0,
@@ -401,11 +401,14 @@ impl World {
             Event::SyncDone { region, life } => self.sync_done(region, life),
             Event::StartRegion(region) => self.start_region(region),
             Event::StopStale(region) => {
-                if region != self.owner {
+                if owner_of(&self.regions[region].kept) != region {
                     self.region_dies(region);
                 }
             }
             Event::StartEdge(edge) => self.start_edge(edge),
+            Event::StartGeo => self.start_geo(),
+            Event::Follow(node) => self.follow(node),
+            Event::Push(node, revision) => self.pushed(node, revision),
             Event::FromClient {
                 edge,
                 connection,
@@ -426,14 +429,24 @@ impl World {
     }
 
     fn start_region(&mut self, region: usize) {
-        if self.regions[region].up.is_some() || region != self.owner {
+        if std::mem::replace(&mut self.regions[region].down, false) {
+            // It works by what it kept, and hears of what is newer when geo is reached.
+            let kept = self.regions[region].kept.revision;
+            self.stale_starts += u64::from(kept < self.geo.newest().revision);
+            self.soon(10, 800, Event::Follow(Node::Region(region)));
+        }
+        let kept = self.regions[region].kept.clone();
+        if self.regions[region].up.is_some() || owner_of(&kept) != region {
             return;
         }
         let incarnation = self.rng.next().max(1);
         let (now, unix) = (self.now, self.unix());
-        match Owner::start(&self.disk, 0, &self.snapshot, now, unix, incarnation) {
+        match Owner::start(&self.disk, 0, &kept, now, unix, incarnation) {
             Ok(owner) => {
                 self.regions[region].up = Some(owner);
+                if self.regions.iter().all(|r| r.up.is_some()) {
+                    self.contended_until = u64::MAX;
+                }
                 let life = self.regions[region].life;
                 self.at(now + 250, Event::RegionTick { region, life });
             }
@@ -449,8 +462,11 @@ impl World {
 
     fn start_edge(&mut self, edge: usize) {
         self.edges[edge].up = Some(Running::new());
+        let kept = self.edges[edge].kept.revision;
+        self.stale_starts += u64::from(kept < self.geo.newest().revision);
         let life = self.edges[edge].life;
         self.soon(0, 20, Event::Dial { edge, life });
+        self.soon(10, 800, Event::Follow(Node::Edge(edge)));
         self.at(self.now + 50, Event::EdgeTick { edge, life });
     }
 }

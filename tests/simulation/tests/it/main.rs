@@ -1,6 +1,7 @@
 //! Whole meshes under faults, seed by seed. `GB6_SEED=n` runs one seed, `GB6_SEEDS=n` that many
 //! (default 500), from `GB6_SEED_FROM` (default 1) on.
 
+mod links;
 mod moving;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -32,16 +33,19 @@ fn everything_that_can_go_wrong() {
     }
     let from = number("GB6_SEED_FROM").unwrap_or(1);
     let count = number("GB6_SEEDS").unwrap_or(500);
-    let mut acknowledged = 0;
+    let (mut acknowledged, mut stale_starts) = (0, 0);
     let mut hit = std::collections::BTreeMap::new();
     for seed in from..from + count {
         let outcome = one(seed);
         acknowledged += outcome.acknowledged;
+        stale_starts += outcome.stale_starts;
         for (kind, times) in outcome.faults {
             *hit.entry(kind).or_insert(0) += times;
         }
     }
-    println!("{count} seeds, {acknowledged} acknowledged publishes, faults {hit:?}");
+    println!(
+        "{count} seeds, {acknowledged} acknowledged publishes, {stale_starts} starts by an old placement, faults {hit:?}"
+    );
     assert!(
         acknowledged as u64 > count * 100,
         "the runs did hardly anything"
@@ -51,6 +55,10 @@ fn everything_that_can_go_wrong() {
             hit.len(),
             FaultKind::ALL.len(),
             "every kind of fault happened"
+        );
+        assert!(
+            stale_starts > count / 10,
+            "hardly anybody started by an old placement: {stale_starts}"
         );
     }
 }
