@@ -308,13 +308,6 @@ fn simulation() -> Vec<Mutant> {
             "Ok(false) => Ok(()),",
         ),
         by(
-            "mesh-ids-not-in-checkpoint",
-            "as ids-not-in-checkpoint, seen by clients of a whole mesh",
-            "region/shard/src/checkpoint.rs",
-            "self.dedupe.insert(&ids.instance, key, written, served_ms);",
-            "let _ = (key, written, served_ms);",
-        ),
-        by(
             "mesh-gap-not-filled",
             "as gap-not-filled, seen by clients of a whole mesh",
             "edge/session/src/hub/live.rs",
