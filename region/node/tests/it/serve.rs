@@ -368,6 +368,7 @@ async fn a_peer_of_another_role_is_served_nothing() {
         let attach = OwnerFrame::Attach(Attach {
             edge_incarnation: 1,
             revision: 1,
+            shard_epoch: 0,
         });
         let attach = ToOwner {
             frame: Some(attach),
