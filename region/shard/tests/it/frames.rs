@@ -152,6 +152,7 @@ impl Model {
                 // Of nobody who is attached.
                 edge_incarnation,
                 revision: 1,
+                shard_epoch: 0,
             }),
             Frame::Interest(r) => OwnerFrame::Interest(name(r)),
             Frame::Uninterest(r) => OwnerFrame::Uninterest(name(r)),
