@@ -189,10 +189,10 @@ impl Model {
         match frame {
             Frame::Renew => model.lease_until = self.world.now_ms + limits::EDGE_LEASE_MS,
             Frame::Present(r, c) => {
-                self.members.insert((*r, *c), edge);
                 if let Some(set) = &mut model.set {
                     set.insert((*r, *c));
                 }
+                self.report(edge, (*r, *c));
             }
             Frame::Absent(r, c) => {
                 if self.members.get(&(*r, *c)) == Some(&edge) {
@@ -204,17 +204,26 @@ impl Model {
             }
             Frame::Set(people, last) => {
                 let set = model.set.get_or_insert_default();
+                set.extend(people);
                 for person in people {
-                    set.insert(*person);
-                    self.members.insert(*person, edge);
+                    self.report(edge, *person);
                 }
                 if *last {
-                    let set = model.set.take().unwrap_or_default();
+                    let set = self.edges[edge].set.take().unwrap_or_default();
                     self.members
                         .retain(|person, by| *by != edge || set.contains(person));
                 }
             }
             _ => {}
+        }
+    }
+
+    /// An edge says that somebody is there: whoever came later knows better.
+    fn report(&mut self, edge: usize, person: (u32, u8)) {
+        let since = |edge: usize| self.edges[edge].incarnation;
+        let by = self.members.get(&person).copied();
+        if by.is_none_or(|by| since(by) <= since(edge)) {
+            self.members.insert(person, edge);
         }
     }
 
