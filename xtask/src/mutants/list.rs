@@ -197,6 +197,14 @@ fn store() -> Vec<Mutant> {
             "if header.owner_incarnation != self.fence.owner_incarnation {",
             "faults::a_segment_prepared_for_an_ended_ownership_never_takes_a_name",
         ),
+        by(
+            "batch-counted-in-the-segment-before",
+            "retention takes a segment whose first batch lives",
+            "region/stores/embedded/src/log/owner.rs",
+            "let summary = std::mem::take(&mut self.summary);",
+            "self.count_staged();\n        let summary = std::mem::take(&mut self.summary);",
+            "contract::the_log_keeps_its_contract_on_a_simulated_disk",
+        ),
     ]
 }
 

@@ -33,6 +33,7 @@ pub fn all<F: LogFixture>(mut fresh: impl FnMut() -> F) {
     trimming_waits_for_consumers(&fresh());
     rewriting_keeps_positions(&fresh());
     retention_is_planned(&fresh());
+    what_lives_is_never_planned_away(&fresh());
     checkpoints_are_found_again(&fresh());
 }
 
@@ -447,6 +448,44 @@ fn retention_is_planned(fixture: &impl LogFixture) {
     let plan = log.plan_retention(&kept, next).expect("plan");
     assert_eq!(plan.waits_for, ["archive"]);
     assert!(plan.rewrite.is_empty(), "the consumer has not seen it");
+}
+
+/// Wherever a segment ends by itself: each batch has one message of a room of its own, and of all
+/// messages that one alone lives.
+fn what_lives_is_never_planned_away(fixture: &impl LogFixture) {
+    let log = fixture.open();
+    acquire(&*log, &fence(1)).expect("acquire");
+    let mut next = 1;
+    let mut living = Vec::new();
+    for n in 0..30 {
+        let mut batch = vec![message(next, &format!("room:keep-{n}"), 1, 200)];
+        batch.extend((next + 1..next + 10).map(|p| message(p, "room:old", p, 200)));
+        append(&*log, &fence(1), batch).expect("append");
+        living.push((next, format!("room:keep-{n}")));
+        next += 10;
+    }
+    let last = next - 1;
+    log.seal_around(&fence(1), last).expect("seal");
+    append(&*log, &fence(1), messages(next, "room:old", 1)).expect("append");
+    for (position, room) in &living {
+        let kept = |_: &str, asked: &str| match asked == room {
+            true => 1,
+            false => u64::MAX,
+        };
+        let before = log.plan_retention(&kept, next).expect("plan");
+        assert!(before.trim_to <= *position, "{room}: {before:?}");
+        // The segment before it, as it is after a rewrite, says nothing of its neighbour.
+        if log.caps().rewrite
+            && let Some(segment) = log.seal_around(&fence(1), position - 1).expect("sealed")
+        {
+            log.rewrite(&fence(1), segment, &mut |_| Retain::Keep)
+                .expect("rewrite");
+        }
+        let after = log.plan_retention(&kept, next).expect("plan");
+        assert!(after.trim_to <= *position, "{room}: {after:?}");
+    }
+    let plan = log.plan_retention(&|_, _| u64::MAX, next).expect("plan");
+    assert_eq!(plan.trim_to, next, "nothing lives");
 }
 
 fn checkpoints_are_found_again(fixture: &impl LogFixture) {

@@ -3,10 +3,12 @@
 
 use gb6_core_model::Position;
 
-use super::format::{FORMAT_VERSION, u32_at, u64_at};
+use super::format::{u32_at, u64_at};
 use super::summary::{RoomSpan, Summary};
 
 const MAGIC: &[u8; 8] = b"GB6IDX\r\n";
+/// Summaries below this version lack the first batch of a segment: they are passed over.
+const INDEX_VERSION: u32 = 2;
 /// Bytes of the fixed part: enough to open a log without reading more.
 pub(crate) const INDEX_HEADER_BYTES: usize = 80;
 /// Largest index file that is read in bytes: 65,536 rooms with the longest names.
@@ -63,7 +65,7 @@ impl IndexFile {
         };
         let mut out = Vec::with_capacity(INDEX_HEADER_BYTES + body.len());
         out.extend_from_slice(MAGIC);
-        out.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
+        out.extend_from_slice(&INDEX_VERSION.to_le_bytes());
         out.extend_from_slice(&self.generation.to_le_bytes());
         for number in [
             self.seq,
@@ -88,7 +90,7 @@ impl IndexFile {
     pub(crate) fn decode_bounds(bytes: &[u8], seq: u64, generation: u32) -> Option<Bounds> {
         let bytes = bytes.get(..INDEX_HEADER_BYTES)?;
         let whole = bytes[..8] == MAGIC[..]
-            && u32_at(bytes, 8) <= FORMAT_VERSION
+            && u32_at(bytes, 8) <= INDEX_VERSION
             && crc32c::crc32c(&bytes[..INDEX_HEADER_BYTES - 4])
                 == u32_at(bytes, INDEX_HEADER_BYTES - 4)
             && u32_at(bytes, 12) == generation
@@ -119,6 +121,9 @@ impl IndexFile {
         };
         for _ in 0..points {
             index.points.push((number(&mut rest)?, number(&mut rest)?));
+        }
+        if u32_at(bytes, 8) < INDEX_VERSION {
+            return Some(index);
         }
         if rooms != NO_SUMMARY {
             let mut summary = Summary {
@@ -152,4 +157,42 @@ fn text(rest: &mut &[u8]) -> Option<String> {
     let (text, behind) = behind.split_at_checked(u32::from_le_bytes(*len) as usize)?;
     *rest = behind;
     String::from_utf8(text.to_vec()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_summary_of_the_first_version_is_not_believed() {
+        let mut summary = Summary::default();
+        let span = RoomSpan {
+            min: 3,
+            max: 9,
+            bytes: 700,
+        };
+        summary.insert("demo".into(), "room:a".into(), span);
+        let index = IndexFile {
+            seq: 5,
+            generation: 1,
+            bounds: Bounds {
+                first: 10,
+                end: 20,
+                frames_end: 900,
+                records: 10,
+            },
+            points: vec![(10, 128), (16, 600)],
+            summary: Some(summary),
+        };
+        let mut bytes = index.encode();
+        assert_eq!(IndexFile::decode(&bytes, 5, 1), Some(index.clone()));
+        bytes[8..12].copy_from_slice(&1_u32.to_le_bytes());
+        let crc = crc32c::crc32c(&bytes[..INDEX_HEADER_BYTES - 4]);
+        bytes[INDEX_HEADER_BYTES - 4..INDEX_HEADER_BYTES].copy_from_slice(&crc.to_le_bytes());
+        let expected = IndexFile {
+            summary: None,
+            ..index
+        };
+        assert_eq!(IndexFile::decode(&bytes, 5, 1), Some(expected));
+    }
 }

@@ -34,8 +34,12 @@ pub(crate) struct Owner<V: Vfs> {
     dirty_end: u64,
     /// Bytes of the open segment before the next one begins.
     target: u64,
+    /// Of what the open segment holds.
     summary: Summary,
     batch: FrameBuilder,
+    /// The records of the open batch and their bytes in it. They are counted once it is known which
+    /// segment they are written to.
+    staged: Vec<(Record, u64)>,
     written: bool,
     prepared: Option<Prepared<V::File>>,
     preparing: bool,
@@ -104,6 +108,7 @@ impl<V: Vfs> Owner<V> {
             target: prepared.bytes,
             summary: Summary::default(),
             batch: FrameBuilder::new(),
+            staged: Vec::new(),
             written: false,
             prepared: None,
             preparing: false,
@@ -185,6 +190,7 @@ impl<V: Vfs> Owner<V> {
         let joined = self.join(records);
         if joined.is_err() {
             self.batch.truncate(count, bytes);
+            self.staged.truncate(count as usize);
         }
         joined
     }
@@ -221,8 +227,7 @@ impl<V: Vfs> Owner<V> {
                     limit: config.batch_records_max as u64,
                 });
             }
-            // A record that is then refused is counted too: the summary may only claim too much.
-            self.summary.add(&record, (bytes - before) as u64);
+            self.staged.push((record, (bytes - before) as u64));
         }
         Ok(())
     }
@@ -234,10 +239,23 @@ impl<V: Vfs> Owner<V> {
         }
         let result = self.write_batch();
         match &result {
-            Ok(()) => self.written = true,
-            Err(_) => self.batch.clear(),
+            Ok(()) => {
+                self.written = true;
+                self.count_staged();
+            }
+            Err(_) => {
+                self.batch.clear();
+                self.staged.clear();
+            }
         }
         result
+    }
+
+    /// Counts the written batch into the summary of the segment that it was written to.
+    fn count_staged(&mut self) {
+        for (record, bytes) in std::mem::take(&mut self.staged) {
+            self.summary.add(&record, bytes);
+        }
     }
 
     fn write_batch(&mut self) -> Result<(), StoreError> {
