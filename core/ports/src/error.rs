@@ -45,6 +45,10 @@ pub enum StoreError {
         /// What is missing.
         cause: String,
     },
+    /// The log's writer has ended: this handle never writes again. Nothing was written; open the
+    /// log again.
+    #[error("the log is closed: its writer has ended, and it must be opened again")]
+    Closed,
     /// Nothing was written: too much is waiting already. Slow down and repeat.
     #[error("backpressure: {waiting} bytes wait, the bound is {limit}")]
     Backpressure {
@@ -145,6 +149,7 @@ mod tests {
     fn unknown_outcomes_are_never_retryable() {
         let unknown = StoreError::OutcomeUnknown { cause: "x".into() };
         assert!(!unknown.retryable());
+        assert!(!StoreError::Closed.retryable());
         let full = StoreError::StorageFull { path: "x".into() };
         assert!(full.retryable());
     }

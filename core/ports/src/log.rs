@@ -157,7 +157,7 @@ pub trait ShardLog: Send + Sync {
 
     /// Begins an ownership: makes the tail durable, fences older owners and writes the acquire
     /// record. `fence.shard_epoch` must be above every epoch in the log, else `Fenced` tells the
-    /// highest. Also how a log goes on after `OutcomeUnknown`.
+    /// highest. Also how a log goes on after `OutcomeUnknown`; after `Closed` it does not.
     ///
     /// `StorageFull`: nothing is owned or written, and what can be read has been made durable all
     /// the same, so that it may be shown. (Only whoever knows that no other owner lives may do so:
@@ -169,7 +169,7 @@ pub trait ShardLog: Send + Sync {
     /// `owner_incarnation`. Batches may be given before earlier ones are answered.
     ///
     /// Errors: `Fenced`, `Conflict` (positions), `TooLarge`, `Backpressure`, `StorageFull` (both:
-    /// nothing written), `OutcomeUnknown` (acquire again), `Unavailable`.
+    /// nothing written), `OutcomeUnknown` (acquire again), `Unavailable`, `Closed` (open again).
     fn append(&self, fence: &Fence, batch: Vec<Record>, done: Completion<Commit>);
 
     /// What the log holds: committed records only.

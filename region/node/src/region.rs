@@ -34,7 +34,8 @@ const INBOX_MAX: usize = 1024;
 /// Pause before a shard that could not be served is tried again.
 const RETRY: Duration = Duration::from_millis(500);
 
-/// Opens the log of a shard: called once per start and after each loss.
+/// Opens the log of a shard: called at the start, and again after each attempt to serve that failed,
+/// since the writer of what was open may have ended.
 pub type OpenLog = Arc<dyn Fn(ShardId) -> Result<Arc<dyn ShardLog>, StoreError> + Send + Sync>;
 
 /// How a region behaves.
@@ -293,7 +294,8 @@ impl Keeper {
         machine.lease_ms = self.config.edge_lease.as_millis() as u64;
         machine.dedupe_ids_max = self.config.dedupe_ids_max;
         let open_log = self.deps.open_log.clone();
-        let known = log.clone();
+        // Put back once it has shown that it can be served from.
+        let known = log.take();
         let keys = self.deps.keys.clone();
         let recovering = tokio::task::spawn_blocking(move || {
             let begun = Instant::now();

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use gb6_core_mesh::{
     Endpoint, FrameReceiver, FrameSender, Link, LocalNode, MemoryNetwork, NodeIdentity,
@@ -139,6 +139,8 @@ pub(crate) struct Machine {
     pub(crate) rooms: Arc<dyn RoomStore>,
     /// While set, the log's answers name one position more than was written.
     pub(crate) lies: Arc<AtomicBool>,
+    /// Set: the writer of the log that is open ends with the next batch.
+    pub(crate) ends: Arc<AtomicBool>,
     /// While set, the index takes nothing.
     pub(crate) stalled: Arc<AtomicBool>,
     pub(crate) config: RegionConfig,
@@ -155,6 +157,7 @@ impl Machine {
         Self {
             storage: MemoryStorage::new(MemoryLogConfig::default()),
             lies: Arc::default(),
+            ends: Arc::default(),
             config: RegionConfig::new(NodeId::from("r1")),
             rooms: Arc::new(MemoryRooms::new()),
             stalled: Arc::default(),
@@ -179,7 +182,7 @@ impl Machine {
     pub(crate) async fn start(&mut self) -> Region {
         let endpoint = self.bind("r1", Role::Region);
         let (_, snapshot) = watch::channel(snapshot(self.rules.clone()));
-        let (storage, lies) = (self.storage.clone(), self.lies.clone());
+        let (storage, lies, ends) = (self.storage.clone(), self.lies.clone(), self.ends.clone());
         let keys = RecordKeys::default();
         keys.add("demo", self.key_id, [7; 32]);
         let health = Health::new();
@@ -191,7 +194,7 @@ impl Machine {
             endpoint,
             snapshot,
             open_log: Arc::new(move |_| {
-                let log = LyingLog::new(Arc::new(storage.open()), lies.clone());
+                let log = LyingLog::new(Arc::new(storage.open()), lies.clone(), ends.clone());
                 Ok(Arc::new(log) as Arc<dyn ShardLog>)
             }),
             rooms,
@@ -209,6 +212,22 @@ impl Machine {
     /// An edge that is attached, with its catch-up stream.
     /// Its incarnation follows from the name, so that the same edge can come back.
     pub(crate) async fn edge(&mut self, name: &str) -> Edge {
+        self.try_edge(name).await.expect("it is attached")
+    }
+
+    /// As [`Machine::edge`], once a shard that was lost is served again.
+    pub(crate) async fn edge_again(&mut self, name: &str) -> Edge {
+        let began = Instant::now();
+        loop {
+            if let Some(edge) = self.try_edge(name).await {
+                return edge;
+            }
+            assert!(began.elapsed() < PATIENCE, "the shard is not served again");
+            tokio::task::yield_now().await;
+        }
+    }
+
+    async fn try_edge(&mut self, name: &str) -> Option<Edge> {
         let endpoint = self.bind(name, Role::Edge);
         let link = endpoint
             .dial(&NodeId::from("r1"), None)
@@ -241,8 +260,10 @@ impl Machine {
             revision: 1,
             shard_epoch: 0,
         }));
-        assert!(matches!(edge.next().await, Some(EdgeFrame::Attached(_))));
-        edge
+        match edge.next().await? {
+            EdgeFrame::Attached(_) => Some(edge),
+            other => panic!("unexpected {other:?}"),
+        }
     }
 }
 

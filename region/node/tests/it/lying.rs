@@ -17,20 +17,40 @@ use gb6_core_wire::record::Record;
 
 use crate::edge::Machine;
 
-/// A log that is as good as the one below it, but for its answers to appends while it lies.
+/// A log that is as good as the one below it, but for its answers to appends while it lies, and
+/// until its writer ends.
 pub(crate) struct LyingLog {
     below: Arc<dyn ShardLog>,
     lies: Arc<AtomicBool>,
+    /// Set for the one whose writer ends with its next batch.
+    ends: Arc<AtomicBool>,
+    ended: AtomicBool,
 }
 
 impl LyingLog {
-    pub(crate) fn new(below: Arc<dyn ShardLog>, lies: Arc<AtomicBool>) -> Self {
-        Self { below, lies }
+    pub(crate) fn new(
+        below: Arc<dyn ShardLog>,
+        lies: Arc<AtomicBool>,
+        ends: Arc<AtomicBool>,
+    ) -> Self {
+        Self {
+            below,
+            lies,
+            ends,
+            ended: AtomicBool::new(false),
+        }
     }
 }
 
 impl ShardLog for LyingLog {
     fn append(&self, fence: &Fence, batch: Vec<Record>, done: Completion<Commit>) {
+        if self.ended.load(Ordering::SeqCst) {
+            return done.finish(Err(StoreError::Closed));
+        }
+        if self.ends.swap(false, Ordering::SeqCst) {
+            self.ended.store(true, Ordering::SeqCst);
+            return drop(done);
+        }
         let lies = self.lies.clone();
         let answer = move |mut answer: Result<Commit, StoreError>| {
             if let (Ok(commit), true) = (&mut answer, lies.load(Ordering::SeqCst)) {
@@ -46,6 +66,9 @@ impl ShardLog for LyingLog {
     }
 
     fn acquire(&self, fence: Fence, acquire: Acquire, done: Completion<Acquired>) {
+        if self.ended.load(Ordering::SeqCst) {
+            return done.finish(Err(StoreError::Closed));
+        }
         self.below.acquire(fence, acquire, done);
     }
 
@@ -138,5 +161,20 @@ async fn an_answer_about_something_else_acknowledges_nothing() {
     let mut edge = machine.edge("e1").await;
     let resent = edge.publish(1, 2, "2".into()).await;
     assert_eq!(resent, (2, 0), "it was written, and its resend finds it");
+    region.drain().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_whose_writer_has_ended_is_opened_again() {
+    let mut machine = Machine::new(Namespace::default());
+    let region = machine.start().await;
+    let mut edge = machine.edge("e1").await;
+    assert_eq!(edge.publish(1, 1, "1".into()).await, (1, 0));
+    machine.ends.store(true, Ordering::SeqCst);
+    let answer = edge.try_publish(1, 2, "2".into()).await;
+    assert_eq!(answer, None, "the stream ends instead");
+    drop(edge);
+    let mut edge = machine.edge_again("e1").await;
+    assert_eq!(edge.publish(1, 2, "2".into()).await, (2, 0));
     region.drain().await;
 }

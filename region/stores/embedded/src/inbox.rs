@@ -1,6 +1,7 @@
 //! The bounded queue in front of a log's writer thread.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Instant;
 
 use gb6_core_ports::{Acquire, Acquired, Commit, Completion, Fence, StoreError};
@@ -67,7 +68,7 @@ impl<V: Vfs> Inbox<V> {
         let refused = {
             let mut queue = self.queue.lock();
             if queue.closed {
-                Some((append, closed()))
+                Some((append, StoreError::Closed))
             } else if queue.bytes > 0 && queue.bytes + append.bytes > self.bytes_max {
                 let waiting = queue.bytes as u64;
                 let limit = self.bytes_max as u64;
@@ -137,10 +138,25 @@ impl<V: Vfs> Inbox<V> {
         self.queue.lock().closed = true;
         self.wake.notify_all();
     }
+
+    /// Takes no more commands, and drops those that wait: their completions answer.
+    fn end(&self) {
+        let left = {
+            let mut queue = self.queue.lock();
+            queue.closed = true;
+            queue.bytes = 0;
+            std::mem::take(&mut queue.commands)
+        };
+        // Behind the lock: what is told may ask for more at once.
+        drop(left);
+    }
 }
 
-pub(crate) fn closed() -> StoreError {
-    StoreError::Unavailable {
-        cause: "the log is closed".into(),
+/// Held by the writer thread: however that ends, nobody waits for it any more.
+pub(crate) struct EndOfWriter<V: Vfs>(pub(crate) Arc<Inbox<V>>);
+
+impl<V: Vfs> Drop for EndOfWriter<V> {
+    fn drop(&mut self) {
+        self.0.end();
     }
 }

@@ -17,7 +17,7 @@ use gb6_core_wire::record::Record;
 use parking_lot::Mutex;
 use prost::Message;
 
-use crate::inbox::{Append, Command, Inbox, closed};
+use crate::inbox::{Append, Command, EndOfWriter, Inbox};
 use crate::log::{Job, LoadNote, LogConfig, LogReader, SegmentedLog};
 use crate::vfs::Vfs;
 
@@ -188,6 +188,7 @@ struct Writer<V: Vfs> {
 
 impl<V: Vfs> Writer<V> {
     fn run(mut self, helper: JoinHandle<()>) {
+        let _end = EndOfWriter(self.inbox.clone());
         while let Some(command) = self.inbox.next() {
             match command {
                 Command::Append(append) => self.commit_group(append),
@@ -330,7 +331,7 @@ impl<V: Vfs> ShardLog for EmbeddedShardLog<V> {
         if let Err(Command::Acquire(_, _, done)) =
             self.inbox.put(Command::Acquire(fence, acquire, done))
         {
-            done.finish(Err(closed()));
+            done.finish(Err(StoreError::Closed));
         }
     }
 

@@ -9,6 +9,8 @@ mod damage;
 mod disk;
 mod faults;
 mod inspect;
+mod interrupted;
+mod panics;
 mod parsing;
 mod recovery;
 mod rewriting;
