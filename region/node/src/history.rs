@@ -11,7 +11,7 @@ use gb6_region_shard::HistoryRead;
 use parking_lot::Mutex;
 
 use crate::bodies::RecordKeys;
-use crate::indexer::{Indexer, key_of};
+use crate::indexer::{IndexState, key_of};
 use crate::tail::Tail;
 
 /// What reads of one shard need; shared with the blocking tasks that do them.
@@ -23,7 +23,7 @@ pub(crate) struct Reader {
     pub(crate) keys: Arc<RecordKeys>,
     /// Erased messages whose bodies may still lie in the log.
     pub(crate) erased: Mutex<BTreeSet<(RoomRef, u64)>>,
-    pub(crate) indexer: Indexer,
+    pub(crate) index: Arc<IndexState>,
 }
 
 impl Reader {
@@ -71,7 +71,7 @@ impl Reader {
         if let Some(page) = self.tail_page(read) {
             return Ok(Some(page));
         }
-        let generation = self.indexer.generation();
+        let generation = self.index.generation();
         let looked = self.rooms.applied(self.shard).and_then(|applied| {
             let (page, found) = self.read_indexed(read)?;
             // Also afterwards: it may have been begun anew in between.
@@ -87,13 +87,13 @@ impl Reader {
                 shard = %self.shard, instance = read.room.instance, channel = read.room.channel,
                 low = read.low, high = read.high, "the room index says what the log does not"
             );
-            self.indexer.distrust(generation);
+            self.index.distrust(generation);
         }
         if found == Found::All || !page.publications.is_empty() {
             return Ok(Some(page));
         }
         let behind = applied < self.log.range()?.next;
-        if found == Found::Wrong || behind || self.indexer.generation() != generation {
+        if found == Found::Wrong || behind || self.index.generation() != generation {
             return Ok(None);
         }
         // Everything committed was indexed before it was looked for.

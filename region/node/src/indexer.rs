@@ -34,15 +34,23 @@ enum Work {
     Trim(RoomRef, u64),
 }
 
-/// The handle of a shard's index thread.
+/// A shard's index thread. Of one shard at most one follows its log: it is stopped before the next
+/// one begins.
 pub(crate) struct Indexer {
-    work: Option<SyncSender<Work>>,
-    state: Arc<State>,
-    thread: Option<JoinHandle<()>>,
+    feed: IndexFeed,
+    thread: JoinHandle<()>,
 }
 
+/// Where committed batches are handed to the index thread.
+#[derive(Clone)]
+pub(crate) struct IndexFeed {
+    work: SyncSender<Work>,
+    state: Arc<IndexState>,
+}
+
+/// How far the index is, for everybody; whoever holds it keeps no thread.
 #[derive(Default)]
-struct State {
+pub(crate) struct IndexState {
     /// The position before which everything is indexed, as far as the index thread knows: the
     /// index may have been lost since.
     applied: AtomicU64,
@@ -62,7 +70,7 @@ impl Indexer {
     ) -> std::io::Result<Self> {
         // overflow: a batch that finds the queue full is dropped; the thread reads it from the log.
         let (work, queue) = sync_channel(QUEUE_MAX);
-        let state = Arc::new(State::default());
+        let state = Arc::new(IndexState::default());
         let follower = Follower {
             shard,
             log,
@@ -72,13 +80,32 @@ impl Indexer {
         let thread = std::thread::Builder::new()
             .name(format!("index-{shard}"))
             .spawn(move || follower.run(&queue))?;
-        Ok(Self {
-            work: Some(work),
-            state,
-            thread: Some(thread),
-        })
+        let feed = IndexFeed { work, state };
+        Ok(Self { feed, thread })
     }
 
+    /// Where batches are handed over.
+    pub(crate) fn feed(&self) -> IndexFeed {
+        self.feed.clone()
+    }
+
+    /// How far the index is.
+    pub(crate) fn state(&self) -> Arc<IndexState> {
+        self.feed.state.clone()
+    }
+
+    /// Ends the thread and waits until it has: a moment, or as long as the store takes for one write.
+    pub(crate) fn stop(self) {
+        let Self { feed, thread } = self;
+        feed.state.stop.store(true, Release);
+        // Without a sender it waits for no more work.
+        drop(feed);
+        // A thread that panicked has ended too.
+        let _ = thread.join();
+    }
+}
+
+impl IndexFeed {
     /// Hands over a committed batch.
     pub(crate) fn committed(&self, batch: Arc<Vec<Record>>) {
         self.offer(Work::Batch(batch));
@@ -90,47 +117,36 @@ impl Indexer {
     }
 
     fn offer(&self, work: Work) {
-        if let Some(sender) = &self.work {
-            match sender.try_send(work) {
-                // A trim that is lost leaves entries that nobody asks for; the next one, or a
-                // rebuild, removes them.
-                Ok(()) | Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {}
-            }
+        match self.work.try_send(work) {
+            // A trim that is lost leaves entries that nobody asks for; the next one, or a rebuild,
+            // removes them.
+            Ok(()) | Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {}
         }
     }
+}
 
+impl IndexState {
     /// The position before which everything is indexed, as of a moment ago.
     pub(crate) fn applied(&self) -> Position {
-        self.state.applied.load(Acquire)
+        self.applied.load(Acquire)
     }
 
-    /// How often the index was begun anew: what [`Indexer::distrust`] is told.
+    /// How often the index was begun anew: what [`IndexState::distrust`] is told.
     pub(crate) fn generation(&self) -> u64 {
-        self.state.generation.load(Acquire)
+        self.generation.load(Acquire)
     }
 
     /// The index of `generation` says what the log does not: its thread clears it and builds it
     /// again. One that has been begun anew since is not blamed.
     pub(crate) fn distrust(&self, generation: u64) {
         if self.generation() == generation {
-            self.state.distrusted.store(true, Release);
+            self.distrusted.store(true, Release);
         }
     }
 
     /// Errors of the store so far.
     pub(crate) fn errors(&self) -> u64 {
-        self.state.errors.load(Relaxed)
-    }
-}
-
-impl Drop for Indexer {
-    fn drop(&mut self) {
-        self.state.stop.store(true, Release);
-        self.work = None;
-        if let Some(thread) = self.thread.take() {
-            // The thread only ever returns; it holds no lock that could be poisoned.
-            let _ = thread.join();
-        }
+        self.errors.load(Relaxed)
     }
 }
 
@@ -138,7 +154,7 @@ struct Follower {
     shard: ShardId,
     log: Arc<dyn ShardLog>,
     store: Arc<dyn RoomStore>,
-    state: Arc<State>,
+    state: Arc<IndexState>,
 }
 
 impl Follower {

@@ -242,9 +242,16 @@ impl Keeper {
     async fn run(self, mut inputs: mpsc::Receiver<Input>, mut drain: watch::Receiver<bool>) {
         let started = Instant::now();
         let mut log = None;
+        let mut indexer = None;
         let mut held = None;
         while !*drain.borrow() {
-            let serving = self.serve(&mut log, held.take(), started, &mut inputs, &mut drain);
+            let serving = self.serve(
+                (&mut log, &mut indexer),
+                held.take(),
+                started,
+                &mut inputs,
+                &mut drain,
+            );
             match AssertUnwindSafe(serving).catch_unwind().await {
                 Ok(Ok(Ended::Drained)) => return,
                 Ok(Ok(Ended::Acquired(acquisition))) => {
@@ -281,7 +288,7 @@ impl Keeper {
 
     async fn serve(
         &self,
-        log: &mut Option<Arc<dyn ShardLog>>,
+        (log, indexer): (&mut Option<Arc<dyn ShardLog>>, &mut Option<Indexer>),
         held: Option<Acquisition>,
         started: Instant,
         inputs: &mut mpsc::Receiver<Input>,
@@ -297,8 +304,13 @@ impl Keeper {
         // Put back once it has shown that it can be served from.
         let known = log.take();
         let keys = self.deps.keys.clone();
+        // Of an actor that panicked.
+        let following = indexer.take();
         let recovering = tokio::task::spawn_blocking(move || {
             let begun = Instant::now();
+            if let Some(following) = following {
+                following.stop();
+            }
             let log = match known {
                 Some(log) => log,
                 None => open_log(shard_id)?,
@@ -362,8 +374,8 @@ impl Keeper {
             numbers.checkpoint_bytes = replayed.state_bytes;
         }
         *log = Some(opened.clone());
-        let indexer = Indexer::start(shard_id, opened.clone(), self.deps.rooms.clone());
-        let indexer = indexer.map_err(|error| StoreError::Io {
+        let follows = Indexer::start(shard_id, opened.clone(), self.deps.rooms.clone());
+        let follows = follows.map_err(|error| StoreError::Io {
             operation: "start a thread for",
             path: format!("the index of shard {shard_id}"),
             detail: error.to_string(),
@@ -375,8 +387,10 @@ impl Keeper {
             tail: Mutex::new(tail),
             keys: Arc::new(self.deps.keys.clone()),
             erased: Mutex::new(shard.erasures().cloned().collect()),
-            indexer,
+            index: follows.state(),
         });
+        let feed = follows.feed();
+        *indexer = Some(follows);
         let now_ms = started.elapsed().as_millis() as u64;
         shard.serve(
             now_ms,
@@ -393,6 +407,7 @@ impl Keeper {
             fence,
             regain,
             reader,
+            feed,
             replayed,
             Surroundings {
                 metrics: self.metrics.clone(),
@@ -406,7 +421,14 @@ impl Keeper {
         self.component.ready();
         let ended = worker.run(inputs, &mut snapshot, drain).await;
         // The index thread is waited for, which takes a moment.
-        if let Err(error) = tokio::task::spawn_blocking(move || drop(worker)).await {
+        let follows = indexer.take();
+        let stopping = tokio::task::spawn_blocking(move || {
+            drop(worker);
+            if let Some(follows) = follows {
+                follows.stop();
+            }
+        });
+        if let Err(error) = stopping.await {
             tracing::error!(%error, "the shard's index could not be ended");
         }
         Ok(ended)

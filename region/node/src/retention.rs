@@ -112,14 +112,14 @@ fn position_of(reader: &Reader, room: &RoomRef, offset: u64) -> Result<Option<u6
     let Some(key) = key_of(&room.instance, &room.channel) else {
         return Ok(None);
     };
-    let generation = reader.indexer.generation();
+    let generation = reader.index.generation();
     let found = reader.rooms.forward(reader.shard, &key, offset, 1)?;
     let Some((_, position)) = found.first().filter(|(at, _)| *at == offset) else {
         return Ok(None);
     };
     let record = reader.log.read_at(&[*position])?.pop().flatten();
     if record.is_some_and(|record| !is_at(&record, room, offset)) {
-        reader.indexer.distrust(generation);
+        reader.index.distrust(generation);
         return Ok(None);
     }
     Ok(Some(*position))

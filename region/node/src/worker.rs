@@ -22,6 +22,7 @@ use crate::accept::PageReply;
 use crate::checkpoints::{CheckpointEvery, Checkpoints};
 use crate::checks;
 use crate::history::Reader;
+use crate::indexer::IndexFeed;
 use crate::metrics::{RegionMetrics, ShardNumbers};
 use crate::recovery::{Acquisition, Replayed, unix_ms};
 use crate::regain::{Regain, Regained};
@@ -92,6 +93,7 @@ pub(crate) struct Worker {
     /// While the shard can only be read.
     pub(crate) regain: Option<Regain>,
     pub(crate) reader: Arc<Reader>,
+    pub(crate) feed: IndexFeed,
     pub(crate) metrics: RegionMetrics,
     pub(crate) numbers: Arc<Mutex<ShardNumbers>>,
     pub(crate) turns: Arc<CommitTurns>,
@@ -119,6 +121,7 @@ impl Worker {
         fence: Fence,
         regain: Option<Regain>,
         reader: Arc<Reader>,
+        feed: IndexFeed,
         replayed: Replayed,
         surroundings: Surroundings,
     ) -> Self {
@@ -136,6 +139,7 @@ impl Worker {
             fence,
             regain,
             reader,
+            feed,
             metrics,
             numbers,
             turns,
@@ -338,7 +342,7 @@ impl Worker {
                 self.metrics.batch_records.observe(batch.len() as f64);
                 self.checkpoints.written(commit.bytes);
                 self.reader.tail.lock().push(batch.clone());
-                self.reader.indexer.committed(batch);
+                self.feed.committed(batch);
                 let stats = SyncStats {
                     sync_us: commit.sync_us,
                     records: commit.shared,
@@ -372,7 +376,7 @@ impl Worker {
                 Output::Close { link } => drop(self.links.remove(&link)),
                 Output::Read(read) => self.read(read),
                 Output::Page { link, page } => self.reply(link, page),
-                Output::Trimmed { room, first } => self.reader.indexer.trimmed(room, first),
+                Output::Trimmed { room, first } => self.feed.trimmed(room, first),
                 Output::Erased { room, offset } => {
                     self.reader.erased.lock().insert((room, offset));
                     self.retained_at = Instant::now()
@@ -461,9 +465,9 @@ impl Worker {
             read_only: self.regain.is_some(),
             shard_epoch: self.fence.shard_epoch.0,
             tail_bytes: self.reader.tail.lock().bytes(),
-            indexed: self.reader.indexer.applied(),
+            indexed: self.reader.index.applied(),
             next_position: self.shard.log_state().2,
-            index_errors: self.reader.indexer.errors(),
+            index_errors: self.reader.index.errors(),
             ..*numbers
         };
         None

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
 use gb6_core_mesh::{
@@ -21,6 +22,7 @@ use gb6_core_wire::mesh::{
     RoomRef, ShardRef, StreamOpen, ToEdge, ToOwner,
 };
 use gb6_region_node::{RecordKeys, Region, RegionConfig, RegionDeps};
+use parking_lot::{Condvar, Mutex};
 use tokio::sync::watch;
 
 use crate::lying::LyingLog;
@@ -79,10 +81,57 @@ fn snapshot(rules: Namespace) -> Arc<Snapshot> {
     })
 }
 
+/// What happens to reads of the index, and who follows the log for it.
+#[derive(Default)]
+pub(crate) struct Watched {
+    holds: Mutex<bool>,
+    let_go: Condvar,
+    waiting: AtomicUsize,
+    /// The index threads, each as often as it took over from another.
+    followers: Mutex<Vec<ThreadId>>,
+}
+
+impl Watched {
+    /// From now on reads wait, or no longer do.
+    pub(crate) fn hold(&self, holds: bool) {
+        *self.holds.lock() = holds;
+        self.let_go.notify_all();
+    }
+
+    /// Reads that wait.
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::SeqCst)
+    }
+
+    /// The index threads in the order in which they worked.
+    pub(crate) fn followers(&self) -> Vec<ThreadId> {
+        self.followers.lock().clone()
+    }
+
+    fn read(&self) {
+        let mut holds = self.holds.lock();
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+        self.let_go
+            .wait_while_for(&mut holds, |holds| *holds, 2 * PATIENCE);
+        self.waiting.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    fn looked(&self) {
+        let thread = std::thread::current();
+        if thread.name().is_some_and(|name| name.starts_with("index-")) {
+            let mut followers = self.followers.lock();
+            if followers.last() != Some(&thread.id()) {
+                followers.push(thread.id());
+            }
+        }
+    }
+}
+
 /// The index, whose writes fail while it is stalled.
 struct Index {
     rooms: Arc<dyn RoomStore>,
     stalled: Arc<AtomicBool>,
+    watched: Arc<Watched>,
 }
 
 impl RoomStore for Index {
@@ -101,6 +150,7 @@ impl RoomStore for Index {
     }
 
     fn applied(&self, shard: ShardId) -> Result<u64, StoreError> {
+        self.watched.looked();
         self.rooms.applied(shard)
     }
 
@@ -111,6 +161,7 @@ impl RoomStore for Index {
         from: u64,
         limit: usize,
     ) -> Result<Vec<(u64, u64)>, StoreError> {
+        self.watched.read();
         self.rooms.forward(shard, room, from, limit)
     }
 
@@ -143,6 +194,7 @@ pub(crate) struct Machine {
     pub(crate) ends: Arc<AtomicBool>,
     /// While set, the index takes nothing.
     pub(crate) stalled: Arc<AtomicBool>,
+    pub(crate) watched: Arc<Watched>,
     pub(crate) config: RegionConfig,
     /// The id of the instance's record key.
     pub(crate) key_id: u32,
@@ -161,6 +213,7 @@ impl Machine {
             config: RegionConfig::new(NodeId::from("r1")),
             rooms: Arc::new(MemoryRooms::new()),
             stalled: Arc::default(),
+            watched: Arc::default(),
             key_id: 1,
             metrics: Metrics::bare(),
             network: MemoryNetwork::new(),
@@ -189,6 +242,7 @@ impl Machine {
         let rooms: Arc<dyn RoomStore> = Arc::new(Index {
             rooms: self.rooms.clone(),
             stalled: self.stalled.clone(),
+            watched: self.watched.clone(),
         });
         let deps = RegionDeps {
             endpoint,

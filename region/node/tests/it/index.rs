@@ -1,6 +1,7 @@
 //! An index that is wrong, or gone: the log alone says what a room holds.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use gb6_core_model::snapshot::Namespace;
@@ -131,4 +132,38 @@ async fn an_index_that_is_deleted_under_a_running_region_is_built_again() {
     assert_eq!(edge.history(0, 10).await.publications.len(), 6);
     assert_eq!(rooms.resets(), 2);
     region.drain().await;
+}
+
+/// A read of the index that takes its time outlives the owner that it was asked from.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_has_one_follower_whoever_still_reads() {
+    let mut machine = Machine::new(Namespace::default());
+    let region = machine.start().await;
+    let mut edge = machine.edge("e1").await;
+    assert_eq!(edge.publish(1, 1, "1".into()).await, (1, 0));
+    push_out_of_memory(&mut edge).await;
+    indexed(&machine).await;
+    let watched = machine.watched.clone();
+    watched.hold(true);
+    edge.ask_history(0, 10);
+    let began = Instant::now();
+    while watched.waiting() == 0 {
+        assert!(began.elapsed() < PATIENCE, "nothing is read");
+        tokio::task::yield_now().await;
+    }
+    machine.ends.store(true, Ordering::SeqCst);
+    assert_eq!(edge.try_publish(1, 2, "2".into()).await, None);
+    drop(edge);
+    let mut edge = machine.edge_again("e1").await;
+    // So many that another one would have looked in between.
+    for n in 2..=12 {
+        assert_eq!(edge.publish(1, n, n.to_string()).await, (n, 0));
+        // Each time its follower has looked anew.
+        indexed(&machine).await;
+    }
+    watched.hold(false);
+    drop(edge);
+    region.drain().await;
+    let followers = watched.followers();
+    assert_eq!(followers.len(), 2, "one after the other: {followers:?}");
 }

@@ -2,6 +2,7 @@
 //! An index that can not be opened in time, that fails later, or whose files are removed, is put
 //! aside and begun again empty; its shards are then filled again from their logs.
 
+use std::collections::HashMap;
 use std::ops::RangeBounds;
 use std::path::Path;
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use std::time::Duration;
 use fjall::{OwnedWriteBatch, PersistMode};
 use gb6_core_model::{ChannelKey, Offset, Position, ShardId};
 use gb6_core_ports::{RoomEntry, RoomStore, StoreError};
+use parking_lot::Mutex;
 
 use crate::rooms_handle::{Handle, Open};
 use crate::runs::{self, Positions, RUN_MAX};
@@ -46,6 +48,8 @@ impl Default for RoomsConfig {
 /// The index of a node's rooms on disk.
 pub struct FjallRooms {
     handle: Arc<Handle>,
+    /// One writer at a time for each shard: what it reads before it writes must not change.
+    writers: Mutex<HashMap<ShardId, Arc<Mutex<()>>>>,
 }
 
 impl FjallRooms {
@@ -54,8 +58,7 @@ impl FjallRooms {
     ///
     /// Errors: `Io` when not even an empty index can be made; `StorageFull`.
     pub fn open(path: &Path, config: RoomsConfig) -> Result<Self, StoreError> {
-        let handle = Handle::open(path, config)?;
-        Ok(Self { handle })
+        Handle::open(path, config).map(Self::with)
     }
 
     /// As [`FjallRooms::open`], on a thread of its own: calls wait until it is open, so that a
@@ -63,8 +66,14 @@ impl FjallRooms {
     ///
     /// Errors: `Io` when the system gives no thread.
     pub fn open_beside(path: &Path, config: RoomsConfig) -> Result<Self, StoreError> {
-        let handle = Handle::open_beside(path, config)?;
-        Ok(Self { handle })
+        Handle::open_beside(path, config).map(Self::with)
+    }
+
+    fn with(handle: Arc<Handle>) -> Self {
+        Self {
+            handle,
+            writers: Mutex::default(),
+        }
     }
 
     /// How often the index was begun again since it was opened, for a metric and a line in the
@@ -83,8 +92,11 @@ impl FjallRooms {
     fn write<T>(
         &self,
         operation: &'static str,
+        shard: ShardId,
         work: impl FnOnce(&Open) -> fjall::Result<T>,
     ) -> Result<T, StoreError> {
+        let writer = self.writers.lock().entry(shard).or_default().clone();
+        let _alone = writer.lock();
         let (open, opened) = self.handle.writing()?;
         let done = work(&open);
         drop(open);
@@ -207,7 +219,7 @@ impl RoomStore for FjallRooms {
         from: Position,
         applied: Position,
     ) -> Result<(), StoreError> {
-        let stored = self.write("put", |open| {
+        let stored = self.write("put", shard, |open| {
             let stored = read_applied(open, shard)?;
             if from != stored || applied < from {
                 return Ok(Some(stored));
@@ -270,7 +282,7 @@ impl RoomStore for FjallRooms {
         below: Offset,
     ) -> Result<(), StoreError> {
         let (low, high) = (entry_key(shard, room, 0), entry_key(shard, room, below));
-        self.write("delete", |open| {
+        self.write("delete", shard, |open| {
             // What runs that begin below hold from there on stays, as runs that begin there.
             let straddling = entry_key(shard, room, below.saturating_sub(RUN_MAX - 1));
             let items = open.rooms.range(straddling..high.clone());
@@ -292,6 +304,6 @@ impl RoomStore for FjallRooms {
         let low = shard.0.to_be_bytes().to_vec();
         let mut high = low.clone();
         high.push(ENTRY + 1);
-        self.write("clear", |open| Self::remove_range(open, low, high))
+        self.write("clear", shard, |open| Self::remove_range(open, low, high))
     }
 }

@@ -147,3 +147,41 @@ fn an_index_whose_files_are_removed_is_begun_again_while_it_is_open() {
         assert_eq!(store.applied(ShardId(0)).unwrap(), 61);
     }
 }
+
+/// Two followers of one log, as while the one before has not ended yet.
+#[test]
+fn of_two_that_fill_a_shard_none_leaves_a_hole() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("rooms");
+    let store = FjallRooms::open(&path, RoomsConfig::default()).unwrap();
+    let (shard, end) = (ShardId(0), 3000);
+    let follow = &|step: u64| {
+        loop {
+            let from = store.applied(shard).unwrap();
+            if from >= end {
+                return;
+            }
+            let entries: Vec<RoomEntry> = (from..from + step)
+                .map(|n| RoomEntry {
+                    room: room("demo", "room:a"),
+                    offset: n,
+                    position: n,
+                })
+                .collect();
+            match store.put(shard, &entries, from, from + step) {
+                Ok(()) | Err(StoreError::Conflict { .. }) => {}
+                Err(error) => panic!("{error}"),
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for step in [3, 11] {
+            scope.spawn(move || follow(step));
+        }
+    });
+    let applied = store.applied(shard).unwrap();
+    let found = store.forward(shard, &room("demo", "room:a"), 0, usize::MAX);
+    let found = found.unwrap();
+    let expected: Vec<(u64, u64)> = (0..applied).map(|n| (n, n)).collect();
+    assert_eq!(found, expected);
+}
