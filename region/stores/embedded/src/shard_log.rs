@@ -364,7 +364,13 @@ impl<V: Vfs> ShardLog for EmbeddedShardLog<V> {
     }
 
     fn trim(&self, fence: &Fence, to: Position) -> Result<Position, StoreError> {
-        self.on_writer(fence, move |log| log.trim(to))
+        // Each removal is a sync, and the writer's batches hold a turn of the whole node: those that
+        // wait go before the next one.
+        loop {
+            if let Some(first) = self.on_writer(fence, move |log| log.trim_oldest(to))? {
+                return Ok(first);
+            }
+        }
     }
 
     fn rewrite(

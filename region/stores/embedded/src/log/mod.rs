@@ -237,9 +237,18 @@ impl<V: Vfs> SegmentedLog<V> {
 
     /// As [`gb6_core_ports::ShardLog::trim`].
     pub fn trim(&mut self, to: Position) -> Result<Position, StoreError> {
-        let shared = self.shared.clone();
+        loop {
+            if let Some(first) = self.trim_oldest(to)? {
+                return Ok(first);
+            }
+        }
+    }
+
+    /// One step of [`SegmentedLog::trim`]: at most one segment goes. Answers the first position
+    /// kept once there is nothing left to do.
+    pub fn trim_oldest(&mut self, to: Position) -> Result<Option<Position>, StoreError> {
         self.owner()?.check_ownership()?;
-        shared.remove_before(shared.trim_bound(to)?)
+        self.shared.remove_oldest(self.shared.trim_bound(to)?)
     }
 
     /// Lets a segment's new generation ([`LogReader::prepare_rewrite`]) take its place. Answers

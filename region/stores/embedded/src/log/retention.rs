@@ -41,39 +41,38 @@ impl<V: Vfs> Shared<V> {
         Ok(consumers.held().map_or(to, |held| held.min(to)))
     }
 
-    /// Removes sealed segments that end at or before `to`, oldest first and each durably: a log
-    /// never has a hole, and an owner that lost the shard and slept finds its own segment gone
-    /// before its successor's.
-    pub(crate) fn remove_before(&self, to: Position) -> Result<Position, StoreError> {
+    /// Removes the oldest segment when it is sealed and ends at or before `to`; answers the first
+    /// position kept when there is none to remove. Oldest first and each durably: a log never has a
+    /// hole, and an owner that lost the shard and slept finds its own segment gone before its
+    /// successor's.
+    pub(crate) fn remove_oldest(&self, to: Position) -> Result<Option<Position>, StoreError> {
         let vfs = &self.vfs;
-        loop {
-            let (oldest, all) = {
-                let mut segments = self.segments.write();
-                let all = segments.clone();
-                let Some(oldest) = all
-                    .first()
-                    .filter(|s| all.len() > 1 && s.state.read().end <= to)
-                else {
-                    return Ok(all.first().map_or(0, |s| s.state.read().first));
-                };
-                *segments = Arc::new(all[1..].to_vec());
-                (oldest.clone(), all)
+        let (oldest, all) = {
+            let mut segments = self.segments.write();
+            let all = segments.clone();
+            let Some(oldest) = all
+                .first()
+                .filter(|s| all.len() > 1 && s.state.read().end <= to)
+            else {
+                return Ok(Some(all.first().map_or(0, |s| s.state.read().first)));
             };
-            let name = segment_name(oldest.header.seq);
-            let removed = match vfs.remove(&name) {
-                // An empty one whose owner was fenced and gave its name back.
-                Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
-                other => other.named(vfs, "remove", &name),
-            };
-            let removed =
-                removed.and_then(|()| vfs.sync_dir().named(vfs, "sync directory of", &name));
-            if let Err(e) = removed {
-                *self.segments.write() = all;
-                return Err(e);
-            }
-            // Derived; an index without its segment is removed by the next owner.
-            let _ = vfs.remove(&index_name(oldest.header.seq));
+            *segments = Arc::new(all[1..].to_vec());
+            (oldest.clone(), all)
+        };
+        let name = segment_name(oldest.header.seq);
+        let removed = match vfs.remove(&name) {
+            // An empty one whose owner was fenced and gave its name back.
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            other => other.named(vfs, "remove", &name),
+        };
+        let removed = removed.and_then(|()| vfs.sync_dir().named(vfs, "sync directory of", &name));
+        if let Err(e) = removed {
+            *self.segments.write() = all;
+            return Err(e);
         }
+        // Derived; an index without its segment is removed by the next owner.
+        let _ = vfs.remove(&index_name(oldest.header.seq));
+        Ok(None)
     }
 
     pub(crate) fn plan_retention(

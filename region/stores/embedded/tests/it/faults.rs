@@ -1,13 +1,17 @@
 //! Disks that fill up and fail, owners that contend and sleep.
 
+use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
+
 use gb6_core_model::ShardEpoch;
 use gb6_core_ports::contract::Random;
-use gb6_core_ports::contract::log::{append, fence, message, messages};
+use gb6_core_ports::contract::log::{acquire, append, fence, message, messages};
 use gb6_core_ports::{Acquire, Completion, Fence, ShardLog, StoreError};
 use gb6_region_stores_embedded::sim_disk::SimVfs;
 use gb6_region_stores_embedded::{EmbeddedShardLog, SegmentedLog, Vfs};
 
 use crate::disk::{SimShard, messages_of, owned, small};
+use crate::interrupted::{Before, Interrupted};
 
 #[test]
 fn a_full_disk_refuses_appends_and_goes_on_when_there_is_space() {
@@ -254,4 +258,36 @@ fn a_segment_prepared_for_an_ended_ownership_never_takes_a_name() {
         assert_eq!(log.range().next, end + 1, "late {late}");
         assert_eq!(messages_of(&log).len() as u64, end - 2, "late {late}");
     }
+}
+
+#[test]
+fn a_batch_waits_for_one_segment_of_a_trim_and_not_for_all() {
+    let shard = SimShard::new(3);
+    let vfs = Interrupted::new(shard.vfs());
+    let log = Arc::new(EmbeddedShardLog::start(vfs.clone(), small(), "test").unwrap());
+    acquire(&*log, &fence(1)).unwrap();
+    for n in 0..10 {
+        append(&*log, &fence(1), messages(1 + n * 10, "room:a", 10)).unwrap();
+        log.seal_around(&fence(1), 1 + n * 10).unwrap();
+    }
+    let kept = |vfs: &SimVfs| {
+        let names = vfs.list().unwrap();
+        names.iter().filter(|name| name.ends_with(".seg")).count()
+    };
+    let before = kept(&shard.vfs());
+    assert_eq!(before, 11);
+    // overflow: one answer.
+    let (answers, answered) = sync_channel(1);
+    let (writes, disk) = (Arc::downgrade(&log), shard.vfs());
+    let comes = move || {
+        let done = Completion::new(move |answer: Result<_, _>| {
+            answers.send(answer.map(|_| kept(&disk))).unwrap();
+        });
+        let log = writes.upgrade().unwrap();
+        log.append(&fence(1), messages(101, "room:a", 1), done);
+    };
+    *vfs.hook.lock() = Some((Before::Remove, Box::new(comes)));
+    assert_eq!(log.trim(&fence(1), 101).unwrap(), 101);
+    assert_eq!(answered.recv().unwrap(), Ok(before - 1));
+    assert_eq!(kept(&shard.vfs()), 1);
 }

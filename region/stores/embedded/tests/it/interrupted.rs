@@ -15,6 +15,7 @@ pub(crate) type Hook = Box<dyn FnOnce() + Send>;
 pub(crate) enum Before {
     Create,
     Publish,
+    Remove,
 }
 
 /// A directory to which something happens right before a step of its user.
@@ -100,6 +101,9 @@ impl Vfs for Interrupted {
         self.vfs.publish(from, to)
     }
     fn remove(&self, name: &str) -> std::io::Result<()> {
+        if name.ends_with(".seg") {
+            self.step(Before::Remove);
+        }
         self.vfs.remove(name)
     }
     fn list(&self) -> std::io::Result<Vec<String>> {
