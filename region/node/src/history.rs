@@ -21,9 +21,32 @@ pub(crate) struct Reader {
     pub(crate) rooms: Arc<dyn RoomStore>,
     pub(crate) tail: Mutex<Tail>,
     pub(crate) keys: Arc<RecordKeys>,
-    /// Erased messages whose bodies may still lie in the log.
-    pub(crate) erased: Mutex<BTreeSet<(RoomRef, u64)>>,
+    pub(crate) erased: Mutex<Erased>,
     pub(crate) index: Arc<IndexState>,
+}
+
+/// Erased messages whose bodies may still lie in the log.
+pub(crate) struct Erased {
+    pub(crate) messages: BTreeSet<(RoomRef, u64)>,
+    /// How often some were forgotten: a read may have taken a body before it was gone from the log,
+    /// and must not look here afterwards.
+    forgotten: u64,
+}
+
+impl Erased {
+    pub(crate) fn new(messages: BTreeSet<(RoomRef, u64)>) -> Self {
+        Self {
+            messages,
+            forgotten: 0,
+        }
+    }
+
+    /// Forgets all but those that `keep` says are still to be hidden.
+    pub(crate) fn retain(&mut self, mut keep: impl FnMut(&RoomRef, u64) -> bool) {
+        let before = self.messages.len();
+        self.messages.retain(|(room, offset)| keep(room, *offset));
+        self.forgotten += u64::from(self.messages.len() < before);
+    }
 }
 
 impl Reader {
@@ -45,10 +68,12 @@ impl Reader {
     }
 
     /// Fills the page; blocks the calling thread. `None` when the index does not reach so far yet:
-    /// it is being rebuilt, or a moment behind. A page whose error is set says why it is empty.
+    /// it is being rebuilt, or a moment behind; or when messages were erased for good meanwhile, one
+    /// of which the page might show. A page whose error is set says why it is empty.
     pub(crate) fn read(&self, read: &HistoryRead) -> Option<HistoryPage> {
+        let forgotten = self.erased.lock().forgotten;
         match self.try_read(read) {
-            Ok(page) => page,
+            Ok(page) => page.filter(|_| self.erased.lock().forgotten == forgotten),
             Err(error) => {
                 tracing::error!(
                     shard = %self.shard, instance = read.room.instance, channel = read.room.channel,
@@ -162,6 +187,7 @@ impl Reader {
 
     fn shown(&self, read: &HistoryRead, mut publication: Publication) -> Publication {
         let erased = self.erased.lock();
+        let erased = &erased.messages;
         if !erased.is_empty() && erased.contains(&(read.room.clone(), publication.offset)) {
             publication.erase();
         }

@@ -21,7 +21,7 @@ use tokio::task::JoinHandle;
 use crate::accept::{self, Shards};
 use crate::bodies::RecordKeys;
 use crate::checkpoints::CheckpointEvery;
-use crate::history::Reader;
+use crate::history::{Erased, Reader};
 use crate::indexer::Indexer;
 use crate::metrics::{RegionMetrics, ShardNumbers, export};
 use crate::recovery::{Acquisition, Recovered, RecoveryError, Standing, recover};
@@ -386,7 +386,7 @@ impl Keeper {
             rooms: self.deps.rooms.clone(),
             tail: Mutex::new(tail),
             keys: Arc::new(self.deps.keys.clone()),
-            erased: Mutex::new(shard.erasures().cloned().collect()),
+            erased: Mutex::new(Erased::new(shard.erasures().cloned().collect())),
             index: follows.state(),
         });
         let feed = follows.feed();

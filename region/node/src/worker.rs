@@ -378,7 +378,7 @@ impl Worker {
                 Output::Page { link, page } => self.reply(link, page),
                 Output::Trimmed { room, first } => self.feed.trimmed(room, first),
                 Output::Erased { room, offset } => {
-                    self.reader.erased.lock().insert((room, offset));
+                    self.reader.erased.lock().messages.insert((room, offset));
                     self.retained_at = Instant::now()
                         .checked_sub(self.retention_every)
                         .unwrap_or(self.started);
@@ -509,9 +509,9 @@ impl Worker {
     fn forget_erased(&mut self) {
         let pending: BTreeSet<_> = self.shard.erasures().cloned().collect();
         let tail = self.reader.tail.lock();
-        self.reader.erased.lock().retain(|(room, offset)| {
-            let in_memory = tail.first(room).is_some_and(|first| first <= *offset);
-            in_memory || pending.contains(&(room.clone(), *offset))
+        self.reader.erased.lock().retain(|room, offset| {
+            let in_memory = tail.first(room).is_some_and(|first| first <= offset);
+            in_memory || pending.contains(&(room.clone(), offset))
         });
     }
 

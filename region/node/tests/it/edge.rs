@@ -25,7 +25,7 @@ use gb6_region_node::{RecordKeys, Region, RegionConfig, RegionDeps};
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::watch;
 
-use crate::lying::LyingLog;
+use crate::lying::{Faults, LyingLog};
 
 /// How long anything here may take.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
@@ -188,10 +188,8 @@ impl RoomStore for Index {
 pub(crate) struct Machine {
     pub(crate) storage: MemoryStorage,
     pub(crate) rooms: Arc<dyn RoomStore>,
-    /// While set, the log's answers name one position more than was written.
-    pub(crate) lies: Arc<AtomicBool>,
-    /// Set: the writer of the log that is open ends with the next batch.
-    pub(crate) ends: Arc<AtomicBool>,
+    /// Of the log.
+    pub(crate) faults: Arc<Faults>,
     /// While set, the index takes nothing.
     pub(crate) stalled: Arc<AtomicBool>,
     pub(crate) watched: Arc<Watched>,
@@ -208,8 +206,7 @@ impl Machine {
     pub(crate) fn new(rules: Namespace) -> Self {
         Self {
             storage: MemoryStorage::new(MemoryLogConfig::default()),
-            lies: Arc::default(),
-            ends: Arc::default(),
+            faults: Arc::default(),
             config: RegionConfig::new(NodeId::from("r1")),
             rooms: Arc::new(MemoryRooms::new()),
             stalled: Arc::default(),
@@ -235,7 +232,7 @@ impl Machine {
     pub(crate) async fn start(&mut self) -> Region {
         let endpoint = self.bind("r1", Role::Region);
         let (_, snapshot) = watch::channel(snapshot(self.rules.clone()));
-        let (storage, lies, ends) = (self.storage.clone(), self.lies.clone(), self.ends.clone());
+        let (storage, faults) = (self.storage.clone(), self.faults.clone());
         let keys = RecordKeys::default();
         keys.add("demo", self.key_id, [7; 32]);
         let health = Health::new();
@@ -248,7 +245,7 @@ impl Machine {
             endpoint,
             snapshot,
             open_log: Arc::new(move |_| {
-                let log = LyingLog::new(Arc::new(storage.open()), lies.clone(), ends.clone());
+                let log = LyingLog::new(Arc::new(storage.open()), faults.clone());
                 Ok(Arc::new(log) as Arc<dyn ShardLog>)
             }),
             rooms,

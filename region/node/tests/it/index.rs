@@ -2,15 +2,17 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use gb6_core_model::snapshot::Namespace;
 use gb6_core_model::{Channel, ChannelKey, ShardId};
 use gb6_core_ports::{RoomEntry, ShardLog};
 use gb6_core_wire::mesh::Publish;
+use gb6_core_wire::record::{Record, flags};
+use gb6_region_shard::{Admin, AdminOutcome};
 use gb6_region_stores_embedded::{FjallRooms, RoomsConfig};
 
-use crate::edge::{Edge, Machine, PATIENCE, channel};
+use crate::edge::{Edge, Machine, PATIENCE, channel, room, shard};
 
 /// Enough for what came before to leave the memory of the recent tail.
 async fn push_out_of_memory(edge: &mut Edge) {
@@ -151,7 +153,7 @@ async fn a_log_has_one_follower_whoever_still_reads() {
         assert!(began.elapsed() < PATIENCE, "nothing is read");
         tokio::task::yield_now().await;
     }
-    machine.ends.store(true, Ordering::SeqCst);
+    machine.faults.ends.store(true, Ordering::SeqCst);
     assert_eq!(edge.try_publish(1, 2, "2".into()).await, None);
     drop(edge);
     let mut edge = machine.edge_again("e1").await;
@@ -166,4 +168,54 @@ async fn a_log_has_one_follower_whoever_still_reads() {
     region.drain().await;
     let followers = watched.followers();
     assert_eq!(followers.len(), 2, "one after the other: {followers:?}");
+}
+
+/// A read that has an old body in hand while the message is erased everywhere, and forgotten.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_read_that_takes_long_does_not_show_what_was_erased_meanwhile() {
+    let mut machine = Machine::new(Namespace::default());
+    machine.config.retention_interval = Duration::from_millis(1);
+    let region = machine.start().await;
+    let mut edge = machine.edge("e1").await;
+    for n in 1..=5 {
+        assert_eq!(edge.publish(1, n, format!("\"mine {n}\"")).await, (n, 0));
+    }
+    push_out_of_memory(&mut edge).await;
+    indexed(&machine).await;
+    let faults = machine.faults.clone();
+    faults.holds.store(true, Ordering::SeqCst);
+    edge.ask_history(0, 5);
+    let until = async |done: &dyn Fn() -> bool| {
+        let began = Instant::now();
+        while !done() {
+            assert!(began.elapsed() < PATIENCE, "it does not come");
+            tokio::task::yield_now().await;
+        }
+    };
+    until(&|| faults.is_holding()).await;
+    let erase = Admin::Erase {
+        room: room(),
+        offset: 3,
+    };
+    let outcome = region.admin(&shard(), erase).await.expect("an owner");
+    assert!(matches!(outcome, AdminOutcome::Done(_)), "{outcome:?}");
+    let log = machine.storage.open();
+    let is_third = |r: &Record| r.channel == room().channel && r.offset == 3;
+    until(&|| {
+        let records = log.read(0, 100, 1 << 20).expect("a page").records;
+        let third = records.into_iter().find(is_third).expect("a record");
+        third.flags & flags::ERASED != 0
+    })
+    .await;
+    // The run after the one that erased it begins when the owner knows that it is gone.
+    let planned = || faults.planned.load(Ordering::SeqCst);
+    let known = planned() + 2;
+    until(&|| planned() >= known).await;
+    faults.let_go();
+    let page = edge.page().await;
+    assert_eq!(page.publications.len(), 5);
+    let third = &page.publications[2];
+    assert!(third.data.is_empty() && third.flags & flags::ERASED != 0);
+    assert_eq!(page.publications[3].data, "\"mine 4\"");
+    region.drain().await;
 }

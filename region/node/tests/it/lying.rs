@@ -2,7 +2,7 @@
 //! of one (invariant A4).
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use gb6_core_model::Position;
 use gb6_core_model::snapshot::Namespace;
@@ -14,29 +14,59 @@ use gb6_core_ports::{
     RetentionPlan, ShardLog, StoreError,
 };
 use gb6_core_wire::record::Record;
+use parking_lot::{Condvar, Mutex};
 
-use crate::edge::Machine;
+use crate::edge::{Machine, PATIENCE};
 
-/// A log that is as good as the one below it, but for its answers to appends while it lies, and
-/// until its writer ends.
+/// What goes wrong with the logs of a machine, and what is seen of it.
+#[derive(Default)]
+pub(crate) struct Faults {
+    /// While set, answers to appends name one position more than was written.
+    pub(crate) lies: AtomicBool,
+    /// Set: the writer of the log that is open ends with the next batch.
+    pub(crate) ends: AtomicBool,
+    /// Set: the next read of single records keeps what it has read until it is let go.
+    pub(crate) holds: AtomicBool,
+    held: Mutex<bool>,
+    let_go: Condvar,
+    /// Retention runs that have done what was asked for.
+    pub(crate) planned: AtomicUsize,
+}
+
+impl Faults {
+    /// Whether a read has its records and is held.
+    pub(crate) fn is_holding(&self) -> bool {
+        *self.held.lock()
+    }
+
+    /// Lets it go.
+    pub(crate) fn let_go(&self) {
+        *self.held.lock() = false;
+        self.let_go.notify_all();
+    }
+
+    fn read(&self) {
+        if self.holds.swap(false, Ordering::SeqCst) {
+            let mut held = self.held.lock();
+            *held = true;
+            self.let_go
+                .wait_while_for(&mut held, |held| *held, 2 * PATIENCE);
+        }
+    }
+}
+
+/// A log that is as good as the one below it, but for its faults.
 pub(crate) struct LyingLog {
     below: Arc<dyn ShardLog>,
-    lies: Arc<AtomicBool>,
-    /// Set for the one whose writer ends with its next batch.
-    ends: Arc<AtomicBool>,
+    faults: Arc<Faults>,
     ended: AtomicBool,
 }
 
 impl LyingLog {
-    pub(crate) fn new(
-        below: Arc<dyn ShardLog>,
-        lies: Arc<AtomicBool>,
-        ends: Arc<AtomicBool>,
-    ) -> Self {
+    pub(crate) fn new(below: Arc<dyn ShardLog>, faults: Arc<Faults>) -> Self {
         Self {
             below,
-            lies,
-            ends,
+            faults,
             ended: AtomicBool::new(false),
         }
     }
@@ -47,13 +77,13 @@ impl ShardLog for LyingLog {
         if self.ended.load(Ordering::SeqCst) {
             return done.finish(Err(StoreError::Closed));
         }
-        if self.ends.swap(false, Ordering::SeqCst) {
+        if self.faults.ends.swap(false, Ordering::SeqCst) {
             self.ended.store(true, Ordering::SeqCst);
             return drop(done);
         }
-        let lies = self.lies.clone();
+        let faults = self.faults.clone();
         let answer = move |mut answer: Result<Commit, StoreError>| {
-            if let (Ok(commit), true) = (&mut answer, lies.load(Ordering::SeqCst)) {
+            if let (Ok(commit), true) = (&mut answer, faults.lies.load(Ordering::SeqCst)) {
                 commit.next += 1;
             }
             done.finish(answer);
@@ -81,7 +111,9 @@ impl ShardLog for LyingLog {
     }
 
     fn read_at(&self, positions: &[Position]) -> Result<Vec<Option<Record>>, StoreError> {
-        self.below.read_at(positions)
+        let records = self.below.read_at(positions);
+        self.faults.read();
+        records
     }
 
     fn trim(&self, fence: &Fence, to: Position) -> Result<Position, StoreError> {
@@ -106,6 +138,7 @@ impl ShardLog for LyingLog {
         first_kept: &FirstKept<'_>,
         settled: Position,
     ) -> Result<RetentionPlan, StoreError> {
+        self.faults.planned.fetch_add(1, Ordering::SeqCst);
         self.below.plan_retention(first_kept, settled)
     }
 
@@ -148,13 +181,13 @@ async fn an_answer_about_something_else_acknowledges_nothing() {
     let mut edge = machine.edge("e1").await;
     assert_eq!(edge.publish(1, 1, "1".into()).await, (1, 0));
     let before = violations(Invariant::AckAfterCommit);
-    machine.lies.store(true, Ordering::SeqCst);
+    machine.faults.lies.store(true, Ordering::SeqCst);
     let answer = edge.try_publish(1, 2, "2".into()).await;
     assert_eq!(answer, None, "the stream ends instead");
     // With debug assertions the actor panics, without them it counts; the log is read again.
     let counted = violations(Invariant::AckAfterCommit) - before;
     assert_eq!(counted, u64::from(!cfg!(debug_assertions)));
-    machine.lies.store(false, Ordering::SeqCst);
+    machine.faults.lies.store(false, Ordering::SeqCst);
     drop(edge);
     region.drain().await;
     let region = machine.start().await;
@@ -170,7 +203,7 @@ async fn a_log_whose_writer_has_ended_is_opened_again() {
     let region = machine.start().await;
     let mut edge = machine.edge("e1").await;
     assert_eq!(edge.publish(1, 1, "1".into()).await, (1, 0));
-    machine.ends.store(true, Ordering::SeqCst);
+    machine.faults.ends.store(true, Ordering::SeqCst);
     let answer = edge.try_publish(1, 2, "2".into()).await;
     assert_eq!(answer, None, "the stream ends instead");
     drop(edge);
