@@ -148,7 +148,12 @@ pub(crate) fn recover(
     })
 }
 
-fn fence(config: &ShardConfig, shard_epoch: ShardEpoch, owner_incarnation: Incarnation) -> Fence {
+/// The fence of an ownership of this shard.
+pub(crate) fn fence(
+    config: &ShardConfig,
+    shard_epoch: ShardEpoch,
+    owner_incarnation: Incarnation,
+) -> Fence {
     Fence {
         region: Arc::from(config.shard.region.as_str()),
         shard: gb6_core_model::ShardId(config.shard.shard),
@@ -157,8 +162,16 @@ fn fence(config: &ShardConfig, shard_epoch: ShardEpoch, owner_incarnation: Incar
     }
 }
 
+/// What an acquire record begun now says.
+pub(crate) fn acquisition(served_ms: u64) -> Acquire {
+    Acquire {
+        time: unix_ms(),
+        served_ms,
+    }
+}
+
 /// Acquires the shard above `log_state`: the highest epoch and the served time that the log says.
-pub(crate) fn acquire(
+fn acquire(
     log: &Arc<dyn ShardLog>,
     config: &ShardConfig,
     (mut epoch, served_ms): (u64, u64),
@@ -168,10 +181,7 @@ pub(crate) fn acquire(
     loop {
         tries += 1;
         let fence = fence(config, ShardEpoch(epoch + 1), incarnation);
-        let wanted = Acquire {
-            time: unix_ms(),
-            served_ms,
-        };
+        let wanted = acquisition(served_ms);
         match wait(|done| log.acquire(fence.clone(), wanted, done)) {
             Err(StoreError::Fenced { current, .. }) if tries < ACQUIRE_TRIES => epoch = current.0,
             other => return other.map(|acquired| Acquisition { fence, acquired }),

@@ -8,12 +8,14 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use gb6_core_ports::{ShardLog, StoreError};
+use gb6_core_model::ShardEpoch;
+use gb6_core_ports::{ShardLog, StoreError, wait};
 use gb6_region_shard::ShardConfig;
+use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::sync::oneshot::error::TryRecvError;
 
-use crate::recovery::{Acquisition, acquire, random_incarnation};
+use crate::recovery::{Acquisition, acquisition, fence, random_incarnation};
 
 /// The first pause between two attempts.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -41,6 +43,15 @@ pub(crate) struct Regain {
     pause: Duration,
     again: Instant,
     pending: Option<oneshot::Receiver<Result<Acquisition, StoreError>>>,
+    /// Whether attempts may still ask the log. Held while one asks: when this is dropped, whatever
+    /// was asked lies in the log's queue, before what the next owner asks.
+    wanted: Arc<Mutex<bool>>,
+}
+
+impl Drop for Regain {
+    fn drop(&mut self) {
+        *self.wanted.lock() = false;
+    }
 }
 
 impl Regain {
@@ -58,6 +69,7 @@ impl Regain {
             pause: PAUSE,
             again: Instant::now() + PAUSE,
             pending: None,
+            wanted: Arc::new(Mutex::new(true)),
         }
     }
 
@@ -94,15 +106,90 @@ impl Regain {
         }
     }
 
+    /// Asks once, under one epoch: who finds a newer owner is not to fence it.
     fn attempt(&self) -> oneshot::Receiver<Result<Acquisition, StoreError>> {
         let (done, pending) = oneshot::channel();
         let (log, config, log_state) = (self.log.clone(), self.config.clone(), self.log_state);
+        let wanted = self.wanted.clone();
         tokio::task::spawn_blocking(move || {
-            let answer = random_incarnation()
-                .and_then(|incarnation| acquire(&log, &config, log_state, incarnation));
+            let (epoch, served_ms) = log_state;
+            let answer = random_incarnation().and_then(|incarnation| {
+                let fence = fence(&config, ShardEpoch(epoch + 1), incarnation);
+                let acquired = wait(|done| {
+                    let wanted = wanted.lock();
+                    // Else it answers because it is dropped, and nobody asks for what that is.
+                    if *wanted {
+                        log.acquire(fence.clone(), acquisition(served_ms), done);
+                    }
+                })?;
+                Ok(Acquisition { fence, acquired })
+            });
             // The actor polls for it, or has ended.
             let _ = done.send(answer);
         });
         pending
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gb6_core_ports::contract::log as contract;
+    use gb6_core_ports::memory::{MemoryLogConfig, MemoryStorage};
+    use gb6_core_wire::mesh::ShardRef;
+    use std::sync::mpsc;
+
+    fn regain(storage: &MemoryStorage) -> Regain {
+        let shard = ShardRef {
+            region: "eu".into(),
+            shard: 0,
+        };
+        let full = StoreError::StorageFull { path: "x".into() };
+        let config = ShardConfig::new(shard);
+        let mut regain = Regain::new(Arc::new(storage.open()), config, (4, 0), full);
+        regain.again = Instant::now();
+        regain
+    }
+
+    fn runtime() -> tokio::runtime::Runtime {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        builder.max_blocking_threads(1).build().expect("a runtime")
+    }
+
+    #[test]
+    fn an_attempt_that_finds_a_newer_owner_leaves_it_alone() {
+        let storage = MemoryStorage::new(MemoryLogConfig::default());
+        let owner = storage.open();
+        contract::acquire(&owner, &contract::fence(5)).expect("acquired");
+        runtime().block_on(async {
+            let mut regain = regain(&storage);
+            let error = loop {
+                match regain.poll() {
+                    Regained::NotYet => tokio::task::yield_now().await,
+                    Regained::Acquired(_) => panic!("the owner is fenced"),
+                    Regained::Lost(error) => break error,
+                }
+            };
+            assert!(matches!(error, StoreError::Fenced { .. }), "{error}");
+        });
+        let batch = contract::messages(1, "room:a", 1);
+        contract::append(&owner, &contract::fence(5), batch).expect("the owner goes on");
+    }
+
+    #[test]
+    fn an_attempt_whose_owner_has_ended_asks_for_nothing() {
+        let storage = MemoryStorage::new(MemoryLogConfig::default());
+        runtime().block_on(async {
+            // overflow: it is only ever closed.
+            let (release, waits) = mpsc::sync_channel::<()>(0);
+            // The only thread that attempts run on is busy until the owner has ended.
+            tokio::task::spawn_blocking(move || waits.recv());
+            let mut regain = regain(&storage);
+            assert!(matches!(regain.poll(), Regained::NotYet));
+            drop(regain);
+            drop(release);
+            tokio::task::spawn_blocking(|| {}).await.expect("it ends");
+        });
+        assert_eq!(storage.open().range().expect("a range").next, 0);
     }
 }
