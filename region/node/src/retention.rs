@@ -2,11 +2,15 @@
 //! for a shard.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use gb6_core_ports::retention::retention_offset;
 use gb6_core_ports::{Fence, Retain, ShardLog, StoreError};
 use gb6_core_wire::mesh::RoomRef;
 use gb6_core_wire::record::Record;
+use tokio::sync::oneshot;
+use tokio::sync::oneshot::error::TryRecvError;
 
 use crate::history::{Reader, is_at};
 use crate::indexer::key_of;
@@ -74,12 +78,63 @@ impl Plan {
     }
 }
 
-/// Erases, rewrites and trims as planned.
-pub(crate) fn run(reader: &Reader, plan: &Plan) -> Result<Outcome, StoreError> {
+/// A run that goes on beside the actor. Without it the run ends before its next segment.
+pub(crate) struct Running {
+    pending: oneshot::Receiver<Result<Outcome, StoreError>>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Running {
+    /// Begins a run. Must be called on a runtime.
+    pub(crate) fn begin(reader: Arc<Reader>, plan: Plan) -> Self {
+        let (done, pending) = oneshot::channel();
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = stop.clone();
+        tokio::task::spawn_blocking(move || {
+            let outcome = run(&reader, &plan, &stopped);
+            // What it holds of the log goes before anybody hears that it has ended.
+            drop(reader);
+            // The actor polls for it, or has ended.
+            let _ = done.send(outcome);
+        });
+        Self { pending, stop }
+    }
+
+    /// What it came to: `None` while it goes on.
+    pub(crate) fn poll(&mut self) -> Option<Result<Outcome, StoreError>> {
+        match self.pending.try_recv() {
+            Ok(outcome) => Some(outcome),
+            Err(TryRecvError::Empty) => None,
+            Err(TryRecvError::Closed) => Some(Err(StoreError::Unavailable {
+                cause: "the run ended without an answer".into(),
+            })),
+        }
+    }
+
+    /// Ends it and waits until it has ended.
+    pub(crate) async fn stop(mut self) {
+        self.stop.store(true, Ordering::Release);
+        // What it did is done again at the next start, where a checkpoint does not know of it.
+        let _ = (&mut self.pending).await;
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+    }
+}
+
+/// Erases, rewrites and trims as planned, until `stop`.
+fn run(reader: &Reader, plan: &Plan, stop: &AtomicBool) -> Result<Outcome, StoreError> {
+    let stopped = || stop.load(Ordering::Acquire);
     let log: &dyn ShardLog = &*reader.log;
     let mut outcome = Outcome::default();
     let mut rewritten = Vec::new();
     for (room, offset) in &plan.erase {
+        if stopped() {
+            return Ok(outcome);
+        }
         let Some(position) = position_of(reader, room, *offset)? else {
             continue;
         };
@@ -94,8 +149,14 @@ pub(crate) fn run(reader: &Reader, plan: &Plan) -> Result<Outcome, StoreError> {
     }
     let first_kept = |instance: &str, channel: &str| plan.first_kept(instance, channel);
     let found = log.plan_retention(&first_kept, plan.settled)?;
+    if stopped() {
+        return Ok(outcome);
+    }
     log.trim(&plan.fence, found.trim_to)?;
     for segment in found.rewrite.iter().take(REWRITES_MAX) {
+        if stopped() {
+            return Ok(outcome);
+        }
         if !rewritten.contains(&segment.segment) {
             let freed = log.rewrite(&plan.fence, segment.segment, &mut |r| plan.retain(r))?;
             outcome.freed_bytes += freed;

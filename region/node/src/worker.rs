@@ -105,7 +105,7 @@ pub(crate) struct Worker {
     pub(crate) next_admin: u64,
     pub(crate) reads: Arc<Semaphore>,
     pub(crate) checkpoints: Checkpoints,
-    pub(crate) retaining: Option<oneshot::Receiver<Result<retention::Outcome, StoreError>>>,
+    pub(crate) retaining: Option<retention::Running>,
     pub(crate) retained_at: Instant,
     pub(crate) storage_full: bool,
 }
@@ -188,6 +188,9 @@ impl Worker {
                         }
                         self.flush();
                         self.checkpoint_now().await;
+                        if let Some(running) = self.retaining.take() {
+                            running.stop().await;
+                        }
                         return Ended::Drained;
                     }
                 }
@@ -516,9 +519,9 @@ impl Worker {
     }
 
     fn poll_retention(&mut self) {
-        if let Some(pending) = &mut self.retaining {
-            match pending.try_recv() {
-                Ok(Ok(outcome)) => {
+        if let Some(running) = &mut self.retaining {
+            match running.poll() {
+                Some(Ok(outcome)) => {
                     for (room, offset) in outcome.erased {
                         self.shard.erased(room, offset);
                     }
@@ -527,11 +530,10 @@ impl Worker {
                         tracing::info!(shard = %self.reader.shard, bytes = outcome.freed_bytes, "space given back");
                     }
                 }
-                Ok(Err(error)) => {
+                Some(Err(error)) => {
                     tracing::warn!(shard = %self.reader.shard, %error, "space could not be given back");
                 }
-                Err(oneshot::error::TryRecvError::Closed) => {}
-                Err(oneshot::error::TryRecvError::Empty) => return,
+                None => return,
             }
             self.retaining = None;
         }
@@ -550,13 +552,7 @@ impl Worker {
             erase: self.shard.erasures().cloned().collect(),
             settled: self.checkpoints.settled(),
         };
-        let reader = self.reader.clone();
-        let (done, pending) = oneshot::channel();
-        self.retaining = Some(pending);
-        tokio::task::spawn_blocking(move || {
-            // The actor polls for it, or has ended.
-            let _ = done.send(retention::run(&reader, &plan));
-        });
+        self.retaining = Some(retention::Running::begin(self.reader.clone(), plan));
     }
 }
 

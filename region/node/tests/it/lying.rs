@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use gb6_core_model::Position;
 use gb6_core_model::snapshot::Namespace;
@@ -29,6 +30,10 @@ pub(crate) struct Faults {
     pub(crate) holds: AtomicBool,
     held: Mutex<bool>,
     let_go: Condvar,
+    /// Set: the next plan of retention takes its time.
+    pub(crate) slow_plan: AtomicBool,
+    /// Whether it does.
+    pub(crate) planning: AtomicBool,
     /// Retention runs that have done what was asked for.
     pub(crate) planned: AtomicUsize,
 }
@@ -139,6 +144,11 @@ impl ShardLog for LyingLog {
         settled: Position,
     ) -> Result<RetentionPlan, StoreError> {
         self.faults.planned.fetch_add(1, Ordering::SeqCst);
+        if self.faults.slow_plan.swap(false, Ordering::SeqCst) {
+            self.faults.planning.store(true, Ordering::SeqCst);
+            std::thread::sleep(Duration::from_millis(500));
+            self.faults.planning.store(false, Ordering::SeqCst);
+        }
         self.below.plan_retention(first_kept, settled)
     }
 

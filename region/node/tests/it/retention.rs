@@ -1,5 +1,6 @@
 //! Space given back, and what a restart can still use when a checkpoint is damaged.
 
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use gb6_core_model::snapshot::Namespace;
@@ -121,4 +122,20 @@ async fn a_damaged_newest_checkpoint_costs_nothing_after_retention() {
     }
     second.drain().await;
     region.drain().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drain_waits_for_the_retention_that_runs() {
+    let mut machine = Machine::new(Namespace::default());
+    machine.config.retention_interval = Duration::from_millis(1);
+    let region = machine.start().await;
+    let planning = || machine.faults.planning.load(Ordering::SeqCst);
+    machine.faults.slow_plan.store(true, Ordering::SeqCst);
+    let began = Instant::now();
+    while !planning() {
+        assert!(began.elapsed() < PATIENCE, "nothing is planned");
+        tokio::task::yield_now().await;
+    }
+    region.drain().await;
+    assert!(!planning(), "it goes on behind the drain");
 }

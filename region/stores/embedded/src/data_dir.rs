@@ -3,6 +3,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use gb6_core_model::ShardId;
 use gb6_core_ports::StoreError;
@@ -17,12 +18,13 @@ use crate::vfs::{io_error, is_full, replace_file};
 const LOCK: &str = "LOCK";
 const FORMAT: &str = "FORMAT";
 
-/// An open data directory; it is locked until this is dropped.
+/// An open data directory; it is locked until this, the logs opened from it and the work that they
+/// began are gone.
 #[derive(Debug)]
 pub struct DataDir {
     path: PathBuf,
-    // Held, never read: closing it releases the lock.
-    _lock: File,
+    // Held, never read: closing the last one releases the lock.
+    lock: Arc<File>,
 }
 
 impl DataDir {
@@ -43,7 +45,7 @@ impl DataDir {
         }
         Ok(Self {
             path: path.to_owned(),
-            _lock: lock,
+            lock: Arc::new(lock),
         })
     }
 
@@ -70,7 +72,11 @@ impl DataDir {
     ) -> Result<EmbeddedShardLog<RealVfs>, StoreError> {
         let path = self.shard_path(shard);
         let vfs = RealVfs::create(&path).map_err(|e| io("create directory", &path, &e))?;
-        EmbeddedShardLog::start(vfs, config, &format!("gb6-log-{shard}"))
+        EmbeddedShardLog::start(
+            vfs.under(self.lock.clone()),
+            config,
+            &format!("gb6-log-{shard}"),
+        )
     }
 }
 
@@ -151,6 +157,18 @@ mod tests {
             other => panic!("{other:?}"),
         }
         drop(first);
+        DataDir::open(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn a_log_keeps_the_directory_locked() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = DataDir::open(dir.path()).unwrap();
+        let log = open.shard_log(ShardId(0), LogConfig::default()).unwrap();
+        drop(open);
+        let error = DataDir::open(dir.path()).unwrap_err();
+        assert!(matches!(error, StoreError::Locked { .. }), "{error}");
+        drop(log);
         DataDir::open(dir.path()).unwrap();
     }
 

@@ -17,6 +17,8 @@ static ZEROS: [u8; 256 * 1024] = [0; 256 * 1024];
 #[derive(Clone, Debug)]
 pub struct RealVfs {
     dir: Arc<Path>,
+    /// The lock of the data directory that it is in, held by whoever may still write here.
+    _lock: Option<Arc<File>>,
 }
 
 impl RealVfs {
@@ -36,7 +38,18 @@ impl RealVfs {
 
     /// The directory at `dir`, which is not touched.
     pub fn existing(dir: &Path) -> Self {
-        Self { dir: dir.into() }
+        Self {
+            dir: dir.into(),
+            _lock: None,
+        }
+    }
+
+    /// The same, which holds `lock` as long as somebody has it.
+    pub(crate) fn under(self, lock: Arc<File>) -> Self {
+        Self {
+            _lock: Some(lock),
+            ..self
+        }
     }
 
     fn at(&self, name: &str) -> PathBuf {
