@@ -10,6 +10,7 @@ use anyhow::{Context, bail};
 use gb6_core_model::snapshot::Snapshot;
 use gb6_core_model::{InstanceId, NodeId};
 use gb6_region_node::RecordKeys;
+use parking_lot::Mutex;
 use ring::rand::{SecureRandom, SystemRandom};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -99,11 +100,12 @@ impl KeyFile {
         }
         if self.kept.as_ref() != Some(&ring) {
             replace_json(&self.path, &ring)?;
-            self.kept = Some(ring);
         }
         for (id, key) in made {
             self.keys.add(id.as_str(), 1, key);
         }
+        // Last: whatever ends this before, the next call makes anew.
+        self.kept = Some(ring);
         Ok(())
     }
 
@@ -119,29 +121,29 @@ impl KeyFile {
         let first = snapshots.borrow_and_update().clone();
         self.cover(&first)?;
         let (send, covered) = watch::channel(first);
-        tokio::spawn(pass_on(self, snapshots, send));
+        let cover = move |snapshot: &Snapshot| self.cover(snapshot);
+        tokio::spawn(pass_on(cover, snapshots, send));
         Ok(covered)
     }
 }
 
+/// Passes on each placement that `cover` has taken. It is tried again where it fails or panics.
 async fn pass_on(
-    mut file: KeyFile,
+    cover: impl FnMut(&Snapshot) -> anyhow::Result<()> + Send + 'static,
     mut snapshots: watch::Receiver<Arc<Snapshot>>,
     covered: watch::Sender<Arc<Snapshot>>,
 ) {
+    let cover = Arc::new(Mutex::new(cover));
     while snapshots.changed().await.is_ok() {
         loop {
             let snapshot = snapshots.borrow_and_update().clone();
-            let newest = Arc::clone(&snapshot);
-            let work = tokio::task::spawn_blocking(move || {
-                let result = file.cover(&newest);
-                (file, result)
-            });
-            // It fails only when the process ends.
-            let Ok((back, result)) = work.await else {
-                return;
+            let (newest, cover) = (Arc::clone(&snapshot), Arc::clone(&cover));
+            let work = tokio::task::spawn_blocking(move || (*cover.lock())(&newest));
+            let result = match work.await {
+                Ok(result) => result,
+                Err(error) if error.is_cancelled() => return,
+                Err(error) => Err(error.into()),
             };
-            file = back;
             match result {
                 Ok(()) => {
                     covered.send_replace(snapshot);
@@ -287,5 +289,21 @@ mod tests {
         assert!(std::fs::read_to_string(&path).unwrap().contains(&text));
         let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(&path).unwrap());
         assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[tokio::test]
+    async fn the_placement_goes_on_after_a_panic() {
+        let (send, snapshots) = watch::channel(Arc::new(demo()));
+        let (covers, mut covered) = watch::channel(Arc::new(demo()));
+        let mut panics = true;
+        let cover = move |_: &Snapshot| {
+            assert!(!std::mem::take(&mut panics), "a defect");
+            Ok(())
+        };
+        tokio::spawn(pass_on(cover, snapshots, covers));
+        send.send_replace(Arc::new(with_acme()));
+        let waited = tokio::time::timeout(Duration::from_secs(30), covered.changed());
+        waited.await.unwrap().unwrap();
+        assert_eq!(covered.borrow().revision, 2);
     }
 }

@@ -58,7 +58,8 @@ impl Storage {
                 tracing::warn!(%shard, ?note, "found while opening the log");
             }
             let mut logs = logs.lock();
-            logs.retain(|(_, log)| log.strong_count() > 0);
+            // The one before it may still be read from: its numbers are those of the shard no more.
+            logs.retain(|(known, log)| *known != shard && log.strong_count() > 0);
             logs.push((shard, Arc::downgrade(&log)));
             Ok::<Arc<dyn ShardLog>, StoreError>(log)
         })

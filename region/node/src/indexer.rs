@@ -5,6 +5,7 @@
 
 use std::cmp::Ordering;
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicBool, AtomicU64};
@@ -163,7 +164,14 @@ impl Follower {
         // What the last owner left is caught up with before anything is waited for.
         let mut patience = Duration::ZERO;
         while !self.state.stop.load(Acquire) {
-            let step = self.step(queue, patience);
+            // A panic is a defect of ours, or of the store's, and costs what was being indexed: the log
+            // has it. Without its thread the index would stay behind for good.
+            let step = catch_unwind(AssertUnwindSafe(|| self.step(queue, patience)));
+            let step = step.unwrap_or_else(|_| {
+                Err(StoreError::Unavailable {
+                    cause: "the index thread panicked".into(),
+                })
+            });
             patience = IDLE;
             if let Err(error) = &step {
                 self.state.errors.fetch_add(1, Relaxed);

@@ -87,6 +87,8 @@ pub(crate) struct Watched {
     holds: Mutex<bool>,
     let_go: Condvar,
     waiting: AtomicUsize,
+    /// Set: the next write panics.
+    pub(crate) panics: AtomicBool,
     /// The index threads, each as often as it took over from another.
     followers: Mutex<Vec<ThreadId>>,
 }
@@ -146,6 +148,10 @@ impl RoomStore for Index {
             let cause = "stalled".to_owned();
             return Err(StoreError::Unavailable { cause });
         }
+        assert!(
+            !self.watched.panics.swap(false, Ordering::SeqCst),
+            "a defect of the index"
+        );
         self.rooms.put(shard, entries, from, to)
     }
 

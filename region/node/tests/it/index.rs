@@ -219,3 +219,20 @@ async fn a_read_that_takes_long_does_not_show_what_was_erased_meanwhile() {
     assert_eq!(page.publications[3].data, "\"mine 4\"");
     region.drain().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_index_thread_that_panics_goes_on() {
+    let mut machine = Machine::new(Namespace::default());
+    let region = machine.start().await;
+    let mut edge = machine.edge("e1").await;
+    machine.watched.panics.store(true, Ordering::SeqCst);
+    for n in 1..=5 {
+        assert_eq!(edge.publish(1, n, format!("\"mine {n}\"")).await, (n, 0));
+    }
+    indexed(&machine).await;
+    assert!(!machine.watched.panics.load(Ordering::SeqCst));
+    push_out_of_memory(&mut edge).await;
+    indexed(&machine).await;
+    assert_eq!(edge.history(0, 10).await.publications.len(), 5);
+    region.drain().await;
+}
