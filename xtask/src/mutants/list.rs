@@ -58,7 +58,7 @@ fn shard() -> Vec<Mutant> {
             "history-skips-what-is-gone",
             "a page from below the first kept offset begins at it, without error 112",
             "region/shard/src/history.rs",
-            "if below && !request.from_end && request.limit > 0 {",
+            "if below && request.limit > 0 {",
             "if below && request.limit == u32::MAX {",
             "history::below_the_first_kept_offset_is_said_not_skipped",
         ),

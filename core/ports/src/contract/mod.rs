@@ -3,6 +3,7 @@
 
 pub mod log;
 pub mod log_model;
+mod log_space;
 pub mod rooms;
 
 /// SplitMix64: the suites' only source of chance, the same everywhere.

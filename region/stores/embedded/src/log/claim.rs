@@ -10,7 +10,7 @@ use super::index::{Bounds, IndexFile};
 use super::jobs::{Prepared, prepare, write_index};
 use super::load::{Loaded, OpenTail, load};
 use super::reader::Shared;
-use super::segment::{segment_name, segment_seq};
+use super::segment::{read_header, segment_name, segment_seq};
 use crate::vfs::{Named, Vfs, VfsFile, io_error, is_temporary, read_exact_at};
 
 /// How often an acquisition looks again because somebody else took the name that it wanted.
@@ -26,6 +26,15 @@ pub(crate) fn header(seq: u64, fence: &Fence) -> SegmentHeader {
         generation: 0,
         region: fence.region.to_string(),
     }
+}
+
+/// The header of the newest segment after `seq`, where there is one that can be read.
+pub(crate) fn newest_header<V: Vfs>(vfs: &V, seq: u64) -> Option<SegmentHeader> {
+    let names = vfs.list().ok()?;
+    let newest = names.iter().filter_map(|n| segment_seq(n)).max();
+    let name = segment_name(newest.filter(|newest| *newest > seq)?);
+    let file = vfs.open(&name).ok()?;
+    read_header(vfs, &name, &file).ok()
 }
 
 /// Takes the next segment's name for `fence`, exclusively and durably.

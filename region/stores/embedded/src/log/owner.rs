@@ -9,14 +9,14 @@ use gb6_core_ports::{Acquire, Acquired, Commit, Fence, LogRange, StoreError};
 use gb6_core_wire::record::{Kind, RECORD_VERSION, Record};
 
 use super::claim::{
-    check_claim, claim, header, is_next, make_durable, make_readable, remove_leftovers,
-    settle_tail, take_name_back,
+    check_claim, claim, header, is_next, make_durable, make_readable, newest_header,
+    remove_leftovers, settle_tail, take_name_back,
 };
 use super::format::{FOOTER_BYTES, FRAME_BYTES_MAX, FrameBuilder, HEADER_BYTES, SegmentHeader};
 use super::jobs::{Done, Job, JobDone, Prepared, prepare};
 use super::load::{LoadNote, load};
 use super::reader::Shared;
-use super::segment::{Segment, SegmentState, read_header, segment_name, segment_seq};
+use super::segment::{Segment, SegmentState, segment_name};
 use super::summary::Summary;
 use crate::vfs::{Vfs, VfsFile, io_error, is_full};
 
@@ -156,20 +156,10 @@ impl<V: Vfs> Owner<V> {
 
     /// The epoch of whoever owns the shard now.
     fn epoch_behind(&self) -> ShardEpoch {
-        let vfs = &self.shared.vfs;
-        let newest = vfs
-            .list()
-            .ok()
-            .and_then(|names| names.iter().filter_map(|n| segment_seq(n)).max())
-            .filter(|seq| *seq > self.segment.header.seq);
-        let epoch = newest.and_then(|seq| {
-            let name = segment_name(seq);
-            let file = vfs.open(&name).ok()?;
-            read_header(vfs, &name, &file).ok()
-        });
+        let newest = newest_header(&self.shared.vfs, self.segment.header.seq);
         // Not readable: at least one above ours.
         let above = ShardEpoch(self.fence.shard_epoch.0 + 1);
-        epoch.map_or(above, |header| header.shard_epoch.max(above))
+        newest.map_or(above, |header| header.shard_epoch.max(above))
     }
 
     pub(crate) fn staged_end(&self) -> Position {
