@@ -446,7 +446,9 @@ impl Worker {
         match self.regain.as_mut().map(Regain::poll) {
             None => {
                 self.poll_checkpoint();
-                self.poll_retention();
+                if !self.poll_retention() {
+                    return Some(Ended::Lost);
+                }
             }
             Some(Regained::NotYet) => {}
             Some(Regained::Acquired(acquisition)) => {
@@ -518,7 +520,9 @@ impl Worker {
         });
     }
 
-    fn poll_retention(&mut self) {
+    /// Looks what retention came to, and begins a run when one is due. `false` when the log takes no
+    /// writes before it is acquired again: nobody may publish for long, and find out.
+    fn poll_retention(&mut self) -> bool {
         if let Some(running) = &mut self.retaining {
             match running.poll() {
                 Some(Ok(outcome)) => {
@@ -532,13 +536,16 @@ impl Worker {
                 }
                 Some(Err(error)) => {
                     tracing::warn!(shard = %self.reader.shard, %error, "space could not be given back");
+                    if let StoreError::OutcomeUnknown { .. } | StoreError::Closed = error {
+                        return false;
+                    }
                 }
-                None => return,
+                None => return true,
             }
             self.retaining = None;
         }
         if self.retained_at.elapsed() < self.retention_every {
-            return;
+            return true;
         }
         self.retained_at = Instant::now();
         let plan = retention::Plan {
@@ -553,6 +560,7 @@ impl Worker {
             settled: self.checkpoints.settled(),
         };
         self.retaining = Some(retention::Running::begin(self.reader.clone(), plan));
+        true
     }
 }
 

@@ -26,6 +26,8 @@ pub(crate) struct Faults {
     pub(crate) lies: AtomicBool,
     /// Set: the writer of the log that is open ends with the next batch.
     pub(crate) ends: AtomicBool,
+    /// Set: it ends with the next trim.
+    pub(crate) ends_in_trim: AtomicBool,
     /// Set: the next read of single records keeps what it has read until it is let go.
     pub(crate) holds: AtomicBool,
     held: Mutex<bool>,
@@ -122,6 +124,14 @@ impl ShardLog for LyingLog {
     }
 
     fn trim(&self, fence: &Fence, to: Position) -> Result<Position, StoreError> {
+        if self.faults.ends_in_trim.swap(false, Ordering::SeqCst) {
+            self.ended.store(true, Ordering::SeqCst);
+        }
+        if self.ended.load(Ordering::SeqCst) {
+            return Err(StoreError::OutcomeUnknown {
+                cause: "the writer has ended".into(),
+            });
+        }
         self.below.trim(fence, to)
     }
 
@@ -216,6 +226,22 @@ async fn a_log_whose_writer_has_ended_is_opened_again() {
     machine.faults.ends.store(true, Ordering::SeqCst);
     let answer = edge.try_publish(1, 2, "2".into()).await;
     assert_eq!(answer, None, "the stream ends instead");
+    drop(edge);
+    let mut edge = machine.edge_again("e1").await;
+    assert_eq!(edge.publish(1, 2, "2".into()).await, (2, 0));
+    region.drain().await;
+}
+
+/// Nobody publishes, so that no batch finds out.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_whose_writer_has_ended_in_a_trim_is_opened_again() {
+    let mut machine = Machine::new(Namespace::default());
+    machine.config.retention_interval = Duration::from_millis(1);
+    let region = machine.start().await;
+    let mut edge = machine.edge("e1").await;
+    assert_eq!(edge.publish(1, 1, "1".into()).await, (1, 0));
+    machine.faults.ends_in_trim.store(true, Ordering::SeqCst);
+    while edge.next().await.is_some() {}
     drop(edge);
     let mut edge = machine.edge_again("e1").await;
     assert_eq!(edge.publish(1, 2, "2".into()).await, (2, 0));
