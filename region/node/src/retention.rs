@@ -4,6 +4,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use gb6_core_ports::retention::retention_offset;
 use gb6_core_ports::{Fence, Retain, ShardLog, StoreError};
@@ -17,6 +18,10 @@ use crate::indexer::key_of;
 
 /// Segments rewritten in one run: the disk is shared with commits.
 const REWRITES_MAX: usize = 4;
+/// How long a run that erases waits for the index, which is a moment behind the log.
+const INDEX_WAIT: Duration = Duration::from_secs(4);
+/// How often it looks.
+const INDEX_POLL: Duration = Duration::from_millis(20);
 
 /// What a run needs to know of the shard's state.
 pub(crate) struct Plan {
@@ -27,6 +32,8 @@ pub(crate) struct Plan {
     pub(crate) erase: BTreeSet<(RoomRef, u64)>,
     /// Everything before this position is covered by each of the two kept checkpoints.
     pub(crate) settled: u64,
+    /// The position of the log's next record.
+    pub(crate) next: u64,
 }
 
 /// What a run did.
@@ -130,6 +137,13 @@ fn run(reader: &Reader, plan: &Plan, stop: &AtomicBool) -> Result<Outcome, Store
     let stopped = || stop.load(Ordering::Acquire);
     let log: &dyn ShardLog = &*reader.log;
     let mut outcome = Outcome::default();
+    if !plan.erase.is_empty() {
+        // What it does not know yet would only be looked for in the next run.
+        let until = Instant::now() + INDEX_WAIT;
+        while reader.index.applied() < plan.next && Instant::now() < until && !stopped() {
+            std::thread::sleep(INDEX_POLL);
+        }
+    }
     let mut rewritten = Vec::new();
     for (room, offset) in &plan.erase {
         if stopped() {

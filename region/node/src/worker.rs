@@ -558,6 +558,7 @@ impl Worker {
                 .collect(),
             erase: self.shard.erasures().cloned().collect(),
             settled: self.checkpoints.settled(),
+            next: self.shard.log_state().2,
         };
         self.retaining = Some(retention::Running::begin(self.reader.clone(), plan));
         true

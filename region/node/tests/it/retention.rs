@@ -7,6 +7,7 @@ use gb6_core_model::snapshot::Namespace;
 use gb6_core_ports::ShardLog;
 use gb6_core_ports::memory::{MemoryLogConfig, MemoryStorage};
 use gb6_core_wire::mesh::{EdgeFrame, OwnerFrame, Publish, RoomRef};
+use gb6_core_wire::record::flags;
 use gb6_region_node::Region;
 use gb6_region_shard::{Admin, AdminOutcome};
 
@@ -138,4 +139,35 @@ async fn a_drain_waits_for_the_retention_that_runs() {
     }
     region.drain().await;
     assert!(!planning(), "it goes on behind the drain");
+}
+
+/// The index is a moment behind the log: here for longer than the next run of retention is away.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_index_does_not_know_yet_is_erased_all_the_same() {
+    let mut machine = Machine::new(Namespace::default());
+    let region = machine.start().await;
+    let mut edge = machine.edge("e1").await;
+    machine.stalled.store(true, Ordering::Relaxed);
+    for number in 1..=3 {
+        let answer = edge.publish_as(channel(1), message(number)).await;
+        assert_eq!(answer, (number, 0));
+    }
+    let before = machine.faults.planned.load(Ordering::SeqCst);
+    let (room, offset) = (channel(1), 2);
+    let erase = Admin::Erase { room, offset };
+    let outcome = region.admin(&shard(), erase).await.expect("an owner");
+    assert!(matches!(outcome, AdminOutcome::Done(_)), "{outcome:?}");
+    let began = Instant::now();
+    let planned = || machine.faults.planned.load(Ordering::SeqCst) > before;
+    while !planned() && began.elapsed() < Duration::from_millis(700) {
+        tokio::task::yield_now().await;
+    }
+    machine.stalled.store(false, Ordering::Relaxed);
+    eventually(&machine.storage, |log| {
+        let records = log.read(0, 100, 1 << 20).expect("a page").records;
+        let second = records.into_iter().find(|r| r.offset == 2)?;
+        (second.flags & flags::ERASED != 0).then_some(())
+    })
+    .await;
+    region.drain().await;
 }
