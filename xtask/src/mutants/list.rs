@@ -205,6 +205,14 @@ fn store() -> Vec<Mutant> {
             "self.count_staged();\n        let summary = std::mem::take(&mut self.summary);",
             "contract::the_log_keeps_its_contract_on_a_simulated_disk",
         ),
+        by(
+            "two-fill-an-index-at-once",
+            "entries that one wrote are overwritten by another, and offsets are missing",
+            "region/stores/embedded/src/rooms.rs",
+            "let _alone = writer.lock();",
+            "let _alone = &writer;",
+            "rooms::of_two_that_fill_a_shard_none_leaves_a_hole",
+        ),
     ]
 }
 

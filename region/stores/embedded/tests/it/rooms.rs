@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::sync::Barrier;
 use std::time::Duration;
 
 use gb6_core_model::ShardId;
@@ -154,8 +155,17 @@ fn of_two_that_fill_a_shard_none_leaves_a_hole() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("rooms");
     let store = FjallRooms::open(&path, RoomsConfig::default()).unwrap();
-    let (shard, end) = (ShardId(0), 3000);
+    // Often: each time only some of their writes meet.
+    for shard in (0..24).map(ShardId) {
+        fill_by_two(&store, shard);
+    }
+}
+
+fn fill_by_two(store: &FjallRooms, shard: ShardId) {
+    let end = 2000;
+    let both = &Barrier::new(2);
     let follow = &|step: u64| {
+        both.wait();
         loop {
             let from = store.applied(shard).unwrap();
             if from >= end {
