@@ -15,7 +15,6 @@ use gb6_region_shard::LinkId;
 pub(crate) struct Edge {
     /// Raised by every start: events of an earlier life are void.
     pub(crate) life: u64,
-    pub(crate) paused_until: u64,
     /// The newest placement that it was given: kept on its disk.
     pub(crate) kept: Arc<Snapshot>,
     pub(crate) up: Option<Running>,

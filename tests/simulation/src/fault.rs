@@ -2,6 +2,7 @@
 
 use gb6_region_shard::LinkId;
 
+use crate::geo::Node;
 use crate::rng::Rng;
 use crate::world::{Event, World};
 
@@ -116,7 +117,8 @@ impl World {
                 self.soon(50, 3_000, Event::StartRegion(region));
             }
             FaultKind::RegionPauses => {
-                self.regions[owner].paused_until = now + self.rng.range(100, 12_000);
+                let until = now + self.rng.range(100, 12_000);
+                self.pauses.pause(Node::Region(owner), until);
             }
             FaultKind::Takeover => self.take_over(),
             FaultKind::PowerCut => {
@@ -138,7 +140,8 @@ impl World {
                 self.soon(50, 2_000, Event::StartEdge(edge));
             }
             FaultKind::EdgePauses => {
-                self.edges[edge].paused_until = now + self.rng.range(100, 15_000);
+                let until = now + self.rng.range(100, 15_000);
+                self.pauses.pause(Node::Edge(edge), until);
             }
             FaultKind::ClientLeaves => {
                 let client = self.rng.range(0, self.clients.len() as u64) as usize;
@@ -170,7 +173,8 @@ impl World {
     fn take_over(&mut self) {
         let old = self.owner();
         if self.rng.one_in(2) {
-            self.regions[old].paused_until = self.now + self.rng.range(100, 8_000);
+            let until = self.now + self.rng.range(100, 8_000);
+            self.pauses.pause(Node::Region(old), until);
         }
         self.place(1 - old);
     }
@@ -179,7 +183,7 @@ impl World {
         self.disk = self.disk.power_cut();
         for region in 0..2 {
             self.region_dies(region);
-            self.regions[region].paused_until = 0;
+            self.pauses.end(Node::Region(region));
             self.regions[region].down = true;
             self.soon(100, 1_500, Event::StartRegion(region));
         }

@@ -11,7 +11,7 @@ use gb6_core_model::{InstanceEpoch, InstanceId, NodeId, Role, Slot};
 use crate::world::{Event, World};
 
 /// A node that follows geo.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) enum Node {
     Edge(usize),
     Region(usize),

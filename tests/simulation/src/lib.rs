@@ -12,6 +12,7 @@ mod fault;
 mod geo;
 pub mod moving;
 pub mod network;
+mod pause;
 mod process;
 mod region;
 mod rng;

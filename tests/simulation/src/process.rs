@@ -510,14 +510,15 @@ impl World {
         }
     }
 
-    /// The client's connection breaks: the edge learns of it a little later.
+    /// The client's connection breaks: the edge learns of it behind what was sent on it.
     pub(crate) fn client_leaves(&mut self, client: usize) {
         let Some((edge, connection)) = self.clients[client].connection else {
             return;
         };
         let (now, back_at) = (self.now, self.now + self.rng.range(50, 800));
         self.clients[client].lost(now, back_at);
-        self.end_session(edge, connection);
+        let sent = self.pipes.get(&connection).map_or(now, |p| p.0.max(now));
+        self.at(sent, Event::ClientGone { edge, connection });
     }
 
     pub(crate) fn client_closed(&mut self, client: usize, connection: u64) {

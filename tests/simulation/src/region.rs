@@ -41,7 +41,6 @@ pub(crate) fn shard_config(shard: u32) -> ShardConfig {
 pub(crate) struct Region {
     /// Raised by every start: events of an earlier life are void.
     pub(crate) life: u64,
-    pub(crate) paused_until: u64,
     /// The process is gone.
     pub(crate) down: bool,
     /// The newest placement that it was given: kept on its disk.

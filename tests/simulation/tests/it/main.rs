@@ -1,5 +1,6 @@
 //! Whole meshes under faults, seed by seed. `GB6_SEED=n` runs one seed, `GB6_SEEDS=n` that many
-//! (default 500), from `GB6_SEED_FROM` (default 1) on.
+//! (default 500), from `GB6_SEED_FROM` (default 1) on; `GB6_FAULT_MS=n` puts n ms between two faults
+//! in the mean, whatever the seed.
 
 mod links;
 mod moving;
@@ -17,10 +18,16 @@ fn number(name: &str) -> Option<u64> {
 }
 
 fn one(seed: u64) -> Outcome {
-    match catch_unwind(AssertUnwindSafe(|| run(&Scenario::everything(seed)))) {
+    let mut scenario = Scenario::everything(seed);
+    let mut again = format!("GB6_SEED={seed}");
+    if let Some(ms) = number("GB6_FAULT_MS") {
+        scenario.fault_every_ms = ms.max(1);
+        again += &format!(" GB6_FAULT_MS={ms}");
+    }
+    match catch_unwind(AssertUnwindSafe(|| run(&scenario))) {
         Ok(outcome) => outcome,
         Err(_) => panic!(
-            "seed {seed} failed; repeat it with:\n  GB6_SEED={seed} cargo test -p gb6-tests-simulation --test it everything -- --nocapture"
+            "seed {seed} failed; repeat it with:\n  {again} cargo test -p gb6-tests-simulation --test it everything -- --nocapture"
         ),
     }
 }
