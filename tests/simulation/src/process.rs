@@ -545,7 +545,7 @@ impl World {
         self.soon(20, 150, Event::ClientStep(client));
     }
 
-    fn connect(&mut self, client: usize) {
+    pub(crate) fn connect(&mut self, client: usize) {
         let edge = self.rng.range(0, 2) as usize;
         let (now_ms, unix_ms) = (self.now, self.unix());
         let snapshot = self.edges[edge].kept.clone();

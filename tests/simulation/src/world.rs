@@ -488,6 +488,10 @@ impl World {
     }
 
     fn start_edge(&mut self, edge: usize) {
+        // It may have died twice before it began again.
+        if self.edges[edge].up.is_some() {
+            return;
+        }
         self.edges[edge].up = Some(Running::new());
         let kept = self.edges[edge].kept.revision;
         self.stale_starts += u64::from(kept < self.geo.newest().revision);
@@ -495,5 +499,22 @@ impl World {
         self.soon(0, 20, Event::Dial { edge, life });
         self.soon(10, 800, Event::Follow(Node::Edge(edge)));
         self.at(self.now + 50, Event::EdgeTick { edge, life });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_edge_that_runs_is_not_started_again() {
+        let mut world = World::new(Scenario::everything(1));
+        world.start_edge(0);
+        world.start_edge(1);
+        world.connect(0);
+        let (edge, connection) = world.clients[0].connection.expect("a connection");
+        world.start_edge(edge);
+        let running = world.edges[edge].up.as_ref().expect("a running edge");
+        assert!(running.sessions.contains_key(&connection));
     }
 }
