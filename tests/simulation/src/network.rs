@@ -24,6 +24,18 @@ pub(crate) struct Wire {
     pub(crate) stalled_until: u64,
     /// When the newest frame of each class of each stream arrives.
     last: [Lanes; 4],
+    /// How many frames were sent and handled in each class of each stream.
+    sent: [[u64; 4]; 4],
+    handled: [[u64; 4]; 4],
+}
+
+/// Which frame of a lane something is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    link: LinkId,
+    stream: Stream,
+    class: Class,
+    number: u64,
 }
 
 /// The lanes of one stream in one direction: when the newest frame of each class arrives.
@@ -55,6 +67,12 @@ pub(crate) enum Stream {
     Page = 3,
 }
 
+impl Place {
+    pub(crate) fn link(&self) -> LinkId {
+        self.link
+    }
+}
+
 impl Wire {
     pub(crate) fn new(link: LinkId, edge: (usize, u64), region: (usize, u64)) -> Self {
         Self {
@@ -67,18 +85,42 @@ impl Wire {
             open_at_region: true,
             stalled_until: 0,
             last: Default::default(),
+            sent: Default::default(),
+            handled: Default::default(),
         }
     }
 
-    /// When a frame that is sent now arrives.
-    pub(crate) fn arrival(&mut self, now: u64, stream: Stream, class: Class, rng: &mut Rng) -> u64 {
+    /// When a frame that is sent now arrives, and its place.
+    pub(crate) fn arrival(
+        &mut self,
+        now: u64,
+        stream: Stream,
+        class: Class,
+        rng: &mut Rng,
+    ) -> (u64, Place) {
         let slow = if rng.one_in(50) { 40 } else { 4 };
         let at = (now + rng.range(0, slow)).max(self.stalled_until);
-        self.last[stream as usize].arrival(class, at)
+        let sent = &mut self.sent[stream as usize][class as usize];
+        *sent += 1;
+        let place = Place {
+            link: self.link,
+            stream,
+            class,
+            number: *sent,
+        };
+        (self.last[stream as usize].arrival(class, at), place)
     }
 
     /// When the end of a stream arrives that is ended now.
-    pub(crate) fn end(&mut self, now: u64, stream: Stream, rng: &mut Rng) -> u64 {
+    pub(crate) fn end(&mut self, now: u64, stream: Stream, rng: &mut Rng) -> (u64, Place) {
         self.arrival(now, stream, Class::CatchUp, rng)
+    }
+
+    /// A frame is handled: each one of a lane, in the order of their sending, whatever happened to
+    /// the processes at both ends.
+    pub(crate) fn handled(&mut self, place: Place) {
+        let handled = &mut self.handled[place.stream as usize][place.class as usize];
+        *handled += 1;
+        assert_eq!(place.number, *handled, "{place:?} is out of order");
     }
 }

@@ -161,8 +161,8 @@ impl World {
             return;
         };
         if wire.open_at_region {
-            let at = wire.arrival(self.now, stream, class, &mut self.rng);
-            self.at(at, event(link));
+            let (at, place) = wire.arrival(self.now, stream, class, &mut self.rng);
+            self.at(at, Event::Frame(place, Box::new(event(link))));
         }
     }
 
@@ -228,8 +228,9 @@ impl World {
     fn edge_closed(&mut self, edge: usize, link: LinkId) {
         if let Some(wire) = self.wires.get_mut(&link) {
             wire.open_at_edge = false;
-            let at = wire.end(self.now, Stream::ToOwner, &mut self.rng);
-            self.at(at, Event::RegionLinkDown(link));
+            let (at, place) = wire.end(self.now, Stream::ToOwner, &mut self.rng);
+            let down = Box::new(Event::RegionLinkDown(link));
+            self.at(at, Event::Frame(place, down));
         }
         let life = self.edges[edge].life;
         if let Some(running) = &mut self.edges[edge].up {
@@ -352,8 +353,8 @@ impl World {
             _ => Class::Control,
         };
         let link = wire.link;
-        let at = wire.arrival(self.now, stream, class, &mut self.rng);
-        self.at(at, event(link));
+        let (at, place) = wire.arrival(self.now, stream, class, &mut self.rng);
+        self.at(at, Event::Frame(place, Box::new(event(link))));
     }
 
     /// Lets a session do something, and does what it wants done.

@@ -13,7 +13,7 @@ use crate::client::Client;
 use crate::edge::{Edge, Running, Said};
 use crate::fault::FaultKind;
 use crate::geo::{Geo, NODES, Node, owner_of};
-use crate::network::Wire;
+use crate::network::{Place, Wire};
 use crate::pause::Pauses;
 use crate::region::{Owner, Region};
 use crate::rng::Rng;
@@ -77,6 +77,8 @@ pub struct Outcome {
 /// Things that happen.
 #[derive(Clone, Debug)]
 pub(crate) enum Event {
+    /// Something comes over a link, in its place.
+    Frame(Place, Box<Event>),
     ToOwner(LinkId, OwnerFrame),
     Ask(LinkId, HistoryRequest),
     ToEdge(LinkId, EdgeFrame),
@@ -389,6 +391,7 @@ impl World {
     fn process_of(&self, event: &Event) -> Option<Node> {
         let wire = |link: &LinkId| self.wires.get(link);
         match event {
+            Event::Frame(_, event) => self.process_of(event),
             Event::ToOwner(link, _) | Event::Ask(link, _) | Event::RegionLinkDown(link) => {
                 Some(Node::Region(wire(link)?.region))
             }
@@ -409,6 +412,12 @@ impl World {
 
     fn handle(&mut self, event: Event) {
         match event {
+            Event::Frame(place, event) => {
+                if let Some(wire) = self.wires.get_mut(&place.link()) {
+                    wire.handled(place);
+                }
+                self.handle(*event);
+            }
             Event::ToOwner(link, frame) => self.owner_frame(link, frame),
             Event::Ask(link, request) => self.owner_history(link, request),
             Event::ToEdge(link, frame) => self.edge_frame(link, frame),
