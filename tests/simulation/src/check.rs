@@ -53,6 +53,8 @@ pub(crate) fn check(rooms: &Rooms, clients: &[Client]) -> (usize, usize) {
     let mut acknowledged = 0;
     for client in clients {
         let user = &client.user;
+        // What a session sent once only, in the order of its sending.
+        let mut order: BTreeMap<(&str, u64, u32), u64> = BTreeMap::new();
         for a in &client.acknowledged {
             acknowledged += 1;
             let at = by_data.get(&(a.room.as_str(), a.data.as_bytes()));
@@ -62,6 +64,18 @@ pub(crate) fn check(rooms: &Rooms, clients: &[Client]) -> (usize, usize) {
             if a.id.is_some() {
                 assert_eq!(*at, a.offset, "{user}: {} has another offset", a.data);
             }
+            if let Some((connection, command)) = a.once {
+                order.insert((&a.room, connection, command), *at);
+            }
+        }
+        for (earlier, later) in order.iter().zip(order.iter().skip(1)) {
+            let same = (earlier.0.0, earlier.0.1) == (later.0.0, later.0.1);
+            assert!(
+                !same || earlier.1 < later.1,
+                "{user}: {:?} was sent before {:?} and is written behind it",
+                earlier.0,
+                later.0
+            );
         }
         assert!(
             client.wanted.is_empty(),

@@ -19,6 +19,7 @@ pub(crate) struct Wanted {
     pub(crate) data: String,
     /// The command that carries it, and when it was sent.
     sent: Option<(u32, u64)>,
+    tries: u32,
     not_before: u64,
 }
 
@@ -29,6 +30,8 @@ pub(crate) struct Acknowledged {
     pub(crate) id: Option<String>,
     pub(crate) data: String,
     pub(crate) offset: u64,
+    /// The connection and its command, if it was sent once only.
+    pub(crate) once: Option<(u64, u32)>,
 }
 
 /// One client.
@@ -140,6 +143,7 @@ impl Client {
             id: with_id.then(|| format!("{}-{n}", self.user)),
             data: format!("{{\"from\":\"{}\",\"n\":{n}}}", self.user),
             sent: None,
+            tries: 0,
             not_before: now,
         });
     }
@@ -177,6 +181,7 @@ impl Client {
             };
             let (id, line) = self.command(body);
             self.wanted[at].sent = Some((id, now));
+            self.wanted[at].tries += 1;
             wishes.push(Wish::Send(Bytes::from(line)));
         }
         wishes
@@ -267,7 +272,10 @@ impl Client {
             // A plain publish is acknowledged without its offset.
             None => 0,
         };
+        let connection = self.connection.map(|(_, connection)| connection);
+        let once = connection.filter(|_| wanted.tries == 1);
         self.acknowledged.push(Acknowledged {
+            once: once.map(|connection| (connection, reply.id)),
             room: wanted.room,
             id: wanted.id,
             data: wanted.data,
