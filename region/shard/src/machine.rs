@@ -460,6 +460,13 @@ impl Shard {
             .map_or(0, |p| p.len())
     }
 
+    /// Whether a connection is present in a room.
+    pub fn is_present(&self, room: &RoomRef, client: &str) -> bool {
+        let room = self.rooms.find(room).map(|ix| self.rooms.get(ix));
+        room.and_then(|r| r.presence.as_ref())
+            .is_some_and(|p| p.reported_by(client).is_some())
+    }
+
     pub(crate) fn advance(&mut self, now_ms: u64) {
         let step = now_ms.saturating_sub(self.now_ms);
         self.now_ms = self.now_ms.max(now_ms);

@@ -13,7 +13,7 @@ use crate::edge::{Connected, Ears, Running, Said};
 use crate::geo::owner_of;
 use crate::network::{Stream, Wire};
 use crate::region::Append;
-use crate::world::{Event, Work, World};
+use crate::world::{Event, Work, World, client_id};
 
 impl World {
     // Regions.
@@ -567,7 +567,7 @@ impl World {
         };
         let seed = SessionSeed {
             session: SessionId(connection),
-            client: format!("c{connection}"),
+            client: client_id(connection),
             dialect: Dialect::Json,
             spread,
         };

@@ -183,6 +183,11 @@ pub fn run(scenario: &Scenario) -> Outcome {
     World::new(scenario.clone()).run()
 }
 
+/// What the session of a connection is called.
+pub(crate) fn client_id(connection: u64) -> String {
+    format!("c{connection}")
+}
+
 pub(crate) fn room(channel: &str) -> RoomRef {
     RoomRef {
         instance: "demo".into(),
@@ -372,6 +377,15 @@ impl World {
             let got = owner.shard.present_clients(&room(name));
             if got != want {
                 return format!("{got} people are present in {name}, not {want}");
+            }
+            for client in self.clients.iter().filter(here) {
+                let connection = client.connection.map_or(0, |c| c.1);
+                if !owner.shard.is_present(&room(name), &client_id(connection)) {
+                    return format!(
+                        "{} is not present in {name}, but somebody else is",
+                        client.user
+                    );
+                }
             }
         }
         String::new()
