@@ -77,3 +77,15 @@ fn the_same_seed_gives_the_same_run() {
         assert_eq!(run(&scenario), run(&scenario));
     }
 }
+
+/// The links of the run see to it themselves: what is handled out of its place fails it.
+#[test]
+fn pauses_that_meet_or_end_early_leave_everything_in_its_order() {
+    for seed in 1..=10 {
+        run(&Scenario {
+            faults: vec![FaultKind::RegionPauses, FaultKind::EdgePauses],
+            fault_every_ms: 400,
+            ..Scenario::everything(seed)
+        });
+    }
+}
