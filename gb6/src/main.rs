@@ -12,6 +12,10 @@ use clap::Parser;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    // Before there are threads, which take it over. A huge page is cleared as a whole when it is
+    // first touched, which takes milliseconds in the middle of whatever touches it. Where the system
+    // knows no such thing there is nothing to turn off.
+    let _ = rustix::thread::disable_transparent_huge_pages(true);
     match cli::Cli::parse().run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.tell(),

@@ -4,7 +4,8 @@
 //! the same time only make each other's batches small. Here they take turns, first come first
 //! served, and a shard forms its batch when its turn begins: what arrived while it waited shares
 //! one sync. On a disk whose syncs take long, several shards have a turn at once, so that waiting
-//! for turns never adds up.
+//! for turns never adds up; and beside one turn that takes long another one begins, so that a hiccup
+//! of the disk in one shard is not one of all.
 //!
 //! A shard in which an instance waits that commits less than its share goes first, so that a
 //! flooding instance, which is in several shards, does not let the others wait for all of its
@@ -12,12 +13,16 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 /// A sync that takes so long lets one more shard commit at the same time.
 const SYNC_US: u64 = 1_000;
+/// A turn that has taken so long, of whatever average, lets another one begin beside it.
+const LONG: Duration = Duration::from_millis(2);
 /// How much one sync moves the average: an eighth.
 const SMOOTHING: u64 = 8;
 
@@ -29,7 +34,8 @@ pub(crate) struct CommitTurns {
 
 #[derive(Default)]
 struct State {
-    running: usize,
+    /// The turns that were given and have not ended, with their beginnings.
+    running: Vec<(u64, Instant)>,
     /// Bounded by the shards of the node: each waits at most once, here or in `urgent`.
     waiting: VecDeque<(u64, oneshot::Sender<Turn>)>,
     /// Those that go first.
@@ -42,8 +48,18 @@ struct State {
 }
 
 impl State {
-    fn allowed(&self) -> usize {
-        1 + usize::try_from(self.average_us / SYNC_US).unwrap_or(usize::MAX - 1)
+    fn allowed(&self, now: Instant) -> usize {
+        let long = |began: Instant| now.saturating_duration_since(began) >= LONG;
+        let long = self.running.iter().filter(|(_, began)| long(*began));
+        1 + long.count() + usize::try_from(self.average_us / SYNC_US).unwrap_or(1024)
+    }
+
+    /// Counts a turn that begins; its number.
+    fn begin(&mut self, now: Instant) -> u64 {
+        let number = self.next_number;
+        self.next_number += 1;
+        self.running.push((number, now));
+        number
     }
 
     fn next(&mut self) -> Option<oneshot::Sender<Turn>> {
@@ -60,6 +76,7 @@ impl State {
 /// The right to commit one batch; given up when dropped.
 pub(crate) struct Turn {
     turns: Arc<CommitTurns>,
+    number: u64,
     /// How long the sync took, once it is known.
     pub(crate) sync_us: Option<u64>,
 }
@@ -78,6 +95,8 @@ pub(crate) struct Wait {
     number: u64,
     urgent: bool,
     turn: oneshot::Receiver<Turn>,
+    /// When it is looked whether the running turns take long.
+    look_at: Instant,
 }
 
 impl Wait {
@@ -98,7 +117,17 @@ impl Wait {
 
     /// The turn, when it comes; `None` when it will not.
     pub(crate) async fn turn(&mut self) -> Option<Turn> {
-        (&mut self.turn).await.ok()
+        loop {
+            tokio::select! {
+                biased;
+                turn = &mut self.turn => return turn.ok(),
+                // By the clock: this future may be made anew before a timer of its own is over.
+                () = tokio::time::sleep_until(self.look_at) => {
+                    self.look_at = Instant::now() + LONG;
+                    self.turns.give(Instant::now());
+                }
+            }
+        }
     }
 }
 
@@ -106,11 +135,12 @@ impl CommitTurns {
     /// Asks for a turn.
     pub(crate) fn ask(self: &Arc<Self>) -> Asked {
         let mut state = self.state.lock();
+        let now = Instant::now();
         let nobody_waits = state.waiting.is_empty() && state.urgent.is_empty();
-        if state.running < state.allowed() && nobody_waits {
-            state.running += 1;
+        if state.running.len() < state.allowed(now) && nobody_waits {
+            let number = state.begin(now);
             drop(state);
-            return Asked::Now(self.turn());
+            return Asked::Now(self.turn(number));
         }
         let (give, take) = oneshot::channel();
         let number = state.next_number;
@@ -121,44 +151,52 @@ impl CommitTurns {
             number,
             urgent: false,
             turn: take,
+            look_at: now + LONG,
         })
     }
 
-    fn turn(self: &Arc<Self>) -> Turn {
+    fn turn(self: &Arc<Self>, number: u64) -> Turn {
         Turn {
             turns: self.clone(),
+            number,
             sync_us: None,
         }
     }
 
-    fn ended(self: &Arc<Self>, sync_us: Option<u64>) {
+    fn ended(self: &Arc<Self>, number: u64, sync_us: Option<u64>) {
         let mut state = self.state.lock();
-        state.running -= 1;
+        state.running.retain(|(running, _)| *running != number);
         if let Some(took) = sync_us {
             state.average_us =
                 (state.average_us * (SMOOTHING - 1) + took.min(SYNC_US * 1024)) / SMOOTHING;
         }
+        drop(state);
+        self.give(Instant::now());
+    }
+
+    /// Gives turns to those that wait, as far as there may be more.
+    fn give(self: &Arc<Self>, now: Instant) {
+        let mut state = self.state.lock();
         let mut next = Vec::new();
-        while state.running < state.allowed()
+        while state.running.len() < state.allowed(now)
             && let Some(waiting) = state.next()
         {
             // Who has given up waiting gets none.
             if !waiting.is_closed() {
-                state.running += 1;
-                next.push(waiting);
+                next.push((state.begin(now), waiting));
             }
         }
         // A turn that finds nobody is dropped, which locks the state again.
         drop(state);
-        for waiting in next {
-            let _ = waiting.send(self.turn());
+        for (number, waiting) in next {
+            let _ = waiting.send(self.turn(number));
         }
     }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        self.turns.ended(self.sync_us);
+        self.turns.ended(self.number, self.sync_us);
     }
 }
 
@@ -182,6 +220,25 @@ mod tests {
 
     fn later(turns: &Arc<CommitTurns>) -> oneshot::Receiver<Turn> {
         wait(turns).turn
+    }
+
+    #[tokio::test]
+    async fn beside_a_turn_that_takes_long_another_one_begins() {
+        let turns = Arc::new(CommitTurns::default());
+        let begin = Instant::now();
+        let stuck = now(&turns);
+        let (mut second, mut third) = (wait(&turns), wait(&turns));
+        let turn = second.turn().await.expect("a turn");
+        assert!(begin.elapsed() >= LONG);
+        // Only one more: the third waits for the second, or until that takes long too.
+        turns.give(begin + LONG);
+        assert!(third.turn.try_recv().is_err());
+        drop(turn);
+        let turn = third.turn.try_recv().expect("its turn");
+        drop(stuck);
+        drop(later(&turns));
+        drop(turn);
+        drop(now(&turns));
     }
 
     #[test]

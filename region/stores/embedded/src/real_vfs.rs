@@ -12,6 +12,8 @@ use crate::vfs::{Vfs, VfsFile};
 
 /// Bytes of zeros written at a time when blocks are allocated.
 static ZEROS: [u8; 256 * 1024] = [0; 256 * 1024];
+/// Bytes that are allocated before they are synced: about what a sync costs in any case.
+const ALLOCATE_STEP: u64 = 256 * 1024;
 
 /// A directory on disk.
 #[derive(Clone, Debug)]
@@ -83,6 +85,11 @@ impl VfsFile for RealFile {
             let n = (len - done).min(ZEROS.len() as u64);
             self.0.write_all_at(&ZEROS[..n as usize], offset + done)?;
             done += n;
+            if done.is_multiple_of(ALLOCATE_STEP) {
+                // Step by step: a commit that comes meanwhile waits for one step to reach the disk,
+                // not for a whole segment.
+                self.0.sync_data()?;
+            }
         }
         Ok(())
     }

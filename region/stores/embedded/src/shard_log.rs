@@ -21,6 +21,8 @@ use crate::inbox::{Append, Command, EndOfWriter, Inbox};
 use crate::log::{Job, LoadNote, LogConfig, LogReader, SegmentedLog};
 use crate::vfs::Vfs;
 
+/// By how much the helper's thread gives way to others.
+const JOBS_NICE: i32 = 10;
 /// Bytes of batches that may wait for the writer.
 const INBOX_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Bytes that a record takes beyond its own: the fields that the log sets, and its length.
@@ -80,6 +82,9 @@ impl<V: Vfs> EmbeddedShardLog<V> {
         let helper = {
             let inbox = inbox.clone();
             spawn(format!("{name}-jobs"), move || {
+                // What it does is for later: a commit goes first. In vain where the system has no
+                // such thing; then it is only slower.
+                let _ = rustix::process::nice(JOBS_NICE);
                 for job in job_list {
                     // Refused once the writer has ended: dropped with what it holds.
                     let _ = inbox.put(Command::JobDone(Box::new(job.run())));
