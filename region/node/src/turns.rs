@@ -21,6 +21,9 @@ use tokio::time::Instant;
 
 /// A sync that takes so long lets one more shard commit at the same time.
 const SYNC_US: u64 = 1_000;
+/// Below so many records a sync two shards have a turn at once: larger batches would save little,
+/// and waiting is most of what a publish takes.
+const FEW_RECORDS: u64 = 4;
 /// A turn that has taken so long, of whatever average, lets another one begin beside it.
 const LONG: Duration = Duration::from_millis(2);
 /// How much one sync moves the average: an eighth.
@@ -45,13 +48,18 @@ struct State {
     next_number: u64,
     /// The average of what turns took, in microseconds.
     average_us: u64,
+    /// The average of the records that their syncs carried, in [`SMOOTHING`]ths.
+    average_records: u64,
 }
 
 impl State {
     fn allowed(&self, now: Instant) -> usize {
         let long = |began: Instant| now.saturating_duration_since(began) >= LONG;
         let long = self.running.iter().filter(|(_, began)| long(*began));
-        1 + long.count() + usize::try_from(self.average_us / SYNC_US).unwrap_or(1024)
+        let few = self.average_records < FEW_RECORDS * SMOOTHING;
+        1 + usize::from(few)
+            + long.count()
+            + usize::try_from(self.average_us / SYNC_US).unwrap_or(1024)
     }
 
     /// Counts a turn that begins; its number.
@@ -77,8 +85,8 @@ impl State {
 pub(crate) struct Turn {
     turns: Arc<CommitTurns>,
     number: u64,
-    /// How long the sync took, once it is known.
-    pub(crate) sync_us: Option<u64>,
+    /// How long the sync took and how many records it carried, once that is known.
+    pub(crate) synced: Option<(u64, u32)>,
 }
 
 /// A turn that was asked for.
@@ -159,16 +167,18 @@ impl CommitTurns {
         Turn {
             turns: self.clone(),
             number,
-            sync_us: None,
+            synced: None,
         }
     }
 
-    fn ended(self: &Arc<Self>, number: u64, sync_us: Option<u64>) {
+    fn ended(self: &Arc<Self>, number: u64, synced: Option<(u64, u32)>) {
         let mut state = self.state.lock();
         state.running.retain(|(running, _)| *running != number);
-        if let Some(took) = sync_us {
+        if let Some((took, records)) = synced {
             state.average_us =
                 (state.average_us * (SMOOTHING - 1) + took.min(SYNC_US * 1024)) / SMOOTHING;
+            state.average_records -= state.average_records / SMOOTHING;
+            state.average_records += u64::from(records);
         }
         drop(state);
         self.give(Instant::now());
@@ -196,13 +206,41 @@ impl CommitTurns {
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        self.turns.ended(self.number, self.sync_us);
+        self.turns.ended(self.number, self.synced);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const MANY: u32 = 64;
+
+    /// The turns of a node whose syncs carry many records.
+    fn busy() -> Arc<CommitTurns> {
+        let turns = Arc::new(CommitTurns::default());
+        for _ in 0..20 {
+            now(&turns).synced = Some((100, MANY));
+        }
+        turns
+    }
+
+    #[test]
+    fn two_at_once_while_syncs_carry_little() {
+        let turns = busy();
+        for _ in 0..100 {
+            now(&turns).synced = Some((100, 1));
+        }
+        let both = (now(&turns), now(&turns));
+        drop(later(&turns));
+        drop(both);
+        for _ in 0..20 {
+            now(&turns).synced = Some((100, MANY));
+        }
+        let only = now(&turns);
+        drop(later(&turns));
+        drop(only);
+    }
 
     fn now(turns: &Arc<CommitTurns>) -> Turn {
         match turns.ask() {
@@ -224,7 +262,7 @@ mod tests {
 
     #[tokio::test]
     async fn beside_a_turn_that_takes_long_another_one_begins() {
-        let turns = Arc::new(CommitTurns::default());
+        let turns = busy();
         let begin = Instant::now();
         let stuck = now(&turns);
         let (mut second, mut third) = (wait(&turns), wait(&turns));
@@ -243,7 +281,7 @@ mod tests {
 
     #[test]
     fn who_hurries_goes_first_but_not_twice_in_a_row() {
-        let turns = Arc::new(CommitTurns::default());
+        let turns = busy();
         let first = now(&turns);
         let mut waits: Vec<Wait> = (0..6).map(|_| wait(&turns)).collect();
         for n in [2, 4, 5] {
@@ -271,14 +309,14 @@ mod tests {
 
     #[test]
     fn one_after_the_other_in_the_order_of_asking() {
-        let turns = Arc::new(CommitTurns::default());
+        let turns = busy();
         let mut first = now(&turns);
         let mut second = later(&turns);
         let gone = later(&turns);
         let mut third = later(&turns);
         drop(gone);
         assert!(second.try_recv().is_err());
-        first.sync_us = Some(100);
+        first.synced = Some((100, MANY));
         drop(first);
         let turn = second.try_recv().expect("it is its turn");
         assert!(third.try_recv().is_err());
@@ -293,7 +331,7 @@ mod tests {
 
     #[test]
     fn a_turn_that_arrives_at_nobody_goes_on_to_the_next() {
-        let turns = Arc::new(CommitTurns::default());
+        let turns = busy();
         let first = now(&turns);
         let second = later(&turns);
         let mut third = later(&turns);
@@ -305,10 +343,10 @@ mod tests {
 
     #[test]
     fn a_slow_disk_lets_several_have_a_turn_and_a_fast_one_not() {
-        let turns = Arc::new(CommitTurns::default());
+        let turns = busy();
         for _ in 0..100 {
             let mut turn = now(&turns);
-            turn.sync_us = Some(3 * SYNC_US + SYNC_US / 2);
+            turn.synced = Some((3 * SYNC_US + SYNC_US / 2, MANY));
             drop(turn);
         }
         let several: Vec<Turn> = (0..4).map(|_| now(&turns)).collect();
@@ -317,7 +355,7 @@ mod tests {
         drop(fifth.try_recv().expect("it is its turn"));
         for _ in 0..100 {
             let mut turn = now(&turns);
-            turn.sync_us = Some(200);
+            turn.synced = Some((200, MANY));
             drop(turn);
         }
         let only = now(&turns);

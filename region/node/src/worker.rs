@@ -307,7 +307,8 @@ impl Worker {
         match self.reader.keys.for_log(&batch.records) {
             Ok(records) => {
                 let completion = Completion::new(move |result: Result<Commit, StoreError>| {
-                    turn.sync_us = result.as_ref().ok().map(|commit| commit.sync_us);
+                    let commit = result.as_ref().ok();
+                    turn.synced = commit.map(|commit| (commit.sync_us, commit.shared));
                     drop(turn);
                     // The actor waits for it, or has ended.
                     let _ = done.send(result);
