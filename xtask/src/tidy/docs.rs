@@ -155,14 +155,7 @@ const FOLDERS: [&str; 11] = [
 /// Paths of the repository that stand in backticks exist.
 fn check_paths(root: &Path, file: &str, text: &str) -> Vec<Finding> {
     let mut findings = Vec::new();
-    let mut fenced = false;
-    for (n, line) in text.lines().enumerate() {
-        if line.trim_start().starts_with("```") {
-            fenced = !fenced;
-        }
-        if fenced {
-            continue;
-        }
+    for (n, line) in unfenced(text) {
         for code in line.split('`').skip(1).step_by(2) {
             let plain = |c: char| c.is_ascii_alphanumeric() || "/._-".contains(c);
             let ours = code
@@ -170,7 +163,7 @@ fn check_paths(root: &Path, file: &str, text: &str) -> Vec<Finding> {
                 .is_some_and(|(folder, _)| FOLDERS.contains(&folder));
             if ours && code.chars().all(plain) && !root.join(code).exists() {
                 let message = format!("`{code}` is no path of the repository");
-                findings.push(Finding::error(file, n + 1, "paths", message));
+                findings.push(Finding::error(file, n, "paths", message));
             }
         }
     }
@@ -192,21 +185,23 @@ pub(crate) fn check_mentions(root: &Path, file: &str, lexed: &Lexed) -> Vec<Find
     findings
 }
 
+/// The lines of a page (from 1) outside blocks of code. The line that ends a block is among them.
+fn unfenced(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let mut fenced = false;
+    (1..).zip(text.lines()).filter(move |(_, line)| {
+        fenced ^= line.trim_start().starts_with("```");
+        !fenced
+    })
+}
+
 /// The links of a page with their lines (from 1): `[text](target)`, outside code.
 fn links(text: &str) -> Vec<(usize, &str)> {
     let mut found = Vec::new();
-    let mut fenced = false;
-    for (n, line) in text.lines().enumerate() {
-        if line.trim_start().starts_with("```") {
-            fenced = !fenced;
-        }
-        if fenced {
-            continue;
-        }
+    for (n, line) in unfenced(text) {
         for prose in line.split('`').step_by(2) {
             for (at, _) in prose.match_indices("](") {
                 if let Some((target, _)) = prose[at + 2..].split_once(')') {
-                    found.push((n + 1, target.split_whitespace().next().unwrap_or("")));
+                    found.push((n, target.split_whitespace().next().unwrap_or("")));
                 }
             }
         }

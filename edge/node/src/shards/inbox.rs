@@ -45,8 +45,9 @@ struct Waiting {
 
 impl ShardInbox {
     /// An inbox for `max` requests and 64 MiB of publishes.
-    // overflow: the request is handed back and answered 111, also where the task has panicked. An unsubscribe and a session's end
-    // always fit: they make room, and there is one of each for what was let in before.
+    // overflow: the request is handed back and answered 111, also where the task has panicked. An
+    // unsubscribe and a session's end always fit: they make room, and there is one of each for what
+    // was let in before.
     pub(crate) fn new(max: usize) -> Self {
         Self {
             waiting: Mutex::default(),

@@ -243,7 +243,7 @@ impl<V: Vfs> Owner<V> {
 
     /// Counts the written batch into the summary of the segment that it was written to.
     fn count_staged(&mut self) {
-        for (record, bytes) in std::mem::take(&mut self.staged) {
+        for (record, bytes) in self.staged.drain(..) {
             self.summary.add(&record, bytes);
         }
     }
