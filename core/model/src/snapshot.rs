@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::caps::Capability;
 use crate::channel::Channel;
 use crate::codes::ErrorCode;
 use crate::hash;
@@ -27,7 +28,7 @@ pub struct Snapshot {
 
 /// One instance: where it lives, its keys, its namespaces.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, default)]
 pub struct Instance {
     /// The region that owns its rooms.
     pub region: String,
@@ -36,23 +37,46 @@ pub struct Instance {
     /// The slots that its rooms hash to.
     pub slots: Vec<Slot>,
     /// Keys that its tokens may be signed with; empty on nodes that verify none.
-    #[serde(default)]
     pub keys: Vec<Key>,
     /// Namespaces by name.
     pub namespaces: BTreeMap<String, Namespace>,
+    /// The rules of channels outside every namespace; `None`: there are no such channels.
+    pub defaults: Option<Namespace>,
+    /// Connections without a token.
+    pub anonymous: Anonymous,
     /// Origins from which browsers may connect, besides the listener's own: `https://host[:port]`.
-    #[serde(default)]
     pub allowed_origins: Vec<String>,
     /// Commands a second and burst of one connection; `None`: no limit.
-    #[serde(default)]
     pub command_rate: Option<CommandRate>,
     /// Subscriptions of one session.
-    #[serde(default = "default_subscriptions")]
     pub subscriptions_max: usize,
 }
 
-fn default_subscriptions() -> usize {
-    limits::SUBSCRIPTIONS_MAX
+impl Default for Instance {
+    fn default() -> Self {
+        Self {
+            region: String::new(),
+            epoch: InstanceEpoch(1),
+            slots: Vec::new(),
+            keys: Vec::new(),
+            namespaces: BTreeMap::new(),
+            defaults: None,
+            anonymous: Anonymous::default(),
+            allowed_origins: Vec::new(),
+            command_rate: None,
+            subscriptions_max: limits::SUBSCRIPTIONS_MAX,
+        }
+    }
+}
+
+/// Connections without a token: whether there are any, and what they may do.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Anonymous {
+    /// Whether a connection needs no token.
+    pub allow: bool,
+    /// What such a connection may do, besides what a namespace allows `anyone`.
+    pub caps: Vec<Capability>,
 }
 
 /// A token bucket for the commands of one connection.
@@ -113,6 +137,19 @@ pub enum ChannelKind {
     /// A durable ordered stream.
     #[default]
     Stream,
+    /// Signals: delivered at most once to who is there, and kept nowhere.
+    Signal,
+}
+
+/// What a recovering subscriber gets.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RecoveryMode {
+    /// Every publication after its position.
+    #[default]
+    Stream,
+    /// The newest publication alone.
+    Cache,
 }
 
 /// Who may do a thing in a namespace.
@@ -121,6 +158,10 @@ pub enum ChannelKind {
 pub enum Who {
     /// A connection whose token's `caps` cover it or, without `caps`, any signed-in user.
     Member,
+    /// Who subscribes with a token for this very channel.
+    Token,
+    /// Every connection, also an anonymous one.
+    Anyone,
     /// Nobody.
     Nobody,
 }
@@ -147,6 +188,16 @@ pub struct Namespace {
     pub force_recovery: bool,
     /// Whether every subscription is told its position, asked for or not.
     pub force_positioning: bool,
+    /// What a recovering subscriber gets.
+    pub recovery_mode: RecoveryMode,
+    /// Whether a subscriber may ask for differences between publications instead of whole ones.
+    pub delta: bool,
+    /// Whether a subscriber may choose publications by their tags.
+    pub tags_filter: bool,
+    /// How long clients that can should gather publishes to one channel, in ms; 0: not at all.
+    pub publish_debounce_ms: u32,
+    /// The field of a publication's JSON data that is its message id; `None`: none is.
+    pub dedupe_field: Option<String>,
     /// Who may subscribe.
     pub allow_subscribe: Who,
     /// Who may publish.
@@ -171,6 +222,11 @@ impl Default for Namespace {
             join_leave_max: limits::JOIN_LEAVE_MEMBERS_MAX,
             force_recovery: true,
             force_positioning: true,
+            recovery_mode: RecoveryMode::Stream,
+            delta: false,
+            tags_filter: false,
+            publish_debounce_ms: 0,
+            dedupe_field: None,
             allow_subscribe: Who::Member,
             allow_publish: Who::Member,
             allow_presence: Who::Member,
@@ -231,18 +287,19 @@ pub struct Route {
 }
 
 impl Snapshot {
-    /// The rules of `channel` in `instance`: error 102 when its namespace is unknown or it stands
-    /// outside every namespace.
+    /// The rules of `channel` in `instance`: error 102 when its namespace is unknown, or when it
+    /// stands outside every namespace and the instance has no rules for such channels.
     pub fn namespace(
         &self,
         instance: &InstanceId,
         channel: &Channel,
     ) -> Result<&Namespace, ErrorCode> {
         let instance = self.instances.get(instance).ok_or(ErrorCode::Internal)?;
-        channel
-            .namespace()
-            .and_then(|ns| instance.namespaces.get(ns))
-            .ok_or(ErrorCode::UnknownChannel)
+        match channel.namespace() {
+            Some(namespace) => instance.namespaces.get(namespace),
+            None => instance.defaults.as_ref(),
+        }
+        .ok_or(ErrorCode::UnknownChannel)
     }
 
     /// Where `channel` of `instance` lives; `None` when the placement is incomplete.

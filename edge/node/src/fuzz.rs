@@ -35,10 +35,9 @@ static SNAPSHOT: LazyLock<Snapshot> = LazyLock::new(|| {
             algorithm: KeyAlgorithm::HS256,
             secret: SECRET.into(),
         }],
-        namespaces: BTreeMap::new(),
         allowed_origins: vec![LISTED.into()],
-        command_rate: None,
         subscriptions_max: 1,
+        ..Instance::default()
     };
     Snapshot {
         instances: BTreeMap::from([(InstanceId::from("demo"), demo)]),

@@ -99,11 +99,9 @@ mod tests {
                     region: "r1".to_owned(),
                     epoch: InstanceEpoch(1),
                     slots: Vec::new(),
-                    keys: Vec::new(),
-                    namespaces: BTreeMap::new(),
                     allowed_origins: vec!["https://app.acme.example".to_owned()],
-                    command_rate: None,
                     subscriptions_max: 1,
+                    ..Instance::default()
                 },
             )]),
             ..Snapshot::default()

@@ -20,6 +20,6 @@ pub use request::{
     PublishQuery, Recent, RecoverFrom, Request, SubscribeAnswer, SubscribeQuery, TraceAnswer,
 };
 pub use session::{
-    Action, Claims, Context, ErrorCounts, FrameKind, Session, SessionConfig, SessionCounters,
-    SessionSeed, TokenError,
+    Action, Claims, Context, ErrorCounts, FrameKind, Overrides, Session, SessionConfig,
+    SessionCounters, SessionSeed, SubscriptionClaims, SubscriptionGrant, TokenError,
 };

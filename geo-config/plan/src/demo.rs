@@ -53,9 +53,8 @@ pub fn demo_snapshot(mesh: &DemoMesh<'_>) -> Snapshot {
             secret: mesh.secret.into(),
         }],
         namespaces: BTreeMap::from([("room".into(), room)]),
-        allowed_origins: Vec::new(),
-        command_rate: None,
         subscriptions_max: limits::SUBSCRIPTIONS_MAX,
+        ..Instance::default()
     };
     let region = Region {
         shards: DEMO_SHARDS,

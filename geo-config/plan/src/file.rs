@@ -6,7 +6,9 @@ use std::fmt;
 
 use gb6_core_model::Role;
 use gb6_core_model::limits;
-use gb6_core_model::snapshot::{ChannelKind, CommandRate, KeyAlgorithm, KeyUse, Who};
+use gb6_core_model::snapshot::{
+    Anonymous, ChannelKind, CommandRate, KeyAlgorithm, KeyUse, RecoveryMode, Who,
+};
 use serde::{Deserialize, Deserializer, de};
 use toml::Spanned;
 
@@ -66,6 +68,12 @@ pub struct InstanceFile {
     /// Namespaces by name.
     #[serde(default)]
     pub namespaces: BTreeMap<Spanned<String>, Spanned<NamespaceFile>>,
+    /// The rules of channels outside every namespace. Default: there are no such channels.
+    #[serde(default)]
+    pub defaults: Option<Spanned<NamespaceFile>>,
+    /// Connections without a token. Default: none.
+    #[serde(default)]
+    pub anonymous: Option<Spanned<Anonymous>>,
 }
 
 /// `slots = 8` or `slots = [17, 4711]`.
@@ -190,7 +198,7 @@ fn hs256() -> KeyAlgorithm {
 #[derive(Clone, PartialEq, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct NamespaceFile {
-    /// What its channels are: `stream`.
+    /// What its channels are: `stream`, the default, or `signal`: without offsets and history.
     pub kind: ChannelKind,
     /// Publications kept for each room; 0, the default: all.
     pub history_size: u64,
@@ -208,7 +216,18 @@ pub struct NamespaceFile {
     pub force_recovery: bool,
     /// Whether every subscription is told its position. Default true.
     pub force_positioning: bool,
-    /// Who may subscribe: `member`, the default, or `nobody`.
+    /// What a recovering subscriber gets: `stream`, the default, everything after its position;
+    /// `cache`, the newest publication alone.
+    pub recovery_mode: RecoveryMode,
+    /// Whether a subscriber may ask for differences between publications. Default false.
+    pub delta: bool,
+    /// Whether a subscriber may choose publications by their tags. Default false.
+    pub tags_filter: bool,
+    /// How long clients that can should gather publishes. Default 0: not at all.
+    pub publish_debounce: Millis,
+    /// The field of the JSON data that is a publication's message id. Default none.
+    pub dedupe_field: Option<Spanned<String>>,
+    /// Who may subscribe: `member`, the default, `token`, `anyone` or `nobody`.
     pub allow_subscribe: Who,
     /// Who may publish.
     pub allow_publish: Who,
@@ -233,6 +252,11 @@ impl Default for NamespaceFile {
             join_leave_max: None,
             force_recovery: rules.force_recovery,
             force_positioning: rules.force_positioning,
+            recovery_mode: rules.recovery_mode,
+            delta: rules.delta,
+            tags_filter: rules.tags_filter,
+            publish_debounce: Millis(u64::from(rules.publish_debounce_ms)),
+            dedupe_field: None,
             allow_subscribe: rules.allow_subscribe,
             allow_publish: rules.allow_publish,
             allow_presence: rules.allow_presence,
@@ -248,6 +272,10 @@ pub(crate) const JOIN_LEAVE_MAX_MAX: u64 = 10_000;
 pub(crate) const SUBSCRIPTIONS_MAX_MAX: u64 = 65_536;
 /// Most bytes of one publication that a file may allow: client frames are cut for it.
 pub(crate) const MESSAGE_BYTES_MAX: u64 = limits::PUBLISH_BYTES_MAX as u64;
+/// Longest time for which clients may be told to gather publishes, in ms: people wait for it.
+pub(crate) const PUBLISH_DEBOUNCE_MAX: u64 = 60_000;
+/// Longest name of the field that is a publication's message id, in bytes.
+pub(crate) const DEDUPE_FIELD_BYTES_MAX: usize = 64;
 /// Most shards of one region.
 pub(crate) const SHARDS_MAX: u64 = 1_024;
 

@@ -119,11 +119,8 @@ mod tests {
                 region: "eu".into(),
                 epoch: InstanceEpoch(1),
                 slots: vec![Slot(1), Slot(2)],
-                keys: Vec::new(),
-                namespaces: BTreeMap::new(),
-                allowed_origins: Vec::new(),
-                command_rate: None,
                 subscriptions_max: 1,
+                ..Instance::default()
             },
         );
         snapshot

@@ -48,11 +48,9 @@ fn snapshot(revision: u64, owner: usize) -> Arc<Snapshot> {
         region: "eu".into(),
         epoch: InstanceEpoch(1),
         slots: vec![Slot(0)],
-        keys: Vec::new(),
         namespaces: BTreeMap::from([("room".to_owned(), rules)]),
-        allowed_origins: Vec::new(),
-        command_rate: None,
         subscriptions_max: 16,
+        ..Instance::default()
     };
     let eu = Region {
         shards: 1,

@@ -407,6 +407,7 @@ impl World {
                     info: Bytes::new(),
                     caps: Caps(None),
                     expires_unix_ms: None,
+                    subscriptions: Default::default(),
                 };
                 self.with_session(edge, connection, |session, cx, out| {
                     session.verified(cx, request, Ok(claims), out);

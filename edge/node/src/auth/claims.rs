@@ -75,6 +75,7 @@ impl Raw {
             info,
             caps: Caps(self.caps),
             expires_unix_ms,
+            subscriptions: Default::default(),
         })
     }
 }

@@ -25,10 +25,8 @@ fn snapshot() -> Snapshot {
         epoch: InstanceEpoch(1),
         slots: vec![Slot(1)],
         keys,
-        namespaces: BTreeMap::new(),
-        allowed_origins: Vec::new(),
-        command_rate: None,
         subscriptions_max: 10,
+        ..Instance::default()
     };
     Snapshot {
         instances: BTreeMap::from([

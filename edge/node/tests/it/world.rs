@@ -59,8 +59,8 @@ pub(crate) fn snapshot() -> Snapshot {
             },
         )]),
         allowed_origins: origins.iter().map(|o| (*o).to_owned()).collect(),
-        command_rate: None,
         subscriptions_max: 1024,
+        ..Instance::default()
     };
     Snapshot {
         revision: 1,

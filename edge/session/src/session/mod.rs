@@ -21,8 +21,8 @@ use gb6_core_model::{Disconnect, SessionId, limits};
 use gb6_core_wire::client::{CodecError, Commands, Dialect};
 
 pub use types::{
-    Action, Claims, Context, ErrorCounts, FrameKind, SessionConfig, SessionCounters, SessionSeed,
-    TokenError,
+    Action, Claims, Context, ErrorCounts, FrameKind, Overrides, SessionConfig, SessionCounters,
+    SessionSeed, SubscriptionClaims, SubscriptionGrant, TokenError,
 };
 
 use crate::request::{Answer, Notice};

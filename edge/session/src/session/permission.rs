@@ -39,8 +39,9 @@ impl Asker<'_> {
             None => !self.user.is_empty(),
         };
         match who {
+            Who::Anyone => Ok((channel, namespace)),
             Who::Member if member => Ok((channel, namespace)),
-            Who::Member | Who::Nobody => Err(ErrorCode::PermissionDenied),
+            Who::Member | Who::Token | Who::Nobody => Err(ErrorCode::PermissionDenied),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What goes into a session machine and what comes out of it.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
@@ -95,7 +96,7 @@ pub struct Context<'a> {
 pub enum Action {
     /// Queue this complete WebSocket frame.
     Send(Bytes),
-    /// Verify this token and call `Session::verified` with the same number.
+    /// Verify this connection token and call `Session::verified` with the same number.
     Verify {
         /// The number.
         request: u32,
@@ -132,6 +133,52 @@ pub struct Claims {
     pub caps: Caps,
     /// When the connection expires, Unix ms; `None`: never.
     pub expires_unix_ms: Option<i64>,
+    /// Channels that the server subscribes the connection to (claims `channels` and `subs`), with
+    /// what it is given there.
+    pub subscriptions: BTreeMap<String, SubscriptionGrant>,
+}
+
+/// What a token gives a subscription besides the right to it.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct SubscriptionGrant {
+    /// Info about the connection in this channel that other clients see: JSON, or empty.
+    pub info: Bytes,
+    /// Data for the client, in the answer to its subscribe: JSON, or empty.
+    pub data: Bytes,
+    /// What is otherwise than the namespace has it.
+    pub overrides: Overrides,
+    /// When the subscription expires, Unix ms; `None`: never.
+    pub expires_unix_ms: Option<i64>,
+}
+
+/// Rules of the namespace that one subscription is not bound to; `None`: as the namespace has it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Overrides {
+    /// Whether presence is kept.
+    pub presence: Option<bool>,
+    /// Whether its coming and going is told to others.
+    pub join_leave: Option<bool>,
+    /// Whether it is told of others' coming and going without having asked.
+    pub force_push_join_leave: Option<bool>,
+    /// Whether it can be recovered without having asked.
+    pub force_recovery: Option<bool>,
+    /// Whether it is told its position without having asked.
+    pub force_positioning: Option<bool>,
+}
+
+/// What a verified subscription token says.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SubscriptionClaims {
+    /// The instance whose key verified it.
+    pub instance: InstanceId,
+    /// The user; empty: anonymous.
+    pub user: String,
+    /// The channel that it is for.
+    pub channel: String,
+    /// The only client id that may use it; `None`: any of the user's.
+    pub client: Option<String>,
+    /// What it gives.
+    pub grant: SubscriptionGrant,
 }
 
 /// Why a token was not accepted.

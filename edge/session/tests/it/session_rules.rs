@@ -53,15 +53,13 @@ pub(crate) fn demo() -> Instance {
         region: "eu".into(),
         epoch: InstanceEpoch(3),
         slots: vec![Slot(1)],
-        keys: Vec::new(),
         namespaces: BTreeMap::from([
             ("room".into(), room),
             ("closed".into(), closed),
             ("bare".into(), bare),
         ]),
-        allowed_origins: Vec::new(),
-        command_rate: None,
         subscriptions_max: 3,
+        ..Instance::default()
     }
 }
 
@@ -72,6 +70,7 @@ pub(crate) fn claims() -> Claims {
         info: Bytes::from_static(b"{\"n\":1}"),
         caps: Caps(None),
         expires_unix_ms: None,
+        subscriptions: Default::default(),
     }
 }
 

@@ -10,8 +10,9 @@ use toml::Spanned;
 use super::address::is_origin;
 use super::{Resolver, SECRET_BYTES_MIN, names};
 use crate::file::{
-    COMMAND_RATE_DEFAULT, CommandRateFile, InstanceFile, JOIN_LEAVE_MAX_MAX, KeyFile,
-    MESSAGE_BYTES_MAX, NamespaceFile, SUBSCRIPTIONS_MAX_MAX, SlotsFile,
+    COMMAND_RATE_DEFAULT, CommandRateFile, DEDUPE_FIELD_BYTES_MAX, InstanceFile,
+    JOIN_LEAVE_MAX_MAX, KeyFile, MESSAGE_BYTES_MAX, NamespaceFile, PUBLISH_DEBOUNCE_MAX,
+    SUBSCRIPTIONS_MAX_MAX, SlotsFile,
 };
 use crate::slots::choose_slots;
 
@@ -104,6 +105,15 @@ impl Resolver<'_> {
             slots: self.slots(name, &path, instance),
             keys,
             namespaces,
+            defaults: instance
+                .defaults
+                .as_ref()
+                .map(|rules| self.rules(rules, &format!("{path}.defaults"), rules.get_ref())),
+            anonymous: instance
+                .anonymous
+                .as_ref()
+                .map(|a| a.get_ref().clone())
+                .unwrap_or_default(),
             allowed_origins: instance
                 .allowed_origins
                 .iter()
@@ -255,6 +265,12 @@ impl Resolver<'_> {
                 "a namespace's name has 1 to 63 characters of a-z, A-Z, 0-9, _, - and .",
             );
         }
+        self.rules(name, path, rules)
+    }
+
+    /// The rules of a namespace, or of the channels outside every namespace; `at` is where they
+    /// stand.
+    fn rules<T>(&mut self, at: &Spanned<T>, path: &str, rules: &NamespaceFile) -> Namespace {
         let join_leave_max = match &rules.join_leave_max {
             Some(max) => {
                 let path = format!("{path}.join_leave_max");
@@ -271,6 +287,23 @@ impl Resolver<'_> {
             }
             None => limits::PUBLISH_BYTES_MAX,
         };
+        let debounce = rules.publish_debounce.0;
+        self.within(
+            at,
+            &format!("{path}.publish_debounce"),
+            debounce,
+            0,
+            PUBLISH_DEBOUNCE_MAX,
+        );
+        if let Some(field) = &rules.dedupe_field
+            && !(1..=DEDUPE_FIELD_BYTES_MAX).contains(&field.get_ref().len())
+        {
+            self.wrong(
+                field,
+                &format!("{path}.dedupe_field"),
+                format!("the name of a field has 1 to {DEDUPE_FIELD_BYTES_MAX} bytes"),
+            );
+        }
         Namespace {
             kind: rules.kind,
             history_size: rules.history_size,
@@ -281,6 +314,11 @@ impl Resolver<'_> {
             join_leave_max,
             force_recovery: rules.force_recovery,
             force_positioning: rules.force_positioning,
+            recovery_mode: rules.recovery_mode,
+            delta: rules.delta,
+            tags_filter: rules.tags_filter,
+            publish_debounce_ms: u32::try_from(debounce).unwrap_or(u32::MAX),
+            dedupe_field: rules.dedupe_field.as_ref().map(|f| f.get_ref().clone()),
             allow_subscribe: rules.allow_subscribe,
             allow_publish: rules.allow_publish,
             allow_presence: rules.allow_presence,

@@ -29,9 +29,9 @@ fn one_mistake_one_message() {
         ),
         (
             "allow_history = \"member\"",
-            "allow_history = \"anyone\"",
+            "allow_history = \"everyone\"",
             "allow_history",
-            "unknown value `anyone` (known here: member, nobody)",
+            "unknown value `everyone` (known here: member, token, anyone, nobody)",
         ),
         (
             "region = \"eu\"",

@@ -57,11 +57,9 @@ fn snapshot(rules: Namespace) -> Arc<Snapshot> {
         region: "eu".into(),
         epoch: InstanceEpoch(1),
         slots: vec![Slot(1)],
-        keys: Vec::new(),
         namespaces: BTreeMap::from([("room".to_owned(), rules)]),
-        allowed_origins: Vec::new(),
-        command_rate: None,
         subscriptions_max: 8,
+        ..Instance::default()
     };
     let eu = Placed {
         shards: 1,

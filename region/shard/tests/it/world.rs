@@ -34,11 +34,9 @@ pub(crate) fn snapshot(rules: Namespace) -> Arc<Snapshot> {
                 region: "eu".into(),
                 epoch: InstanceEpoch(1),
                 slots: vec![Slot(1), Slot(2)],
-                keys: Vec::new(),
                 namespaces: BTreeMap::from([("room".to_owned(), rules.clone())]),
-                allowed_origins: Vec::new(),
-                command_rate: None,
                 subscriptions_max: 1,
+                ..Instance::default()
             },
         );
     }

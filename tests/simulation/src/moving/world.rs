@@ -98,11 +98,9 @@ fn snapshot(moved: bool) -> Arc<Snapshot> {
         region: "eu".into(),
         epoch: InstanceEpoch(if n == 0 && moved { EPOCHS.2 } else { EPOCHS.0 }),
         slots: vec![Slot(n as u16)],
-        keys: Vec::new(),
         namespaces: BTreeMap::from([("room".to_owned(), Namespace::default())]),
-        allowed_origins: Vec::new(),
-        command_rate: None,
         subscriptions_max: 16,
+        ..Instance::default()
     };
     let instances = (0..INSTANCES.len()).map(|n| (InstanceId::from(INSTANCES[n]), instance(n)));
     let eu = Placed {
