@@ -19,9 +19,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
 use crate::admission::{Permit, Unproven};
+use crate::connection::driver::Connection;
 use crate::http::{self, Granted};
 use crate::shared::Shared;
-use crate::ws::connection::Connection;
+use crate::ws::framing::WebSocket;
 
 /// Connections that the kernel completes for us while we are busy; it caps this at `somaxconn`.
 const BACKLOG: i32 = 4096;
@@ -188,7 +189,7 @@ async fn head_arrived(tcp: &TcpStream) -> io::Result<()> {
     }
 }
 
-type Websocket = Box<dyn FnOnce(Unproven) -> Connection + Send>;
+type Websocket = Box<dyn FnOnce(Unproven) -> Connection<TcpStream, WebSocket> + Send>;
 
 /// Answers requests until the connection ends or becomes a WebSocket.
 async fn speak_http(
@@ -215,14 +216,16 @@ async fn speak_http(
         tracing::debug!(%error, "http connection ended");
         return None;
     }
-    let upgraded = granted.lock().take()?;
+    let opening = granted.lock().take()?;
     let parts = conn.into_parts();
     let (tcp, early) = (parts.io.into_inner(), parts.read_buf);
     // The service held the other half.
     drop(parts.service);
     let unproven = Arc::into_inner(unproven)?;
-    let websocket: Websocket =
-        Box::new(move |unproven| Connection::new(shared, tcp, &early, upgraded, unproven, permit));
+    let websocket: Websocket = Box::new(move |unproven| {
+        let framing = WebSocket::new(shared.config.frame_bytes_max);
+        Connection::new(shared, tcp, framing, &early, opening, unproven, permit)
+    });
     Some((websocket, unproven))
 }
 

@@ -16,11 +16,11 @@ use crate::accept;
 use crate::admission::Admission;
 use crate::auth::install_crypto;
 use crate::config::{ConfigError, EdgeConfig};
+use crate::connection::handle::Event;
 use crate::http::assets::AssetSource;
 use crate::metrics::EdgeMetrics;
 use crate::shards::Shards;
 use crate::shared::{Shared, SharedParts};
-use crate::ws::connection::Event;
 
 /// Waits between dials of a region: below the time that a publish waits for its answer.
 const BACKOFF: Backoff = Backoff {

@@ -13,9 +13,10 @@ use gb6_core_model::snapshot::{Instance, Key, KeyAlgorithm, KeyUse, Snapshot};
 use gb6_core_wire::client::json_depth_within;
 use ring::hmac;
 
+use crate::connection::framing::Incoming;
 use crate::http::upgrade;
 use crate::origin::{self, Verdict};
-use crate::ws::reader::{FrameError, FrameReader, Incoming};
+use crate::ws::reader::{FrameError, FrameReader};
 
 const SECRET: &str = "a secret for fuzzing, 32 bytes and more";
 const KEY: &str = "demo.main";

@@ -11,6 +11,7 @@ mod accept;
 mod admission;
 mod clock;
 mod config;
+mod connection;
 mod edge;
 mod http;
 mod metrics;

@@ -23,7 +23,7 @@ pub(crate) struct EdgeMetrics {
     pub(crate) http: CounterFamily,
     /// WebSocket upgrades refused, by why.
     pub(crate) upgrades_refused: CounterFamily,
-    /// Sessions open, by dialect.
+    /// Sessions open, by transport and dialect.
     pub(crate) sessions: GaugeFamily,
     /// Sessions ended, by close code.
     pub(crate) closed: CounterFamily,
@@ -36,9 +36,9 @@ pub(crate) struct EdgeMetrics {
     pub(crate) shard_panics: Counter,
     /// Sessions ended because their queue was full.
     pub(crate) slow: Counter,
-    /// Bytes read from clients' WebSockets.
+    /// Bytes read from clients' sessions.
     pub(crate) bytes_in: Counter,
-    /// Bytes written to clients' WebSockets.
+    /// Bytes written to clients' sessions.
     pub(crate) bytes_out: Counter,
     /// Writes: bytes and frames divided by it show how well deliveries share a write.
     pub(crate) writes: Counter,
@@ -88,12 +88,12 @@ impl EdgeMetrics {
             ),
             sessions: m.gauge_family(
                 "gb6_edge_sessions",
-                "WebSocket sessions open.",
-                &[Label::new("dialect", 4)],
+                "Sessions open.",
+                &[Label::new("transport", 8), Label::new("dialect", 4)],
             ),
             closed: m.counter_family(
                 "gb6_edge_closed_total",
-                "WebSocket sessions ended, by the close code (0: without one).",
+                "Sessions ended, by the close code (0: without one).",
                 &[Label::new("code", 64)],
             ),
             tokens_refused: m.counter_family(
@@ -115,15 +115,15 @@ impl EdgeMetrics {
             ),
             bytes_in: m.counter(
                 "gb6_edge_bytes_in_total",
-                "Bytes read from WebSocket clients.",
+                "Bytes read from clients' sessions.",
             ),
             bytes_out: m.counter(
                 "gb6_edge_bytes_out_total",
-                "Bytes written to WebSocket clients.",
+                "Bytes written to clients' sessions.",
             ),
             writes: m.counter(
                 "gb6_edge_writes_total",
-                "Writes to WebSocket clients: several frames may share one.",
+                "Writes to clients' sessions: several frames may share one.",
             ),
             dev_tokens: m.counter(
                 "gb6_edge_dev_tokens_total",

@@ -15,12 +15,12 @@ use tokio::sync::Notify;
 use crate::admission::Admission;
 use crate::clock::Clock;
 use crate::config::EdgeConfig;
+use crate::connection::handle::{Event, SessionHandle};
 use crate::http::assets::AssetSource;
 use crate::metrics::EdgeMetrics;
 use crate::pace::Pace;
 use crate::shards::Shards;
 use crate::wheel::Wheel;
-use crate::ws::connection::{Event, SessionHandle};
 
 /// Refusals logged at level info a second, and at once.
 const LOGGED_PER_SECOND: u64 = 10;

@@ -16,12 +16,12 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use parking_lot::Mutex;
 
+use crate::connection::driver::Opening;
 use crate::shared::Shared;
-use crate::ws::connection::Upgraded;
 use assets::Asset;
 
 /// Where the upgrade that a request was granted waits for the connection's task.
-pub(crate) type Granted = Arc<Mutex<Option<Upgraded>>>;
+pub(crate) type Granted = Arc<Mutex<Option<Opening>>>;
 
 /// Answers one request.
 pub(crate) async fn serve(

@@ -11,9 +11,9 @@ use http_body_util::Full;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::{Granted, PLAIN, single, text};
+use crate::connection::driver::{Opening, Transport};
 use crate::origin::{self, Verdict};
 use crate::shared::Shared;
-use crate::ws::connection::Upgraded;
 
 /// Grants the upgrade or says why not.
 pub(super) fn answer<B>(
@@ -81,7 +81,8 @@ pub(super) fn answer<B>(
     let Ok(accept) = HeaderValue::try_from(derive_accept_key(key.as_bytes())) else {
         return refuse("key", StatusCode::BAD_REQUEST, "bad Sec-WebSocket-Key");
     };
-    *granted.lock() = Some(Upgraded {
+    *granted.lock() = Some(Opening {
+        transport: Transport::WebSocket,
         dialect,
         frame_ping: query_has(request.uri().query(), "cf_ws_frame_ping_pong", "true"),
         instance: instance_of(host, &snapshot, &shared.config.default_instance),

@@ -10,7 +10,7 @@ use gb6_edge_session::{HubRequest, Request};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use crate::ws::connection::SessionHandle;
+use crate::connection::handle::SessionHandle;
 
 /// One thing that a session wants, or that is to be known of it.
 pub(crate) enum Ask {

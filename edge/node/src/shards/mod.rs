@@ -22,8 +22,8 @@ use parking_lot::{Mutex, RwLock};
 
 pub(crate) use inbox::ShardInbox;
 
+use crate::connection::handle::Event;
 use crate::shared::Shared;
-use crate::ws::connection::Event;
 
 /// All shards of one edge.
 pub(crate) struct Shards {

@@ -7,9 +7,9 @@ use bytes::Bytes;
 use gb6_core_wire::mesh::{HistoryRequest, OwnerFrame, RoomRef};
 use gb6_edge_session::{Answer, Detach, HubOut, Notice};
 
+use crate::connection::handle::{Event, SessionHandle};
+use crate::connection::instance::InstanceTag;
 use crate::shared::Shared;
-use crate::ws::connection::{Event, SessionHandle};
-use crate::ws::instance::InstanceTag;
 
 /// Frames that wait for the shard stream from which on the hub holds publishes and interest back,
 /// where they have their own bounds and timeouts; it goes on below half of it.

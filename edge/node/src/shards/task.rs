@@ -18,8 +18,8 @@ use super::Report;
 use super::inbox::{Ask, ShardInbox};
 use super::link::{AttachError, Streams};
 use super::out::{OVERFLOW_FRAMES, Outputs};
+use crate::connection::handle::SessionHandle;
 use crate::shared::Shared;
-use crate::ws::connection::SessionHandle;
 
 /// Frames of the owner for one round: what each session gets of them is gathered for one write.
 const FRAMES_AT_ONCE: usize = 64;

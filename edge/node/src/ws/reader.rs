@@ -2,22 +2,9 @@
 //! complete frames: an idle connection has no read buffer, and a frame that was announced large
 //! costs only the bytes of it that have come.
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 
-/// A message or control frame from the client.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) enum Incoming {
-    /// A whole text message; valid UTF-8.
-    Text(Bytes),
-    /// A whole binary message.
-    Binary(Bytes),
-    /// A ping: to be answered with the same bytes.
-    Ping(Bytes),
-    /// A pong, asked for or not.
-    Pong,
-    /// The client closes, with its code.
-    Close(Option<u16>),
-}
+use crate::connection::framing::Incoming;
 
 /// Why a client's bytes are no WebSocket messages, or not acceptable ones.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]

@@ -1,6 +1,7 @@
 //! The frame reader against hand-made frames, and against tungstenite.
 
 use super::*;
+use bytes::Bytes;
 use proptest::prelude::*;
 use std::io::{self, Read, Write};
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};

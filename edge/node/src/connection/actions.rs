@@ -7,10 +7,12 @@ use gb6_core_model::snapshot::Snapshot;
 use gb6_core_model::{Disconnect, ErrorCode};
 use gb6_edge_session::{Action, Answer, Claims, Context, HubRequest, Session, TokenError};
 
-use super::connection::{Connection, End};
+use super::carrier::Carrier;
+use super::driver::{Connection, End};
+use super::framing::Framing;
 use super::instance::InstanceTag;
 
-impl Connection {
+impl<C: Carrier, F: Framing> Connection<C, F> {
     /// Calls the session and does what it asks for.
     pub(super) fn input(
         &mut self,
@@ -39,7 +41,7 @@ impl Connection {
         {
             let mut more = Vec::new();
             match action {
-                Action::Send(frame) => self.batch.push(frame),
+                Action::Send(frame) => self.framing.push(frame, &mut self.batch),
                 Action::Verify { request, token } => {
                     let result = self.verify(&token, unix_ms);
                     let cx = context(self.batch.left());
@@ -56,7 +58,7 @@ impl Connection {
                             .complete(&cx, token, Answer::Failed(code), &mut more);
                     }
                 }
-                Action::Close(why) => self.begin_close(now_ms, why.code() as u16, why.text()),
+                Action::Close(why) => self.begin_close(now_ms, why.into()),
             }
             // What follows from an action comes before the actions behind it.
             for action in more.into_iter().rev() {

@@ -1,19 +1,22 @@
 //! How a connection ends: what its client and the operator are told, and who learns that the session
 //! is gone.
 
+use std::time::Duration;
+
 use gb6_core_model::Disconnect;
-use gb6_core_wire::client::close_frame;
 
-use super::connection::{Connection, End};
+use super::carrier::Carrier;
+use super::driver::{Connection, End};
+use super::framing::{Framing, Verdict};
 
-impl Connection {
-    /// Queues the close frame behind what waits and stops taking anything else.
-    pub(super) fn begin_close(&mut self, now_ms: u64, code: u16, reason: &str) {
+impl<C: Carrier, F: Framing> Connection<C, F> {
+    /// Queues the verdict behind what waits and stops taking anything else.
+    pub(super) fn begin_close(&mut self, now_ms: u64, verdict: Verdict) {
         if self.end != End::Open {
             return;
         }
-        self.batch.push(close_frame(code, reason));
-        self.ended(now_ms, code, reason, self.shared.config.close_timeout);
+        self.tell(verdict);
+        self.ended(now_ms, verdict, self.shared.config.close_timeout);
     }
 
     /// The client reads too slowly: its queue is full.
@@ -32,23 +35,23 @@ impl Connection {
             out.clear();
         });
         self.batch.keep_half_written();
-        self.batch.close(why.code() as u16, why.text());
-        self.ended(
-            now_ms,
-            why.code() as u16,
-            why.text(),
-            self.shared.config.slow_close_timeout,
-        );
+        self.tell(why.into());
+        self.ended(now_ms, why.into(), self.shared.config.slow_close_timeout);
     }
 
-    fn ended(&mut self, now_ms: u64, code: u16, reason: &str, patience: std::time::Duration) {
+    fn tell(&mut self, verdict: Verdict) {
+        self.batch.push(self.framing.verdict(self.dialect, verdict));
+    }
+
+    fn ended(&mut self, now_ms: u64, verdict: Verdict, patience: Duration) {
         let patience = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
         self.end = End::Closing {
             until: now_ms.saturating_add(patience),
-            answered: false,
+            answered: !F::ANSWERS_CLOSE,
+            verdict,
         };
-        self.log_end(code, reason);
-        self.leave(code);
+        self.log_end(verdict.code, verdict.reason);
+        self.leave(verdict.code);
     }
 
     /// Says why a session ended: at level info, as often as is good, where its client broke the
@@ -70,7 +73,9 @@ impl Connection {
             *answered = true;
         }
     }
+}
 
+impl<C, F: Framing> Connection<C, F> {
     /// Ends the session for everybody else. Done once.
     pub(super) fn leave(&mut self, code: u16) {
         self.handle.outbox.end();
@@ -85,7 +90,7 @@ impl Connection {
         self.shared
             .metrics
             .sessions
-            .with(&[self.dialect.name()])
+            .with(&[self.transport.name(), self.dialect.name()])
             .dec();
         self.shared.metrics.closed.with(&[&code.to_string()]).inc();
     }

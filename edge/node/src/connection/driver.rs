@@ -1,4 +1,4 @@
-//! The task of one WebSocket connection: reads, lets the session decide, writes, and ends.
+//! The task of one connection: reads, lets the session decide, writes, and ends.
 //!
 //! It is one hand-written future of a few hundred bytes instead of a reader, a writer and a timer:
 //! memory and wakeups of an idle connection are what an edge is made of. What waits for it lies in
@@ -10,23 +10,23 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
 
-use gb6_core_model::{Disconnect, InstanceId, SessionId};
-use gb6_core_obs::{Invariant, check_invariant};
-use gb6_core_wire::client::{Dialect, pong_frame};
-use gb6_edge_session::{Action, Answer, Context, FrameKind, Notice, Session, SessionSeed};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
+use bytes::Bytes;
+use gb6_core_model::{Disconnect, InstanceId};
+use gb6_core_wire::client::Dialect;
+use gb6_edge_session::{Action, Context, FrameKind, Session, SessionSeed};
+use tokio::io::ReadBuf;
 
+use super::actions::client_id;
+use super::batch::Batch;
+use super::carrier::Carrier;
+use super::framing::{Framing, Incoming, Verdict};
+use super::gather::{Gathered, gather};
+use super::handle::{Event, SessionHandle};
+use super::outbox::{Phase, Taken};
 use crate::admission::{Permit, Unproven};
 use crate::shards::ShardInbox;
 use crate::shared::Shared;
-use crate::wheel::Due;
-use crate::ws::actions::client_id;
-use crate::ws::gather::{Gathered, gather};
-use crate::ws::instance::{InstanceTag, SessionInstance};
-use crate::ws::outbox::{Batch, Outbox, Phase, Taken};
 use crate::ws::ping::FramePing;
-use crate::ws::reader::{FrameReader, Incoming};
 
 /// Bytes read or written at once.
 const SCRATCH_BYTES: usize = 64 * 1024;
@@ -39,63 +39,26 @@ thread_local! {
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH_BYTES].into_boxed_slice());
 }
 
-/// What a session is told by others.
-pub(crate) enum Event {
-    /// A hub answered a request.
-    Complete(u64, Box<Answer>),
-    /// A hub says something unasked.
-    Notice(Box<Notice>),
-    /// The session is to end.
-    Shutdown(Disconnect),
-    /// Nobody answers in this inbox any more.
-    Lost(Arc<ShardInbox>),
+/// By what a session is carried.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Transport {
+    /// A WebSocket.
+    WebSocket,
 }
 
-/// A session as others hold it.
-pub(crate) struct SessionHandle {
-    /// Its number at this edge incarnation.
-    pub(crate) session: SessionId,
-    /// What goes to it.
-    pub(crate) outbox: Outbox<Event>,
-    /// The instance of its token.
-    instance: SessionInstance,
-}
-
-impl SessionHandle {
-    /// A session that has not shown a token yet.
-    pub(crate) fn new(session: SessionId, outbox_bytes: usize) -> Self {
-        Self {
-            session,
-            outbox: Outbox::new(outbox_bytes),
-            instance: SessionInstance::default(),
+impl Transport {
+    /// Its name in metrics and logs.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Transport::WebSocket => "websocket",
         }
     }
-
-    /// Its connect token was good.
-    pub(crate) fn belongs_to(&self, instance: InstanceTag) {
-        self.instance.set(instance);
-    }
-
-    /// Whether what belongs to this instance may pass between the session and a shard (A7).
-    #[inline]
-    pub(crate) fn is_of(&self, instance: InstanceTag) -> bool {
-        check_invariant!(
-            Invariant::InstanceIsolation,
-            self.instance.is(instance),
-            "session {} has to do with a room of another instance",
-            self.session
-        )
-    }
 }
 
-impl Due for SessionHandle {
-    fn due(&self) {
-        self.outbox.wake();
-    }
-}
-
-/// What is known of a connection when its upgrade is accepted.
-pub(crate) struct Upgraded {
+/// What is known of a connection when its session begins.
+pub(crate) struct Opening {
+    /// What carries it.
+    pub(crate) transport: Transport,
     /// The encoding asked for.
     pub(crate) dialect: Dialect,
     /// Whether pings are to be those of the WebSocket layer.
@@ -107,12 +70,12 @@ pub(crate) struct Upgraded {
 }
 
 /// The connection's future.
-pub(crate) struct Connection {
+pub(crate) struct Connection<C, F: Framing> {
     pub(super) shared: Arc<Shared>,
-    tcp: TcpStream,
+    carrier: C,
     pub(super) handle: Arc<SessionHandle>,
     pub(super) session: Session,
-    reader: FrameReader,
+    pub(super) framing: F,
     pub(super) batch: Batch,
     pub(super) end: End,
     /// Inboxes of the shards that got a request of this session.
@@ -123,10 +86,13 @@ pub(crate) struct Connection {
     stalled_since: Option<u64>,
     /// Whether reading was put off because the session is behind.
     unread: bool,
+    /// The client sends no more.
+    all_read: bool,
     pub(super) frame_ping: Option<Box<FramePing>>,
     pub(super) origin: Box<Origin>,
     pub(super) place: usize,
     pub(super) dialect: Dialect,
+    pub(super) transport: Transport,
     pub(super) unproven: Option<Unproven>,
     _permit: Permit,
 }
@@ -141,19 +107,25 @@ pub(super) struct Origin {
 pub(super) enum End {
     /// It has not begun.
     Open,
-    /// A close frame is queued or sent; at this time the connection is cut.
-    Closing { until: u64, answered: bool },
+    /// The verdict is queued or sent; at this time the connection is cut.
+    Closing {
+        until: u64,
+        /// Nothing more is waited for of the client.
+        answered: bool,
+        verdict: Verdict,
+    },
     /// Nothing more can be said: the connection is dropped.
-    Cut,
+    Cut { verdict: Verdict },
 }
 
-impl Connection {
-    /// The connection behind an accepted upgrade; `early` came with it.
+impl<C: Carrier, F: Framing> Connection<C, F> {
+    /// The connection over `carrier`, of which `early` was read already.
     pub(crate) fn new(
         shared: Arc<Shared>,
-        tcp: TcpStream,
+        carrier: C,
+        framing: F,
         early: &[u8],
-        upgraded: Upgraded,
+        opening: Opening,
         unproven: Unproven,
         permit: Permit,
     ) -> Self {
@@ -162,13 +134,13 @@ impl Connection {
         shared.opened();
         let place = shared.enter(handle.clone());
         let now_ms = shared.clock.now_ms();
-        let frame_ping = upgraded
+        let frame_ping = opening
             .frame_ping
             .then(|| Box::new(FramePing::new(now_ms, &shared.config.session)));
         let seed = SessionSeed {
             session,
             client: client_id(),
-            dialect: upgraded.dialect,
+            dialect: opening.dialect,
             spread: rand::random(),
         };
         let machine = {
@@ -188,26 +160,28 @@ impl Connection {
         shared
             .metrics
             .sessions
-            .with(&[upgraded.dialect.name()])
+            .with(&[opening.transport.name(), opening.dialect.name()])
             .inc();
         let mut connection = Self {
-            reader: FrameReader::new(shared.config.frame_bytes_max),
-            tcp,
+            batch: Batch::new(framing.envelope()),
+            carrier,
             handle,
             session: machine,
-            batch: Batch::default(),
+            framing,
             end: End::Open,
             asked: Vec::new(),
             timer_at: u64::MAX,
             stalled_since: None,
             unread: false,
+            all_read: false,
             frame_ping,
             origin: Box::new(Origin {
-                instance: upgraded.instance,
-                foreign: upgraded.foreign_origin,
+                instance: opening.instance,
+                foreign: opening.foreign_origin,
             }),
             place,
-            dialect: upgraded.dialect,
+            dialect: opening.dialect,
+            transport: opening.transport,
             unproven: Some(unproven),
             _permit: permit,
             shared,
@@ -218,21 +192,24 @@ impl Connection {
 
     /// Takes bytes of the client.
     fn received(&mut self, now_ms: u64, mut input: &[u8]) {
+        if !F::ANSWERS_CLOSE && self.end != End::Open {
+            return;
+        }
         loop {
-            let message = match self.reader.next(&mut input) {
+            let message = match self.framing.next(&mut input) {
                 Ok(Some(message)) => message,
                 Ok(None) => return,
-                Err(error) => {
+                Err(verdict) => {
                     if self.end == End::Open {
                         self.input(now_ms, |s, cx, out| {
                             s.shutdown(cx, Disconnect::BadRequest, out);
-                            // The frame's own close code says it better.
+                            // The framing's own verdict says it better.
                             out.retain(|a| !matches!(a, Action::Close(_)));
                         });
-                        self.begin_close(now_ms, error.close_code(), error.close_reason());
+                        self.begin_close(now_ms, verdict);
                     }
                     // What comes behind it can not be read: only the end is waited for.
-                    self.reader = FrameReader::new(self.shared.config.frame_bytes_max);
+                    self.framing.forget();
                     return;
                 }
             };
@@ -242,19 +219,26 @@ impl Connection {
                         s.shutdown(cx, Disconnect::ForceDisconnect, out);
                         out.clear();
                     });
-                    self.begin_close(now_ms, code.unwrap_or(1000), "");
+                    let verdict = Verdict {
+                        code: code.unwrap_or(1000),
+                        reason: "",
+                        reconnect: false,
+                    };
+                    self.begin_close(now_ms, verdict);
                     self.answered();
                     return;
                 }
                 (Incoming::Close(_), _) => return self.answered(),
-                (_, End::Closing { .. } | End::Cut) => {}
-                (Incoming::Text(data), End::Open) => self.input(now_ms, |s, cx, out| {
-                    s.frame(cx, FrameKind::Text, data, out);
-                }),
-                (Incoming::Binary(data), End::Open) => self.input(now_ms, |s, cx, out| {
-                    s.frame(cx, FrameKind::Binary, data, out);
-                }),
-                (Incoming::Ping(data), End::Open) => self.batch.push(pong_frame(&data)),
+                (_, End::Closing { .. } | End::Cut { .. }) => {}
+                (Incoming::Text(data), End::Open) => self.commands(now_ms, FrameKind::Text, data),
+                (Incoming::Binary(data), End::Open) => {
+                    self.commands(now_ms, FrameKind::Binary, data);
+                }
+                (Incoming::Ping(data), End::Open) => {
+                    if let Some(pong) = self.framing.pong(&data) {
+                        self.batch.push(pong);
+                    }
+                }
                 (Incoming::Pong, End::Open) => {
                     if let Some(ping) = &mut self.frame_ping {
                         ping.pong();
@@ -262,6 +246,10 @@ impl Connection {
                 }
             }
         }
+    }
+
+    fn commands(&mut self, now_ms: u64, kind: FrameKind, commands: Bytes) {
+        self.input(now_ms, |s, cx, out| s.frame(cx, kind, commands, out));
     }
 
     /// Takes what waits in the outbox.
@@ -274,7 +262,7 @@ impl Connection {
         let mut taken = 0;
         for (before, event) in events {
             for frame in frames.drain(..before - taken) {
-                self.batch.push(frame);
+                self.framing.push(frame, &mut self.batch);
             }
             taken = before;
             let event = match event {
@@ -287,6 +275,7 @@ impl Connection {
                 Event::Complete(token, answer) => s.complete(cx, token, *answer, out),
                 Event::Notice(notice) => s.notice(cx, *notice, out),
                 Event::Shutdown(why) => s.shutdown(cx, why, out),
+                Event::Commands(kind, commands) => s.frame(cx, kind, commands, out),
                 Event::Lost(_) => {}
             });
             if self.end != End::Open {
@@ -294,7 +283,7 @@ impl Connection {
             }
         }
         if self.end == End::Open {
-            self.batch.append(frames);
+            self.framing.append(frames, &mut self.batch);
             if phase == Phase::Slow {
                 self.slow(now_ms);
             }
@@ -308,17 +297,22 @@ impl Connection {
     /// Reads what has come, up to a bound. `false`: the connection is over.
     fn read(&mut self, now_ms: u64, cx: &mut TaskContext<'_>, scratch: &mut [u8]) -> bool {
         let mut read = 0;
-        while read < READ_AT_ONCE {
+        while read < READ_AT_ONCE && !self.all_read {
             // Who does not take replies is not asked for more commands.
             self.unread = self.session.is_behind();
             if self.unread {
                 return true;
             }
             let mut buf = ReadBuf::new(scratch);
-            match Pin::new(&mut self.tcp).poll_read(cx, &mut buf) {
+            match self.carrier.poll_read(cx, &mut buf) {
                 Poll::Pending => return true,
                 Poll::Ready(Err(_)) => return false,
-                Poll::Ready(Ok(())) if buf.filled().is_empty() => return false,
+                Poll::Ready(Ok(())) if buf.filled().is_empty() => {
+                    self.all_read = true;
+                    // Who has sent all it will can still read why it is to go, except where it
+                    // would have said that it goes.
+                    return !F::ANSWERS_CLOSE && self.end != End::Open;
+                }
                 Poll::Ready(Ok(())) => {
                     read += buf.filled().len();
                     self.shared
@@ -329,17 +323,18 @@ impl Connection {
                 }
             }
         }
-        cx.waker().wake_by_ref();
+        if !self.all_read {
+            cx.waker().wake_by_ref();
+        }
         true
     }
 
     /// Writes what waits. `false`: the connection is over.
     fn write(&mut self, now_ms: u64, cx: &mut TaskContext<'_>, scratch: &mut [u8]) -> bool {
         while !self.batch.is_empty() {
-            let tcp = Pin::new(&mut self.tcp);
             let written = match gather(&self.batch, scratch) {
-                Gathered::Copied(n) => tcp.poll_write(cx, &scratch[..n]),
-                Gathered::First(first) => tcp.poll_write(cx, first),
+                Gathered::Copied(n) => self.carrier.poll_write(cx, &scratch[..n]),
+                Gathered::First(first) => self.carrier.poll_write(cx, first),
             };
             match written {
                 Poll::Ready(Ok(n)) if n > 0 => {
@@ -355,7 +350,13 @@ impl Connection {
                 }
             }
         }
-        self.stalled_since = None;
+        match self.carrier.poll_flush(cx) {
+            Poll::Ready(Ok(())) => self.stalled_since = None,
+            Poll::Ready(Err(_)) => return false,
+            Poll::Pending => {
+                self.stalled_since.get_or_insert(now_ms);
+            }
+        }
         true
     }
 
@@ -378,8 +379,10 @@ impl Connection {
                     self.give_up(now_ms, Disconnect::WriteError);
                 }
             }
-            End::Closing { until, .. } if until <= now_ms => self.end = End::Cut,
-            End::Closing { .. } | End::Cut => {}
+            End::Closing { until, verdict, .. } if until <= now_ms => {
+                self.end = End::Cut { verdict };
+            }
+            End::Closing { .. } | End::Cut { .. } => {}
         }
     }
 
@@ -400,7 +403,7 @@ impl Connection {
             .flatten()
             .min(),
             End::Closing { until, .. } => Some(until),
-            End::Cut => None,
+            End::Cut { .. } => None,
         };
         let Some(next) = next else { return };
         // The entry for `timer_at` has fired once that time is behind us.
@@ -458,22 +461,25 @@ impl Connection {
             cx.waker().wake_by_ref();
         }
         match self.end {
-            End::Cut => {
-                // Bytes that the client does not take would stay in the kernel for minutes.
-                let _ =
-                    socket2::SockRef::from(&self.tcp).set_linger(Some(std::time::Duration::ZERO));
-                Poll::Ready(())
+            End::Cut { verdict } => {
+                self.carrier.cut(verdict);
+                return Poll::Ready(());
             }
-            End::Closing { answered: true, .. } if self.batch.is_empty() => Poll::Ready(()),
-            _ => {
-                self.arm(now_ms);
-                Poll::Pending
+            End::Closing {
+                answered: true,
+                verdict,
+                ..
+            } if self.batch.is_empty() && self.carrier.poll_finish(cx, verdict).is_ready() => {
+                return Poll::Ready(());
             }
+            _ => {}
         }
+        self.arm(now_ms);
+        Poll::Pending
     }
 }
 
-impl Future for Connection {
+impl<C: Carrier, F: Framing> Future for Connection<C, F> {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<()> {
@@ -481,7 +487,7 @@ impl Future for Connection {
     }
 }
 
-impl Drop for Connection {
+impl<C, F: Framing> Drop for Connection<C, F> {
     fn drop(&mut self) {
         self.leave(0);
         self.shared.gone();

@@ -1,36 +1,36 @@
-//! Many small frames in one write.
+//! Many small pieces in one write.
 
-use crate::ws::outbox::Batch;
+use super::batch::Batch;
 
-/// Frames up to this size are copied together into one write: cheaper than a vector of many small
+/// Pieces up to this size are copied together into one write: cheaper than a vector of many small
 /// pieces. A larger one is written from where it lies.
-const GATHER_FRAME_MAX: usize = 8 * 1024;
+const GATHER_PIECE_MAX: usize = 8 * 1024;
 
 /// What one write is to carry.
 pub(crate) enum Gathered<'a> {
     /// So many bytes of the scratch buffer.
     Copied(usize),
-    /// The first frame, or what is left of it.
+    /// The first piece, or what is left of it.
     First(&'a [u8]),
 }
 
-/// Copies as many small frames as fit into `scratch`; one alone, or a large one, is not copied.
+/// Copies as many small pieces as fit into `scratch`; one alone, or a large one, is not copied.
 pub(crate) fn gather<'a>(batch: &'a Batch, scratch: &mut [u8]) -> Gathered<'a> {
-    let mut slices = batch.slices();
-    let first = slices.next().unwrap_or_default();
-    let small = |s: &[u8]| s.len() <= GATHER_FRAME_MAX;
-    let mut rest = slices.peekable();
+    let mut pieces = batch.pieces();
+    let first = pieces.next().unwrap_or_default();
+    let small = |s: &[u8]| s.len() <= GATHER_PIECE_MAX;
+    let mut rest = pieces.peekable();
     if !small(first) || rest.peek().is_none_or(|next| !small(next)) {
         return Gathered::First(first);
     }
     scratch[..first.len()].copy_from_slice(first);
     let mut end = first.len();
-    for slice in rest {
-        if !small(slice) || end + slice.len() > scratch.len() {
+    for piece in rest {
+        if !small(piece) || end + piece.len() > scratch.len() {
             break;
         }
-        scratch[end..end + slice.len()].copy_from_slice(slice);
-        end += slice.len();
+        scratch[end..end + piece.len()].copy_from_slice(piece);
+        end += piece.len();
     }
     Gathered::Copied(end)
 }
@@ -47,7 +47,7 @@ mod tests {
         batch.push(Bytes::from(vec![1; 100]));
         assert!(matches!(gather(&batch, &mut scratch), Gathered::First(f) if f.len() == 100));
         batch.push(Bytes::from(vec![2; 100]));
-        batch.push(Bytes::from(vec![3; GATHER_FRAME_MAX + 1]));
+        batch.push(Bytes::from(vec![3; GATHER_PIECE_MAX + 1]));
         batch.push(Bytes::from(vec![4; 100]));
         assert!(matches!(
             gather(&batch, &mut scratch),
@@ -57,7 +57,7 @@ mod tests {
         assert!(matches!(gather(&batch, &mut scratch), Gathered::First(f) if f.len() == 50));
         batch.advance(50);
         assert!(
-            matches!(gather(&batch, &mut scratch), Gathered::First(f) if f.len() > GATHER_FRAME_MAX)
+            matches!(gather(&batch, &mut scratch), Gathered::First(f) if f.len() > GATHER_PIECE_MAX)
         );
         let mut many = Batch::default();
         for _ in 0..100 {

@@ -9,7 +9,6 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use gb6_core_obs::{Invariant, check_invariant};
-use gb6_core_wire::client::close_frame;
 
 /// The queue of one connection, shared by its task and by everything that sends to it.
 pub(crate) struct Outbox<E> {
@@ -22,6 +21,8 @@ struct State<E> {
     frames: VecDeque<Bytes>,
     /// Events, each with the number of frames of `frames` that go before it.
     events: Vec<(usize, E)>,
+    /// Bytes of those events that carry what the client sent.
+    inbound: usize,
     /// Bytes of `frames`.
     bytes: usize,
     /// Bytes that the task has taken and not yet written.
@@ -59,6 +60,8 @@ pub(crate) enum Pushed {
     Queued,
     /// It did not fit: the connection is being closed as slow, everything that waited is dropped.
     Overflowed,
+    /// It did not fit and was dropped; the connection goes on.
+    Refused,
     /// The connection ends or has ended; it was dropped.
     Ended,
 }
@@ -72,6 +75,7 @@ impl<E> Outbox<E> {
             state: Mutex::new(State {
                 frames: VecDeque::new(),
                 events: Vec::new(),
+                inbound: 0,
                 bytes: 0,
                 held: 0,
                 waker: None,
@@ -118,6 +122,28 @@ impl<E> Outbox<E> {
         Pushed::Queued
     }
 
+    /// Queues an event that carries `bytes` bytes of the client's, which came by another connection
+    /// than the one that this outbox writes to.
+    // overflow: refused while `max` bytes of them wait for the task, so that whoever sends faster
+    // than the session takes is told to wait.
+    pub(crate) fn inbound(&self, event: E, bytes: usize, max: usize) -> Pushed {
+        let waker = {
+            let mut state = self.state.lock();
+            if state.phase != Phase::Open {
+                return Pushed::Ended;
+            }
+            if state.inbound + bytes > max {
+                return Pushed::Refused;
+            }
+            state.inbound += bytes;
+            let before = state.frames.len();
+            state.events.push((before, event));
+            state.waker.take()
+        };
+        wake(waker);
+        Pushed::Queued
+    }
+
     /// Bytes that wait, those being written included.
     pub(crate) fn backlog(&self) -> usize {
         let state = self.state.lock();
@@ -144,6 +170,7 @@ impl<E> Outbox<E> {
         );
         state.held += state.bytes;
         state.bytes = 0;
+        state.inbound = 0;
         Taken {
             frames: std::mem::take(&mut state.frames),
             events: std::mem::take(&mut state.events),
@@ -175,6 +202,7 @@ impl<E> Outbox<E> {
             state.phase = Phase::Ended;
             state.bytes = 0;
             state.held = 0;
+            state.inbound = 0;
             (
                 std::mem::take(&mut state.frames),
                 std::mem::take(&mut state.events),
@@ -195,6 +223,7 @@ impl<E> State<E> {
     fn overflow(&mut self) {
         self.frames = VecDeque::new();
         self.events = Vec::new();
+        self.inbound = 0;
         self.bytes = 0;
         self.phase = Phase::Slow;
     }
@@ -206,88 +235,9 @@ fn wake(waker: Option<Waker>) {
     }
 }
 
-/// Frames that the task has taken and not yet written.
-#[derive(Default)]
-pub(crate) struct Batch {
-    frames: VecDeque<Bytes>,
-    /// Bytes of the first frame that are written.
-    done: usize,
-    /// Bytes of all frames that are not written.
-    left: usize,
-}
-
-impl Batch {
-    /// Puts a frame behind the others.
-    pub(crate) fn push(&mut self, frame: Bytes) {
-        self.left += frame.len();
-        self.frames.push_back(frame);
-    }
-
-    /// Puts frames behind the others.
-    pub(crate) fn append(&mut self, mut frames: VecDeque<Bytes>) {
-        self.left += frames.iter().map(Bytes::len).sum::<usize>();
-        if self.frames.is_empty() {
-            self.frames = frames;
-        } else {
-            self.frames.append(&mut frames);
-        }
-    }
-
-    /// Whether everything is written.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.frames.is_empty()
-    }
-
-    /// Bytes that are not written yet.
-    pub(crate) fn left(&self) -> usize {
-        self.left
-    }
-
-    /// What is left to write, frame by frame.
-    pub(crate) fn slices(&self) -> impl Iterator<Item = &[u8]> {
-        let done = self.done;
-        self.frames
-            .iter()
-            .enumerate()
-            .map(move |(i, f)| if i == 0 { &f[done..] } else { &f[..] })
-    }
-
-    /// Forgets the first `n` bytes: they are written. Memory goes back when nothing is left.
-    pub(crate) fn advance(&mut self, mut n: usize) {
-        self.left = self.left.saturating_sub(n);
-        while let Some(front) = self.frames.front() {
-            let rest = front.len() - self.done;
-            if n < rest {
-                self.done += n;
-                return;
-            }
-            n -= rest;
-            self.done = 0;
-            self.frames.pop_front();
-        }
-        self.frames = VecDeque::new();
-    }
-
-    /// Drops every frame of which nothing is written yet: what is half written must be finished,
-    /// or no close frame could follow it.
-    pub(crate) fn keep_half_written(&mut self) {
-        let half = if self.done > 0 {
-            self.frames.pop_front()
-        } else {
-            None
-        };
-        self.left = half.as_ref().map_or(0, |f| f.len() - self.done);
-        self.frames = half.into_iter().collect();
-    }
-
-    /// Puts a close frame behind the others.
-    pub(crate) fn close(&mut self, code: u16, reason: &str) {
-        self.push(close_frame(code, reason));
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::batch::Batch;
     use super::*;
     use gb6_core_obs::invariant::counted;
     use std::sync::Arc;
@@ -302,7 +252,7 @@ mod tests {
     }
 
     fn rest(batch: &Batch) -> Vec<u8> {
-        batch.slices().flatten().copied().collect()
+        batch.pieces().flatten().copied().collect()
     }
 
     fn take<E>(outbox: &Outbox<E>, batch: &mut Batch) -> (Vec<(usize, E)>, Phase) {
@@ -336,7 +286,7 @@ mod tests {
         batch.advance(9);
         assert!(!outbox.held(batch.left()));
         assert!(batch.is_empty());
-        assert_eq!(batch.frames.capacity(), 0);
+        assert_eq!(batch.capacity(), 0);
         assert_eq!(outbox.state.lock().frames.capacity(), 0);
         assert_eq!(outbox.state.lock().held, 0);
     }
@@ -357,7 +307,7 @@ mod tests {
         assert_eq!(outbox.state.lock().bytes, 0);
         assert_eq!(take(&outbox, &mut batch), (Vec::new(), Phase::Slow));
         batch.keep_half_written();
-        batch.close(3008, "slow");
+        batch.push(Bytes::from_static(b"\x88\x06\x0b\xc0slow"));
         let mut want = vec![1; 30];
         want.extend_from_slice(b"\x88\x06\x0b\xc0slow");
         assert_eq!(rest(&batch), want);
@@ -401,5 +351,19 @@ mod tests {
         outbox.end();
         assert_eq!(outbox.event('d'), Pushed::Ended);
         assert_eq!(take(&outbox, &mut Batch::default()).1, Phase::Ended);
+    }
+
+    #[test]
+    fn what_comes_by_another_way_is_bounded_until_it_is_taken() {
+        let outbox: Outbox<char> = Outbox::new(100);
+        assert_eq!(outbox.inbound('a', 60, 100), Pushed::Queued);
+        assert_eq!(outbox.inbound('b', 41, 100), Pushed::Refused);
+        assert_eq!(outbox.inbound('c', 40, 100), Pushed::Queued);
+        let (events, phase) = take(&outbox, &mut Batch::default());
+        assert_eq!(events, [(0, 'a'), (0, 'c')]);
+        assert_eq!(phase, Phase::Open);
+        assert_eq!(outbox.inbound('d', 100, 100), Pushed::Queued);
+        outbox.end();
+        assert_eq!(outbox.inbound('e', 1, 100), Pushed::Ended);
     }
 }
