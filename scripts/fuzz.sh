@@ -22,6 +22,7 @@ TARGETS=(
     mesh_certificate:core/mesh/corpus/certificate
     mesh_snapshot:core/mesh/corpus/snapshot
     websocket:edge/node/corpus/websocket
+    stream:edge/node/corpus/stream
     token:edge/node/corpus/token
     claims:edge/node/corpus/claims
     upgrade:edge/node/corpus/upgrade

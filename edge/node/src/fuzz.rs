@@ -10,12 +10,13 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use gb6_core_model::InstanceId;
 use gb6_core_model::snapshot::{Instance, Key, KeyAlgorithm, KeyUse, Snapshot};
-use gb6_core_wire::client::json_depth_within;
+use gb6_core_wire::client::{Dialect, json_depth_within};
 use ring::hmac;
 
 use crate::connection::framing::Incoming;
 use crate::http::upgrade;
 use crate::origin::{self, Verdict};
+use crate::stream::reader::CommandReader;
 use crate::ws::reader::{FrameError, FrameReader};
 
 const SECRET: &str = "a secret for fuzzing, 32 bytes and more";
@@ -81,6 +82,41 @@ fn messages(bytes: &[u8], piece: usize, max: usize) -> (Vec<Incoming>, Option<Fr
         assert!(input.is_empty(), "what is left is kept");
     }
     (all, None)
+}
+
+/// Bytes of a stream of commands: the first byte chooses the dialect. However they arrive, the same
+/// commands and the same refusal come out, and none is larger than the bound.
+pub fn stream(bytes: &[u8]) {
+    let Some((first, bytes)) = bytes.split_first() else {
+        return;
+    };
+    let dialect = Dialect::ALL[usize::from(first % 2)];
+    for max in [0, 125, 1024 * 1024] {
+        let at_once = commands(dialect, bytes, usize::MAX, max);
+        for piece in [1, 7] {
+            let in_pieces = commands(dialect, bytes, piece, max);
+            assert_eq!(in_pieces, at_once, "in pieces of {piece}");
+        }
+    }
+}
+
+fn commands(dialect: Dialect, bytes: &[u8], piece: usize, max: usize) -> (Vec<u8>, bool) {
+    let mut reader = CommandReader::new(dialect, max);
+    let mut all = Vec::new();
+    for mut input in bytes.chunks(piece.min(bytes.len()).max(1)) {
+        loop {
+            match reader.next(&mut input) {
+                Ok(Some(run)) => {
+                    assert!(!run.is_empty());
+                    all.extend_from_slice(&run);
+                }
+                Ok(None) => break,
+                Err(_) => return (all, true),
+            }
+        }
+        assert!(input.is_empty(), "what is left is kept");
+    }
+    (all, false)
 }
 
 /// A token as it comes: nobody without the secret is let in.

@@ -19,6 +19,7 @@ mod origin;
 mod pace;
 mod shards;
 mod shared;
+mod stream;
 mod wheel;
 mod ws;
 

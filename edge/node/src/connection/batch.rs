@@ -12,7 +12,6 @@ pub(crate) enum Envelope {
     #[default]
     Bare,
     /// A line: ends with a newline.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for streams of lines"))]
     Line,
     /// An event of an event stream (HTML Standard, section 9.2.5).
     #[cfg_attr(not(test), expect(dead_code, reason = "for event streams"))]

@@ -8,8 +8,9 @@ use proptest::sample::Index;
 
 type Entry = fn(&[u8]);
 
-const ENTRIES: [(&str, Entry); 4] = [
+const ENTRIES: [(&str, Entry); 5] = [
     ("websocket", fuzz::websocket),
+    ("stream", fuzz::stream),
     ("token", fuzz::token),
     ("claims", fuzz::claims),
     ("upgrade", fuzz::upgrade),
