@@ -13,7 +13,9 @@ use crate::codec::Method;
 use crate::floor::append::{self, AppendPlan};
 use crate::load::fairness::FairnessPlan;
 use crate::load::fanout::FanoutPlan;
-use crate::load::figures::{AppendFigures, FanoutFigures, PublishFigures, StormMemory, cpu_ns};
+use crate::load::figures::{
+    AppendFigures, FanoutFigures, IdleFigures, PublishFigures, StormMemory, cpu_ns,
+};
 use crate::load::idle::IdlePlan;
 use crate::load::publish::PublishPlan;
 use crate::load::reconnect::ReconnectPlan;
@@ -21,6 +23,7 @@ use crate::load::{fairness, fanout, idle, publish, reconnect};
 use crate::process::Pinning;
 use crate::report::{self, Bound, Row, median};
 use crate::run::{fairness_load, usual_in_flight};
+use crate::secure::{self, Carrier, SecurePlan};
 use crate::subject::{self, Subject, Workspace};
 
 /// No measurement begins later than this after the start.
@@ -38,6 +41,11 @@ const STORM_BYTES: f64 = 4.0 * IDLE_BYTES;
 /// The goal of a region in the storm, in bytes beyond those before: it knows no clients, but reads a
 /// page of at most 512 KiB for each of the 100 rooms.
 const STORM_REGION_BYTES: u64 = 64 * 1024 * 1024;
+
+/// The goal of an idle WebSocket over TLS, in bytes.
+const TLS_BYTES: f64 = 20_000.0;
+/// The goal of an idle QUIC connection, in bytes beyond 1.1 times that of a bare server.
+const QUIC_BYTES_MORE: f64 = 3_000.0;
 
 struct All<'a> {
     args: &'a AllArgs,
@@ -85,6 +93,7 @@ pub(crate) fn run(args: &AllArgs) -> Result<()> {
             Part::Idle => all.idle(),
             Part::Reconnect => all.reconnect(),
             Part::Fairness => all.fairness(),
+            Part::Secure => all.secure(),
         };
         if let Err(error) = result {
             say(&format!("{part:?} could not be measured: {error:#}"));
@@ -408,6 +417,64 @@ impl All<'_> {
                 &bound.map_or_else(String::new, |b| format!("<= {:.1} kB", b / 1000.0)),
                 format!("{:.2} kB", bytes / 1000.0),
                 bound.map(|bound| bytes <= bound && figures.closed == 0),
+            ));
+        }
+        Ok(())
+    }
+
+    fn secure(&mut self) -> Result<()> {
+        let plan = SecurePlan {
+            connections: if self.args.quick { 2_000 } else { CLIENTS / 2 },
+            rooms: 64,
+            settle: self.duration.min(Duration::from_secs(3)),
+        };
+        for (carrier, floor, accept_goal) in [
+            (Carrier::Tls, "bare tokio-rustls", 1.3),
+            (Carrier::Quic, "bare quinn", 1.2),
+        ] {
+            let (mut ours, mut bare) = (Vec::new(), Vec::new());
+            for _ in 0..self.rounds {
+                self.check_budget()?;
+                let (subject, target) = subject::secure_floor(&self.workspace, carrier)?;
+                let figures = secure::run(&subject, &target, &plan)?;
+                self.keep("secure", &figures);
+                bare.push(figures);
+                drop(subject);
+                let (subject, target) = subject::secure(&self.workspace, carrier)?;
+                let figures = secure::run(&subject, &target, &plan)?;
+                self.keep("secure", &figures);
+                ours.push(figures);
+            }
+            let accept = |of: &[IdleFigures]| {
+                median(of.iter().map(|f| cpu_ns(&f.connect_cpu, None) / 1000.0))
+            };
+            let bytes = |of: &[IdleFigures]| {
+                median(
+                    of.iter()
+                        .map(|f| f.memory.iter().map(|m| m.per_connection).sum()),
+                )
+            };
+            let us = |us: f64, who: &str| (us, format!("{us:.0} us{who}"));
+            self.rows.push(Row::ratio(
+                &format!("{} connection accepted and subscribed, CPU", carrier.name()),
+                &format!("<= {accept_goal} x {floor}'s handshake"),
+                Bound::AtMost(accept_goal),
+                us(accept(&ours), ""),
+                us(accept(&bare), &format!(" ({floor})")),
+            ));
+            let (own, least) = (bytes(&ours), bytes(&bare));
+            let (goal, met) = match carrier {
+                Carrier::Tls => ("<= 20 kB".to_owned(), own <= TLS_BYTES),
+                Carrier::Quic => (
+                    format!("<= 1.1 x {floor} + 3 kB"),
+                    own <= 1.1 * least + QUIC_BYTES_MORE,
+                ),
+            };
+            self.rows.push(Row::plain(
+                &format!("idle {} connection in gb6 dev, resident", carrier.name()),
+                &goal,
+                format!("{:.2} kB ({floor} {:.2} kB)", own / 1000.0, least / 1000.0),
+                Some(met && ours.iter().all(|f| f.closed == 0)),
             ));
         }
         Ok(())

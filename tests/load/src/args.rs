@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand, ValueEnum};
 
 use crate::codec::Method;
+use crate::secure::Carrier;
 
 /// What names of rooms begin with unless said: the namespace of `gb6 dev`.
 pub const ROOM_PREFIX: &str = "room:";
@@ -19,6 +20,9 @@ pub enum Bench {
     Fanout(FanoutArgs),
     /// Idle connections, each subscribed to one room: memory for each.
     Idle(IdleArgs),
+    /// Connections over TLS or QUIC, each with a full handshake: processor time to accept one, and
+    /// memory for each.
+    Secure(SecureArgs),
     /// Clients with positions that all reconnect at once: whether anything is lost.
     Reconnect(ReconnectArgs),
     /// One instance beside another that floods.
@@ -175,6 +179,35 @@ pub struct IdleArgs {
     pub settle: Duration,
 }
 
+/// Connections over TLS or QUIC.
+#[derive(Clone, Debug, Args)]
+pub struct SecureArgs {
+    /// What carries them.
+    #[arg(long, value_enum, default_value_t = Carrier::Tls)]
+    pub over: Carrier,
+    /// Connections.
+    #[arg(long, default_value_t = 5_000)]
+    pub connections: usize,
+    /// Rooms that they are spread over.
+    #[arg(long, default_value_t = 64)]
+    pub rooms: usize,
+    /// Seconds that they are left alone before memory is read.
+    #[arg(long, default_value = "3", value_parser = seconds)]
+    pub settle: Duration,
+    /// The gb6 binary to start; this program unless said.
+    #[arg(long, value_name = "PROGRAM")]
+    pub gb6: Option<PathBuf>,
+    /// Where servers that are started keep their data.
+    #[arg(long, value_name = "DIR", default_value = "bench-results")]
+    pub work_dir: PathBuf,
+    /// Leave it to the scheduler where servers and load run, instead of a processor for each.
+    #[arg(long)]
+    pub no_pin: bool,
+    /// Print the figures as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// A reconnect storm.
 #[derive(Clone, Debug, Args)]
 pub struct ReconnectArgs {
@@ -227,12 +260,19 @@ pub enum Floor {
     Append(AppendArgs),
     /// A bare server that writes and syncs all that came in one wake-up, then acknowledges it.
     Publish(Box<PublishArgs>),
+    /// A bare tokio-rustls server: TLS handshakes, and connections that are kept.
+    Tls(SecureArgs),
+    /// A bare quinn server with small windows: QUIC handshakes, and connections that are kept.
+    Quinn(SecureArgs),
     /// A bare server alone; it prints its address.
     #[command(hide = true)]
     Serve {
         /// The file that is synced before anything is acknowledged; without one: fan-out.
         #[arg(long)]
         log: Option<PathBuf>,
+        /// Handshakes over this instead.
+        #[arg(long, conflicts_with = "log")]
+        over: Option<Carrier>,
     },
 }
 
@@ -269,16 +309,19 @@ pub enum Part {
     Reconnect,
     /// One instance beside a flood.
     Fairness,
+    /// Handshakes and idle connections over TLS and QUIC.
+    Secure,
 }
 
 impl Part {
     /// Every part, in the order of the table.
-    pub const ALL: [Part; 5] = [
+    pub const ALL: [Part; 6] = [
         Part::Publish,
         Part::Fanout,
         Part::Idle,
         Part::Reconnect,
         Part::Fairness,
+        Part::Secure,
     ];
 }
 

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::args::{
     AppendArgs, Bench, FairnessArgs, FanoutArgs, Floor, IdleArgs, Peer, PublishArgs, ReconnectArgs,
-    ServerArgs,
+    SecureArgs, ServerArgs,
 };
 use crate::codec::Method;
 use crate::floor::append::{AppendFile, AppendPlan};
@@ -21,6 +21,7 @@ use crate::load::publish::PublishPlan;
 use crate::load::reconnect::ReconnectPlan;
 use crate::load::{fairness, fanout, idle, publish, reconnect};
 use crate::process::{Pinning, Watched, raise_file_limit};
+use crate::secure::{self, Carrier, SecurePlan};
 use crate::subject::{self, ReadyLine, Subject, Tokens, Workspace};
 use crate::{all, floor};
 
@@ -38,6 +39,7 @@ pub fn run(bench: Bench) -> Result<()> {
         Bench::Publish(args) => run_publish(&args, false),
         Bench::Fanout(args) => run_fanout(&args),
         Bench::Idle(args) => run_idle(&args),
+        Bench::Secure(args) => run_secure(&args, args.over, false),
         Bench::Reconnect(args) => run_reconnect(&args),
         Bench::Fairness(args) => run_fairness(&args),
         Bench::Floor(Floor::Epoll(mut args)) => {
@@ -46,7 +48,12 @@ pub fn run(bench: Bench) -> Result<()> {
         }
         Bench::Floor(Floor::Append(args)) => run_append(&args),
         Bench::Floor(Floor::Publish(args)) => run_publish(&args, true),
-        Bench::Floor(Floor::Serve { log }) => serve_floor(log.as_deref()),
+        Bench::Floor(Floor::Tls(args)) => run_secure(&args, Carrier::Tls, true),
+        Bench::Floor(Floor::Quinn(args)) => run_secure(&args, Carrier::Quic, true),
+        Bench::Floor(Floor::Serve { log, over }) => match over {
+            Some(carrier) => secure::serve(carrier),
+            None => serve_floor(log.as_deref()),
+        },
         Bench::All(args) => all::run(&args),
     }
 }
@@ -222,6 +229,27 @@ fn run_idle(args: &IdleArgs) -> Result<()> {
     };
     let figures = idle::run(&subject, &plan).map_err(|e| subject.explain(e))?;
     show(&figures, args.server.json)
+}
+
+fn run_secure(args: &SecureArgs, carrier: Carrier, floor: bool) -> Result<()> {
+    let pinning = if args.no_pin {
+        Pinning::Off
+    } else {
+        Pinning::auto()
+    };
+    pinning.as_load()?;
+    let workspace = Workspace::new(&args.work_dir, args.gb6.clone(), pinning)?;
+    let (subject, target) = if floor {
+        subject::secure_floor(&workspace, carrier)?
+    } else {
+        subject::secure(&workspace, carrier)?
+    };
+    let plan = SecurePlan {
+        connections: args.connections,
+        rooms: args.rooms,
+        settle: args.settle,
+    };
+    show(&secure::run(&subject, &target, &plan)?, args.json)
 }
 
 fn run_reconnect(args: &ReconnectArgs) -> Result<()> {

@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 
 use super::{Running, Speech, Subject, Workspace};
 use crate::process::Watched;
+use crate::secure::{Carrier, SecureTarget};
 use crate::swarm::{Target, Transport};
 
 /// Starts this program again as the bare fan-out server.
@@ -29,6 +30,29 @@ pub(crate) fn durable_floor(workspace: &Workspace) -> Result<Subject> {
     let arguments = [OsStr::new("--log"), log.as_os_str()];
     let speech = Speech::EchoAcknowledged;
     start(workspace, &dir, "floor publish", speech, &arguments)
+}
+
+/// Starts this program again as the bare server of a carrier.
+///
+/// # Errors
+/// It does not start.
+pub(crate) fn secure_floor(
+    workspace: &Workspace,
+    carrier: Carrier,
+) -> Result<(Subject, SecureTarget)> {
+    let dir = workspace.fresh("floor")?;
+    let name = match carrier {
+        Carrier::Tls => "floor tls",
+        Carrier::Quic => "floor quinn",
+    };
+    let arguments = [OsStr::new("--over"), OsStr::new(carrier.name())];
+    let subject = start(workspace, &dir, name, Speech::Echo, &arguments)?;
+    let target = SecureTarget {
+        addr: subject.target.addr,
+        carrier,
+        bare: true,
+    };
+    Ok((subject, target))
 }
 
 fn start(

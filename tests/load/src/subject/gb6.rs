@@ -13,6 +13,7 @@ use super::{Running, Speech, Subject, Tokens, Workspace, free_port, free_udp_por
 use crate::codec::Method;
 use crate::payload::Random;
 use crate::process::Watched;
+use crate::secure::{Carrier, SecureTarget};
 use crate::swarm::{Target, Transport};
 
 /// Rooms of the two instances of a mesh that was started for a run.
@@ -23,6 +24,9 @@ const NAMESPACE: &str = "room";
 pub(crate) struct ReadyLine {
     /// The WebSocket's URL.
     pub(crate) ws: String,
+    /// The address of its QUIC listener.
+    #[serde(default)]
+    pub(crate) quic: Option<String>,
     /// The server's process.
     #[serde(default)]
     pub(crate) pid: Option<u32>,
@@ -145,6 +149,53 @@ pub(crate) fn dev(workspace: &Workspace, method: Method) -> Result<Subject> {
         Speech::Gb6(ready.tokens()?, method),
         vec![Watched::process("gb6", running.pid())],
         vec![running],
+    ))
+}
+
+/// `gb6 dev` with TLS and QUIC.
+///
+/// # Errors
+/// It does not start.
+pub(crate) fn secure(workspace: &Workspace, carrier: Carrier) -> Result<(Subject, SecureTarget)> {
+    let dir = workspace.fresh("secure")?;
+    let data = dir.join("data");
+    let any = "127.0.0.1:0";
+    let arguments = [
+        "dev",
+        "--http",
+        any,
+        "--quic",
+        any,
+        "--tls",
+        "--ready-json",
+        "--data-dir",
+    ];
+    let mut arguments: Vec<&OsStr> = arguments.iter().map(OsStr::new).collect();
+    arguments.push(data.as_os_str());
+    let (gb6, pinning) = (&workspace.gb6, workspace.pinning);
+    let mut running = Running::start("gb6-dev", gb6, &arguments, &dir, pinning)?;
+    let ready = ReadyLine::parse(&running.first_line()?)?;
+    let tokens = ready.tokens()?;
+    // The scheme is all that differs from what is spoken without TLS.
+    let target = websocket_target(&ready.ws.replacen("wss://", "ws://", 1))?;
+    let addr = match (carrier, &ready.quic) {
+        (Carrier::Tls, _) => target.addr,
+        (Carrier::Quic, Some(quic)) => quic
+            .parse()
+            .with_context(|| format!("`{quic}` is no address of a QUIC listener"))?,
+        (Carrier::Quic, None) => bail!("the line of --ready-json has no quic"),
+    };
+    let watched = vec![Watched::process("gb6", running.pid())];
+    let speech = Speech::Gb6(tokens, Method::Publish);
+    let subject = Subject::new("gb6 dev", target, speech, watched, vec![running]);
+    let bare = false;
+    Ok((
+        subject,
+        SecureTarget {
+            addr,
+            carrier,
+            bare,
+        },
     ))
 }
 

@@ -13,13 +13,13 @@ use anyhow::{Context, Result};
 use tempfile::TempDir;
 
 pub(crate) use child::{Running, free_port, free_udp_port};
-pub(crate) use gb6::{ReadyLine, dev, mesh, running};
+pub(crate) use gb6::{ReadyLine, dev, mesh, running, secure};
 pub(crate) use nats::{jetstream, nats_websocket};
 pub(crate) use token::Tokens;
 
 #[cfg(test)]
 pub(crate) use floor::target as floor_target;
-pub(crate) use floor::{durable_floor, epoll_floor};
+pub(crate) use floor::{durable_floor, epoll_floor, secure_floor};
 
 use crate::args::ROOM_PREFIX;
 use crate::codec::{Codec, Echo, Gb6, Method, Nats};
