@@ -121,6 +121,9 @@ impl std::fmt::Debug for Key {
 pub enum KeyUse {
     /// Tokens of clients.
     Client,
+    /// Requests to the server API: the secret itself is sent. It reads `gb6_<instance>_<random>`,
+    /// so that it names its instance.
+    Api,
 }
 
 /// How a key verifies.
@@ -320,6 +323,13 @@ impl Snapshot {
         let shard = region.shard_of(hash::slot_of(instance, channel, &placed.slots)?)?;
         region.owners.get(shard.0 as usize)?;
         Some((&placed.region, shard))
+    }
+
+    /// The instance that an API key names: what stands between `gb6_` and the last `_` of
+    /// `gb6_<instance>_<random>`. It says nothing about whether the key is good.
+    pub fn instance_of_api_key(key: &str) -> Option<&str> {
+        let (instance, random) = key.strip_prefix("gb6_")?.rsplit_once('_')?;
+        (!random.is_empty() && InstanceId::is_valid(instance)).then_some(instance)
     }
 
     /// This snapshot without any secret: what nodes that verify no tokens are given.

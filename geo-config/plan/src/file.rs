@@ -62,7 +62,7 @@ pub struct InstanceFile {
     /// Subscriptions of one session. Default 1,024.
     #[serde(default)]
     pub subscriptions_max: Option<Spanned<u64>>,
-    /// Keys that its tokens may be signed with.
+    /// Keys that its tokens may be signed with, and keys of the server API.
     #[serde(default)]
     pub keys: Vec<Spanned<KeyFile>>,
     /// Namespaces by name.
@@ -160,7 +160,8 @@ impl<'de> Deserialize<'de> for CommandRateFile {
 pub struct KeyFile {
     /// The key's id. One that GB6 made reads `<instance>.<random>`.
     pub id: Spanned<String>,
-    /// What it verifies: `client`, the default.
+    /// What it verifies: `client`, the default, or `api`: the secret is sent with requests to the
+    /// server API, and reads `gb6_<instance>_<random>`. At most two of an instance at a time.
     #[serde(rename = "use", default = "client")]
     pub usage: KeyUse,
     /// `HS256`, the default.

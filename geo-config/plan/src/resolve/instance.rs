@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use gb6_core_model::ids::SLOT_COUNT;
-use gb6_core_model::snapshot::{Instance, Key, Namespace};
+use gb6_core_model::snapshot::{Instance, Key, KeyUse, Namespace, Snapshot};
 use gb6_core_model::{InstanceEpoch, InstanceId, Slot, limits};
 use toml::Spanned;
 
@@ -16,6 +16,8 @@ use crate::file::{
 };
 use crate::slots::choose_slots;
 
+/// Keys of the server API that an instance may have at a time.
+const API_KEYS_MAX: usize = 2;
 /// Longest id of a key in bytes: it stands in every token's header.
 const KEY_ID_BYTES_MAX: usize = 128;
 
@@ -84,6 +86,7 @@ impl Resolver<'_> {
                 );
             }
         }
+        self.api_keys_max(&format!("{path}.keys"), &instance.keys);
         let keys = instance
             .keys
             .iter()
@@ -223,11 +226,40 @@ impl Resolver<'_> {
                 String::new()
             }
         };
+        if file.usage == KeyUse::Api {
+            self.api_key(instance, path, key, &secret);
+        }
         Key {
             id: id.clone(),
             usage: file.usage,
             algorithm: file.algorithm,
             secret,
+        }
+    }
+
+    /// A key of the server API names its instance itself. The secret never stands in a message.
+    fn api_key(&mut self, instance: &str, path: &str, key: &Spanned<KeyFile>, secret: &str) {
+        let printable = secret.bytes().all(|b| b.is_ascii_graphic());
+        if !printable || Snapshot::instance_of_api_key(secret) != Some(instance) {
+            self.wrong_with(
+                key,
+                path,
+                format!("the secret of an API key of `{instance}` begins with gb6_{instance}_"),
+                format!("make one with: echo gb6_{instance}_$(openssl rand -hex 32)"),
+            );
+        }
+    }
+
+    /// Two API keys at a time: the one in use and the one that takes its place.
+    fn api_keys_max(&mut self, path: &str, keys: &[Spanned<KeyFile>]) {
+        let mut api = keys.iter().filter(|k| k.get_ref().usage == KeyUse::Api);
+        if let Some(third) = api.nth(API_KEYS_MAX) {
+            self.wrong_with(
+                third,
+                path,
+                format!("an instance has at most {API_KEYS_MAX} keys with use = \"api\""),
+                "take out the one that is not used any more".into(),
+            );
         }
     }
 

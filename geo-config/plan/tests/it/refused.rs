@@ -3,7 +3,7 @@
 use gb6_geo_config_plan::{EXAMPLE, read_snapshot};
 use proptest::prelude::*;
 
-use crate::{example_with, read};
+use crate::{SECRET, example_with, read};
 
 /// The 1-based line of the first occurrence of `needle`.
 fn line_of(text: &str, needle: &str) -> usize {
@@ -320,6 +320,29 @@ fn two_keys_with_one_id_and_two_secrets_in_one_key() {
         "{problems}"
     );
     assert!(problems.contains("not both"), "{problems}");
+}
+
+#[test]
+fn api_keys_name_their_instance_and_are_two_at_most() {
+    let key = |n: u32, secret: &str| {
+        format!("\n[[instances.demo.keys]]\nid = \"a{n}\"\nuse = \"api\"\nsecret = \"{secret}\"\n")
+    };
+    let good = format!("gb6_demo_{SECRET}");
+    let two = format!("{EXAMPLE}{}{}", key(1, &good), key(2, &good));
+    let keys = read(&two).expect("two keys").instances["demo"].keys.clone();
+    assert_eq!(keys.len(), 3);
+    let three = read(&format!("{two}{}", key(3, &good))).expect_err("three");
+    assert!(three.to_string().contains("at most 2 keys"), "{three}");
+    for secret in [
+        SECRET.to_owned(),
+        format!("gb6_other_{SECRET}"),
+        format!("gb6_demo_{SECRET} "),
+    ] {
+        let problems = read(&format!("{EXAMPLE}{}", key(1, &secret))).expect_err("a foreign key");
+        let shown = problems.to_string();
+        assert!(shown.contains("begins with gb6_demo_"), "{shown}");
+        assert!(!shown.contains(SECRET), "{shown}");
+    }
 }
 
 #[test]
