@@ -32,6 +32,9 @@ pub struct Snapshot {
 pub struct Instance {
     /// The region that owns its rooms.
     pub region: String,
+    /// Host names that belong to it, in lower case, besides those whose first label is its name. A
+    /// host name belongs to one instance.
+    pub hosts: Vec<String>,
     /// Raised when its rooms move.
     pub epoch: InstanceEpoch,
     /// The slots that its rooms hash to.
@@ -56,6 +59,7 @@ impl Default for Instance {
     fn default() -> Self {
         Self {
             region: String::new(),
+            hosts: Vec::new(),
             epoch: InstanceEpoch(1),
             slots: Vec::new(),
             keys: Vec::new(),

@@ -1,4 +1,5 @@
-//! The snapshot of `gb6 dev`: one instance, one region, every role on one node.
+//! The snapshot of `gb6 dev`: one region, every role in one process, and the instance `demo` or
+//! those of its file.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +10,7 @@ use gb6_core_model::{InstanceEpoch, InstanceId, NodeId, Role, limits};
 
 use crate::slots::{SLOTS_DEFAULT, choose_slots};
 
-/// The instance of `gb6 dev`.
+/// The instance of `gb6 dev` where its file names none.
 pub const DEMO_INSTANCE: &str = "demo";
 /// The region of `gb6 dev`.
 pub const DEMO_REGION: &str = "local";
@@ -31,31 +32,60 @@ pub struct DemoMesh<'a> {
     pub edge_node: &'a NodeId,
 }
 
-/// The snapshot of `gb6 dev`: the instance `demo` without a rate limit, whose namespace `room` has
-/// presence, forced join and leave pushes, forced recovery and positioning, and keeps its history
-/// for ever.
-pub fn demo_snapshot(mesh: &DemoMesh<'_>) -> Snapshot {
-    let id = InstanceId::from(DEMO_INSTANCE);
+/// The nodes of `gb6 dev`.
+#[derive(Clone, Debug)]
+pub struct DevMesh<'a> {
+    /// The node that has the role region and owns every shard.
+    pub region_node: &'a NodeId,
+    /// The node that has the role edge; it may be the same.
+    pub edge_node: &'a NodeId,
+}
+
+/// The instance `demo` without a rate limit, whose namespace `room` has presence, forced join and
+/// leave pushes, forced recovery and positioning, and keeps its history for ever. It has no key.
+pub fn demo_instance() -> Instance {
     let room = Namespace {
         presence: true,
         join_leave: true,
         force_join_leave: true,
         ..Namespace::default()
     };
-    let instance = Instance {
+    Instance {
         region: DEMO_REGION.into(),
         epoch: InstanceEpoch(1),
-        slots: choose_slots(&id, SLOTS_DEFAULT),
-        keys: vec![Key {
-            id: mesh.key_id.into(),
-            usage: KeyUse::Client,
-            algorithm: KeyAlgorithm::HS256,
-            secret: mesh.secret.into(),
-        }],
+        slots: choose_slots(&InstanceId::from(DEMO_INSTANCE), SLOTS_DEFAULT),
         namespaces: BTreeMap::from([("room".into(), room)]),
         subscriptions_max: limits::SUBSCRIPTIONS_MAX,
         ..Instance::default()
+    }
+}
+
+/// The snapshot of `gb6 dev` with the instance of [`demo_instance`] alone.
+pub fn demo_snapshot(mesh: &DemoMesh<'_>) -> Snapshot {
+    let key = Key {
+        id: mesh.key_id.into(),
+        usage: KeyUse::Client,
+        algorithm: KeyAlgorithm::HS256,
+        secret: mesh.secret.into(),
     };
+    let demo = Instance {
+        keys: vec![key],
+        ..demo_instance()
+    };
+    let nodes = DevMesh {
+        region_node: mesh.region_node,
+        edge_node: mesh.edge_node,
+    };
+    let instances = BTreeMap::from([(DEMO_INSTANCE.into(), demo)]);
+    dev_snapshot(mesh.revision, instances, &nodes)
+}
+
+/// The snapshot of `gb6 dev` with these instances, all in its one region.
+pub fn dev_snapshot(
+    revision: u64,
+    instances: BTreeMap<InstanceId, Instance>,
+    mesh: &DevMesh<'_>,
+) -> Snapshot {
     let region = Region {
         shards: DEMO_SHARDS,
         slots: BTreeMap::new(),
@@ -76,8 +106,8 @@ pub fn demo_snapshot(mesh: &DemoMesh<'_>) -> Snapshot {
     add(mesh.region_node, Role::Region, Some(DEMO_REGION));
     add(mesh.edge_node, Role::Edge, None);
     Snapshot {
-        revision: mesh.revision,
-        instances: BTreeMap::from([(id, instance)]),
+        revision,
+        instances,
         regions: BTreeMap::from([(DEMO_REGION.into(), region)]),
         nodes,
     }

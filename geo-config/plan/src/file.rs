@@ -24,8 +24,16 @@ pub(crate) const COMMAND_RATE_DEFAULT: CommandRate = CommandRate {
     burst: 5_000,
 };
 
+/// The tables of instances alone, as they stand in the file of `gb6 dev`.
+#[derive(Clone, PartialEq, Debug, Default, Deserialize)]
+pub(crate) struct InstancesFile {
+    /// Instances by id.
+    #[serde(default)]
+    pub(crate) instances: BTreeMap<Spanned<String>, Spanned<InstanceFile>>,
+}
+
 /// The whole file.
-#[derive(Clone, PartialEq, Debug, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SnapshotFile {
     /// Instances by id.
@@ -43,8 +51,12 @@ pub struct SnapshotFile {
 #[derive(Clone, PartialEq, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct InstanceFile {
-    /// The region that owns its rooms.
-    pub region: Spanned<String>,
+    /// The region that owns its rooms. Needed, except in the file of `gb6 dev`, which has one.
+    #[serde(default)]
+    pub region: Option<Spanned<String>>,
+    /// Host names that belong to it, besides those whose first label is its name. Default none.
+    #[serde(default)]
+    pub hosts: Vec<Spanned<String>>,
     /// How many slots it has (chosen by [`choose_slots`](crate::choose_slots)), or the list of
     /// them. Default 8.
     #[serde(default)]

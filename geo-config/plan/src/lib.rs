@@ -1,6 +1,7 @@
 //! The plan of a mesh, pure: reads the text of a snapshot file, checks all of it and turns it into
 //! the [`Snapshot`](gb6_core_model::snapshot::Snapshot) that nodes work by. No file is opened
-//! here: secrets that stand in files of their own come in through a function.
+//! here: secrets that stand in files of their own come in through a function. `gb6 dev` has
+//! instances in its own file, read by the same rules, and is placed here too.
 
 mod demo;
 mod file;
@@ -10,10 +11,13 @@ mod slots;
 mod toml_text;
 mod units;
 
-pub use demo::{DEMO_INSTANCE, DEMO_REGION, DEMO_SHARDS, DemoMesh, demo_snapshot};
+pub use demo::{
+    DEMO_INSTANCE, DEMO_REGION, DEMO_SHARDS, DemoMesh, DevMesh, demo_instance, demo_snapshot,
+    dev_snapshot,
+};
 pub use file::{EXAMPLE, InstanceFile, KeyFile, NamespaceFile, NodeFile, RegionFile, SnapshotFile};
 pub use problem::{Problem, Problems};
-pub use resolve::{SECRET_BYTES_MIN, read_snapshot};
+pub use resolve::{INSTANCES_TABLE, SECRET_BYTES_MIN, read_instances, read_snapshot};
 pub use slots::{SLOTS_DEFAULT, choose_slots};
-pub use toml_text::{nearest, parse_toml};
+pub use toml_text::{nearest, parse_toml, parse_toml_without};
 pub use units::{Bytes, Millis};

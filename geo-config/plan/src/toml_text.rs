@@ -1,5 +1,6 @@
 //! TOML text into a typed structure, with errors for people: line, column, and for an unknown key
-//! the one that was probably meant. Several unknown keys are reported at once.
+//! the one that was probably meant. Several unknown keys are reported at once. A text may have
+//! tables of two owners, each of whom reads its own.
 
 use serde::de::DeserializeOwned;
 use toml::Spanned;
@@ -11,13 +12,56 @@ use crate::problem::{Problem, Problems};
 const UNKNOWN_KEYS_MAX: usize = 20;
 
 /// Reads `text` as a `T`, whose structures should deny unknown fields.
+///
+/// # Errors
+/// What is wrong with it.
 pub fn parse_toml<T: DeserializeOwned>(text: &str) -> Result<T, Problems> {
-    let parsed = match DeTable::parse(text) {
-        Ok(parsed) => parsed,
-        Err(e) => return Err(Problems(vec![explain(text, &e)])),
+    parse_toml_without(text, &[])
+}
+
+/// As [`parse_toml`], but passes over the `others` at the top of the text: somebody else reads
+/// them, and they are named to whoever wrote an unknown key.
+///
+/// # Errors
+/// What is wrong with the rest.
+pub fn parse_toml_without<T: DeserializeOwned>(text: &str, others: &[&str]) -> Result<T, Problems> {
+    read(text, others, |key| !others.contains(&key))
+}
+
+/// As [`parse_toml`], of `tables` at the top of the text alone.
+///
+/// # Errors
+/// What is wrong with them.
+pub(crate) fn parse_toml_only<T: DeserializeOwned>(
+    text: &str,
+    tables: &[&str],
+) -> Result<T, Problems> {
+    read(text, &[], |key| tables.contains(&key))
+}
+
+/// Reads those entries at the top that `ours` takes; `others` are known there too.
+fn read<T: DeserializeOwned>(
+    text: &str,
+    others: &[&str],
+    ours: impl Fn(&str) -> bool,
+) -> Result<T, Problems> {
+    let explain = |error: &toml::de::Error, at_top: bool| {
+        explain(text, error, if at_top { others } else { &[] })
     };
+    let mut table = match DeTable::parse(text) {
+        Ok(parsed) => parsed,
+        Err(e) => return Err(Problems(vec![explain(&e, false)])),
+    };
+    let top = table.get_mut();
+    let theirs: Vec<_> = top
+        .keys()
+        .filter(|key| !ours(key.get_ref()))
+        .cloned()
+        .collect();
+    for key in &theirs {
+        top.remove(key);
+    }
     let mut problems: Vec<Problem> = Vec::new();
-    let mut table = parsed;
     loop {
         // An unknown key is taken out and the rest read again, so that a person sees all of them.
         match T::deserialize(toml::Deserializer::from(table.clone())) {
@@ -25,8 +69,12 @@ pub fn parse_toml<T: DeserializeOwned>(text: &str) -> Result<T, Problems> {
             Ok(_) => return Err(Problems(problems)),
             Err(e) => {
                 let unknown = unknown_key(e.message()).is_some();
+                let top = table.get_ref();
+                let at_top = e
+                    .span()
+                    .is_some_and(|s| top.keys().any(|k| k.span().start == s.start));
                 let removed = unknown && e.span().is_some_and(|s| remove(table.get_mut(), s.start));
-                let problem = explain(text, &e);
+                let problem = explain(&e, at_top);
                 if problems
                     .iter()
                     .any(|p| *p == problem || is_the_one_meant(p, e.message()))
@@ -65,7 +113,8 @@ fn remove_in(value: &mut Spanned<DeValue<'_>>, at: usize) -> bool {
     }
 }
 
-fn explain(text: &str, error: &toml::de::Error) -> Problem {
+/// The error in words; `also` is known where it stands, besides what its message names.
+fn explain(text: &str, error: &toml::de::Error, also: &[&str]) -> Problem {
     let message = error.message();
     let unknown = unknown_key(message)
         .map(|found| ("key", found))
@@ -76,7 +125,8 @@ fn explain(text: &str, error: &toml::de::Error) -> Problem {
             ))
         });
     let problem = match unknown {
-        Some((what, (word, known))) => {
+        Some((what, (word, mut known))) => {
+            known.extend(also);
             let problem = Problem::new("", format!("unknown {what} `{word}`"));
             match nearest(word, known.iter().copied()) {
                 Some(near) => problem.help(format!("did you mean `{near}`?")),

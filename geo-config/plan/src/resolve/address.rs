@@ -1,4 +1,4 @@
-//! The grammar of addresses and origins in a snapshot file.
+//! The grammar of addresses, host names and origins in a snapshot file.
 
 /// Whether `text` is `host:port` with a port that can be dialled.
 pub(super) fn is_address(text: &str) -> bool {
@@ -14,6 +14,14 @@ pub(super) fn is_address(text: &str) -> bool {
         && host
             .bytes()
             .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'))
+}
+
+/// Whether `text` is a host name or an IP address as a `Host` header has it without its port, in
+/// lower case: an IPv6 address stands in brackets.
+pub(super) fn is_host(text: &str) -> bool {
+    let lower = !text.bytes().any(|b| b.is_ascii_uppercase());
+    let bare = text.starts_with('[') || !text.contains(':');
+    lower && bare && is_address(&format!("{text}:1"))
 }
 
 fn port_of(text: &str) -> bool {

@@ -7,7 +7,7 @@ use gb6_core_model::snapshot::{Instance, Key, KeyUse, Namespace, Snapshot};
 use gb6_core_model::{InstanceEpoch, InstanceId, Slot, limits};
 use toml::Spanned;
 
-use super::address::is_origin;
+use super::address::{is_host, is_origin};
 use super::{Resolver, SECRET_BYTES_MIN, names};
 use crate::file::{
     COMMAND_RATE_DEFAULT, CommandRateFile, DEDUPE_FIELD_BYTES_MAX, InstanceFile,
@@ -30,13 +30,8 @@ impl Resolver<'_> {
     ) -> Instance {
         let path = format!("instances.{}", name.get_ref());
         self.label(name, &path, "instance");
-        let known = names(&self.file.regions);
-        self.refers(
-            &instance.region,
-            &format!("{path}.region"),
-            "region",
-            known.into_iter(),
-        );
+        let region = self.region_of(name, &path, instance);
+        let hosts = self.hosts_of(name.get_ref(), &path, instance);
 
         let epoch = match &instance.epoch {
             Some(epoch) => {
@@ -103,7 +98,8 @@ impl Resolver<'_> {
             })
             .collect();
         Instance {
-            region: instance.region.get_ref().clone(),
+            region,
+            hosts,
             epoch: InstanceEpoch(epoch),
             slots: self.slots(name, &path, instance),
             keys,
@@ -125,6 +121,63 @@ impl Resolver<'_> {
             command_rate,
             subscriptions_max,
         }
+    }
+
+    /// The region that owns its rooms.
+    fn region_of(&mut self, name: &Spanned<String>, path: &str, instance: &InstanceFile) -> String {
+        let path = format!("{path}.region");
+        match (&instance.region, self.home) {
+            (None, Some(home)) => home.to_owned(),
+            (Some(region), Some(home)) => {
+                if region.get_ref() != home {
+                    self.wrong_with(
+                        region,
+                        &path,
+                        format!("there is no region `{}` here", region.get_ref()),
+                        format!("all instances are in `{home}`: take the line out"),
+                    );
+                }
+                home.to_owned()
+            }
+            (Some(region), None) => {
+                let known = names(&self.file.regions);
+                self.refers(region, &path, "region", known.into_iter());
+                region.get_ref().clone()
+            }
+            (None, None) => {
+                let help = "the region that owns its rooms, as in region = \"eu\"";
+                self.wrong_with(name, &path, "missing key `region`".into(), help.into());
+                String::new()
+            }
+        }
+    }
+
+    /// The host names that belong to it, in lower case: each belongs to one instance.
+    fn hosts_of(&mut self, name: &str, path: &str, instance: &InstanceFile) -> Vec<String> {
+        let path = format!("{path}.hosts");
+        for host in &instance.hosts {
+            if !is_host(host.get_ref()) {
+                self.wrong_with(
+                    host,
+                    &path,
+                    format!("`{}` is no host name", host.get_ref()),
+                    "as in \"chat.example.org\", in lower case and without a port".into(),
+                );
+                continue;
+            }
+            let others = self.hosts.insert(host.get_ref().clone(), name.to_owned());
+            if let Some(other) = others {
+                self.wrong(
+                    host,
+                    &path,
+                    format!(
+                        "`{}` is a host of instance `{other}` already",
+                        host.get_ref()
+                    ),
+                );
+            }
+        }
+        instance.hosts.iter().map(|h| h.get_ref().clone()).collect()
     }
 
     fn slots(&mut self, name: &Spanned<String>, path: &str, instance: &InstanceFile) -> Vec<Slot> {

@@ -7,16 +7,19 @@ mod place;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use gb6_core_model::snapshot::Snapshot;
+use gb6_core_model::snapshot::{Instance, Snapshot};
 use gb6_core_model::{InstanceId, NodeId};
 use toml::Spanned;
 
-use crate::file::SnapshotFile;
+use crate::file::{InstancesFile, SnapshotFile};
 use crate::problem::{Problem, Problems};
-use crate::toml_text::{nearest, parse_toml};
+use crate::toml_text::{nearest, parse_toml, parse_toml_only};
 
 /// Shortest secret of an HMAC key in bytes: as long as the hash (RFC 7518 section 3.2).
 pub const SECRET_BYTES_MIN: usize = 32;
+
+/// The table of instances in a text.
+pub const INSTANCES_TABLE: &str = "instances";
 
 /// Reads the text of a snapshot file. `secret_of` is asked for the content of each `secret_file`
 /// by the path that the file gives, and answers with what went wrong in words. The snapshot gets
@@ -27,12 +30,7 @@ pub fn read_snapshot(
     mut secret_of: impl FnMut(&str) -> Result<String, String>,
 ) -> Result<Snapshot, Problems> {
     let file: SnapshotFile = parse_toml(text)?;
-    let mut r = Resolver {
-        text,
-        file: &file,
-        problems: Vec::new(),
-        key_ids: BTreeSet::new(),
-    };
+    let mut r = Resolver::new(text, &file, None);
     let mut snapshot = Snapshot {
         revision,
         ..Snapshot::default()
@@ -47,25 +45,75 @@ pub fn read_snapshot(
         let region = r.region(name, region.get_ref());
         snapshot.regions.insert(name.get_ref().clone(), region);
     }
-    for (name, instance) in &file.instances {
-        let id = InstanceId::from(name.get_ref().as_str());
-        let instance = r.instance(name, instance.get_ref(), &mut secret_of);
-        snapshot.instances.insert(id, instance);
-    }
-    if r.problems.is_empty() {
-        return Ok(snapshot);
-    }
-    r.problems
-        .sort_by(|a, b| (a.line, a.column, &a.path).cmp(&(b.line, b.column, &b.path)));
-    Err(Problems(r.problems))
+    snapshot.instances = r.instances(&mut secret_of);
+    r.unless_wrong(snapshot)
+}
+
+/// Reads the [`INSTANCES_TABLE`] of a text whose other tables are somebody else's: instances by the
+/// rules of a snapshot file, but all in the one region `home`, which need not be named.
+///
+/// # Errors
+/// Everything that is wrong with them.
+pub fn read_instances(
+    text: &str,
+    home: &str,
+    mut secret_of: impl FnMut(&str) -> Result<String, String>,
+) -> Result<BTreeMap<InstanceId, Instance>, Problems> {
+    let InstancesFile { instances } = parse_toml_only(text, &[INSTANCES_TABLE])?;
+    let file = SnapshotFile {
+        instances,
+        ..SnapshotFile::default()
+    };
+    let mut r = Resolver::new(text, &file, Some(home));
+    let instances = r.instances(&mut secret_of);
+    r.unless_wrong(instances)
 }
 
 struct Resolver<'a> {
     text: &'a str,
     file: &'a SnapshotFile,
+    /// The region of every instance, where there is only one.
+    home: Option<&'a str>,
     problems: Vec<Problem>,
     /// Instance and id of every key that was seen.
     key_ids: BTreeSet<(String, String)>,
+    /// Which instance has which host name.
+    hosts: BTreeMap<String, String>,
+}
+
+impl<'a> Resolver<'a> {
+    fn new(text: &'a str, file: &'a SnapshotFile, home: Option<&'a str>) -> Self {
+        Self {
+            text,
+            file,
+            home,
+            problems: Vec::new(),
+            key_ids: BTreeSet::new(),
+            hosts: BTreeMap::new(),
+        }
+    }
+
+    fn instances(
+        &mut self,
+        secret_of: &mut impl FnMut(&str) -> Result<String, String>,
+    ) -> BTreeMap<InstanceId, Instance> {
+        let mut instances = BTreeMap::new();
+        for (name, instance) in &self.file.instances {
+            let id = InstanceId::from(name.get_ref().as_str());
+            instances.insert(id, self.instance(name, instance.get_ref(), secret_of));
+        }
+        instances
+    }
+
+    /// `value`, if nothing is wrong; else all that is, by line.
+    fn unless_wrong<T>(self, value: T) -> Result<T, Problems> {
+        let mut problems = self.problems;
+        if problems.is_empty() {
+            return Ok(value);
+        }
+        problems.sort_by(|a, b| (a.line, a.column, &a.path).cmp(&(b.line, b.column, &b.path)));
+        Err(Problems(problems))
+    }
 }
 
 impl Resolver<'_> {

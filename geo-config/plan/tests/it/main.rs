@@ -2,6 +2,7 @@
 
 mod accepted;
 mod demo;
+mod dev;
 mod refused;
 
 use gb6_core_model::snapshot::Snapshot;
