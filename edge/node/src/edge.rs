@@ -292,7 +292,7 @@ async fn follow_snapshots(
         }
         let snapshot = snapshots.borrow_and_update().clone();
         tracing::info!(revision = snapshot.revision, "new placement snapshot");
-        let first = shared.snapshot.swap(snapshot).revision == 0;
+        let first = shared.place(snapshot).revision == 0;
         if first {
             component.ready();
         }

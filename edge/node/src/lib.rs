@@ -13,6 +13,7 @@ mod clock;
 mod config;
 mod connection;
 mod edge;
+mod hosts;
 mod http;
 mod metrics;
 mod origin;

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use arc_swap::ArcSwap;
 use gb6_core_model::snapshot::Snapshot;
-use gb6_core_model::{Disconnect, SessionId};
+use gb6_core_model::{Disconnect, InstanceId, SessionId};
 use gb6_core_obs::{Health, Metrics};
 use gb6_edge_session::{SessionConfig, SessionCounters};
 use parking_lot::Mutex;
@@ -16,6 +16,7 @@ use crate::admission::Admission;
 use crate::clock::Clock;
 use crate::config::EdgeConfig;
 use crate::connection::handle::{Event, SessionHandle};
+use crate::hosts::Hosts;
 use crate::http::assets::AssetSource;
 use crate::metrics::EdgeMetrics;
 use crate::pace::Pace;
@@ -33,6 +34,7 @@ pub(crate) struct Shared {
     quiet: SessionConfig,
     pub(crate) clock: Clock,
     pub(crate) snapshot: ArcSwap<Snapshot>,
+    hosts: ArcSwap<Hosts>,
     pub(crate) counters: SessionCounters,
     pub(crate) metrics: EdgeMetrics,
     pub(crate) registry: Metrics,
@@ -85,6 +87,7 @@ impl Shared {
         Self {
             quiet,
             clock: Clock::new(),
+            hosts: ArcSwap::from_pointee(Hosts::of(&parts.snapshot)),
             snapshot: ArcSwap::new(parts.snapshot),
             counters: SessionCounters::default(),
             metrics: parts.metrics,
@@ -102,6 +105,18 @@ impl Shared {
             websockets: AtomicUsize::new(0),
             config,
         }
+    }
+
+    /// Works by `snapshot` from now on; the one before.
+    pub(crate) fn place(&self, snapshot: Arc<Snapshot>) -> Arc<Snapshot> {
+        self.hosts.store(Arc::new(Hosts::of(&snapshot)));
+        self.snapshot.swap(snapshot)
+    }
+
+    /// The instance that a request's `Host` header names, else the listener's own.
+    pub(crate) fn instance_of(&self, host: Option<&str>) -> InstanceId {
+        host.and_then(|host| self.hosts.load().instance_of(host, &self.snapshot.load()))
+            .unwrap_or_else(|| self.config.default_instance.clone())
     }
 
     /// The settings of a session.

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use gb6_core_model::{InstanceId, snapshot::Snapshot};
 use gb6_core_wire::client::Dialect;
 use http::header::{self, HeaderName, HeaderValue};
 use http::{HeaderMap, Request, Response, StatusCode, Version};
@@ -85,7 +84,7 @@ pub(super) fn answer<B>(
         transport: Transport::WebSocket,
         dialect,
         frame_ping: query_has(request.uri().query(), "cf_ws_frame_ping_pong", "true"),
-        instance: instance_of(host, &snapshot, &shared.config.default_instance),
+        instance: shared.instance_of(host),
         foreign_origin,
     });
     let mut response = Response::new(Full::default());
@@ -131,21 +130,6 @@ fn query_has(query: Option<&str>, name: &str, value: &str) -> bool {
             .filter_map(|pair| pair.split_once('='))
             .any(|(n, v)| n == name && v == value)
     })
-}
-
-/// The instance that the host name's first label names, else the listener's own.
-pub(crate) fn instance_of(
-    host: Option<&str>,
-    snapshot: &Snapshot,
-    default: &InstanceId,
-) -> InstanceId {
-    let label = host
-        .map(origin::host_of)
-        .and_then(|h| h.split('.').next())
-        .map(str::to_ascii_lowercase);
-    label
-        .and_then(|label| snapshot.instances.get_key_value(label.as_str()))
-        .map_or_else(|| default.clone(), |(id, _)| id.clone())
 }
 
 /// Whether a header lists `token`, in any case, among others.

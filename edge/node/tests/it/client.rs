@@ -25,7 +25,11 @@ pub(crate) struct Client {
 impl Client {
     /// A WebSocket to the edge.
     pub(crate) async fn open(address: SocketAddr) -> Self {
-        let ws = open(address, "", &[]).await.unwrap();
+        Self::over(open(address, "", &[]).await.unwrap())
+    }
+
+    /// A client on a WebSocket that is open.
+    pub(crate) fn over(ws: WebSocketStream<TcpStream>) -> Self {
         Self {
             ws,
             waiting: Vec::new(),

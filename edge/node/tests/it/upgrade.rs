@@ -1,7 +1,10 @@
 //! What becomes a WebSocket and what does not.
 
-use crate::client::{close_code, frame, http, open};
-use crate::world::{World, config};
+use gb6_core_model::snapshot::Snapshot;
+use serde_json::json;
+
+use crate::client::{Client, close_code, frame, http, open};
+use crate::world::{World, config, snapshot};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const HEAD: &str = "Connection: keep-alive, Upgrade\r\nUpgrade: WebSocket\r\n";
@@ -126,4 +129,54 @@ async fn frames_that_come_with_the_upgrade_are_not_lost() {
     }
     // A command before connect: that it is refused shows that it was read.
     assert_eq!(close_code(&mut tcp).await, Some(3501));
+}
+
+#[tokio::test]
+async fn host_names_choose_the_instance_whose_key_a_token_needs() {
+    let mut placed = snapshot();
+    for instance in placed.instances.values_mut() {
+        // An id that names no instance: the host name does.
+        instance.keys[0].id = "main".to_owned();
+    }
+    let list = |placed: &mut Snapshot, id: &str, host: &str| {
+        let instance = placed.instances.get_mut(id).unwrap();
+        instance.hosts = vec![host.to_owned()];
+    };
+    // Named as one instance's label, listed by another.
+    list(&mut placed, "acme", "demo.example.org");
+    let world = World::start_placed(config(), placed.clone()).unwrap();
+    let is_of = |host: &'static str, instance: &'static str| {
+        let (address, token) = (world.address, world.token_of(instance, "alice", 60));
+        async move {
+            let ws = open(address, "", &[("Host", host)]).await.unwrap();
+            let mut client = Client::over(ws);
+            let connect = json!({"id": 1, "connect": {"token": token}});
+            client.send(&connect).await;
+            client.event().await.is_ok()
+        }
+    };
+    for (host, instance) in [
+        ("demo.example.org", "acme"),
+        ("Demo.Example.org:443", "acme"),
+        ("acme.example.net", "acme"),
+        ("demo.example.net", "demo"),
+        ("example.net", "demo"),
+    ] {
+        let other = if instance == "demo" { "acme" } else { "demo" };
+        assert!(is_of(host, instance).await, "{host} is of {instance}");
+        assert!(!is_of(host, other).await, "{host} is not of {other}");
+    }
+    // A new placement moves the name.
+    list(&mut placed, "acme", "other.example.org");
+    placed.revision = 2;
+    world.place(placed);
+    let mut moved = false;
+    for _ in 0..500 {
+        moved = is_of("demo.example.org", "demo").await;
+        if moved {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    assert!(moved, "the name still belongs to acme");
 }

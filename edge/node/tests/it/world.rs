@@ -31,7 +31,7 @@ pub(crate) struct World {
     pub(crate) metrics: Metrics,
     pub(crate) snapshot: Snapshot,
     pub(crate) network: MemoryNetwork,
-    _placement: watch::Sender<Arc<Snapshot>>,
+    placement: watch::Sender<Arc<Snapshot>>,
     _endpoint: Endpoint,
 }
 
@@ -154,9 +154,14 @@ impl World {
             metrics,
             snapshot,
             network,
-            _placement: placement,
+            placement,
             _endpoint: region,
         })
+    }
+
+    /// Gives the edge another placement.
+    pub(crate) fn place(&self, snapshot: Snapshot) {
+        self.placement.send_replace(Arc::new(snapshot));
     }
 
     /// A token of `instance` for `user` that lasts `ttl` seconds.
