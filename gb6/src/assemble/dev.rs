@@ -1,8 +1,7 @@
 //! `gb6 dev`: every role in one process, joined by links in memory, on embedded storage.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -12,13 +11,15 @@ use gb6_core_model::caps::Match;
 use gb6_core_model::snapshot::Key;
 use gb6_core_model::{Allow, Capability, InstanceId, NodeId, Role};
 use gb6_edge_node::{Edge, EdgeConfig, EdgeDeps, EdgeHandle, TokenRequest, issue_token};
-use gb6_geo_config_plan::{DEMO_INSTANCE, DemoMesh, demo_snapshot};
+use gb6_geo_config_plan::DEMO_INSTANCE;
 use gb6_region_node::{Region, RegionConfig, RegionDeps};
 use tokio::sync::watch;
 
 use super::busy::{Busy, explain};
 use super::console;
 use super::dev_keys::DevKeys;
+use super::dev_reload::{DevPlan, Reloader};
+use super::edge::bound_clients;
 use super::node::{NodeParts, local_node};
 use super::node_metrics;
 use super::port_owner::Protocol;
@@ -26,23 +27,24 @@ use super::process::Stop;
 use super::ready::{DevReady, VERSION, absolute, http_url, print_line, ws_url};
 use super::record_keys::KeyFile;
 use super::storage::Storage;
+use crate::config::{DevFile, DevSetup, Overrides};
 
 /// The node that owns the shards.
 const REGION_NODE: &str = "dev-region";
 /// The node that serves the clients.
 const EDGE_NODE: &str = "dev-edge";
-/// Over how long clients are told to reconnect.
-const DRAIN: Duration = Duration::from_secs(1);
 /// How long the two tokens are valid, in seconds.
 const TOKEN_TTL_S: i64 = 3600;
 
 /// What `gb6 dev` was asked for.
 #[derive(Clone, Debug)]
 pub(crate) struct DevConfig {
-    /// Where everything is kept.
-    pub(crate) data_dir: PathBuf,
-    /// The address for clients and the console.
-    pub(crate) http: SocketAddr,
+    /// What the file, variables and flags say.
+    pub(crate) setup: DevSetup,
+    /// The file, to be read again at SIGHUP; `None`: there is none.
+    pub(crate) path: Option<PathBuf>,
+    /// What goes over it.
+    pub(crate) overrides: Overrides<DevFile>,
     /// Whether to print the line for programs.
     pub(crate) ready_json: bool,
 }
@@ -51,21 +53,41 @@ pub(crate) struct DevConfig {
 pub(crate) async fn run_dev(config: DevConfig, stop: Stop) -> anyhow::Result<()> {
     let began = Instant::now();
     let mut parts = NodeParts::new();
-    let storage = Storage::open(&config.data_dir)?;
-    let keys = DevKeys::load_or_create(&config.data_dir)?;
-    let key = keys.token_key();
-
+    let data_dir = PathBuf::from(&config.setup.file.data_dir);
+    let storage = Storage::open(&data_dir)?;
     let (region_node, edge_node) = (NodeId::from(REGION_NODE), NodeId::from(EDGE_NODE));
-    let snapshot = demo_snapshot(&DemoMesh {
-        revision: 1,
-        key_id: &key.id,
-        secret: &key.secret,
-        region_node: &region_node,
-        edge_node: &edge_node,
-    });
-    let mut record_keys = KeyFile::open(&config.data_dir, &region_node, storage.has_logs())?;
-    record_keys.cover(&snapshot)?;
-    let (_placement, snapshot) = watch::channel(Arc::new(snapshot));
+    let mut plan = DevPlan {
+        data_dir: data_dir.clone(),
+        keys: DevKeys::load_or_create(&data_dir)?,
+        region_node: region_node.clone(),
+        edge_node,
+    };
+    let snapshot = plan.snapshot(1, config.setup.instances.as_ref())?;
+    let instance = config.setup.default_instance();
+    let key = plan
+        .keys
+        .token_key(instance.as_str())
+        .context("the default instance has no key")?;
+    let record_keys = KeyFile::open(&data_dir, &region_node, storage.has_logs())?;
+    let keys = record_keys.keys();
+    let (placement, planned) = watch::channel(Arc::new(snapshot));
+    // Everybody learns of an instance when there are keys for its records.
+    let snapshot = record_keys.follow(planned)?;
+
+    let reloader = match &config.path {
+        Some(path) => {
+            let file = (path.clone(), config.overrides.clone());
+            let running = config.setup.clone();
+            Some(Reloader::new(
+                file,
+                running,
+                plan,
+                placement,
+                &parts.metrics,
+            )?)
+        }
+        None => None,
+    };
 
     let network = MemoryNetwork::new();
     let mut bind = |name: &str, role| -> anyhow::Result<_> {
@@ -82,7 +104,7 @@ pub(crate) async fn run_dev(config: DevConfig, stop: Stop) -> anyhow::Result<()>
 
     // The edge first: a busy port is found before anything else is begun.
     let edge = start_edge(
-        &config,
+        &config.setup,
         EdgeDeps {
             snapshot: snapshot.clone(),
             endpoint: at_edge,
@@ -99,27 +121,38 @@ pub(crate) async fn run_dev(config: DevConfig, stop: Stop) -> anyhow::Result<()>
             snapshot,
             open_log: storage.open_log(),
             rooms: storage.rooms(&mut parts)?,
-            keys: record_keys.keys(),
+            keys,
             metrics: parts.metrics.clone(),
             health: parts.health.clone(),
         },
     )?;
 
     if parts.ready(&stop).await.is_some() {
-        tell(&config, &edge, &key, began.elapsed())?;
-        stop.asked().await;
+        let told = Told {
+            config: &config,
+            instance: &instance,
+            key: &key,
+            data_dir: &data_dir,
+        };
+        told.tell(&edge, began.elapsed())?;
+        match reloader {
+            Some(reloader) => reloader.run(&stop).await,
+            None => stop.asked().await,
+        }
     }
     edge.drain().await;
     region.drain().await;
     Ok(())
 }
 
-fn start_edge(config: &DevConfig, deps: EdgeDeps) -> anyhow::Result<EdgeHandle> {
-    let mut edge = EdgeConfig::new(config.http, InstanceId::from(DEMO_INSTANCE));
+fn start_edge(setup: &DevSetup, deps: EdgeDeps) -> anyhow::Result<EdgeHandle> {
+    let file = &setup.file;
+    let mut edge = EdgeConfig::new(file.http, setup.default_instance());
     // Whoever reaches the address may sign in as anybody, so only this machine may.
-    edge.dev_tokens = config.http.ip().is_loopback();
+    edge.dev_tokens = file.http.ip().is_loopback();
     edge.loopback_origins = true;
-    edge.drain_window = DRAIN;
+    edge.drain_window = Duration::from_millis(file.drain.0);
+    bound_clients(&mut edge, &file.clients);
     edge.session.version = VERSION.to_owned();
     edge.session.node = EDGE_NODE.to_owned();
     Edge::start(edge, deps).map_err(|error| {
@@ -127,60 +160,91 @@ fn start_edge(config: &DevConfig, deps: EdgeDeps) -> anyhow::Result<EdgeHandle> 
             error,
             &Busy {
                 protocol: Protocol::Tcp,
-                addr: config.http,
+                addr: file.http,
                 flag: "--http",
             },
         )
     })
 }
 
-fn tell(config: &DevConfig, edge: &EdgeHandle, key: &Key, took: Duration) -> anyhow::Result<()> {
-    let addr = edge.local_addr();
-    let dir = config.data_dir.display();
-    eprintln!(
-        "gb6 {VERSION} is ready after {:.1} s: every role in one process, data in {dir}",
-        took.as_secs_f64()
-    );
-    eprintln!();
-    eprintln!("  console    {}", http_url(addr));
-    eprintln!("  WebSocket  {}", ws_url(addr));
-    eprintln!(
-        "  health     {}/readyz, metrics at /metrics",
-        http_url(addr)
-    );
-    eprintln!();
-    eprintln!("Open the console in two tabs and chat: each tab may be another person.");
-    if !console::is_built() {
-        eprintln!("The console is not in this binary: run scripts/console.sh, then build again.");
-    }
-    if !addr.ip().is_loopback() {
-        eprintln!("{addr} is not loopback, so the console gives no tokens to whoever asks.");
-    }
-    eprintln!(
-        "The instance `{DEMO_INSTANCE}` has no rate limit. Its rooms are room:…, kept for ever."
-    );
-    eprintln!("A token for your own client:");
-    eprintln!(
-        "  gb6 token create --data-dir {dir} --user carol --channels 'room:*' --allow sub,pub,prs,hst"
-    );
-    eprintln!("Ctrl-C stops it; messages and sign-ins are there at the next start.");
-    if config.ready_json {
-        print_line(&DevReady {
-            ready: true,
-            version: VERSION,
-            pid: std::process::id(),
-            instance: DEMO_INSTANCE,
-            http: http_url(addr),
-            ws: ws_url(addr),
-            hmac_secret: &key.secret,
-            tokens: BTreeMap::from([("alice", token(key, "alice")?), ("bob", token(key, "bob")?)]),
-            data_dir: absolute(&config.data_dir),
-        })?;
-    }
-    Ok(())
+/// What is told when everything is ready.
+struct Told<'a> {
+    config: &'a DevConfig,
+    instance: &'a InstanceId,
+    key: &'a Key,
+    data_dir: &'a Path,
 }
 
-/// A token that may do everything a member may in the demo instance's rooms.
+impl Told<'_> {
+    fn tell(&self, edge: &EdgeHandle, took: Duration) -> anyhow::Result<()> {
+        let addr = edge.local_addr();
+        let dir = self.data_dir.display();
+        let (instance, key) = (self.instance, self.key);
+        eprintln!(
+            "gb6 {VERSION} is ready after {:.1} s: every role in one process, data in {dir}",
+            took.as_secs_f64()
+        );
+        eprintln!();
+        eprintln!("  console    {}", http_url(addr));
+        eprintln!("  WebSocket  {}", ws_url(addr));
+        eprintln!(
+            "  health     {}/readyz, metrics at /metrics",
+            http_url(addr)
+        );
+        eprintln!();
+        eprintln!("Open the console in two tabs and chat: each tab may be another person.");
+        if !console::is_built() {
+            eprintln!(
+                "The console is not in this binary: run scripts/console.sh, then build again."
+            );
+        }
+        if !addr.ip().is_loopback() {
+            eprintln!("{addr} is not loopback, so the console gives no tokens to whoever asks.");
+        }
+        match (&self.config.path, &self.config.setup.instances) {
+            (Some(path), Some(instances)) => {
+                let names: Vec<&str> = instances.keys().map(|id| id.as_str()).collect();
+                eprintln!(
+                    "Instances of {}, read again at SIGHUP: {}.",
+                    path.display(),
+                    names.join(", ")
+                );
+            }
+            _ => eprintln!(
+                "The instance `{DEMO_INSTANCE}` has no rate limit. Its rooms are room:…, kept for ever."
+            ),
+        }
+        eprintln!("A token for your own client:");
+        let of = match instance.as_str() {
+            DEMO_INSTANCE => String::new(),
+            other => format!(" --instance {other}"),
+        };
+        eprintln!(
+            "  gb6 token create --data-dir {dir}{of} --user carol --channels 'room:*' --allow \
+         sub,pub,prs,hst"
+        );
+        eprintln!("Ctrl-C stops it; messages and sign-ins are there at the next start.");
+        if self.config.ready_json {
+            print_line(&DevReady {
+                ready: true,
+                version: VERSION,
+                pid: std::process::id(),
+                instance: instance.as_str(),
+                http: http_url(addr),
+                ws: ws_url(addr),
+                hmac_secret: &key.secret,
+                tokens: BTreeMap::from([
+                    ("alice", token(key, "alice")?),
+                    ("bob", token(key, "bob")?),
+                ]),
+                data_dir: absolute(self.data_dir),
+            })?;
+        }
+        Ok(())
+    }
+}
+
+/// A token that may do everything a member may in rooms of the namespace `room`.
 fn token(key: &Key, user: &str) -> anyhow::Result<String> {
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)

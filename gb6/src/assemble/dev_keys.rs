@@ -1,14 +1,16 @@
-//! The keys of `gb6 dev`: made at its first start, kept in its data directory, so that tokens and
-//! sign-in survive a restart.
+//! The keys of `gb6 dev`: made when it first serves an instance, kept in its data directory, so that
+//! tokens and sign-in survive a restart. Each instance has one, besides those of its configuration.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
+use gb6_core_model::InstanceId;
 use gb6_core_model::snapshot::{Key, KeyAlgorithm, KeyUse};
 use gb6_geo_config_plan::DEMO_INSTANCE;
 use ring::rand::{SecureRandom, SystemRandom};
 use serde::{Deserialize, Serialize};
 
-use super::files::{create_json, read_json};
+use super::files::{create_json, read_json, replace_json};
 
 /// The file in the data directory, mode 0600.
 const FILE: &str = "keys.json";
@@ -21,6 +23,26 @@ pub(crate) struct DevKeys {
     token_key_id: String,
     /// Its secret: 64 hexadecimal digits, used as they stand.
     token_secret: String,
+    /// The same of the other instances.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    instances: BTreeMap<String, InstanceKey>,
+}
+
+/// The key of one instance.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct InstanceKey {
+    token_key_id: String,
+    token_secret: String,
+}
+
+impl InstanceKey {
+    fn make(instance: &str) -> anyhow::Result<Self> {
+        Ok(Self {
+            token_key_id: format!("{instance}.{}", random_hex::<6>()?),
+            token_secret: random_hex::<32>()?,
+        })
+    }
 }
 
 impl DevKeys {
@@ -40,22 +62,59 @@ impl DevKeys {
         if let Some(keys) = Self::load(data_dir)? {
             return Ok(keys);
         }
+        let demo = InstanceKey::make(DEMO_INSTANCE)?;
         let keys = Self {
-            token_key_id: format!("{DEMO_INSTANCE}.{}", random_hex::<6>()?),
-            token_secret: random_hex::<32>()?,
+            token_key_id: demo.token_key_id,
+            token_secret: demo.token_secret,
+            instances: BTreeMap::new(),
         };
         create_json(&data_dir.join(FILE), &keys)?;
         Ok(keys)
     }
 
-    /// The key that signs tokens of the demo instance.
-    pub(crate) fn token_key(&self) -> Key {
-        Key {
-            id: self.token_key_id.clone(),
+    /// Makes the keys that are missing for `instances`. They are used only when the disk has them.
+    /// Blocks on the disk.
+    ///
+    /// # Errors
+    /// The file can not be written; nothing has changed.
+    pub(crate) fn cover<'a>(
+        &mut self,
+        data_dir: &Path,
+        instances: impl Iterator<Item = &'a InstanceId>,
+    ) -> anyhow::Result<()> {
+        let mut keys = self.clone();
+        for id in instances.filter(|id| id.as_str() != DEMO_INSTANCE) {
+            if !keys.instances.contains_key(id.as_str()) {
+                let key = InstanceKey::make(id.as_str())?;
+                keys.instances.insert(id.to_string(), key);
+            }
+        }
+        if keys != *self {
+            replace_json(&data_dir.join(FILE), &keys)?;
+            *self = keys;
+        }
+        Ok(())
+    }
+
+    /// The key that signs tokens of `instance`; `None`: `gb6 dev` has never served it.
+    pub(crate) fn token_key(&self, instance: &str) -> Option<Key> {
+        let (id, secret) = match self.instances.get(instance) {
+            Some(key) => (&key.token_key_id, &key.token_secret),
+            None if instance == DEMO_INSTANCE => (&self.token_key_id, &self.token_secret),
+            None => return None,
+        };
+        Some(Key {
+            id: id.clone(),
             usage: KeyUse::Client,
             algorithm: KeyAlgorithm::HS256,
-            secret: self.token_secret.clone(),
-        }
+            secret: secret.clone(),
+        })
+    }
+
+    /// The instances that have a key.
+    pub(crate) fn instances(&self) -> impl Iterator<Item = &str> {
+        let others = self.instances.keys().map(String::as_str);
+        std::iter::once(DEMO_INSTANCE).chain(others)
     }
 }
 
@@ -63,6 +122,7 @@ impl std::fmt::Debug for DevKeys {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("DevKeys")
             .field("token_key_id", &self.token_key_id)
+            .field("instances", &self.instances.keys())
             .finish_non_exhaustive()
     }
 }
@@ -92,13 +152,36 @@ mod tests {
             std::fs::metadata(&file).unwrap().permissions().mode() & 0o777,
             0o600
         );
-        assert!(made.token_key().id.starts_with("demo."));
-        assert_eq!(made.token_key().secret.len(), 64);
+        let demo = made.token_key("demo").unwrap();
+        assert!(demo.id.starts_with("demo."));
+        assert_eq!(demo.secret.len(), 64);
         assert!(!format!("{made:?}").contains(&made.token_secret));
 
         std::fs::write(&file, "{\"token_key_id\": \"demo.x\", \"token_secret\": 5}").unwrap();
         let error = DevKeys::load_or_create(&data_dir).unwrap_err().to_string();
         assert!(error.contains("keys.json is damaged at line 1"), "{error}");
+    }
+
+    #[test]
+    fn other_instances_get_a_key_of_their_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut keys = DevKeys::load_or_create(dir.path()).unwrap();
+        assert_eq!(keys.token_key("acme"), None);
+        let ids = [InstanceId::from("acme"), InstanceId::from("demo")];
+        keys.cover(dir.path(), ids.iter()).unwrap();
+        let acme = keys.token_key("acme").unwrap();
+        assert!(acme.id.starts_with("acme."));
+        assert_ne!(acme.secret, keys.token_key("demo").unwrap().secret);
+        assert_eq!(keys.instances().collect::<Vec<_>>(), ["demo", "acme"]);
+        keys.cover(dir.path(), ids.iter()).unwrap();
+        assert_eq!(DevKeys::load(dir.path()).unwrap(), Some(keys.clone()));
+
+        // One that can not be kept is not used.
+        let in_the_way = dir.path().join(FILE).with_extension("new");
+        std::fs::create_dir(&in_the_way).unwrap();
+        let shop = InstanceId::from("shop");
+        keys.cover(dir.path(), [&shop].into_iter()).unwrap_err();
+        assert_eq!(keys.token_key("shop"), None);
     }
 
     #[test]

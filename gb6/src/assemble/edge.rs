@@ -17,7 +17,7 @@ use super::node_metrics;
 use super::port_owner::Protocol;
 use super::process::Stop;
 use super::ready::{NodeReady, VERSION, absolute, http_url, print_line, ws_url};
-use crate::config::EdgeFile;
+use crate::config::{ClientsTable, EdgeFile};
 
 /// How long peers may take to learn that the node is gone.
 const GOODBYE: Duration = Duration::from_millis(500);
@@ -97,12 +97,8 @@ async fn pass_on(mut from: watch::Receiver<Arc<Snapshot>>, place: watch::Sender<
     }
 }
 
-/// What the file says, as the edge has it.
-fn settings(file: &EdgeFile) -> EdgeConfig {
-    let clients = &file.clients;
-    let mut config = EdgeConfig::new(file.http, InstanceId::from(file.default_instance.as_str()));
-    config.dev_tokens = file.dev_tokens;
-    config.drain_window = Duration::from_millis(file.drain.0);
+/// What a file says of clients, as the edge has it.
+pub(super) fn bound_clients(config: &mut EdgeConfig, clients: &ClientsTable) {
     config.connections_max =
         (clients.connections_max > 0).then_some(clients.connections_max as usize);
     config.outbox_bytes = usize::try_from(clients.queue.0).unwrap_or(usize::MAX);
@@ -110,6 +106,14 @@ fn settings(file: &EdgeFile) -> EdgeConfig {
     config.session.ping_interval_ms = clients.ping.0;
     config.session.pong_timeout_ms = clients.pong.0;
     config.session.connect_timeout_ms = clients.connect.0;
+}
+
+/// What the file says, as the edge has it.
+fn settings(file: &EdgeFile) -> EdgeConfig {
+    let mut config = EdgeConfig::new(file.http, InstanceId::from(file.default_instance.as_str()));
+    config.dev_tokens = file.dev_tokens;
+    config.drain_window = Duration::from_millis(file.drain.0);
+    bound_clients(&mut config, &file.clients);
     config.session.version = VERSION.to_owned();
     config.session.node = file.name.clone();
     config

@@ -5,6 +5,7 @@ mod busy;
 mod console;
 mod dev;
 mod dev_keys;
+mod dev_reload;
 mod edge;
 mod files;
 mod geo;

@@ -6,7 +6,9 @@ use clap::{Args, Subcommand, ValueEnum};
 use gb6_geo_config_plan::{EXAMPLE, read_snapshot};
 
 use super::exit::{Failure, print};
-use crate::config::{EdgeFile, GeoFile, Overrides, RegionFile, RoleFile, example, load, markdown};
+use crate::config::{
+    DevFile, DevSetup, EdgeFile, GeoFile, Overrides, RegionFile, RoleFile, example, load, markdown,
+};
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum ConfigCommand {
@@ -25,6 +27,8 @@ pub(crate) enum ConfigCommand {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(crate) enum FileKind {
+    /// The file of `gb6 dev`
+    Dev,
     /// The file of `gb6 edge`
     Edge,
     /// The file of `gb6 region`
@@ -37,6 +41,8 @@ pub(crate) enum FileKind {
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum CheckCommand {
+    /// The file of `gb6 dev` with the secret files that it names
+    Dev(RoleArgs<DevFile>),
     /// The file of `gb6 edge`
     Edge(RoleArgs<EdgeFile>),
     /// The file of `gb6 region`
@@ -66,6 +72,11 @@ impl<F: RoleFile + Clone + std::fmt::Debug + Send + Sync + 'static> RoleArgs<F> 
         load(self.config.as_deref(), &self.overrides).map_err(Failure::usage)
     }
 
+    /// What is said of `file` and over it.
+    pub(crate) fn parts(self) -> (Option<PathBuf>, Overrides<F>) {
+        (self.config, self.overrides)
+    }
+
     fn show(&self) -> Result<(), Failure> {
         let text = toml::to_string(&self.load()?)?;
         print(&text)
@@ -76,11 +87,13 @@ impl ConfigCommand {
     pub(crate) fn run(self) -> Result<(), Failure> {
         match self {
             ConfigCommand::Example { file } => print(&match file {
+                FileKind::Dev => dev_example(),
                 FileKind::Edge => example::<EdgeFile>(),
                 FileKind::Region => example::<RegionFile>(),
                 FileKind::Geo => example::<GeoFile>(),
                 FileKind::Snapshot => EXAMPLE.to_owned(),
             }),
+            ConfigCommand::Check(CheckCommand::Dev(args)) => check_dev(args),
             ConfigCommand::Check(CheckCommand::Edge(args)) => args.show(),
             ConfigCommand::Check(CheckCommand::Region(args)) => args.show(),
             ConfigCommand::Check(CheckCommand::Geo(args)) => args.show(),
@@ -100,9 +113,37 @@ impl ConfigCommand {
     }
 }
 
+/// The example of `gb6 dev`'s file: its own keys, and a word about the instances.
+fn dev_example() -> String {
+    let about = "\n# Instances stand here as in a snapshot file, without region: all are in one \
+        place. `gb6 config\n# example snapshot` prints their keys. Without any there is the instance \
+        demo, with room:… and no\n# rate limit. gb6 dev reads the file again at SIGHUP; a mistake in it \
+        changes nothing.\n#\n\
+        # [instances.acme]\n# hosts = [\"chat.acme.example\"]\n\
+        # keys = [{ id = \"acme.main\", secret_file = \"acme.secret\" }]\n\
+        # [instances.acme.namespaces.room]\n# presence = true\n";
+    example::<DevFile>() + about
+}
+
+fn check_dev(args: RoleArgs<DevFile>) -> Result<(), Failure> {
+    let (path, overrides) = args.parts();
+    let setup = DevSetup::load(path.as_deref(), &overrides).map_err(Failure::usage)?;
+    eprintln!(
+        "Good: {} in it; a connection that names none is of {}.",
+        match setup.instances.as_ref().map(|instances| instances.len()) {
+            None => "no instances".to_owned(),
+            Some(1) => "1 instance".to_owned(),
+            Some(n) => format!("{n} instances"),
+        },
+        setup.default_instance()
+    );
+    print(&toml::to_string(&setup.file)?)
+}
+
 /// The tables of all keys.
 fn reference() -> String {
     [
+        markdown::<DevFile>(),
         markdown::<EdgeFile>(),
         markdown::<RegionFile>(),
         markdown::<GeoFile>(),

@@ -15,7 +15,7 @@ use gb6_geo_config_plan::Millis;
 use super::config::read_snapshot_file;
 use super::exit::{Failure, print};
 use crate::assemble::DevKeys;
-use crate::config::{EdgeFile, GeoFile, Overrides, load};
+use crate::config::{DevSetup, EdgeFile, GeoFile, Overrides, load};
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum TokenCommand {
@@ -33,7 +33,7 @@ pub(crate) struct Create {
         default_value = "gb6-data"
     )]
     data_dir: PathBuf,
-    /// A file that leads to the keys, instead: of an edge, of geo, or the snapshot itself
+    /// A file that leads to the keys, instead: of `gb6 dev`, of an edge, of geo, or the snapshot itself
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// The instance that the token is for
@@ -115,15 +115,21 @@ fn capabilities(channels: Vec<String>, allow: Vec<Allow>) -> Option<Vec<Capabili
 fn key_in_dir(create: &Create) -> Result<Key, Failure> {
     let dir = &create.data_dir;
     if let Some(keys) = DevKeys::load(dir)? {
-        let key = keys.token_key();
-        let asked = create.key.as_ref().is_none_or(|id| *id == key.id);
-        if create.instance == gb6_geo_config_plan::DEMO_INSTANCE && asked {
+        let key = keys.token_key(&create.instance);
+        let asked = |key: &Key| create.key.as_ref().is_none_or(|id| *id == key.id);
+        if let Some(key) = key.clone().filter(asked) {
             return Ok(key);
         }
+        let has = match &key {
+            Some(key) => format!("the key {} of instance {}", key.id, create.instance),
+            None => format!(
+                "keys of {}",
+                keys.instances().collect::<Vec<_>>().join(", ")
+            ),
+        };
         return Err(anyhow!(
-            "{} is of gb6 dev, which has the instance demo with the key {}",
-            dir.display(),
-            key.id
+            "{} is of gb6 dev and has {has}: for another key name its configuration with --config",
+            dir.display()
         )
         .into());
     }
@@ -145,8 +151,16 @@ fn snapshot_behind(file: &Path) -> Result<Snapshot, Failure> {
     let table: toml::Table = toml::from_str(&text)
         .with_context(|| format!("{} is no TOML", file.display()))
         .map_err(Failure::Usage)?;
-    if table.contains_key("instances") {
+    let placed = table.contains_key("regions") || table.contains_key("nodes");
+    if table.contains_key("instances") && placed {
         return read_snapshot_file(file);
+    }
+    if table.contains_key("instances") {
+        let setup = DevSetup::load(Some(file), &Overrides::default()).map_err(Failure::usage)?;
+        return Ok(Snapshot {
+            instances: setup.instances.unwrap_or_default(),
+            ..Snapshot::default()
+        });
     }
     if table.contains_key("snapshot") {
         let geo = load::<GeoFile>(Some(file), &Overrides::default()).map_err(Failure::usage)?;

@@ -8,7 +8,7 @@ use super::roles::RoleFile;
 /// A commented file with every key at its default.
 pub(crate) fn example<F: RoleFile>() -> String {
     let mut out = String::new();
-    let role = F::ROLE;
+    let role = F::COMMAND;
     // Writing to a string can not fail.
     let _ = writeln!(
         out,
@@ -38,7 +38,7 @@ pub(crate) fn example<F: RoleFile>() -> String {
 
 /// The table of a role's keys in Markdown, for docs/configuration.md.
 pub(crate) fn markdown<F: RoleFile>() -> String {
-    let mut out = format!("## {} file\n\n{}\n", F::ROLE, F::ABOUT);
+    let mut out = format!("## {} file\n\n{}\n", F::COMMAND, F::ABOUT);
     for Section { name, keys, .. } in F::sections("", "") {
         let title = if name.is_empty() {
             "Top of the file".to_owned()
@@ -48,7 +48,7 @@ pub(crate) fn markdown<F: RoleFile>() -> String {
         let _ = write!(
             out,
             "\n### {}: {title}\n\n| key | default | flag, variable | meaning |\n|---|---|---|---|\n",
-            F::ROLE
+            F::COMMAND
         );
         for key in keys {
             let words: Vec<&str> = key.doc.lines().map(str::trim).collect();

@@ -1,13 +1,17 @@
 //! From a file, variables and flags to one checked structure.
 
 use std::fmt;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use gb6_geo_config_plan::{Problem, Problems, parse_toml};
+use gb6_geo_config_plan::{Problem, Problems, parse_toml_without};
 
 use super::key::Key;
 use super::overrides::Overrides;
 use super::roles::RoleFile;
+
+/// Largest configuration file in bytes: that of a snapshot file.
+const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
 /// Why there is no configuration.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +48,17 @@ pub(crate) enum ConfigError {
     },
 }
 
+impl ConfigError {
+    /// Why a file can not be read, without its name; for the others, all of it.
+    pub(super) fn reason(&self) -> String {
+        match self {
+            ConfigError::Read { source, .. } => source.to_string(),
+            other => other.to_string(),
+        }
+    }
+}
+
+/// Problems of a file, each with its path.
 struct InFile<'a> {
     path: &'a Path,
     problems: &'a Problems,
@@ -70,17 +85,44 @@ pub(crate) fn load<F: RoleFile>(
     let written = match file {
         None => F::default(),
         Some(path) => {
-            let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
-                path: path.to_path_buf(),
-                source,
-            })?;
+            let text = read_text(path)?;
             parse_role::<F>(&text).map_err(|problems| ConfigError::File {
                 path: path.to_path_buf(),
                 problems,
             })?
         }
     };
-    let config = apply(&written, overrides)?;
+    layer(&written, file, overrides)
+}
+
+/// The text of a configuration file.
+///
+/// # Errors
+/// It can not be read, or is too large for one.
+pub(super) fn read_text(path: &Path) -> Result<String, ConfigError> {
+    let read = || {
+        let mut text = String::new();
+        let mut file = std::fs::File::open(path)?.take(FILE_BYTES_MAX + 1);
+        file.read_to_string(&mut text)?;
+        if text.len() as u64 > FILE_BYTES_MAX {
+            let why = format!("it is larger than {FILE_BYTES_MAX} bytes");
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, why));
+        }
+        Ok(text)
+    };
+    read().map_err(|source| ConfigError::Read {
+        path: path.to_path_buf(),
+        source,
+    })
+}
+
+/// What `file` has written with `overrides` over it, checked.
+pub(super) fn layer<F: RoleFile>(
+    written: &F,
+    file: Option<&Path>,
+    overrides: &Overrides<F>,
+) -> Result<F, ConfigError> {
+    let config = apply(written, overrides)?;
     let problems = config.problems();
     if problems.is_empty() {
         return Ok(config);
@@ -100,7 +142,7 @@ pub(crate) fn load<F: RoleFile>(
 
 /// Reads the text of a role's file.
 pub(crate) fn parse_role<F: RoleFile>(text: &str) -> Result<F, Problems> {
-    parse_toml(text)
+    parse_toml_without(text, F::OTHER_TABLES)
 }
 
 fn apply<F: RoleFile>(written: &F, overrides: &Overrides<F>) -> Result<F, ConfigError> {
@@ -129,13 +171,11 @@ fn apply<F: RoleFile>(written: &F, overrides: &Overrides<F>) -> Result<F, Config
         };
         section.insert(key.name.to_owned(), value);
     }
-    let name = table
-        .get("name")
-        .and_then(toml::Value::as_str)
-        .unwrap_or_default()
-        .to_owned();
-    for (_, value) in table.iter_mut() {
-        name_it(value, &name);
+    let name = table.get("name").and_then(toml::Value::as_str);
+    if let Some(name) = name.map(str::to_owned) {
+        for (_, value) in table.iter_mut() {
+            name_it(value, &name);
+        }
     }
     table.try_into().map_err(|e| broken(&e))
 }

@@ -1,5 +1,6 @@
 //! Configuration: one typed file for each role, over it environment variables, over them flags.
 
+mod dev;
 mod example;
 mod key;
 mod load;
@@ -9,8 +10,9 @@ mod tables;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use dev::{DevFile, DevSetup};
 pub(crate) use example::{example, markdown};
 pub(crate) use load::load;
 pub(crate) use overrides::Overrides;
 pub(crate) use roles::{EdgeFile, GeoFile, RegionFile, RoleFile};
-pub(crate) use tables::LogTable;
+pub(crate) use tables::{ClientsTable, LogTable};

@@ -1,10 +1,9 @@
-//! The configuration file of each role.
+//! The configuration file of each role, and what is wrong with values together.
 
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 
 use gb6_core_mesh::snapshot::GeoAddress;
-use gb6_core_model::Role;
 use gb6_geo_config_plan::{Bytes, Millis};
 
 use super::key::{Keys, config};
@@ -14,8 +13,10 @@ use super::tables::{ClientsTable, DialTable, ListenTable, LogTable, MeshTable, S
 pub(crate) trait RoleFile:
     Keys + Default + PartialEq + serde::Serialize + serde::de::DeserializeOwned
 {
-    /// The role.
-    const ROLE: Role;
+    /// The subcommand that takes it: `gb6 edge`.
+    const COMMAND: &'static str;
+    /// Tables at the top of the file that are read by somebody else.
+    const OTHER_TABLES: &'static [&'static str] = &[];
     /// What stands at the top of its example.
     const ABOUT: &'static str;
     /// What is wrong with the values together: key and words.
@@ -23,7 +24,7 @@ pub(crate) trait RoleFile:
 }
 
 /// The longest time that clients may be spread over, in ms: supervisors give up after minutes.
-const DRAIN_MAX_MS: u64 = 10 * 60 * 1000;
+pub(super) const DRAIN_MAX_MS: u64 = 10 * 60 * 1000;
 
 /// The least that may wait for a client: the largest frame must fit.
 const QUEUE_MIN: Bytes = Bytes(1 << 20);
@@ -121,7 +122,7 @@ fn common(name: &str, drain: Option<Millis>) -> Vec<(&'static str, String)> {
 }
 
 /// What lies outside its bounds.
-fn outside<T: PartialOrd + std::fmt::Display>(
+pub(super) fn outside<T: PartialOrd + std::fmt::Display>(
     key: &'static str,
     value: &T,
     bounds: RangeInclusive<T>,
@@ -137,8 +138,27 @@ fn geo_addresses(geo: &[String]) -> Option<(&'static str, String)> {
     Some(("mesh.geo", why))
 }
 
+/// What is wrong with the bounds of clients.
+pub(super) fn client_bounds(clients: &ClientsTable) -> Vec<(&'static str, String)> {
+    let (second, day) = (Millis(1_000), Millis(86_400_000));
+    let mut problems: Vec<_> = [
+        outside("clients.queue", &clients.queue, QUEUE_MIN..=QUEUE_MAX),
+        outside("clients.ping", &clients.ping, Millis(0)..=day),
+        outside("clients.pong", &clients.pong, second..=day),
+        outside("clients.connect", &clients.connect, second..=day),
+        outside("clients.write", &clients.write, second..=day),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    if !clients.ping.0.is_multiple_of(1_000) {
+        problems.push(("clients.ping", "clients are told whole seconds".to_owned()));
+    }
+    problems
+}
+
 impl RoleFile for EdgeFile {
-    const ROLE: Role = Role::Edge;
+    const COMMAND: &'static str = "edge";
     const ABOUT: &'static str = "An edge: terminates clients and forwards to regions.";
 
     fn problems(&self) -> Vec<(&'static str, String)> {
@@ -161,26 +181,13 @@ impl RoleFile for EdgeFile {
                 format!("`{instance}` is no name of an instance"),
             ));
         }
-        let clients = &self.clients;
-        let (second, day) = (Millis(1_000), Millis(86_400_000));
-        problems.extend(outside(
-            "clients.queue",
-            &clients.queue,
-            QUEUE_MIN..=QUEUE_MAX,
-        ));
-        problems.extend(outside("clients.ping", &clients.ping, Millis(0)..=day));
-        problems.extend(outside("clients.pong", &clients.pong, second..=day));
-        problems.extend(outside("clients.connect", &clients.connect, second..=day));
-        problems.extend(outside("clients.write", &clients.write, second..=day));
-        if !clients.ping.0.is_multiple_of(1_000) {
-            problems.push(("clients.ping", "clients are told whole seconds".to_owned()));
-        }
+        problems.extend(client_bounds(&self.clients));
         problems
     }
 }
 
 impl RoleFile for RegionFile {
-    const ROLE: Role = Role::Region;
+    const COMMAND: &'static str = "region";
     const ABOUT: &'static str = "A region: owns shards and makes every message durable.";
 
     fn problems(&self) -> Vec<(&'static str, String)> {
@@ -211,7 +218,7 @@ impl RoleFile for RegionFile {
 }
 
 impl RoleFile for GeoFile {
-    const ROLE: Role = Role::Geo;
+    const COMMAND: &'static str = "geo";
     const ABOUT: &'static str = "Geo: serves the snapshot to every node.";
 
     fn problems(&self) -> Vec<(&'static str, String)> {

@@ -49,6 +49,7 @@ fn the_example_says_the_defaults<F: RoleFile + std::fmt::Debug>() {
 
 #[test]
 fn examples_say_the_defaults() {
+    the_example_says_the_defaults::<DevFile>();
     the_example_says_the_defaults::<EdgeFile>();
     the_example_says_the_defaults::<RegionFile>();
     the_example_says_the_defaults::<GeoFile>();
@@ -74,6 +75,7 @@ fn keys_are_distinct<F: RoleFile>() {
 
 #[test]
 fn flags_and_variables_are_distinct_and_keys_have_words() {
+    keys_are_distinct::<DevFile>();
     keys_are_distinct::<EdgeFile>();
     keys_are_distinct::<RegionFile>();
     keys_are_distinct::<GeoFile>();

@@ -9,6 +9,7 @@ mod backup;
 mod bench;
 mod commands;
 mod dev;
+mod dev_config;
 mod mesh;
 mod scripts;
 
