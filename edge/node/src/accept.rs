@@ -1,5 +1,5 @@
-//! The listener: takes connections whatever happens, and brings each from its first byte to its
-//! answer or its WebSocket.
+//! The listener: takes connections whatever happens, and brings each from its first byte, through
+//! TLS where that is spoken, to its answer or its WebSocket.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -14,14 +14,19 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustix::net::RecvFlags;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
-use tokio::io::Interest;
+use tokio::io::{AsyncRead, AsyncWrite, Interest};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
+use tokio::task::AbortHandle;
+use tokio_rustls::TlsAcceptor;
 
 use crate::admission::{Permit, Unproven};
+use crate::connection::carrier::Carrier;
 use crate::connection::driver::Connection;
+use crate::connection::framing::Verdict;
 use crate::http::{self, Granted};
 use crate::shared::Shared;
+use crate::tls;
 use crate::ws::framing::WebSocket;
 
 /// Connections that the kernel completes for us while we are busy; it caps this at `somaxconn`.
@@ -40,6 +45,10 @@ const UNSENT_BYTES: u32 = 256 * 1024;
 /// The answer where every place is taken.
 const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 1\r\n\
     Content-Type: text/plain\r\nContent-Length: 21\r\n\r\ntoo many connections\n";
+
+/// The answer to plain HTTP where TLS is spoken.
+const SPEAK_TLS: &[u8] = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\
+    Content-Type: text/plain\r\nContent-Length: 40\r\n\r\nthis address speaks TLS: use https, wss\n";
 
 thread_local! {
     /// Where request heads are looked at: nothing in it outlives one look.
@@ -140,22 +149,70 @@ fn admit(shared: &Arc<Shared>, tcp: TcpStream) {
     let socket = SockRef::from(&tcp);
     let _ = socket.set_tcp_nodelay(true);
     let _ = socket.set_tcp_notsent_lowat(UNSENT_BYTES);
-    let timeout = shared.config.header_timeout;
-    shared.admission.start(timeout, |unproven| {
-        tokio::spawn(connection(shared.clone(), tcp, unproven, permit)).abort_handle()
-    });
+    let config = &shared.config;
+    match shared.tls.clone() {
+        None => shared.admission.start(config.header_timeout, |unproven| {
+            tokio::spawn(plain(shared.clone(), tcp, unproven, permit)).abort_handle()
+        }),
+        Some(tls) => shared
+            .admission
+            .start(config.handshake_timeout, |unproven| {
+                tokio::spawn(secured(shared.clone(), tls, tcp, unproven, permit)).abort_handle()
+            }),
+    }
 }
 
 /// One connection until the head of its first request is there: it costs a task of a few hundred
 /// bytes, no buffer and no timer.
-async fn connection(shared: Arc<Shared>, tcp: TcpStream, unproven: Unproven, permit: Permit) {
+async fn plain(shared: Arc<Shared>, tcp: TcpStream, unproven: Unproven, permit: Permit) {
     if head_arrived(&tcp).await.is_err() {
         return;
     }
     // What HTTP needs is put aside, so that it is gone when a WebSocket begins.
-    let upgraded = Box::pin(speak_http(shared.clone(), tcp, unproven, permit)).await;
-    if let Some((websocket, unproven)) = upgraded {
-        unproven.hand_over(|unproven| tokio::spawn(websocket(unproven)).abort_handle());
+    if let Some((websocket, unproven)) = Box::pin(speak_http(shared, tcp, unproven, permit)).await {
+        unproven.hand_over(websocket);
+    }
+}
+
+/// One connection with TLS below it. Until its first byte is there it costs as little as a plain
+/// one; what the handshake needs is gone when it is over.
+async fn secured(
+    shared: Arc<Shared>,
+    tls: TlsAcceptor,
+    tcp: TcpStream,
+    unproven: Unproven,
+    permit: Permit,
+) {
+    let mut first = [0];
+    match tcp.peek(&mut first).await {
+        Ok(1) if first[0] == tls::HANDSHAKE_RECORD => {}
+        Ok(1) if first[0].is_ascii_uppercase() => {
+            shared.metrics.handshakes.with(&["plain"]).inc();
+            // One try, and the request is taken so that the answer is not lost with it.
+            let _ = tcp.try_read(&mut [0; 1024]);
+            let _ = tcp.try_write(SPEAK_TLS);
+            return;
+        }
+        Ok(_) => {
+            shared.metrics.handshakes.with(&["failed"]).inc();
+            return;
+        }
+        Err(_) => return,
+    }
+    let stream = match Box::pin(tls.accept(tcp)).await {
+        Ok(stream) => stream,
+        Err(error) => {
+            shared.metrics.handshakes.with(&["failed"]).inc();
+            tracing::debug!(%error, "TLS handshake failed");
+            return;
+        }
+    };
+    shared.metrics.handshakes.with(&["done"]).inc();
+    unproven.prolong(shared.config.header_timeout);
+    if let Some((websocket, unproven)) =
+        Box::pin(speak_http(shared, stream, unproven, permit)).await
+    {
+        unproven.hand_over(websocket);
     }
 }
 
@@ -189,12 +246,13 @@ async fn head_arrived(tcp: &TcpStream) -> io::Result<()> {
     }
 }
 
-type Websocket = Box<dyn FnOnce(Unproven) -> Connection<TcpStream, WebSocket> + Send>;
+/// Starts the task of a WebSocket.
+type Websocket = Box<dyn FnOnce(Unproven) -> AbortHandle + Send>;
 
 /// Answers requests until the connection ends or becomes a WebSocket.
-async fn speak_http(
+async fn speak_http<C: Carrier + AsyncRead + AsyncWrite>(
     shared: Arc<Shared>,
-    tcp: TcpStream,
+    stream: C,
     unproven: Unproven,
     permit: Permit,
 ) -> Option<(Websocket, Unproven)> {
@@ -211,20 +269,30 @@ async fn speak_http(
     http.timer(TokioTimer::new())
         .header_read_timeout(shared.config.header_timeout)
         .max_buf_size(HEAD_BYTES_MAX);
-    let mut conn = http.serve_connection(TokioIo::new(tcp), service);
+    let mut conn = http.serve_connection(TokioIo::new(stream), service);
     if let Err(error) = poll_fn(|cx| Pin::new(&mut conn).poll_without_shutdown(cx)).await {
         tracing::debug!(%error, "http connection ended");
         return None;
     }
-    let opening = granted.lock().take()?;
     let parts = conn.into_parts();
-    let (tcp, early) = (parts.io.into_inner(), parts.read_buf);
+    let (mut stream, early) = (parts.io.into_inner(), parts.read_buf);
+    let Some(opening) = granted.lock().take() else {
+        let over = Verdict {
+            code: 1000,
+            reason: "",
+            reconnect: false,
+        };
+        poll_fn(|cx| stream.poll_finish(cx, over)).await;
+        return None;
+    };
     // The service held the other half.
     drop(parts.service);
     let unproven = Arc::into_inner(unproven)?;
     let websocket: Websocket = Box::new(move |unproven| {
         let framing = WebSocket::new(shared.config.frame_bytes_max);
-        Connection::new(shared, tcp, framing, &early, opening, unproven, permit)
+        let connection =
+            Connection::new(shared, stream, framing, &early, opening, unproven, permit);
+        tokio::spawn(connection).abort_handle()
     });
     Some((websocket, unproven))
 }

@@ -6,11 +6,19 @@ use std::time::Duration;
 use gb6_core_model::{InstanceId, limits};
 use gb6_edge_session::{HubConfig, SessionConfig};
 
+use crate::tls::CertificateSource;
+
 /// The settings of one edge.
 #[derive(Clone, Debug)]
 pub struct EdgeConfig {
     /// Where clients connect: WebSocket, console, health, metrics. Port 0: any.
     pub http: SocketAddr,
+    /// The certificate that is shown to clients; `None`: there is neither TLS nor QUIC.
+    pub certificate: Option<CertificateSource>,
+    /// Whether `http` speaks TLS.
+    pub tls: bool,
+    /// How often the files of the certificate are looked at.
+    pub certificate_check: Duration,
     /// The instance of a connection whose host name and token name none.
     pub default_instance: InstanceId,
     /// Whether `POST /dev/token` gives a token to whoever asks. Only on a loopback address.
@@ -25,6 +33,8 @@ pub struct EdgeConfig {
     /// Connections at most that have not shown a valid token; `None`: half of all. The oldest of
     /// them is dropped for a new one.
     pub half_open_max: Option<usize>,
+    /// How long a TLS handshake may take.
+    pub handshake_timeout: Duration,
     /// How long a connection may take for the head of a request, and an idle one is kept.
     pub header_timeout: Duration,
     /// How long the body of a request may take.
@@ -58,12 +68,16 @@ impl EdgeConfig {
     pub fn new(http: SocketAddr, default_instance: InstanceId) -> Self {
         Self {
             http,
+            certificate: None,
+            tls: false,
+            certificate_check: Duration::from_secs(1),
             default_instance,
             dev_tokens: false,
             loopback_origins: false,
             connections_max: None,
             file_reserve: 256,
             half_open_max: None,
+            handshake_timeout: Duration::from_secs(5),
             header_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(10),
             outbox_bytes: limits::SESSION_QUEUE_BYTES_MAX,
@@ -87,6 +101,9 @@ impl EdgeConfig {
         if self.dev_tokens && !self.http.ip().is_loopback() {
             return Err(ConfigError::DevTokensInPublic(self.http));
         }
+        if self.tls && self.certificate.is_none() {
+            return Err(ConfigError::NoCertificate("TLS"));
+        }
         if !self.session.ping_interval_ms.is_multiple_of(1000) {
             return Err(ConfigError::PingInterval(self.session.ping_interval_ms));
         }
@@ -103,6 +120,9 @@ pub enum ConfigError {
          listen on 127.0.0.1, or turn dev_tokens off and make tokens with `gb6 token create`"
     )]
     DevTokensInPublic(SocketAddr),
+    /// What is to be spoken needs a certificate.
+    #[error("{0} needs a certificate and its key")]
+    NoCertificate(&'static str),
     /// Clients are told the interval in seconds.
     #[error("the ping interval of {0} ms is no whole number of seconds")]
     PingInterval(u64),

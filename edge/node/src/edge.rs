@@ -11,6 +11,7 @@ use gb6_core_obs::{Component, Health, Metrics, Registration};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
+use tokio_rustls::TlsAcceptor;
 
 use crate::accept;
 use crate::admission::Admission;
@@ -21,6 +22,7 @@ use crate::http::assets::AssetSource;
 use crate::metrics::EdgeMetrics;
 use crate::shards::Shards;
 use crate::shared::{Shared, SharedParts};
+use crate::tls::{self, CertificateError, Certificates};
 
 /// Waits between dials of a region: below the time that a publish waits for its answer.
 const BACKOFF: Backoff = Backoff {
@@ -58,6 +60,9 @@ pub enum EdgeError {
         /// Why not.
         source: io::Error,
     },
+    /// The certificate for clients can not be used.
+    #[error("the certificate for clients is not usable: {0}")]
+    Certificate(#[from] CertificateError),
     /// The process may open too few files.
     #[error(
         "the process may have {limit} files open, which leaves no room for clients beside the \
@@ -75,6 +80,7 @@ pub enum EdgeError {
 pub struct EdgeHandle {
     shared: Arc<Shared>,
     local_addr: SocketAddr,
+    certificates: Option<Arc<Certificates>>,
     stop_accepting: watch::Sender<bool>,
     stop: watch::Sender<bool>,
     tasks: Vec<JoinHandle<()>>,
@@ -116,6 +122,18 @@ impl Edge {
         let local_addr = listener.local_addr().map_err(listen_error)?;
         let component = Arc::new(deps.health.register("edge"));
         let metrics = EdgeMetrics::new(&deps.metrics);
+        let certificates = match config.certificate.clone() {
+            Some(source) => Some(Certificates::load(source, metrics.clone())?),
+            None => None,
+        };
+        let tls = match &certificates {
+            Some(certificates) if config.tls => {
+                let settings =
+                    tls::over_tcp(certificates.clone()).map_err(CertificateError::Unusable)?;
+                Some(TlsAcceptor::from(settings))
+            }
+            _ => None,
+        };
         let mut snapshots = deps.snapshot;
         let snapshot = snapshots.borrow_and_update().clone();
         let placed = snapshot.revision > 0;
@@ -124,6 +142,7 @@ impl Edge {
             admission: Admission::new(live_max, half_open_max, metrics.clone()),
             metrics,
             registry: deps.metrics.clone(),
+            tls,
             health: deps.health,
             shards: Shards::new(deps.endpoint, BACKOFF),
             assets: deps.assets,
@@ -131,7 +150,7 @@ impl Edge {
         }));
         let (stop_accepting, accepting) = watch::channel(false);
         let (stop, stopped) = watch::channel(false);
-        let tasks = vec![
+        let mut tasks = vec![
             tokio::spawn(accept::run(shared.clone(), listener, accepting)),
             tokio::spawn(accept::sweep(shared.clone(), stopped.clone())),
             tokio::spawn(turn_wheel(shared.clone(), stopped.clone())),
@@ -139,9 +158,13 @@ impl Edge {
                 shared.clone(),
                 snapshots,
                 component.clone(),
-                stopped,
+                stopped.clone(),
             )),
         ];
+        if let Some(certificates) = &certificates {
+            let every = shared.config.certificate_check;
+            tasks.push(tokio::spawn(certificates.clone().follow(every, stopped)));
+        }
         let collectors = vec![collect(&shared, &deps.metrics)];
         tracing::info!(http = %local_addr, connections_max = live_max, "edge listens");
         if placed {
@@ -152,6 +175,7 @@ impl Edge {
         Ok(EdgeHandle {
             shared,
             local_addr,
+            certificates,
             stop_accepting,
             stop,
             tasks,
@@ -165,6 +189,16 @@ impl EdgeHandle {
     /// Where clients connect, with the port that was really bound.
     pub fn local_addr(&self) -> SocketAddr {
         self.local_addr
+    }
+
+    /// Whether clients connect with TLS.
+    pub fn is_tls(&self) -> bool {
+        self.shared.tls.is_some()
+    }
+
+    /// SHA-256 of the certificate that is shown to clients now; `None`: there is none.
+    pub fn certificate_sha256(&self) -> Option<[u8; 32]> {
+        self.certificates.as_ref().map(|c| c.sha256())
     }
 
     /// Sessions open now.

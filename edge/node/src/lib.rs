@@ -21,6 +21,7 @@ mod pace;
 mod shards;
 mod shared;
 mod stream;
+mod tls;
 mod wheel;
 mod ws;
 
@@ -28,3 +29,4 @@ pub use auth::{IssueError, TokenRequest, issue_token};
 pub use config::{ConfigError, EdgeConfig};
 pub use edge::{Edge, EdgeDeps, EdgeError, EdgeHandle};
 pub use http::assets::{Asset, AssetSource, no_assets};
+pub use tls::{CertificateError, CertificateSource, SelfMade};

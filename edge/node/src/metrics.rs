@@ -19,6 +19,13 @@ pub(crate) struct EdgeMetrics {
     pub(crate) half_open_dropped: CounterFamily,
     /// Failed accepts, by kind.
     pub(crate) accept_errors: CounterFamily,
+    /// TLS handshakes over TCP, by what became of them: `done`, `failed`, `plain` where the client
+    /// spoke none.
+    pub(crate) handshakes: CounterFamily,
+    /// Certificates for clients that were loaded, by result: `used`, `refused`.
+    pub(crate) certificate_loads: CounterFamily,
+    /// Until when the certificate is valid, in Unix seconds.
+    pub(crate) certificate_expires: Gauge,
     /// HTTP answers, by status.
     pub(crate) http: CounterFamily,
     /// WebSocket upgrades refused, by why.
@@ -75,6 +82,20 @@ impl EdgeMetrics {
                 "gb6_edge_accept_errors_total",
                 "Failed accepts; the listener goes on.",
                 &[Label::new("kind", 8)],
+            ),
+            handshakes: m.counter_family(
+                "gb6_edge_tls_handshakes_total",
+                "TLS handshakes over TCP, by result; plain: the client spoke no TLS.",
+                &[Label::new("result", 4)],
+            ),
+            certificate_loads: m.counter_family(
+                "gb6_edge_certificate_loads_total",
+                "Certificates for clients loaded; a refused one leaves the last good one in use.",
+                &[Label::new("result", 4)],
+            ),
+            certificate_expires: m.gauge(
+                "gb6_edge_certificate_expires_seconds",
+                "Unix time at which the certificate for clients ends; 0: there is none.",
             ),
             http: m.counter_family(
                 "gb6_edge_http_responses_total",

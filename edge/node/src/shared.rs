@@ -11,6 +11,7 @@ use gb6_edge_session::{SessionConfig, SessionCounters};
 use parking_lot::Mutex;
 use slab::Slab;
 use tokio::sync::Notify;
+use tokio_rustls::TlsAcceptor;
 
 use crate::admission::Admission;
 use crate::clock::Clock;
@@ -46,6 +47,8 @@ pub(crate) struct Shared {
     /// at once.
     pub(crate) evictions: Pace,
     pub(crate) admission: Arc<Admission>,
+    /// Where TLS is spoken below HTTP.
+    pub(crate) tls: Option<TlsAcceptor>,
     pub(crate) shards: Shards,
     pub(crate) assets: AssetSource,
     sessions: Mutex<Sessions>,
@@ -71,6 +74,7 @@ pub(crate) struct SharedParts {
     pub(crate) registry: Metrics,
     pub(crate) health: Health,
     pub(crate) admission: Arc<Admission>,
+    pub(crate) tls: Option<TlsAcceptor>,
     pub(crate) shards: Shards,
     pub(crate) assets: AssetSource,
 }
@@ -97,6 +101,7 @@ impl Shared {
             logged: Pace::new(LOGGED_PER_SECOND, LOGGED_AT_ONCE),
             evictions: Pace::new(evictions, evictions / 10),
             admission: parts.admission,
+            tls: parts.tls,
             shards: parts.shards,
             assets: parts.assets,
             sessions: Mutex::default(),

@@ -5,10 +5,14 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 
+use crate::tls::with_tls;
 use crate::world::{World, config};
 
 /// How many files the child may have open; empty: as many as this process.
 const FILES: &str = "GB6_TEST_EDGE_FILES";
+
+/// Whether the child speaks TLS.
+const TLS: &str = "GB6_TEST_EDGE_TLS";
 
 /// The child: does nothing where it was not asked for.
 #[test]
@@ -16,7 +20,10 @@ fn child() {
     let Ok(files) = std::env::var(FILES) else {
         return;
     };
-    let mut settings = config();
+    let mut settings = match std::env::var(TLS).as_deref() {
+        Ok("yes") => with_tls(),
+        _ => config(),
+    };
     if let Ok(files) = files.parse() {
         let limit = rustix::process::Rlimit {
             current: Some(files),
@@ -51,9 +58,19 @@ pub(crate) struct Child {
 impl Child {
     /// Starts a child that may open `files` files.
     pub(crate) fn start(files: Option<u64>) -> Self {
+        Self::start_with(files, "no")
+    }
+
+    /// Starts a child that speaks TLS.
+    pub(crate) fn start_tls() -> Self {
+        Self::start_with(None, "yes")
+    }
+
+    fn start_with(files: Option<u64>, tls: &str) -> Self {
         let mut process = Command::new(std::env::current_exe().unwrap())
             .args(["child::child", "--exact", "--nocapture", "--test-threads=1"])
             .env(FILES, files.map_or(String::new(), |f| f.to_string()))
+            .env(TLS, tls)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
@@ -17,8 +17,8 @@ use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A client that speaks the JSON dialect.
-pub(crate) struct Client {
-    pub(crate) ws: WebSocketStream<TcpStream>,
+pub(crate) struct Client<S = TcpStream> {
+    pub(crate) ws: WebSocketStream<S>,
     waiting: Vec<Value>,
 }
 
@@ -28,23 +28,29 @@ impl Client {
         Self::over(open(address, "", &[]).await.unwrap())
     }
 
-    /// A client on a WebSocket that is open.
-    pub(crate) fn over(ws: WebSocketStream<TcpStream>) -> Self {
+    /// A WebSocket to the edge that is connected with `token`.
+    pub(crate) async fn connect(address: SocketAddr, token: &str) -> Self {
+        let mut client = Self::open(address).await;
+        client.authenticate(token).await;
+        client
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
+    /// A client on a WebSocket that is there.
+    pub(crate) fn over(ws: WebSocketStream<S>) -> Self {
         Self {
             ws,
             waiting: Vec::new(),
         }
     }
 
-    /// A WebSocket to the edge that is connected with `token`.
-    pub(crate) async fn connect(address: SocketAddr, token: &str) -> Self {
-        let mut client = Self::open(address).await;
-        client
-            .send(&json!({"id": 1, "connect": {"token": token}}))
+    /// Connects with `token`.
+    pub(crate) async fn authenticate(&mut self, token: &str) {
+        self.send(&json!({"id": 1, "connect": {"token": token}}))
             .await;
-        let reply = client.next().await;
+        let reply = self.next().await;
         assert!(reply["connect"]["client"].is_string(), "{reply}");
-        client
     }
 
     pub(crate) async fn send(&mut self, command: &Value) {
@@ -133,18 +139,26 @@ pub(crate) async fn open(
 pub(crate) async fn raw(address: SocketAddr) -> TcpStream {
     let mut tcp = TcpStream::connect(address).await.unwrap();
     tcp.set_nodelay(true).unwrap();
+    upgrade(&mut tcp, address).await;
+    tcp
+}
+
+/// Makes the upgrade by hand.
+pub(crate) async fn upgrade(
+    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    address: SocketAddr,
+) {
     let request = format!(
         "GET /connection/websocket HTTP/1.1\r\nHost: {address}\r\nConnection: Upgrade\r\n\
          Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
          Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
     );
-    tcp.write_all(request.as_bytes()).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
-        head.push(tcp.read_u8().await.unwrap());
+        head.push(stream.read_u8().await.unwrap());
     }
     assert!(head.starts_with(b"HTTP/1.1 101 "), "{head:?}");
-    tcp
 }
 
 /// A masked text frame.
@@ -168,7 +182,7 @@ pub(crate) fn frame(text: &str) -> Vec<u8> {
 }
 
 /// The code of the close frame that comes on a raw connection, behind other frames.
-pub(crate) async fn close_code(tcp: &mut TcpStream) -> Option<u16> {
+pub(crate) async fn close_code(tcp: &mut (impl AsyncRead + Unpin)) -> Option<u16> {
     let mut bytes = Vec::new();
     let read = tokio::time::timeout(PATIENCE, async {
         loop {

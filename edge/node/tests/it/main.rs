@@ -21,6 +21,7 @@ mod memory;
 mod owner;
 mod presence;
 mod slow;
+mod tls;
 mod tokens;
 mod upgrade;
 mod world;
