@@ -10,7 +10,9 @@ use gb6_core_mesh::{MemoryNetwork, Timing};
 use gb6_core_model::caps::Match;
 use gb6_core_model::snapshot::Key;
 use gb6_core_model::{Allow, Capability, InstanceId, NodeId, Role};
-use gb6_edge_node::{Edge, EdgeConfig, EdgeDeps, EdgeHandle, TokenRequest, issue_token};
+use gb6_edge_node::{
+    CertificateSource, Edge, EdgeConfig, EdgeDeps, EdgeHandle, SelfMade, TokenRequest, issue_token,
+};
 use gb6_geo_config_plan::DEMO_INSTANCE;
 use gb6_region_node::{Region, RegionConfig, RegionDeps};
 use tokio::sync::watch;
@@ -153,6 +155,17 @@ fn start_edge(setup: &DevSetup, deps: EdgeDeps) -> anyhow::Result<EdgeHandle> {
     edge.loopback_origins = true;
     edge.drain_window = Duration::from_millis(file.drain.0);
     bound_clients(&mut edge, &file.clients);
+    edge.certificate = match (file.tls, file.tls_cert.is_empty()) {
+        (_, false) => Some(CertificateSource::Files {
+            certificate: PathBuf::from(&file.tls_cert),
+            key: PathBuf::from(&file.tls_key),
+        }),
+        (true, true) => Some(CertificateSource::SelfMade(SelfMade::new(&[file
+            .http
+            .ip()]))),
+        (false, true) => None,
+    };
+    edge.tls = edge.certificate.is_some();
     edge.session.version = VERSION.to_owned();
     edge.session.node = EDGE_NODE.to_owned();
     Edge::start(edge, deps).map_err(|error| {
@@ -177,7 +190,7 @@ struct Told<'a> {
 
 impl Told<'_> {
     fn tell(&self, edge: &EdgeHandle, took: Duration) -> anyhow::Result<()> {
-        let addr = edge.local_addr();
+        let (addr, tls) = (edge.local_addr(), edge.is_tls());
         let dir = self.data_dir.display();
         let (instance, key) = (self.instance, self.key);
         eprintln!(
@@ -185,11 +198,11 @@ impl Told<'_> {
             took.as_secs_f64()
         );
         eprintln!();
-        eprintln!("  console    {}", http_url(addr));
-        eprintln!("  WebSocket  {}", ws_url(addr));
+        eprintln!("  console    {}", http_url(addr, tls));
+        eprintln!("  WebSocket  {}", ws_url(addr, tls));
         eprintln!(
             "  health     {}/readyz, metrics at /metrics",
-            http_url(addr)
+            http_url(addr, tls)
         );
         eprintln!();
         eprintln!("Open the console in two tabs and chat: each tab may be another person.");
@@ -230,8 +243,8 @@ impl Told<'_> {
                 version: VERSION,
                 pid: std::process::id(),
                 instance: instance.as_str(),
-                http: http_url(addr),
-                ws: ws_url(addr),
+                http: http_url(addr, tls),
+                ws: ws_url(addr, tls),
                 hmac_secret: &key.secret,
                 tokens: BTreeMap::from([
                     ("alice", token(key, "alice")?),

@@ -1,13 +1,13 @@
 //! `gb6 edge`: serves clients, and reaches the regions over the mesh.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use gb6_core_mesh::CloseCode;
 use gb6_core_model::snapshot::Snapshot;
 use gb6_core_model::{InstanceId, Role};
-use gb6_edge_node::{Edge, EdgeConfig, EdgeDeps};
+use gb6_edge_node::{CertificateSource, Edge, EdgeConfig, EdgeDeps};
 use tokio::sync::watch;
 
 use super::busy::{Busy, explain};
@@ -63,8 +63,8 @@ pub(crate) async fn run_edge(file: EdgeFile, ready_json: bool, stop: Stop) -> an
         tokio::spawn(pass_on(placed.snapshot.clone(), place));
     }
     if placed.is_some() && parts.ready(&stop).await.is_some() {
-        let addr = edge.local_addr();
-        eprintln!("gb6 edge {} is ready at {}", file.name, http_url(addr));
+        let (addr, tls) = (edge.local_addr(), edge.is_tls());
+        eprintln!("gb6 edge {} is ready at {}", file.name, http_url(addr, tls));
         if ready_json {
             print_line(&NodeReady {
                 ready: true,
@@ -72,8 +72,8 @@ pub(crate) async fn run_edge(file: EdgeFile, ready_json: bool, stop: Stop) -> an
                 pid: std::process::id(),
                 role: Role::Edge.as_str(),
                 node: &file.name,
-                http: http_url(addr),
-                ws: Some(ws_url(addr)),
+                http: http_url(addr, tls),
+                ws: Some(ws_url(addr, tls)),
                 mesh: None,
                 data_dir: absolute(data_dir),
             })?;
@@ -112,11 +112,21 @@ pub(super) fn bound_clients(config: &mut EdgeConfig, clients: &ClientsTable) {
 fn settings(file: &EdgeFile) -> EdgeConfig {
     let mut config = EdgeConfig::new(file.http, InstanceId::from(file.default_instance.as_str()));
     config.dev_tokens = file.dev_tokens;
+    config.certificate = certificate(file);
+    config.tls = config.certificate.is_some();
     config.drain_window = Duration::from_millis(file.drain.0);
     bound_clients(&mut config, &file.clients);
     config.session.version = VERSION.to_owned();
     config.session.node = file.name.clone();
     config
+}
+
+/// The certificate for clients that the file names.
+fn certificate(file: &EdgeFile) -> Option<CertificateSource> {
+    (!file.tls_cert.is_empty()).then(|| CertificateSource::Files {
+        certificate: PathBuf::from(&file.tls_cert),
+        key: PathBuf::from(&file.tls_key),
+    })
 }
 
 #[cfg(test)]

@@ -51,7 +51,7 @@ pub(crate) async fn run_geo(file: GeoFile, ready_json: bool, stop: Stop) -> anyh
         file.name,
         geo.revision(),
         file.snapshot,
-        http_url(http.addr)
+        http_url(http.addr, false)
     );
     if ready_json {
         print_line(&NodeReady {
@@ -60,7 +60,7 @@ pub(crate) async fn run_geo(file: GeoFile, ready_json: bool, stop: Stop) -> anyh
             pid: std::process::id(),
             role: Role::Geo.as_str(),
             node: &file.name,
-            http: http_url(http.addr),
+            http: http_url(http.addr, false),
             ws: None,
             mesh,
             data_dir: absolute(Path::new(&file.data_dir)),

@@ -58,14 +58,16 @@ pub(super) fn reachable(addr: SocketAddr) -> SocketAddr {
     }
 }
 
-/// The console's address.
-pub(super) fn http_url(addr: SocketAddr) -> String {
-    format!("http://{}", reachable(addr))
+/// The address of a listener that speaks HTTP, with TLS below it or not.
+pub(super) fn http_url(addr: SocketAddr, tls: bool) -> String {
+    let scheme = if tls { "https" } else { "http" };
+    format!("{scheme}://{}", reachable(addr))
 }
 
 /// The address for clients.
-pub(super) fn ws_url(addr: SocketAddr) -> String {
-    format!("ws://{}/connection/websocket", reachable(addr))
+pub(super) fn ws_url(addr: SocketAddr, tls: bool) -> String {
+    let scheme = if tls { "wss" } else { "ws" };
+    format!("{scheme}://{}/connection/websocket", reachable(addr))
 }
 
 /// The directory as it is found from anywhere.

@@ -69,7 +69,7 @@ pub(crate) async fn run_region(
         eprintln!(
             "gb6 region {} is ready; health and metrics at {}",
             file.name,
-            http_url(http.addr)
+            http_url(http.addr, false)
         );
         if ready_json {
             print_line(&NodeReady {
@@ -78,7 +78,7 @@ pub(crate) async fn run_region(
                 pid: std::process::id(),
                 role: Role::Region.as_str(),
                 node: &file.name,
-                http: http_url(http.addr),
+                http: http_url(http.addr, false),
                 ws: None,
                 mesh,
                 data_dir: absolute(data_dir),

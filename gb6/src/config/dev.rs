@@ -14,7 +14,7 @@ use gb6_geo_config_plan::{
 use super::key::config;
 use super::load::{ConfigError, layer, parse_role, read_text};
 use super::overrides::Overrides;
-use super::roles::{DRAIN_MAX_MS, RoleFile, client_bounds, outside};
+use super::roles::{DRAIN_MAX_MS, RoleFile, client_bounds, half_of_two, outside};
 use super::tables::{ClientsTable, LogFormat};
 
 config! {
@@ -24,6 +24,14 @@ config! {
         data_dir: String = "gb6-data".into(),
         /// The address for clients, console, health and metrics (TCP). Port 0: any free one.
         http: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 8080)),
+        /// Whether to speak TLS 1.3 and nothing else to clients, with a certificate that is made for
+        /// this run where `tls_cert` names none.
+        tls: bool = false,
+        /// The certificate that is shown to clients (PEM), and behind it those that lead to its
+        /// authority. It is read again when it changes, and used if it is good.
+        tls_cert: String = String::new(),
+        /// Its private key (PEM).
+        tls_key: String = String::new(),
         /// The instance of a connection whose token and host name name none, and of the console.
         /// "": demo, or else the first by name.
         default_instance: String = String::new(),
@@ -57,6 +65,7 @@ impl RoleFile for DevFile {
         let mut problems = client_bounds(&self.clients);
         let window = Millis(0)..=Millis(DRAIN_MAX_MS);
         problems.extend(outside("drain", &self.drain, window));
+        problems.extend(half_of_two(&self.tls_cert, &self.tls_key));
         if self.data_dir.is_empty() {
             problems.push(("data_dir", "it names no directory".to_owned()));
         }

@@ -6,7 +6,7 @@ use std::marker::PhantomData;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
 
-use super::key::Key;
+use super::key::{Key, Value};
 use super::roles::RoleFile;
 
 /// What flags and variables say about the keys of `F`.
@@ -67,8 +67,12 @@ impl<F: RoleFile> Args for Overrides<F> {
     fn augment_args(command: Command) -> Command {
         keys::<F>().fold(command, |command, key| {
             let help: Vec<&str> = key.doc.lines().map(str::trim).collect();
+            let switch = key.kind == <bool as Value>::KIND;
             command.arg(
                 Arg::new(key.path())
+                    // `--tls` alone says what `--tls true` says.
+                    .num_args(if switch { 0..=1 } else { 1..=1 })
+                    .default_missing_value("true")
                     .long(key.flag())
                     .env(key.variable())
                     .hide_env_values(true)

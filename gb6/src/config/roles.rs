@@ -41,6 +41,12 @@ config! {
         data_dir: String = "mesh-data/{name}".into(),
         /// The address for clients, console, health and metrics (TCP). Port 0: any free one.
         http: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 8080)),
+        /// The certificate that is shown to clients (PEM), and behind it those that lead to its
+        /// authority. With it the address for clients speaks TLS 1.3 and nothing else. It is read
+        /// again when it changes, and used if it is good.
+        tls_cert: String = String::new(),
+        /// Its private key (PEM).
+        tls_key: String = String::new(),
         /// The instance of a connection whose token and host name name none.
         default_instance: String = "demo".into(),
         /// Whether the console may make tokens for any name (POST /dev/token). Refused on an
@@ -174,6 +180,7 @@ impl RoleFile for EdgeFile {
                 ),
             ));
         }
+        problems.extend(half_of_two(&self.tls_cert, &self.tls_key));
         let instance = &self.default_instance;
         if !gb6_core_model::InstanceId::is_valid(instance) {
             problems.push((
@@ -224,4 +231,14 @@ impl RoleFile for GeoFile {
     fn problems(&self) -> Vec<(&'static str, String)> {
         common(&self.name, None)
     }
+}
+
+/// What is wrong where a certificate has no key, or a key no certificate.
+pub(super) fn half_of_two(tls_cert: &str, tls_key: &str) -> Option<(&'static str, String)> {
+    let (key, other) = match (tls_cert.is_empty(), tls_key.is_empty()) {
+        (false, true) => ("tls_key", "tls_cert"),
+        (true, false) => ("tls_cert", "tls_key"),
+        _ => return None,
+    };
+    Some((key, format!("{other} is of no use without it")))
 }

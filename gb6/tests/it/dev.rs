@@ -265,3 +265,24 @@ fn logs_can_be_looked_at_and_damage_is_found() {
     let said = refused(dir.path(), &["log", "inspect", "nothing/here"], 1);
     assert!(said.contains("nothing/here"), "{said}");
 }
+
+#[test]
+fn speaks_tls_where_it_is_asked_to() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = dev(dir.path());
+    command.arg("--tls");
+    let node = Node::start(command);
+    let address = node.text("http").strip_prefix("https://").unwrap();
+    let wss = format!("wss://{address}/connection/websocket");
+    assert_eq!(node.text("ws"), wss);
+    let (status, body) = get(address.parse().unwrap(), "/healthz");
+    assert_eq!(status, 400, "{body}");
+    assert!(body.contains("TLS"), "{body}");
+
+    // Files that are none are told by name.
+    let args = ["dev", "--data-dir", "other", "--http", "127.0.0.1:0"];
+    let files = ["--tls-cert", "no.pem", "--tls-key", "no.key"];
+    let said = refused(dir.path(), &[&args[..], &files].concat(), 1);
+    assert!(said.contains("no.pem"), "{said}");
+    refused(dir.path(), &[&args[..], &files[..2]].concat(), 2);
+}
