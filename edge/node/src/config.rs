@@ -17,6 +17,8 @@ pub struct EdgeConfig {
     pub certificate: Option<CertificateSource>,
     /// Whether `http` speaks TLS.
     pub tls: bool,
+    /// Where clients connect by QUIC; `None`: they do not. Port 0: any.
+    pub quic: Option<SocketAddr>,
     /// How often the files of the certificate are looked at.
     pub certificate_check: Duration,
     /// The instance of a connection whose host name and token name none.
@@ -33,9 +35,10 @@ pub struct EdgeConfig {
     /// Connections at most that have not shown a valid token; `None`: half of all. The oldest of
     /// them is dropped for a new one.
     pub half_open_max: Option<usize>,
-    /// How long a TLS handshake may take.
+    /// How long a TLS or QUIC handshake may take.
     pub handshake_timeout: Duration,
-    /// How long a connection may take for the head of a request, and an idle one is kept.
+    /// How long a connection may take for the head of a request, or to open its stream, and an
+    /// idle one is kept.
     pub header_timeout: Duration,
     /// How long the body of a request may take.
     pub body_timeout: Duration,
@@ -70,6 +73,7 @@ impl EdgeConfig {
             http,
             certificate: None,
             tls: false,
+            quic: None,
             certificate_check: Duration::from_secs(1),
             default_instance,
             dev_tokens: false,
@@ -101,8 +105,13 @@ impl EdgeConfig {
         if self.dev_tokens && !self.http.ip().is_loopback() {
             return Err(ConfigError::DevTokensInPublic(self.http));
         }
-        if self.tls && self.certificate.is_none() {
-            return Err(ConfigError::NoCertificate("TLS"));
+        if self.certificate.is_none() {
+            if self.tls {
+                return Err(ConfigError::NoCertificate("TLS"));
+            }
+            if self.quic.is_some() {
+                return Err(ConfigError::NoCertificate("QUIC"));
+            }
         }
         if !self.session.ping_interval_ms.is_multiple_of(1000) {
             return Err(ConfigError::PingInterval(self.session.ping_interval_ms));

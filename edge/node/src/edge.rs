@@ -20,6 +20,7 @@ use crate::config::{ConfigError, EdgeConfig};
 use crate::connection::handle::Event;
 use crate::http::assets::AssetSource;
 use crate::metrics::EdgeMetrics;
+use crate::quic::{self, QuicListener};
 use crate::shards::Shards;
 use crate::shared::{Shared, SharedParts};
 use crate::tls::{self, CertificateError, Certificates};
@@ -60,6 +61,14 @@ pub enum EdgeError {
         /// Why not.
         source: io::Error,
     },
+    /// The UDP address can not be listened on.
+    #[error("can not listen for QUIC on {address} (UDP): {source}")]
+    ListenQuic {
+        /// The address.
+        address: SocketAddr,
+        /// Why not.
+        source: io::Error,
+    },
     /// The certificate for clients can not be used.
     #[error("the certificate for clients is not usable: {0}")]
     Certificate(#[from] CertificateError),
@@ -81,6 +90,7 @@ pub struct EdgeHandle {
     shared: Arc<Shared>,
     local_addr: SocketAddr,
     certificates: Option<Arc<Certificates>>,
+    quic: Option<QuicListener>,
     stop_accepting: watch::Sender<bool>,
     stop: watch::Sender<bool>,
     tasks: Vec<JoinHandle<()>>,
@@ -134,6 +144,16 @@ impl Edge {
             }
             _ => None,
         };
+        let quic = match (&certificates, config.quic) {
+            (Some(certificates), Some(address)) => {
+                let settings = tls::over_quic(certificates.clone(), &[quic::ALPN])
+                    .map_err(CertificateError::Unusable)?;
+                let listener = QuicListener::bind(address, settings, &config)
+                    .map_err(|source| EdgeError::ListenQuic { address, source })?;
+                Some(listener)
+            }
+            _ => None,
+        };
         let mut snapshots = deps.snapshot;
         let snapshot = snapshots.borrow_and_update().clone();
         let placed = snapshot.revision > 0;
@@ -161,6 +181,10 @@ impl Edge {
                 stopped.clone(),
             )),
         ];
+        if let Some(quic) = &quic {
+            let accepting = stop_accepting.subscribe();
+            tasks.push(tokio::spawn(quic.clone().run(shared.clone(), accepting)));
+        }
         if let Some(certificates) = &certificates {
             let every = shared.config.certificate_check;
             tasks.push(tokio::spawn(certificates.clone().follow(every, stopped)));
@@ -176,6 +200,7 @@ impl Edge {
             shared,
             local_addr,
             certificates,
+            quic,
             stop_accepting,
             stop,
             tasks,
@@ -189,6 +214,11 @@ impl EdgeHandle {
     /// Where clients connect, with the port that was really bound.
     pub fn local_addr(&self) -> SocketAddr {
         self.local_addr
+    }
+
+    /// Where clients connect by QUIC, with the port that was really bound.
+    pub fn quic_addr(&self) -> Option<SocketAddr> {
+        self.quic.as_ref().map(QuicListener::local_addr)
     }
 
     /// Whether clients connect with TLS.
@@ -237,6 +267,9 @@ impl EdgeHandle {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         shared.shards.stop().await;
+        if let Some(quic) = self.quic.take() {
+            quic.close().await;
+        }
         self.stop.send_replace(true);
         for task in std::mem::take(&mut self.tasks) {
             // An error says that it was aborted or panicked: it has ended.

@@ -1,7 +1,7 @@
 //! The driver of an edge: sockets, tasks and clocks around the pure machines of `edge/session`.
 //!
-//! [`Edge::start`] listens for WebSocket clients of the Centrifuge protocol, answers health,
-//! metrics and the console on the same port, verifies tokens, and keeps a task for each shard
+//! [`Edge::start`] listens for clients of the Centrifuge protocol, over WebSocket and QUIC, answers
+//! health, metrics and the console on the HTTP port, verifies tokens, and keeps a task for each shard
 //! whose rooms have subscribers here, attached to the shard's owner over the mesh.
 
 pub mod auth;
@@ -18,6 +18,7 @@ mod http;
 mod metrics;
 mod origin;
 mod pace;
+mod quic;
 mod shards;
 mod shared;
 mod stream;

@@ -22,6 +22,9 @@ pub(crate) struct EdgeMetrics {
     /// TLS handshakes over TCP, by what became of them: `done`, `failed`, `plain` where the client
     /// spoke none.
     pub(crate) handshakes: CounterFamily,
+    /// QUIC handshakes, by what became of them: `done`, `failed`, `retry` where the address was
+    /// to be proved first, `refused` where no place was free.
+    pub(crate) quic_handshakes: CounterFamily,
     /// Certificates for clients that were loaded, by result: `used`, `refused`.
     pub(crate) certificate_loads: CounterFamily,
     /// Until when the certificate is valid, in Unix seconds.
@@ -86,6 +89,11 @@ impl EdgeMetrics {
             handshakes: m.counter_family(
                 "gb6_edge_tls_handshakes_total",
                 "TLS handshakes over TCP, by result; plain: the client spoke no TLS.",
+                &[Label::new("result", 4)],
+            ),
+            quic_handshakes: m.counter_family(
+                "gb6_edge_quic_handshakes_total",
+                "QUIC handshakes, by result; retry: the address was to be proved first.",
                 &[Label::new("result", 4)],
             ),
             certificate_loads: m.counter_family(

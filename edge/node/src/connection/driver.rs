@@ -44,6 +44,8 @@ thread_local! {
 pub(crate) enum Transport {
     /// A WebSocket.
     WebSocket,
+    /// A stream of a QUIC connection.
+    Quic,
 }
 
 impl Transport {
@@ -51,6 +53,7 @@ impl Transport {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Transport::WebSocket => "websocket",
+            Transport::Quic => "quic",
         }
     }
 }

@@ -17,7 +17,6 @@ pub(crate) struct Stream {
 }
 
 impl Stream {
-    #[cfg_attr(not(test), expect(dead_code, reason = "for carriers that are streams"))]
     /// A stream of this dialect whose first command may have `first_max` bytes.
     pub(crate) fn new(dialect: Dialect, first_max: usize) -> Self {
         Self {

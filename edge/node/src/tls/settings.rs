@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use quinn::crypto::rustls::QuicServerConfig;
 use rustls::ServerConfig;
 use rustls::crypto::ring::default_provider;
 use rustls::server::NoServerSessionStorage;
@@ -29,4 +30,15 @@ pub(crate) fn over_tcp(
     certificates: Arc<Certificates>,
 ) -> Result<Arc<ServerConfig>, rustls::Error> {
     settings(certificates, &[b"http/1.1"]).map(Arc::new)
+}
+
+/// For QUIC, which speaks one of `protocols` or nothing.
+pub(crate) fn over_quic(
+    certificates: Arc<Certificates>,
+    protocols: &[&[u8]],
+) -> Result<Arc<QuicServerConfig>, rustls::Error> {
+    let config = settings(certificates, protocols)?;
+    QuicServerConfig::try_from(config)
+        .map(Arc::new)
+        .map_err(|e| rustls::Error::General(e.to_string()))
 }

@@ -5,14 +5,15 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 
+use crate::quic::with_quic;
 use crate::tls::with_tls;
 use crate::world::{World, config};
 
 /// How many files the child may have open; empty: as many as this process.
 const FILES: &str = "GB6_TEST_EDGE_FILES";
 
-/// Whether the child speaks TLS.
-const TLS: &str = "GB6_TEST_EDGE_TLS";
+/// What the child speaks, where that is not plain HTTP.
+const SPEAKS: &str = "GB6_TEST_EDGE_SPEAKS";
 
 /// The child: does nothing where it was not asked for.
 #[test]
@@ -20,8 +21,9 @@ fn child() {
     let Ok(files) = std::env::var(FILES) else {
         return;
     };
-    let mut settings = match std::env::var(TLS).as_deref() {
-        Ok("yes") => with_tls(),
+    let mut settings = match std::env::var(SPEAKS).as_deref() {
+        Ok("tls") => with_tls(),
+        Ok("quic") => with_quic(),
         _ => config(),
     };
     if let Ok(files) = files.parse() {
@@ -40,7 +42,8 @@ fn child() {
         .unwrap();
     runtime.block_on(async {
         let world = World::start(settings);
-        println!("listens on {} {}", world.address, world.token("a"));
+        let address = world.edge.quic_addr().unwrap_or(world.address);
+        println!("listens on {} {}", address, world.token("a"));
         std::io::stdout().flush().unwrap();
         // Ends with the parent.
         let _ = tokio::task::spawn_blocking(|| std::io::stdin().read(&mut [0])).await;
@@ -58,19 +61,24 @@ pub(crate) struct Child {
 impl Child {
     /// Starts a child that may open `files` files.
     pub(crate) fn start(files: Option<u64>) -> Self {
-        Self::start_with(files, "no")
+        Self::start_with(files, "http")
     }
 
     /// Starts a child that speaks TLS.
     pub(crate) fn start_tls() -> Self {
-        Self::start_with(None, "yes")
+        Self::start_with(None, "tls")
     }
 
-    fn start_with(files: Option<u64>, tls: &str) -> Self {
+    /// Starts a child that speaks QUIC.
+    pub(crate) fn start_quic() -> Self {
+        Self::start_with(None, "quic")
+    }
+
+    fn start_with(files: Option<u64>, speaks: &str) -> Self {
         let mut process = Command::new(std::env::current_exe().unwrap())
             .args(["child::child", "--exact", "--nocapture", "--test-threads=1"])
             .env(FILES, files.map_or(String::new(), |f| f.to_string()))
-            .env(TLS, tls)
+            .env(SPEAKS, speaks)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

@@ -20,6 +20,7 @@ mod http;
 mod memory;
 mod owner;
 mod presence;
+mod quic;
 mod slow;
 mod tls;
 mod tokens;
