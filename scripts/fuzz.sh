@@ -17,6 +17,8 @@ TARGETS=(
     client_frame:core/wire/corpus/client_frame
     mesh_frame:core/wire/corpus/mesh_frame
     record:core/wire/corpus/record
+    fossil_delta:core/wire/corpus/fossil
+    tags_filter:core/wire/corpus/filter
     mesh_stream:core/mesh/corpus/stream
     mesh_hello:core/mesh/corpus/hello
     mesh_certificate:core/mesh/corpus/certificate

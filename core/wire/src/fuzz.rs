@@ -5,7 +5,7 @@ use bytes::Bytes;
 use prost::Message as _;
 
 use crate::client::{self, Dialect};
-use crate::{mesh, record};
+use crate::{fossil, mesh, record};
 
 /// A frame of a client, read in both dialects; what decodes is decoded again from what it encodes
 /// to.
@@ -71,6 +71,42 @@ pub fn mesh_frame(data: &[u8]) {
     let _ = mesh::HistoryRequest::decode(data);
     let _ = mesh::HistoryPage::decode(data);
     let _ = mesh::SnapshotPush::decode(data);
+}
+
+/// A delta and what it is for, a zero byte between them: applied as it is, and made of both.
+pub fn fossil_delta(data: &[u8]) {
+    let cut = data.iter().position(|b| *b == 0);
+    let (delta, base) = data.split_at(cut.unwrap_or(data.len()));
+    match fossil::apply(base, delta, 1 << 16) {
+        Ok(made) => assert!(made.len() <= 1 << 16),
+        Err(error) => assert!(!error.to_string().is_empty()),
+    }
+    for (base, target) in [(base, delta), (delta, base)] {
+        if let Some(made) = fossil::make(base, target) {
+            assert!(made.len() < target.len());
+            assert_eq!(
+                fossil::apply(base, &made, target.len()).as_deref(),
+                Ok(target)
+            );
+        }
+    }
+}
+
+/// A tags filter in both dialects: what decodes and is accepted is evaluated.
+pub fn tags_filter(data: &[u8]) {
+    let tf = Bytes::copy_from_slice(data);
+    let tags = [("id".to_owned(), "1.5".to_owned())].into();
+    for dialect in Dialect::ALL {
+        match client::decode_filter(dialect, &tf) {
+            Ok(Some(node)) => {
+                if let Ok(filter) = client::TagsFilter::new(&node) {
+                    let _ = (filter.passes(&tags), filter.passes(&Default::default()));
+                }
+            }
+            Ok(None) => assert!(data.is_empty() || data.trim_ascii() == b"null"),
+            Err(error) => assert!(!error.to_string().is_empty()),
+        }
+    }
 }
 
 /// A record of a log, and its body.

@@ -2,6 +2,7 @@
 //! of the log. Types and codecs only; golden bytes of every format stand beside the code.
 
 pub mod client;
+pub mod fossil;
 #[doc(hidden)]
 pub mod fuzz;
 pub mod mesh;

@@ -53,6 +53,27 @@ pub fn json_value_of(data: &[u8], content_type: ContentType) -> Cow<'_, [u8]> {
     }
 }
 
+/// The JSON text that a subscription with deltas is given of `data`, inside a JSON string: that of
+/// [`json_value_of`], and `null` for a publication without any (an erased one), so that there is
+/// always a text to go on from.
+pub fn json_text_of(data: &[u8], content_type: ContentType) -> Cow<'_, str> {
+    let value = match data {
+        [] => Cow::Borrowed(&b"null"[..]),
+        data => json_value_of(data, content_type),
+    };
+    match value {
+        Cow::Borrowed(bytes) => match std::str::from_utf8(bytes) {
+            Ok(text) => Cow::Borrowed(text),
+            // Called JSON and not even text: a defect of whoever wrote it.
+            Err(_) => Cow::Owned(String::from_utf8_lossy(bytes).into_owned()),
+        },
+        Cow::Owned(bytes) => Cow::Owned(match String::from_utf8(bytes) {
+            Ok(text) => text,
+            Err(error) => String::from_utf8_lossy(error.as_bytes()).into_owned(),
+        }),
+    }
+}
+
 /// Whether JSON text nests at most `max` deep: a scan without recursion, of any bytes.
 pub fn json_depth_within(data: &[u8], max: usize) -> bool {
     let mut depth = 0usize;

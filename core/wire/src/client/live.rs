@@ -28,6 +28,7 @@ mod field {
     pub(super) const PUB_INFO: u32 = 5;
     pub(super) const PUB_OFFSET: u32 = 6;
     pub(super) const PUB_TAGS: u32 = 7;
+    pub(super) const PUB_DELTA: u32 = 8;
     pub(super) const PUB_TIME: u32 = 9;
 }
 
@@ -46,13 +47,55 @@ impl<'a> From<&'a str> for ChannelRef<'a> {
     }
 }
 
+/// The form of a subscriber's pushes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Shape {
+    /// How they are written.
+    pub dialect: Dialect,
+    /// Whether the client's transport has one direction: it reads the bare push and not a reply
+    /// with it.
+    pub bare: bool,
+}
+
+impl From<Dialect> for Shape {
+    fn from(dialect: Dialect) -> Self {
+        let bare = false;
+        Shape { dialect, bare }
+    }
+}
+
+/// What a push is about.
+#[derive(Clone, Copy, Debug)]
+pub enum Event<'a> {
+    /// A publication, with its data as the subscription has them.
+    Publication(&'a mesh::Publication, PublicationData<'a>),
+    /// Somebody came.
+    Join(&'a mesh::Person),
+    /// Somebody left.
+    Leave(&'a mesh::Person),
+}
+
+/// How a publication's data are told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PublicationData<'a> {
+    /// As they are.
+    Plain,
+    /// Whole, in a subscription with deltas: in JSON this text ([`super::json_text_of`]) as a
+    /// string, in Protobuf as they are.
+    Whole(&'a str),
+    /// The difference to what the subscriber was told before: in JSON this text as a string, in
+    /// Protobuf these bytes. Text where the dialect is JSON; else nothing is told.
+    Delta(&'a [u8]),
+}
+
 /// A complete WebSocket frame with the push of a publication.
 pub fn encode_publication_push<'a>(
     dialect: Dialect,
     channel: impl Into<ChannelRef<'a>>,
     publication: &mesh::Publication,
 ) -> Bytes {
-    encode(dialect, channel.into(), Event::Publication(publication))
+    let event = Event::Publication(publication, PublicationData::Plain);
+    encode_live(dialect.into(), channel.into(), event)
 }
 
 /// A complete WebSocket frame with the push that somebody came.
@@ -61,7 +104,7 @@ pub fn encode_join_push<'a>(
     channel: impl Into<ChannelRef<'a>>,
     person: &mesh::Person,
 ) -> Bytes {
-    encode(dialect, channel.into(), Event::Join(person))
+    encode_live(dialect.into(), channel.into(), Event::Join(person))
 }
 
 /// A complete WebSocket frame with the push that somebody left.
@@ -70,28 +113,32 @@ pub fn encode_leave_push<'a>(
     channel: impl Into<ChannelRef<'a>>,
     person: &mesh::Person,
 ) -> Bytes {
-    encode(dialect, channel.into(), Event::Leave(person))
+    encode_live(dialect.into(), channel.into(), Event::Leave(person))
 }
 
-#[derive(Clone, Copy)]
-enum Event<'a> {
-    Publication(&'a mesh::Publication),
-    Join(&'a mesh::Person),
-    Leave(&'a mesh::Person),
-}
-
-fn encode(dialect: Dialect, channel: ChannelRef<'_>, event: Event<'_>) -> Bytes {
+/// A complete WebSocket frame with the push of an event.
+pub fn encode_live(shape: Shape, channel: ChannelRef<'_>, event: Event<'_>) -> Bytes {
+    let dialect = shape.dialect;
     match dialect {
         Dialect::Json => websocket_frame_with(dialect, json_estimate(channel, event), |out| {
-            object(out, |o| o.object("push", |o| json_push(channel, event, o)));
+            let push = |o: &mut Object<'_>| json_push(channel, event, o);
+            match shape.bare {
+                true => object(out, push),
+                false => object(out, |o| o.object("push", push)),
+            }
         }),
         Dialect::Protobuf => {
             let push = channel_len(channel) + event_len(event);
-            let reply = nested_len(field::REPLY_PUSH, push);
-            let total = encoded_len_varint(reply as u64) + reply;
+            let message = match shape.bare {
+                true => push,
+                false => nested_len(field::REPLY_PUSH, push),
+            };
+            let total = encoded_len_varint(message as u64) + message;
             websocket_frame_with(dialect, total, |out| {
-                encode_varint(reply as u64, out);
-                begin(field::REPLY_PUSH, push, out);
+                encode_varint(message as u64, out);
+                if !shape.bare {
+                    begin(field::REPLY_PUSH, push, out);
+                }
                 put_channel(channel, out);
                 put_event(event, out);
             })
@@ -112,9 +159,14 @@ fn json_estimate(channel: ChannelRef<'_>, event: Event<'_>) -> usize {
     };
     let event = match event {
         Event::Join(p) | Event::Leave(p) => person(p),
-        Event::Publication(p) => {
+        Event::Publication(p, data) => {
             let tags: usize = p.tags.iter().map(|(k, v)| k.len() + v.len() + 6).sum();
-            96 + p.data.len() + tags + p.from.as_ref().map_or(0, person)
+            let data = match data {
+                PublicationData::Plain => p.data.len(),
+                PublicationData::Whole(text) => text.len() + text.len() / 4,
+                PublicationData::Delta(delta) => 16 + delta.len() + delta.len() / 4,
+            };
+            96 + data + tags + p.from.as_ref().map_or(0, person)
         }
     };
     64 + name + event
@@ -126,13 +178,20 @@ fn json_push(channel: ChannelRef<'_>, event: Event<'_>, o: &mut Object<'_>) {
         ChannelRef::Id(id) => o.number("id", id),
     }
     match event {
-        Event::Publication(p) => o.object("pub", |o| {
-            o.data("data", &p.data, p.content_type());
+        Event::Publication(p, data) => o.object("pub", |o| {
+            match data {
+                PublicationData::Plain => o.data("data", &p.data, p.content_type()),
+                PublicationData::Whole(text) => o.text_always("data", text),
+                PublicationData::Delta(delta) => {
+                    o.text_always("data", std::str::from_utf8(delta).unwrap_or_default());
+                }
+            }
             if let Some(from) = &p.from {
                 o.object("info", |o| json_person(from, o));
             }
             o.number("offset", p.offset);
             o.texts("tags", &p.tags);
+            o.flag("delta", matches!(data, PublicationData::Delta(_)));
             o.number("time", p.time);
         }),
         Event::Join(p) => o.object("join", |o| o.object("info", |o| json_person(p, o))),
@@ -206,7 +265,7 @@ fn put_channel(channel: ChannelRef<'_>, out: &mut Vec<u8>) {
 
 fn event_len(event: Event<'_>) -> usize {
     match event {
-        Event::Publication(p) => nested_len(field::PUSH_PUB, publication_len(p)),
+        Event::Publication(p, data) => nested_len(field::PUSH_PUB, publication_len(p, data)),
         Event::Join(p) => nested_len(
             field::PUSH_JOIN,
             nested_len(field::EVENT_INFO, person_len(p)),
@@ -220,9 +279,9 @@ fn event_len(event: Event<'_>) -> usize {
 
 fn put_event(event: Event<'_>, out: &mut Vec<u8>) {
     match event {
-        Event::Publication(p) => {
-            begin(field::PUSH_PUB, publication_len(p), out);
-            put_publication(p, out);
+        Event::Publication(p, data) => {
+            begin(field::PUSH_PUB, publication_len(p, data), out);
+            put_publication(p, data, out);
         }
         Event::Join(p) => {
             let info = nested_len(field::EVENT_INFO, person_len(p));
@@ -237,17 +296,28 @@ fn put_event(event: Event<'_>, out: &mut Vec<u8>) {
     }
 }
 
-fn publication_len(p: &mesh::Publication) -> usize {
+/// The bytes that stand for a publication's data, and whether they are a delta.
+fn protobuf_data<'a>(p: &'a mesh::Publication, data: PublicationData<'a>) -> (&'a [u8], u64) {
+    match data {
+        PublicationData::Plain | PublicationData::Whole(_) => (&p.data, 0),
+        PublicationData::Delta(delta) => (delta, 1),
+    }
+}
+
+fn publication_len(p: &mesh::Publication, data: PublicationData<'_>) -> usize {
     let info = |person| nested_len(field::PUB_INFO, person_len(person));
-    bytes_len(field::PUB_DATA, &p.data)
+    let (data, delta) = protobuf_data(p, data);
+    bytes_len(field::PUB_DATA, data)
+        + varint_len(field::PUB_DELTA, delta)
         + p.from.as_ref().map_or(0, info)
         + varint_len(field::PUB_OFFSET, p.offset)
         + tags_len(p)
         + varint_len(field::PUB_TIME, p.time as u64)
 }
 
-fn put_publication(p: &mesh::Publication, out: &mut Vec<u8>) {
-    put_bytes(field::PUB_DATA, &p.data, out);
+fn put_publication(p: &mesh::Publication, data: PublicationData<'_>, out: &mut Vec<u8>) {
+    let (data, delta) = protobuf_data(p, data);
+    put_bytes(field::PUB_DATA, data, out);
     if let Some(from) = &p.from {
         put_person(field::PUB_INFO, from, out);
     }
@@ -261,6 +331,7 @@ fn put_publication(p: &mesh::Publication, out: &mut Vec<u8>) {
         &p.tags,
         out,
     );
+    put_varint(field::PUB_DELTA, delta, out);
     put_varint(field::PUB_TIME, p.time as u64, out);
 }
 

@@ -7,6 +7,7 @@
 mod command;
 mod commands;
 mod data;
+mod filter;
 pub mod frame;
 mod json;
 mod json_write;
@@ -20,9 +21,13 @@ use bytes::Bytes;
 
 pub use command::*;
 pub use commands::Commands;
-pub use data::{JsonData, json_data_kind, json_depth_within, json_value_of};
+pub use data::{JsonData, json_data_kind, json_depth_within, json_text_of, json_value_of};
+pub use filter::{FILTER_DEPTH_MAX, FILTER_NODES_MAX, FilterError, TagsFilter};
 pub use frame::{close_frame, pong_frame, websocket_frame, websocket_frame_with};
-pub use live::{ChannelRef, encode_join_push, encode_leave_push, encode_publication_push};
+pub use live::{
+    ChannelRef, Event, PublicationData, Shape, encode_join_push, encode_leave_push, encode_live,
+    encode_publication_push,
+};
 pub use method::Method;
 pub use push::*;
 pub use reply::*;

@@ -39,3 +39,13 @@ fn mesh_frames() {
 fn records() {
     replay("record", gb6_core_wire::fuzz::record);
 }
+
+#[test]
+fn fossil_deltas() {
+    replay("fossil", gb6_core_wire::fuzz::fossil_delta);
+}
+
+#[test]
+fn tags_filters() {
+    replay("filter", gb6_core_wire::fuzz::tags_filter);
+}

@@ -5,6 +5,7 @@
 
 mod client_golden;
 mod client_json;
+mod client_live;
 mod client_property;
 mod client_strategies;
 mod corpus;

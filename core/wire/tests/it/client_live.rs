@@ -1,0 +1,155 @@
+//! Live pushes in every form: what the hot path writes is what the schema's own types write.
+
+use gb6_core_wire::client::*;
+use gb6_core_wire::mesh;
+use gb6_core_wire::record::ContentType;
+use prost::Message as _;
+
+use crate::client_golden::{hex, to_hex};
+
+fn person() -> mesh::Person {
+    mesh::Person {
+        user: "u".into(),
+        client: "c1".into(),
+        ..Default::default()
+    }
+}
+
+fn publication(data: &'static str) -> mesh::Publication {
+    mesh::Publication {
+        offset: 6,
+        from: Some(person()),
+        data: data.into(),
+        content_type: ContentType::Json.into(),
+        tags: [("k".to_owned(), "v".to_owned())].into(),
+        time: 1_800_000_000_123,
+        ..Default::default()
+    }
+}
+
+fn payload(shape: Shape, channel: ChannelRef<'_>, event: Event<'_>) -> Vec<u8> {
+    frame::frame_payload(&encode_live(shape, channel, event)).to_vec()
+}
+
+/// The push of a frame, read by the schema's types.
+fn read(shape: Shape, payload: &[u8]) -> Push {
+    if shape.bare {
+        return match shape.dialect {
+            Dialect::Json => serde_json::from_slice(payload).unwrap(),
+            Dialect::Protobuf => Push::decode_length_delimited(payload).unwrap(),
+        };
+    }
+    let replies = decode_replies(shape.dialect, payload.to_vec().into()).unwrap();
+    assert_eq!(replies.len(), 1);
+    *replies.into_iter().next().unwrap().push.unwrap()
+}
+
+fn shapes() -> impl Iterator<Item = Shape> {
+    let bare = |dialect| [false, true].map(|bare| Shape { dialect, bare });
+    Dialect::ALL.into_iter().flat_map(bare)
+}
+
+#[test]
+fn golden_compacted_push() {
+    let publication = mesh::Publication {
+        offset: 6,
+        data: r#"{"a":1}"#.into(),
+        ..Default::default()
+    };
+    let event = Event::Publication(&publication, PublicationData::Plain);
+    let got = payload(Dialect::Protobuf.into(), ChannelRef::Id(7), event);
+    assert_eq!(
+        to_hex(&got),
+        to_hex(&hex("11220f0807220b22077b2261223a317d3006"))
+    );
+    let got = payload(Dialect::Json.into(), ChannelRef::Id(7), event);
+    let text = String::from_utf8(got).unwrap();
+    assert_eq!(
+        text,
+        r#"{"push":{"id":7,"pub":{"data":{"a":1},"offset":6}}}"#
+    );
+    let bare = Shape {
+        dialect: Dialect::Json,
+        bare: true,
+    };
+    let text = String::from_utf8(payload(bare, ChannelRef::Name("r:1"), event)).unwrap();
+    assert_eq!(
+        text,
+        r#"{"channel":"r:1","pub":{"data":{"a":1},"offset":6}}"#
+    );
+    let bare = Shape {
+        dialect: Dialect::Protobuf,
+        bare: true,
+    };
+    let got = payload(bare, ChannelRef::Id(7), event);
+    assert_eq!(to_hex(&got), "0f0807220b22077b2261223a317d3006");
+}
+
+#[test]
+fn every_form_says_the_same() {
+    let whole = publication("{\"t\":\"\\\"ä\\\\\"}");
+    let delta = "3\n1@0,2:ä;".as_bytes();
+    let text = json_text_of(&whole.data, whole.content_type());
+    for shape in shapes() {
+        for channel in [ChannelRef::Name("room:1"), ChannelRef::Id(300)] {
+            let json = shape.dialect == Dialect::Json;
+            for (data, shown) in [
+                (PublicationData::Plain, whole.data.to_vec()),
+                (
+                    PublicationData::Whole(&text),
+                    match json {
+                        true => serde_json::to_vec(&*text).unwrap(),
+                        false => whole.data.to_vec(),
+                    },
+                ),
+                (
+                    PublicationData::Delta(delta),
+                    match json {
+                        true => serde_json::to_vec(std::str::from_utf8(delta).unwrap()).unwrap(),
+                        false => delta.to_vec(),
+                    },
+                ),
+            ] {
+                let got = payload(shape, channel, Event::Publication(&whole, data));
+                let want = Push {
+                    id: if let ChannelRef::Id(id) = channel {
+                        id
+                    } else {
+                        0
+                    },
+                    channel: if let ChannelRef::Name(n) = channel {
+                        n.into()
+                    } else {
+                        String::new()
+                    },
+                    publication: Some(Publication {
+                        data: shown.into(),
+                        delta: matches!(data, PublicationData::Delta(_)),
+                        ..Publication::from(&whole)
+                    }),
+                    ..Push::default()
+                };
+                assert_eq!(read(shape, &got), want, "{shape:?} {data:?}");
+            }
+            let person = person();
+            let joined = read(shape, &payload(shape, channel, Event::Join(&person)));
+            let left = read(shape, &payload(shape, channel, Event::Leave(&person)));
+            let info = Some(ClientInfo::from(&person));
+            assert_eq!(joined.join.map(|j| j.info), Some(info.clone()));
+            assert_eq!(left.leave.map(|l| l.info), Some(info));
+        }
+    }
+}
+
+#[test]
+fn there_is_always_a_text_to_go_on_from() {
+    for (data, content_type, text) in [
+        (&b""[..], ContentType::Json, "null"),
+        (b"{\n \"a\": 1\r\n}", ContentType::Json, "{ \"a\": 1}"),
+        (b"\x00\xff", ContentType::Unspecified, r#"{"b64":"AP8="}"#),
+        (b"[1]", ContentType::Unspecified, "[1]"),
+        (b"\xff", ContentType::Json, "\u{fffd}"),
+    ] {
+        assert_eq!(json_text_of(data, content_type), text);
+    }
+}
