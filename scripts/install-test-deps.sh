@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
 # Installs what the tests and benchmarks need beyond building, where it is missing (Debian 12, as
 # root or with sudo): Chromium for the browser tests, XFS tools for the power cut, nats-server as
-# the peer of the benchmarks; and the npm packages of the test clients.
+# the peer of the benchmarks; and the npm and Python packages of the test clients.
 #
 #   scripts/install-test-deps.sh [--list]     --list: only print which packages are missing
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/apt.sh
 . scripts/apt.sh
+# shellcheck source=scripts/python.sh
+. scripts/python.sh
 
 # Each line: a command that shows that the package is there, and the package.
 needed() {
@@ -27,6 +29,7 @@ while read -r command package; do
         [[ " ${missing[*]-} " == *" $package "* ]] || missing+=("$package")
     fi
 done < <(needed)
+[ -z "$(python_problem)" ] || missing+=(python3 python3-venv)
 
 if [ "${1:-}" = --list ]; then
     echo "${missing[*]-}"
@@ -48,3 +51,10 @@ for package in tests/*/package.json; do
         npm ci --prefix "$dir" --no-audit --no-fund --loglevel=error
     fi
 done
+
+problem=$(python_problem)
+if [ -n "$problem" ]; then
+    echo "error: $problem; install version $PYTHON_VERSIONS from https://www.python.org" >&2
+    exit 1
+fi
+python_install

@@ -12,8 +12,15 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/step.sh
 . scripts/step.sh
+# shellcheck source=scripts/python.sh
+. scripts/python.sh
 
-STAGES=(units mutants sdk browser crash)
+STAGES=(units mutants sdk sdk-python browser conformance crash)
+
+# forget_results PREFIX: what an earlier run of these suites showed is no result of this one.
+forget_results() {
+    rm -f "${CARGO_TARGET_DIR:-target}/conformance/$1"-*.json
+}
 
 # Unit, property and integration tests of every crate.
 stage_units() {
@@ -34,7 +41,23 @@ stage_sdk() {
     need node "scripts/install-build-deps.sh --node"
     scripts/console.sh --if-missing
     cargo build --locked -p gb6 -p gb6-tests-harness
+    forget_results sdk
     npm test --prefix tests/sdk
+}
+
+# The unmodified Python SDK against a real server.
+stage_sdk-python() {
+    if ! python_ready; then
+        echo "error: the packages of $PYTHON_PACKAGES are not installed; install them with: scripts/install-test-deps.sh" >&2
+        exit 1
+    fi
+    scripts/console.sh --if-missing
+    cargo build --locked -p gb6
+    local python
+    python=$(realpath "$PYTHON_ENV")/bin/python
+    # The SDK does not wait for the end of sockets that it leaves.
+    forget_results python
+    (cd tests/sdk-python && "$python" -W ignore::ResourceWarning -m unittest discover -s suites -t .)
 }
 
 # The console in Chromium, on one process and on a mesh.
@@ -43,7 +66,14 @@ stage_browser() {
     need chromium "scripts/install-test-deps.sh"
     scripts/console.sh
     cargo build --locked -p gb6 -p gb6-tests-harness
+    forget_results browser
     npm test --prefix tests/browser
+}
+
+# What the stages of the SDKs showed is what docs/conformance.md says. Runs behind them.
+stage_conformance() {
+    need cargo "curl --proto '=https' -sSf https://sh.rustup.rs | sh"
+    cargo xtask conformance --check
 }
 
 # Real processes: killed, paused, cut off the power, out of disk and of files. Needs root for file

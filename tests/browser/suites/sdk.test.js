@@ -1,15 +1,21 @@
-// The unmodified SDK in a page, JSON and Protobuf: the two share a room.
+// The unmodified SDK in pages, over each transport of a browser, in JSON and Protobuf.
 
 import assert from 'node:assert/strict';
 import { readFile } from 'node:fs/promises';
-import { after, before, test } from 'node:test';
+import { after, afterEach, before, describe } from 'node:test';
+import { proves } from '../../sdk/lib/conformance.js';
+import { application } from '../lib/page-client.js';
 import { Dev } from '../lib/programs.js';
 import { launch } from '../lib/tab.js';
 
 let dev;
 let browser;
+const pages = [];
 before(async () => {
   [dev, browser] = await Promise.all([Dev.start('browser-sdk'), launch()]);
+});
+afterEach(async () => {
+  for (const page of pages.splice(0)) await page.close();
 });
 after(async () => {
   await browser?.close();
@@ -18,55 +24,102 @@ after(async () => {
 
 const builds = { json: 'centrifuge.js', protobuf: 'centrifuge.protobuf.js' };
 
-test('JSON and Protobuf clients in pages share a room, its ids and its history', async () => {
-  const pages = {};
-  for (const [format, file] of Object.entries(builds)) {
-    const page = await browser.newPage();
-    await page.goto(dev.http);
-    const url = new URL(`../node_modules/centrifuge/dist/${file}`, import.meta.url);
-    // Evaluated, not a script element: the console's own policy allows no foreign scripts.
-    await page.evaluate(`${await readFile(url, 'utf8')}\n;globalThis.Centrifuge = Centrifuge;`);
-    await page.evaluate(
-      async ({ ws, token, user }) => {
-        globalThis.seen = [];
-        globalThis.client = new globalThis.Centrifuge(ws, { token, name: user });
-        globalThis.room = globalThis.client.newSubscription('room:pages');
-        globalThis.room.on('publication', ({ offset, data, info, tags }) => {
-          globalThis.seen.push({ offset, data, user: info.user, id: tags?.id });
-        });
-        globalThis.room.subscribe();
-        globalThis.client.connect();
-        await globalThis.room.ready(10_000);
-      },
-      { ws: dev.ready.ws, token: dev.ready.tokens[format === 'json' ? 'alice' : 'bob'], user: format },
-    );
-    pages[format] = page;
-  }
-  const encode = format => (format === 'json' ? 'plain' : 'bytes');
-  for (const [format, page] of Object.entries(pages)) {
-    const answers = await page.evaluate(async ({ format, kind }) => {
-      const parse = (data) => (data instanceof Uint8Array ? JSON.parse(new TextDecoder().decode(data)) : data);
-      const write = (value) => (kind === 'bytes' ? new TextEncoder().encode(JSON.stringify(value)) : value);
-      const call = () => globalThis.client.rpc('room.publish', write({ room: 'pages', id: `one-${format}`, data: { from: format } }));
-      return [parse((await call()).data), parse((await call()).data)];
-    }, { format, kind: encode(format) });
-    assert.deepEqual(answers.map((a) => a.duplicate), [false, true]);
-    assert.equal(answers[0].offset, answers[1].offset);
-  }
-  for (const page of Object.values(pages)) {
-    await page.waitForFunction(() => globalThis.seen.length >= 2, null, { timeout: 10_000 });
-    const seen = await page.evaluate(async () => {
-      const parse = (data) => (data instanceof Uint8Array ? JSON.parse(new TextDecoder().decode(data)) : data);
-      const history = await globalThis.room.history({ limit: 10, reverse: true });
-      return {
-        live: globalThis.seen.map((p) => ({ ...p, offset: Number(p.offset), data: parse(p.data) })),
-        history: history.publications.map((p) => Number(p.offset)),
-      };
+/** The transports: where the SDK connects to. */
+const transports = [{ transport: 'websocket', encodings: ['json', 'protobuf'], endpoint: () => dev.ready.ws }];
+
+/** A page with the SDK and an application in it. */
+async function open(encoding) {
+  const page = await browser.newPage();
+  pages.push(page);
+  await page.goto(dev.http);
+  const url = new URL(`../node_modules/centrifuge/dist/${builds[encoding]}`, import.meta.url);
+  // Evaluated, not a script element: the console's own policy allows no foreign scripts.
+  await page.evaluate(`${await readFile(url, 'utf8')}\n;globalThis.Centrifuge = Centrifuge;`);
+  await page.evaluate(application, encoding);
+  return (call, ...args) => page.evaluate(([name, list]) => globalThis.app[name](...list), [call, args]);
+}
+
+let rooms = 0;
+const freshRoom = () => `room:page-${process.pid}-${(rooms += 1)}`;
+
+for (const { transport, encodings, endpoint } of transports) {
+  for (const encoding of encodings) {
+    const combination = { id: `chromium/${transport}/${encoding}` };
+    /** Two people in one room, in one page. */
+    const meet = async () => {
+      const [app, room] = [await open(encoding), freshRoom()];
+      const states = await app('open', 'alice', endpoint(), dev.ready.tokens.alice, room);
+      await app('open', 'bob', endpoint(), dev.ready.tokens.bob, room);
+      return { app, room, states };
+    };
+
+    describe(`${transport} ${encoding}`, () => {
+      proves(combination, ['connect', 'publish'], 'two people talk', async () => {
+        const { app, states } = await meet();
+        assert.deepEqual(states, [transport]);
+        for (let n = 1; n <= 10; n += 1) await app('publish', n % 2 ? 'alice' : 'bob', { n });
+        const expected = Array.from({ length: 10 }, (_, i) => ({ offset: i + 1, data: { n: i + 1 }, user: i % 2 ? 'bob' : 'alice' }));
+        for (const name of ['alice', 'bob']) assert.deepEqual(await app('seen', name, 'publications', 10), expected);
+      });
+
+      proves(combination, ['durable-publish', 'history', 'errors'], 'a message with an id is there once', async () => {
+        const { app, room } = await meet();
+        const message = { room, id: 'm1', data: { text: 'ä' } };
+        const first = await app('rpc', 'alice', 'room.publish', message);
+        assert.deepEqual([first.offset, first.duplicate], [1, false]);
+        const again = await app('rpc', 'alice', 'room.publish', message);
+        assert.deepEqual([again.offset, again.duplicate], [1, true]);
+        await app('rpc', 'bob', 'room.publish', { room, data: { text: 'b' } });
+        const shown = [
+          { offset: 1, data: { text: 'ä' }, user: 'alice', id: 'm1' },
+          { offset: 2, data: { text: 'b' }, user: 'bob' },
+        ];
+        assert.deepEqual(await app('seen', 'bob', 'publications', 2), shown);
+        assert.deepEqual(await app('history', 'bob', { limit: 10 }), shown);
+        assert.deepEqual(await app('history', 'bob', { limit: 1, reverse: true }), shown.slice(1));
+        const { error, message: words } = await app('rpc', 'alice', 'no.such.method', {});
+        assert.equal(error, 104);
+        assert.ok(words.length > 0);
+      });
+
+      proves(combination, ['presence', 'join-leave', 'unsubscribe'], 'who is there is seen', async () => {
+        const { app } = await meet();
+        assert.ok((await app('seen', 'alice', 'joins', 1)).includes('bob'));
+        assert.deepEqual(await app('presence', 'alice'), { users: ['alice', 'bob'], stats: [2, 2] });
+        await app('unsubscribe', 'bob');
+        assert.deepEqual(await app('seen', 'alice', 'leaves', 1), ['bob']);
+        assert.deepEqual(await app('presence', 'alice'), { users: ['alice'], stats: [1, 1] });
+        await app('publish', 'alice', { n: 1 });
+        await app('seen', 'alice', 'publications', 1);
+        assert.deepEqual(await app('seen', 'bob', 'publications', 0), []);
+      });
+
+      proves(combination, ['recovery'], 'what was missed comes when one is back', async () => {
+        const { app } = await meet();
+        await app('publish', 'alice', { n: 1 });
+        await app('seen', 'bob', 'publications', 1);
+        await app('leave', 'bob');
+        for (let n = 2; n <= 20; n += 1) await app('publish', 'alice', { n });
+        await app('comeBack', 'bob');
+        const seen = await app('seen', 'bob', 'publications', 20);
+        assert.deepEqual(seen.map((p) => p.data.n), Array.from({ length: 20 }, (_, i) => i + 1));
+        assert.deepEqual((await app('seen', 'bob', 'subscribed', 2))[1], { wasRecovering: true, recovered: true });
+      });
     });
-    assert.deepEqual(seen.live, [
-      { offset: 1, data: { from: 'json' }, user: 'alice', id: 'one-json' },
-      { offset: 2, data: { from: 'protobuf' }, user: 'bob', id: 'one-protobuf' },
-    ]);
-    assert.deepEqual(seen.history, [2, 1]);
   }
+}
+
+const both = Object.keys(builds).map((encoding) => ({ id: `chromium/websocket/${encoding}` }));
+proves(both, ['text'], 'JSON and Protobuf clients share a room', async () => {
+  const [json, protobuf, room] = [await open('json'), await open('protobuf'), freshRoom()];
+  await json('open', 'alice', dev.ready.ws, dev.ready.tokens.alice, room);
+  await protobuf('open', 'bob', dev.ready.ws, dev.ready.tokens.bob, room);
+  await json('publish', 'alice', { text: 'ä€😀\n' });
+  await protobuf('publish', 'bob', [1.5, null, 'ü']);
+  const shown = [
+    { offset: 1, data: { text: 'ä€😀\n' }, user: 'alice' },
+    { offset: 2, data: [1.5, null, 'ü'], user: 'bob' },
+  ];
+  assert.deepEqual(await json('seen', 'alice', 'publications', 2), shown);
+  assert.deepEqual(await protobuf('seen', 'bob', 'publications', 2), shown);
 });

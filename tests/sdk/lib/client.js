@@ -8,39 +8,75 @@ import { member, sign } from './token.js';
 
 const text = new TextEncoder();
 
-/** The two formats: how an SDK is made and how data goes in and comes out. */
-export const formats = [
+/** The two encodings: how an SDK is made and how data goes in and comes out. */
+const encodings = [
   {
     name: 'JSON',
-    make: (url, options) => new Centrifuge(url, options),
+    encoding: 'json',
+    make: (endpoint, options) => new Centrifuge(endpoint, options),
     encode: (value) => value,
     decode: (data) => data,
   },
   {
     name: 'Protobuf',
-    make: (url, options) => new CentrifugeProtobuf(url, options),
+    encoding: 'protobuf',
+    make: (endpoint, options) => new CentrifugeProtobuf(endpoint, options),
     encode: (value) => text.encode(JSON.stringify(value)),
     decode: (data) => JSON.parse(Buffer.from(data).toString()),
   },
 ];
 
-/** A WebSocket class that keeps the sockets and frames of one client, so that a test can cut the former and look at the latter. */
-export function watchedWebSocket() {
-  const sockets = [];
-  const frames = [];
-  class Watched extends WebSocket {
-    constructor(...args) {
-      super(...args);
-      sockets.push(this);
-      this.on('message', (data, binary) => frames.push({ from: 'server', data, binary }));
+/** One client's WebSockets, so that a test can cut them and look at what the client sent. */
+class WebSocketLink {
+  #sockets = [];
+  #sent = [];
+
+  constructor(server) {
+    const [sockets, sent] = [this.#sockets, this.#sent];
+    class Watched extends WebSocket {
+      constructor(...args) {
+        super(...args);
+        sockets.push(this);
+      }
+      send(data, ...rest) {
+        sent.push(Buffer.from(data));
+        super.send(data, ...rest);
+      }
     }
-    send(data, ...rest) {
-      frames.push({ from: 'client', data: Buffer.from(data), binary: typeof data !== 'string' });
-      super.send(data, ...rest);
-    }
+    this.endpoint = server.ws;
+    this.options = { websocket: Watched };
   }
-  return { WebSocket: Watched, sockets, frames };
+
+  /** Everything that the client sent, as it cut it into messages. */
+  get sent() {
+    return this.#sent;
+  }
+
+  /** Breaks the connection, as if the network were gone. */
+  cut() {
+    this.#sockets.at(-1).terminate();
+  }
 }
+
+/** The transports: what carries which encodings. */
+const transports = [{ name: 'WebSocket', transport: 'websocket', encodings: ['json', 'protobuf'], Link: WebSocketLink }];
+
+/** Every combination of a transport and an encoding. */
+export const formats = transports.flatMap(({ name, transport, Link, encodings: carried }) =>
+  encodings
+    .filter(({ encoding }) => carried.includes(encoding))
+    .map((encoding) => ({
+      ...encoding,
+      name: `${name} ${encoding.name}`,
+      transport,
+      Link,
+      // As the conformance table names it.
+      id: `js/${transport}/${encoding.encoding}`,
+    })),
+);
+
+/** The combination of this transport and encoding. */
+export const format = (transport, encoding) => formats.find((f) => f.transport === transport && f.encoding === encoding);
 
 /** An SDK client that is not yet connected; `closeAll` ends it with the others. */
 export class Clients {
@@ -51,9 +87,9 @@ export class Clients {
   }
 
   make(format, user, options = {}) {
-    const watched = watchedWebSocket();
-    const client = format.make(this.server.ws, {
-      websocket: watched.WebSocket,
+    const link = new format.Link(this.server);
+    const client = format.make(link.endpoint, {
+      ...link.options,
       token: user === null ? undefined : sign(this.server, member(user)),
       minReconnectDelay: 50,
       maxReconnectDelay: 400,
@@ -61,7 +97,7 @@ export class Clients {
     });
     // An error event without a listener would throw.
     client.on('error', () => undefined);
-    client.watched = watched;
+    client.link = link;
     this.#clients.push(client);
     return client;
   }

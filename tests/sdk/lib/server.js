@@ -9,7 +9,8 @@ import { fileURLToPath } from 'node:url';
 import { freePort } from './ports.js';
 
 const root = path.resolve(path.dirname(fileURLToPath(import.meta.url)), '../../..');
-const target = path.resolve(root, process.env.CARGO_TARGET_DIR ?? 'target');
+/** Where builds go. */
+export const target = path.resolve(root, process.env.CARGO_TARGET_DIR ?? 'target');
 
 /** How long anything may take before a test fails. */
 export const PATIENCE = 20_000;

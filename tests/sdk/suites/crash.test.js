@@ -6,8 +6,9 @@ import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { writeFileSync } from 'node:fs';
 import path from 'node:path';
-import { after, afterEach, before, test } from 'node:test';
+import { after, afterEach, before } from 'node:test';
 import { Clients, Room, formats, freshRoom, next, roomPublish } from '../lib/client.js';
+import { proves } from '../lib/conformance.js';
 import { Server, built, within } from '../lib/server.js';
 
 let server;
@@ -80,13 +81,13 @@ class Publisher {
   }
 }
 
-test('kill -9 and restart under publishers', async () => {
+proves(formats, ['restart'], 'kill -9 and restart under publishers', async () => {
   const history = new History();
   const channel = freshRoom('crash');
   const publishers = [];
   const readers = [];
   for (const format of formats) {
-    const name = `reader-${format.name}`;
+    const name = `reader-${format.id}`;
     const client = await clients.connect(format, name);
     history.add(name, 'client', { instance: 'demo', user: name });
     const room = new Room(client, format, channel);
@@ -102,7 +103,7 @@ test('kill -9 and restart under publishers', async () => {
     await room.subscribe();
     readers.push({ name, format, room });
     for (let n = 1; n <= 2; n += 1) {
-      const user = `publisher-${format.name}-${n}`;
+      const user = `publisher-${format.id}-${n}`;
       const sender = await clients.connect(format, user, { timeout: 5_000 });
       history.add(user, 'client', { instance: 'demo', user });
       sender.on('connected', () => history.add(user, 'connected'));
@@ -150,15 +151,17 @@ test('kill -9 and restart under publishers', async () => {
   assert.ok(acknowledged >= 4 * 80, `${acknowledged}`);
 });
 
-test('a drained server tells clients to come back, and they do', async () => {
-  const format = formats[0];
-  const client = await clients.connect(format, 'alice');
-  const connecting = next(client, 'connecting');
+proves(formats, ['drain'], 'a drained server tells clients to come back, and they do', async () => {
+  const all = [];
+  for (const format of formats) all.push(await clients.connect(format, 'alice'));
+  const connecting = all.map((client) => next(client, 'connecting'));
   const ended = server.terminate();
-  const { code } = await connecting;
-  assert.ok(code >= 3000 && code < 3500, `a code to reconnect after, and was ${code}`);
+  for (const { code, reason } of await Promise.all(connecting)) {
+    assert.equal(code, 3001);
+    assert.ok(reason.length > 0);
+  }
   assert.deepEqual(await ended, { code: 0, signal: null });
-  const connected = next(client, 'connected');
+  const connected = all.map((client) => next(client, 'connected'));
   await server.restart();
-  await connected;
+  await Promise.all(connected);
 });

@@ -3,6 +3,7 @@
 import assert from 'node:assert/strict';
 import { after, afterEach, before, describe, test } from 'node:test';
 import { Clients, Room, formats, freshRoom, next, roomPublish } from '../lib/client.js';
+import { proves } from '../lib/conformance.js';
 import { Server, within } from '../lib/server.js';
 
 let server;
@@ -20,7 +21,7 @@ for (const format of formats) {
   const { encode } = format;
 
   describe(format.name, () => {
-    test('what was missed while away is recovered, once and in order', async () => {
+    proves(format, ['recovery'], 'what was missed while away is recovered, once and in order', async () => {
       const channel = freshRoom('away');
       const [alice, bob] = [await clients.connect(format, 'alice'), await clients.connect(format, 'bob')];
       const room = await new Room(bob, format, channel).subscribe();
@@ -38,7 +39,7 @@ for (const format of formats) {
       assert.deepEqual(room.data, upTo(31).map((n) => ({ n })));
     });
 
-    test('a cut socket under load loses and doubles nothing', async () => {
+    proves(format, ['cut'], 'a cut socket under load loses and doubles nothing', async () => {
       const channel = freshRoom('cut');
       const [alice, bob] = [await clients.connect(format, 'alice'), await clients.connect(format, 'bob')];
       const room = await new Room(bob, format, channel).subscribe();
@@ -50,7 +51,7 @@ for (const format of formats) {
       for (let cut = 1; cut <= 5; cut += 1) {
         await room.count(room.publications.length + 20);
         const connected = next(bob, 'connected');
-        bob.watched.sockets.at(-1).terminate();
+        bob.link.cut();
         await connected;
       }
       await room.count(room.publications.length + 20);
@@ -61,7 +62,7 @@ for (const format of formats) {
       assert.ok(room.subscribed.slice(1).every((s) => s.wasRecovering && s.recovered));
     });
 
-    test('nothing missed is recovered too', async () => {
+    proves(format, ['recovery'], 'nothing missed is recovered too', async () => {
       const channel = freshRoom('nothing');
       const bob = await clients.connect(format, 'bob');
       const room = await new Room(bob, format, channel).subscribe();
@@ -71,7 +72,7 @@ for (const format of formats) {
       assert.deepEqual([room.subscribed[1].wasRecovering, room.subscribed[1].recovered], [true, true]);
     });
 
-    test('beyond the bound of bytes nothing is skipped in silence', async () => {
+    proves(format, ['unrecoverable'], 'beyond the bound of bytes nothing is skipped in silence', async () => {
       const channel = freshRoom('bound');
       const [alice, bob] = [await clients.connect(format, 'alice'), await clients.connect(format, 'bob')];
       const room = await new Room(bob, format, channel).subscribe();
@@ -98,7 +99,7 @@ for (const format of formats) {
       assert.deepEqual(room.offsets, [1]);
     });
 
-    test('a wrong epoch is not recovered', async () => {
+    proves(format, ['unrecoverable'], 'a wrong epoch is not recovered', async () => {
       const channel = freshRoom('epoch');
       const alice = await clients.connect(format, 'alice');
       await alice.publish(channel, encode({}));
@@ -108,7 +109,7 @@ for (const format of formats) {
       assert.equal(room.publications.length, 0);
     });
 
-    test('a position given by hand is recovered from', async () => {
+    proves(format, ['position'], 'a position given by hand is recovered from', async () => {
       const channel = freshRoom('since');
       const alice = await clients.connect(format, 'alice');
       const { epoch } = await roomPublish(alice, format, channel, undefined, { n: 1 });
@@ -121,9 +122,9 @@ for (const format of formats) {
       assert.deepEqual(all.offsets, upTo(5));
     });
 
-    test('400 rooms are recovered by one reconnection', async () => {
+    proves(format, ['many-rooms'], '400 rooms are recovered by one reconnection', async () => {
       const [alice, bob] = [await clients.connect(format, 'alice'), await clients.connect(format, 'bob')];
-      const rooms = Array.from({ length: 400 }, (_, n) => new Room(bob, format, `room:all-${format.name}-${n}`));
+      const rooms = Array.from({ length: 400 }, (_, n) => new Room(bob, format, `room:all-${format.id}-${n}`));
       bob.startBatching();
       const ready = rooms.map((room) => room.subscribe());
       bob.stopBatching();

@@ -3,6 +3,7 @@
 import assert from 'node:assert/strict';
 import { after, afterEach, before, describe, test } from 'node:test';
 import { Clients, Room, formats, freshRoom, next, rejection, roomPublish } from '../lib/client.js';
+import { proves } from '../lib/conformance.js';
 import { Server } from '../lib/server.js';
 import { member, sign } from '../lib/token.js';
 
@@ -21,7 +22,7 @@ for (const format of formats) {
   const { encode, decode } = format;
 
   describe(format.name, () => {
-    test('subscribes, publishes, receives in order', async () => {
+    proves(format, ['publish'], 'subscribes, publishes, receives in order', async () => {
       const channel = freshRoom('publish');
       const [alice, bob] = [await clients.connect(format, 'alice'), await clients.connect(format, 'bob')];
       const rooms = [await new Room(alice, format, channel).subscribe(), await new Room(bob, format, channel).subscribe()];
@@ -41,7 +42,7 @@ for (const format of formats) {
       }
     });
 
-    test('room.publish answers with the offset, and a retry with the first one', async () => {
+    proves(format, ['durable-publish'], 'room.publish answers with the offset, and a retry with the first one', async () => {
       const channel = freshRoom('durable');
       const [alice, bob] = [await clients.connect(format, 'alice'), await clients.connect(format, 'bob')];
       const room = await new Room(bob, format, channel).subscribe();
@@ -64,7 +65,7 @@ for (const format of formats) {
       assert.deepEqual(room.publications.map((p) => p.info.user), ['alice', 'bob', 'alice', 'alice']);
     });
 
-    test('history is paged both ways', async () => {
+    proves(format, ['history'], 'history is paged both ways', async () => {
       const channel = freshRoom('history');
       const alice = await clients.connect(format, 'alice');
       const room = new Room(alice, format, channel);
@@ -87,7 +88,7 @@ for (const format of formats) {
       assert.equal((await rejection(room.sub.history({ limit: 10, since: { offset: 1, epoch: 'other' } }))).code, 112);
     });
 
-    test('a page ends at 300 publications', async () => {
+    proves(format, ['history'], 'a page ends at 300 publications', async () => {
       const channel = freshRoom('page');
       const alice = await clients.connect(format, 'alice');
       await Promise.all(Array.from({ length: 320 }, (_, n) => alice.publish(channel, encode({ n }))));
@@ -97,7 +98,7 @@ for (const format of formats) {
       assert.deepEqual(rest.publications.map((p) => Number(p.offset)), Array.from({ length: 20 }, (_, n) => 301 + n));
     });
 
-    test('presence, its statistics, joins and leaves', async () => {
+    proves(format, ['presence', 'join-leave'], 'presence, its statistics, joins and leaves', async () => {
       const channel = freshRoom('presence');
       const alice = await clients.connect(format, 'alice');
       const room = await new Room(alice, format, channel).subscribe();
@@ -117,7 +118,7 @@ for (const format of formats) {
       assert.equal((await room.sub.presenceStats()).numUsers, 1);
     });
 
-    test('after unsubscribing nothing comes, and subscribing again begins at the top', async () => {
+    proves(format, ['unsubscribe'], 'after unsubscribing nothing comes, and subscribing again begins at the top', async () => {
       const channel = freshRoom('unsubscribe');
       const alice = await clients.connect(format, 'alice');
       const room = await new Room(alice, format, channel).subscribe();
@@ -136,11 +137,11 @@ for (const format of formats) {
       assert.equal(room.publications.length, 1);
     });
 
-    test('commands of one batch are answered, each', async () => {
+    proves(format, ['batching'], 'commands of one batch are answered, each', async () => {
       const channel = freshRoom('batch');
       const alice = await clients.connect(format, 'alice');
       const room = await new Room(alice, format, channel).subscribe();
-      const before = alice.watched.frames.filter((f) => f.from === 'client').length;
+      const before = alice.link.sent.length;
       alice.startBatching();
       const calls = [
         room.sub.publish(encode({ n: 1 })),
@@ -151,7 +152,7 @@ for (const format of formats) {
       ];
       alice.stopBatching();
       const [, published, stats, error, history] = await Promise.all(calls);
-      assert.equal(alice.watched.frames.filter((f) => f.from === 'client').length, before + 1);
+      assert.equal(alice.link.sent.length, before + 1);
       // In which order the SDK writes the calls of one turn is its own affair.
       assert.ok([1, 2].includes(published.offset));
       assert.deepEqual([stats.numClients, error.code], [1, 104]);
@@ -161,7 +162,7 @@ for (const format of formats) {
       assert.deepEqual(room.data.map((d) => d.n).sort(), [1, 2]);
     });
 
-    test('errors have codes and words', async () => {
+    proves(format, ['errors'], 'errors have codes and words', async () => {
       const alice = await clients.connect(format, 'alice');
       const cases = [
         [104, alice.rpc('no.such.method', encode({}))],
@@ -180,7 +181,7 @@ for (const format of formats) {
       }
     });
 
-    test('a token without the capability is refused with 103', async () => {
+    proves(format, ['capabilities'], 'a token without the capability is refused with 103', async () => {
       const caps = [{ channels: ['room:open-*'], match: 'wildcard', allow: ['sub'] }];
       const token = sign(server, member('carol', 3600, { caps }));
       const carol = await clients.connect(format, null, { token });
@@ -195,14 +196,14 @@ for (const format of formats) {
       assert.equal((await unsubscribed).code, 103);
     });
 
-    test('a subscription beyond 1,024 is refused with 106', async () => {
+    proves(format, ['limits'], 'a subscription beyond 1,024 is refused with 106', async () => {
       const alice = await clients.connect(format, 'alice');
-      const subs = Array.from({ length: 1024 }, (_, n) => alice.newSubscription(`room:limit-${format.name}-${n}`));
+      const subs = Array.from({ length: 1024 }, (_, n) => alice.newSubscription(`room:limit-${format.id}-${n}`));
       alice.startBatching();
       for (const sub of subs) sub.subscribe();
       alice.stopBatching();
       await Promise.all(subs.map((sub) => sub.ready(20_000)));
-      const beyond = alice.newSubscription(`room:limit-${format.name}-beyond`);
+      const beyond = alice.newSubscription(`room:limit-${format.id}-beyond`);
       const unsubscribed = next(beyond, 'unsubscribed');
       beyond.subscribe();
       assert.equal((await unsubscribed).code, 106);

@@ -1,0 +1,1 @@
+"""What the suites share: the server under test, tokens, clients, results."""

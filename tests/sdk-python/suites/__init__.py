@@ -1,0 +1,1 @@
+"""What an application relies on, one module a subject."""
