@@ -16,7 +16,6 @@ use super::carrier::{QuicStream, close};
 use super::transport::{HANDSHAKES_UNPROVEN_MAX, SOCKET_BUFFER, bounds};
 use crate::admission::{Permit, Unproven};
 use crate::connection::driver::{Connection as Session, Opening, Transport};
-use crate::http::upgrade::instance_of;
 use crate::shared::Shared;
 use crate::stream::framing::Stream;
 
@@ -169,7 +168,7 @@ async fn handshake(
         transport: Transport::Quic,
         dialect: Dialect::Protobuf,
         frame_ping: false,
-        instance: instance_of(name.as_deref(), &snapshot, &shared.config.default_instance),
+        instance: shared.instance_of(name.as_deref()),
         foreign_origin: None,
     };
     drop(snapshot);
