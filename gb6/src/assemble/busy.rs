@@ -4,6 +4,8 @@ use std::error::Error;
 use std::io;
 use std::net::SocketAddr;
 
+use gb6_edge_node::EdgeError;
+
 use super::port_owner::{Protocol, who_listens};
 
 /// What was to be listened on.
@@ -12,6 +14,24 @@ pub(super) struct Busy {
     pub(super) addr: SocketAddr,
     /// The flag that changes it.
     pub(super) flag: &'static str,
+}
+
+impl Busy {
+    /// What an edge with this HTTP address could not listen on.
+    pub(super) fn of_edge(error: &EdgeError, http: SocketAddr) -> Self {
+        match error {
+            EdgeError::ListenQuic { address, .. } => Self {
+                protocol: Protocol::Udp,
+                addr: *address,
+                flag: "--quic",
+            },
+            _ => Self {
+                protocol: Protocol::Tcp,
+                addr: http,
+                flag: "--http",
+            },
+        }
+    }
 }
 
 /// `error` in better words if it says that the address is in use, else as it is.

@@ -1,6 +1,7 @@
 //! `gb6 dev`: every role in one process, joined by links in memory, on embedded storage.
 
 use std::collections::BTreeMap;
+use std::net::{SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -21,15 +22,14 @@ use super::busy::{Busy, explain};
 use super::console;
 use super::dev_keys::DevKeys;
 use super::dev_reload::{DevPlan, Reloader};
-use super::edge::bound_clients;
+use super::edge::{bound_clients, certificate_files};
 use super::node::{NodeParts, local_node};
 use super::node_metrics;
-use super::port_owner::Protocol;
 use super::process::Stop;
-use super::ready::{DevReady, VERSION, absolute, http_url, print_line, ws_url};
+use super::ready::{DevReady, QuicReady, VERSION, absolute, http_url, print_line, ws_url};
 use super::record_keys::KeyFile;
 use super::storage::Storage;
-use crate::config::{DevFile, DevSetup, Overrides};
+use crate::config::{DevFile, DevSetup, Overrides, USUAL_QUIC};
 
 /// The node that owns the shards.
 const REGION_NODE: &str = "dev-region";
@@ -153,31 +153,35 @@ fn start_edge(setup: &DevSetup, deps: EdgeDeps) -> anyhow::Result<EdgeHandle> {
     // Whoever reaches the address may sign in as anybody, so only this machine may.
     edge.dev_tokens = file.http.ip().is_loopback();
     edge.loopback_origins = true;
+    edge.quic = file.quic.0.map(|quic| quic_address(quic, file.http));
+    let files = certificate_files(&file.tls_cert, &file.tls_key);
+    edge.tls = file.tls || files.is_some();
+    edge.certificate = Some(files.unwrap_or_else(|| {
+        let ips: Vec<_> = [Some(file.http), edge.quic]
+            .into_iter()
+            .flatten()
+            .map(|address| address.ip())
+            .collect();
+        CertificateSource::SelfMade(SelfMade::new(&ips))
+    }));
     edge.drain_window = Duration::from_millis(file.drain.0);
     bound_clients(&mut edge, &file.clients);
-    edge.certificate = match (file.tls, file.tls_cert.is_empty()) {
-        (_, false) => Some(CertificateSource::Files {
-            certificate: PathBuf::from(&file.tls_cert),
-            key: PathBuf::from(&file.tls_key),
-        }),
-        (true, true) => Some(CertificateSource::SelfMade(SelfMade::new(&[file
-            .http
-            .ip()]))),
-        (false, true) => None,
-    };
-    edge.tls = edge.certificate.is_some();
     edge.session.version = VERSION.to_owned();
     edge.session.node = EDGE_NODE.to_owned();
     Edge::start(edge, deps).map_err(|error| {
-        explain(
-            error,
-            &Busy {
-                protocol: Protocol::Tcp,
-                addr: file.http,
-                flag: "--http",
-            },
-        )
+        let busy = Busy::of_edge(&error, file.http);
+        explain(error, &busy)
     })
+}
+
+/// The address for QUIC. Nobody who did not ask for it is to be kept from starting by it, so any
+/// other port will do where the usual one is taken, or where any will do for HTTP.
+fn quic_address(wanted: SocketAddr, http: SocketAddr) -> SocketAddr {
+    let free = || UdpSocket::bind(wanted).is_ok();
+    if wanted == USUAL_QUIC && (http.port() == 0 || !free()) {
+        return SocketAddr::new(wanted.ip(), 0);
+    }
+    wanted
 }
 
 /// What is told when everything is ready.
@@ -200,6 +204,10 @@ impl Told<'_> {
         eprintln!();
         eprintln!("  console    {}", http_url(addr, tls));
         eprintln!("  WebSocket  {}", ws_url(addr, tls));
+        if let Some(quic) = QuicReady::of(edge) {
+            let QuicReady { addr, cert_sha256 } = quic;
+            eprintln!("  QUIC       {addr} (UDP), certificate {cert_sha256}");
+        }
         eprintln!(
             "  health     {}/readyz, metrics at /metrics",
             http_url(addr, tls)
@@ -245,6 +253,7 @@ impl Told<'_> {
                 instance: instance.as_str(),
                 http: http_url(addr, tls),
                 ws: ws_url(addr, tls),
+                quic: QuicReady::of(edge),
                 hmac_secret: &key.secret,
                 tokens: BTreeMap::from([
                     ("alice", token(key, "alice")?),

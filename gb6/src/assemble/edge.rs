@@ -14,9 +14,8 @@ use super::busy::{Busy, explain};
 use super::console;
 use super::node::{NodeParts, TlsFiles, dial_only, local_node, placement};
 use super::node_metrics;
-use super::port_owner::Protocol;
 use super::process::Stop;
-use super::ready::{NodeReady, VERSION, absolute, http_url, print_line, ws_url};
+use super::ready::{NodeReady, QuicReady, VERSION, absolute, http_url, print_line, ws_url};
 use crate::config::{ClientsTable, EdgeFile};
 
 /// How long peers may take to learn that the node is gone.
@@ -49,14 +48,8 @@ pub(crate) async fn run_edge(file: EdgeFile, ready_json: bool, stop: Stop) -> an
         assets: console::assets(),
     };
     let edge = Edge::start(settings(&file), deps).map_err(|error| {
-        explain(
-            error,
-            &Busy {
-                protocol: Protocol::Tcp,
-                addr: file.http,
-                flag: "--http",
-            },
-        )
+        let busy = Busy::of_edge(&error, file.http);
+        explain(error, &busy)
     })?;
     let placed = placement(&mut parts, data_dir, &file.mesh.geo, &endpoint, &stop).await?;
     if let Some(placed) = &placed {
@@ -74,6 +67,7 @@ pub(crate) async fn run_edge(file: EdgeFile, ready_json: bool, stop: Stop) -> an
                 node: &file.name,
                 http: http_url(addr, tls),
                 ws: Some(ws_url(addr, tls)),
+                quic: QuicReady::of(&edge),
                 mesh: None,
                 data_dir: absolute(data_dir),
             })?;
@@ -108,25 +102,26 @@ pub(super) fn bound_clients(config: &mut EdgeConfig, clients: &ClientsTable) {
     config.session.connect_timeout_ms = clients.connect.0;
 }
 
+/// The certificate for clients that a file names.
+pub(super) fn certificate_files(certificate: &str, key: &str) -> Option<CertificateSource> {
+    (!certificate.is_empty()).then(|| CertificateSource::Files {
+        certificate: PathBuf::from(certificate),
+        key: PathBuf::from(key),
+    })
+}
+
 /// What the file says, as the edge has it.
 fn settings(file: &EdgeFile) -> EdgeConfig {
     let mut config = EdgeConfig::new(file.http, InstanceId::from(file.default_instance.as_str()));
     config.dev_tokens = file.dev_tokens;
-    config.certificate = certificate(file);
+    config.certificate = certificate_files(&file.tls_cert, &file.tls_key);
     config.tls = config.certificate.is_some();
+    config.quic = file.quic.0;
     config.drain_window = Duration::from_millis(file.drain.0);
     bound_clients(&mut config, &file.clients);
     config.session.version = VERSION.to_owned();
     config.session.node = file.name.clone();
     config
-}
-
-/// The certificate for clients that the file names.
-fn certificate(file: &EdgeFile) -> Option<CertificateSource> {
-    (!file.tls_cert.is_empty()).then(|| CertificateSource::Files {
-        certificate: PathBuf::from(&file.tls_cert),
-        key: PathBuf::from(&file.tls_key),
-    })
 }
 
 #[cfg(test)]

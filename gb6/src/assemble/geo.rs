@@ -62,6 +62,7 @@ pub(crate) async fn run_geo(file: GeoFile, ready_json: bool, stop: Stop) -> anyh
             node: &file.name,
             http: http_url(http.addr, false),
             ws: None,
+            quic: None,
             mesh,
             data_dir: absolute(Path::new(&file.data_dir)),
         })?;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 
+use gb6_edge_node::EdgeHandle;
 use serde::Serialize;
 
 /// The line of `gb6 dev --ready-json`. Keys are added later, never removed.
@@ -15,6 +16,8 @@ pub(super) struct DevReady<'a> {
     pub(super) instance: &'a str,
     pub(super) http: String,
     pub(super) ws: String,
+    #[serde(flatten)]
+    pub(super) quic: Option<QuicReady>,
     pub(super) hmac_secret: &'a str,
     pub(super) tokens: BTreeMap<&'static str, String>,
     pub(super) data_dir: String,
@@ -31,9 +34,39 @@ pub(super) struct NodeReady<'a> {
     pub(super) http: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) ws: Option<String>,
+    #[serde(flatten)]
+    pub(super) quic: Option<QuicReady>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) mesh: Option<SocketAddr>,
     pub(super) data_dir: String,
+}
+
+/// What these lines say of a QUIC listener.
+#[derive(Debug, Serialize)]
+pub(super) struct QuicReady {
+    /// Where clients reach it.
+    #[serde(rename = "quic")]
+    pub(super) addr: SocketAddr,
+    /// SHA-256 of its certificate in hexadecimal digits, for clients that pin it.
+    #[serde(rename = "quic_cert_sha256")]
+    pub(super) cert_sha256: String,
+}
+
+impl QuicReady {
+    /// What is to be said of an edge; `None`: it has no such listener.
+    pub(super) fn of(edge: &EdgeHandle) -> Option<Self> {
+        use std::fmt::Write;
+        let digest = edge.certificate_sha256()?;
+        let mut cert_sha256 = String::with_capacity(64);
+        for byte in digest {
+            // Writing to a string does not fail.
+            let _ = write!(cert_sha256, "{byte:02x}");
+        }
+        Some(Self {
+            addr: reachable(edge.quic_addr()?),
+            cert_sha256,
+        })
+    }
 }
 
 /// The version in these lines.

@@ -80,6 +80,7 @@ pub(crate) async fn run_region(
                 node: &file.name,
                 http: http_url(http.addr, false),
                 ws: None,
+                quic: None,
                 mesh,
                 data_dir: absolute(data_dir),
             })?;

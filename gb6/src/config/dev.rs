@@ -2,7 +2,7 @@
 //! written and read as in a snapshot file, except that they need no place.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 
 use gb6_core_model::InstanceId;
@@ -11,11 +11,15 @@ use gb6_geo_config_plan::{
     DEMO_INSTANCE, DEMO_REGION, INSTANCES_TABLE, Millis, Problems, read_instances,
 };
 
+use super::address::MaybeAddress;
 use super::key::config;
 use super::load::{ConfigError, layer, parse_role, read_text};
 use super::overrides::Overrides;
 use super::roles::{DRAIN_MAX_MS, RoleFile, client_bounds, half_of_two, outside};
 use super::tables::{ClientsTable, LogFormat};
+
+/// Where `gb6 dev` listens for QUIC unless told otherwise.
+pub(crate) const USUAL_QUIC: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8443);
 
 config! {
     /// The file of `gb6 dev`.
@@ -24,14 +28,17 @@ config! {
         data_dir: String = "gb6-data".into(),
         /// The address for clients, console, health and metrics (TCP). Port 0: any free one.
         http: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 8080)),
-        /// Whether to speak TLS 1.3 and nothing else to clients, with a certificate that is made for
-        /// this run where `tls_cert` names none.
+        /// Whether that address speaks TLS 1.3 and nothing else.
         tls: bool = false,
         /// The certificate that is shown to clients (PEM), and behind it those that lead to its
-        /// authority. It is read again when it changes, and used if it is good.
+        /// authority: then TLS is spoken. It is read again when it changes, and used if it is
+        /// good. "": one that is made by this process.
         tls_cert: String = String::new(),
         /// Its private key (PEM).
         tls_key: String = String::new(),
+        /// The address for clients over QUIC (UDP), with the same certificate. Where it is the
+        /// default, and taken or http has port 0, any free port. "": there is none.
+        quic: MaybeAddress = MaybeAddress(Some(USUAL_QUIC)),
         /// The instance of a connection whose token and host name name none, and of the console.
         /// "": demo, or else the first by name.
         default_instance: String = String::new(),

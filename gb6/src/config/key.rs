@@ -6,6 +6,8 @@ use std::net::SocketAddr;
 
 use gb6_geo_config_plan::{Bytes, Millis};
 
+use super::address::MaybeAddress;
+
 /// One key of a configuration file.
 #[derive(Clone)]
 pub(crate) struct Key {
@@ -88,6 +90,7 @@ macro_rules! from_str_value {
 
 from_str_value! {
     SocketAddr, "address", "127.0.0.1:8080";
+    MaybeAddress, "address", "127.0.0.1:8443";
     Millis, "duration", "10s";
     Bytes, "size", "64KiB";
 }

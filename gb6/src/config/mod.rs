@@ -1,5 +1,6 @@
 //! Configuration: one typed file for each role, over it environment variables, over them flags.
 
+mod address;
 mod dev;
 mod example;
 mod key;
@@ -10,7 +11,7 @@ mod tables;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use dev::{DevFile, DevSetup};
+pub(crate) use dev::{DevFile, DevSetup, USUAL_QUIC};
 pub(crate) use example::{example, markdown};
 pub(crate) use load::load;
 pub(crate) use overrides::Overrides;

@@ -6,6 +6,7 @@ use std::ops::RangeInclusive;
 use gb6_core_mesh::snapshot::GeoAddress;
 use gb6_geo_config_plan::{Bytes, Millis};
 
+use super::address::MaybeAddress;
 use super::key::{Keys, config};
 use super::tables::{ClientsTable, DialTable, ListenTable, LogTable, MeshTable, ShardsTable};
 
@@ -47,6 +48,9 @@ config! {
         tls_cert: String = String::new(),
         /// Its private key (PEM).
         tls_key: String = String::new(),
+        /// The address for clients over QUIC (UDP), with the same certificate; empty: there is
+        /// none. Port 0: any free one.
+        quic: MaybeAddress = MaybeAddress(None),
         /// The instance of a connection whose token and host name name none.
         default_instance: String = "demo".into(),
         /// Whether the console may make tokens for any name (POST /dev/token). Refused on an
@@ -181,6 +185,10 @@ impl RoleFile for EdgeFile {
             ));
         }
         problems.extend(half_of_two(&self.tls_cert, &self.tls_key));
+        if self.quic.0.is_some() && self.tls_cert.is_empty() {
+            let words = "QUIC needs a certificate: name one with tls_cert and tls_key";
+            problems.push(("quic", words.to_owned()));
+        }
         let instance = &self.default_instance;
         if !gb6_core_model::InstanceId::is_valid(instance) {
             problems.push((

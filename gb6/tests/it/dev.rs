@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
@@ -63,6 +63,8 @@ fn says_what_programs_and_people_need() {
         "instance",
         "http",
         "ws",
+        "quic",
+        "quic_cert_sha256",
         "hmac_secret",
         "tokens",
         "data_dir",
@@ -75,6 +77,15 @@ fn says_what_programs_and_people_need() {
     assert_eq!(
         node.text("ws"),
         format!("ws://{}/connection/websocket", node.http())
+    );
+    let quic: SocketAddr = node.text("quic").parse().unwrap();
+    assert!(quic.ip().is_loopback() && quic.port() != 0, "{quic}");
+    // It is held by the process.
+    assert!(UdpSocket::bind(quic).is_err(), "{quic}");
+    let digest = node.text("quic_cert_sha256");
+    assert!(
+        digest.len() == 64 && digest.chars().all(|c| c.is_ascii_hexdigit()),
+        "{digest}"
     );
     let tokens = node.ready["tokens"].as_object().unwrap();
     let users: Vec<&str> = tokens.keys().map(String::as_str).collect();
@@ -264,6 +275,28 @@ fn logs_can_be_looked_at_and_damage_is_found() {
     assert_eq!(found.matches(": whole;").count(), 3, "{found}");
     let said = refused(dir.path(), &["log", "inspect", "nothing/here"], 1);
     assert!(said.contains("nothing/here"), "{said}");
+}
+
+#[test]
+fn a_taken_udp_port_is_told_with_its_flag() {
+    let dir = tempfile::tempdir().unwrap();
+    let held = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let quic = held.local_addr().unwrap().to_string();
+    let args = [
+        "dev",
+        "--data-dir",
+        "data",
+        "--http",
+        "127.0.0.1:0",
+        "--quic",
+        &quic,
+    ];
+    let said = refused(dir.path(), &args, 1);
+    assert!(
+        said.contains(&format!("process {}", std::process::id())),
+        "{said}"
+    );
+    assert!(said.contains("--quic 127.0.0.1:0"), "{said}");
 }
 
 #[test]
