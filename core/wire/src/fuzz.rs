@@ -66,11 +66,50 @@ pub fn mesh_frame(data: &[u8]) {
             Ok(frame)
         );
     }
+    relay_frame(data);
     let _ = mesh::Hello::decode(data);
     let _ = mesh::StreamOpen::decode(data);
     let _ = mesh::HistoryRequest::decode(data);
     let _ = mesh::HistoryPage::decode(data);
     let _ = mesh::SnapshotPush::decode(data);
+}
+
+/// A frame of a relay stream, each way, and the question or answer in it.
+fn relay_frame(data: &[u8]) {
+    let question = |bytes: &[u8]| {
+        if let Ok(question) = mesh::EdgeQuestion::decode(bytes) {
+            let again = mesh::EdgeQuestion::decode(question.encode_to_vec().as_slice());
+            assert_eq!(again, Ok(question));
+        }
+    };
+    let answer = |bytes: &[u8]| {
+        if let Ok(answer) = mesh::EdgeAnswer::decode(bytes) {
+            let again = mesh::EdgeAnswer::decode(answer.encode_to_vec().as_slice());
+            assert_eq!(again, Ok(answer));
+        }
+    };
+    if let Ok(frame) = mesh::ToRelay::decode(data) {
+        let _ = frame.class();
+        match &frame.frame {
+            Some(mesh::RelayRequest::Ask(ask)) => question(&ask.question),
+            Some(mesh::RelayRequest::Answer(given)) => answer(&given.answer),
+            None => {}
+        }
+        let again = mesh::ToRelay::decode(frame.encode_to_vec().as_slice());
+        assert_eq!(again, Ok(frame));
+    }
+    if let Ok(frame) = mesh::FromRelay::decode(data) {
+        let _ = frame.class();
+        match &frame.frame {
+            Some(mesh::RelayFrame::Asked(asked)) => question(&asked.question),
+            Some(mesh::RelayFrame::Answered(answered)) => answer(&answered.answer),
+            Some(mesh::RelayFrame::Edges(_)) | None => {}
+        }
+        let again = mesh::FromRelay::decode(frame.encode_to_vec().as_slice());
+        assert_eq!(again, Ok(frame));
+    }
+    question(data);
+    answer(data);
 }
 
 /// A delta and what it is for, a zero byte between them: applied as it is, and made of both.

@@ -1,4 +1,4 @@
-//! Links and streams from edges: each stream is handed to the actor of its shard.
+//! Links and streams from edges: each stream is handed to the actor of its shard, or to the relay.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,6 +14,7 @@ use gb6_core_wire::mesh::{
 use gb6_region_shard::LinkId;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
+use crate::relay::Relay;
 use crate::worker::Input;
 
 /// Frames taken from a stream at once.
@@ -27,16 +28,23 @@ const REQUESTS_MAX: usize = 256;
 /// The inboxes of the shards that this node owns.
 pub(crate) type Shards = Arc<HashMap<ShardRef, mpsc::Sender<Input>>>;
 
+/// What streams are handed to.
+#[derive(Clone)]
+pub(crate) struct Served {
+    pub(crate) shards: Shards,
+    pub(crate) relay: Arc<Relay>,
+}
+
 /// Accepts links until the endpoint is closed.
-pub(crate) async fn run(endpoint: Endpoint, shards: Shards, refused: Counter) {
+pub(crate) async fn run(endpoint: Endpoint, served: Served, refused: Counter) {
     let next_link = Arc::new(AtomicU64::new(1));
     while let Some(link) = endpoint.accept().await {
         let refused = refused.clone();
-        tokio::spawn(streams(link, shards.clone(), next_link.clone(), refused));
+        tokio::spawn(streams(link, served.clone(), next_link.clone(), refused));
     }
 }
 
-async fn streams(link: Link, shards: Shards, next_link: Arc<AtomicU64>, refused: Counter) {
+async fn streams(link: Link, served: Served, next_link: Arc<AtomicU64>, refused: Counter) {
     let peer = link.peer().clone();
     tracing::info!(node = %peer.node, "link up");
     loop {
@@ -48,7 +56,11 @@ async fn streams(link: Link, shards: Shards, next_link: Arc<AtomicU64>, refused:
                     tracing::warn!(node = %peer.node, "a node without the role edge opened a stream: refused");
                     continue;
                 }
-                serve(open, stream, id, &shards);
+                if let Some(Purpose::Relay(_)) = open.purpose {
+                    served.relay.serve(&peer.node, stream);
+                } else {
+                    serve(open, stream, id, &served.shards);
+                }
             }
             Err(reason) => {
                 tracing::info!(node = %peer.node, %reason, "link down");
@@ -78,7 +90,7 @@ fn serve(open: StreamOpen, stream: Stream, id: LinkId, shards: &Shards) {
         }
         // Dropping the stream refuses it: snapshots are geo's, and what a newer peer asks for is
         // not offered here.
-        Some(Purpose::Snapshot(_)) | None => drop(stream),
+        Some(Purpose::Snapshot(_) | Purpose::Relay(_)) | None => drop(stream),
     }
 }
 

@@ -17,6 +17,7 @@ mod recent;
 mod recovery;
 mod regain;
 mod region;
+mod relay;
 mod retention;
 mod tail;
 mod turns;

@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
-use crate::accept::{self, Shards};
+use crate::accept::{self, Served, Shards};
 use crate::bodies::RecordKeys;
 use crate::checkpoints::CheckpointEvery;
 use crate::history::{Erased, Reader};
@@ -26,6 +26,7 @@ use crate::indexer::Indexer;
 use crate::metrics::{RegionMetrics, ShardNumbers, export};
 use crate::recovery::{Acquisition, Recovered, RecoveryError, Standing, recover};
 use crate::regain::Regain;
+use crate::relay::{Relay, RelayMetrics};
 use crate::turns::CommitTurns;
 use crate::worker::{Ended, Input, Surroundings, Worker};
 
@@ -158,9 +159,13 @@ impl Region {
         }
         let shards: Shards = Arc::new(shards);
         let endpoint = deps.endpoint.clone();
+        let served = Served {
+            shards: shards.clone(),
+            relay: Arc::new(Relay::new(RelayMetrics::new(&deps.metrics))),
+        };
         let acceptor = tokio::spawn(accept::run(
             endpoint.clone(),
-            shards.clone(),
+            served,
             region_metrics.roles_refused.clone(),
         ));
         Ok(Self {

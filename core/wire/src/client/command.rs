@@ -401,6 +401,7 @@ pub struct KeyedItem {
 /// What a client of a one-way transport posts to `/emulation` (Protobuf only: in JSON `data` is a
 /// string that holds commands, not a JSON value).
 #[derive(Clone, PartialEq, Eq, prost::Message)]
+#[prost(skip_debug)]
 pub struct EmulationRequest {
     /// The node that holds the session.
     #[prost(string, tag = "1")]
@@ -411,6 +412,17 @@ pub struct EmulationRequest {
     /// A frame of commands.
     #[prost(bytes = "bytes", tag = "3")]
     pub data: Bytes,
+}
+
+impl fmt::Debug for EmulationRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Whoever knows a session's id can send commands to it.
+        f.debug_struct("EmulationRequest")
+            .field("node", &self.node)
+            .field("session", &token_mark(&self.session))
+            .field("data_bytes", &self.data.len())
+            .finish()
+    }
 }
 
 /// Stands for a token in debug output: tokens are never logged.

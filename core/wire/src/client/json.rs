@@ -13,7 +13,8 @@ use serde_json::value::RawValue;
 
 use super::data::json_depth_within;
 use super::{
-    CONNECT_HEADERS_MAX, CONNECT_SUBS_MAX, CodecError, Command, FilterNode, JsonProblem, Reply,
+    CONNECT_HEADERS_MAX, CONNECT_SUBS_MAX, CodecError, Command, EmulationRequest, FilterNode,
+    JsonProblem, Reply,
 };
 
 /// See [`super::decode_replies`].
@@ -74,6 +75,23 @@ fn data_fields(command: &Command) -> impl Iterator<Item = &Bytes> {
         .chain(command.publish.iter().map(|p| &p.data))
         .chain(command.send.iter().map(|s| &s.data))
         .chain(command.rpc.iter().map(|r| &r.data))
+}
+
+/// See [`super::decode_emulation`].
+pub(super) fn decode_emulation(body: &[u8]) -> Result<EmulationRequest, CodecError> {
+    #[derive(Deserialize)]
+    struct Request {
+        session: String,
+        node: String,
+        data: String,
+    }
+    let text = std::str::from_utf8(body).map_err(|_| CodecError::NotUtf8 { index: 0 })?;
+    let request: Request = parse(0, text)?;
+    Ok(EmulationRequest {
+        node: request.node,
+        session: request.session,
+        data: request.data.into(),
+    })
 }
 
 /// See [`super::decode_filter`].

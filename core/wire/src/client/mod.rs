@@ -194,6 +194,17 @@ pub fn decode_filter(dialect: Dialect, tf: &Bytes) -> Result<Option<FilterNode>,
     }
 }
 
+/// The body of a request to `/emulation`. Its commands are not looked at.
+///
+/// # Errors
+/// It is no such request; the index is 0.
+pub fn decode_emulation(dialect: Dialect, body: Bytes) -> Result<EmulationRequest, CodecError> {
+    match dialect {
+        Dialect::Json => json::decode_emulation(&body),
+        Dialect::Protobuf => protobuf::decode_emulation(body),
+    }
+}
+
 /// The replies of one incoming frame, in order: what a client reads. Only the load generator and
 /// tests do, so nothing is bounded but the frame.
 pub fn decode_replies(dialect: Dialect, frame: Bytes) -> Result<Vec<Reply>, CodecError> {

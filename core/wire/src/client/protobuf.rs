@@ -6,7 +6,10 @@ use gb6_core_model::limits::COMMAND_BYTES_MAX;
 use prost::Message as _;
 use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
 
-use super::{CONNECT_HEADERS_MAX, CONNECT_SUBS_MAX, CodecError, Command, FilterNode, Push, Reply};
+use super::{
+    CONNECT_HEADERS_MAX, CONNECT_SUBS_MAX, CodecError, Command, EmulationRequest, FilterNode, Push,
+    Reply,
+};
 
 /// Field numbers of the schema that are needed outside the derived code.
 const COMMAND_CONNECT: u32 = 4;
@@ -24,6 +27,11 @@ pub(super) fn decode_command(index: usize, frame: &mut Bytes) -> Result<Command,
 /// See [`super::decode_filter`].
 pub(super) fn decode_filter(tf: Bytes) -> Result<FilterNode, CodecError> {
     FilterNode::decode(tf).map_err(|source| CodecError::Protobuf { index: 0, source })
+}
+
+/// See [`super::decode_emulation`].
+pub(super) fn decode_emulation(body: Bytes) -> Result<EmulationRequest, CodecError> {
+    EmulationRequest::decode(body).map_err(|source| CodecError::Protobuf { index: 0, source })
 }
 
 /// See [`super::decode_replies`].

@@ -61,6 +61,83 @@ fn golden_erased() {
     assert_eq!(erased.class(), deliver().class());
 }
 
+const ASK: &str = "0a25 0807 1202 6532 18c413 221a 0a18 0a06 736573736b31 120e \
+    7b2273656e64223a7b7d7d0a 6162";
+
+fn emulation() -> EdgeQuestion {
+    EdgeQuestion {
+        kind: Some(QuestionKind::Emulation(Emulation {
+            session: "sessk1".into(),
+            data: Bytes::from_static(b"{\"send\":{}}\nab"),
+        })),
+    }
+}
+
+#[test]
+fn golden_relayed_question() {
+    let ask = ToRelay {
+        frame: Some(RelayRequest::Ask(RelayAsk {
+            request: 7,
+            to: vec!["e2".into()],
+            within_ms: 2500,
+            question: emulation().encode_to_vec().into(),
+        })),
+    };
+    assert_eq!(to_hex(&ask.encode_to_vec()), to_hex(&hex(ASK)));
+    assert_eq!(ToRelay::decode(&*hex(ASK)), Ok(ask.clone()));
+    let asked = FromRelay {
+        frame: Some(RelayFrame::Asked(RelayAsked {
+            from: "e1".into(),
+            request: 7,
+            within_ms: 2500,
+            question: emulation().encode_to_vec().into(),
+        })),
+    };
+    // The same but for who is named: `from` and `request` stand where `request` and `to` stood.
+    assert_eq!(asked.class(), ask.class());
+    assert_eq!(
+        to_hex(&asked.encode_to_vec()),
+        to_hex(&hex(
+            "1225 0a02 6531 1007 18c413 221a 0a18 0a06 736573736b31 120e \
+             7b2273656e64223a7b7d7d0a 6162"
+        ))
+    );
+}
+
+#[test]
+fn golden_relayed_answer() {
+    let done = EdgeAnswer {
+        kind: Some(AnswerKind::Done(Done {})),
+    };
+    let answered = FromRelay {
+        frame: Some(RelayFrame::Answered(RelayAnswered {
+            from: "e2".into(),
+            request: 7,
+            outcome: RelayOutcome::Answered.into(),
+            answer: done.encode_to_vec().into(),
+        })),
+    };
+    let golden = hex("1a0c 0a02 6532 1007 1801 2202 0a00");
+    assert_eq!(to_hex(&answered.encode_to_vec()), to_hex(&golden));
+    assert_eq!(answered.class(), Class::Acknowledgement);
+    let edges = FromRelay {
+        frame: Some(RelayFrame::Edges(RelayEdges {
+            up: vec!["e1".into(), "e2".into()],
+            down: vec!["e3".into()],
+        })),
+    };
+    let golden = hex("0a0c 0a02 6531 0a02 6532 1202 6533");
+    assert_eq!(to_hex(&edges.encode_to_vec()), to_hex(&golden));
+    // Who is reached must not wait behind what they are asked.
+    assert_eq!(edges.class(), Class::Control);
+}
+
+#[test]
+fn a_question_of_a_later_version_is_seen_as_none() {
+    let later = EdgeQuestion::decode(&*hex("ea06056c61746572")).unwrap();
+    assert_eq!(later.kind, None);
+}
+
 #[test]
 fn a_frame_of_a_later_version_is_seen_as_none() {
     let later = ToEdge::decode(&*hex("ea06056c61746572")).unwrap();

@@ -4,5 +4,6 @@ mod edge;
 mod index;
 mod lying;
 mod presence;
+mod relay;
 mod retention;
 mod serve;
