@@ -21,6 +21,7 @@ use crate::connection::handle::Event;
 use crate::http::assets::AssetSource;
 use crate::metrics::EdgeMetrics;
 use crate::quic::{self, QuicListener};
+use crate::relay::{self, Relays};
 use crate::shards::Shards;
 use crate::shared::{Shared, SharedParts};
 use crate::tls::{self, CertificateError, Certificates};
@@ -164,6 +165,7 @@ impl Edge {
             registry: deps.metrics.clone(),
             tls,
             health: deps.health,
+            relays: Relays::new(deps.endpoint.local().identity.node.clone()),
             shards: Shards::new(deps.endpoint, BACKOFF),
             assets: deps.assets,
             config,
@@ -171,6 +173,11 @@ impl Edge {
         let (stop_accepting, accepting) = watch::channel(false);
         let (stop, stopped) = watch::channel(false);
         let mut tasks = vec![
+            tokio::spawn(relay::run(
+                shared.clone(),
+                snapshots.clone(),
+                stopped.clone(),
+            )),
             tokio::spawn(accept::run(shared.clone(), listener, accepting)),
             tokio::spawn(accept::sweep(shared.clone(), stopped.clone())),
             tokio::spawn(turn_wheel(shared.clone(), stopped.clone())),
@@ -207,6 +214,14 @@ impl Edge {
             component,
             _collectors: collectors,
         })
+    }
+}
+
+#[cfg(test)]
+impl EdgeHandle {
+    /// What the edge's tasks share.
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
     }
 }
 
@@ -390,5 +405,25 @@ fn collect(shared: &Arc<Shared>, metrics: &Metrics) -> Registration {
             );
         }
         shared.shards.collect(out);
+        let (unanswered, relays, edges) = shared.relays.gauges();
+        for (name, help, value) in [
+            (
+                "gb6_edge_relay_unanswered",
+                "Questions to other edges without an answer.",
+                unanswered,
+            ),
+            (
+                "gb6_edge_relays",
+                "Relays that this edge is attached to.",
+                relays,
+            ),
+            (
+                "gb6_edge_relay_edges",
+                "Edges that the relays reach, this one included.",
+                edges,
+            ),
+        ] {
+            out.gauge(name, help, &[], value as f64);
+        }
     })
 }

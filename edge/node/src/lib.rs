@@ -19,6 +19,7 @@ mod metrics;
 mod origin;
 mod pace;
 mod quic;
+mod relay;
 mod shards;
 mod shared;
 mod stream;

@@ -56,6 +56,14 @@ pub(crate) struct EdgeMetrics {
     pub(crate) dev_tokens: Counter,
     /// Requests refused because a shard's inbox was full.
     pub(crate) inbox_full: Counter,
+    /// Lots of commands for sessions that came by other connections, by what became of them.
+    pub(crate) emulated: CounterFamily,
+    /// Questions to edges, counted once for each edge asked, by how they ended.
+    pub(crate) relay_questions: CounterFamily,
+    /// Answers to other edges, by whether they were sent.
+    pub(crate) relay_answers: CounterFamily,
+    /// Frames of relays that fitted nothing.
+    pub(crate) relay_stray: Counter,
 }
 
 impl EdgeMetrics {
@@ -161,6 +169,26 @@ impl EdgeMetrics {
             inbox_full: m.counter(
                 "gb6_edge_shard_inbox_full_total",
                 "Requests answered 111 because a shard's inbox was full.",
+            ),
+            emulated: m.counter_family(
+                "gb6_edge_emulated_total",
+                "Lots of commands for a session that came by /emulation, here or at another edge: \
+                 taken, full (the session is ended), or for nobody.",
+                &[Label::new("outcome", 4)],
+            ),
+            relay_questions: m.counter_family(
+                "gb6_edge_relay_questions_total",
+                "Questions to edges, once for each edge asked, by outcome.",
+                &[Label::new("outcome", 8)],
+            ),
+            relay_answers: m.counter_family(
+                "gb6_edge_relay_answers_total",
+                "Answers to questions of other edges: sent, or dropped because the relay is behind.",
+                &[Label::new("outcome", 2)],
+            ),
+            relay_stray: m.counter(
+                "gb6_edge_relay_stray_frames_total",
+                "Frames of relays that fitted nothing: answers that came too late among them.",
             ),
         }
     }

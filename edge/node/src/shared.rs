@@ -1,9 +1,11 @@
 //! What all tasks of one edge share.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use arc_swap::ArcSwap;
+use bytes::Bytes;
 use gb6_core_model::snapshot::Snapshot;
 use gb6_core_model::{Disconnect, InstanceId, SessionId};
 use gb6_core_obs::{Health, Metrics};
@@ -17,10 +19,13 @@ use crate::admission::Admission;
 use crate::clock::Clock;
 use crate::config::EdgeConfig;
 use crate::connection::handle::{Event, SessionHandle};
+use crate::connection::outbox::Pushed;
 use crate::hosts::Hosts;
 use crate::http::assets::AssetSource;
+use crate::http::body::BodyBytes;
 use crate::metrics::EdgeMetrics;
 use crate::pace::Pace;
+use crate::relay::Relays;
 use crate::shards::Shards;
 use crate::wheel::Wheel;
 
@@ -50,7 +55,10 @@ pub(crate) struct Shared {
     /// Where TLS is spoken below HTTP.
     pub(crate) tls: Option<TlsAcceptor>,
     pub(crate) shards: Shards,
+    pub(crate) relays: Relays,
     pub(crate) assets: AssetSource,
+    /// What bodies of requests hold while they are read.
+    pub(crate) body_bytes: BodyBytes,
     sessions: Mutex<Sessions>,
     /// Told when the last session has left.
     emptied: Notify,
@@ -62,6 +70,9 @@ pub(crate) struct Shared {
 #[derive(Default)]
 struct Sessions {
     handles: Slab<Arc<SessionHandle>>,
+    /// Where those are that take commands from other connections, by the ids that their clients
+    /// know. Its hasher has keys of its own, so that nobody learns of others' ids by their timing.
+    by_secret: HashMap<u128, usize>,
     /// New ones are told at once to go elsewhere.
     draining: bool,
 }
@@ -76,6 +87,7 @@ pub(crate) struct SharedParts {
     pub(crate) admission: Arc<Admission>,
     pub(crate) tls: Option<TlsAcceptor>,
     pub(crate) shards: Shards,
+    pub(crate) relays: Relays,
     pub(crate) assets: AssetSource,
 }
 
@@ -103,7 +115,9 @@ impl Shared {
             admission: parts.admission,
             tls: parts.tls,
             shards: parts.shards,
+            relays: parts.relays,
             assets: parts.assets,
+            body_bytes: BodyBytes::default(),
             sessions: Mutex::default(),
             emptied: Notify::new(),
             numbers: AtomicU64::new(1),
@@ -169,7 +183,35 @@ impl Shared {
         if sessions.draining {
             handle.outbox.event(Event::Shutdown(Disconnect::Shutdown));
         }
-        sessions.handles.insert(handle)
+        let named = handle.takes.is_some().then_some(handle.secret);
+        let place = sessions.handles.insert(handle);
+        if let Some(secret) = named {
+            sessions.by_secret.insert(secret, place);
+        }
+        place
+    }
+
+    /// Commands for a session, which came by another connection with the session's id. What is for
+    /// nobody is passed over without a sign.
+    pub(crate) fn emulated(&self, session: &str, commands: Bytes) {
+        let secret = match session.len() {
+            32 if !session.starts_with('+') => u128::from_str_radix(session, 16).ok(),
+            _ => None,
+        };
+        let handle = secret.and_then(|secret| {
+            let sessions = self.sessions.lock();
+            let place = *sessions.by_secret.get(&secret)?;
+            sessions.handles.get(place).cloned()
+        });
+        let pushed = handle.map_or(Pushed::Ended, |handle| {
+            handle.commands(commands, self.config.frame_bytes_max)
+        });
+        let outcome = match pushed {
+            Pushed::Queued => "taken",
+            Pushed::Refused | Pushed::Overflowed => "full",
+            Pushed::Ended => "nobody",
+        };
+        self.metrics.emulated.with(&[outcome]).inc();
     }
 
     /// Takes a session from the list; `false`: it was not in it any more.
@@ -180,9 +222,13 @@ impl Shared {
             .get(place)
             .is_some_and(|h| h.session == session);
         if there {
-            sessions.handles.remove(place);
+            let handle = sessions.handles.remove(place);
+            if handle.takes.is_some() {
+                sessions.by_secret.remove(&handle.secret);
+            }
             if sessions.handles.is_empty() {
                 sessions.handles.shrink_to_fit();
+                sessions.by_secret.shrink_to_fit();
                 self.emptied.notify_waiters();
             }
         }

@@ -568,6 +568,7 @@ impl World {
         };
         let seed = SessionSeed {
             session: SessionId(connection),
+            secret: u128::from(connection),
             client: client_id(connection),
             dialect: Dialect::Json,
             spread,

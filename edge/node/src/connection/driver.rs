@@ -56,6 +56,13 @@ impl Transport {
             Transport::Quic => "quic",
         }
     }
+
+    /// Whether its commands come by requests of their own, to `/emulation`.
+    pub(crate) fn is_emulated(self) -> bool {
+        match self {
+            Transport::WebSocket | Transport::Quic => false,
+        }
+    }
 }
 
 /// What is known of a connection when its session begins.
@@ -133,7 +140,10 @@ impl<C: Carrier, F: Framing> Connection<C, F> {
         permit: Permit,
     ) -> Self {
         let session = shared.next_session();
-        let handle = Arc::new(SessionHandle::new(session, shared.config.outbox_bytes));
+        let secret: u128 = rand::random();
+        let takes = opening.transport.is_emulated().then_some(opening.dialect);
+        let handle = SessionHandle::new(session, secret, takes, shared.config.outbox_bytes);
+        let handle = Arc::new(handle);
         shared.opened();
         let place = shared.enter(handle.clone());
         let now_ms = shared.clock.now_ms();
@@ -142,6 +152,7 @@ impl<C: Carrier, F: Framing> Connection<C, F> {
             .then(|| Box::new(FramePing::new(now_ms, &shared.config.session)));
         let seed = SessionSeed {
             session,
+            secret,
             client: client_id(),
             dialect: opening.dialect,
             spread: rand::random(),

@@ -5,12 +5,16 @@ use std::sync::Arc;
 use bytes::Bytes;
 use gb6_core_model::{Disconnect, SessionId};
 use gb6_core_obs::{Invariant, check_invariant};
+use gb6_core_wire::client::Dialect;
 use gb6_edge_session::{Answer, FrameKind, Notice};
 
 use super::instance::{InstanceTag, SessionInstance};
 use super::outbox::{Outbox, Pushed};
 use crate::shards::ShardInbox;
 use crate::wheel::Due;
+
+/// What one lot of commands from elsewhere counts beside its bytes.
+const COMMANDS_COST: usize = 64;
 
 /// What a session is told by others.
 pub(crate) enum Event {
@@ -30,6 +34,10 @@ pub(crate) enum Event {
 pub(crate) struct SessionHandle {
     /// Its number at this edge incarnation.
     pub(crate) session: SessionId,
+    /// The session id that its client was told.
+    pub(crate) secret: u128,
+    /// The encoding of commands that may come by other connections; `None`: none may.
+    pub(crate) takes: Option<Dialect>,
     /// What goes to it.
     pub(crate) outbox: Outbox<Event>,
     /// The instance of its token.
@@ -37,25 +45,42 @@ pub(crate) struct SessionHandle {
 }
 
 impl SessionHandle {
-    /// A session that has not shown a token yet.
-    pub(crate) fn new(session: SessionId, outbox_bytes: usize) -> Self {
+    /// A session that has not shown a token yet; `takes` is the encoding of commands that may come
+    /// by other connections.
+    pub(crate) fn new(
+        session: SessionId,
+        secret: u128,
+        takes: Option<Dialect>,
+        outbox_bytes: usize,
+    ) -> Self {
         Self {
             session,
+            secret,
+            takes,
             outbox: Outbox::new(outbox_bytes),
             instance: SessionInstance::default(),
         }
     }
 
     /// Commands of its client that came by another connection, of which at most `max` bytes may
-    /// wait.
-    #[expect(
-        dead_code,
-        reason = "for transports whose commands come by requests of their own"
-    )]
-    pub(crate) fn commands(&self, kind: FrameKind, commands: Bytes, max: usize) -> Pushed {
-        let bytes = commands.len();
-        self.outbox
-            .inbound(Event::Commands(kind, commands), bytes, max)
+    /// wait. A client that sends faster than its session takes is told to go (3013): it was told
+    /// already that they are taken.
+    pub(crate) fn commands(&self, commands: Bytes, max: usize) -> Pushed {
+        let kind = match self.takes {
+            Some(Dialect::Json) => FrameKind::Text,
+            Some(Dialect::Protobuf) => FrameKind::Binary,
+            None => return Pushed::Ended,
+        };
+        // What a single small one costs beside its bytes counts too.
+        let bytes = commands.len() + COMMANDS_COST;
+        let pushed = self
+            .outbox
+            .inbound(Event::Commands(kind, commands), bytes, max);
+        if pushed == Pushed::Refused {
+            self.outbox
+                .event(Event::Shutdown(Disconnect::TooManyRequests));
+        }
+        pushed
     }
 
     /// Its connect token was good.

@@ -2,7 +2,10 @@
 //! that become WebSockets.
 
 pub(crate) mod assets;
+pub(crate) mod body;
+mod cors;
 mod dev_token;
+mod emulation;
 pub(crate) mod upgrade;
 
 use std::convert::Infallible;
@@ -10,6 +13,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use gb6_core_obs::metrics::CONTENT_TYPE as METRICS_TYPE;
+use gb6_core_wire::client::Dialect;
 use http::header::{self, HeaderName, HeaderValue};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::Full;
@@ -23,12 +27,17 @@ use assets::Asset;
 /// Where the upgrade that a request was granted waits for the connection's task.
 pub(crate) type Granted = Arc<Mutex<Option<Opening>>>;
 
+/// A whole answer.
+type Answer = Response<Full<Bytes>>;
+/// An answer that says why not.
+type Refused = Box<Answer>;
+
 /// Answers one request.
 pub(crate) async fn serve(
     shared: Arc<Shared>,
     granted: Granted,
     request: Request<Incoming>,
-) -> Result<Response<Full<Bytes>>, Infallible> {
+) -> Result<Answer, Infallible> {
     let mut response = route(&shared, &granted, request).await;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         secure(response.headers_mut());
@@ -38,11 +47,7 @@ pub(crate) async fn serve(
     Ok(response)
 }
 
-async fn route(
-    shared: &Arc<Shared>,
-    granted: &Granted,
-    request: Request<Incoming>,
-) -> Response<Full<Bytes>> {
+async fn route(shared: &Arc<Shared>, granted: &Granted, request: Request<Incoming>) -> Answer {
     let reads = matches!(*request.method(), Method::GET | Method::HEAD);
     match request.uri().path() {
         "/connection/websocket" if reads => upgrade::answer(shared, granted, &request),
@@ -52,6 +57,7 @@ async fn route(
         "/dev/token" if *request.method() == Method::POST => {
             dev_token::answer(shared, request).await
         }
+        "/emulation" => emulation::answer(shared, request).await,
         "/connection/websocket" | "/healthz" | "/readyz" | "/metrics" => not_allowed("GET, HEAD"),
         "/dev/token" => not_allowed("POST"),
         path if reads => match (shared.assets)(path.trim_start_matches('/')) {
@@ -65,7 +71,7 @@ async fn route(
 const PLAIN: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
 
-fn text(status: StatusCode, content_type: &'static str, body: String) -> Response<Full<Bytes>> {
+fn text(status: StatusCode, content_type: &'static str, body: String) -> Answer {
     let mut response = Response::new(Full::new(Bytes::from(body)));
     *response.status_mut() = status;
     let headers = response.headers_mut();
@@ -74,7 +80,19 @@ fn text(status: StatusCode, content_type: &'static str, body: String) -> Respons
     response
 }
 
-fn not_allowed(allowed: &'static str) -> Response<Full<Bytes>> {
+/// How the body of a request is encoded.
+fn dialect_of_body(headers: &HeaderMap) -> Dialect {
+    let content_type = single(headers, header::CONTENT_TYPE);
+    let media_type = content_type.and_then(|c| c.split(';').next());
+    match media_type.map(str::trim) {
+        Some(binary) if binary.eq_ignore_ascii_case("application/octet-stream") => {
+            Dialect::Protobuf
+        }
+        _ => Dialect::Json,
+    }
+}
+
+fn not_allowed(allowed: &'static str) -> Answer {
     let mut response = text(
         StatusCode::METHOD_NOT_ALLOWED,
         PLAIN,
@@ -86,12 +104,12 @@ fn not_allowed(allowed: &'static str) -> Response<Full<Bytes>> {
     response
 }
 
-fn health(answer: gb6_core_obs::HealthAnswer) -> Response<Full<Bytes>> {
+fn health(answer: gb6_core_obs::HealthAnswer) -> Answer {
     let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
     text(status, JSON, answer.body)
 }
 
-fn file(request: &HeaderMap, asset: Asset) -> Response<Full<Bytes>> {
+fn file(request: &HeaderMap, asset: Asset) -> Answer {
     let etag = format!("\"{}\"", asset.etag);
     let known = request
         .get(header::IF_NONE_MATCH)

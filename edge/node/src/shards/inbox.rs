@@ -149,7 +149,7 @@ mod tests {
     use gb6_edge_session::PublishQuery;
 
     fn session() -> Arc<SessionHandle> {
-        Arc::new(SessionHandle::new(SessionId(1), 100))
+        Arc::new(SessionHandle::new(SessionId(1), 0, None, 100))
     }
 
     fn ask(request: Request) -> HubRequest {

@@ -185,7 +185,7 @@ mod tests {
     }
 
     fn session_of(instance: &str) -> Arc<SessionHandle> {
-        let session = SessionHandle::new(SessionId(1), 1000);
+        let session = SessionHandle::new(SessionId(1), 0, None, 1000);
         session.belongs_to(InstanceTag::of(instance));
         Arc::new(session)
     }

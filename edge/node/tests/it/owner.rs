@@ -12,10 +12,13 @@ use gb6_core_wire::mesh::{
 };
 use parking_lot::Mutex;
 
+use crate::relay::Relay;
+
 /// The rooms of one owner. Cloning shares it.
 #[derive(Clone, Default)]
 pub(crate) struct Owner {
     state: Arc<Mutex<State>>,
+    pub(crate) relay: Relay,
 }
 
 #[derive(Default)]
@@ -114,6 +117,9 @@ impl Owner {
                 }
                 Some(Purpose::CatchUp(_)) => {
                     tokio::spawn(self.clone().catch_up(stream));
+                }
+                Some(Purpose::Relay(_)) => {
+                    tokio::spawn(self.relay.clone().serve(stream));
                 }
                 _ => {}
             }

@@ -22,17 +22,41 @@ use gb6_edge_node::{
 use tokio::sync::watch;
 
 use crate::owner::Owner;
+use crate::relay::Relay;
 
 /// An edge with everything around it.
 pub(crate) struct World {
     pub(crate) edge: EdgeHandle,
     pub(crate) address: SocketAddr,
     pub(crate) owner: Owner,
+    pub(crate) relay: Relay,
     pub(crate) metrics: Metrics,
     pub(crate) snapshot: Snapshot,
     pub(crate) network: MemoryNetwork,
     placement: watch::Sender<Arc<Snapshot>>,
     _endpoint: Endpoint,
+}
+
+/// Another edge of the same mesh.
+pub(crate) struct Other {
+    pub(crate) metrics: Metrics,
+    _edge: EdgeHandle,
+}
+
+impl Other {
+    /// The value of a metric, 0 where there is none.
+    pub(crate) fn metric(&self, name: &str) -> f64 {
+        value_of(&self.metrics, name)
+    }
+}
+
+fn value_of(metrics: &Metrics, name: &str) -> f64 {
+    metrics
+        .text()
+        .lines()
+        .filter_map(|line| line.strip_prefix(name)?.strip_prefix(' '))
+        .filter_map(|value| value.parse::<f64>().ok())
+        .sum()
 }
 
 fn key(id: &str, secret: &str) -> Key {
@@ -106,10 +130,18 @@ pub(crate) fn local(name: &str, role: Role) -> LocalNode {
 
 /// The dependencies of an edge on `network`.
 pub(crate) fn deps(network: &MemoryNetwork, snapshot: watch::Receiver<Arc<Snapshot>>) -> EdgeDeps {
+    deps_of("e1", network, snapshot)
+}
+
+fn deps_of(
+    name: &str,
+    network: &MemoryNetwork,
+    snapshot: watch::Receiver<Arc<Snapshot>>,
+) -> EdgeDeps {
     EdgeDeps {
         snapshot,
         endpoint: network
-            .bind(local("e1", Role::Edge), Timing::default())
+            .bind(local(name, Role::Edge), Timing::default())
             .unwrap(),
         metrics: Metrics::bare(),
         health: Health::new(),
@@ -150,6 +182,7 @@ impl World {
         Ok(Self {
             address: edge.local_addr(),
             edge,
+            relay: owner.relay.clone(),
             owner,
             metrics,
             snapshot,
@@ -192,12 +225,28 @@ impl World {
 
     /// The value of a metric, 0 where there is none.
     pub(crate) fn metric(&self, name: &str) -> f64 {
-        self.metrics
-            .text()
-            .lines()
-            .filter_map(|line| line.strip_prefix(name)?.strip_prefix(' '))
-            .filter_map(|value| value.parse::<f64>().ok())
-            .sum()
+        value_of(&self.metrics, name)
+    }
+
+    /// Starts another edge of the same mesh.
+    pub(crate) fn another_edge(&self, name: &str) -> Other {
+        let deps = deps_of(name, &self.network, self.placement.subscribe());
+        let metrics = deps.metrics.clone();
+        let edge = Edge::start(config(), deps).unwrap();
+        Other {
+            metrics,
+            _edge: edge,
+        }
+    }
+
+    /// Cuts the edge off from the region.
+    pub(crate) fn cut(&self) {
+        self.network.cut(&"e1".into(), &"r1".into());
+    }
+
+    /// Waits until a metric has fallen.
+    pub(crate) async fn metric_falls(&self, name: &str, at_most: f64) {
+        eventually(name, || self.metric(name) <= at_most).await;
     }
 
     /// Waits until a metric has reached `at_least`.

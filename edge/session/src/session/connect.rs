@@ -18,6 +18,7 @@ pub(super) const CONNECT_VERIFICATION: u32 = 0;
 /// A session without an accepted connect.
 pub(super) struct Opening {
     client: String,
+    secret: u128,
     spread: u32,
     stale_at: u64,
     step: Step,
@@ -37,6 +38,7 @@ impl Opening {
     pub(super) fn new(cx: &Context<'_>, seed: SessionSeed) -> Self {
         Self {
             client: seed.client,
+            secret: seed.secret,
             spread: seed.spread,
             stale_at: cx.now_ms + cx.config.connect_timeout_ms,
             step: Step::Waiting,
@@ -105,7 +107,7 @@ impl Opening {
         });
         let live = Box::new(Live::new(turn.cx, claims, person, self.spread));
         count(&turn.cx.counters.connected);
-        turn.answer(id, connect_result(turn, &live));
+        turn.answer(id, connect_result(turn, &live, self.secret));
         Ok(Some(live))
     }
 
@@ -127,7 +129,7 @@ impl Opening {
     }
 }
 
-fn connect_result(turn: &Turn<'_>, live: &Live) -> ConnectResult {
+fn connect_result(turn: &Turn<'_>, live: &Live, secret: u128) -> ConnectResult {
     let config = turn.cx.config;
     let ttl = live.ttl_seconds(turn.cx.now_ms);
     ConnectResult {
@@ -137,7 +139,7 @@ fn connect_result(turn: &Turn<'_>, live: &Live) -> ConnectResult {
         ttl: ttl.unwrap_or(0),
         ping: u32::try_from(config.ping_interval_ms / 1000).unwrap_or(u32::MAX),
         pong: config.ping_interval_ms > 0,
-        session: turn.session.to_string(),
+        session: format!("{secret:032x}"),
         node: config.node.clone(),
         time: turn.cx.unix_ms,
         ..ConnectResult::default()

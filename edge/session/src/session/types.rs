@@ -66,6 +66,9 @@ impl Default for SessionConfig {
 pub struct SessionSeed {
     /// The session's number at this edge incarnation; never used again.
     pub session: SessionId,
+    /// 128 random bits: the session id that its client alone is told. Whoever knows it can send
+    /// commands in its name.
+    pub secret: u128,
     /// The client id that other clients see; must be unique in the mesh (a UUID).
     pub client: String,
     /// How the client's bytes are encoded.

@@ -90,6 +90,7 @@ impl Desk {
         let counters = SessionCounters::default();
         let seed = SessionSeed {
             session: SessionId(7),
+            secret: 0x5e55_1077,
             client: "client-7".into(),
             dialect,
             spread: 0,
@@ -292,7 +293,7 @@ fn commands_behind_a_connect_wait_for_it_and_keep_their_order() {
     );
     assert_eq!(
         (connect.node.as_str(), connect.session.as_str()),
-        ("e1", "7")
+        ("e1", "0000000000000000000000005e551077")
     );
     assert_eq!(connect.version, "gb6 test");
 }
