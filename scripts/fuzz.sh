@@ -27,6 +27,8 @@ TARGETS=(
     stream:edge/node/corpus/stream
     token:edge/node/corpus/token
     claims:edge/node/corpus/claims
+    key_set:edge/node/corpus/key_set
+    public_key:edge/node/corpus/public_key
     upgrade:edge/node/corpus/upgrade
     log_directory:region/stores/embedded/tests/corpus/segment
     checkpoint:region/shard/corpus/checkpoint

@@ -3,6 +3,8 @@
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::patterns::{PATTERNS_MAX, Patterns};
+
 /// One permission on a channel.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub enum Allow {
@@ -34,31 +36,106 @@ impl Allow {
 }
 
 /// How the channels of a capability are compared.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub enum Match {
     /// Literally.
     #[default]
-    #[serde(rename = "")]
     Exact,
     /// `*` stands for any run of characters, also an empty one.
     Wildcard,
+    /// As regular expressions, which must match the whole name: made by [`Capability::regex`].
+    Regex(Patterns),
 }
 
 /// Permissions on a list of channels.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(try_from = "Written", into = "Written")]
 pub struct Capability {
     /// Names or patterns.
     pub channels: Vec<String>,
     /// How they are compared; absent: literally.
-    #[serde(default, rename = "match", skip_serializing_if = "is_exact")]
     pub matching: Match,
     /// What is allowed there.
     pub allow: Vec<Allow>,
 }
 
-fn is_exact(m: &Match) -> bool {
-    *m == Match::Exact
+/// A capability as tokens and files carry it.
+#[derive(Serialize, Deserialize)]
+struct Written {
+    channels: Vec<String>,
+    #[serde(default, rename = "match", skip_serializing_if = "String::is_empty")]
+    matching: String,
+    allow: Vec<Allow>,
+}
+
+/// Why a text is no capability.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum CapabilityError {
+    /// `match` is none of the known ones.
+    #[error("match is \"wildcard\", \"regex\" or left out")]
+    Match,
+    /// There are too many patterns.
+    #[error("a capability has at most {PATTERNS_MAX} regular expressions")]
+    TooMany,
+    /// A pattern is no regular expression, or too large as one.
+    #[error("`{0}` is no regular expression for channel names, or too large")]
+    Pattern(String),
+}
+
+impl TryFrom<Written> for Capability {
+    type Error = CapabilityError;
+
+    fn try_from(written: Written) -> Result<Self, CapabilityError> {
+        let matching = match written.matching.as_str() {
+            "" => Match::Exact,
+            "wildcard" => Match::Wildcard,
+            "regex" => return Capability::regex(written.channels, written.allow),
+            _ => return Err(CapabilityError::Match),
+        };
+        Ok(Self {
+            channels: written.channels,
+            matching,
+            allow: written.allow,
+        })
+    }
+}
+
+impl From<Capability> for Written {
+    fn from(capability: Capability) -> Self {
+        let matching = match capability.matching {
+            Match::Exact => "",
+            Match::Wildcard => "wildcard",
+            Match::Regex(_) => "regex",
+        };
+        Written {
+            channels: capability.channels,
+            matching: matching.to_owned(),
+            allow: capability.allow,
+        }
+    }
+}
+
+impl Capability {
+    /// Permissions on the channels whose whole name one of these regular expressions matches.
+    ///
+    /// # Errors
+    /// There are more than [`PATTERNS_MAX`], or one does not compile within its bounds.
+    pub fn regex(channels: Vec<String>, allow: Vec<Allow>) -> Result<Self, CapabilityError> {
+        Ok(Self {
+            matching: Match::Regex(Patterns::compile(&channels)?),
+            channels,
+            allow,
+        })
+    }
+
+    /// Whether one of its names or patterns is that of `channel`.
+    fn covers(&self, channel: &str) -> bool {
+        match &self.matching {
+            Match::Exact => self.channels.iter().any(|name| name == channel),
+            Match::Wildcard => self.channels.iter().any(|p| wildcard(p, channel)),
+            Match::Regex(patterns) => patterns.matches(channel),
+        }
+    }
 }
 
 /// What a connection may do: `None` where its token has no `caps` claim, then any member of the
@@ -72,13 +149,9 @@ impl Caps {
     pub fn allows(&self, channel: &str, what: Allow) -> bool {
         match &self.0 {
             None => true,
-            Some(list) => list.iter().any(|c| {
-                c.allow.contains(&what)
-                    && c.channels.iter().any(|p| match c.matching {
-                        Match::Exact => p == channel,
-                        Match::Wildcard => wildcard(p, channel),
-                    })
-            }),
+            Some(list) => list
+                .iter()
+                .any(|c| c.allow.contains(&what) && c.covers(channel)),
         }
     }
 }
@@ -125,6 +198,32 @@ mod tests {
         ] {
             assert_eq!(wildcard(p, t), want, "{p} against {t}");
         }
+    }
+
+    fn parse(json: &str) -> Result<Capability, String> {
+        serde_json::from_str(json).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn regular_expressions_match_whole_names() {
+        let text = r#"{"channels":["room:[0-9]+","a|b"],"match":"regex","allow":["sub"]}"#;
+        let capability = parse(text).unwrap();
+        assert_eq!(serde_json::to_string(&capability).unwrap(), text);
+        let caps = Caps(Some(vec![capability.clone()]));
+        for (channel, want) in [
+            ("room:42", true),
+            ("room:42x", false),
+            ("xroom:42", false),
+            ("room:", false),
+            ("b", true),
+            ("ab", false),
+        ] {
+            assert_eq!(caps.allows(channel, Allow::Subscribe), want, "{channel}");
+        }
+        assert!(!caps.allows("room:42", Allow::Publish));
+        assert_eq!(parse(text).unwrap(), capability);
+        assert!(parse(r#"{"channels":["("],"match":"regex","allow":[]}"#).is_err());
+        assert!(parse(r#"{"channels":[],"match":"glob","allow":[]}"#).is_err());
     }
 
     #[test]

@@ -7,14 +7,17 @@ pub mod codes;
 pub mod hash;
 pub mod ids;
 pub mod limits;
+mod patterns;
+pub mod public_key;
 pub mod snapshot;
 mod snapshot_check;
 
-pub use caps::{Allow, Capability, Caps};
+pub use caps::{Allow, Capability, CapabilityError, Caps};
 pub use channel::{Channel, ChannelError};
 pub use codes::{Disconnect, ErrorCode, Unsubscribed};
 pub use ids::{
     ChannelKey, Incarnation, InstanceEpoch, InstanceId, NodeId, Offset, Position, Role, SessionId,
     ShardEpoch, ShardId, Slot,
 };
+pub use public_key::{PublicKey, PublicKeyError, VerifyingJwk};
 pub use snapshot_check::SnapshotError;

@@ -39,8 +39,16 @@ pub struct Instance {
     pub epoch: InstanceEpoch,
     /// The slots that its rooms hash to.
     pub slots: Vec<Slot>,
-    /// Keys that its tokens may be signed with; empty on nodes that verify none.
+    /// Keys that its tokens may be signed with, and those of its server API; empty on nodes that
+    /// verify none.
     pub keys: Vec<Key>,
+    /// Where further keys of its tokens are fetched from: the URL, `https` or of this machine, of a
+    /// JSON Web Key Set (RFC 7517 section 5). `None`: there are no others.
+    pub jwks_url: Option<String>,
+    /// What the claim `aud` of its tokens must name; `None`: it is not looked at.
+    pub token_audience: Option<String>,
+    /// What the claim `iss` of its tokens must be; `None`: it is not looked at.
+    pub token_issuer: Option<String>,
     /// Namespaces by name.
     pub namespaces: BTreeMap<String, Namespace>,
     /// The rules of channels outside every namespace; `None`: there are no such channels.
@@ -63,6 +71,9 @@ impl Default for Instance {
             epoch: InstanceEpoch(1),
             slots: Vec::new(),
             keys: Vec::new(),
+            jwks_url: None,
+            token_audience: None,
+            token_issuer: None,
             namespaces: BTreeMap::new(),
             defaults: None,
             anonymous: Anonymous::default(),
@@ -95,7 +106,7 @@ pub struct CommandRate {
 
 /// One key of the key table. A token's `kid` or `iss` names an instance only if it is a key id
 /// that GB6 made (`<instance>.<random>`).
-#[derive(Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Key {
     /// The key's id.
@@ -103,10 +114,16 @@ pub struct Key {
     /// What it verifies.
     #[serde(rename = "use")]
     pub usage: KeyUse,
-    /// The algorithm: taken from here, never from a token's header.
+    /// The algorithm: taken from here, never from a token's header. API keys have none.
+    #[serde(default)]
     pub algorithm: KeyAlgorithm,
-    /// The secret, as text.
+    /// The secret, as text: of an HMAC key, or the API key itself. Empty for public keys.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub secret: String,
+    /// The public key, as text that [`PublicKey::parse`](crate::PublicKey::parse) reads. Empty for
+    /// secrets.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub public_key: String,
 }
 
 impl std::fmt::Debug for Key {
@@ -120,21 +137,82 @@ impl std::fmt::Debug for Key {
 }
 
 /// What a key verifies.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum KeyUse {
     /// Tokens of clients.
+    #[default]
     Client,
     /// Requests to the server API: the secret itself is sent. It reads `gb6_<instance>_<random>`,
     /// so that it names its instance.
     Api,
 }
 
-/// How a key verifies.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+/// How a key verifies signatures (RFC 7518 section 3.1, RFC 8037 section 3.1).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
 pub enum KeyAlgorithm {
-    /// HMAC with SHA-256 (RFC 7518 section 3.2).
+    /// HMAC with SHA-256.
+    #[default]
     HS256,
+    /// HMAC with SHA-384.
+    HS384,
+    /// HMAC with SHA-512.
+    HS512,
+    /// RSA (PKCS #1 v1.5) with SHA-256.
+    RS256,
+    /// RSA (PKCS #1 v1.5) with SHA-384.
+    RS384,
+    /// RSA (PKCS #1 v1.5) with SHA-512.
+    RS512,
+    /// ECDSA on P-256 with SHA-256.
+    ES256,
+    /// ECDSA on P-384 with SHA-384.
+    ES384,
+    /// Ed25519.
+    EdDSA,
+}
+
+impl KeyAlgorithm {
+    /// Every algorithm.
+    pub const ALL: &'static [KeyAlgorithm] = &[
+        KeyAlgorithm::HS256,
+        KeyAlgorithm::HS384,
+        KeyAlgorithm::HS512,
+        KeyAlgorithm::RS256,
+        KeyAlgorithm::RS384,
+        KeyAlgorithm::RS512,
+        KeyAlgorithm::ES256,
+        KeyAlgorithm::ES384,
+        KeyAlgorithm::EdDSA,
+    ];
+
+    /// The algorithm with this name.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|a| a.name() == name)
+    }
+
+    /// Its name, as the header `alg` of a token has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            KeyAlgorithm::HS256 => "HS256",
+            KeyAlgorithm::HS384 => "HS384",
+            KeyAlgorithm::HS512 => "HS512",
+            KeyAlgorithm::RS256 => "RS256",
+            KeyAlgorithm::RS384 => "RS384",
+            KeyAlgorithm::RS512 => "RS512",
+            KeyAlgorithm::ES256 => "ES256",
+            KeyAlgorithm::ES384 => "ES384",
+            KeyAlgorithm::EdDSA => "EdDSA",
+        }
+    }
+
+    /// Whether it signs with a shared secret.
+    pub fn is_symmetric(self) -> bool {
+        matches!(
+            self,
+            KeyAlgorithm::HS256 | KeyAlgorithm::HS384 | KeyAlgorithm::HS512
+        )
+    }
 }
 
 /// What a namespace's channels are.
@@ -339,7 +417,10 @@ impl Snapshot {
     /// This snapshot without any secret: what nodes that verify no tokens are given.
     pub fn without_secrets(&self) -> Self {
         let mut out = self.clone();
-        out.instances.values_mut().for_each(|i| i.keys.clear());
+        for instance in out.instances.values_mut() {
+            instance.keys.clear();
+            instance.jwks_url = None;
+        }
         out
     }
 }

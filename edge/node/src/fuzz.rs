@@ -3,7 +3,7 @@
 //! behind the WebSocket layer are `gb6_core_wire::fuzz`; request heads are cut by hyper.)
 
 use std::collections::BTreeMap;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -13,12 +13,15 @@ use gb6_core_model::snapshot::{Instance, Key, KeyAlgorithm, KeyUse, Snapshot};
 use gb6_core_wire::client::{Dialect, json_depth_within};
 use ring::hmac;
 
+use crate::auth::{Fetched, KeyTable, VerifyingKey};
 use crate::connection::framing::Incoming;
 use crate::hosts::Hosts;
 use crate::http::upgrade;
 use crate::origin::{self, Verdict};
 use crate::stream::reader::CommandReader;
 use crate::ws::reader::{FrameError, FrameReader};
+
+static KEYS: LazyLock<KeyTable> = LazyLock::new(|| KeyTable::new(&SNAPSHOT, |_| Fetched::None));
 
 const SECRET: &str = "a secret for fuzzing, 32 bytes and more";
 const KEY: &str = "demo.main";
@@ -37,6 +40,7 @@ static SNAPSHOT: LazyLock<Snapshot> = LazyLock::new(|| {
             usage: KeyUse::Client,
             algorithm: KeyAlgorithm::HS256,
             secret: SECRET.into(),
+            ..Key::default()
         }],
         allowed_origins: vec![LISTED.into()],
         subscriptions_max: 1,
@@ -126,7 +130,7 @@ pub fn token(bytes: &[u8]) {
         return;
     };
     let listener = InstanceId::from("demo");
-    let found = crate::auth::verify_token(&SNAPSHOT, &listener, text, NOW_MS);
+    let found = crate::auth::verify_token(&KEYS, &listener, text, NOW_MS);
     if found.is_ok() {
         let signed = text.rsplit_once('.').is_some_and(|(head, tag)| {
             let tag = URL_SAFE_NO_PAD.decode(tag).unwrap_or_default();
@@ -138,6 +142,38 @@ pub fn token(bytes: &[u8]) {
 
 /// The claims of a token whose signature is good: whoever has a key of an instance writes them.
 pub fn claims(payload: &[u8]) {
+    let token = signed(payload);
+    let depth = gb6_core_model::limits::JSON_DEPTH_MAX;
+    let shown = |json: &Bytes| assert!(json.is_empty() || json_depth_within(json, depth));
+    let another = InstanceId::from("another");
+    if let Ok((found, _)) = crate::auth::verify_token(&KEYS, &another, &token, NOW_MS) {
+        assert_eq!(found.instance.as_str(), "demo", "the key decides");
+        assert!(found.expires_unix_ms.is_none_or(|at| at > NOW_MS));
+        shown(&found.info);
+        for (channel, grant) in &found.subscriptions {
+            assert!(gb6_core_model::Channel::parse(channel).is_ok());
+            assert!(grant.expires_unix_ms.is_none_or(|at| at > NOW_MS));
+            shown(&grant.info);
+            shown(&grant.data);
+        }
+        let _ = found
+            .caps
+            .allows("room:1", gb6_core_model::Allow::Subscribe);
+    }
+    let verify = |instance| {
+        crate::auth::verify_subscription_token(&KEYS, &InstanceId::from(instance), &token, NOW_MS)
+    };
+    if let Ok((found, _)) = verify("demo") {
+        assert!(gb6_core_model::Channel::parse(&found.channel).is_ok());
+        assert!(found.grant.expires_unix_ms.is_none_or(|at| at > NOW_MS));
+        shown(&found.grant.info);
+        shown(&found.grant.data);
+    }
+    assert!(verify("another").is_err(), "a key of another instance");
+}
+
+/// A token with this payload, that the key signed.
+fn signed(payload: &[u8]) -> String {
     let header = format!(r#"{{"alg":"HS256","kid":"{KEY}"}}"#);
     let head = format!(
         "{}.{}",
@@ -145,15 +181,38 @@ pub fn claims(payload: &[u8]) {
         URL_SAFE_NO_PAD.encode(payload)
     );
     let tag = hmac::sign(&key(), head.as_bytes());
-    let token = format!("{head}.{}", URL_SAFE_NO_PAD.encode(tag));
-    let listener = InstanceId::from("another");
-    let Ok(found) = crate::auth::verify_token(&SNAPSHOT, &listener, &token, NOW_MS) else {
+    format!("{head}.{}", URL_SAFE_NO_PAD.encode(tag))
+}
+
+/// A key set as a stranger's server sends it. What is taken verifies nothing that nobody signed,
+/// and no token of another instance.
+pub fn key_set(body: &[u8]) {
+    let Ok(set) = crate::auth::jwks::parse_key_set(body) else {
         return;
     };
-    assert_eq!(found.instance.as_str(), "demo", "the key decides");
-    assert!(found.expires_unix_ms.is_none_or(|at| at > NOW_MS));
-    let depth = gb6_core_model::limits::JSON_DEPTH_MAX;
-    assert!(found.info.is_empty() || json_depth_within(&found.info, depth));
+    assert!(set.keys.len() + set.refused.len() <= 64);
+    for key in &set.keys {
+        for algorithm in KeyAlgorithm::ALL {
+            assert!(!(algorithm.is_symmetric() && key.fits(*algorithm)));
+            assert!(!key.verifies(*algorithm, "a.b", ""));
+        }
+    }
+    let keys: Arc<[VerifyingKey]> = set.keys.into();
+    let mut snapshot = SNAPSHOT.clone();
+    let fetches = Instance {
+        jwks_url: Some("https://id.example/jwks".into()),
+        ..Instance::default()
+    };
+    snapshot.instances.insert("fetches".into(), fetches);
+    let table = KeyTable::new(&snapshot, |_| Fetched::Keys(keys.clone()));
+    let token = signed(br#"{"sub":"u"}"#);
+    let found = crate::auth::verify_token(&table, &"fetches".into(), &token, NOW_MS);
+    assert_eq!(found.map(|(c, _)| c.instance), Ok("demo".into()));
+}
+
+/// A public key as a person writes it into a file.
+pub fn public_key(text: &[u8]) {
+    gb6_core_model::public_key::fuzz_public_key(text);
 }
 
 fn key() -> hmac::Key {

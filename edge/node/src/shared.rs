@@ -16,6 +16,7 @@ use tokio::sync::Notify;
 use tokio_rustls::TlsAcceptor;
 
 use crate::admission::Admission;
+use crate::auth::{Fetched, KeyTable};
 use crate::clock::Clock;
 use crate::config::EdgeConfig;
 use crate::connection::handle::{Event, SessionHandle};
@@ -41,6 +42,8 @@ pub(crate) struct Shared {
     pub(crate) clock: Clock,
     pub(crate) snapshot: ArcSwap<Snapshot>,
     hosts: ArcSwap<Hosts>,
+    /// The keys of the snapshot's instances.
+    pub(crate) keys: ArcSwap<KeyTable>,
     pub(crate) counters: SessionCounters,
     pub(crate) metrics: EdgeMetrics,
     pub(crate) registry: Metrics,
@@ -104,6 +107,7 @@ impl Shared {
             quiet,
             clock: Clock::new(),
             hosts: ArcSwap::from_pointee(Hosts::of(&parts.snapshot)),
+            keys: ArcSwap::from_pointee(KeyTable::new(&parts.snapshot, |_| Fetched::Missing)),
             snapshot: ArcSwap::new(parts.snapshot),
             counters: SessionCounters::default(),
             metrics: parts.metrics,
@@ -129,6 +133,8 @@ impl Shared {
     /// Works by `snapshot` from now on; the one before.
     pub(crate) fn place(&self, snapshot: Arc<Snapshot>) -> Arc<Snapshot> {
         self.hosts.store(Arc::new(Hosts::of(&snapshot)));
+        let keys = KeyTable::new(&snapshot, |_| Fetched::Missing);
+        self.keys.store(Arc::new(keys));
         self.snapshot.swap(snapshot)
     }
 

@@ -108,6 +108,7 @@ impl DevKeys {
             usage: KeyUse::Client,
             algorithm: KeyAlgorithm::HS256,
             secret: secret.clone(),
+            ..Key::default()
         })
     }
 

@@ -251,6 +251,7 @@ mod tests {
             usage: KeyUse::Client,
             algorithm: KeyAlgorithm::HS256,
             secret: "s".repeat(32),
+            ..Key::default()
         };
         let acme = Instance {
             keys: vec![own.clone()],

@@ -67,6 +67,7 @@ pub fn demo_snapshot(mesh: &DemoMesh<'_>) -> Snapshot {
         usage: KeyUse::Client,
         algorithm: KeyAlgorithm::HS256,
         secret: mesh.secret.into(),
+        ..Key::default()
     };
     let demo = Instance {
         keys: vec![key],

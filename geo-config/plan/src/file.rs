@@ -6,12 +6,11 @@ use std::fmt;
 
 use gb6_core_model::Role;
 use gb6_core_model::limits;
-use gb6_core_model::snapshot::{
-    Anonymous, ChannelKind, CommandRate, KeyAlgorithm, KeyUse, RecoveryMode, Who,
-};
+use gb6_core_model::snapshot::{Anonymous, ChannelKind, CommandRate, RecoveryMode, Who};
 use serde::{Deserialize, Deserializer, de};
 use toml::Spanned;
 
+use crate::key_file::{KeyFile, PublicKeyFile, SecretText};
 use crate::slots::SLOTS_DEFAULT;
 use crate::units::{Bytes, Millis};
 
@@ -74,9 +73,34 @@ pub struct InstanceFile {
     /// Subscriptions of one session. Default 1,024.
     #[serde(default)]
     pub subscriptions_max: Option<Spanned<u64>>,
-    /// Keys that its tokens may be signed with, and keys of the server API.
+    /// Keys that its tokens may be signed with, and those of its server API.
     #[serde(default)]
     pub keys: Vec<Spanned<KeyFile>>,
+    /// In short: a secret, at least 32 bytes, that tokens may be signed with by HS256, and by HS384
+    /// and HS512 where it has 48 and 64 bytes. Default none.
+    #[serde(default)]
+    pub hmac_secret: Option<SecretText>,
+    /// The same, in a file.
+    #[serde(default)]
+    pub hmac_secret_file: Option<Spanned<String>>,
+    /// In short: public keys that tokens may be signed with. Default none.
+    #[serde(default)]
+    pub public_keys: Vec<Spanned<PublicKeyFile>>,
+    /// Where further public keys are fetched from: `https`, or `http` to this machine. Default none.
+    #[serde(default)]
+    pub jwks_url: Option<Spanned<String>>,
+    /// Keys of the server API, two at most: `gb6_<instance>_<random>`. Default none.
+    #[serde(default)]
+    pub api_keys: Vec<SecretText>,
+    /// The same, each in a file.
+    #[serde(default)]
+    pub api_key_files: Vec<Spanned<String>>,
+    /// What the claim `aud` of a token must name. Default: it is not looked at.
+    #[serde(default)]
+    pub token_audience: Option<Spanned<String>>,
+    /// What the claim `iss` of a token must be. Default: it is not looked at.
+    #[serde(default)]
+    pub token_issuer: Option<Spanned<String>>,
     /// Namespaces by name.
     #[serde(default)]
     pub namespaces: BTreeMap<Spanned<String>, Spanned<NamespaceFile>>,
@@ -164,47 +188,6 @@ impl<'de> Deserialize<'de> for CommandRateFile {
         }
         d.deserialize_any(Visitor)
     }
-}
-
-/// `[[instances.NAME.keys]]`
-#[derive(Clone, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct KeyFile {
-    /// The key's id. One that GB6 made reads `<instance>.<random>`.
-    pub id: Spanned<String>,
-    /// What it verifies: `client`, the default, or `api`: the secret is sent with requests to the
-    /// server API, and reads `gb6_<instance>_<random>`. At most two of an instance at a time.
-    #[serde(rename = "use", default = "client")]
-    pub usage: KeyUse,
-    /// `HS256`, the default.
-    #[serde(default = "hs256")]
-    pub algorithm: KeyAlgorithm,
-    /// The secret as text, at least 32 bytes. Either this or `secret_file`.
-    #[serde(default)]
-    pub secret: Option<Spanned<String>>,
-    /// A file with the secret; a relative path starts at the snapshot file's directory. A line end
-    /// at its end does not belong to the secret.
-    #[serde(default)]
-    pub secret_file: Option<Spanned<String>>,
-}
-
-impl fmt::Debug for KeyFile {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("KeyFile")
-            .field("id", &self.id)
-            .field("usage", &self.usage)
-            .field("algorithm", &self.algorithm)
-            .field("secret_file", &self.secret_file)
-            .finish_non_exhaustive()
-    }
-}
-
-fn client() -> KeyUse {
-    KeyUse::Client
-}
-
-fn hs256() -> KeyAlgorithm {
-    KeyAlgorithm::HS256
 }
 
 /// `[instances.NAME.namespaces.NAME]`

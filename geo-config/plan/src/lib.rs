@@ -5,6 +5,7 @@
 
 mod demo;
 mod file;
+mod key_file;
 mod problem;
 mod resolve;
 mod slots;
@@ -15,7 +16,8 @@ pub use demo::{
     DEMO_INSTANCE, DEMO_REGION, DEMO_SHARDS, DemoMesh, DevMesh, demo_instance, demo_snapshot,
     dev_snapshot,
 };
-pub use file::{EXAMPLE, InstanceFile, KeyFile, NamespaceFile, NodeFile, RegionFile, SnapshotFile};
+pub use file::{EXAMPLE, InstanceFile, NamespaceFile, NodeFile, RegionFile, SnapshotFile};
+pub use key_file::{KeyFile, PublicKeyFile, SecretText};
 pub use problem::{Problem, Problems};
 pub use resolve::{INSTANCES_TABLE, SECRET_BYTES_MIN, read_instances, read_snapshot};
 pub use slots::{SLOTS_DEFAULT, choose_slots};

@@ -1,18 +1,27 @@
-//! The claims of a connection token and the rules that they must keep.
+//! The claims of tokens and the rules that they must keep. Everything in a token is bounded by its
+//! own size; what costs more than its bytes has bounds here.
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use bytes::Bytes;
-use gb6_core_model::{Capability, Caps, InstanceId};
-use gb6_core_wire::client::json_depth_within;
-use gb6_edge_session::Claims;
+use std::collections::BTreeMap;
+
+use gb6_core_model::caps::{Match, PATTERNS_MAX};
+use gb6_core_model::hash::digest128;
+use gb6_core_model::{Capability, Caps, Channel, InstanceId, limits};
+use gb6_edge_session::{Claims, SubscriptionClaims, SubscriptionGrant};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::Refusal;
+use super::grant::{RawGrant, RawOverrides, end, json_of};
+use super::keys::InstanceKeys;
 
-/// Deepest JSON that `info` may hold, as everything that clients are shown.
-const DEPTH_MAX: usize = gb6_core_model::limits::JSON_DEPTH_MAX;
+/// Longest user id in bytes: it is repeated in every message of the user.
+const USER_BYTES_MAX: usize = 255;
+/// Longest `jti` in bytes: revocations name tokens by it.
+pub(crate) const TOKEN_ID_BYTES_MAX: usize = 255;
+/// Names and patterns in `caps` at most: commands are compared with each.
+const CAPABILITY_NAMES_MAX: usize = 1024;
+/// Channels in `channels` and `subs` together at most.
+const GRANTS_MAX: usize = limits::SUBSCRIPTIONS_MAX;
 
 /// The claims as they stand in the token. Unknown ones are passed over.
 #[derive(Deserialize)]
@@ -24,25 +33,155 @@ pub(super) struct Raw {
     exp: Option<f64>,
     #[serde(default)]
     nbf: Option<f64>,
-    /// When the connection expires, instead of `exp`; 0: never.
+    #[serde(default)]
+    iat: Option<f64>,
+    #[serde(default)]
+    jti: Option<String>,
+    #[serde(default)]
+    aud: Option<Audience>,
+    #[serde(default)]
+    iss: Option<serde_json::Value>,
+    /// When the connection or subscription expires, instead of `exp`; 0: never.
     #[serde(default)]
     expire_at: Option<i64>,
     #[serde(default)]
     info: Option<Box<RawValue>>,
     #[serde(default)]
     b64info: Option<String>,
+    // Of connection tokens.
     #[serde(default)]
     caps: Option<Vec<Capability>>,
-    /// Only subscription tokens name a channel: one of those is no connection token.
     #[serde(default)]
-    channel: Option<serde::de::IgnoredAny>,
+    channels: Vec<String>,
+    #[serde(default)]
+    subs: BTreeMap<String, RawGrant>,
+    // Of subscription tokens: only they name a channel.
+    #[serde(default)]
+    channel: Option<serde_json::Value>,
+    #[serde(default)]
+    client: Option<String>,
+    #[serde(default)]
+    data: Option<Box<RawValue>>,
+    #[serde(default)]
+    b64data: Option<String>,
+    #[serde(default, rename = "override")]
+    overrides: RawOverrides,
+}
+
+/// The claim `aud`: one name or several (RFC 7519 section 4.1.3).
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Audience {
+    One(String),
+    Several(Vec<String>),
+}
+
+impl Audience {
+    fn names(&self, audience: &str) -> bool {
+        match self {
+            Audience::One(name) => name == audience,
+            Audience::Several(names) => names.iter().any(|name| name == audience),
+        }
+    }
+}
+
+/// By what a token can be taken back.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct TokenRef {
+    /// The key that it is remembered by: of its `jti` where it has one, else of its text.
+    pub(crate) id: [u8; 16],
+    /// When it was issued, Unix ms; `None`: it does not say.
+    pub(crate) issued_unix_ms: Option<i64>,
+}
+
+/// The key under which the token with this `jti` is remembered.
+pub(crate) fn id_of_jti(jti: &str) -> [u8; 16] {
+    digest128(&[b"jti", jti.as_bytes()])
+}
+
+/// The key under which a token without a `jti` is remembered.
+pub(crate) fn id_of_text(token: &str) -> [u8; 16] {
+    digest128(&[b"token", token.as_bytes()])
 }
 
 impl Raw {
-    /// The claims of a token whose signature is good, at `unix_ms`.
-    pub(super) fn check(self, instance: InstanceId, unix_ms: i64) -> Result<Claims, Refusal> {
+    /// By what the token, whose text is `token`, can be taken back.
+    pub(super) fn token(&self, token: &str) -> Result<TokenRef, Refusal> {
+        Ok(TokenRef {
+            id: match self.jti.as_deref() {
+                Some(jti) if (1..=TOKEN_ID_BYTES_MAX).contains(&jti.len()) => id_of_jti(jti),
+                Some(_) => return Err(Refusal::Claims),
+                None => id_of_text(token),
+            },
+            issued_unix_ms: self.iat.map(millis).transpose()?,
+        })
+    }
+
+    /// The claims of a connection token whose signature is good, at `unix_ms`.
+    pub(super) fn connection(
+        self,
+        instance: InstanceId,
+        keys: &InstanceKeys,
+        unix_ms: i64,
+    ) -> Result<Claims, Refusal> {
         if self.channel.is_some() {
             return Err(Refusal::Claims);
+        }
+        let exp = self.valid(keys, unix_ms)?;
+        let expires_unix_ms = end(self.expire_at, exp, unix_ms)?;
+        Ok(Claims {
+            instance,
+            user: self.sub,
+            info: json_of(self.info, self.b64info)?,
+            caps: caps(self.caps)?,
+            expires_unix_ms,
+            subscriptions: subscriptions(self.channels, self.subs, unix_ms)?,
+        })
+    }
+
+    /// The claims of a subscription token whose signature is good, at `unix_ms`.
+    pub(super) fn subscription(
+        self,
+        instance: InstanceId,
+        keys: &InstanceKeys,
+        unix_ms: i64,
+    ) -> Result<SubscriptionClaims, Refusal> {
+        let exp = self.valid(keys, unix_ms)?;
+        let Some(serde_json::Value::String(channel)) = self.channel else {
+            return Err(Refusal::Claims);
+        };
+        check_channel(&channel)?;
+        let grant = RawGrant {
+            info: self.info,
+            b64info: self.b64info,
+            data: self.data,
+            b64data: self.b64data,
+            overrides: self.overrides,
+            expire_at: self.expire_at,
+        };
+        Ok(SubscriptionClaims {
+            instance,
+            user: self.sub,
+            channel,
+            client: self.client.filter(|client| !client.is_empty()),
+            grant: grant.check(exp, unix_ms)?,
+        })
+    }
+
+    /// The rules that tokens of both kinds keep; when the token itself ends, Unix ms.
+    fn valid(&self, keys: &InstanceKeys, unix_ms: i64) -> Result<Option<i64>, Refusal> {
+        if self.sub.len() > USER_BYTES_MAX {
+            return Err(Refusal::Claims);
+        }
+        if let Some(audience) = &keys.audience
+            && !self.aud.as_ref().is_some_and(|aud| aud.names(audience))
+        {
+            return Err(Refusal::Audience);
+        }
+        if let Some(issuer) = &keys.issuer
+            && self.iss.as_ref().and_then(|iss| iss.as_str()) != Some(issuer)
+        {
+            return Err(Refusal::Issuer);
         }
         if let Some(nbf) = self.nbf
             && millis(nbf)? > unix_ms
@@ -53,44 +192,53 @@ impl Raw {
         if exp.is_some_and(|exp| exp <= unix_ms) {
             return Err(Refusal::Expired);
         }
-        let expires_unix_ms = match self.expire_at {
-            None => exp,
-            Some(0) => None,
-            Some(at) => Some(at.saturating_mul(1000)),
-        };
-        if expires_unix_ms.is_some_and(|at| at <= unix_ms) {
-            return Err(Refusal::Expired);
-        }
-        let info = match (self.info, self.b64info) {
-            (_, Some(b64)) => from_base64(&b64)?,
-            (Some(json), None) => Bytes::copy_from_slice(json.get().as_bytes()),
-            (None, None) => Bytes::new(),
-        };
-        if !info.is_empty() && !json_depth_within(&info, DEPTH_MAX) {
-            return Err(Refusal::Claims);
-        }
-        Ok(Claims {
-            instance,
-            user: self.sub,
-            info,
-            caps: Caps(self.caps),
-            expires_unix_ms,
-            subscriptions: Default::default(),
-        })
+        Ok(exp)
     }
 }
 
-/// Info that was given in base 64: as it is where it is JSON, else wrapped so that JSON clients
-/// can be shown it.
-fn from_base64(b64: &str) -> Result<Bytes, Refusal> {
-    let data = STANDARD.decode(b64).map_err(|_| Refusal::Claims)?;
-    if data.is_empty() || serde_json::from_slice::<serde::de::IgnoredAny>(&data).is_ok() {
-        return Ok(Bytes::from(data));
+fn caps(caps: Option<Vec<Capability>>) -> Result<Caps, Refusal> {
+    let list = caps.iter().flatten();
+    let names: usize = list.clone().map(|c| c.channels.len()).sum();
+    let patterns: usize = list
+        .filter(|c| matches!(c.matching, Match::Regex(_)))
+        .map(|c| c.channels.len())
+        .sum();
+    if names > CAPABILITY_NAMES_MAX || patterns > PATTERNS_MAX {
+        return Err(Refusal::Claims);
     }
-    Ok(Bytes::from(format!(
-        "{{\"b64\":\"{}\"}}",
-        STANDARD.encode(&data)
-    )))
+    Ok(Caps(caps))
+}
+
+/// The server-side subscriptions; what `subs` says of a channel counts before `channels`.
+fn subscriptions(
+    channels: Vec<String>,
+    subs: BTreeMap<String, RawGrant>,
+    unix_ms: i64,
+) -> Result<BTreeMap<String, SubscriptionGrant>, Refusal> {
+    if channels.len() + subs.len() > GRANTS_MAX {
+        return Err(Refusal::Claims);
+    }
+    let mut all = BTreeMap::new();
+    for channel in channels {
+        check_channel(&channel)?;
+        all.insert(channel, SubscriptionGrant::default());
+    }
+    for (channel, raw) in subs {
+        check_channel(&channel)?;
+        // One whose time is over is no subscription any more; the others are.
+        match raw.check(None, unix_ms) {
+            Ok(grant) => all.insert(channel, grant),
+            Err(Refusal::Expired) => all.remove(&channel),
+            Err(refusal) => return Err(refusal),
+        };
+    }
+    Ok(all)
+}
+
+fn check_channel(name: &str) -> Result<(), Refusal> {
+    Channel::parse(name)
+        .map(|_| ())
+        .map_err(|_| Refusal::Claims)
 }
 
 /// A NumericDate in ms; refused where it is no time.

@@ -1,24 +1,29 @@
-//! Connection tokens: which instance's key must have signed one, and what it then says.
+//! Tokens: which instance's key must have signed one, and what it then says.
 //!
-//! JSON Web Tokens (RFC 7519) signed with HMAC-SHA-256. The key decides the algorithm, never the
-//! token. A token's `kid` or `iss` names an instance only if it is a key id that GB6 made; else
-//! the host name or the listener names it, and the token must verify with that instance's key.
+//! JSON Web Tokens (RFC 7519). The key decides the algorithm, never the token. A token's `kid` or
+//! `iss` names an instance only if it is a key id that GB6 made; else the host name or the listener
+//! names it, and the token must verify with one of that instance's keys.
 
 mod claims;
+mod grant;
 mod issue;
+pub(crate) mod jwks;
+mod keys;
 mod provider;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use gb6_core_model::InstanceId;
-use gb6_core_model::snapshot::{Key, KeyAlgorithm, KeyUse, Snapshot};
-use gb6_edge_session::{Claims, TokenError};
-use jsonwebtoken::errors::ErrorKind;
-use jsonwebtoken::{Algorithm, DecodingKey, Validation};
+use gb6_core_model::snapshot::KeyAlgorithm;
+use gb6_edge_session::{Claims, SubscriptionClaims, TokenError};
 use serde::Deserialize;
 
-pub use issue::{IssueError, TokenRequest, issue_token};
+pub(crate) use claims::TokenRef;
+pub use issue::{IssueError, SigningKey, TokenRequest, issue_token, sign_claims};
+pub(crate) use keys::{Fetched, KeyTable, VerifyingKey};
 pub use provider::install_crypto;
+
+use keys::InstanceKeys;
 
 /// Longest token in bytes: what a command may spend beside a publish's data.
 pub const TOKEN_BYTES_MAX: usize = 16 * 1024;
@@ -32,12 +37,18 @@ pub(crate) enum Refusal {
     Malformed,
     /// No key is meant by it: another server's, or one that is gone.
     UnknownKey,
+    /// The key that it names may be among those that have yet to be fetched.
+    KeyNotFetched,
     /// It names another algorithm than its key's.
     Algorithm,
     /// No key that is meant by it made its signature.
     Signature,
-    /// Its signature is good and its claims are not those of a connection token that is valid now.
+    /// Its signature is good and its claims are not those of a token that is valid now.
     Claims,
+    /// Its signature is good, and it is meant for somebody else.
+    Audience,
+    /// Its signature is good, and somebody else issued it.
+    Issuer,
 }
 
 impl Refusal {
@@ -47,9 +58,12 @@ impl Refusal {
             Refusal::Expired => "expired",
             Refusal::Malformed => "malformed",
             Refusal::UnknownKey => "unknown_key",
+            Refusal::KeyNotFetched => "key_not_fetched",
             Refusal::Algorithm => "algorithm",
             Refusal::Signature => "signature",
             Refusal::Claims => "claims",
+            Refusal::Audience => "audience",
+            Refusal::Issuer => "issuer",
         }
     }
 }
@@ -58,6 +72,7 @@ impl From<Refusal> for TokenError {
     fn from(refusal: Refusal) -> Self {
         match refusal {
             Refusal::Expired => TokenError::Expired,
+            Refusal::KeyNotFetched => TokenError::Unavailable,
             _ => TokenError::Invalid,
         }
     }
@@ -70,6 +85,9 @@ struct Header {
     alg: Option<String>,
     #[serde(default)]
     kid: Option<String>,
+    /// Extensions that must be understood (RFC 7515 section 4.1.11): there are none here.
+    #[serde(default)]
+    crit: Option<serde::de::IgnoredAny>,
 }
 
 #[derive(Deserialize)]
@@ -78,123 +96,152 @@ struct Issuer {
     iss: Option<serde_json::Value>,
 }
 
-/// Verifies `token` at `unix_ms` and reads its claims. `listener` is the instance that the host
-/// name or the listener names: used where the token itself names none.
+/// Verifies a connection token at `unix_ms` and reads its claims. `listener` is the instance that
+/// the host name or the listener names: used where the token itself names none.
 ///
 /// # Errors
 /// Why it is refused, as far as that can be told.
 pub(crate) fn verify_token(
-    snapshot: &Snapshot,
+    keys: &KeyTable,
     listener: &InstanceId,
     token: &str,
     unix_ms: i64,
-) -> Result<Claims, Refusal> {
-    if token.is_empty() || token.len() > TOKEN_BYTES_MAX {
-        return Err(Refusal::Malformed);
+) -> Result<(Claims, TokenRef), Refusal> {
+    let signed = Signed::verify(keys, listener, token)?;
+    let raw = signed.claims()?;
+    let token = raw.token(token)?;
+    let claims = raw.connection(signed.instance.clone(), signed.keys, unix_ms)?;
+    Ok((claims, token))
+}
+
+/// Verifies a subscription token at `unix_ms`: one that allows one user one channel. `instance` is
+/// that of the connection, the only one whose keys count.
+///
+/// # Errors
+/// Why it is refused, as far as that can be told.
+pub(crate) fn verify_subscription_token(
+    keys: &KeyTable,
+    instance: &InstanceId,
+    token: &str,
+    unix_ms: i64,
+) -> Result<(SubscriptionClaims, TokenRef), Refusal> {
+    let signed = Signed::verify(keys, instance, token)?;
+    // A key of another instance says nothing about this one's channels.
+    if signed.instance != instance {
+        return Err(Refusal::UnknownKey);
     }
-    install_crypto();
-    let Meant {
-        instance,
-        keys,
-        otherwise,
-    } = keys_for(snapshot, listener, token)?;
-    let mut validation = Validation::new(Algorithm::HS256);
-    // Times are checked below, against the caller's clock and without leeway; instances have no
-    // audience of their own.
-    validation.required_spec_claims.clear();
-    validation.validate_exp = false;
-    validation.validate_nbf = false;
-    validation.validate_aud = false;
-    validation.leeway = 0;
-    for key in keys {
-        validation.algorithms = vec![algorithm(key.algorithm)];
-        let verifier = DecodingKey::from_secret(key.secret.as_bytes());
-        // An empty secret would let anybody sign.
-        if key.secret.is_empty() {
-            continue;
+    let raw = signed.claims()?;
+    let token = raw.token(token)?;
+    let claims = raw.subscription(signed.instance.clone(), signed.keys, unix_ms)?;
+    Ok((claims, token))
+}
+
+/// A token whose signature is good.
+struct Signed<'a> {
+    instance: &'a InstanceId,
+    keys: &'a InstanceKeys,
+    payload: Vec<u8>,
+}
+
+impl<'a> Signed<'a> {
+    fn verify(table: &'a KeyTable, listener: &InstanceId, token: &str) -> Result<Self, Refusal> {
+        if token.is_empty() || token.len() > TOKEN_BYTES_MAX {
+            return Err(Refusal::Malformed);
         }
-        match jsonwebtoken::decode::<claims::Raw>(token, &verifier, &validation) {
-            Ok(data) => return data.claims.check(instance.clone(), unix_ms),
-            // Read only behind a good signature.
-            Err(e) if matches!(e.kind(), ErrorKind::Json(_)) && otherwise == Refusal::Signature => {
-                return Err(Refusal::Claims);
-            }
-            Err(_) => {}
+        install_crypto();
+        let (message, signature) = token.rsplit_once('.').ok_or(Refusal::Malformed)?;
+        let (header, payload) = message.split_once('.').ok_or(Refusal::Malformed)?;
+        let header: Header = part(header).ok_or(Refusal::Malformed)?;
+        if header.crit.is_some() {
+            return Err(Refusal::Malformed);
         }
+        let payload = URL_SAFE_NO_PAD
+            .decode(payload)
+            .map_err(|_| Refusal::Malformed)?;
+        let issuer: Issuer = serde_json::from_slice(&payload).map_err(|_| Refusal::Malformed)?;
+        let algorithm = header.alg.as_deref().and_then(KeyAlgorithm::parse);
+        let algorithm = algorithm.ok_or(Refusal::Algorithm)?;
+        let Meant {
+            instance,
+            keys,
+            candidates,
+            otherwise,
+        } = Meant::by(table, listener, header.kid.as_deref(), issuer)?;
+        let mut fitting = candidates.iter().filter(|k| k.fits(algorithm)).peekable();
+        if fitting.peek().is_none() && otherwise == Refusal::Signature {
+            return Err(Refusal::Algorithm);
+        }
+        if !fitting.any(|key| key.verifies(algorithm, message, signature)) {
+            return Err(otherwise);
+        }
+        Ok(Self {
+            instance,
+            keys,
+            payload,
+        })
     }
-    Err(otherwise)
+
+    fn claims(&self) -> Result<claims::Raw, Refusal> {
+        serde_json::from_slice(&self.payload).map_err(|_| Refusal::Claims)
+    }
 }
 
 /// Which keys may have signed a token.
 struct Meant<'a> {
     instance: &'a InstanceId,
-    keys: Vec<&'a Key>,
+    keys: &'a InstanceKeys,
+    candidates: Vec<&'a VerifyingKey>,
     /// Why the token is refused if none of them did.
     otherwise: Refusal,
 }
 
-/// The instance that must have signed `token`, and which of its keys may have.
-fn keys_for<'a>(
-    snapshot: &'a Snapshot,
-    listener: &'a InstanceId,
-    token: &str,
-) -> Result<Meant<'a>, Refusal> {
-    let mut parts = token.split('.');
-    let header = parts.next().and_then(part::<Header>);
-    let payload = parts.next().and_then(part::<Issuer>);
-    let (Some(Header { alg, kid }), Some(payload)) = (header, payload) else {
-        return Err(Refusal::Malformed);
-    };
-    let otherwise = match alg.as_deref() {
-        Some("HS256") => Refusal::Signature,
-        _ => Refusal::Algorithm,
-    };
-    let iss = match payload.iss {
-        Some(serde_json::Value::String(iss)) => Some(iss),
-        _ => None,
-    };
-    let named = [kid.as_deref(), iss.as_deref()]
-        .into_iter()
-        .flatten()
-        .find_map(|id| made_here(snapshot, id));
-    if let Some((instance, key)) = named {
-        return Ok(Meant {
+impl<'a> Meant<'a> {
+    fn by(
+        table: &'a KeyTable,
+        listener: &InstanceId,
+        kid: Option<&str>,
+        issuer: Issuer,
+    ) -> Result<Self, Refusal> {
+        let iss = match &issuer.iss {
+            Some(serde_json::Value::String(iss)) => Some(iss.as_str()),
+            _ => None,
+        };
+        let named = [kid, iss]
+            .into_iter()
+            .flatten()
+            .find_map(|id| table.made_here(id));
+        if let Some((instance, keys, key)) = named {
+            return Ok(Self {
+                instance,
+                keys,
+                candidates: vec![key],
+                otherwise: Refusal::Signature,
+            });
+        }
+        let (instance, keys) = table.of(listener.as_str()).ok_or(Refusal::UnknownKey)?;
+        let all = || keys.stored.iter().chain(keys.fetched.keys());
+        let chosen: Vec<_> = all()
+            .filter(|k| kid.is_some() && k.id.as_deref() == kid)
+            .collect();
+        let otherwise = match (&keys.fetched, kid) {
+            _ if !chosen.is_empty() => Refusal::Signature,
+            (Fetched::Missing, _) | (Fetched::Keys(_), Some(_)) => Refusal::KeyNotFetched,
+            (Fetched::None, Some(_)) => Refusal::UnknownKey,
+            (Fetched::None | Fetched::Keys(_), None) => Refusal::Signature,
+        };
+        Ok(Self {
             instance,
-            keys: vec![key],
+            keys,
+            candidates: match chosen.is_empty() {
+                // Key sets name their keys, so that a token which names another means none of them.
+                true => all()
+                    .filter(|k| kid.is_none() || k.id.is_none() || k.is_stored())
+                    .collect(),
+                false => chosen,
+            },
             otherwise,
-        });
+        })
     }
-    let listener = snapshot.instances.get_key_value(listener);
-    let (instance, placed) = listener.ok_or(Refusal::UnknownKey)?;
-    let clients = || placed.keys.iter().filter(|k| k.usage == KeyUse::Client);
-    let chosen: Vec<&Key> = clients()
-        .filter(|k| Some(k.id.as_str()) == kid.as_deref())
-        .collect();
-    let otherwise = match otherwise {
-        Refusal::Signature if kid.is_some() && chosen.is_empty() => Refusal::UnknownKey,
-        other => other,
-    };
-    let keys = match chosen.is_empty() {
-        true => clients().collect(),
-        false => chosen,
-    };
-    Ok(Meant {
-        instance,
-        keys,
-        otherwise,
-    })
-}
-
-/// The key with this id, if it is one that GB6 made: `<instance>.<random>`, in that instance's
-/// key table.
-fn made_here<'a>(snapshot: &'a Snapshot, id: &str) -> Option<(&'a InstanceId, &'a Key)> {
-    let (instance, _) = id.split_once('.')?;
-    let (instance, placed) = snapshot.instances.get_key_value(instance)?;
-    let key = placed
-        .keys
-        .iter()
-        .find(|k| k.id == id && k.usage == KeyUse::Client)?;
-    Some((instance, key))
 }
 
 fn part<T: for<'de> Deserialize<'de>>(encoded: &str) -> Option<T> {
@@ -202,11 +249,9 @@ fn part<T: for<'de> Deserialize<'de>>(encoded: &str) -> Option<T> {
     serde_json::from_slice(&json).ok()
 }
 
-fn algorithm(algorithm: KeyAlgorithm) -> Algorithm {
-    match algorithm {
-        KeyAlgorithm::HS256 => Algorithm::HS256,
-    }
-}
-
+#[cfg(test)]
+mod algorithm_tests;
+#[cfg(test)]
+mod claims_tests;
 #[cfg(test)]
 mod tests;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use gb6_core_model::snapshot::Instance;
+use gb6_core_model::snapshot::{Instance, Key, KeyUse, Snapshot};
 use gb6_core_model::{Allow, Capability, Caps, InstanceEpoch, Slot};
 
 use super::*;
@@ -16,6 +16,7 @@ fn key(id: &str, secret: &str) -> Key {
         usage: KeyUse::Client,
         algorithm: KeyAlgorithm::HS256,
         secret: secret.to_owned(),
+        ..Key::default()
     }
 }
 
@@ -59,7 +60,8 @@ fn verify(listener: &str, token: &str) -> Result<Claims, TokenError> {
 }
 
 fn refusal(listener: &str, token: &str) -> Result<Claims, Refusal> {
-    verify_token(&snapshot(), &InstanceId::from(listener), token, NOW_MS)
+    let keys = KeyTable::new(&snapshot(), |_| Fetched::None);
+    verify_token(&keys, &InstanceId::from(listener), token, NOW_MS).map(|(claims, _)| claims)
 }
 
 const HS: &str = r#"{"alg":"HS256","typ":"JWT"}"#;

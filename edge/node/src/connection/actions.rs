@@ -74,7 +74,9 @@ impl<C: Carrier, F: Framing> Connection<C, F> {
         unix_ms: i64,
     ) -> Result<Result<Claims, TokenError>, Disconnect> {
         let snapshot = self.shared.snapshot.load();
-        let result = crate::auth::verify_token(&snapshot, &self.origin.instance, token, unix_ms);
+        let keys = self.shared.keys.load();
+        let result = crate::auth::verify_token(&keys, &self.origin.instance, token, unix_ms)
+            .map(|(claims, _)| claims);
         let foreign = |claims: &Claims| {
             let identity = self.session.identity();
             identity.is_some_and(|own| own != (&claims.instance, claims.user.as_str()))

@@ -8,11 +8,13 @@ use proptest::sample::Index;
 
 type Entry = fn(&[u8]);
 
-const ENTRIES: [(&str, Entry); 5] = [
+const ENTRIES: [(&str, Entry); 7] = [
     ("websocket", fuzz::websocket),
     ("stream", fuzz::stream),
     ("token", fuzz::token),
     ("claims", fuzz::claims),
+    ("key_set", fuzz::key_set),
+    ("public_key", fuzz::public_key),
     ("upgrade", fuzz::upgrade),
 ];
 

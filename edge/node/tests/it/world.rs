@@ -65,6 +65,7 @@ fn key(id: &str, secret: &str) -> Key {
         usage: KeyUse::Client,
         algorithm: KeyAlgorithm::HS256,
         secret: secret.to_owned(),
+        ..Key::default()
     }
 }
 

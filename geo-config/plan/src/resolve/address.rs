@@ -1,5 +1,8 @@
 //! The grammar of addresses, host names and origins in a snapshot file.
 
+/// Longest URL of a key set in bytes.
+const JWKS_URL_BYTES_MAX: usize = 2048;
+
 /// Whether `text` is `host:port` with a port that can be dialled.
 pub(super) fn is_address(text: &str) -> bool {
     let Some((host, port)) = text.rsplit_once(':') else {
@@ -26,6 +29,40 @@ pub(super) fn is_host(text: &str) -> bool {
 
 fn port_of(text: &str) -> bool {
     text.parse::<u16>().is_ok_and(|port| port > 0)
+}
+
+/// Whether keys may be fetched from `text`: an `https` URL, or an `http` URL of a loopback address,
+/// without a user or a fragment.
+pub(super) fn is_jwks_url(text: &str) -> bool {
+    let (rest, port, loopback_only) =
+        match (text.strip_prefix("https://"), text.strip_prefix("http://")) {
+            (Some(rest), _) => (rest, "443", false),
+            (None, Some(rest)) => (rest, "80", true),
+            (None, None) => return false,
+        };
+    let authority = rest.split(['/', '?']).next().unwrap_or("");
+    let with_port = match authority.rsplit_once(':') {
+        Some((_, p)) if !p.is_empty() && p.bytes().all(|b| b.is_ascii_digit()) => {
+            authority.to_owned()
+        }
+        _ => format!("{authority}:{port}"),
+    };
+    let host = with_port.rsplit_once(':').map_or("", |(host, _)| host);
+    let loopback = match host.strip_prefix('[').and_then(|h| h.strip_suffix(']')) {
+        Some(v6) => v6
+            .parse::<std::net::Ipv6Addr>()
+            .is_ok_and(|ip| ip.is_loopback()),
+        None => {
+            host == "localhost"
+                || host
+                    .parse::<std::net::Ipv4Addr>()
+                    .is_ok_and(|ip| ip.is_loopback())
+        }
+    };
+    text.len() <= JWKS_URL_BYTES_MAX
+        && text.bytes().all(|b| b.is_ascii_graphic() && b != b'#')
+        && is_address(&with_port)
+        && (loopback || !loopback_only)
 }
 
 /// Whether `text` is an origin as browsers send it (RFC 6454 section 7): scheme, host, and a port

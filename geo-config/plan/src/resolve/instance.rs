@@ -1,25 +1,20 @@
-//! Instances: their slots, keys, limits and namespaces.
+//! Instances: their slots, limits and namespaces.
 
 use std::collections::BTreeSet;
 
 use gb6_core_model::ids::SLOT_COUNT;
-use gb6_core_model::snapshot::{Instance, Key, KeyUse, Namespace, Snapshot};
+use gb6_core_model::snapshot::{Instance, Namespace};
 use gb6_core_model::{InstanceEpoch, InstanceId, Slot, limits};
 use toml::Spanned;
 
 use super::address::{is_host, is_origin};
-use super::{Resolver, SECRET_BYTES_MIN, names};
+use super::{Resolver, names};
 use crate::file::{
     COMMAND_RATE_DEFAULT, CommandRateFile, DEDUPE_FIELD_BYTES_MAX, InstanceFile,
-    JOIN_LEAVE_MAX_MAX, KeyFile, MESSAGE_BYTES_MAX, NamespaceFile, PUBLISH_DEBOUNCE_MAX,
+    JOIN_LEAVE_MAX_MAX, MESSAGE_BYTES_MAX, NamespaceFile, PUBLISH_DEBOUNCE_MAX,
     SUBSCRIPTIONS_MAX_MAX, SlotsFile,
 };
 use crate::slots::choose_slots;
-
-/// Keys of the server API that an instance may have at a time.
-const API_KEYS_MAX: usize = 2;
-/// Longest id of a key in bytes: it stands in every token's header.
-const KEY_ID_BYTES_MAX: usize = 128;
 
 impl Resolver<'_> {
     pub(super) fn instance(
@@ -81,13 +76,7 @@ impl Resolver<'_> {
                 );
             }
         }
-        self.api_keys_max(&format!("{path}.keys"), &instance.keys);
-        let keys = instance
-            .keys
-            .iter()
-            .enumerate()
-            .map(|(n, key)| self.key(name.get_ref(), &format!("{path}.keys[{n}]"), key, secret_of))
-            .collect();
+        let keys = self.keys(name, &path, instance, secret_of);
         let namespaces = instance
             .namespaces
             .iter()
@@ -103,6 +92,9 @@ impl Resolver<'_> {
             epoch: InstanceEpoch(epoch),
             slots: self.slots(name, &path, instance),
             keys,
+            jwks_url: self.jwks_url(&path, instance),
+            token_audience: self.claim(&path, "token_audience", &instance.token_audience),
+            token_issuer: self.claim(&path, "token_issuer", &instance.token_issuer),
             namespaces,
             defaults: instance
                 .defaults
@@ -215,121 +207,6 @@ impl Resolver<'_> {
                 slots.into_iter().collect()
             }
         }
-    }
-
-    fn key(
-        &mut self,
-        instance: &str,
-        path: &str,
-        key: &Spanned<KeyFile>,
-        secret_of: &mut impl FnMut(&str) -> Result<String, String>,
-    ) -> Key {
-        let file = key.get_ref();
-        let id = file.id.get_ref();
-        let id_path = format!("{path}.id");
-        if id.is_empty() || id.len() > KEY_ID_BYTES_MAX || !id.bytes().all(|b| b.is_ascii_graphic())
-        {
-            self.wrong(
-                &file.id,
-                &id_path,
-                format!("a key's id has 1 to {KEY_ID_BYTES_MAX} printable ASCII characters"),
-            );
-        } else if let Some((owner, _)) = id.split_once('.').filter(|(owner, _)| *owner != instance)
-        {
-            // The part before the dot names the instance to whoever verifies a token.
-            self.wrong_with(
-                &file.id,
-                &id_path,
-                format!("key id `{id}` names the instance `{owner}`, but stands in `{instance}`"),
-                format!("`{instance}.…`, or an id without a dot"),
-            );
-        }
-        if !self.key_ids.insert((instance.to_owned(), id.clone())) {
-            self.wrong(
-                &file.id,
-                &id_path,
-                format!("there are two keys with the id `{id}`"),
-            );
-        }
-
-        let secret = match (&file.secret, &file.secret_file) {
-            (Some(secret), None) => {
-                self.secret(secret, &format!("{path}.secret"), secret.get_ref())
-            }
-            (None, Some(from)) => {
-                let path = format!("{path}.secret_file");
-                match secret_of(from.get_ref()) {
-                    Ok(content) => self.secret(from, &path, content.trim_end_matches(['\r', '\n'])),
-                    Err(why) => {
-                        self.wrong(from, &path, format!("{}: {why}", from.get_ref()));
-                        String::new()
-                    }
-                }
-            }
-            (None, None) => {
-                self.wrong(key, path, "a key needs `secret` or `secret_file`");
-                String::new()
-            }
-            (Some(_), Some(also)) => {
-                self.wrong(
-                    also,
-                    path,
-                    "a key has either `secret` or `secret_file`, not both",
-                );
-                String::new()
-            }
-        };
-        if file.usage == KeyUse::Api {
-            self.api_key(instance, path, key, &secret);
-        }
-        Key {
-            id: id.clone(),
-            usage: file.usage,
-            algorithm: file.algorithm,
-            secret,
-        }
-    }
-
-    /// A key of the server API names its instance itself. The secret never stands in a message.
-    fn api_key(&mut self, instance: &str, path: &str, key: &Spanned<KeyFile>, secret: &str) {
-        let printable = secret.bytes().all(|b| b.is_ascii_graphic());
-        if !printable || Snapshot::instance_of_api_key(secret) != Some(instance) {
-            self.wrong_with(
-                key,
-                path,
-                format!("the secret of an API key of `{instance}` begins with gb6_{instance}_"),
-                format!("make one with: echo gb6_{instance}_$(openssl rand -hex 32)"),
-            );
-        }
-    }
-
-    /// Two API keys at a time: the one in use and the one that takes its place.
-    fn api_keys_max(&mut self, path: &str, keys: &[Spanned<KeyFile>]) {
-        let mut api = keys.iter().filter(|k| k.get_ref().usage == KeyUse::Api);
-        if let Some(third) = api.nth(API_KEYS_MAX) {
-            self.wrong_with(
-                third,
-                path,
-                format!("an instance has at most {API_KEYS_MAX} keys with use = \"api\""),
-                "take out the one that is not used any more".into(),
-            );
-        }
-    }
-
-    /// The secret, after a look at its length; it never stands in a message.
-    fn secret(&mut self, at: &Spanned<String>, path: &str, secret: &str) -> String {
-        if secret.len() < SECRET_BYTES_MIN {
-            self.wrong_with(
-                at,
-                path,
-                format!(
-                    "the secret has {} bytes, needed are {SECRET_BYTES_MIN}",
-                    secret.len()
-                ),
-                "make one with: openssl rand -hex 32".into(),
-            );
-        }
-        secret.to_owned()
     }
 
     fn namespace(

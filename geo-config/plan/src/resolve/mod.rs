@@ -2,7 +2,9 @@
 //! reported at once, each with its line.
 
 mod address;
+mod api_keys;
 mod instance;
+mod keys;
 mod place;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,7 +17,7 @@ use crate::file::{InstancesFile, SnapshotFile};
 use crate::problem::{Problem, Problems};
 use crate::toml_text::{nearest, parse_toml, parse_toml_only};
 
-/// Shortest secret of an HMAC key in bytes: as long as the hash (RFC 7518 section 3.2).
+/// Shortest secret of an HMAC key for HS256 in bytes: as long as the hash (RFC 7518 section 3.2).
 pub const SECRET_BYTES_MIN: usize = 32;
 
 /// The table of instances in a text.
@@ -102,6 +104,7 @@ impl<'a> Resolver<'a> {
             let id = InstanceId::from(name.get_ref().as_str());
             instances.insert(id, self.instance(name, instance.get_ref(), secret_of));
         }
+        self.shared_jwks();
         instances
     }
 

@@ -3,6 +3,7 @@
 mod accepted;
 mod demo;
 mod dev;
+mod keys;
 mod refused;
 
 use gb6_core_model::snapshot::Snapshot;
