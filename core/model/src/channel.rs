@@ -51,10 +51,41 @@ impl Channel {
         name.split_once(':').map(|(ns, _)| ns)
     }
 
-    /// Whether the name asks for a check of its own that a namespace's rules do not make: `$…`
-    /// (a subscription token is needed) and `…#user,…` (only those users).
-    pub fn is_restricted(&self) -> bool {
-        self.0.starts_with('$') || self.0.contains('#')
+    /// Whether the name is the server's own: it begins with `!` (a leading `$` left out). Nothing
+    /// that comes from outside may name one.
+    pub fn is_system(&self) -> bool {
+        let name = self.0.strip_prefix('$').unwrap_or(&self.0);
+        name.starts_with('!')
+    }
+
+    /// Whether the channel is private: it begins with `$`, and whoever wants to subscribe has to
+    /// show a token for it.
+    pub fn is_private(&self) -> bool {
+        self.0.starts_with('$')
+    }
+
+    /// Whether the channel is for certain users only: those that its name lists.
+    pub fn is_user_limited(&self) -> bool {
+        self.0.contains('#')
+    }
+
+    /// Whether the name lets `user` in: in a name with `#`, what stands behind the last one is the
+    /// list of users, joined by `,`. Nobody's empty name is on no list.
+    pub fn admits(&self, user: &str) -> bool {
+        match self.0.rsplit_once('#') {
+            None => true,
+            Some((_, users)) => !user.is_empty() && users.split(',').any(|u| u == user),
+        }
+    }
+
+    /// The personal channel of a user, `#user`; `None` where the user's name does not fit into a
+    /// channel's, or would let others in (it has a `,` or `#`).
+    pub fn personal(user: &str) -> Option<Self> {
+        let unfit = user.is_empty() || user.contains([',', '#']);
+        match unfit {
+            true => None,
+            false => Self::parse(&format!("#{user}")).ok(),
+        }
     }
 }
 
@@ -104,8 +135,37 @@ mod tests {
         assert_eq!(c("room:a:b").namespace(), Some("room"));
         assert_eq!(c("$room:a").namespace(), Some("room"));
         assert_eq!(c("plain").namespace(), None);
-        assert!(c("$room:a").is_restricted());
-        assert!(c("room:a#42,43").is_restricted());
-        assert!(!c("room:a").is_restricted());
+        assert!(c("$room:a").is_private() && !c("room:$a").is_private());
+        assert!(c("!users").is_system() && c("$!users").is_system());
+        assert!(!c("room:!").is_system());
+        assert!(c("room:a#42,43").is_user_limited() && !c("room:a").is_user_limited());
+    }
+
+    #[test]
+    fn a_name_lists_who_may_come_in() {
+        let admits = |name, user| Channel::parse(name).unwrap().admits(user);
+        for (name, user, want) in [
+            ("room:a", "", true),
+            ("room:a", "42", true),
+            ("room:a#42,43", "42", true),
+            ("room:a#42,43", "43", true),
+            ("room:a#42,43", "4", false),
+            ("room:a#42,43", "42,43", false),
+            ("room:a#42,43", "", false),
+            ("room:a#", "", false),
+            ("room:a#1#2", "1", false),
+            ("room:a#1#2", "2", true),
+            ("#42", "42", true),
+        ] {
+            assert_eq!(admits(name, user), want, "{user:?} in {name}");
+        }
+    }
+
+    #[test]
+    fn a_personal_channel_lets_nobody_else_in() {
+        assert_eq!(Channel::personal("42").unwrap().as_str(), "#42");
+        for user in ["", "a,b", "a#b", "a b", "\u{e4}", &"x".repeat(255)] {
+            assert_eq!(Channel::personal(user), None, "{user:?}");
+        }
     }
 }

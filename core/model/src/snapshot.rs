@@ -55,6 +55,9 @@ pub struct Instance {
     pub defaults: Option<Namespace>,
     /// Connections without a token.
     pub anonymous: Anonymous,
+    /// Whether every connection of a user is subscribed to the user's channel `#user`, by the rules
+    /// of `defaults`.
+    pub personal_channel: bool,
     /// Origins from which browsers may connect, besides the listener's own: `https://host[:port]`.
     pub allowed_origins: Vec<String>,
     /// Commands a second and burst of one connection; `None`: no limit.
@@ -77,6 +80,7 @@ impl Default for Instance {
             namespaces: BTreeMap::new(),
             defaults: None,
             anonymous: Anonymous::default(),
+            personal_channel: false,
             allowed_origins: Vec::new(),
             command_rate: None,
             subscriptions_max: limits::SUBSCRIPTIONS_MAX,
@@ -95,7 +99,7 @@ pub struct Anonymous {
 }
 
 /// A token bucket for the commands of one connection.
-#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CommandRate {
     /// Commands a second.

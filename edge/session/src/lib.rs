@@ -20,6 +20,7 @@ pub use request::{
     PublishQuery, Recent, RecoverFrom, Request, SubscribeAnswer, SubscribeQuery, TraceAnswer,
 };
 pub use session::{
-    Action, Claims, Context, ErrorCounts, FrameKind, Overrides, Session, SessionConfig,
-    SessionCounters, SessionSeed, SubscriptionClaims, SubscriptionGrant, TokenError,
+    Action, Claims, CloseReason, Context, ErrorCounts, FrameKind, Overrides, RecoverSince,
+    ServerCommand, Session, SessionConfig, SessionCounters, SessionSeed, SubscriptionClaims,
+    SubscriptionGrant, TokenError,
 };

@@ -70,6 +70,8 @@ pub struct RecoverFrom {
     pub publications_max: usize,
     /// Encoded bytes that may be recovered at most.
     pub bytes_max: usize,
+    /// Only the newest publication is wanted, if the client has not got it, whatever lies between.
+    pub newest_only: bool,
     /// Fail with 112, without a subscription, where the position can not be continued.
     pub or_fail: bool,
 }
@@ -141,7 +143,8 @@ pub struct SubscribeAnswer {
     /// The room's stream epoch.
     pub epoch: Arc<str>,
     /// Where the subscription begins: the offset that was asked for when `recovered`, else the
-    /// room's current top as this edge knows it.
+    /// room's current top as this edge knows it; that also when only the newest publication was
+    /// wanted.
     pub offset: Offset,
     /// Whether the position asked for is continued without a hole.
     pub recovered: bool,

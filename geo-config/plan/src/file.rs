@@ -110,6 +110,9 @@ pub struct InstanceFile {
     /// Connections without a token. Default: none.
     #[serde(default)]
     pub anonymous: Option<Spanned<Anonymous>>,
+    /// Whether every connection of a user is subscribed to `#user`. Default false.
+    #[serde(default)]
+    pub personal_channel: Option<Spanned<bool>>,
 }
 
 /// `slots = 8` or `slots = [17, 4711]`.

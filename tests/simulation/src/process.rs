@@ -413,6 +413,8 @@ impl World {
                     session.verified(cx, request, Ok(claims), out);
                 });
             }
+            // No client of this world has a subscription token, nor comes without any.
+            Action::VerifySubscription { .. } | Action::Admit { .. } => {}
             Action::Hub(request) => self.with_hub(edge, |running, ears| {
                 running.hub.request(now, &connection, request, ears);
             }),
@@ -571,6 +573,7 @@ impl World {
             secret: u128::from(connection),
             client: client_id(connection),
             dialect: Dialect::Json,
+            instance: InstanceId::from("demo"),
             spread,
         };
         let session = Session::new(&cx, seed);

@@ -23,7 +23,9 @@ pub use command::*;
 pub use commands::Commands;
 pub use data::{JsonData, json_data_kind, json_depth_within, json_text_of, json_value_of};
 pub use filter::{FILTER_DEPTH_MAX, FILTER_NODES_MAX, FilterError, TagsFilter};
-pub use frame::{close_frame, pong_frame, websocket_frame, websocket_frame_with};
+pub use frame::{
+    CLOSE_REASON_BYTES_MAX, close_frame, pong_frame, websocket_frame, websocket_frame_with,
+};
 pub use live::{
     ChannelRef, Event, PublicationData, Shape, encode_join_push, encode_leave_push, encode_live,
     encode_publication_push,

@@ -58,13 +58,31 @@ impl<C: Carrier, F: Framing> Connection<C, F> {
                             .complete(&cx, token, Answer::Failed(code), &mut more);
                     }
                 }
-                Action::Close(why) => self.begin_close(now_ms, why.into()),
+                Action::VerifySubscription {
+                    request, token: _, ..
+                } => {
+                    self.refused_token("subscription");
+                    let cx = context(self.batch.left());
+                    let refused = Err(TokenError::Invalid);
+                    self.session
+                        .subscription_verified(&cx, request, refused, &mut more);
+                }
+                Action::Admit { request, claims } => {
+                    let admitted = self.admit(&snapshot, &claims);
+                    let cx = context(self.batch.left());
+                    match admitted {
+                        Ok(()) => self.session.verified(&cx, request, Ok(*claims), &mut more),
+                        Err(refused) => self.session.shutdown(&cx, refused, &mut more),
+                    }
+                }
+                Action::Close(why) => self.begin_close_for(now_ms, &why),
             }
             // What follows from an action comes before the actions behind it.
             for action in more.into_iter().rev() {
                 queue.push_front(action);
             }
         }
+        self.release();
     }
 
     /// What a token says; the outer error ends the session.
@@ -87,21 +105,28 @@ impl<C: Carrier, F: Framing> Connection<C, F> {
             Ok(_) => {}
         }
         if let Ok(claims) = &result {
-            if let Some(origin) = &self.origin.foreign {
-                let listed = snapshot
-                    .instances
-                    .get(&claims.instance)
-                    .is_some_and(|i| crate::origin::is_listed(origin, &i.allowed_origins));
-                if !listed {
-                    self.refused_token("origin");
-                    return Err(Disconnect::PermissionDenied);
-                }
-            }
-            self.handle
-                .belongs_to(InstanceTag::of(claims.instance.as_str()));
-            self.unproven = None;
+            self.admit(&snapshot, claims)?;
         }
         Ok(result.map_err(TokenError::from))
+    }
+
+    /// The connection belongs to the instance of these claims from here on, if the page that it is
+    /// from may connect there.
+    fn admit(&mut self, snapshot: &Snapshot, claims: &Claims) -> Result<(), Disconnect> {
+        if let Some(origin) = &self.origin.foreign {
+            let listed = snapshot
+                .instances
+                .get(&claims.instance)
+                .is_some_and(|i| crate::origin::is_listed(origin, &i.allowed_origins));
+            if !listed {
+                self.refused_token("origin");
+                return Err(Disconnect::PermissionDenied);
+            }
+        }
+        self.handle
+            .belongs_to(InstanceTag::of(claims.instance.as_str()));
+        self.unproven = None;
+        Ok(())
     }
 
     /// Counts a refused token, and says so to the operator as often as is good.

@@ -5,6 +5,7 @@
 //! its outbox; bytes pass through buffers that belong to the thread, not to the connection.
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -87,6 +88,12 @@ pub(crate) struct Connection<C, F: Framing> {
     pub(super) session: Session,
     pub(super) framing: F,
     pub(super) batch: Batch,
+    /// What hubs have delivered before the connect was answered; `None`: nothing.
+    #[expect(
+        clippy::box_collection,
+        reason = "few ever hold any: it is 8 bytes, not 32"
+    )]
+    held: Option<Box<VecDeque<Bytes>>>,
     pub(super) end: End,
     /// Inboxes of the shards that got a request of this session.
     pub(super) asked: Vec<Arc<ShardInbox>>,
@@ -155,6 +162,7 @@ impl<C: Carrier, F: Framing> Connection<C, F> {
             secret,
             client: client_id(),
             dialect: opening.dialect,
+            instance: opening.instance.clone(),
             spread: rand::random(),
         };
         let machine = {
@@ -182,6 +190,7 @@ impl<C: Carrier, F: Framing> Connection<C, F> {
             handle,
             session: machine,
             framing,
+            held: None,
             end: End::Open,
             asked: Vec::new(),
             timer_at: u64::MAX,
@@ -276,7 +285,10 @@ impl<C: Carrier, F: Framing> Connection<C, F> {
         let mut taken = 0;
         for (before, event) in events {
             for frame in frames.drain(..before - taken) {
-                self.framing.push(frame, &mut self.batch);
+                match self.session.is_connected() {
+                    true => self.framing.push(frame, &mut self.batch),
+                    false => self.held.get_or_insert_default().push_back(frame),
+                }
             }
             taken = before;
             let event = match event {
@@ -297,11 +309,30 @@ impl<C: Carrier, F: Framing> Connection<C, F> {
             }
         }
         if self.end == End::Open {
-            self.framing.append(frames, &mut self.batch);
+            if self.session.is_connected() {
+                self.framing.append(frames, &mut self.batch);
+            } else if !frames.is_empty() {
+                self.held.get_or_insert_default().extend(frames);
+            }
             if phase == Phase::Slow {
                 self.slow(now_ms);
             }
         }
+    }
+
+    /// Queues what was held back, once the connect is answered.
+    pub(super) fn release(&mut self) {
+        if self.session.is_connected()
+            && let Some(held) = self.held.take()
+        {
+            self.framing.append(*held, &mut self.batch);
+        }
+    }
+
+    /// Bytes that wait for the client.
+    fn waiting(&self) -> usize {
+        let held = self.held.iter().flat_map(|held| held.iter());
+        self.batch.left() + held.map(Bytes::len).sum::<usize>()
     }
 
     fn has_asked(&self, inbox: &Arc<ShardInbox>) -> bool {
@@ -453,7 +484,7 @@ impl<C: Carrier, F: Framing> Connection<C, F> {
             if self.end != End::Open {
                 break;
             }
-            if self.handle.outbox.held(self.batch.left()) {
+            if self.handle.outbox.held(self.waiting()) {
                 self.slow(now_ms);
                 continue;
             }

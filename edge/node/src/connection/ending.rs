@@ -4,10 +4,11 @@
 use std::time::Duration;
 
 use gb6_core_model::Disconnect;
+use gb6_edge_session::CloseReason;
 
 use super::carrier::Carrier;
 use super::driver::{Connection, End};
-use super::framing::{Framing, Verdict};
+use super::framing::{Farewell, Framing, Verdict};
 
 impl<C: Carrier, F: Framing> Connection<C, F> {
     /// Queues the verdict behind what waits and stops taking anything else.
@@ -39,7 +40,30 @@ impl<C: Carrier, F: Framing> Connection<C, F> {
         self.ended(now_ms, why.into(), self.shared.config.slow_close_timeout);
     }
 
-    fn tell(&mut self, verdict: Verdict) {
+    /// [`Connection::begin_close`] for a reason that may be the application's own.
+    pub(super) fn begin_close_for(&mut self, now_ms: u64, why: &CloseReason) {
+        if let Some(ours) = why.standard() {
+            return self.begin_close(now_ms, ours.into());
+        }
+        if self.end == End::Open {
+            let code = u16::try_from(why.code()).unwrap_or(u16::MAX);
+            let reconnect = why.reconnect();
+            self.tell(Farewell {
+                code,
+                reason: why.text(),
+                reconnect,
+            });
+            // What is remembered and logged of it leaves the application's words out.
+            let verdict = Verdict {
+                code,
+                reason: "ended by the application",
+                reconnect,
+            };
+            self.ended(now_ms, verdict, self.shared.config.close_timeout);
+        }
+    }
+
+    fn tell(&mut self, verdict: Farewell<'_>) {
         self.batch.push(self.framing.verdict(self.dialect, verdict));
     }
 

@@ -27,13 +27,16 @@ pub(crate) enum Incoming {
     Close(Option<u16>),
 }
 
+/// Why a connection ends, as its client is told, in words of our own.
+pub(crate) type Verdict = Farewell<'static>;
+
 /// Why a connection ends, as its client is told.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Verdict {
+pub(crate) struct Farewell<'a> {
     /// The close code.
     pub(crate) code: u16,
     /// Plain words.
-    pub(crate) reason: &'static str,
+    pub(crate) reason: &'a str,
     /// Whether the client should come back, where the framing says so beside the code.
     pub(crate) reconnect: bool,
 }
@@ -79,7 +82,7 @@ pub(crate) trait Framing: Send + Unpin + 'static {
     }
 
     /// The unit with which a client is told that it ends.
-    fn verdict(&self, dialect: Dialect, verdict: Verdict) -> Bytes;
+    fn verdict(&self, dialect: Dialect, verdict: Farewell<'_>) -> Bytes;
 
     /// The answer to a ping of this framing; `None`: it has none.
     fn pong(&self, payload: &[u8]) -> Option<Bytes>;

@@ -8,7 +8,7 @@ use gb6_core_wire::client::{self, Dialect, Push, encode_push};
 
 use super::reader::{CommandReader, StreamError};
 use crate::connection::batch::{Batch, Envelope};
-use crate::connection::framing::{Framing, Incoming, Verdict};
+use crate::connection::framing::{Farewell, Framing, Incoming, Verdict};
 
 /// The framing of one stream.
 pub(crate) struct Stream {
@@ -52,7 +52,7 @@ impl Framing for Stream {
         batch.push(frame_payload(&frame));
     }
 
-    fn verdict(&self, dialect: Dialect, verdict: Verdict) -> Bytes {
+    fn verdict(&self, dialect: Dialect, verdict: Farewell<'_>) -> Bytes {
         disconnect_push(dialect, verdict)
     }
 
@@ -73,7 +73,7 @@ fn refusal(error: StreamError) -> Verdict {
 }
 
 /// A push that says why the connection ends, for framings that have no close frame.
-pub(crate) fn disconnect_push(dialect: Dialect, verdict: Verdict) -> Bytes {
+pub(crate) fn disconnect_push(dialect: Dialect, verdict: Farewell<'_>) -> Bytes {
     let push = Push {
         disconnect: Some(client::Disconnect {
             code: u32::from(verdict.code),

@@ -7,7 +7,7 @@ use gb6_core_wire::client::{Dialect, close_frame, pong_frame};
 
 use super::reader::FrameReader;
 use crate::connection::batch::{Batch, Envelope};
-use crate::connection::framing::{Framing, Incoming, Verdict};
+use crate::connection::framing::{Farewell, Framing, Incoming, Verdict};
 
 /// The framing of one WebSocket.
 pub(crate) struct WebSocket {
@@ -52,7 +52,7 @@ impl Framing for WebSocket {
         batch.append(frames);
     }
 
-    fn verdict(&self, _: Dialect, verdict: Verdict) -> Bytes {
+    fn verdict(&self, _: Dialect, verdict: Farewell<'_>) -> Bytes {
         close_frame(verdict.code, verdict.reason)
     }
 

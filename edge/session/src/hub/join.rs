@@ -8,7 +8,7 @@ use super::reads::Purpose;
 use super::ring::Ring;
 use super::room::{Backfill, Follow, Joiner, Member, Room, RoomId, Subscriber};
 use super::{Asked, Hub, HubOut, Op};
-use crate::request::{Answer, SubscribeAnswer, SubscribeQuery};
+use crate::request::{Answer, RecoverFrom, SubscribeAnswer, SubscribeQuery};
 
 /// What can be said to a joiner now.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -31,26 +31,45 @@ fn verdict<S>(room: &Room<S>, joiner: &Joiner<S>) -> Verdict {
     let Some(from) = &joiner.recover else {
         return fresh;
     };
-    if !from.epoch.is_empty() && *from.epoch != *room.epoch {
+    let ours = from.epoch.is_empty() || *from.epoch == *room.epoch;
+    if !ours && !from.newest_only {
         return fresh;
     }
-    if from.offset > room.position {
+    if ours && from.offset > room.position {
         return Verdict::Ahead(from.offset);
     }
-    let count = room.position - from.offset;
+    let Some(start) = start(room, from) else {
+        return fresh;
+    };
+    let count = room.position - start;
     if count == 0 {
         return Verdict::Now { recovered: true };
     }
-    let trimmed = from.offset + 1 < room.first;
-    let over = count > from.publications_max as u64
-        || room.ring.cost_after(from.offset) > from.bytes_max as u64;
+    let trimmed = start + 1 < room.first;
+    let over =
+        count > from.publications_max as u64 || room.ring.cost_after(start) > from.bytes_max as u64;
     if trimmed || over {
         fresh
-    } else if from.offset + 1 >= room.ring_start() {
+    } else if start + 1 >= room.ring_start() {
         Verdict::Now { recovered: true }
     } else {
-        Verdict::Read(from.offset)
+        Verdict::Read(start)
     }
+}
+
+/// The offset behind which publications are wanted, at most the room's position; `None`: there are
+/// none.
+fn start<S>(room: &Room<S>, from: &RecoverFrom) -> Option<Offset> {
+    if !from.newest_only {
+        return Some(from.offset.min(room.position));
+    }
+    // An empty room has no newest one.
+    let newest = room.position.checked_sub(1)?;
+    let has_it = from.offset == room.position && *from.epoch == *room.epoch;
+    Some(match has_it {
+        true => room.position,
+        false => newest,
+    })
 }
 
 /// The lower of two offsets, where there is one already.
@@ -146,9 +165,12 @@ impl<S: Clone> Hub<S> {
             self.members.remove(&(subscriber.session, id));
             return self.one_less(id, room);
         }
-        let (offset, publications) = match &recover {
-            Some(from) if recovered => (from.offset, room.ring.after(from.offset)),
-            _ => (room.position, Vec::new()),
+        let wanted = recover.as_ref().filter(|_| recovered);
+        let start = wanted.and_then(|from| start(room, from));
+        let publications = start.map_or_else(Vec::new, |start| room.ring.after(start));
+        let offset = match wanted {
+            Some(from) if !from.newest_only => from.offset,
+            _ => room.position,
         };
         let answer = Answer::Subscribed(Box::new(SubscribeAnswer {
             epoch: room.epoch.clone(),
@@ -289,7 +311,8 @@ impl<S: Clone> Hub<S> {
             room.ring.prepend(backfill.read_so_far, room.position);
             return self.serve_joiners(id, room, out);
         }
-        let waited_for = |j: &Joiner<S>| matches!(&j.recover, Some(r) if r.offset >= backfill.from);
+        let waited_for =
+            |j: &Joiner<S>| matches!(&j.recover, Some(r) if start(room, r) >= Some(backfill.from));
         if !room.joiners.values().any(waited_for) {
             return self.serve_joiners(id, room, out);
         }
@@ -325,16 +348,17 @@ impl<S: Clone> Hub<S> {
         let mut lowest = Offset::MAX;
         for (op, joiner) in std::mem::take(&mut room.joiners) {
             if let Some(from) = &joiner.recover
-                && from.offset >= backfill.from
-                && from.offset <= room.position
+                && let Some(start) = start(room, from)
+                && start >= backfill.from
+                && (start == from.offset || from.newest_only)
             {
-                let cost = backfill.read_so_far.cost_after(from.offset);
+                let cost = backfill.read_so_far.cost_after(start);
                 if cost > from.bytes_max as u64 {
                     self.ops.remove(&op);
                     self.admit(id, room, joiner, false, out);
                     continue;
                 }
-                lowest = lowest.min(from.offset);
+                lowest = lowest.min(start);
             }
             room.joiners.insert(op, joiner);
         }

@@ -31,7 +31,7 @@ impl Session {
         if self.rest.is_none() && self.carry_out(turn, &mut commands)? {
             return Ok(());
         }
-        let opening = matches!(self.state, State::Opening(_));
+        let opening = !self.is_connected();
         let rest = self.rest.get_or_insert_default();
         rest.bytes += commands.bytes_left();
         rest.frames.push_back(commands);
@@ -75,6 +75,7 @@ impl Session {
         loop {
             let waits = match &self.state {
                 State::Opening(opening) => opening.is_verifying(),
+                State::Live(live) if live.is_joining() => true,
                 State::Live(_) => {
                     turn.outbox_bytes() > turn.cx.config.commands_high_water_bytes
                         || turn.commands >= COMMANDS_AT_ONCE

@@ -1,10 +1,11 @@
 //! From the transport to an accepted connect: nothing else is done before.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use gb6_core_model::{Disconnect, ErrorCode};
-use gb6_core_wire::client::{Command, ConnectResult, Method};
+use gb6_core_model::{Caps, Disconnect, ErrorCode, InstanceId};
+use gb6_core_wire::client::{Command, ConnectResult, Method, SubscribeRequest, SubscribeResult};
 use gb6_core_wire::mesh::Person;
 
 use super::Closes;
@@ -19,9 +20,12 @@ pub(super) const CONNECT_VERIFICATION: u32 = 0;
 pub(super) struct Opening {
     client: String,
     secret: u128,
+    instance: InstanceId,
     spread: u32,
     stale_at: u64,
     step: Step,
+    /// What the client has of its server-side subscriptions.
+    positions: BTreeMap<String, SubscribeRequest>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -39,9 +43,24 @@ impl Opening {
         Self {
             client: seed.client,
             secret: seed.secret,
+            instance: seed.instance,
             spread: seed.spread,
             stale_at: cx.now_ms + cx.config.connect_timeout_ms,
             step: Step::Waiting,
+            positions: BTreeMap::new(),
+        }
+    }
+
+    /// A connection whose connect was answered with an error.
+    pub(super) fn refused(cx: &Context<'_>) -> Self {
+        Self {
+            client: String::new(),
+            secret: 0,
+            instance: InstanceId::from(""),
+            spread: 0,
+            stale_at: cx.now_ms + cx.config.connect_timeout_ms,
+            step: Step::Refused,
+            positions: BTreeMap::new(),
         }
     }
 
@@ -59,14 +78,33 @@ impl Opening {
                 let Method::Connect(connect) = command.method() else {
                     return Err(Disconnect::BadRequest);
                 };
-                if command.id == 0 || connect.token.is_empty() {
+                if command.id == 0 {
                     return Err(Disconnect::BadRequest);
                 }
                 self.step = Step::Verifying(command.id);
-                turn.verify(CONNECT_VERIFICATION, connect.token.clone());
+                self.positions = connect.subs.clone();
+                if connect.token.is_empty() {
+                    let nobody = self.nobody(turn.cx).ok_or(Disconnect::BadRequest)?;
+                    turn.admit(CONNECT_VERIFICATION, nobody);
+                } else {
+                    turn.verify(CONNECT_VERIFICATION, connect.token.clone());
+                }
                 Ok(())
             }
         }
+    }
+
+    /// What a connection without a token is, where the instance allows any.
+    fn nobody(&self, cx: &Context<'_>) -> Option<Claims> {
+        let instance = cx.snapshot.instances.get(&self.instance)?;
+        instance.anonymous.allow.then(|| Claims {
+            instance: self.instance.clone(),
+            user: String::new(),
+            info: Bytes::new(),
+            caps: Caps(Some(instance.anonymous.caps.clone())),
+            expires_unix_ms: None,
+            subscriptions: BTreeMap::new(),
+        })
     }
 
     /// `None`: no session begins, or none yet.
@@ -82,7 +120,7 @@ impl Opening {
         if request != CONNECT_VERIFICATION {
             return Ok(None);
         }
-        let claims = match result {
+        let mut claims = match result {
             Ok(claims) if turn.cx.snapshot.instances.contains_key(&claims.instance) => claims,
             // The instance was valid when its key verified the token and is not served any more.
             Ok(_) | Err(TokenError::Unavailable) => {
@@ -105,9 +143,20 @@ impl Opening {
             conn_info: claims.info.clone(),
             chan_info: Bytes::new(),
         });
-        let live = Box::new(Live::new(turn.cx, claims, person, self.spread));
-        count(&turn.cx.counters.connected);
-        turn.answer(id, connect_result(turn, &live, self.secret));
+        let reply = ConnectReply {
+            id,
+            secret: self.secret,
+        };
+        let granted = std::mem::take(&mut claims.subscriptions);
+        let positions = std::mem::take(&mut self.positions);
+        let mut live = Box::new(Live::new(turn.cx, claims, person, self.spread));
+        if let Err(code) = live.join(turn, reply, granted, positions)? {
+            self.refuse(turn, id, code);
+            return Ok(None);
+        }
+        if !live.is_joining() {
+            connected(turn, &live, reply, BTreeMap::new());
+        }
         Ok(Some(live))
     }
 
@@ -129,19 +178,37 @@ impl Opening {
     }
 }
 
-fn connect_result(turn: &Turn<'_>, live: &Live, secret: u128) -> ConnectResult {
+/// What the answer to a connect is made from besides the session.
+#[derive(Clone, Copy)]
+pub(super) struct ConnectReply {
+    /// The command's id.
+    pub(super) id: u32,
+    /// What names the session to whoever carries its commands otherwise.
+    pub(super) secret: u128,
+}
+
+/// Answers the connect command.
+pub(super) fn connected(
+    turn: &mut Turn<'_>,
+    live: &Live,
+    reply: ConnectReply,
+    subs: BTreeMap<String, SubscribeResult>,
+) {
+    count(&turn.cx.counters.connected);
     let config = turn.cx.config;
     let ttl = live.ttl_seconds(turn.cx.now_ms);
-    ConnectResult {
+    let result = ConnectResult {
         client: live.person().client.clone(),
         version: config.version.clone(),
         expires: ttl.is_some(),
         ttl: ttl.unwrap_or(0),
+        subs,
         ping: u32::try_from(config.ping_interval_ms / 1000).unwrap_or(u32::MAX),
         pong: config.ping_interval_ms > 0,
-        session: format!("{secret:032x}"),
+        session: format!("{:032x}", reply.secret),
         node: config.node.clone(),
         time: turn.cx.unix_ms,
         ..ConnectResult::default()
-    }
+    };
+    turn.answer(reply.id, result);
 }

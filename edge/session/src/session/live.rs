@@ -7,18 +7,20 @@ use gb6_core_model::snapshot::CommandRate;
 use gb6_core_model::{
     Caps, Channel, Disconnect, ErrorCode, InstanceId, Offset, Unsubscribed, limits,
 };
-use gb6_core_wire::client::{Command, Method, PingResult, Push, Reply, Unsubscribe};
-use gb6_core_wire::mesh::Person;
+use gb6_core_wire::client::{Command, Method, PingResult};
+use gb6_core_wire::mesh::{Person, RoomRef};
 
 use super::Closes;
 use super::bulk::Bulk;
+use super::granted::Joining;
 use super::liveness::Times;
 use super::permission::Asker;
+use super::proofs::Proofs;
 use super::rate::{Bucket, Verdict};
 use super::reply::Turn;
+use super::subscription::{Subscribing, Subscription};
 use super::types::{Claims, Context, count};
 use crate::request::{Answer, HubRequest, Notice, Request};
-use gb6_core_wire::mesh::RoomRef;
 
 /// A session whose connect was accepted.
 pub(super) struct Live {
@@ -40,6 +42,12 @@ pub(super) struct Live {
     /// When it last asked for or was given something recovered, in ms of the monotonic clock.
     pub(super) recovered_at: u64,
     pub(super) bulk: Option<Box<Bulk>>,
+    /// The connect, while it is not answered.
+    pub(super) joining: Option<Box<Joining>>,
+    /// Subscription tokens that are being verified.
+    pub(super) proofs: Option<Box<Proofs>>,
+    /// How many of its commands may still fail; `None`: none has.
+    errors: Option<Box<Bucket>>,
 }
 
 /// A token on its way to be verified.
@@ -65,13 +73,6 @@ impl RecoveryBudget {
     };
 }
 
-/// A subscription of this session.
-pub(super) struct Subscription {
-    pub(super) channel: Channel,
-    /// The request that will make it one; 0: it is.
-    pub(super) pending: u64,
-}
-
 /// A request without a reply.
 pub(super) struct Pending {
     pub(super) token: u64,
@@ -82,11 +83,11 @@ pub(super) struct Pending {
 
 /// What a reply is made from besides the answer.
 pub(super) enum Asked {
-    Subscribe {
-        channel: Channel,
-        features: Features,
-    },
+    Subscribe(Box<Subscribing>),
     Unsubscribe,
+    /// The server ended the subscription. An id is that of the `sub_refresh` whose token had
+    /// expired.
+    Ended(Box<(Channel, Unsubscribed)>),
     Publish,
     Presence,
     PresenceStats,
@@ -95,16 +96,6 @@ pub(super) enum Asked {
     RpcTrace(Offset),
     /// No reply is made.
     Nothing,
-}
-
-/// What a subscription was granted.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Features {
-    pub(super) positioned: bool,
-    pub(super) recoverable: bool,
-    pub(super) was_recovering: bool,
-    /// Whether the client wants an error rather than a subscription without recovery.
-    pub(super) or_fail: bool,
 }
 
 /// What a history reply is made from.
@@ -130,6 +121,9 @@ impl Live {
             recovery: RecoveryBudget::WHOLE,
             recovered_at: cx.now_ms,
             bulk: None,
+            joining: None,
+            proofs: None,
+            errors: None,
         }
     }
 
@@ -145,16 +139,22 @@ impl Live {
         &self.person
     }
 
+    pub(super) fn set_person(&mut self, person: Arc<Person>) {
+        self.person = person;
+    }
+
     pub(super) fn asker(&self) -> Asker<'_> {
         Asker {
             instance: &self.instance,
             user: &self.person.user,
             caps: &self.caps,
+            subscriptions: &self.subscriptions,
         }
     }
 
     pub(super) fn deadline(&self) -> u64 {
-        self.times.deadline()
+        let joining = self.joining_until().unwrap_or(u64::MAX);
+        self.times.deadline().min(joining)
     }
 
     fn rate(&self, cx: &Context<'_>) -> Option<CommandRate> {
@@ -166,12 +166,12 @@ impl Live {
             return self.pong();
         }
         count(&turn.cx.counters.commands);
-        let (id, method) = (command.id, command.method());
         let refused = match self.bucket.take(turn.cx.now_ms, self.rate(turn.cx)) {
             Verdict::Accept => false,
             Verdict::Refuse => true,
             Verdict::Disconnect => return Err(Disconnect::TooManyRequests),
         };
+        let (id, method) = (command.id, command.method());
         match method {
             // Nobody handles messages of clients to the application here.
             Method::Send(_) => return Err(Disconnect::NotAvailable),
@@ -189,16 +189,23 @@ impl Live {
             turn.fail(id, ErrorCode::TooManyRequests);
             return Ok(());
         }
-        if self.pending.len() >= turn.cx.config.in_flight_max && !makes_room {
+        let unanswered = self.pending.len() + self.unproven();
+        if unanswered >= turn.cx.config.in_flight_max && !makes_room {
             turn.fail(id, ErrorCode::TooManyRequests);
             return Ok(());
         }
-        let done = match method {
+        self.dispatch(turn, command)
+    }
+
+    /// Does what a command says, unless another about the same channel has to be done first.
+    pub(super) fn dispatch(&mut self, turn: &mut Turn<'_>, command: Command) -> Closes {
+        let Some(command) = self.hold(turn, command) else {
+            return Ok(());
+        };
+        let id = command.id;
+        let done = match command.method() {
             Method::Subscribe(r) => self.subscribe(turn, id, r),
-            Method::Unsubscribe(r) => {
-                self.unsubscribe(turn, id, r);
-                Ok(())
-            }
+            Method::Unsubscribe(r) => return self.unsubscribe(turn, id, r),
             Method::Publish(r) => self.publish(turn, id, r),
             Method::Presence(r) => self.presence(turn, id, &r.channel, true),
             Method::PresenceStats(r) => self.presence(turn, id, &r.channel, false),
@@ -212,8 +219,7 @@ impl Live {
                 turn.answer(id, PingResult {});
                 Ok(())
             }
-            // No subscription here expires.
-            Method::SubRefresh(_) => Err(ErrorCode::NotAvailable),
+            Method::SubRefresh(r) => self.sub_refresh(turn, id, r),
             Method::None | Method::Many | Method::Connect(_) | Method::Send(_) => Ok(()),
         };
         if let Err(code) = done {
@@ -273,29 +279,24 @@ impl Live {
         }
     }
 
-    pub(super) fn notice(&mut self, turn: &mut Turn<'_>, notice: Notice) {
+    pub(super) fn notice(&mut self, turn: &mut Turn<'_>, notice: Notice) -> Closes {
         let Notice::Unsubscribed { channel, why } = notice;
-        let Ok(at) = self.find(&channel) else {
-            return;
-        };
-        // One that is pending has been asked for since.
-        if self.subscriptions[at].pending == 0 {
-            self.subscriptions.remove(at);
-            turn.say(&unsubscribe_push(&channel, why));
+        self.gap(turn, &channel, why)
+    }
+
+    /// So many of the client's commands failed by its own doing.
+    pub(super) fn failed(&mut self, turn: &Turn<'_>, times: usize) -> Closes {
+        if times == 0 {
+            return Ok(());
         }
+        let bucket = self.errors.get_or_insert_default();
+        for _ in 0..times {
+            let rate = Some(turn.cx.config.errors_max);
+            if bucket.take(turn.cx.now_ms, rate) != Verdict::Accept {
+                count(&turn.cx.counters.too_many_errors);
+                return Err(Disconnect::TooManyErrors);
+            }
+        }
+        Ok(())
     }
-
-    /// Where a channel's subscription is, or would be.
-    pub(super) fn find(&self, channel: &Channel) -> Result<usize, usize> {
-        self.subscriptions
-            .binary_search_by(|s| s.channel.as_str().cmp(channel.as_str()))
-    }
-}
-
-fn unsubscribe_push(channel: &Channel, why: Unsubscribed) -> Reply {
-    Reply::push(Push {
-        channel: channel.as_str().to_owned(),
-        unsubscribe: Some(Unsubscribe::from(why)),
-        ..Push::default()
-    })
 }

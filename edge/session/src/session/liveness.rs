@@ -1,6 +1,6 @@
 //! Whether the client is still there and still allowed: pings, pongs, the token's end.
 
-use gb6_core_model::{Disconnect, ErrorCode};
+use gb6_core_model::{Disconnect, ErrorCode, Unsubscribed};
 use gb6_core_wire::client::{RefreshRequest, RefreshResult, Reply};
 
 use super::Closes;
@@ -17,7 +17,9 @@ pub(super) struct Times {
     pong_due: Option<u64>,
     /// When the token expires.
     expires: Option<u64>,
-    /// How long the session outlives it.
+    /// When the first of the subscriptions that expire does, or earlier; far away when none does.
+    subscription_expires: u64,
+    /// How long the session outlives its token, and a subscription its own.
     grace: u64,
 }
 
@@ -31,14 +33,30 @@ impl Times {
             next_ping: (cx.config.ping_interval_ms > 0).then(|| cx.now_ms + first),
             pong_due: None,
             expires: expires_at(cx, expires_unix_ms),
+            subscription_expires: u64::MAX,
             grace: cx.config.expiry_grace_ms,
         }
+    }
+
+    /// The token expires then.
+    pub(super) fn expire(&mut self, at: Option<u64>) {
+        self.expires = at;
+    }
+
+    /// A subscription expires then.
+    pub(super) fn subscription_expires(&mut self, at: u64) {
+        self.subscription_expires = self.subscription_expires.min(at);
     }
 
     /// When something is due; far away when nothing is.
     pub(super) fn deadline(&self) -> u64 {
         let due = [self.next_ping, self.pong_due, self.end()];
-        due.into_iter().flatten().min().unwrap_or(u64::MAX)
+        let due = due.into_iter().flatten().min().unwrap_or(u64::MAX);
+        due.min(self.subscription_end())
+    }
+
+    fn subscription_end(&self) -> u64 {
+        self.subscription_expires.saturating_add(self.grace)
     }
 
     fn end(&self) -> Option<u64> {
@@ -46,9 +64,16 @@ impl Times {
     }
 }
 
-fn expires_at(cx: &Context<'_>, unix_ms: Option<i64>) -> Option<u64> {
+/// A time of the wall clock, Unix ms, on the monotonic one.
+pub(super) fn expires_at(cx: &Context<'_>, unix_ms: Option<i64>) -> Option<u64> {
     let left = unix_ms?.saturating_sub(cx.unix_ms);
     Some(cx.now_ms.saturating_add(u64::try_from(left).unwrap_or(0)))
+}
+
+/// Seconds from `now` to `at`, at least 1: SDKs want some.
+pub(super) fn seconds_until(at: u64, now: u64) -> u32 {
+    let left = at.saturating_sub(now).div_ceil(1000);
+    u32::try_from(left.max(1)).unwrap_or(u32::MAX)
 }
 
 impl Live {
@@ -62,6 +87,9 @@ impl Live {
             count(&turn.cx.counters.expired);
             return Err(Disconnect::ConnectionExpired);
         }
+        if now >= self.times.subscription_end() {
+            self.end_expired_subscriptions(turn)?;
+        }
         if self.times.next_ping.is_some_and(|at| now >= at) {
             count(&turn.cx.counters.pings);
             turn.say(&Reply::ping());
@@ -69,6 +97,34 @@ impl Live {
             self.times
                 .pong_due
                 .get_or_insert(now + config.pong_timeout_ms);
+        }
+        Ok(())
+    }
+
+    /// Ends the subscriptions whose grace is over.
+    fn end_expired_subscriptions(&mut self, turn: &mut Turn<'_>) -> Closes {
+        let (now, grace) = (turn.cx.now_ms, self.times.grace);
+        self.times.subscription_expires = u64::MAX;
+        for at in (0..self.subscriptions.len()).rev() {
+            let subscription = &self.subscriptions[at];
+            let Some(end) = subscription.terms.as_ref().and_then(|t| t.expires) else {
+                continue;
+            };
+            // One that has not begun is looked at when it has.
+            if subscription.pending != 0 || now < end.saturating_add(grace) {
+                let seen_again = end.max(now.saturating_sub(grace) + 1_000);
+                self.times.subscription_expires(match subscription.pending {
+                    0 => end,
+                    _ => seen_again,
+                });
+                continue;
+            }
+            count(&turn.cx.counters.subscriptions_expired);
+            if subscription.is_server_side() {
+                // A client does not subscribe again to what it did not subscribe to.
+                return Err(Disconnect::SubscriptionExpired);
+            }
+            self.unsubscribed_by_server(turn, at, Unsubscribed::Expired);
         }
         Ok(())
     }
@@ -82,8 +138,7 @@ impl Live {
 
     /// Seconds until the token expires, at least 1; `None`: it does not.
     pub(super) fn ttl_seconds(&self, now: u64) -> Option<u32> {
-        let left = self.times.expires?.saturating_sub(now).div_ceil(1000);
-        Some(u32::try_from(left.max(1)).unwrap_or(u32::MAX))
+        Some(seconds_until(self.times.expires?, now))
     }
 
     pub(super) fn refresh(&mut self, turn: &mut Turn<'_>, id: u32, request: &RefreshRequest) {

@@ -7,19 +7,25 @@
 mod bulk;
 mod commands;
 mod connect;
+mod granted;
 mod live;
 mod liveness;
 mod permission;
+mod proofs;
 mod rate;
 mod reply;
 mod rooms;
 mod rpc;
+mod server;
+mod subscribe;
+mod subscription;
 mod types;
 
 use bytes::Bytes;
-use gb6_core_model::{Disconnect, SessionId, limits};
+use gb6_core_model::{Disconnect, ErrorCode, SessionId, limits};
 use gb6_core_wire::client::{CodecError, Commands, Dialect};
 
+pub use server::{CloseReason, RecoverSince, ServerCommand};
 pub use types::{
     Action, Claims, Context, ErrorCounts, FrameKind, Overrides, SessionConfig, SessionCounters,
     SessionSeed, SubscriptionClaims, SubscriptionGrant, TokenError,
@@ -27,7 +33,8 @@ pub use types::{
 
 use crate::request::{Answer, Notice};
 use commands::Rest;
-use connect::Opening;
+use connect::{Opening, connected};
+use granted::Joined;
 use live::Live;
 use reply::Turn;
 use types::count;
@@ -126,6 +133,50 @@ impl Session {
         });
     }
 
+    /// A subscription token was verified: the answer to [`Action::VerifySubscription`].
+    pub fn subscription_verified(
+        &mut self,
+        cx: &Context<'_>,
+        request: u32,
+        result: Result<SubscriptionClaims, TokenError>,
+        out: &mut Vec<Action>,
+    ) {
+        self.turn(cx, out, |session, turn| match &mut session.state {
+            State::Live(live) => live.proven(turn, request, result),
+            State::Opening(_) | State::Closed => Ok(()),
+        });
+    }
+
+    /// The application's server wants something of this session.
+    ///
+    /// # Errors
+    /// Why it was not done: 101 it is not connected, 102 or 103 the channel is none that may be
+    /// named, 105 it is subscribed already, 106 it has as many subscriptions as it may have, 111
+    /// too much waits for the answer to its connect.
+    pub fn command(
+        &mut self,
+        cx: &Context<'_>,
+        command: ServerCommand,
+        out: &mut Vec<Action>,
+    ) -> Result<(), ErrorCode> {
+        let mut done = Err(ErrorCode::Unauthorized);
+        self.turn(cx, out, |session, turn| match &mut session.state {
+            State::Live(live) => {
+                done = live.server_command(turn, command)?;
+                Ok(())
+            }
+            _ => match command {
+                ServerCommand::Disconnect(why) => Err(why),
+                _ => Ok(()),
+            },
+        });
+        match self.is_closed() {
+            // It ended by the command, or has nothing any more that could be changed.
+            true => Ok(()),
+            false => done,
+        }
+    }
+
     /// A hub answered. Answers to what the session does not wait for are passed over.
     pub fn complete(
         &mut self,
@@ -138,17 +189,15 @@ impl Session {
             if let State::Live(live) = &mut session.state {
                 live.complete(turn, token, answer);
             }
-            Ok(())
+            session.joined(turn)
         });
     }
 
     /// A hub says something unasked.
     pub fn notice(&mut self, cx: &Context<'_>, notice: Notice, out: &mut Vec<Action>) {
-        self.turn(cx, out, |session, turn| {
-            if let State::Live(live) = &mut session.state {
-                live.notice(turn, notice);
-            }
-            Ok(())
+        self.turn(cx, out, |session, turn| match &mut session.state {
+            State::Live(live) => live.notice(turn, notice),
+            State::Opening(_) | State::Closed => Ok(()),
         });
     }
 
@@ -168,17 +217,26 @@ impl Session {
         self.is_behind() || matches!(&self.state, State::Live(live) if live.wants_drain())
     }
 
+    /// Whether its connect was answered. Until then nothing that hubs deliver may be sent: the
+    /// driver holds it back, and sends it behind what the session says when this has become true.
+    pub fn is_connected(&self) -> bool {
+        matches!(&self.state, State::Live(live) if !live.is_joining())
+    }
+
     /// Whether commands wait for the outbox to drain.
     pub fn is_behind(&self) -> bool {
-        self.rest.is_some() && matches!(self.state, State::Live(_))
+        self.rest.is_some() && self.is_connected()
     }
 
     /// Time has passed: call it at [`Session::deadline`] or later.
     pub fn tick(&mut self, cx: &Context<'_>, out: &mut Vec<Action>) {
-        self.turn(cx, out, |session, turn| match &mut session.state {
-            State::Opening(opening) => opening.tick(turn),
-            State::Live(live) => live.tick(turn),
-            State::Closed => Ok(()),
+        self.turn(cx, out, |session, turn| {
+            match &mut session.state {
+                State::Opening(opening) => opening.tick(turn)?,
+                State::Live(live) => live.tick(turn)?,
+                State::Closed => {}
+            }
+            session.joined(turn)
         });
     }
 
@@ -215,18 +273,49 @@ impl Session {
         }
     }
 
+    /// Answers the connect where that has become possible, and goes on behind it.
+    fn joined(&mut self, turn: &mut Turn<'_>) -> Result<(), CloseReason> {
+        let State::Live(live) = &mut self.state else {
+            return Ok(());
+        };
+        let (joined, commands) = live.take_joined(turn);
+        match joined {
+            Joined::No => Ok(()),
+            Joined::All(reply, subs) => {
+                connected(turn, live, reply, subs);
+                for command in commands {
+                    // Nobody waits for what becomes of it.
+                    if let Err(code) = live.server_command(turn, command)? {
+                        turn.fail(0, code);
+                    }
+                }
+                Ok(self.waiting_commands(turn)?)
+            }
+            Joined::Failed(id, code) => {
+                live.leave_all(turn);
+                turn.fail(id, code);
+                self.state = State::Opening(Box::new(Opening::refused(turn.cx)));
+                Ok(self.waiting_commands(turn)?)
+            }
+        }
+    }
+
     /// Runs one input: its replies leave in one frame, then the end of the session, if it ends.
-    fn turn(
+    fn turn<E: Into<CloseReason>>(
         &mut self,
         cx: &Context<'_>,
         out: &mut Vec<Action>,
-        input: impl FnOnce(&mut Self, &mut Turn<'_>) -> Closes,
+        input: impl FnOnce(&mut Self, &mut Turn<'_>) -> Result<(), E>,
     ) {
         if self.is_closed() {
             return;
         }
         let mut turn = Turn::new(cx, self.id, self.dialect, out);
-        let result = input(self, &mut turn);
+        let result = input(self, &mut turn).map_err(Into::into);
+        let result = result.and_then(|()| match &mut self.state {
+            State::Live(live) => Ok(live.failed(&turn, turn.failures)?),
+            State::Opening(_) | State::Closed => Ok(()),
+        });
         turn.flush();
         if let Err(why) = result {
             self.state = State::Closed;

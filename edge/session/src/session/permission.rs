@@ -1,47 +1,101 @@
-//! Whether a session may do a thing in a channel: name, namespace, switches, capabilities.
+//! Whether a session may do a thing in a channel: name, namespace, switches, capabilities, tokens.
 
-use gb6_core_model::snapshot::{Namespace, Snapshot, Who};
+use gb6_core_model::snapshot::{ChannelKind, Namespace, Snapshot, Who};
 use gb6_core_model::{Allow, Caps, Channel, ErrorCode, InstanceId};
+
+use super::subscription::Subscription;
 
 /// Who asks.
 pub(super) struct Asker<'a> {
     pub(super) instance: &'a InstanceId,
     pub(super) user: &'a str,
     pub(super) caps: &'a Caps,
+    /// What it holds, ascending by name.
+    pub(super) subscriptions: &'a [Subscription],
 }
 
 impl Asker<'_> {
     /// The channel and its rules, if this session may do `what` there. Errors: 107 no channel
-    /// name, 103 restricted by its name or not allowed, 102 no such namespace, 108 not offered.
+    /// name, 103 the server's own, for others, or not allowed, 102 no such namespace, 108 not
+    /// offered.
     pub(super) fn may<'s>(
         &self,
         snapshot: &'s Snapshot,
         name: &str,
         what: Allow,
     ) -> Result<(Channel, &'s Namespace), ErrorCode> {
-        let channel = Channel::parse(name).map_err(|_| ErrorCode::BadRequest)?;
-        // Such names need a proof of their own, which connection tokens do not carry.
-        if channel.is_restricted() {
+        let (channel, namespace) = known(snapshot, self.instance, name)?;
+        let held = || {
+            let by_name = |s: &Subscription| s.channel.as_str().cmp(channel.as_str());
+            let at = self.subscriptions.binary_search_by(by_name);
+            at.is_ok_and(|at| self.subscriptions[at].is_proof())
+        };
+        self.allowed(&channel, namespace, what, held)?;
+        Ok((channel, namespace))
+    }
+
+    /// The same for a subscribe, where `token` says whether one for this channel comes with it.
+    pub(super) fn may_subscribe<'s>(
+        &self,
+        snapshot: &'s Snapshot,
+        name: &str,
+        token: bool,
+    ) -> Result<(Channel, &'s Namespace), ErrorCode> {
+        let (channel, namespace) = known(snapshot, self.instance, name)?;
+        self.allowed(&channel, namespace, Allow::Subscribe, || token)?;
+        Ok((channel, namespace))
+    }
+
+    fn allowed(
+        &self,
+        channel: &Channel,
+        rules: &Namespace,
+        what: Allow,
+        proven: impl Fn() -> bool,
+    ) -> Result<(), ErrorCode> {
+        if !channel.admits(self.user) {
             return Err(ErrorCode::PermissionDenied);
         }
-        let namespace = snapshot.namespace(self.instance, &channel)?;
         let (offered, who) = match what {
-            Allow::Subscribe => (true, namespace.allow_subscribe),
-            Allow::Publish => (true, namespace.allow_publish),
-            Allow::Presence => (namespace.presence, namespace.allow_presence),
-            Allow::History => (true, namespace.allow_history),
+            Allow::Subscribe => (true, rules.allow_subscribe),
+            Allow::Publish => (true, rules.allow_publish),
+            Allow::Presence => (rules.presence, rules.allow_presence),
+            // Signals are kept nowhere.
+            Allow::History => (rules.kind != ChannelKind::Signal, rules.allow_history),
         };
         if !offered {
             return Err(ErrorCode::NotAvailable);
         }
         let member = match &self.caps.0 {
-            Some(_) => self.caps.allows(name, what),
+            Some(_) => self.caps.allows(channel.as_str(), what),
             None => !self.user.is_empty(),
         };
-        match who {
-            Who::Anyone => Ok((channel, namespace)),
-            Who::Member if member => Ok((channel, namespace)),
-            Who::Member | Who::Token | Who::Nobody => Err(ErrorCode::PermissionDenied),
+        // Being on the list of a channel's name is as good as a token for it.
+        let proof = || channel.is_user_limited() || proven();
+        let allowed = match who {
+            Who::Anyone => true,
+            Who::Member if what == Allow::Subscribe => member || proof(),
+            Who::Member => member,
+            Who::Token => proof(),
+            Who::Nobody => false,
+        };
+        match allowed && (!channel.is_private() || proven()) {
+            true => Ok(()),
+            false => Err(ErrorCode::PermissionDenied),
         }
     }
+}
+
+/// A channel that may be named from outside, with its rules: 107, 103 for the server's own, 102.
+pub(super) fn known<'s>(
+    snapshot: &'s Snapshot,
+    instance: &InstanceId,
+    name: &str,
+) -> Result<(Channel, &'s Namespace), ErrorCode> {
+    let channel = Channel::parse(name).map_err(|_| ErrorCode::BadRequest)?;
+    if channel.is_system() {
+        return Err(ErrorCode::PermissionDenied);
+    }
+    let namespace = snapshot.namespace(instance, &channel)?;
+    Ok((channel, namespace))
 }

@@ -1,10 +1,10 @@
 //! What one input of a session produces: replies, gathered into as few frames as fit.
 
 use bytes::Bytes;
-use gb6_core_model::{ErrorCode, SessionId, limits};
+use gb6_core_model::{Channel, ErrorCode, SessionId, limits};
 use gb6_core_wire::client::{self, Dialect, Reply};
 
-use super::types::{Action, Context, count};
+use super::types::{Action, Claims, Context, count};
 use crate::request::HubRequest;
 
 /// One input's outputs.
@@ -19,6 +19,8 @@ pub(super) struct Turn<'a> {
     sent: usize,
     /// Commands carried out in this turn.
     pub(super) commands: usize,
+    /// Commands that failed in this turn, and will again.
+    pub(super) failures: usize,
 }
 
 impl<'a> Turn<'a> {
@@ -36,6 +38,7 @@ impl<'a> Turn<'a> {
             replies: Vec::new(),
             sent: 0,
             commands: 0,
+            failures: 0,
         }
     }
 
@@ -64,6 +67,7 @@ impl<'a> Turn<'a> {
     pub(super) fn fail(&mut self, id: u32, code: ErrorCode) {
         count(&self.cx.counters.errors);
         self.cx.counters.error_codes.count(code);
+        self.failures += usize::from(!code.temporary());
         if id != 0 {
             self.say(&Reply::error(id, code));
         }
@@ -90,6 +94,21 @@ impl<'a> Turn<'a> {
 
     pub(super) fn verify(&mut self, request: u32, token: String) {
         self.out.push(Action::Verify { request, token });
+    }
+
+    pub(super) fn verify_subscription(&mut self, request: u32, channel: Channel, token: String) {
+        self.out.push(Action::VerifySubscription {
+            request,
+            channel,
+            token,
+        });
+    }
+
+    pub(super) fn admit(&mut self, request: u32, claims: Claims) {
+        self.out.push(Action::Admit {
+            request,
+            claims: Box::new(claims),
+        });
     }
 
     pub(super) fn hub(&mut self, request: HubRequest) {

@@ -1,118 +1,23 @@
-//! Commands about rooms, and the replies made from the hubs' answers.
+//! Commands about rooms, besides subscribing, and the replies made from the hubs' answers.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use gb6_core_model::{Allow, Channel, ErrorCode, Offset, hash, limits};
+use gb6_core_model::{Allow, Channel, ErrorCode, hash, limits};
 use gb6_core_wire::client::{
     ClientInfo, Dialect, HistoryRequest, HistoryResult, PresenceResult, PresenceStatsResult,
-    Publication, PublishRequest, PublishResult, SubscribeRequest, SubscribeResult,
-    UnsubscribeRequest, UnsubscribeResult, subscribe_flags,
+    Publication, PublishRequest, PublishResult, UnsubscribeResult,
 };
 use gb6_core_wire::record::ContentType;
 
-use super::live::{Asked, Features, HistoryAsked, Live, Pending, RecoveryBudget, Subscription};
+use super::live::{Asked, HistoryAsked, Live, Pending};
 use super::reply::{Turn, fitting};
 use super::types::count;
 use crate::hub::cost;
-use crate::request::{
-    Answer, HistoryAnswer, HistoryQuery, PresenceAnswer, PublishQuery, RecoverFrom, Request,
-    SubscribeAnswer, SubscribeQuery,
-};
+use crate::request::{Answer, HistoryAnswer, HistoryQuery, PresenceAnswer, PublishQuery, Request};
 
 impl Live {
-    pub(super) fn subscribe(
-        &mut self,
-        turn: &mut Turn<'_>,
-        id: u32,
-        request: &SubscribeRequest,
-    ) -> Result<(), ErrorCode> {
-        let snapshot = turn.cx.snapshot;
-        let asker = self.asker();
-        let (channel, rules) = asker.may(snapshot, &request.channel, Allow::Subscribe)?;
-        // Map and shared-poll subscriptions are not offered, nor are filters by tags.
-        if request.r#type != 0 {
-            return Err(ErrorCode::NotAvailable);
-        }
-        if !request.tf.is_empty() {
-            return Err(ErrorCode::BadRequest);
-        }
-        let Err(at) = self.find(&channel) else {
-            return Err(ErrorCode::AlreadySubscribed);
-        };
-        let instance = snapshot.instances.get(self.instance());
-        let most = instance.map_or(limits::SUBSCRIPTIONS_MAX, |i| i.subscriptions_max);
-        if self.subscriptions.len() >= most {
-            return Err(ErrorCode::LimitExceeded);
-        }
-        let recoverable = rules.force_recovery || request.recoverable || request.recover;
-        let features = Features {
-            positioned: rules.force_positioning || request.positioned || recoverable,
-            recoverable,
-            was_recovering: request.recover,
-            or_fail: request.flag & subscribe_flags::REJECT_UNRECOVERED != 0,
-        };
-        let join_leave = rules.force_join_leave || (rules.join_leave && request.join_leave);
-        // Joins and leaves are told from presence, so either needs it.
-        let present = rules.presence || rules.join_leave || rules.force_join_leave;
-        let recover = request.recover.then(|| RecoverFrom {
-            offset: request.offset,
-            epoch: request.epoch.clone(),
-            publications_max: 0,
-            bytes_max: 0,
-            or_fail: features.or_fail,
-        });
-        let bulk = recover.is_some();
-        let query = Request::Subscribe(Box::new(SubscribeQuery {
-            dialect: turn.dialect,
-            join_leave,
-            presence: present.then(|| Arc::clone(self.person())),
-            recover,
-        }));
-        let asked = Asked::Subscribe {
-            channel: channel.clone(),
-            features,
-        };
-        let request = self.request(turn, id, &channel, asked, query);
-        if self.subscriptions.is_empty() {
-            self.subscriptions.reserve_exact(1);
-        }
-        let pending = request.token;
-        self.subscriptions
-            .insert(at, Subscription { channel, pending });
-        if bulk {
-            self.bulk(turn, request);
-        } else {
-            turn.hub(request);
-        }
-        Ok(())
-    }
-
-    /// Always succeeds, whatever the name.
-    pub(super) fn unsubscribe(
-        &mut self,
-        turn: &mut Turn<'_>,
-        id: u32,
-        request: &UnsubscribeRequest,
-    ) {
-        let channel = Channel::parse(&request.channel).ok();
-        let found = channel.and_then(|c| Some((self.find(&c).ok()?, c)));
-        let Some((at, channel)) = found else {
-            return turn.answer(id, UnsubscribeResult {});
-        };
-        let pending = self.subscriptions.remove(at).pending;
-        if pending != 0 && self.withdraw(pending) {
-            if let Some(subscribe) = self.settle(pending) {
-                turn.fail(subscribe.id, ErrorCode::Internal);
-            }
-            return turn.answer(id, UnsubscribeResult {});
-        }
-        // Answered behind everything that the room still sends.
-        let request = self.request(turn, id, &channel, Asked::Unsubscribe, Request::Unsubscribe);
-        turn.hub(request);
-    }
-
     pub(super) fn publish(
         &mut self,
         turn: &mut Turn<'_>,
@@ -153,7 +58,7 @@ impl Live {
         let tags = message.id.iter().map(|id| ("id".to_owned(), id.clone()));
         let query = PublishQuery {
             instance_epoch: instance.map_or_else(Default::default, |i| i.epoch),
-            from: Arc::clone(self.person()),
+            from: Arc::clone(self.person_in(&channel)),
             tags: tags.collect(),
             id: message.id.map_or_else(Bytes::new, Bytes::from),
             data: message.data,
@@ -239,8 +144,14 @@ impl Live {
     ) -> Result<(), ErrorCode> {
         let Pending { token, id, what } = pending;
         match (what, answer) {
-            (Asked::Subscribe { channel, features }, answer) => {
-                self.subscribed(turn, id, token, &channel, features, answer)?;
+            (Asked::Subscribe(what), answer) => {
+                self.subscribed(turn, id, token, *what, answer)?;
+            }
+            (Asked::Ended(ended), _) => {
+                self.ended(turn, &ended.0, ended.1);
+                if id != 0 {
+                    return Err(ErrorCode::TokenExpired);
+                }
             }
             // Whatever became of it, the session has no subscription any more.
             (Asked::Unsubscribe, _) => turn.answer(id, UnsubscribeResult {}),
@@ -280,82 +191,6 @@ impl Live {
         Ok(())
     }
 
-    fn subscribed(
-        &mut self,
-        turn: &mut Turn<'_>,
-        id: u32,
-        token: u64,
-        channel: &Channel,
-        features: Features,
-        answer: Answer,
-    ) -> Result<(), ErrorCode> {
-        // Another one under the same name, asked for since, is not meant.
-        let ours = self
-            .find(channel)
-            .ok()
-            .filter(|at| self.subscriptions[*at].pending == token);
-        let mut answer = match answer {
-            Answer::Subscribed(answer) => answer,
-            failed => {
-                if let Some(at) = ours {
-                    self.subscriptions.remove(at);
-                }
-                return Err(match failed {
-                    Answer::Failed(code) => code,
-                    _ => ErrorCode::Internal,
-                });
-            }
-        };
-        if !self.spend(&answer) {
-            // Others used the budget up meanwhile. The subscription stands behind what it was
-            // given; the client is told so and reads the rest by history.
-            let last = answer.publications.last();
-            answer.offset = last.map_or(answer.offset, |p| p.publication.offset);
-            answer.publications.clear();
-            answer.recovered = false;
-            if features.or_fail {
-                count(&turn.cx.counters.not_recovered);
-                if let Some(at) = ours {
-                    self.subscriptions.remove(at);
-                    let leave = Request::Unsubscribe;
-                    let request = self.request(turn, id, channel, Asked::Nothing, leave);
-                    turn.hub(request);
-                }
-                return Err(ErrorCode::UnrecoverablePosition);
-            }
-        }
-        if let Some(at) = ours {
-            self.subscriptions[at].pending = 0;
-        }
-        let counters = turn.cx.counters;
-        count(&counters.subscribed);
-        if features.was_recovering {
-            self.recovered_at = turn.cx.now_ms;
-            count(match answer.recovered {
-                true => &counters.recovered,
-                false => &counters.not_recovered,
-            });
-        }
-        turn.answer(id, subscribe_result(&answer, features));
-        Ok(())
-    }
-
-    /// Takes what was recovered off the budget; `false`, and nothing is taken, if it is too much.
-    fn spend(&mut self, answer: &SubscribeAnswer) -> bool {
-        let bytes: usize = answer.publications.iter().map(|p| p.cost).sum();
-        let left = &mut self.recovery;
-        let less = |left: u32, by: usize| left.checked_sub(u32::try_from(by).ok()?);
-        let publications = less(left.publications, answer.publications.len());
-        let (Some(publications), Some(bytes)) = (publications, less(left.bytes, bytes)) else {
-            return false;
-        };
-        *left = RecoveryBudget {
-            publications,
-            bytes,
-        };
-        true
-    }
-
     /// The stream epoch of a channel of this session's instance.
     pub(super) fn epoch(&self, channel: &Channel, generation: u32) -> String {
         hash::stream_epoch(self.instance(), channel.as_str(), generation)
@@ -368,26 +203,6 @@ pub(super) struct Message {
     pub(super) id: Option<String>,
     pub(super) data: Bytes,
     pub(super) content_type: ContentType,
-}
-
-fn subscribe_result(answer: &SubscribeAnswer, features: Features) -> SubscribeResult {
-    let position: Option<(Offset, String)> = features
-        .positioned
-        .then(|| (answer.offset, answer.epoch.to_string()));
-    let (offset, epoch) = position.unwrap_or_default();
-    let publications = answer.publications.iter();
-    SubscribeResult {
-        recoverable: features.recoverable,
-        positioned: features.positioned,
-        epoch,
-        offset,
-        publications: publications
-            .map(|recent| Publication::from(&recent.publication))
-            .collect(),
-        recovered: answer.recovered,
-        was_recovering: features.was_recovering,
-        ..SubscribeResult::default()
-    }
 }
 
 fn history_result(page: &HistoryAnswer, epoch: String) -> HistoryResult {

@@ -136,6 +136,15 @@ fn parse<'a, T: Deserialize<'a>>(data: &'a Bytes) -> Result<T, ErrorCode> {
     serde_json::from_slice(data).map_err(|_| ErrorCode::BadRequest)
 }
 
+/// The channel that the argument of a method names, if it names one.
+pub(super) fn channel_named(data: &Bytes) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Named {
+        room: String,
+    }
+    Some(full_name(&parse::<Named>(data).ok()?.room))
+}
+
 fn full_name(room: &str) -> String {
     match room.contains(':') {
         true => room.to_owned(),

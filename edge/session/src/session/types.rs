@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use gb6_core_model::snapshot::Snapshot;
-use gb6_core_model::{Caps, Disconnect, ErrorCode, InstanceId, SessionId};
+use gb6_core_model::snapshot::{CommandRate, Snapshot};
+use gb6_core_model::{Caps, Channel, ErrorCode, InstanceId, SessionId};
 use gb6_core_wire::client::Dialect;
 
+use super::server::CloseReason;
 use crate::request::HubRequest;
 
 /// Settings that all sessions of a listener share.
@@ -32,6 +33,15 @@ pub struct SessionConfig {
     /// Bulk requests that may wait their turn in one session, besides recovering subscribes;
     /// further ones are answered 111.
     pub bulk_waiting_max: usize,
+    /// How long the answer to a connect may wait for its server-side subscriptions, in ms, before
+    /// it is an error: less than SDKs wait for it, which is 5 s.
+    pub connect_subscriptions_ms: u64,
+    /// Commands of one session that may wait for its subscription tokens to be verified; further
+    /// ones are answered 111.
+    pub verifying_waiting_max: usize,
+    /// Commands that may fail at once, and a second, through the client's own doing, before the
+    /// session ends with 3509.
+    pub errors_max: CommandRate,
     /// How long nothing may have been recovered, in ms, before a recovering subscribe counts as the
     /// first of a new attempt, with a whole budget.
     pub recovery_rest_ms: u64,
@@ -53,6 +63,12 @@ impl Default for SessionConfig {
             bulk_low_water_bytes: 64 * 1024,
             commands_high_water_bytes: 256 * 1024,
             bulk_waiting_max: 128,
+            connect_subscriptions_ms: 4_000,
+            verifying_waiting_max: 128,
+            errors_max: CommandRate {
+                per_second: 50,
+                burst: 4_096,
+            },
             recovery_rest_ms: 5_000,
             in_flight_max: 4_096,
             version: String::new(),
@@ -73,6 +89,9 @@ pub struct SessionSeed {
     pub client: String,
     /// How the client's bytes are encoded.
     pub dialect: Dialect,
+    /// The instance that the host name or the listener names: where a connection without a token
+    /// belongs, if that has any.
+    pub instance: InstanceId,
     /// A random number: spreads the first ping over half an interval.
     pub spread: u32,
 }
@@ -106,12 +125,30 @@ pub enum Action {
         /// The token as the client sent it.
         token: String,
     },
+    /// Verify this subscription token and call `Session::subscription_verified` with the same
+    /// number, in any case and within seconds. The token is for this channel.
+    VerifySubscription {
+        /// The number.
+        request: u32,
+        /// The channel.
+        channel: Channel,
+        /// The token as the client sent it.
+        token: String,
+    },
+    /// A connection without a token, which its instance allows: do for these claims what is done
+    /// when a token was good, and call `Session::verified` with the same number.
+    Admit {
+        /// The number.
+        request: u32,
+        /// What the connection is and may do.
+        claims: Box<Claims>,
+    },
     /// Hand this to the hub of the room's shard. Where there is no hub for the room, call
     /// `Session::complete` with `Answer::Failed(ErrorCode::OwnerMoving)`.
     Hub(HubRequest),
     /// Write what is queued, then close with this code and reason. Nothing comes behind it; call
     /// `Hub::session_closed` on every hub that got a request of this session.
-    Close(Disconnect),
+    Close(CloseReason),
 }
 
 /// How the client framed its bytes.
@@ -221,7 +258,7 @@ counters! {
     SessionCounters {
         /// Connections whose connect was accepted.
         connected,
-        /// Tokens that were not accepted, at connect or refresh.
+        /// Tokens that were not accepted, at connect, for a subscription, or at a refresh.
         tokens_refused,
         /// Commands read.
         commands,
@@ -249,6 +286,12 @@ counters! {
         expired,
         /// Connections that sent no connect in time.
         stale,
+        /// Subscriptions that ended because their token was not refreshed.
+        subscriptions_expired,
+        /// Connects that were refused because a server-side subscription could not begin.
+        connects_unready,
+        /// Sessions that ended because too many of their commands failed.
+        too_many_errors,
     }
     and
     /// Commands answered with an error, by its code.

@@ -248,6 +248,7 @@ fn thousands_of_small_messages_are_recovered_from_memory_and_from_the_log() {
             epoch: String::new(),
             publications_max: gb6_core_model::limits::RECOVERY_PUBLICATIONS_MAX,
             bytes_max: gb6_core_model::limits::RECOVERY_BYTES_MAX,
+            newest_only: false,
             or_fail: false,
         })
     };

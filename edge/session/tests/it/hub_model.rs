@@ -115,6 +115,7 @@ impl World {
                 epoch: String::new(),
                 publications_max: 8,
                 bytes_max: 100_000,
+                newest_only: false,
                 or_fail: false,
             }),
         };

@@ -210,6 +210,7 @@ pub(crate) fn from(offset: u64) -> Option<RecoverFrom> {
         epoch: String::new(),
         publications_max: 100,
         bytes_max: 100_000,
+        newest_only: false,
         or_fail: false,
     })
 }
@@ -287,6 +288,7 @@ fn recovery_table() {
         epoch: epoch.into(),
         publications_max,
         bytes_max,
+        newest_only: false,
         or_fail: false,
     };
     let cases = [
@@ -316,6 +318,7 @@ fn recovery_table() {
         b.subscribe(
             2,
             Some(RecoverFrom {
+                newest_only: false,
                 or_fail: true,
                 ..recover
             }),

@@ -25,9 +25,12 @@ pub(crate) enum Said {
     History(usize, u64),
     Rpc,
     Refresh,
+    SubRefresh,
     Ping,
-    /// A push: the subscription has ended.
-    Ended(String),
+    /// A push: the server began a subscription.
+    Begun(String),
+    /// A push: the subscription has ended, with this code.
+    Ended(String, u32),
 }
 
 /// A reply as [`Said`], with the command's id; 0 for pushes.
@@ -48,8 +51,11 @@ pub(crate) fn said(reply: &Reply) -> (u32, Said) {
     } else if let Some(h) = &reply.history {
         Said::History(h.publications.len(), h.offset)
     } else if let Some(push) = &reply.push {
-        assert!(push.unsubscribe.is_some(), "{push:?}");
-        Said::Ended(push.channel.clone())
+        match (&push.subscribe, &push.unsubscribe) {
+            (Some(_), None) => Said::Begun(push.channel.clone()),
+            (None, Some(why)) => Said::Ended(push.channel.clone(), why.code),
+            _ => panic!("{push:?}"),
+        }
     } else {
         let plain = [
             (reply.connect.is_some(), Said::Connect),
@@ -57,6 +63,7 @@ pub(crate) fn said(reply: &Reply) -> (u32, Said) {
             (reply.publish.is_some(), Said::Publish),
             (reply.rpc.is_some(), Said::Rpc),
             (reply.refresh.is_some(), Said::Refresh),
+            (reply.sub_refresh.is_some(), Said::SubRefresh),
             (reply.ping.is_some(), Said::Ping),
         ];
         let mut found = plain.into_iter().filter(|(there, _)| *there);
@@ -75,6 +82,8 @@ pub(crate) enum Ask {
         recover: bool,
         /// Of a kind that is not offered.
         map: bool,
+        /// With a token for the channel.
+        token: bool,
     },
     Unsubscribe(&'static str),
     Publish {
@@ -108,13 +117,42 @@ pub(crate) enum Ask {
     UnknownMethod,
 }
 
+impl Ask {
+    /// The channel that it is about, as far as it waits for others about the same.
+    fn channel(&self) -> Option<String> {
+        match self {
+            Ask::Subscribe { channel, .. }
+            | Ask::Publish { channel, .. }
+            | Ask::Presence(channel)
+            | Ask::Stats(channel)
+            | Ask::History { channel, .. }
+            | Ask::SubRefresh(channel) => Some((*channel).to_owned()),
+            Ask::RoomPublish { room, .. } | Ask::Trace { room, .. } => Some(full(room)),
+            Ask::Unsubscribe(_) | Ask::Refresh { .. } | Ask::Ping | Ask::UnknownMethod => None,
+        }
+    }
+}
+
 /// What a hub is asked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Wanted {
-    Subscribe { recover: bool, bare: bool },
+    Subscribe {
+        recover: bool,
+        bare: bool,
+        /// The server wants it, and not the client.
+        push: bool,
+        /// Tells it from another of the same name.
+        ticket: u32,
+    },
     Unsubscribe,
-    Publish { rpc: bool },
-    Presence { entries: bool },
+    /// To end a subscription for the server, with this code. An id is that of a refresh.
+    End(u32),
+    Publish {
+        rpc: bool,
+    },
+    Presence {
+        entries: bool,
+    },
     History,
     Trace,
 }
@@ -168,23 +206,78 @@ impl Rights {
     }
 
     /// Whether the command's channel is one where this may be done: the error code otherwise.
-    fn may(self, channel: &str, what: &str) -> Result<(), E> {
-        let printable = |b: u8| (0x21..=0x7e).contains(&b);
-        if channel.is_empty() || !channel.bytes().all(printable) {
-            return Err(E::BadRequest);
-        }
-        if channel.starts_with('$') || channel.contains('#') {
+    /// `proven`: by a token for the channel, shown with a subscribe or held by a subscription.
+    fn may(self, channel: &str, what: &str, proven: bool) -> Result<(), E> {
+        named(channel)?;
+        let listed = channel.rsplit_once('#').map(|(_, users)| users);
+        if listed.is_some_and(|l| self.user.is_empty() || !l.split(',').any(|u| u == self.user)) {
             return Err(E::PermissionDenied);
         }
-        match channel.split(':').next() {
-            _ if !channel.contains(':') => Err(E::UnknownChannel),
-            Some("room") if self.cover(channel, what) => Ok(()),
-            Some("bare") if what == "prs" => Err(E::NotAvailable),
-            Some("bare") if self.cover(channel, what) => Ok(()),
-            Some("room" | "bare" | "closed") => Err(E::PermissionDenied),
-            _ => Err(E::UnknownChannel),
+        let namespace = channel.trim_start_matches('$').split(':').next();
+        if namespace == Some("bare") && what == "prs" {
+            return Err(E::NotAvailable);
+        }
+        let covered = match namespace {
+            Some("closed") => false,
+            _ if what == "sub" && (proven || listed.is_some()) => true,
+            _ => self.cover(channel, what),
+        };
+        match covered && (proven || !channel.starts_with('$')) {
+            true => Ok(()),
+            false => Err(E::PermissionDenied),
         }
     }
+}
+
+/// Whether anybody may name the channel: the error code otherwise.
+fn named(channel: &str) -> Result<(), E> {
+    let printable = |b: u8| (0x21..=0x7e).contains(&b);
+    if channel.is_empty() || !channel.bytes().all(printable) {
+        return Err(E::BadRequest);
+    }
+    let name = channel.trim_start_matches('$');
+    match name.split_once(':') {
+        _ if name.starts_with('!') => Err(E::PermissionDenied),
+        Some(("room" | "bare" | "closed", _)) => Ok(()),
+        _ => Err(E::UnknownChannel),
+    }
+}
+
+/// What was found in a subscription token.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Proof {
+    Good,
+    /// Made for somebody else, or another channel.
+    Foreign,
+    Expired,
+    Invalid,
+    Unavailable,
+}
+
+/// A subscription.
+struct Sub {
+    /// What is to make it one; `None`: it is.
+    waits: Option<Waits>,
+    proven: bool,
+    server: bool,
+}
+
+#[derive(PartialEq, Eq)]
+enum Waits {
+    /// For its token.
+    Token,
+    /// For the hub's answer to this.
+    Hub(u32),
+}
+
+/// A token that is looked at.
+struct Looking {
+    id: u32,
+    channel: String,
+    /// Of a subscribe, with whether it is to recover; otherwise of a refresh.
+    subscribe: Option<bool>,
+    /// What came behind it about the same channel.
+    behind: Vec<(u32, Ask)>,
 }
 
 /// Subscriptions that the model's instance allows.
@@ -200,8 +293,7 @@ const ID_BYTES: usize = 128;
 /// The model.
 pub(crate) struct Naive {
     rights: Rights,
-    /// Each with the command that is to make it one, while that is not answered.
-    subscriptions: BTreeMap<String, Option<u32>>,
+    subscriptions: BTreeMap<String, Sub>,
     /// What hubs were asked and have not answered, in order: command, channel, what.
     pub(crate) asked: VecDeque<(u32, String, Wanted)>,
     /// Pages of history that wait for the one under way.
@@ -209,6 +301,8 @@ pub(crate) struct Naive {
     /// The page under way.
     page: Option<u32>,
     refreshing: Option<u32>,
+    looking: Vec<Looking>,
+    tickets: u32,
     /// What must have been said since the last look.
     pub(crate) said: Vec<(u32, Said)>,
 }
@@ -222,6 +316,8 @@ impl Naive {
             pages: VecDeque::new(),
             page: None,
             refreshing: None,
+            looking: Vec::new(),
+            tickets: 0,
             said: Vec::new(),
         }
     }
@@ -234,26 +330,81 @@ impl Naive {
         self.asked.push_back((id, channel.to_owned(), wanted));
     }
 
+    fn may(&self, channel: &str, what: &str) -> Result<(), E> {
+        let sub = self.subscriptions.get(channel);
+        let held = sub.is_some_and(|s| s.proven && s.waits != Some(Waits::Token));
+        self.rights.may(channel, what, held)
+    }
+
     /// A command came.
     pub(crate) fn ask(&mut self, id: u32, ask: &Ask) {
-        if let Err(code) = self.try_ask(id, ask) {
-            self.say(id, Said::Error(code.code()));
+        // An unsubscribe makes room, and always succeeds.
+        let behind: usize = self.looking.iter().map(|l| 1 + l.behind.len()).sum();
+        let busy = self.asked.len() + self.pages.len() + behind >= IN_FLIGHT;
+        if busy && !matches!(ask, Ask::Unsubscribe(_)) {
+            return self.say(id, Said::Error(E::TooManyRequests.code()));
+        }
+        self.turn(id, ask);
+    }
+
+    /// Does a command, unless one about the same channel waits for its token.
+    fn turn(&mut self, id: u32, ask: &Ask) {
+        let before = ask.channel().and_then(|c| self.subscribe_to(&c));
+        match before {
+            Some(at) => self.looking[at].behind.push((id, ask.clone())),
+            None => {
+                if let Err(code) = self.try_ask(id, ask) {
+                    self.say(id, Said::Error(code.code()));
+                }
+            }
         }
     }
 
-    fn try_ask(&mut self, id: u32, ask: &Ask) -> Result<(), E> {
-        // An unsubscribe makes room, and always succeeds.
-        let busy = self.asked.len() + self.pages.len() >= IN_FLIGHT;
-        if busy && !matches!(ask, Ask::Unsubscribe(_)) {
-            return Err(E::TooManyRequests);
+    /// The subscribe to a channel whose token is looked at.
+    fn subscribe_to(&self, channel: &str) -> Option<usize> {
+        let mut looking = self.looking.iter();
+        looking.position(|l| l.channel == channel && l.subscribe.is_some())
+    }
+
+    /// A subscribe's token is not waited for any more.
+    fn give_up(&mut self, channel: &str, code: E) {
+        while let Some(at) = self.subscribe_to(channel) {
+            let given_up = self.looking.remove(at);
+            self.subscriptions.remove(channel);
+            self.say(given_up.id, Said::Error(code.code()));
+            for (id, ask) in given_up.behind {
+                self.turn(id, &ask);
+            }
         }
+    }
+
+    fn begin(&mut self, id: u32, channel: &str, recover: bool, proven: bool, server: bool) {
+        self.tickets += 1;
+        let ticket = self.tickets;
+        let sub = Sub {
+            waits: Some(Waits::Hub(ticket)),
+            proven,
+            server,
+        };
+        self.subscriptions.insert(channel.to_owned(), sub);
+        let wanted = Wanted::Subscribe {
+            recover,
+            bare: channel.trim_start_matches('$').starts_with("bare:"),
+            push: server,
+            ticket,
+        };
+        self.want(id, channel, wanted);
+    }
+
+    fn try_ask(&mut self, id: u32, ask: &Ask) -> Result<(), E> {
         match ask {
             Ask::Subscribe {
                 channel,
                 recover,
                 map,
+                token,
             } => {
-                self.rights.may(channel, "sub")?;
+                self.rights.may(channel, "sub", *token)?;
                 if *map {
                     return Err(E::NotAvailable);
                 }
@@ -263,16 +414,26 @@ impl Naive {
                 if self.subscriptions.len() >= SUBSCRIPTIONS {
                     return Err(E::LimitExceeded);
                 }
-                self.subscriptions.insert((*channel).to_owned(), Some(id));
-                let bare = channel.starts_with("bare:");
-                let recover = *recover;
-                self.want(id, channel, Wanted::Subscribe { recover, bare });
+                if !*token {
+                    self.begin(id, channel, *recover, false, false);
+                    return Ok(());
+                }
+                let sub = Sub {
+                    waits: Some(Waits::Token),
+                    proven: true,
+                    server: false,
+                };
+                self.subscriptions.insert((*channel).to_owned(), sub);
+                self.look(id, channel, Some(*recover));
             }
-            Ask::Unsubscribe(channel) => match self.subscriptions.remove(*channel) {
-                // What is not there has ended already.
-                None => self.say(id, Said::Unsubscribe),
-                Some(_) => self.want(id, channel, Wanted::Unsubscribe),
-            },
+            Ask::Unsubscribe(channel) => {
+                self.give_up(channel, E::Internal);
+                match self.subscriptions.remove(*channel) {
+                    // What is not there has ended already.
+                    None => self.say(id, Said::Unsubscribe),
+                    Some(_) => self.want(id, channel, Wanted::Unsubscribe),
+                }
+            }
             Ask::Publish { channel, bytes } => {
                 self.publish(id, channel, *bytes, false)?;
             }
@@ -290,11 +451,11 @@ impl Naive {
                 if *offset == 0 {
                     return Err(E::BadRequest);
                 }
-                self.rights.may(&full(room), "hst")?;
+                self.may(&full(room), "hst")?;
                 self.want(id, &full(room), Wanted::Trace);
             }
             Ask::Presence(channel) | Ask::Stats(channel) => {
-                self.rights.may(channel, "prs")?;
+                self.may(channel, "prs")?;
                 let entries = matches!(ask, Ask::Presence(_));
                 let wanted = Wanted::Presence { entries };
                 // Numbers alone are no page.
@@ -309,7 +470,7 @@ impl Naive {
                 limit,
                 before,
             } => {
-                self.rights.may(channel, "hst")?;
+                self.may(channel, "hst")?;
                 if *before == Some(0) {
                     return Err(E::BadRequest);
                 }
@@ -330,14 +491,111 @@ impl Naive {
                 self.refreshing = Some(id);
             }
             Ask::Ping => self.say(id, Said::Ping),
-            Ask::SubRefresh(_) => return Err(E::NotAvailable),
+            Ask::SubRefresh(channel) => {
+                if named(channel) == Err(E::BadRequest) {
+                    return Err(E::BadRequest);
+                }
+                let sub = self.subscriptions.get(*channel);
+                if !sub.is_some_and(|s| s.waits.is_none() && !s.server) {
+                    return Err(E::PermissionDenied);
+                }
+                if self.looking.iter().any(|l| l.channel == **channel) {
+                    return Err(E::TooManyRequests);
+                }
+                self.look(id, channel, None);
+            }
             Ask::UnknownMethod => return Err(E::MethodNotFound),
         }
         Ok(())
     }
 
+    fn look(&mut self, id: u32, channel: &str, subscribe: Option<bool>) {
+        self.looking.push(Looking {
+            id,
+            channel: channel.to_owned(),
+            subscribe,
+            behind: Vec::new(),
+        });
+    }
+
+    /// How many subscription tokens are looked at.
+    pub(crate) fn looking(&self) -> usize {
+        self.looking.len()
+    }
+
+    /// Whose token is looked at there.
+    pub(crate) fn looked_at(&self, at: usize) -> &str {
+        &self.looking[at].channel
+    }
+
+    /// A subscription token was looked at. With which close the session ends, if it does.
+    pub(crate) fn looked(&mut self, at: usize, proof: Proof) -> Option<u32> {
+        let Looking {
+            id,
+            channel,
+            subscribe,
+            behind,
+        } = self.looking.remove(at);
+        let error = match proof {
+            Proof::Foreign => return Some(3500),
+            Proof::Good => None,
+            Proof::Expired => Some(E::TokenExpired),
+            Proof::Invalid => Some(E::PermissionDenied),
+            Proof::Unavailable => Some(E::Internal),
+        };
+        // Rights may have become others meanwhile.
+        let error = match subscribe {
+            Some(_) if error.is_none() => self.rights.may(&channel, "sub", true).err(),
+            _ => error,
+        };
+        match (subscribe, error) {
+            (Some(recover), None) => self.begin(id, &channel, recover, true, false),
+            (Some(_), Some(code)) => {
+                self.subscriptions.remove(&channel);
+                self.say(id, Said::Error(code.code()));
+            }
+            (None, error) => match (self.subscriptions.get_mut(&channel), error) {
+                (None, _) => self.say(id, Said::Error(E::PermissionDenied.code())),
+                (Some(sub), None) => {
+                    sub.proven = true;
+                    self.say(id, Said::SubRefresh);
+                }
+                (Some(_), Some(E::TokenExpired)) => {
+                    self.subscriptions.remove(&channel);
+                    self.want(id, &channel, Wanted::End(2501));
+                }
+                (Some(_), Some(code)) => self.say(id, Said::Error(code.code())),
+            },
+        }
+        for (id, ask) in behind {
+            self.turn(id, &ask);
+        }
+        None
+    }
+
+    /// The application's server subscribes the session.
+    pub(crate) fn server_subscribe(&mut self, channel: &str) -> Result<(), E> {
+        named(channel)?;
+        if self.subscriptions.contains_key(channel) {
+            return Err(E::AlreadySubscribed);
+        }
+        if self.subscriptions.len() >= SUBSCRIPTIONS {
+            return Err(E::LimitExceeded);
+        }
+        self.begin(0, channel, false, true, true);
+        Ok(())
+    }
+
+    /// The application's server ends a subscription.
+    pub(crate) fn server_unsubscribe(&mut self, channel: &str) {
+        self.give_up(channel, E::PermissionDenied);
+        if self.subscriptions.remove(channel).is_some() {
+            self.want(0, channel, Wanted::End(2000));
+        }
+    }
+
     fn publish(&mut self, id: u32, channel: &str, bytes: usize, rpc: bool) -> Result<(), E> {
-        self.rights.may(channel, "pub")?;
+        self.may(channel, "pub")?;
         let most = match channel.starts_with("bare:") {
             true => BARE_BYTES,
             false => gb6_core_model::limits::PUBLISH_BYTES_MAX,
@@ -376,26 +634,50 @@ impl Naive {
         };
         let reply = match (wanted, heard) {
             (Wanted::Unsubscribe, _) => Said::Unsubscribe,
-            (Wanted::Subscribe { .. }, Heard::Failed(code)) => {
+            (Wanted::End(code), _) => {
+                // Who has begun another one is not told.
+                if !self.subscriptions.contains_key(&channel) {
+                    self.say(0, Said::Ended(channel, code));
+                }
+                if id != 0 {
+                    self.say(id, Said::Error(E::TokenExpired.code()));
+                }
+                return;
+            }
+            (Wanted::Subscribe { push, ticket, .. }, Heard::Failed(code)) => {
                 // Another one under the same name, asked for since, stays.
-                if self.subscriptions.get(&channel) == Some(&Some(id)) {
+                if self.waits_for(&channel, ticket) {
                     self.subscriptions.remove(&channel);
+                }
+                if push {
+                    return;
                 }
                 Said::Error(code.code())
             }
             (_, Heard::Failed(code)) => Said::Error(code.code()),
-            (Wanted::Subscribe { recover, bare }, Heard::Subscribed(recovered)) => {
-                if let Some(ours) = self.subscriptions.get_mut(&channel)
-                    && *ours == Some(id)
-                {
-                    *ours = None;
+            (
+                Wanted::Subscribe {
+                    recover,
+                    bare,
+                    push,
+                    ticket,
+                },
+                Heard::Subscribed(recovered),
+            ) => {
+                let ours = self.waits_for(&channel, ticket);
+                if let Some(sub) = self.subscriptions.get_mut(&channel).filter(|_| ours) {
+                    sub.waits = None;
                 }
                 let kept = recover || !bare;
-                Said::Subscribe {
-                    positioned: kept,
-                    recoverable: kept,
-                    recovered: recovered.is_some(),
-                    publications: recovered.unwrap_or(0),
+                match push {
+                    true if ours => Said::Begun(channel),
+                    true => return,
+                    false => Said::Subscribe {
+                        positioned: kept,
+                        recoverable: kept,
+                        recovered: recovered.is_some(),
+                        publications: recovered.unwrap_or(0),
+                    },
                 }
             }
             (Wanted::Publish { rpc: true }, Heard::Published) => Said::Rpc,
@@ -414,12 +696,23 @@ impl Naive {
         }
     }
 
-    /// A hub says that a subscription has ended.
-    pub(crate) fn ended(&mut self, channel: &str) {
-        if self.subscriptions.get(channel) == Some(&None) {
-            self.subscriptions.remove(channel);
-            self.say(0, Said::Ended(channel.to_owned()));
+    fn waits_for(&self, channel: &str, ticket: u32) -> bool {
+        let sub = self.subscriptions.get(channel);
+        sub.is_some_and(|s| s.waits == Some(Waits::Hub(ticket)))
+    }
+
+    /// A hub says that a subscription has ended. With which close the session ends, if it does.
+    pub(crate) fn ended(&mut self, channel: &str) -> Option<u32> {
+        let sub = self.subscriptions.get(channel)?;
+        if sub.waits.is_some() {
+            return None;
         }
+        if sub.server {
+            return Some(3010);
+        }
+        self.subscriptions.remove(channel);
+        self.say(0, Said::Ended(channel.to_owned(), 2500));
+        None
     }
 
     /// The token of a refresh was looked at. With which close the session ends, if it does.

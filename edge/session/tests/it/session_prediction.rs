@@ -11,29 +11,33 @@ use gb6_core_model::{
 use gb6_core_wire::client::Dialect;
 use gb6_core_wire::mesh::{Person, Publication};
 use gb6_edge_session::{
-    Answer, Claims, HistoryAnswer, HubRequest, Notice, PresenceAnswer, PublishAnswer, Recent,
-    Request, SubscribeAnswer, TokenError, TraceAnswer,
+    Action, Answer, Claims, HistoryAnswer, HubRequest, Notice, PresenceAnswer, PublishAnswer,
+    Recent, Request, ServerCommand, SubscribeAnswer, SubscriptionClaims, SubscriptionGrant,
+    TokenError, TraceAnswer,
 };
 use proptest::prelude::*;
 use proptest::sample::select;
 
 use crate::session_naive::{
-    Ask, Caps, Heard, IN_FLIGHT, Naive, PAGES, Rights, SUBSCRIPTIONS, Said, Wanted, said,
+    Ask, Caps, Heard, IN_FLIGHT, Naive, PAGES, Proof, Rights, SUBSCRIPTIONS, Said, Wanted, said,
 };
 use crate::session_rules::{Desk, claims};
 
 /// Names that are allowed, restricted, unknown, or no names.
-const CHANNELS: [&str; 12] = [
+const CHANNELS: [&str; 15] = [
     "room:1",
     "room:2",
     "room:3",
-    "room:4",
+    "$room:4",
     "bare:1",
+    "room:4#alice,bob",
+    "$room:5#alice",
+    "!room:1",
     "bare:2",
     "closed:1",
     "nowhere:1",
     "plain",
-    "$room:1",
+    "$nowhere:1",
     "room:1#42",
     "room: 1",
 ];
@@ -75,9 +79,11 @@ fn json(id: u32, ask: &Ask) -> String {
             channel,
             recover,
             map,
+            token,
         } => format!(
-            r#""subscribe":{{"channel":"{channel}","recover":{recover},"type":{}}}"#,
-            u8::from(*map)
+            r#""subscribe":{{"channel":"{channel}","recover":{recover},"type":{},"token":"{}"}}"#,
+            u8::from(*map),
+            if *token { "T" } else { "" },
         ),
         Ask::Unsubscribe(channel) => format!(r#""unsubscribe":{}"#, text(channel)),
         Ask::Publish { channel, bytes: 0 } => format!(r#""publish":{}"#, text(channel)),
@@ -182,7 +188,7 @@ fn heard(wanted: Wanted, luck: u8) -> Heard {
         ErrorCode::OutcomeUnknown,
         ErrorCode::TooManyRequests,
     ];
-    if luck.is_multiple_of(5) && wanted != Wanted::Unsubscribe {
+    if luck.is_multiple_of(5) && !matches!(wanted, Wanted::Unsubscribe | Wanted::End(_)) {
         return Heard::Failed(codes[usize::from(luck / 5) % 4]);
     }
     match wanted {
@@ -190,7 +196,7 @@ fn heard(wanted: Wanted, luck: u8) -> Heard {
             let recovered = recover && luck.is_multiple_of(2);
             Heard::Subscribed(recovered.then_some(usize::from(luck % 4)))
         }
-        Wanted::Unsubscribe => Heard::Unsubscribed,
+        Wanted::Unsubscribe | Wanted::End(_) => Heard::Unsubscribed,
         Wanted::Publish { .. } => Heard::Published,
         Wanted::Presence { .. } => Heard::People(u32::from(luck % 4)),
         Wanted::History => Heard::Page((luck % 7 != 1).then_some((usize::from(luck % 3), 9))),
@@ -217,7 +223,7 @@ fn named(wanted: Wanted) -> &'static str {
     match wanted {
         Wanted::Subscribe { recover: true, .. } => "recover",
         Wanted::Subscribe { recover: false, .. } => "subscribe",
-        Wanted::Unsubscribe => "unsubscribe",
+        Wanted::Unsubscribe | Wanted::End(_) => "unsubscribe",
         Wanted::Publish { .. } => "publish",
         Wanted::Presence { entries: true } => "presence",
         Wanted::Presence { entries: false } => "stats",
@@ -237,11 +243,35 @@ enum Step {
     End(&'static str),
     /// The token of a refresh was looked at.
     Token(Result<Rights, TokenError>),
+    /// One of the subscription tokens was looked at.
+    Proof(u8, Proof),
+    /// The application's server begins a subscription.
+    Begin(&'static str),
+    /// The application's server ends one.
+    Finish(&'static str),
+}
+
+/// What a verifier says of a subscription token.
+fn proof_of(proof: Proof, channel: &str, user: &str) -> Result<SubscriptionClaims, TokenError> {
+    let claims = |channel: &str| SubscriptionClaims {
+        instance: "demo".into(),
+        user: user.into(),
+        channel: channel.to_owned(),
+        client: None,
+        grant: SubscriptionGrant::default(),
+    };
+    match proof {
+        Proof::Good => Ok(claims(channel)),
+        Proof::Foreign => Ok(claims("room:other")),
+        Proof::Expired => Err(TokenError::Expired),
+        Proof::Invalid => Err(TokenError::Invalid),
+        Proof::Unavailable => Err(TokenError::Unavailable),
+    }
 }
 
 fn channel() -> impl Strategy<Value = &'static str> {
     // Mostly those where something happens.
-    prop_oneof![3 => select(&CHANNELS[..5]), 1 => select(&CHANNELS[..])]
+    prop_oneof![3 => select(&CHANNELS[..7]), 1 => select(&CHANNELS[..])]
 }
 
 fn rights() -> impl Strategy<Value = Rights> {
@@ -260,9 +290,10 @@ fn rights() -> impl Strategy<Value = Rights> {
 fn ask() -> impl Strategy<Value = Ask> {
     let room = || select(vec!["1", "room:1", "bare:1", "closed:1", "2", "x y", "$1"]);
     prop_oneof![
-        6 => (channel(), any::<bool>(), prop::bool::weighted(0.1)).prop_map(
-            |(channel, recover, map)| Ask::Subscribe { channel, recover, map }
-        ),
+        6 => (channel(), any::<bool>(), prop::bool::weighted(0.1), prop::bool::weighted(0.4))
+            .prop_map(|(channel, recover, map, token)| {
+                Ask::Subscribe { channel, recover, map, token }
+            }),
         4 => channel().prop_map(Ask::Unsubscribe),
         3 => (channel(), select(vec![0usize, 1, 20, 21, 65_536, 65_537])).prop_map(
             |(channel, bytes)| Ask::Publish { channel, bytes }
@@ -288,11 +319,21 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Err(TokenError::Unavailable)),
         1 => Just(Err(TokenError::Invalid)),
     ];
+    let proof = prop_oneof![
+        12 => Just(Proof::Good),
+        2 => Just(Proof::Expired),
+        1 => Just(Proof::Invalid),
+        1 => Just(Proof::Unavailable),
+        1 => Just(Proof::Foreign),
+    ];
     prop_oneof![
+        5 => (any::<u8>(), proof).prop_map(|(at, proof)| Step::Proof(at, proof)),
+        1 => channel().prop_map(Step::Begin),
+        1 => channel().prop_map(Step::Finish),
         10 => ask().prop_map(Step::Ask),
         3 => select(&CHANNELS[..3]).prop_map(Step::Again),
         8 => (any::<u8>(), any::<u8>()).prop_map(|(at, luck)| Step::Answer(at, luck)),
-        1 => select(&CHANNELS[..5]).prop_map(Step::End),
+        1 => select(&CHANNELS[..7]).prop_map(Step::End),
         1 => token.prop_map(Step::Token),
     ]
 }
@@ -304,7 +345,10 @@ struct Pair {
     /// What hubs were asked, as the model's list.
     waiting: VecDeque<HubRequest>,
     commands: u32,
-    verifications: u32,
+    /// The number under which the token of the refresh is looked at.
+    refresh: u32,
+    /// Those of the subscription tokens, as the model's list, with their channels.
+    looking: Vec<(u32, String)>,
 }
 
 impl Pair {
@@ -342,6 +386,32 @@ impl Pair {
         let theirs = self.naive.asked.iter();
         let theirs: Vec<(String, &str)> = theirs.map(|(_, c, w)| (c.clone(), named(*w))).collect();
         prop_assert_eq!(ours, theirs);
+        for action in std::mem::take(&mut self.desk.actions) {
+            match action {
+                Action::Verify { request, .. } if request > 0 => self.refresh = request,
+                Action::VerifySubscription {
+                    request, channel, ..
+                } => self.looking.push((request, channel.as_str().to_owned())),
+                other => prop_assert!(matches!(other, Action::Verify { .. }), "{:?}", other),
+            }
+        }
+        // What was given up is looked at for nothing.
+        let naive = &self.naive;
+        let wanted: Vec<&str> = (0..naive.looking()).map(|at| naive.looked_at(at)).collect();
+        while self.looking.len() > wanted.len() {
+            let shown = self.looking.iter().map(|(_, c)| c.as_str());
+            let given_up = shown
+                .zip(&wanted)
+                .position(|(ours, theirs)| ours != *theirs);
+            let given_up = self.looking.remove(given_up.unwrap_or(wanted.len()));
+            let told = Ok(proof_of(Proof::Good, &given_up.1, "alice").unwrap());
+            self.desk.with(|s, cx, out| {
+                s.subscription_verified(cx, given_up.0, told, out);
+            });
+        }
+        let ours: Vec<&str> = self.looking.iter().map(|(_, c)| c.as_str()).collect();
+        prop_assert_eq!(ours, wanted);
+        prop_assert!(self.desk.actions.is_empty());
         Ok(())
     }
 }
@@ -364,7 +434,8 @@ proptest! {
             naive: Naive::new(rights),
             waiting: VecDeque::new(),
             commands: 1,
-            verifications: 0,
+            refresh: 0,
+            looking: Vec::new(),
         };
         // What comes behind the connect is done when its token was looked at, in order.
         pair.desk.text(r#"{"id":1,"connect":{"token":"T"}}"#);
@@ -373,6 +444,7 @@ proptest! {
             pair.ask(ask);
         }
         prop_assert!(pair.desk.replies().is_empty() && pair.desk.requests().is_empty());
+        pair.desk.actions.clear();
         pair.desk.verified(0, Ok(claims_of(rights)));
         pair.compare()?;
         for step in steps {
@@ -383,6 +455,7 @@ proptest! {
                         channel,
                         recover: false,
                         map: false,
+                        token: false,
                     };
                     pair.ask(&subscribe);
                     pair.ask(&Ask::Unsubscribe(channel));
@@ -395,12 +468,47 @@ proptest! {
                         why: Unsubscribed::InsufficientState,
                     };
                     pair.desk.with(|s, cx, out| s.notice(cx, notice, out));
-                    pair.naive.ended(channel);
+                    if let Some(end) = pair.naive.ended(channel) {
+                        prop_assert_eq!(pair.desk.closed().map(|why| why.code()), Some(end));
+                        return Ok(());
+                    }
+                }
+                Step::Proof(at, proof) => {
+                    if pair.looking.is_empty() {
+                        continue;
+                    }
+                    let at = usize::from(at) % pair.looking.len();
+                    let (request, channel) = pair.looking.remove(at);
+                    let told = proof_of(proof, &channel, rights.user);
+                    pair.desk
+                        .with(|s, cx, out| s.subscription_verified(cx, request, told, out));
+                    if let Some(end) = pair.naive.looked(at, proof) {
+                        prop_assert_eq!(pair.desk.closed().map(|why| why.code()), Some(end));
+                        return Ok(());
+                    }
+                }
+                Step::Begin(name) => {
+                    let Ok(channel) = Channel::parse(name) else { continue };
+                    let command = ServerCommand::Subscribe {
+                        channel,
+                        grant: Box::default(),
+                        recover_since: None,
+                    };
+                    let mut done = Ok(());
+                    pair.desk.with(|s, cx, out| done = s.command(cx, command, out));
+                    prop_assert_eq!(done, pair.naive.server_subscribe(name));
+                }
+                Step::Finish(name) => {
+                    let Ok(channel) = Channel::parse(name) else { continue };
+                    let command = ServerCommand::Unsubscribe { channel };
+                    let mut done = Ok(());
+                    pair.desk.with(|s, cx, out| done = s.command(cx, command, out));
+                    prop_assert_eq!(done, Ok(()));
+                    pair.naive.server_unsubscribe(name);
                 }
                 Step::Token(result) => {
                     if pair.naive.is_refreshing() {
-                        pair.verifications += 1;
-                        let request = pair.verifications;
+                        let request = pair.refresh;
                         let told = result.map(claims_of);
                         pair.desk.verified(request, told);
                     }
@@ -419,8 +527,16 @@ proptest! {
             pair.compare()?;
         }
         // In the end nobody waits for a reply.
-        while !pair.waiting.is_empty() {
-            pair.answer(0, 1);
+        while !(pair.waiting.is_empty() && pair.looking.is_empty()) {
+            if pair.looking.is_empty() {
+                pair.answer(0, 1);
+            } else {
+                let (request, _) = pair.looking.remove(0);
+                pair.desk.with(|s, cx, out| {
+                    s.subscription_verified(cx, request, Err(TokenError::Invalid), out);
+                });
+                pair.naive.looked(0, Proof::Invalid);
+            }
             pair.compare()?;
         }
     }

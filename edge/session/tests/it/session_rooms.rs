@@ -19,7 +19,7 @@ fn epoch(channel: &str) -> String {
     hash::stream_epoch(&InstanceId::from("demo"), channel, 0)
 }
 
-fn recents(offsets: std::ops::RangeInclusive<u64>, bytes: usize) -> Vec<Arc<Recent>> {
+pub(crate) fn recents(offsets: std::ops::RangeInclusive<u64>, bytes: usize) -> Vec<Arc<Recent>> {
     let recent = |offset| {
         let publication = Publication {
             offset,
@@ -33,7 +33,7 @@ fn recents(offsets: std::ops::RangeInclusive<u64>, bytes: usize) -> Vec<Arc<Rece
     offsets.map(recent).collect()
 }
 
-fn subscribed(offset: u64, recovered: bool, publications: Vec<Arc<Recent>>) -> Answer {
+pub(crate) fn subscribed(offset: u64, recovered: bool, publications: Vec<Arc<Recent>>) -> Answer {
     Answer::Subscribed(Box::new(SubscribeAnswer {
         epoch: Arc::from("abc"),
         offset,
@@ -53,22 +53,22 @@ fn history(publications: Vec<Publication>, top: u64) -> Answer {
 }
 
 impl Desk {
-    fn complete(&mut self, token: u64, answer: Answer) {
+    pub(crate) fn complete(&mut self, token: u64, answer: Answer) {
         self.with(|s, cx, out| s.complete(cx, token, answer, out));
     }
 
-    fn one(&mut self) -> HubRequest {
+    pub(crate) fn one(&mut self) -> HubRequest {
         let mut requests = self.requests();
         assert_eq!(requests.len(), 1);
         requests.remove(0)
     }
 
-    fn ask(&mut self, command: &str) -> HubRequest {
+    pub(crate) fn ask(&mut self, command: &str) -> HubRequest {
         self.text(command);
         self.one()
     }
 
-    fn subscribe(&mut self, channel: &str) -> u64 {
+    pub(crate) fn subscribe(&mut self, channel: &str) -> u64 {
         let command = format!(r#"{{"id":2,"subscribe":{{"channel":"{channel}"}}}}"#);
         let token = self.ask(&command).token;
         self.complete(token, subscribed(3, false, Vec::new()));

@@ -93,6 +93,7 @@ impl Desk {
             secret: 0x5e55_1077,
             client: "client-7".into(),
             dialect,
+            instance: InstanceId::from("demo"),
             spread: 0,
         };
         let session = Session::new(&context(&snapshot, &config, &counters, 1_000, 0), seed);
@@ -191,7 +192,7 @@ impl Desk {
         match self.actions.last() {
             Some(Action::Close(why)) => {
                 assert!(self.session.is_closed() && self.session.deadline().is_none());
-                Some(*why)
+                why.standard()
             }
             _ => None,
         }
@@ -611,8 +612,10 @@ fn errors_of_channels_and_permissions() {
         (&all, sub("plain"), 102),
         (&all, sub("nowhere:1"), 102),
         (&all, sub("$room:1"), 103),
-        (&all, sub("#alice"), 103),
-        (&all, sub("room:x#alice"), 103),
+        (&all, sub("#alice"), 102),
+        (&all, sub("room:x#bob"), 103),
+        (&all, sub("room:x#bob,alice"), 0),
+        (&all, sub("!users"), 103),
         (&all, sub("closed:1"), 103),
         (&all, sub("room:1"), 0),
         (&only_sub, sub("room:1"), 0),
@@ -700,7 +703,7 @@ fn errors_of_channels_and_permissions() {
         (
             &all,
             r#""sub_refresh":{"channel":"room:1","token":"t"}"#.into(),
-            108,
+            103,
         ),
     ];
     for (caps, command, code) in cases {

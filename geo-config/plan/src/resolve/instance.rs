@@ -76,6 +76,16 @@ impl Resolver<'_> {
                 );
             }
         }
+        let personal_channel = instance.personal_channel.as_ref();
+        if let Some(on) = personal_channel.filter(|on| *on.get_ref() && instance.defaults.is_none())
+        {
+            self.wrong_with(
+                on,
+                &format!("{path}.personal_channel"),
+                "a channel `#user` stands outside every namespace, and this instance has no rules for such channels".into(),
+                format!("add a table [{path}.defaults]"),
+            );
+        }
         let keys = self.keys(name, &path, instance, secret_of);
         let namespaces = instance
             .namespaces
@@ -105,6 +115,7 @@ impl Resolver<'_> {
                 .as_ref()
                 .map(|a| a.get_ref().clone())
                 .unwrap_or_default(),
+            personal_channel: personal_channel.is_some_and(|on| *on.get_ref()),
             allowed_origins: instance
                 .allowed_origins
                 .iter()

@@ -121,6 +121,12 @@ fn one_mistake_one_message() {
             "0 is out of range: 1 to 65536",
         ),
         (
+            "personal_channel = false",
+            "personal_channel = true",
+            "personal_channel",
+            "this instance has no rules for such channels",
+        ),
+        (
             "per_second = 1000",
             "per_second = 0",
             "command_rate",

@@ -302,6 +302,7 @@ impl MoveWorld {
             epoch: epoch.to_string(),
             publications_max: 10_000,
             bytes_max: 512 * 1024,
+            newest_only: false,
             or_fail: false,
         });
         let query = SubscribeQuery {
