@@ -261,6 +261,7 @@ impl EdgeHandle {
     pub async fn drain(mut self) {
         self.component.not_ready("draining");
         self.shared.health.drain();
+        self.shared.api_gate.close();
         self.stop_accepting.send_replace(true);
         let shared = self.shared.clone();
         let handles = shared.begin_drain();
@@ -279,6 +280,11 @@ impl EdgeHandle {
         // The last ones have as long as anybody for the close handshake.
         let until = Instant::now() + shared.config.close_timeout;
         while shared.websockets() > 0 && Instant::now() < until {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        // A request of the server API waits no longer than a publish does.
+        let until = Instant::now() + Duration::from_millis(shared.config.hub.answer_ms);
+        while shared.api_gate.inside() > 0 && Instant::now() < until {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         shared.shards.stop().await;

@@ -9,6 +9,7 @@ pub mod fuzz;
 
 mod accept;
 mod admission;
+mod api;
 mod clock;
 mod config;
 mod connection;

@@ -64,6 +64,12 @@ pub(crate) struct EdgeMetrics {
     pub(crate) relay_answers: CounterFamily,
     /// Frames of relays that fitted nothing.
     pub(crate) relay_stray: Counter,
+    /// Requests to the server API, by method.
+    pub(crate) api_requests: CounterFamily,
+    /// Requests to the server API answered with an error, by its code.
+    pub(crate) api_errors: CounterFamily,
+    /// Requests to the server API without a valid key.
+    pub(crate) api_unauthorized: Counter,
 }
 
 impl EdgeMetrics {
@@ -189,6 +195,20 @@ impl EdgeMetrics {
             relay_stray: m.counter(
                 "gb6_edge_relay_stray_frames_total",
                 "Frames of relays that fitted nothing: answers that came too late among them.",
+            ),
+            api_requests: m.counter_family(
+                "gb6_edge_api_requests_total",
+                "Requests to the server API.",
+                &[Label::new("method", 64)],
+            ),
+            api_errors: m.counter_family(
+                "gb6_edge_api_errors_total",
+                "Requests to the server API answered with an error, by its code.",
+                &[Label::new("code", 32)],
+            ),
+            api_unauthorized: m.counter(
+                "gb6_edge_api_unauthorized_total",
+                "Requests to the server API whose key was missing or not valid (401).",
             ),
         }
     }

@@ -16,6 +16,7 @@ use tokio::sync::Notify;
 use tokio_rustls::TlsAcceptor;
 
 use crate::admission::Admission;
+use crate::api::{ApiSessions, Gate};
 use crate::auth::{Fetched, KeyTable};
 use crate::clock::Clock;
 use crate::config::EdgeConfig;
@@ -62,6 +63,10 @@ pub(crate) struct Shared {
     pub(crate) assets: AssetSource,
     /// What bodies of requests hold while they are read.
     pub(crate) body_bytes: BodyBytes,
+    /// What the server API asks of shards.
+    pub(crate) api: ApiSessions,
+    /// Requests of the server API in hand.
+    pub(crate) api_gate: Arc<Gate>,
     sessions: Mutex<Sessions>,
     /// Told when the last session has left.
     emptied: Notify,
@@ -122,6 +127,8 @@ impl Shared {
             relays: parts.relays,
             assets: parts.assets,
             body_bytes: BodyBytes::default(),
+            api: ApiSessions::default(),
+            api_gate: Arc::default(),
             sessions: Mutex::default(),
             emptied: Notify::new(),
             numbers: AtomicU64::new(1),

@@ -39,6 +39,11 @@ pub enum Request {
     },
     /// A page of history, or the position alone.
     History(HistoryQuery),
+    /// That nothing which the room has now be shown any more.
+    RemoveHistory {
+        /// The instance epoch that the asker was routed by.
+        instance_epoch: InstanceEpoch,
+    },
     /// Where a record lies and how it got there.
     Trace {
         /// The record's room offset.
@@ -93,6 +98,17 @@ pub struct PublishQuery {
     pub tags: BTreeMap<String, String>,
     /// W3C trace context; empty: none.
     pub traceparent: String,
+    /// Write it only if it is newer than what was written; `None`: in any case.
+    pub version: Option<Version>,
+}
+
+/// The version of a publication among those of its room.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Version {
+    /// Its number, above 0: it is newer than lower ones of its epoch.
+    pub number: u64,
+    /// Versions of different epochs are not compared; empty: compared with any.
+    pub epoch: String,
 }
 
 /// Which page of history is wanted.
@@ -131,6 +147,8 @@ pub enum Answer {
     Presence(Box<PresenceAnswer>),
     /// To `History`.
     History(Box<HistoryAnswer>),
+    /// To `RemoveHistory`: it is durable.
+    HistoryRemoved,
     /// To `Trace`.
     Traced(TraceAnswer),
     /// To any: it failed. A subscribe that failed has no subscriber.

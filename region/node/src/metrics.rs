@@ -92,6 +92,11 @@ pub(crate) fn export(
             n.counters.duplicates,
         );
         counter(
+            "gb6_publishes_superseded_total",
+            "Publishes that were not written because the room has a newer version.",
+            n.counters.superseded,
+        );
+        counter(
             "gb6_resends_answered_total",
             "Resends of edges answered from the table of numbers.",
             n.counters.resends_answered,

@@ -8,14 +8,14 @@ use gb6_core_wire::mesh::{Publish, Published, RoomRef};
 use gb6_core_wire::record::{Kind, Origin, RECORD_VERSION, Record, flags};
 use prost::Message;
 
-use crate::dedupe::{DedupeWindow, IdKey};
+use crate::dedupe::{DedupeWindow, IdKey, Publisher, Written};
 use crate::inbox::Waiting;
 use crate::machine::{LinkId, Shard};
 use crate::numbers::Known;
-use crate::room::RoomIx;
+use crate::room::{RoomIx, Version};
 
 /// Numbers, lengths, epochs, and what sealing adds to a body: an upper bound for a record.
-const RECORD_OVERHEAD: usize = 320;
+pub(crate) const RECORD_OVERHEAD: usize = 320;
 
 /// Records for the log, in order, with positions.
 #[derive(Clone, Debug)]
@@ -111,17 +111,22 @@ pub(crate) struct InFlight {
     pub(crate) waiters: Vec<Waiter>,
     /// (token, index after its last record).
     pub(crate) admins: Vec<(u64, usize)>,
+    /// Who asked for a room's history to be removed.
+    pub(crate) removals: Vec<(LinkId, u64, RoomIx)>,
 }
 
 /// A batch while it is formed.
 #[derive(Default)]
-struct Forming {
+pub(crate) struct Forming {
     records: Vec<Record>,
     rooms: Vec<Option<RoomIx>>,
     touched: Vec<RoomIx>,
     waiters: Vec<Waiter>,
     admins: Vec<(u64, usize)>,
+    pub(crate) removals: Vec<(LinkId, u64, RoomIx)>,
     ids: HashMap<IdKey, usize>,
+    /// The newest version of each room in the batch, and its record.
+    versions: HashMap<RoomIx, (Version, usize)>,
     bytes: usize,
 }
 
@@ -136,6 +141,7 @@ impl Shard {
         let mut forming = Forming::default();
         let gated = self.form_admin(&mut forming, unix_ms);
         if !gated {
+            self.form_removals(&mut forming, unix_ms);
             self.dedupe.expire(self.served_ms);
             while let Some(next) = self.inbox.peek() {
                 let cost = publish_cost(&next.publish);
@@ -157,6 +163,7 @@ impl Shard {
             touched: forming.touched,
             waiters: forming.waiters,
             admins: forming.admins,
+            removals: forming.removals,
         });
         Some(Batch { records })
     }
@@ -178,12 +185,29 @@ impl Shard {
             self.counters.resends_answered += 1;
             return self.acknowledge_again((link, edge), &publish, room_ix, written, false);
         }
-        let id = (!publish.id.is_empty())
-            .then(|| DedupeWindow::key(&publish.room, &publish.from.user, &publish.id));
+        let id = (!publish.id.is_empty()).then(|| {
+            DedupeWindow::key(
+                &publish.room,
+                Publisher::of(&publish.from.user, &publish.from.client),
+                &publish.id,
+            )
+        });
         // Before the verdict on the number: a resend that was a duplicate has no record of its own.
         if let Some(written) = id.and_then(|id| self.dedupe.find(&id)) {
             self.counters.duplicates += 1;
             return self.acknowledge_again((link, edge), &publish, room_ix, written, true);
+        }
+        // As with ids: what was superseded has no record of its own either.
+        let room = self.rooms.get(room_ix);
+        let superseded = |v: &Version| v.supersedes(publish.version, &publish.version_epoch);
+        if room.version.as_deref().is_some_and(superseded) {
+            let newest = Written {
+                offset: room.head,
+                generation: room.generation,
+                time: room.time,
+            };
+            self.counters.superseded += 1;
+            return self.acknowledge_again((link, edge), &publish, room_ix, newest, false);
         }
         if known == Known::Unknown {
             self.counters.outcome_unknown += 1;
@@ -197,20 +221,38 @@ impl Shard {
                 return self.rooms.drop_if_unused(room_ix);
             }
         };
-        if let Some(id) = &id {
-            if let Some(record) = forming.ids.get(id).copied() {
-                self.counters.duplicates += 1;
-                forming.waiters.push(Waiter {
-                    link,
-                    edge,
-                    request: publish.request,
-                    bytes: publish.data.len() as u64,
-                    record,
-                    duplicate: true,
-                });
-                return;
+        // What the same batch has written already: the answer waits for it.
+        let twin = id.as_ref().and_then(|id| forming.ids.get(id).copied());
+        let newer = forming.versions.get(&room_ix);
+        let newer = newer
+            .filter(|(v, _)| superseded(v))
+            .map(|(_, record)| *record);
+        if let Some(record) = twin.or(newer) {
+            let duplicate = twin.is_some();
+            match duplicate {
+                true => self.counters.duplicates += 1,
+                false => self.counters.superseded += 1,
             }
-            forming.ids.insert(*id, forming.records.len());
+            forming.waiters.push(Waiter {
+                link,
+                edge,
+                request: publish.request,
+                bytes: publish.data.len() as u64,
+                record,
+                duplicate,
+            });
+            return;
+        }
+        if let Some(id) = id {
+            forming.ids.insert(id, forming.records.len());
+        }
+        if publish.version > 0 {
+            let version = Version {
+                number: publish.version,
+                epoch: publish.version_epoch.clone(),
+            };
+            let written = (version, forming.records.len());
+            forming.versions.insert(room_ix, written);
         }
         forming.waiters.push(Waiter {
             link,
@@ -226,7 +268,11 @@ impl Shard {
     }
 
     /// The instance epoch under which a room may be written here now.
-    fn may_write(&mut self, room_ix: RoomIx, routed_epoch: u64) -> Result<u64, ErrorCode> {
+    pub(crate) fn may_write(
+        &mut self,
+        room_ix: RoomIx,
+        routed_epoch: u64,
+    ) -> Result<u64, ErrorCode> {
         let room = self.rooms.get(room_ix);
         let known = room.routed_by == Some(self.snapshot.revision);
         let epoch = self.ownership.check(
@@ -268,6 +314,8 @@ impl Shard {
                 unknown: Vec::new(),
             }),
             client_id: publish.id,
+            data_version: publish.version,
+            version_epoch: publish.version_epoch,
             tags: publish.tags,
             content_type: publish.content_type,
             traceparent: publish.traceparent,
@@ -277,7 +325,12 @@ impl Shard {
     }
 
     /// Completes a record with what every record of this owner carries, and adds it.
-    fn push_record(&mut self, forming: &mut Forming, mut record: Record, room: Option<RoomIx>) {
+    pub(crate) fn push_record(
+        &mut self,
+        forming: &mut Forming,
+        mut record: Record,
+        room: Option<RoomIx>,
+    ) {
         let Some(serving) = self.serving else {
             return;
         };
@@ -304,7 +357,7 @@ impl Shard {
 
     /// Whether `count` more records of `cost` bytes together fit the batch; the first ones always
     /// do.
-    fn fits(&self, forming: &Forming, cost: usize, count: usize) -> bool {
+    pub(crate) fn fits(&self, forming: &Forming, cost: usize, count: usize) -> bool {
         forming.records.is_empty()
             || (forming.records.len() + count <= self.config.batch_records_max
                 && forming.bytes + cost <= self.config.batch_bytes_max)
@@ -401,7 +454,7 @@ impl Shard {
             .ok_or_else(|| format!("no room {} in instance {}", room.channel, room.instance))
     }
 
-    fn pointer(&self, kind: Kind, room_ix: RoomIx, target: u64, unix_ms: i64) -> Record {
+    pub(crate) fn pointer(&self, kind: Kind, room_ix: RoomIx, target: u64, unix_ms: i64) -> Record {
         let room = self.rooms.get(room_ix);
         Record {
             kind: kind.into(),

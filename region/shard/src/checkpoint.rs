@@ -9,6 +9,7 @@ use prost::Message;
 use crate::dedupe::{IdKey, Written};
 use crate::machine::Shard;
 use crate::ownership::{Sealed, Standing};
+use crate::room::Version;
 
 /// The format that this code writes.
 const VERSION: u32 = 1;
@@ -87,6 +88,11 @@ struct RoomState {
     mark_offsets: Vec<u64>,
     #[prost(int64, repeated, tag = "7")]
     mark_times: Vec<i64>,
+    /// The version of the newest publication that has one; 0: none has.
+    #[prost(uint64, tag = "8")]
+    version: u64,
+    #[prost(string, tag = "9")]
+    version_epoch: String,
 }
 
 /// The ids of one instance, packed: a shard holds up to a million, and a checkpoint must not hold
@@ -196,6 +202,11 @@ impl Shard {
                 generation: room.generation,
                 mark_offsets: room.marks.iter().map(|m| m.0).collect(),
                 mark_times: room.marks.iter().map(|m| m.1).collect(),
+                version: room.version.as_ref().map_or(0, |v| v.number),
+                version_epoch: room
+                    .version
+                    .as_ref()
+                    .map_or_else(String::new, |v| v.epoch.clone()),
             });
         }
         let ids = self.dedupe.iter().map(|(instance, ids)| {
@@ -290,6 +301,12 @@ impl Shard {
             room.first = saved.first;
             room.time = saved.time;
             room.generation = saved.generation;
+            room.version = (saved.version > 0).then(|| {
+                Box::new(Version {
+                    number: saved.version,
+                    epoch: saved.version_epoch,
+                })
+            });
             room.marks = saved
                 .mark_offsets
                 .into_iter()

@@ -9,9 +9,9 @@ use gb6_core_wire::mesh::{Deliver, EdgeFrame, Erased, Publication, Publish, Publ
 use gb6_core_wire::record::{Kind, Record};
 
 use crate::batch::{AdminOutcome, AppendFailure, InFlight};
-use crate::dedupe::{DedupeWindow, Written};
+use crate::dedupe::{DedupeWindow, Publisher, Written};
 use crate::machine::{LinkId, Output, Shard};
-use crate::room::RoomIx;
+use crate::room::{RoomIx, Version};
 use crate::trace::SyncStats;
 
 /// What a publish of an earlier batch, or a record of this one, is acknowledged with.
@@ -39,6 +39,7 @@ impl Shard {
             touched,
             waiters,
             admins,
+            removals,
         } = batch;
         let spans = touched.iter().map(|ix| {
             let room = self.rooms.get(*ix);
@@ -75,6 +76,9 @@ impl Shard {
         }
         for (token, end) in admins {
             self.admin_done(token, AdminOutcome::Done(first_position + end as u64));
+        }
+        for (link, request, room) in removals {
+            self.history_removed(link, request, room);
         }
         for room in rooms.into_iter().flatten() {
             self.rooms.get_mut(room).in_flight -= 1;
@@ -145,6 +149,9 @@ impl Shard {
             // knows from the log what was written.
             self.stop_serving();
             return;
+        }
+        for (link, request, room) in batch.removals {
+            self.removal_failed(link, request, room, code);
         }
         for waiter in batch.waiters {
             let published = Published {
@@ -342,6 +349,12 @@ impl Shard {
         room.head = record.offset;
         room.time = room.time.max(record.time);
         room.generation = record.generation;
+        if record.data_version > 0 {
+            room.version = Some(Box::new(Version {
+                number: record.data_version,
+                epoch: record.version_epoch.clone(),
+            }));
+        }
         if aging {
             self.mark_age(room_ix, record.offset, record.time);
         }
@@ -355,7 +368,8 @@ impl Shard {
         };
         if !record.client_id.is_empty() {
             let room = &self.rooms.get(room_ix).key;
-            let key = DedupeWindow::key(room, &origin.user, &record.client_id);
+            let publisher = Publisher::of(&origin.user, &origin.client);
+            let key = DedupeWindow::key(room, publisher, &record.client_id);
             self.dedupe.expire(record.served_ms);
             self.dedupe
                 .insert(&record.instance, key, written, record.served_ms);

@@ -1,6 +1,6 @@
 //! The dedupe window: which client message ids were written, for ten minutes of served time.
 //!
-//! An id belongs to (instance, room, user); it is kept as a 128-bit digest of all four. The window
+//! An id belongs to (instance, room, user), or to (instance, room, server API); it is kept as a 128-bit digest of all four. The window
 //! is measured on the shard's served clock, which stands still while nobody serves the shard, so
 //! an outage never shortens it. Above the bound on ids the oldest id of the instance that holds
 //! the most goes first: who floods forgets its own ids.
@@ -13,6 +13,25 @@ use gb6_core_wire::mesh::RoomRef;
 
 /// The digest under which an id is remembered.
 pub(crate) type IdKey = [u8; 16];
+
+/// Whose an id is: nobody can use up another's.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Publisher<'a> {
+    /// A user's, through any of its connections; empty: anonymous people's.
+    User(&'a str),
+    /// The instance's own backend's, through the server API.
+    Api,
+}
+
+impl<'a> Publisher<'a> {
+    /// Who a publish with this user and client id is from: only the server API has no client.
+    pub(crate) fn of(user: &'a str, client: &str) -> Self {
+        match client.is_empty() && user.is_empty() {
+            true => Publisher::Api,
+            false => Publisher::User(user),
+        }
+    }
+}
 
 /// Where a message with an id was written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -46,14 +65,14 @@ impl DedupeWindow {
         }
     }
 
-    /// The key of `id`, sent by `user` to `room`.
-    pub(crate) fn key(room: &RoomRef, user: &str, id: &[u8]) -> IdKey {
-        digest128(&[
-            room.instance.as_bytes(),
-            room.channel.as_bytes(),
-            user.as_bytes(),
-            id,
-        ])
+    /// The key of `id`, sent by `publisher` to `room`.
+    pub(crate) fn key(room: &RoomRef, publisher: Publisher<'_>, id: &[u8]) -> IdKey {
+        let (instance, channel) = (room.instance.as_bytes(), room.channel.as_bytes());
+        match publisher {
+            Publisher::User(user) => digest128(&[instance, channel, user.as_bytes(), id]),
+            // Another number of parts: no user's name makes the same.
+            Publisher::Api => digest128(&[instance, channel, b"", id, b"api"]),
+        }
     }
 
     /// Where the message with this id was written, if the window still knows it.
@@ -163,7 +182,7 @@ mod tests {
             instance: instance.into(),
             channel: "room:1".into(),
         };
-        DedupeWindow::key(&room, "u", &n.to_be_bytes())
+        DedupeWindow::key(&room, Publisher::User("u"), &n.to_be_bytes())
     }
 
     fn at(offset: u64) -> Written {
@@ -226,9 +245,28 @@ mod tests {
             instance: "a".into(),
             channel: channel.into(),
         };
-        let a = DedupeWindow::key(&room("room:1"), "u", b"1");
-        assert_ne!(a, DedupeWindow::key(&room("room:2"), "u", b"1"));
-        assert_ne!(a, DedupeWindow::key(&room("room:1"), "v", b"1"));
-        assert_ne!(a, DedupeWindow::key(&room("room:1"), "u", b"2"));
+        let a = DedupeWindow::key(&room("room:1"), Publisher::User("u"), b"1");
+        assert_ne!(
+            a,
+            DedupeWindow::key(&room("room:2"), Publisher::User("u"), b"1")
+        );
+        assert_ne!(
+            a,
+            DedupeWindow::key(&room("room:1"), Publisher::User("v"), b"1")
+        );
+        assert_ne!(
+            a,
+            DedupeWindow::key(&room("room:1"), Publisher::User("u"), b"2")
+        );
+        let api = DedupeWindow::key(&room("room:1"), Publisher::of("", ""), b"1");
+        assert_ne!(api, a);
+        assert_ne!(
+            api,
+            DedupeWindow::key(&room("room:1"), Publisher::of("", "c"), b"1")
+        );
+        assert_ne!(
+            api,
+            DedupeWindow::key(&room("room:1"), Publisher::User("api"), b"1")
+        );
     }
 }

@@ -192,6 +192,7 @@ impl Shard {
             return;
         };
         self.inbox.purge(link);
+        self.removals.retain(|(asked, _)| *asked != link);
         let edge = &mut self.edges.list[ix];
         edge.link = None;
         edge.set = None;

@@ -21,6 +21,7 @@ mod machine;
 mod numbers;
 mod ownership;
 mod presence;
+mod removal;
 mod retention;
 mod room;
 mod trace;

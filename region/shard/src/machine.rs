@@ -6,8 +6,8 @@ use std::sync::Arc;
 use gb6_core_model::snapshot::Snapshot;
 use gb6_core_model::{ErrorCode, limits};
 use gb6_core_wire::mesh::{
-    EdgeFrame, HistoryPage, OwnerFrame, Publish, RefusedReason, RoomRef, ShardRef, TraceQuery,
-    Traced,
+    EdgeFrame, HistoryPage, OwnerFrame, Publish, RefusedReason, RemoveHistory, RoomRef, ShardRef,
+    TraceQuery, Traced,
 };
 
 use crate::batch::{Admin, AdminOutcome, InFlight};
@@ -130,6 +130,8 @@ pub struct Counters {
     pub acknowledged: u64,
     /// Publishes whose client id had been written.
     pub duplicates: u64,
+    /// Publishes that were not written because the room has a newer version.
+    pub superseded: u64,
     /// Resends of edges that were answered from the table of numbers.
     pub resends_answered: u64,
     /// Resends whose outcome could not be told.
@@ -188,6 +190,8 @@ pub struct Shard {
     pub(crate) traces: Traces,
     pub(crate) aging: BTreeSet<RoomIx>,
     pub(crate) admins: VecDeque<(u64, Admin)>,
+    /// Removals of history that edges asked for, at most [`REMOVALS_MAX`](crate::removal::REMOVALS_MAX).
+    pub(crate) removals: VecDeque<(LinkId, RemoveHistory)>,
     /// Erased messages whose bodies may still lie in the log: part of the state until the driver
     /// has rewritten their segments.
     pub(crate) erasures: BTreeSet<(RoomRef, u64)>,
@@ -222,6 +226,7 @@ impl Shard {
             traces: Traces::default(),
             aging: BTreeSet::new(),
             admins: VecDeque::new(),
+            removals: VecDeque::new(),
             erasures: BTreeSet::new(),
             ending: BTreeSet::new(),
             in_flight: None,
@@ -310,6 +315,7 @@ impl Shard {
                 self.ending.insert((incarnation, ended.session));
             }
             OwnerFrame::Trace(query) => self.trace(link, &query),
+            OwnerFrame::RemoveHistory(wanted) => self.remove_history(link, wanted),
         }
     }
 
@@ -396,7 +402,8 @@ impl Shard {
 
     /// Whether something waits for a batch and none is in flight.
     pub fn wants_batch(&self) -> bool {
-        self.in_flight.is_none() && !(self.inbox.is_empty() && self.admins.is_empty())
+        let waits = !(self.inbox.is_empty() && self.admins.is_empty() && self.removals.is_empty());
+        self.in_flight.is_none() && waits
     }
 
     /// Whether an instance waits that commits less than its share of this shard: its publishes

@@ -10,6 +10,21 @@ use crate::presence::RoomPresence;
 /// A room's index in [`Rooms`]: stable while the room holds anything.
 pub(crate) type RoomIx = usize;
 
+/// The version of a publication, for publishes that are written only if they are newer.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Version {
+    pub(crate) number: u64,
+    pub(crate) epoch: String,
+}
+
+impl Version {
+    /// Whether a publish of version `number` in `epoch` is no newer than this one. Without an epoch
+    /// it is compared with any; one of another epoch is always new.
+    pub(crate) fn supersedes(&self, number: u64, epoch: &str) -> bool {
+        number > 0 && (epoch.is_empty() || epoch == self.epoch) && number <= self.number
+    }
+}
+
 /// One room.
 #[derive(Debug)]
 pub(crate) struct Room {
@@ -22,6 +37,8 @@ pub(crate) struct Room {
     pub(crate) first: u64,
     /// The newest record's time, Unix ms.
     pub(crate) time: i64,
+    /// The version of the newest publication that has one.
+    pub(crate) version: Option<Box<Version>>,
     /// Raised when a deleted room's name is used again.
     pub(crate) generation: u32,
     /// Messages erased since this life of the owner began to read its log.
@@ -63,6 +80,7 @@ impl Rooms {
             open_head: 0,
             first: 1,
             time: 0,
+            version: None,
             generation: 0,
             erasures: 0,
             edges: Vec::new(),

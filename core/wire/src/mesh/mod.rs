@@ -21,6 +21,8 @@
 //! - `erased` follows the publication that it erases. `interested.erasures` counts a room's
 //!   erasures in this life of the owner, `erased.erasures` up to and with this one: an edge that
 //!   finds another number, or another life, forgets what it remembers of the room.
+//! - `history_removed` says that nothing of a room below `first` is shown any more: with a `request`
+//!   it answers one, without it tells an edge with interest in the room.
 //! - A refused or ended stream says nothing about the fate of publishes in flight.
 
 mod history;

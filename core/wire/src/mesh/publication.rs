@@ -49,11 +49,14 @@ pub struct Publication {
 
 impl Publication {
     /// What clients see of a message whose body is clear (neither compressed nor encrypted). Of an
-    /// erased one the message id is not part: the record keeps it for the dedupe window only.
+    /// erased one the message id is not part: the record keeps it for the dedupe window only. One of
+    /// the server API is nobody's, and its id is between the API and its caller.
     pub fn of(record: &Record) -> Self {
         let mut tags = record.tags.clone();
         let erased = record.flags & crate::record::flags::ERASED != 0;
-        if !record.client_id.is_empty() && !erased {
+        let origin = record.origin.as_ref();
+        let origin = origin.filter(|o| !(o.user.is_empty() && o.client.is_empty()));
+        if !record.client_id.is_empty() && !erased && origin.is_some() {
             let id = String::from_utf8_lossy(&record.client_id).into_owned();
             tags.insert("id".to_owned(), id);
         }
@@ -61,7 +64,7 @@ impl Publication {
             offset: record.offset,
             generation: record.generation,
             time: record.time,
-            from: record.origin.as_ref().map(|o| Person {
+            from: origin.map(|o| Person {
                 user: o.user.clone(),
                 client: o.client.clone(),
                 conn_info: o.conn_info.clone(),

@@ -10,7 +10,7 @@ use super::{Class, Deliver, Presence, PresenceAnswer, PresenceQuery, PresenceSet
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct ToOwner {
     /// The frame.
-    #[prost(oneof = "OwnerFrame", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11")]
+    #[prost(oneof = "OwnerFrame", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 20")]
     pub frame: Option<OwnerFrame>,
 }
 
@@ -50,13 +50,16 @@ pub enum OwnerFrame {
     /// Asks where a record lies and how it got there.
     #[prost(message, tag = "11")]
     Trace(TraceQuery),
+    /// Nothing that a room has now is to be shown any more.
+    #[prost(message, tag = "20")]
+    RemoveHistory(RemoveHistory),
 }
 
 /// A frame from a shard's owner to an edge.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct ToEdge {
     /// The frame.
-    #[prost(oneof = "EdgeFrame", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11")]
+    #[prost(oneof = "EdgeFrame", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 20")]
     pub frame: Option<EdgeFrame>,
 }
 
@@ -96,6 +99,9 @@ pub enum EdgeFrame {
     /// A message of a room that the edge is interested in was erased.
     #[prost(message, tag = "11")]
     Erased(Erased),
+    /// The answer to `remove_history`, and what other edges hear of it.
+    #[prost(message, tag = "20")]
+    HistoryRemoved(HistoryRemoved),
 }
 
 impl ToEdge {
@@ -109,6 +115,9 @@ impl ToEdge {
                 | EdgeFrame::Leave(_)
                 | EdgeFrame::Erased(_),
             ) => Class::Live,
+            // The answer needs not wait for what it says; a notice must not overtake deliveries.
+            Some(EdgeFrame::HistoryRemoved(removed)) if removed.request == 0 => Class::Live,
+            Some(EdgeFrame::HistoryRemoved(_)) => Class::Acknowledgement,
             // What says that an answer did not fit must not wait behind those that are in its way.
             Some(EdgeFrame::PresenceAnswer(answer)) if answer.error != 0 => Class::Acknowledgement,
             Some(EdgeFrame::PresenceAnswer(_)) => Class::CatchUp,
@@ -223,6 +232,13 @@ pub struct Publish {
     /// W3C trace context; empty: none.
     #[prost(string, tag = "12")]
     pub traceparent: String,
+    /// Write it only if this is above the version of the room's newest versioned publication; else
+    /// the answer names the newest publication. 0: write it.
+    #[prost(uint64, tag = "13")]
+    pub version: u64,
+    /// The epoch of `version`: versions of different epochs are not compared. Empty: any.
+    #[prost(string, tag = "14")]
+    pub version_epoch: String,
 }
 
 /// A room of an instance.
@@ -308,6 +324,37 @@ pub struct Erased {
     /// Messages of the room that were erased in this life of the owner, this one included.
     #[prost(uint64, tag = "3")]
     pub erasures: u64,
+}
+
+/// Asks that nothing which the room has now be shown any more.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct RemoveHistory {
+    /// The edge's number for the answer.
+    #[prost(uint64, tag = "1")]
+    pub request: u64,
+    /// The room.
+    #[prost(message, required, tag = "2")]
+    pub room: RoomRef,
+    /// The instance epoch that the edge routed by.
+    #[prost(uint64, tag = "3")]
+    pub instance_epoch: u64,
+}
+
+/// Nothing of a room below `first` is shown any more.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct HistoryRemoved {
+    /// The edge's request number; 0: another edge asked for it.
+    #[prost(uint64, tag = "1")]
+    pub request: u64,
+    /// The room.
+    #[prost(message, required, tag = "2")]
+    pub room: RoomRef,
+    /// The first offset that is still shown; 0 on error.
+    #[prost(uint64, tag = "3")]
+    pub first: u64,
+    /// A code of `gb6_core_model::ErrorCode`; 0: none.
+    #[prost(uint32, tag = "4")]
+    pub error: u32,
 }
 
 /// Renews a lease.

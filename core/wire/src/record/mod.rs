@@ -155,6 +155,8 @@ pub struct Record {
     pub client_id: Bytes,
     /// The publication's version, for conditional publishes; 0: none.
     pub data_version: u64,
+    /// The epoch of `data_version`: versions of different epochs are not compared.
+    pub version_epoch: String,
     /// The offset that a tombstone, edit, reaction, pin or trim points at.
     pub target_offset: u64,
     /// The offset of the thread's root; 0: none.
@@ -216,6 +218,7 @@ fields::message!(Record {
     25 owner_incarnation: fixed64,
     26 slots: packed,
     27 served_ms: uint64,
+    28 version_epoch: string,
 });
 
 impl Record {

@@ -138,6 +138,46 @@ fn a_question_of_a_later_version_is_seen_as_none() {
     assert_eq!(later.kind, None);
 }
 
+const REMOVE_HISTORY: &str = "a20114 0807 120e 0a0464656d6f 1206726f6f6d3a31 1803";
+const HISTORY_REMOVED: &str = "a20114 0807 120e 0a0464656d6f 1206726f6f6d3a31 1809";
+
+#[test]
+fn golden_removal() {
+    let room = RoomRef {
+        instance: "demo".into(),
+        channel: "room:1".into(),
+    };
+    let wanted = ToOwner {
+        frame: Some(OwnerFrame::RemoveHistory(RemoveHistory {
+            request: 7,
+            room: room.clone(),
+            instance_epoch: 3,
+        })),
+    };
+    assert_eq!(
+        to_hex(&wanted.encode_to_vec()),
+        to_hex(&hex(REMOVE_HISTORY))
+    );
+    assert_eq!(ToOwner::decode(&*hex(REMOVE_HISTORY)), Ok(wanted));
+    let removed = |request| ToEdge {
+        frame: Some(EdgeFrame::HistoryRemoved(HistoryRemoved {
+            request,
+            room: room.clone(),
+            first: 9,
+            error: 0,
+        })),
+    };
+    let answer = removed(7);
+    assert_eq!(
+        to_hex(&answer.encode_to_vec()),
+        to_hex(&hex(HISTORY_REMOVED))
+    );
+    assert_eq!(ToEdge::decode(&*hex(HISTORY_REMOVED)), Ok(answer.clone()));
+    assert_eq!(answer.class(), Class::Acknowledgement);
+    // As a notice it stays behind the publications that it is about.
+    assert_eq!(removed(0).class(), deliver().class());
+}
+
 #[test]
 fn a_frame_of_a_later_version_is_seen_as_none() {
     let later = ToEdge::decode(&*hex("ea06056c61746572")).unwrap();

@@ -99,6 +99,7 @@ fn golden_everything() {
         }),
         client_id: Bytes::from_static(b"m1"),
         data_version: 13,
+        version_epoch: "ve".into(),
         target_offset: 14,
         thread_root: 15,
         tags: [("a", "x"), ("b", "y")]
@@ -126,7 +127,8 @@ const GOLDEN_EVERYTHING: &str = concat!(
     "080110051a0464656d6f20042a06726f6f6d3a313006380740ac02480950ffffffffffffffffff01",
     "5a230a05616c696365120263311a02636922026869290500000000000000300638ac02400862026d",
     "31680d700e780f8201060a01611201788201060a0162120179880102900112980113a00114aa0103",
-    "6f3231b20103743232ba0104626f6479c00101c9011900000000000000d2010301ac02d8011b",
+    "6f3231b20103743232ba0104626f6479c00101c9011900000000000000d2010301ac02d8011be2",
+    "01027665",
 );
 
 #[test]

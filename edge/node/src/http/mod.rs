@@ -58,6 +58,7 @@ async fn route(shared: &Arc<Shared>, granted: &Granted, request: Request<Incomin
             dev_token::answer(shared, request).await
         }
         "/emulation" => emulation::answer(shared, request).await,
+        path if path.starts_with(crate::api::PREFIX) => crate::api::answer(shared, request).await,
         "/connection/websocket" | "/healthz" | "/readyz" | "/metrics" => not_allowed("GET, HEAD"),
         "/dev/token" => not_allowed("POST"),
         path if reads => match (shared.assets)(path.trim_start_matches('/')) {
@@ -68,10 +69,10 @@ async fn route(shared: &Arc<Shared>, granted: &Granted, request: Request<Incomin
     }
 }
 
-const PLAIN: &str = "text/plain; charset=utf-8";
-const JSON: &str = "application/json";
+pub(crate) const PLAIN: &str = "text/plain; charset=utf-8";
+pub(crate) const JSON: &str = "application/json";
 
-fn text(status: StatusCode, content_type: &'static str, body: String) -> Answer {
+pub(crate) fn text(status: StatusCode, content_type: &'static str, body: String) -> Answer {
     let mut response = Response::new(Full::new(Bytes::from(body)));
     *response.status_mut() = status;
     let headers = response.headers_mut();
@@ -92,7 +93,7 @@ fn dialect_of_body(headers: &HeaderMap) -> Dialect {
     }
 }
 
-fn not_allowed(allowed: &'static str) -> Answer {
+pub(crate) fn not_allowed(allowed: &'static str) -> Answer {
     let mut response = text(
         StatusCode::METHOD_NOT_ALLOWED,
         PLAIN,
@@ -158,7 +159,7 @@ fn secure(headers: &mut HeaderMap) {
 }
 
 /// The text of a header that stands there once.
-fn single(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
+pub(crate) fn single(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
     let mut values = headers.get_all(name).iter();
     match (values.next(), values.next()) {
         (Some(value), None) => value.to_str().ok(),

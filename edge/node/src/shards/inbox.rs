@@ -170,6 +170,7 @@ mod tests {
             content_type: ContentType::Json,
             tags: Default::default(),
             traceparent: String::new(),
+            version: None,
         })))
     }
 

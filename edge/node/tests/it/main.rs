@@ -5,6 +5,7 @@
     reason = "a test that can not go on fails where it stands"
 )]
 
+mod api;
 mod backlog;
 mod bad_input;
 mod chat;

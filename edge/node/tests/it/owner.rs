@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use gb6_core_mesh::{Endpoint, FrameSender, Link, QueueLimits, Stream};
 use gb6_core_wire::mesh::{
-    Attached, Class, Deliver, EdgeFrame, HistoryPage, HistoryRequest, Interested, OwnerFrame,
-    Person, Presence, PresenceAnswer, Publication, Publish, Published, Purpose, RoomRef, ToEdge,
-    ToOwner, Traced,
+    Attached, Class, Deliver, EdgeFrame, HistoryPage, HistoryRemoved, HistoryRequest, Interested,
+    OwnerFrame, Person, Presence, PresenceAnswer, Publication, Publish, Published, Purpose,
+    RoomRef, ToEdge, ToOwner, Traced,
 };
 use parking_lot::Mutex;
 
@@ -24,6 +24,12 @@ pub(crate) struct Owner {
 #[derive(Default)]
 struct State {
     rooms: BTreeMap<RoomRef, Vec<Publication>>,
+    /// The first kept offset of rooms whose history was removed.
+    firsts: BTreeMap<RoomRef, u64>,
+    /// Sessions that have ended.
+    ended: BTreeSet<u64>,
+    /// Publishes, as they came.
+    published: Vec<Publish>,
     edges: BTreeMap<u64, Attachment>,
     attachments: u64,
     /// Who is present, by room and client id.
@@ -107,6 +113,16 @@ impl Owner {
     /// Publishes that wait for an answer.
     pub(crate) fn kept(&self) -> usize {
         self.state.lock().kept.len()
+    }
+
+    /// Publishes, as they came.
+    pub(crate) fn published(&self) -> Vec<Publish> {
+        self.state.lock().published.clone()
+    }
+
+    /// Sessions that have ended.
+    pub(crate) fn ended(&self) -> BTreeSet<u64> {
+        self.state.lock().ended.clone()
     }
 
     async fn link(self, link: Link) {
@@ -237,17 +253,33 @@ impl State {
                     people.remove(&person.client);
                 }
             }
-            OwnerFrame::PresenceSet(_) | OwnerFrame::SessionEnded(_) => {}
+            OwnerFrame::RemoveHistory(wanted) => {
+                let top = self.rooms.get(&wanted.room).map_or(0, |r| r.len() as u64);
+                self.firsts.insert(wanted.room.clone(), top + 1);
+                let removed = HistoryRemoved {
+                    request: wanted.request,
+                    room: wanted.room,
+                    first: top + 1,
+                    error: 0,
+                };
+                self.tell(edge, EdgeFrame::HistoryRemoved(removed));
+            }
+            OwnerFrame::SessionEnded(ended) => {
+                self.ended.insert(ended.session);
+            }
+            OwnerFrame::PresenceSet(_) => {}
         }
     }
 
     fn publish(&mut self, edge: u64, publish: Publish) {
         let time = 1_700_000_000_000;
+        self.published.push(publish.clone());
+        let nobody = publish.from.user.is_empty() && publish.from.client.is_empty();
         let offset = self.append(
             &publish.room,
             Publication {
                 time,
-                from: Some(publish.from),
+                from: (!nobody).then_some(publish.from),
                 data: publish.data,
                 content_type: publish.content_type,
                 tags: publish.tags,
@@ -289,8 +321,10 @@ impl State {
     fn page(&self, request: HistoryRequest) -> HistoryPage {
         let empty = Vec::new();
         let log = self.rooms.get(&request.room).unwrap_or(&empty);
+        let first = self.firsts.get(&request.room).copied().unwrap_or(1);
         let mut publications: Vec<Publication> = log
             .iter()
+            .filter(|p| p.offset >= first)
             .filter(|p| request.from_end || (p.offset > request.since) != request.reverse)
             .filter(|p| !request.reverse || request.from_end || p.offset < request.since)
             .cloned()
@@ -303,9 +337,12 @@ impl State {
             request: request.request,
             publications,
             top: log.len() as u64,
-            first: 1,
+            first,
             generation: 0,
-            error: 0,
+            error: match !request.reverse && !request.from_end && request.since + 1 < first {
+                true => 112,
+                false => 0,
+            },
         }
     }
 

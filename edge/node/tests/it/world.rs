@@ -69,13 +69,22 @@ fn key(id: &str, secret: &str) -> Key {
     }
 }
 
+/// The key of an instance for the server API.
+pub(crate) fn api_key(instance: &str) -> String {
+    format!("gb6_{instance}_0123456789abcdef")
+}
+
 /// Two instances, `demo` and `acme`, in a region of one shard.
 pub(crate) fn snapshot() -> Snapshot {
-    let instance = |key, origins: &[&str]| Instance {
+    let api_key = |name: &str| Key {
+        usage: KeyUse::Api,
+        ..key(&format!("{name}.api"), &api_key(name))
+    };
+    let instance = |name, key, origins: &[&str]| Instance {
         region: "r".to_owned(),
         epoch: InstanceEpoch(1),
         slots: vec![Slot(1), Slot(2)],
-        keys: vec![key],
+        keys: vec![key, api_key(name)],
         namespaces: BTreeMap::from([(
             "room".to_owned(),
             Namespace {
@@ -90,10 +99,17 @@ pub(crate) fn snapshot() -> Snapshot {
     Snapshot {
         revision: 1,
         instances: BTreeMap::from([
-            ("demo".into(), instance(key("demo.k1", "demo secret"), &[])),
+            (
+                "demo".into(),
+                instance("demo", key("demo.k1", "demo secret"), &[]),
+            ),
             (
                 "acme".into(),
-                instance(key("acme.k1", "acme secret"), &["https://app.acme.example"]),
+                instance(
+                    "acme",
+                    key("acme.k1", "acme secret"),
+                    &["https://app.acme.example"],
+                ),
             ),
         ]),
         regions: BTreeMap::from([(

@@ -171,6 +171,9 @@ impl<S: Clone> Hub<S> {
             Request::Publish(query) => self.publish(asked, *query, out),
             Request::Presence { entries } => self.presence(asked, entries, out),
             Request::History(query) => self.history(asked, query, out),
+            Request::RemoveHistory { instance_epoch } => {
+                self.remove_history(asked, instance_epoch, out);
+            }
             Request::Trace { offset } => self.trace(asked, offset, out),
         }
     }
@@ -209,6 +212,7 @@ impl<S: Clone> Hub<S> {
             EdgeFrame::Renewed(f) => self.renewed(f.sequence),
             EdgeFrame::Traced(f) => self.traced(now_ms, f, out),
             EdgeFrame::Erased(f) => self.erased(&f),
+            EdgeFrame::HistoryRemoved(f) => self.history_removed(now_ms, &f, out),
         }
     }
 

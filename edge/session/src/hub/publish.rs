@@ -352,5 +352,10 @@ fn frame(id: u64, session: SessionId, publish: &PendingPublish, settled_below: u
         content_type: query.content_type.into(),
         tags: query.tags.clone(),
         traceparent: query.traceparent.clone(),
+        version: query.version.as_ref().map_or(0, |v| v.number),
+        version_epoch: query
+            .version
+            .as_ref()
+            .map_or_else(String::new, |v| v.epoch.clone()),
     }
 }

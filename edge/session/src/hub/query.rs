@@ -1,4 +1,4 @@
-//! Questions that the owner answers once: presence and traces; and its pushes of joins and leaves.
+//! Questions that the owner answers once: presence, traces, removals of history; and its pushes of joins and leaves.
 //!
 //! A question is asked once for all who wait for it, a bounded number of questions is under way,
 //! and instances take turns. Who asks while an equal question is under way waits for the next one:
@@ -6,8 +6,10 @@
 
 use std::collections::BTreeMap;
 
-use gb6_core_model::{ErrorCode, Offset};
-use gb6_core_wire::mesh::{OwnerFrame, Presence, PresenceQuery, RoomRef, TraceQuery, Traced};
+use gb6_core_model::{ErrorCode, InstanceEpoch, Offset};
+use gb6_core_wire::mesh::{
+    HistoryRemoved, OwnerFrame, Presence, PresenceQuery, RemoveHistory, RoomRef, TraceQuery, Traced,
+};
 
 use super::encode::{self, Frames};
 use super::turns::Turns;
@@ -21,6 +23,9 @@ enum About {
     Presence { entries: bool },
     /// Where the record at this offset lies.
     Trace(Offset),
+    /// That it has no history any more. Asking twice removes what came between, as if the first
+    /// had taken so long.
+    Removal(InstanceEpoch),
 }
 
 type Question = (RoomRef, About);
@@ -100,6 +105,15 @@ impl<S: Clone> Hub<S> {
         self.query(asked, About::Trace(offset), out);
     }
 
+    pub(super) fn remove_history(
+        &mut self,
+        asked: Asked<S>,
+        instance_epoch: InstanceEpoch,
+        out: &mut impl HubOut<S>,
+    ) {
+        self.query(asked, About::Removal(instance_epoch), out);
+    }
+
     fn query(&mut self, asked: Asked<S>, about: About, out: &mut impl HubOut<S>) {
         let question = (asked.room.clone(), about);
         let waiting = self.queries.turns.waiting(&question.0.instance);
@@ -138,6 +152,11 @@ impl<S: Clone> Hub<S> {
                     request,
                     room,
                     entries,
+                }),
+                About::Removal(epoch) => OwnerFrame::RemoveHistory(RemoveHistory {
+                    request,
+                    room,
+                    instance_epoch: epoch.0,
                 }),
                 About::Trace(offset) => OwnerFrame::Trace(TraceQuery {
                     request,
@@ -195,6 +214,37 @@ impl<S: Clone> Hub<S> {
                 sync_us: frame.sync_us,
                 batch: frame.batch,
             }),
+            code => Answer::Failed(ErrorCode::from_code(code).unwrap_or(ErrorCode::Internal)),
+        };
+        self.answer_query(now, frame.request, asked, answer, out);
+    }
+
+    /// Nothing of a room below an offset is shown any more: it goes from what is remembered here,
+    /// whoever asked for it.
+    pub(super) fn history_removed(
+        &mut self,
+        now: u64,
+        frame: &HistoryRemoved,
+        out: &mut impl HubOut<S>,
+    ) {
+        if let Some(id) = self.rooms.find(&frame.room)
+            && let Some(mut room) = self.take_room(id)
+        {
+            room.first = room.first.max(frame.first);
+            room.ring.drop_through(room.first.saturating_sub(1));
+            if let Some(backfill) = &mut room.backfill {
+                backfill
+                    .read_so_far
+                    .drop_through(room.first.saturating_sub(1));
+            }
+            self.put_room(id, room);
+        }
+        if frame.request == 0 {
+            return;
+        }
+        let asked = |about: &About| matches!(about, About::Removal(_));
+        let answer = match frame.error {
+            0 => Answer::HistoryRemoved,
             code => Answer::Failed(ErrorCode::from_code(code).unwrap_or(ErrorCode::Internal)),
         };
         self.answer_query(now, frame.request, asked, answer, out);

@@ -64,6 +64,7 @@ impl Live {
             data: message.data,
             content_type: message.content_type,
             traceparent: String::new(),
+            version: None,
         };
         let asked = asked(channel.clone());
         let request = Request::Publish(Box::new(query));

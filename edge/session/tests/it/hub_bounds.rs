@@ -46,6 +46,7 @@ fn publish(b: &mut Bench, n: u64) {
         content_type: ContentType::Json,
         tags: Default::default(),
         traceparent: String::new(),
+        version: None,
     };
     let request = HubRequest {
         token: 1_000 + n,

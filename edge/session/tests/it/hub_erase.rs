@@ -196,3 +196,62 @@ fn a_whole_life_with_erasures_shows_nothing_of_them() {
     world.flow();
     assert_eq!((world.clients.gone.len(), world.clients.blanks), (2, 2));
 }
+
+#[test]
+fn what_a_removal_takes_is_not_remembered_whoever_asked_for_it() {
+    for (request, from_here) in [(0, false), (1, true)] {
+        let mut b = Bench::new();
+        b.subscribe(0, None);
+        interested(&mut b, 4, 0);
+        (5..=9).for_each(|o| b.deliver(o));
+        let mut removed = HistoryRemoved {
+            request,
+            room: room(1),
+            first: 8,
+            error: 0,
+        };
+        if from_here {
+            let instance_epoch = gb6_core_model::InstanceEpoch(3);
+            b.ask(0, 7, Request::RemoveHistory { instance_epoch });
+            let asked = b.said.owner.iter().find_map(|f| match f {
+                OwnerFrame::RemoveHistory(r) => Some(r.clone()),
+                _ => None,
+            });
+            let asked = asked.expect("the owner was asked");
+            assert_eq!((&asked.room, asked.instance_epoch), (&room(1), 3));
+            removed.request = asked.request;
+        }
+        b.frame(0, EdgeFrame::HistoryRemoved(removed));
+        if from_here {
+            let done = |a: &(u64, Answer)| matches!(a, (7, Answer::HistoryRemoved));
+            assert!(b.said.answers.iter().any(done), "{:?}", b.said.answers);
+        }
+        assert_eq!(recovered(&mut b, 1, 7), [(8, true), (9, true)]);
+        b.subscribe(2, from(6));
+        assert!(!b.answered(2).recovered, "7 is gone");
+        assert!(b.said.history.is_empty(), "and is not looked for");
+    }
+}
+
+#[test]
+fn a_removal_that_fails_changes_nothing_and_says_so() {
+    let mut b = Bench::new();
+    b.subscribe(0, None);
+    interested(&mut b, 4, 0);
+    (5..=9).for_each(|o| b.deliver(o));
+    let instance_epoch = gb6_core_model::InstanceEpoch(1);
+    b.ask(0, 7, Request::RemoveHistory { instance_epoch });
+    let request = b.said.owner.iter().find_map(|f| match f {
+        OwnerFrame::RemoveHistory(r) => Some(r.request),
+        _ => None,
+    });
+    let failed = HistoryRemoved {
+        request: request.expect("the owner was asked"),
+        room: room(1),
+        first: 0,
+        error: ErrorCode::StorageFull.code(),
+    };
+    b.frame(0, EdgeFrame::HistoryRemoved(failed));
+    assert_eq!(b.failed(7), ErrorCode::StorageFull);
+    assert_eq!(recovered(&mut b, 1, 7), [(8, true), (9, true)]);
+}

@@ -137,6 +137,7 @@ impl World {
             content_type: ContentType::Json,
             tags: BTreeMap::new(),
             traceparent: String::new(),
+            version: None,
         };
         let question = Question::Publish {
             room: room.clone(),

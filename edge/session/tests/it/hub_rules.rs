@@ -174,6 +174,7 @@ impl Bench {
             content_type: gb6_core_wire::record::ContentType::Json,
             tags: Default::default(),
             traceparent: String::new(),
+            version: None,
         };
         let request = HubRequest {
             token,

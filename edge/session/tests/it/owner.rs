@@ -204,6 +204,17 @@ impl Owner {
                 self.sessions_ended.insert(ended.session);
                 self.numbers.retain(|(_, s, _), _| *s != ended.session);
             }
+            OwnerFrame::RemoveHistory(q) => {
+                let log = self.logs.entry(q.room.clone()).or_default();
+                log.first = log.top() + 1;
+                let first = log.first;
+                self.say(EdgeFrame::HistoryRemoved(HistoryRemoved {
+                    request: q.request,
+                    room: q.room,
+                    first,
+                    error: 0,
+                }));
+            }
             OwnerFrame::Trace(q) => self.say(EdgeFrame::Traced(Traced {
                 request: q.request,
                 shard: 3,

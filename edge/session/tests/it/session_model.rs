@@ -57,6 +57,7 @@ fn answer_to(request: &HubRequest, luck: u8) -> Answer {
             generation: 0,
             error: None,
         })),
+        Request::RemoveHistory { .. } => Answer::HistoryRemoved,
         Request::Trace { .. } => Answer::Traced(TraceAnswer {
             shard: 0,
             shard_epoch: 1,

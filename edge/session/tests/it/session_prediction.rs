@@ -214,6 +214,7 @@ fn wanted(request: &HubRequest) -> (String, &'static str) {
         Request::Presence { entries: true } => "presence",
         Request::Presence { entries: false } => "stats",
         Request::History(_) => "history",
+        Request::RemoveHistory { .. } => "remove",
         Request::Trace { .. } => "trace",
     };
     (request.room.channel.clone(), what)

@@ -6,4 +6,5 @@ mod fuzz;
 mod history;
 mod presence;
 mod publish_model;
+mod versions;
 mod world;

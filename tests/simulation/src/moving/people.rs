@@ -163,6 +163,7 @@ impl MoveWorld {
             content_type: ContentType::Json,
             tags: Default::default(),
             traceparent: String::new(),
+            version: None,
         };
         let pending = Pending {
             publisher: at,

@@ -1,0 +1,145 @@
+//! The table of methods: what each takes and answers, and who does it.
+
+use futures_util::future::BoxFuture;
+use gb6_core_model::ErrorCode;
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+use serde::{Deserialize, Serialize};
+use serde_json::value::{RawValue, to_raw_value};
+
+use super::call::Call;
+use super::error::ApiError;
+use super::schema::{self, Json};
+use super::{batch, publish, rooms, rpc};
+
+macro_rules! methods {
+    ($($(#[doc = $doc:literal])+ $method:ident $name:literal: $request:ty => $result:ty, $does:path;)+) => {
+        /// A method of the server API.
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+        pub(super) enum Method {
+            $($(#[doc = $doc])+ $method,)+
+        }
+
+        impl Method {
+            /// Every method.
+            pub(super) const ALL: &'static [Method] = &[$(Method::$method,)+];
+
+            /// Its name in addresses and batches.
+            pub(super) fn name(self) -> &'static str {
+                match self { $(Method::$method => $name,)+ }
+            }
+
+            /// What it does, in words.
+            pub(super) fn summary(self) -> &'static str {
+                match self { $(Method::$method => concat!($($doc,)+).trim_ascii(),)+ }
+            }
+
+            /// The schemas of what it takes and of what it answers.
+            pub(super) fn schemas(self, of: &mut SchemaGenerator) -> (Schema, Schema) {
+                match self {
+                    $(Method::$method => (
+                        of.subschema_for::<$request>(),
+                        of.subschema_for::<$result>(),
+                    ),)+
+                }
+            }
+        }
+
+        async fn carry_out(
+            call: &Call,
+            method: Method,
+            body: &RawValue,
+        ) -> Result<Json, ApiError> {
+            match method {
+                $(Method::$method => {
+                    let request: $request = read(body)?;
+                    let result: $result = $does(call, request).await?;
+                    write(&result)
+                })+
+            }
+        }
+    };
+}
+
+methods! {
+    /// Publishes data to a channel.
+    Publish "publish": schema::PublishRequest => schema::PublishResult, publish::publish;
+    /// Publishes the same data to several channels.
+    Broadcast "broadcast": schema::BroadcastRequest => schema::BroadcastResult, publish::broadcast;
+    /// Reads a page of a channel's history, or its position alone.
+    History "history": schema::HistoryRequest => schema::HistoryResult, rooms::history;
+    /// Removes a channel's history; its offsets and its epoch go on.
+    HistoryRemove "history_remove": schema::ChannelRequest => schema::Done, rooms::history_remove;
+    /// Tells who is present in a channel.
+    Presence "presence": schema::ChannelRequest => schema::PresenceResult, rooms::presence;
+    /// Tells how many are present in a channel.
+    PresenceStats "presence_stats": schema::ChannelRequest => schema::PresenceStatsResult,
+        rooms::presence_stats;
+    /// Calls a method of the server, as clients do with rpc.
+    Rpc "rpc": schema::RpcRequest => schema::RpcResult, rpc::rpc;
+    /// Carries out several commands. Its answer stands in no `result`.
+    Batch "batch": batch::BatchRequest => batch::BatchResult, batch::batch;
+}
+
+/// Methods of the same schema that this server does not offer: they answer 108.
+const NOT_OFFERED: &[&str] = &[
+    "cancel_push",
+    "delete_user_status",
+    "device_list",
+    "device_register",
+    "device_remove",
+    "device_topic_list",
+    "device_topic_update",
+    "device_update",
+    "get_user_status",
+    "map_clear",
+    "map_publish",
+    "map_read_state",
+    "map_read_stream",
+    "map_remove",
+    "map_stats",
+    "send_push_notification",
+    "update_push_status",
+    "update_user_status",
+    "user_topic_list",
+    "user_topic_update",
+];
+
+impl Method {
+    /// The method of this name.
+    pub(super) fn find(name: &str) -> Result<Self, ApiError> {
+        let found = Method::ALL.iter().find(|m| m.name() == name).copied();
+        found.ok_or_else(|| match NOT_OFFERED.contains(&name) {
+            true => {
+                let why = format!("this server has no method {name}");
+                ApiError::with(ErrorCode::NotAvailable, why)
+            }
+            false => {
+                let why = format!("there is no method of this name: {}", shortened(name));
+                ApiError::with(ErrorCode::MethodNotFound, why)
+            }
+        })
+    }
+}
+
+/// Carries out a method. Its own future, because a batch carries out others.
+pub(super) fn call<'a>(
+    call: &'a Call,
+    method: Method,
+    body: &'a RawValue,
+) -> BoxFuture<'a, Result<Json, ApiError>> {
+    Box::pin(carry_out(call, method, body))
+}
+
+fn read<'a, T: Deserialize<'a> + JsonSchema>(body: &'a RawValue) -> Result<T, ApiError> {
+    serde_json::from_str(body.get()).map_err(|error| ApiError::bad(error.to_string()))
+}
+
+fn write(result: &impl Serialize) -> Result<Json, ApiError> {
+    // These types always have a JSON form; were it otherwise, the caller must still hear.
+    to_raw_value(result).map_err(|_| ErrorCode::Internal.into())
+}
+
+/// A name as it is said in an error, which is no place for a long text of somebody's.
+fn shortened(name: &str) -> String {
+    name.chars().take(64).collect()
+}

@@ -1,0 +1,169 @@
+//! The server API: `POST /api/<method>` for an instance's own backend, in the schema that SDKs of the
+//! Centrifuge protocol's servers speak.
+//!
+//! A request goes through the same hubs as a session's commands. [`methods`] is the table of what
+//! there is; [`schema`] what it takes and answers; [`openapi`] the same for machines.
+
+mod auth;
+mod batch;
+mod call;
+mod error;
+mod gate;
+mod methods;
+mod openapi;
+mod publish;
+mod rooms;
+mod rpc;
+mod schema;
+mod session;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use gb6_core_model::{ErrorCode, limits};
+use gb6_core_wire::client::json_depth_within;
+use gb6_core_wire::mesh::Person;
+use http::header::{HeaderName, HeaderValue};
+use http::{HeaderMap, Method as HttpMethod, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::Incoming;
+use serde_json::value::RawValue;
+
+use crate::http::{JSON, PLAIN, not_allowed, single, text};
+use crate::shared::Shared;
+use call::Call;
+use error::ApiError;
+use gate::Shut;
+use methods::Method;
+
+pub(crate) use gate::Gate;
+pub(crate) use session::ApiSessions;
+
+/// Where the methods are.
+pub(crate) const PREFIX: &str = "/api/";
+/// Where their description is.
+const OPENAPI: &str = "openapi.json";
+/// Largest body of a request in bytes: a batch, or a broadcast to many channels.
+const BODY_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// Deepest nesting of a body: data in a command of a batch.
+const DEPTH_MAX: usize = limits::JSON_DEPTH_MAX + 8;
+/// Asks for errors as HTTP statuses.
+const ERROR_MODE: HeaderName = HeaderName::from_static("x-centrifugo-error-mode");
+
+/// Answers a request whose path begins with [`PREFIX`].
+pub(crate) async fn answer(
+    shared: &Arc<Shared>,
+    request: Request<Incoming>,
+) -> Response<Full<Bytes>> {
+    let path = request.uri().path();
+    let name = path.strip_prefix(PREFIX).unwrap_or_default().to_owned();
+    if name == OPENAPI {
+        return match *request.method() {
+            HttpMethod::GET | HttpMethod::HEAD => text(StatusCode::OK, JSON, openapi::document()),
+            _ => not_allowed("GET, HEAD"),
+        };
+    }
+    if *request.method() != HttpMethod::POST {
+        return not_allowed("POST");
+    }
+    let snapshot = shared.snapshot.load_full();
+    let query = request.uri().query();
+    let Some(instance) = auth::instance_of(&snapshot, request.headers(), query) else {
+        shared.metrics.api_unauthorized.inc();
+        return empty(StatusCode::UNAUTHORIZED);
+    };
+    let method = match Method::find(&name) {
+        Ok(method) => method,
+        Err(error) if error.code == ErrorCode::MethodNotFound => {
+            return text(StatusCode::NOT_FOUND, PLAIN, format!("{}\n", error.words()));
+        }
+        Err(error) => return failed(shared, request.headers(), &error),
+    };
+    let in_hand = match shared.api_gate.admit(&instance) {
+        Ok(in_hand) => in_hand,
+        Err(Shut::Draining) => return draining(),
+        Err(Shut::Full) => {
+            let why = "too many requests of this instance are in hand";
+            let error = ApiError::with(ErrorCode::TooManyRequests, why);
+            return failed(shared, request.headers(), &error);
+        }
+    };
+    shared.metrics.api_requests.with(&[method.name()]).inc();
+    let (head, body) = request.into_parts();
+    let body = match body_of(shared, body).await {
+        Ok(body) => body,
+        Err(refusal) => return refusal,
+    };
+    let read = match json_depth_within(&body, DEPTH_MAX) {
+        true => serde_json::from_slice::<&RawValue>(&body).map_err(|e| e.to_string()),
+        false => Err(format!("it nests deeper than {DEPTH_MAX} levels")),
+    };
+    let request = match read {
+        Ok(request) => request,
+        Err(why) => {
+            let words = format!("the body is no JSON: {why}\n");
+            return text(StatusCode::BAD_REQUEST, PLAIN, words);
+        }
+    };
+    let call = Call {
+        session: shared.api.of(shared, &instance),
+        shared: shared.clone(),
+        instance,
+        snapshot,
+        nobody: Arc::new(Person::default()),
+    };
+    let result = methods::call(&call, method, request).await;
+    drop(in_hand);
+    match result {
+        Ok(result) if method == Method::Batch => {
+            text(StatusCode::OK, JSON, result.get().to_owned())
+        }
+        Ok(result) => text(
+            StatusCode::OK,
+            JSON,
+            format!("{{\"result\":{}}}", result.get()),
+        ),
+        Err(error) => failed(shared, &head.headers, &error),
+    }
+}
+
+/// The whole body, or the answer that says why not.
+async fn body_of(shared: &Arc<Shared>, body: Incoming) -> Result<Bytes, Response<Full<Bytes>>> {
+    let body = Limited::new(body, BODY_BYTES_MAX).collect();
+    match tokio::time::timeout(shared.config.body_timeout, body).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(_)) => {
+            let words = format!("the body has more than {BODY_BYTES_MAX} bytes\n");
+            Err(text(StatusCode::PAYLOAD_TOO_LARGE, PLAIN, words))
+        }
+        Err(_) => {
+            let words = "the body took too long\n".to_owned();
+            Err(text(StatusCode::REQUEST_TIMEOUT, PLAIN, words))
+        }
+    }
+}
+
+/// The answer of a method that failed: in the body, or as HTTP has it where that is asked for.
+fn failed(shared: &Shared, headers: &HeaderMap, error: &ApiError) -> Response<Full<Bytes>> {
+    let code = error.code.code().to_string();
+    shared.metrics.api_errors.with(&[&code]).inc();
+    let body = serde_json::to_string(&error.body()).unwrap_or_default();
+    match single(headers, ERROR_MODE) {
+        Some("transport") => text(error.status(), JSON, body),
+        _ => text(StatusCode::OK, JSON, format!("{{\"error\":{body}}}")),
+    }
+}
+
+fn draining() -> Response<Full<Bytes>> {
+    let words = "this edge stops: ask another one\n".to_owned();
+    let mut response = text(StatusCode::SERVICE_UNAVAILABLE, PLAIN, words);
+    let soon = HeaderValue::from_static("1");
+    response.headers_mut().insert(header::RETRY_AFTER, soon);
+    response
+}
+
+fn empty(status: StatusCode) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::default());
+    *response.status_mut() = status;
+    response
+}

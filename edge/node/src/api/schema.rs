@@ -1,0 +1,264 @@
+//! Requests and results of the methods about channels, as they are in JSON. Fields that are not
+//! known are passed over, and `null` is as good as nothing: SDKs of newer servers send such.
+
+use std::collections::BTreeMap;
+
+use gb6_core_wire::client::json_value_of;
+use gb6_core_wire::mesh;
+use gb6_core_wire::record::ContentType;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::error::ErrorBody;
+
+/// Any JSON value.
+pub(super) type Json = Box<RawValue>;
+
+/// A request that carries data for one channel or several. (Raw JSON can not pass through serde's
+/// `flatten`, so each has the fields itself.)
+macro_rules! carries_content {
+    ($(#[$doc:meta])* $name:ident { $(#[$fdoc:meta])* $field:ident: $type:ty }) => {
+        $(#[$doc])*
+        #[derive(Deserialize, JsonSchema)]
+        pub(super) struct $name {
+            $(#[$fdoc])*
+            pub(super) $field: $type,
+            /// The data; this or `b64data`.
+            pub(super) data: Option<Json>,
+            /// The data in base 64, for bytes that are not JSON; goes before `data`.
+            pub(super) b64data: Option<String>,
+            /// Deliver it to who is there, without an offset, and keep it nowhere.
+            pub(super) skip_history: Option<bool>,
+            /// Tags to show to clients: at most 32 and 4 KiB.
+            pub(super) tags: Option<BTreeMap<String, String>>,
+            /// 1 to 128 bytes. Of publishes to one channel with one key only the first within ten
+            /// minutes is written; the others are answered like it.
+            pub(super) idempotency_key: Option<String>,
+            /// Whether clients that asked for differences may get one; they do wherever the
+            /// namespace offers it, whatever stands here.
+            #[expect(dead_code, reason = "accepted and passed over")]
+            pub(super) delta: Option<bool>,
+            /// Write it only if this is above the version that the channel's newest versioned
+            /// publication has; else nothing happens, which is no error.
+            pub(super) version: Option<u64>,
+            /// Versions of another epoch than the newest one's are not compared with it.
+            pub(super) version_epoch: Option<String>,
+        }
+
+        impl $name {
+            /// The field that names where it goes, and what goes there.
+            pub(super) fn split(self) -> ($type, Content) {
+                let content = Content {
+                    data: self.data,
+                    b64data: self.b64data,
+                    skip_history: self.skip_history.unwrap_or(false),
+                    tags: self.tags.unwrap_or_default(),
+                    idempotency_key: self.idempotency_key,
+                    version: self.version.unwrap_or(0),
+                    version_epoch: self.version_epoch.unwrap_or_default(),
+                };
+                (self.$field, content)
+            }
+        }
+    };
+}
+
+/// What is to be published.
+pub(super) struct Content {
+    pub(super) data: Option<Json>,
+    pub(super) b64data: Option<String>,
+    pub(super) skip_history: bool,
+    pub(super) tags: BTreeMap<String, String>,
+    pub(super) idempotency_key: Option<String>,
+    pub(super) version: u64,
+    pub(super) version_epoch: String,
+}
+
+carries_content! {
+    /// Publishes to one channel.
+    PublishRequest {
+        /// The channel.
+        channel: String
+    }
+}
+
+carries_content! {
+    /// Publishes the same to several channels.
+    BroadcastRequest {
+        /// The channels, at most 10,000.
+        channels: Vec<String>
+    }
+}
+
+/// Where a publication stands; an offset of 0: nowhere, it was not kept.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct PublishResult {
+    /// Its offset.
+    pub(super) offset: u64,
+    /// The channel's stream epoch.
+    pub(super) epoch: String,
+}
+
+/// What became of each publish of a broadcast, in the order of the channels.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct BroadcastResult {
+    /// One for each channel.
+    pub(super) responses: Vec<PublishResponse>,
+}
+
+/// What became of one publish: exactly one of both is there.
+#[derive(Default, Serialize, JsonSchema)]
+pub(super) struct PublishResponse {
+    /// It was published.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) result: Option<PublishResult>,
+    /// It was not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) error: Option<ErrorBody>,
+}
+
+/// Names a channel.
+#[derive(Deserialize, JsonSchema)]
+pub(super) struct ChannelRequest {
+    /// The channel.
+    pub(super) channel: String,
+}
+
+/// A position in a channel's stream.
+#[derive(Deserialize, JsonSchema)]
+pub(super) struct StreamPosition {
+    /// The offset.
+    pub(super) offset: Option<u64>,
+    /// The stream epoch; empty: any.
+    pub(super) epoch: Option<String>,
+}
+
+/// Asks for a page of history.
+#[derive(Deserialize, JsonSchema)]
+pub(super) struct HistoryRequest {
+    /// The channel.
+    pub(super) channel: String,
+    /// Publications at most; 0, the default: the position alone; -1: a whole page.
+    pub(super) limit: Option<i32>,
+    /// Behind this position; before it with `reverse`.
+    pub(super) since: Option<StreamPosition>,
+    /// Newest first.
+    pub(super) reverse: Option<bool>,
+}
+
+/// A page of history.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct HistoryResult {
+    /// The publications, in the order asked for.
+    pub(super) publications: Vec<Publication>,
+    /// The newest offset.
+    pub(super) offset: u64,
+    /// The stream epoch.
+    pub(super) epoch: String,
+}
+
+/// A publication.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Publication {
+    /// Its data; bytes that are not JSON as `{"b64": "…"}`; null when it was erased.
+    data: Json,
+    /// Its offset.
+    offset: u64,
+    /// Who published it; absent when the server API did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    info: Option<ClientInfo>,
+    /// Its tags.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    tags: BTreeMap<String, String>,
+    /// When it was written, Unix ms.
+    time: i64,
+}
+
+impl From<&mesh::Publication> for Publication {
+    fn from(p: &mesh::Publication) -> Self {
+        let data = match p.data.is_empty() {
+            true => None,
+            false => json(&p.data, p.content_type()),
+        };
+        Self {
+            data: data.unwrap_or_else(|| RawValue::NULL.to_owned()),
+            offset: p.offset,
+            info: p.from.as_ref().map(ClientInfo::from),
+            tags: p.tags.clone(),
+            time: p.time,
+        }
+    }
+}
+
+/// A connection in a channel.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct ClientInfo {
+    /// The user; empty: anonymous.
+    user: String,
+    /// The client id.
+    client: String,
+    /// Info of the connection.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    conn_info: Option<Json>,
+    /// Info for this channel.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    chan_info: Option<Json>,
+}
+
+impl From<&mesh::Person> for ClientInfo {
+    fn from(person: &mesh::Person) -> Self {
+        let info = |bytes: &[u8]| match bytes.is_empty() {
+            true => None,
+            false => json(bytes, ContentType::Unspecified),
+        };
+        Self {
+            user: person.user.clone(),
+            client: person.client.clone(),
+            conn_info: info(&person.conn_info),
+            chan_info: info(&person.chan_info),
+        }
+    }
+}
+
+/// How data shows in JSON.
+fn json(data: &[u8], content_type: ContentType) -> Option<Json> {
+    let text = String::from_utf8(json_value_of(data, content_type).into_owned()).ok()?;
+    RawValue::from_string(text).ok()
+}
+
+/// Who is present in a channel.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct PresenceResult {
+    /// Connections by client id, at most 1,000.
+    pub(super) presence: BTreeMap<String, ClientInfo>,
+}
+
+/// How many are present in a channel.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct PresenceStatsResult {
+    /// Connections.
+    pub(super) num_clients: u32,
+    /// Different users among them.
+    pub(super) num_users: u32,
+}
+
+/// Calls a method of the server, as clients do with `rpc`.
+#[derive(Deserialize, JsonSchema)]
+pub(super) struct RpcRequest {
+    /// `room.publish` or `room.trace`.
+    pub(super) method: String,
+    /// What the method takes.
+    pub(super) params: Option<Json>,
+}
+
+/// What the method answered.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct RpcResult {
+    /// The answer.
+    pub(super) data: Json,
+}
+
+/// Nothing to say: it was done.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Done {}
