@@ -70,6 +70,10 @@ pub(crate) async fn run_dev(config: DevConfig, stop: Stop) -> anyhow::Result<()>
         .keys
         .token_key(instance.as_str())
         .context("the default instance has no key")?;
+    let api_key = plan
+        .keys
+        .api_key(instance.as_str())
+        .context("the default instance has no API key")?;
     let record_keys = KeyFile::open(&data_dir, &region_node, storage.has_logs())?;
     let keys = record_keys.keys();
     let (placement, planned) = watch::channel(Arc::new(snapshot));
@@ -134,6 +138,7 @@ pub(crate) async fn run_dev(config: DevConfig, stop: Stop) -> anyhow::Result<()>
             config: &config,
             instance: &instance,
             key: &key,
+            api_key: &api_key.secret,
             data_dir: &data_dir,
         };
         told.tell(&edge, began.elapsed())?;
@@ -189,6 +194,7 @@ struct Told<'a> {
     config: &'a DevConfig,
     instance: &'a InstanceId,
     key: &'a Key,
+    api_key: &'a str,
     data_dir: &'a Path,
 }
 
@@ -244,6 +250,12 @@ impl Told<'_> {
             "  gb6 token create --data-dir {dir}{of} --user carol --channels 'room:*' --allow \
          sub,pub,prs,hst"
         );
+        eprintln!("A message from your own server, with KEY from api_keys in {dir}/keys.json:");
+        eprintln!(
+            "  curl -H \"X-API-Key: $KEY\" -d '{{\"channel\": \"room:lobby\", \"data\": \"hello\"}}' \
+             {}/api/publish",
+            http_url(addr, tls)
+        );
         eprintln!("Ctrl-C stops it; messages and sign-ins are there at the next start.");
         if self.config.ready_json {
             print_line(&DevReady {
@@ -255,6 +267,7 @@ impl Told<'_> {
                 ws: ws_url(addr, tls),
                 quic: QuicReady::of(edge),
                 hmac_secret: &key.secret,
+                api_key: self.api_key,
                 tokens: BTreeMap::from([
                     ("alice", token(key, "alice")?),
                     ("bob", token(key, "bob")?),

@@ -1,5 +1,6 @@
 //! The keys of `gb6 dev`: made when it first serves an instance, kept in its data directory, so that
-//! tokens and sign-in survive a restart. Each instance has one, besides those of its configuration.
+//! tokens and sign-in survive a restart. Each instance has one for its tokens and one for the server
+//! API, besides those of its configuration.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -26,6 +27,9 @@ pub(crate) struct DevKeys {
     /// The same of the other instances.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     instances: BTreeMap<String, InstanceKey>,
+    /// The keys of the server API, by instance.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    api_keys: BTreeMap<String, String>,
 }
 
 /// The key of one instance.
@@ -67,6 +71,7 @@ impl DevKeys {
             token_key_id: demo.token_key_id,
             token_secret: demo.token_secret,
             instances: BTreeMap::new(),
+            api_keys: BTreeMap::new(),
         };
         create_json(&data_dir.join(FILE), &keys)?;
         Ok(keys)
@@ -83,10 +88,14 @@ impl DevKeys {
         instances: impl Iterator<Item = &'a InstanceId>,
     ) -> anyhow::Result<()> {
         let mut keys = self.clone();
-        for id in instances.filter(|id| id.as_str() != DEMO_INSTANCE) {
-            if !keys.instances.contains_key(id.as_str()) {
+        for id in instances {
+            if id.as_str() != DEMO_INSTANCE && !keys.instances.contains_key(id.as_str()) {
                 let key = InstanceKey::make(id.as_str())?;
                 keys.instances.insert(id.to_string(), key);
+            }
+            if !keys.api_keys.contains_key(id.as_str()) {
+                let key = format!("gb6_{id}_{}", random_hex::<32>()?);
+                keys.api_keys.insert(id.to_string(), key);
             }
         }
         if keys != *self {
@@ -109,6 +118,16 @@ impl DevKeys {
             algorithm: KeyAlgorithm::HS256,
             secret: secret.clone(),
             ..Key::default()
+        })
+    }
+
+    /// The key of `instance` for the server API; `None`: `gb6 dev` has never served it.
+    pub(crate) fn api_key(&self, instance: &str) -> Option<Key> {
+        Some(Key {
+            id: format!("{instance}.dev-api"),
+            usage: KeyUse::Api,
+            algorithm: KeyAlgorithm::HS256,
+            secret: self.api_keys.get(instance)?.clone(),
         })
     }
 
@@ -173,6 +192,10 @@ mod tests {
         let acme = keys.token_key("acme").unwrap();
         assert!(acme.id.starts_with("acme."));
         assert_ne!(acme.secret, keys.token_key("demo").unwrap().secret);
+        let api = keys.api_key("acme").unwrap().secret;
+        assert!(api.starts_with("gb6_acme_") && api.len() == 9 + 64, "{api}");
+        assert_ne!(api[9..], keys.api_key("demo").unwrap().secret[9..]);
+        assert!(!format!("{keys:?}").contains(&api));
         assert_eq!(keys.instances().collect::<Vec<_>>(), ["demo", "acme"]);
         keys.cover(dir.path(), ids.iter()).unwrap();
         assert_eq!(DevKeys::load(dir.path()).unwrap(), Some(keys.clone()));

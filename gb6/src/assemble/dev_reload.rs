@@ -27,8 +27,8 @@ pub(super) struct DevPlan {
 }
 
 impl DevPlan {
-    /// The placement with these instances, or else with the instance demo: each also with the key
-    /// that `gb6 dev` keeps for it, which comes first. Blocks on the disk.
+    /// The placement with these instances, or else with the instance demo: each also with the keys
+    /// that `gb6 dev` keeps for it, which come first. Blocks on the disk.
     ///
     /// # Errors
     /// A new instance's key can not be kept, or nodes can not work by the placement.
@@ -43,7 +43,11 @@ impl DevPlan {
         };
         self.keys.cover(&self.data_dir, instances.keys())?;
         for (id, instance) in &mut instances {
-            instance.keys.splice(0..0, self.keys.token_key(id.as_str()));
+            let (token, api) = (
+                self.keys.token_key(id.as_str()),
+                self.keys.api_key(id.as_str()),
+            );
+            instance.keys.splice(0..0, token.into_iter().chain(api));
         }
         let mesh = DevMesh {
             region_node: &self.region_node,
@@ -238,7 +242,7 @@ mod tests {
     use gb6_core_model::snapshot::{Key, KeyAlgorithm, KeyUse};
 
     #[test]
-    fn each_instance_has_the_key_of_gb6_dev_before_its_own() {
+    fn each_instance_has_the_keys_of_gb6_dev_before_its_own() {
         let dir = tempfile::tempdir().unwrap();
         let mut plan = DevPlan {
             data_dir: dir.path().to_path_buf(),
@@ -260,9 +264,13 @@ mod tests {
         let acme = BTreeMap::from([(InstanceId::from("acme"), acme)]);
         let snapshot = plan.snapshot(2, Some(&acme)).unwrap();
         let keys = &snapshot.instances["acme"].keys;
-        assert_eq!(keys.len(), 2);
+        assert_eq!(keys.len(), 3);
         assert!(keys[0].id.starts_with("acme."));
-        assert_eq!(keys[1], own);
+        assert_eq!(
+            (keys[0].usage, keys[1].usage),
+            (KeyUse::Client, KeyUse::Api)
+        );
+        assert_eq!(keys[2], own);
         let demo = plan.snapshot(3, None).unwrap();
         assert_eq!(demo.instances.len(), 1);
         assert!(demo.instances["demo"].keys[0].id.starts_with("demo."));

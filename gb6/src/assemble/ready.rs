@@ -19,6 +19,7 @@ pub(super) struct DevReady<'a> {
     #[serde(flatten)]
     pub(super) quic: Option<QuicReady>,
     pub(super) hmac_secret: &'a str,
+    pub(super) api_key: &'a str,
     pub(super) tokens: BTreeMap<&'static str, String>,
     pub(super) data_dir: String,
 }

@@ -66,6 +66,7 @@ fn says_what_programs_and_people_need() {
         "quic",
         "quic_cert_sha256",
         "hmac_secret",
+        "api_key",
         "tokens",
         "data_dir",
     ] {
@@ -123,9 +124,12 @@ fn keys_survive_and_are_for_nobody_else() {
     let dir = tempfile::tempdir().unwrap();
     let node = Node::start(dev(dir.path()));
     let secret = node.text("hmac_secret").to_owned();
+    let api_key = node.text("api_key").to_owned();
+    assert!(api_key.starts_with("gb6_demo_"), "{api_key}");
     drop(node);
     let node = Node::start(dev(dir.path()));
     assert_eq!(node.text("hmac_secret"), secret);
+    assert_eq!(node.text("api_key"), api_key);
     for file in ["keys.json", "record-keys.json"] {
         let mode = fs::metadata(dir.path().join("data").join(file))
             .unwrap()
@@ -140,7 +144,9 @@ fn keys_survive_and_are_for_nobody_else() {
     assert_eq!(token.trim_end().split('.').count(), 3);
     assert_eq!(token.lines().count(), 1);
     let (_, _, said) = node.stop();
-    assert!(!said.contains(&secret), "the secret is told to people");
+    for secret in [&secret, &api_key] {
+        assert!(!said.contains(secret), "a secret is told to people");
+    }
 }
 
 #[test]

@@ -5,6 +5,7 @@
     reason = "a test fails where something is missing"
 )]
 
+mod api;
 mod backup;
 mod bench;
 mod commands;
