@@ -64,6 +64,8 @@ pub struct Instance {
     pub command_rate: Option<CommandRate>,
     /// Subscriptions of one session.
     pub subscriptions_max: usize,
+    /// Connected sessions at one edge; `None`: any number.
+    pub connections_max: Option<usize>,
 }
 
 impl Default for Instance {
@@ -84,6 +86,7 @@ impl Default for Instance {
             allowed_origins: Vec::new(),
             command_rate: None,
             subscriptions_max: limits::SUBSCRIPTIONS_MAX,
+            connections_max: None,
         }
     }
 }

@@ -4,7 +4,7 @@
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -84,10 +84,10 @@ pub(crate) async fn run(
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((tcp, _)) => {
+            Ok((tcp, peer)) => {
                 pause = PAUSE_FIRST;
                 shared.metrics.accepted.inc();
-                admit(&shared, tcp);
+                admit(&shared, tcp, peer.ip());
             }
             Err(error) => {
                 let kind = kind(&error);
@@ -139,8 +139,8 @@ fn kind(error: &io::Error) -> AcceptError {
     }
 }
 
-fn admit(shared: &Arc<Shared>, tcp: TcpStream) {
-    let Some(permit) = shared.admission.admit() else {
+fn admit(shared: &Arc<Shared>, tcp: TcpStream, address: IpAddr) {
+    let Some(permit) = shared.admission.admit(address) else {
         // One try: whoever does not read it sees the end of the connection.
         let _ = tcp.try_write(FULL);
         return;

@@ -3,19 +3,29 @@
 //! and says nothing pushes out only others of that kind.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use gb6_core_model::Disconnect;
 use parking_lot::Mutex;
 use tokio::task::AbortHandle;
 
 use crate::metrics::EdgeMetrics;
+use crate::places::{Place, Places, owner_of};
+
+/// How often an address may have the connections that its sessions may have: those between are
+/// told that there are too many, further ones are dropped.
+const TOLD_FACTOR: usize = 2;
 
 /// The bounds and what is counted against them.
 pub(crate) struct Admission {
     live: AtomicUsize,
     live_max: usize,
+    /// Connections of one address; `None`: any number.
+    address_max: Option<usize>,
+    addresses: Arc<Places>,
     half_open: Mutex<HalfOpen>,
     half_open_max: usize,
     metrics: EdgeMetrics,
@@ -36,8 +46,13 @@ struct Waiting {
     task: Option<AbortHandle>,
 }
 
-/// The place of one connection among all that are open.
-pub(crate) struct Permit(Arc<Admission>);
+/// The place of one connection among all that are open, and among those of its address.
+pub(crate) struct Permit {
+    admission: Arc<Admission>,
+    _place: Option<Place>,
+    /// Its address has too many.
+    too_many: bool,
+}
 
 /// The place of one connection among the half-open ones, given up when it is dropped.
 pub(crate) struct Unproven {
@@ -46,23 +61,44 @@ pub(crate) struct Unproven {
 }
 
 impl Admission {
-    /// Bounds for `live_max` connections, `half_open_max` of them half-open.
-    pub(crate) fn new(live_max: usize, half_open_max: usize, metrics: EdgeMetrics) -> Arc<Self> {
+    /// Bounds for `live_max` connections, `half_open_max` of them half-open, and `address_max` of
+    /// one address.
+    pub(crate) fn new(
+        live_max: usize,
+        half_open_max: usize,
+        address_max: Option<usize>,
+        metrics: EdgeMetrics,
+    ) -> Arc<Self> {
         metrics
             .connections_max
             .set(i64::try_from(live_max).unwrap_or(i64::MAX));
         Arc::new(Self {
             live: AtomicUsize::new(0),
             live_max: live_max.max(1),
+            address_max,
+            addresses: Arc::default(),
             half_open: Mutex::default(),
             half_open_max: half_open_max.max(1),
             metrics,
         })
     }
 
-    /// A place for a new connection: where all are taken, the oldest half-open connection is
-    /// dropped for it. `None`: all are taken by connections that have shown who they are.
-    pub(crate) fn admit(self: &Arc<Self>) -> Option<Permit> {
+    /// A place for a new connection from `address`: where all are taken, the oldest half-open
+    /// connection is dropped for it. `None`: all are taken by connections that have shown who they
+    /// are, or far too many by its own address.
+    pub(crate) fn admit(self: &Arc<Self>, address: IpAddr) -> Option<Permit> {
+        let (place, too_many) = match self.address_max {
+            None => (None, false),
+            Some(max) => {
+                let owner = owner_of(address);
+                let taken = self.addresses.take(owner, max.saturating_mul(TOLD_FACTOR));
+                let too_many = taken.as_ref().is_none_or(|(_, count)| *count > max);
+                if too_many {
+                    self.metrics.over_limit.with(&["address"]).inc();
+                }
+                (Some(taken?.0), too_many)
+            }
+        };
         // The evicted task gives its permit back when it is dropped, a moment later: for that
         // moment there is one more than allowed, which the reserve of files covers.
         if self.live.load(Ordering::Relaxed) >= self.live_max && !self.evict_oldest() {
@@ -71,7 +107,11 @@ impl Admission {
         }
         self.live.fetch_add(1, Ordering::Relaxed);
         self.metrics.connections.inc();
-        Some(Permit(self.clone()))
+        Some(Permit {
+            admission: self.clone(),
+            _place: place,
+            too_many,
+        })
     }
 
     /// Starts `spawn`'s task as a half-open connection that must send a request within `timeout`.
@@ -164,10 +204,17 @@ impl Admission {
     }
 }
 
+impl Permit {
+    /// Why no session may begin on this connection; `None`: one may.
+    pub(crate) fn refused(&self) -> Option<Disconnect> {
+        self.too_many.then_some(Disconnect::ConnectionLimit)
+    }
+}
+
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.0.live.fetch_sub(1, Ordering::Relaxed);
-        self.0.metrics.connections.dec();
+        self.admission.live.fetch_sub(1, Ordering::Relaxed);
+        self.admission.metrics.connections.dec();
     }
 }
 

@@ -30,6 +30,9 @@ pub struct EdgeConfig {
     /// Connections at most; `None`: as many as the process may have files open, less
     /// `file_reserve`.
     pub connections_max: Option<usize>,
+    /// Connections of one IPv4 address, or of one IPv6 /64; `None`: any number. Not for an edge
+    /// behind a proxy, whose address all of them have.
+    pub connections_per_address: Option<usize>,
     /// Files kept free for everything that is no client connection.
     pub file_reserve: usize,
     /// Connections at most that have not shown a valid token; `None`: half of all. The oldest of
@@ -79,6 +82,7 @@ impl EdgeConfig {
             dev_tokens: false,
             loopback_origins: false,
             connections_max: None,
+            connections_per_address: None,
             file_reserve: 256,
             half_open_max: None,
             handshake_timeout: Duration::from_secs(5),

@@ -160,7 +160,12 @@ impl Edge {
         let placed = snapshot.revision > 0;
         let shared = Arc::new(Shared::new(SharedParts {
             snapshot,
-            admission: Admission::new(live_max, half_open_max, metrics.clone()),
+            admission: Admission::new(
+                live_max,
+                half_open_max,
+                config.connections_per_address,
+                metrics.clone(),
+            ),
             metrics,
             registry: deps.metrics.clone(),
             tls,

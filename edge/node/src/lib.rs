@@ -19,6 +19,7 @@ mod http;
 mod metrics;
 mod origin;
 mod pace;
+mod places;
 mod quic;
 mod relay;
 mod shards;

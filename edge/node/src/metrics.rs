@@ -13,6 +13,8 @@ pub(crate) struct EdgeMetrics {
     pub(crate) connections_max: Gauge,
     /// Connections refused because that many are open.
     pub(crate) refused_full: Counter,
+    /// Connections refused because one address or instance has too many, by which.
+    pub(crate) over_limit: CounterFamily,
     /// Connections that have not shown who they are.
     pub(crate) half_open: Gauge,
     /// Such connections dropped, by why: `evicted` for a newer one, `timeout`.
@@ -85,6 +87,11 @@ impl EdgeMetrics {
             refused_full: m.counter(
                 "gb6_edge_refused_full_total",
                 "Connections refused because as many as allowed were open.",
+            ),
+            over_limit: m.counter_family(
+                "gb6_edge_over_limit_total",
+                "Connections refused (3504) because their address or instance has too many.",
+                &[Label::new("of", 4)],
             ),
             half_open: m.gauge(
                 "gb6_edge_half_open",

@@ -27,6 +27,7 @@ use crate::http::assets::AssetSource;
 use crate::http::body::BodyBytes;
 use crate::metrics::EdgeMetrics;
 use crate::pace::Pace;
+use crate::places::Places;
 use crate::relay::Relays;
 use crate::shards::Shards;
 use crate::wheel::Wheel;
@@ -56,6 +57,8 @@ pub(crate) struct Shared {
     /// at once.
     pub(crate) evictions: Pace,
     pub(crate) admission: Arc<Admission>,
+    /// Connected sessions by instance.
+    pub(crate) by_instance: Arc<Places>,
     /// Where TLS is spoken below HTTP.
     pub(crate) tls: Option<TlsAcceptor>,
     pub(crate) shards: Shards,
@@ -122,6 +125,7 @@ impl Shared {
             logged: Pace::new(LOGGED_PER_SECOND, LOGGED_AT_ONCE),
             evictions: Pace::new(evictions, evictions / 10),
             admission: parts.admission,
+            by_instance: Arc::default(),
             tls: parts.tls,
             shards: parts.shards,
             relays: parts.relays,

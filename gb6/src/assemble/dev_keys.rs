@@ -128,6 +128,7 @@ impl DevKeys {
             usage: KeyUse::Api,
             algorithm: KeyAlgorithm::HS256,
             secret: self.api_keys.get(instance)?.clone(),
+            ..Key::default()
         })
     }
 

@@ -95,6 +95,8 @@ async fn pass_on(mut from: watch::Receiver<Arc<Snapshot>>, place: watch::Sender<
 pub(super) fn bound_clients(config: &mut EdgeConfig, clients: &ClientsTable) {
     config.connections_max =
         (clients.connections_max > 0).then_some(clients.connections_max as usize);
+    config.connections_per_address =
+        (clients.connections_per_address > 0).then_some(clients.connections_per_address as usize);
     config.outbox_bytes = usize::try_from(clients.queue.0).unwrap_or(usize::MAX);
     config.write_timeout = Duration::from_millis(clients.write.0);
     config.session.ping_interval_ms = clients.ping.0;

@@ -108,6 +108,9 @@ config! {
     pub(crate) struct ClientsTable {
         /// Connections at most; 0: as many as the process may have files open.
         connections_max: u32 = 0,
+        /// Connections of one IPv4 address or IPv6 /64; further ones are disconnected (3504).
+        /// 0: any number, as behind a proxy, whose address all of them have.
+        connections_per_address: u32 = 0,
         /// Bytes that may wait for one client before it is disconnected as slow (3008): 1MiB to
         /// 64MiB.
         queue: Bytes = Bytes(limits::SESSION_QUEUE_BYTES_MAX as u64),

@@ -73,6 +73,9 @@ pub struct InstanceFile {
     /// Subscriptions of one session. Default 1,024.
     #[serde(default)]
     pub subscriptions_max: Option<Spanned<u64>>,
+    /// Connections at each edge; 0, the default: any number.
+    #[serde(default)]
+    pub connections_max: Option<Spanned<u64>>,
     /// Keys that its tokens may be signed with, and those of its server API.
     #[serde(default)]
     pub keys: Vec<Spanned<KeyFile>>,
@@ -269,6 +272,8 @@ impl Default for NamespaceFile {
 pub(crate) const JOIN_LEAVE_MAX_MAX: u64 = 10_000;
 /// Most subscriptions of one session that a file may allow.
 pub(crate) const SUBSCRIPTIONS_MAX_MAX: u64 = 65_536;
+/// Most connections at one edge that a file may name.
+pub(crate) const CONNECTIONS_MAX_MAX: u64 = 100_000_000;
 /// Most bytes of one publication that a file may allow: client frames are cut for it.
 pub(crate) const MESSAGE_BYTES_MAX: u64 = limits::PUBLISH_BYTES_MAX as u64;
 /// Longest time for which clients may be told to gather publishes, in ms: people wait for it.

@@ -105,6 +105,7 @@ mod tests {
             usage,
             algorithm: KeyAlgorithm::HS256,
             secret: secret.to_owned(),
+            public_key: String::new(),
         };
         let instance = |keys| Instance {
             keys,

@@ -111,7 +111,7 @@ impl<C: Carrier, F: Framing> Connection<C, F> {
     }
 
     /// The connection belongs to the instance of these claims from here on, if the page that it is
-    /// from may connect there.
+    /// from may connect there and the instance has a place for it.
     fn admit(&mut self, snapshot: &Snapshot, claims: &Claims) -> Result<(), Disconnect> {
         if let Some(origin) = &self.origin.foreign {
             let listed = snapshot
@@ -123,8 +123,19 @@ impl<C: Carrier, F: Framing> Connection<C, F> {
                 return Err(Disconnect::PermissionDenied);
             }
         }
-        self.handle
-            .belongs_to(InstanceTag::of(claims.instance.as_str()));
+        let tag = InstanceTag::of(claims.instance.as_str());
+        if self.counted.is_none() {
+            let placed = snapshot.instances.get(&claims.instance);
+            let max = placed.and_then(|i| i.connections_max).unwrap_or(usize::MAX);
+            match self.shared.by_instance.take(tag.number(), max) {
+                Some((place, _)) => self.counted = Some(place),
+                None => {
+                    self.shared.metrics.over_limit.with(&["instance"]).inc();
+                    return Err(Disconnect::ConnectionLimit);
+                }
+            }
+        }
+        self.handle.belongs_to(tag);
         self.unproven = None;
         Ok(())
     }

@@ -25,6 +25,7 @@ use super::gather::{Gathered, gather};
 use super::handle::{Event, SessionHandle};
 use super::outbox::{Phase, Taken};
 use crate::admission::{Permit, Unproven};
+use crate::places::Place;
 use crate::shards::ShardInbox;
 use crate::shared::Shared;
 use crate::ws::ping::FramePing;
@@ -111,6 +112,8 @@ pub(crate) struct Connection<C, F: Framing> {
     pub(super) dialect: Dialect,
     pub(super) transport: Transport,
     pub(super) unproven: Option<Unproven>,
+    /// Its place among the sessions of its instance, once a token has named that.
+    pub(super) counted: Option<Place>,
     _permit: Permit,
 }
 
@@ -146,6 +149,7 @@ impl<C: Carrier, F: Framing> Connection<C, F> {
         unproven: Unproven,
         permit: Permit,
     ) -> Self {
+        let refused = permit.refused();
         let session = shared.next_session();
         let secret: u128 = rand::random();
         let takes = opening.transport.is_emulated().then_some(opening.dialect);
@@ -206,10 +210,14 @@ impl<C: Carrier, F: Framing> Connection<C, F> {
             dialect: opening.dialect,
             transport: opening.transport,
             unproven: Some(unproven),
+            counted: None,
             _permit: permit,
             shared,
         };
-        connection.received(now_ms, early);
+        match refused {
+            Some(why) => connection.begin_close(now_ms, why.into()),
+            None => connection.received(now_ms, early),
+        }
         connection
     }
 

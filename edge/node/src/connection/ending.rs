@@ -111,6 +111,7 @@ impl<C, F: Framing> Connection<C, F> {
             inbox.session_closed(self.handle.session);
         }
         self.unproven = None;
+        self.counted = None;
         self.shared
             .metrics
             .sessions

@@ -14,6 +14,11 @@ impl InstanceTag {
     pub(crate) fn of(name: &str) -> Self {
         Self(stable_hash64(&[name.as_bytes()]).max(1))
     }
+
+    /// Its number.
+    pub(crate) fn number(self) -> u64 {
+        self.0
+    }
 }
 
 /// The instance of one session: none until its token is verified, then one for ever.

@@ -106,13 +106,16 @@ impl Drop for InProgress {
 
 fn admit(shared: &Arc<Shared>, handshakes: &Arc<AtomicUsize>, incoming: Incoming) {
     let count = |result| shared.metrics.quic_handshakes.with(&[result]).inc();
-    if handshakes.load(Ordering::Relaxed) >= HANDSHAKES_UNPROVEN_MAX && incoming.may_retry() {
+    // Where places of an address are counted, a forged one must not take them.
+    let prove = shared.config.connections_per_address.is_some()
+        || handshakes.load(Ordering::Relaxed) >= HANDSHAKES_UNPROVEN_MAX;
+    if prove && !incoming.remote_address_validated() && incoming.may_retry() {
         count("retry");
         // Fails only where it may not retry.
         let _ = incoming.retry();
         return;
     }
-    let Some(permit) = shared.admission.admit() else {
+    let Some(permit) = shared.admission.admit(incoming.remote_address().ip()) else {
         count("refused");
         incoming.refuse();
         return;

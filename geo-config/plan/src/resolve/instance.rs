@@ -10,8 +10,8 @@ use toml::Spanned;
 use super::address::{is_host, is_origin};
 use super::{Resolver, names};
 use crate::file::{
-    COMMAND_RATE_DEFAULT, CommandRateFile, DEDUPE_FIELD_BYTES_MAX, InstanceFile,
-    JOIN_LEAVE_MAX_MAX, MESSAGE_BYTES_MAX, NamespaceFile, PUBLISH_DEBOUNCE_MAX,
+    COMMAND_RATE_DEFAULT, CONNECTIONS_MAX_MAX, CommandRateFile, DEDUPE_FIELD_BYTES_MAX,
+    InstanceFile, JOIN_LEAVE_MAX_MAX, MESSAGE_BYTES_MAX, NamespaceFile, PUBLISH_DEBOUNCE_MAX,
     SUBSCRIPTIONS_MAX_MAX, SlotsFile,
 };
 use crate::slots::choose_slots;
@@ -49,6 +49,11 @@ impl Resolver<'_> {
             }
             None => limits::SUBSCRIPTIONS_MAX,
         };
+        let connections_max = instance.connections_max.as_ref().and_then(|max| {
+            let path = format!("{path}.connections_max");
+            self.within(max, &path, *max.get_ref(), 0, CONNECTIONS_MAX_MAX);
+            (*max.get_ref() > 0).then_some(*max.get_ref() as usize)
+        });
         let command_rate = match &instance.command_rate {
             None => Some(COMMAND_RATE_DEFAULT),
             Some(rate) => match *rate.get_ref() {
@@ -123,6 +128,7 @@ impl Resolver<'_> {
                 .collect(),
             command_rate,
             subscriptions_max,
+            connections_max,
         }
     }
 
