@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
 # Installs what the tests and benchmarks need beyond building, where it is missing (Debian 12, as
 # root or with sudo): Chromium for the browser tests, XFS tools for the power cut, nats-server as
-# the peer of the benchmarks; and the npm and Python packages of the test clients.
+# the peer of the benchmarks; and the npm, Python and Go packages of the test clients. Go itself is only looked for.
 #
 #   scripts/install-test-deps.sh [--list]     --list: only print which packages are missing
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/apt.sh
 . scripts/apt.sh
+# shellcheck source=scripts/go.sh
+. scripts/go.sh
 # shellcheck source=scripts/python.sh
 . scripts/python.sh
 
@@ -58,3 +60,10 @@ if [ -n "$problem" ]; then
     exit 1
 fi
 python_install
+
+problem=$(go_problem)
+if [ -n "$problem" ]; then
+    echo "error: $problem; install version $GO_VERSIONS from https://go.dev/dl" >&2
+    exit 1
+fi
+(cd tests/sdk-go && go mod download)

@@ -12,10 +12,12 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/step.sh
 . scripts/step.sh
+# shellcheck source=scripts/go.sh
+. scripts/go.sh
 # shellcheck source=scripts/python.sh
 . scripts/python.sh
 
-STAGES=(units mutants sdk sdk-python browser conformance crash)
+STAGES=(units mutants sdk sdk-python sdk-go browser conformance crash)
 
 # forget_results PREFIX: what an earlier run of these suites showed is no result of this one.
 forget_results() {
@@ -58,6 +60,21 @@ stage_sdk-python() {
     # The SDK does not wait for the end of sockets that it leaves.
     forget_results python
     (cd tests/sdk-python && "$python" -W ignore::ResourceWarning -m unittest discover -s suites -t .)
+}
+
+# The unmodified Go SDK against a real server.
+stage_sdk-go() {
+    local problem
+    problem=$(go_problem)
+    if [ -n "$problem" ]; then
+        echo "error: $problem; install version $GO_VERSIONS from https://go.dev/dl" >&2
+        exit 1
+    fi
+    scripts/console.sh --if-missing
+    cargo build --locked -p gb6
+    forget_results go
+    # Never a result of before: the server is no input that Go knows of.
+    (cd tests/sdk-go && go vet ./... && go test -count=1 ./...)
 }
 
 # The console in Chromium, on one process and on a mesh.
