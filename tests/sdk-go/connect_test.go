@@ -3,6 +3,8 @@
 package sdk
 
 import (
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"strings"
 	"sync/atomic"
@@ -170,5 +172,34 @@ func TestDrain(t *testing.T) {
 		}
 		s.start(t)
 		c.connected.wait(t, "connected again", 2, nil)
+	})
+}
+
+// The same over TLS 1.3, with the certificate that `gb6 dev --tls` makes.
+func TestTLS(t *testing.T) {
+	s := startServer(t, "--tls")
+	if !strings.HasPrefix(s.WS, "wss:") {
+		t.Fatal(s.WS)
+	}
+	shown, err := tls.Dial("tcp", s.address, &tls.Config{InsecureSkipVerify: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	roots := x509.NewCertPool()
+	roots.AddCert(shown.ConnectionState().PeerCertificates[0])
+	_ = shown.Close()
+	each(t, func(t *testing.T, e encoding) {
+		proves(t, e, "tls")
+		token := s.sign(t, member("alice", time.Hour))
+		alice := s.connectWith(t, e, centrifuge.Config{Token: token, TLSConfig: &tls.Config{RootCAs: roots}})
+		r := alice.enter(t, freshRoom("tls"))
+		alice.mustPublish(t, r.Channel, "", `{"n":1}`)
+		equal(t, "data", r.data(t, 1), numbered(1))
+		// A certificate that is not trusted is refused by the client.
+		wary := s.client(t, e, centrifuge.Config{Token: token})
+		refused := wary.Connect()
+		if refused == nil || !strings.Contains(refused.Error(), "x509: certificate signed by unknown authority") {
+			t.Fatalf("refused with %v", refused)
+		}
 	})
 }

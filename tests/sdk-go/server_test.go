@@ -94,14 +94,15 @@ type ready struct {
 
 type server struct {
 	ready
-	address string
-	dir     string
-	command *exec.Cmd
+	address   string
+	dir       string
+	arguments []string
+	command   *exec.Cmd
 }
 
-// Starts a server that ends with the test.
-func startServer(t testing.TB) *server {
-	s := &server{address: freeAddress(t), dir: t.TempDir()}
+// Starts a server that ends with the test, with these arguments beside the usual ones.
+func startServer(t testing.TB, arguments ...string) *server {
+	s := &server{address: freeAddress(t), dir: t.TempDir(), arguments: arguments}
 	s.start(t)
 	t.Cleanup(func() {
 		_ = s.command.Process.Kill()
@@ -113,7 +114,8 @@ func startServer(t testing.TB) *server {
 func (s *server) start(t testing.TB) {
 	t.Helper()
 	data := filepath.Join(s.dir, "data")
-	s.command = exec.Command(gb6(t), "dev", "--ready-json", "--http", s.address, "--data-dir", data)
+	usual := []string{"dev", "--ready-json", "--http", s.address, "--data-dir", data}
+	s.command = exec.Command(gb6(t), append(usual, s.arguments...)...)
 	log, err := os.OpenFile(filepath.Join(s.dir, "gb6.log"), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
 	if err != nil {
 		t.Fatal(err)

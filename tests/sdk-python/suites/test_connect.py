@@ -1,6 +1,8 @@
 """Beginning and keeping a connection: tokens, expiry, refusals, pings."""
 
 import asyncio
+import ssl
+import urllib.parse
 
 import centrifuge
 
@@ -130,3 +132,31 @@ class Connecting:
             await self.room_publish(client, self.fresh("idle"), None, {})
 
 
+
+
+@over_encodings("tls")
+class Tls:
+    """The same over TLS 1.3, with the certificate that `gb6 dev --tls` makes."""
+
+    arguments = ("--tls",)
+
+    @proves("tls")
+    async def test_connects_publishes_and_receives_over_tls(self):
+        address = urllib.parse.urlparse(self.server.ws)
+        self.assertEqual(address.scheme, "wss")
+        shown = await asyncio.to_thread(
+            ssl.get_server_certificate, (address.hostname, address.port)
+        )
+        trusting = ssl.create_default_context(cadata=shown)
+        alice = await self.connect("alice", ssl_context=trusting)
+        room = await self.room(alice, self.fresh("tls"))
+        await room.sub.publish(self.encoding.encode({"n": 1}))
+        await room.count(1)
+        self.assertEqual(room.data, [{"n": 1}])
+
+    @proves("tls")
+    async def test_a_certificate_that_is_not_trusted_is_refused_by_the_client(self):
+        client = self.client("alice")
+        await client.connect()
+        refused = await client.log.next("error")
+        self.assertIsInstance(refused.error, ssl.SSLCertVerificationError)

@@ -1,9 +1,10 @@
 // Starts `gb6 dev` for one suite: on a port that it can come back to, with a data directory of its own.
 
 import { spawn } from 'node:child_process';
-import { createWriteStream, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { createWriteStream, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { createInterface } from 'node:readline';
+import { connect as connectTls } from 'node:tls';
 import { fileURLToPath } from 'node:url';
 
 import { freePort } from './ports.js';
@@ -45,20 +46,26 @@ export function within(promise, what, ms = PATIENCE) {
 }
 
 export class Server {
-  /** Starts a server and waits until it is ready. */
-  static async start(name) {
-    const server = new Server(scratch(name));
+  /**
+   * Starts a server, with these arguments beside the usual ones, and waits until it is ready. In
+   * its directory stand these files; an argument `--config NAME` is one of them.
+   */
+  static async start(name, args = [], files = {}) {
+    const dir = scratch(name);
+    for (const [file, text] of Object.entries(files)) writeFileSync(path.join(dir, file), text);
+    const server = new Server(dir, args.map((arg) => (arg in files ? path.join(dir, arg) : arg)));
     await server.#start(`127.0.0.1:${await freePort()}`);
     return server;
   }
 
-  constructor(dir) {
+  constructor(dir, args) {
     this.dir = dir;
+    this.args = args;
     this.log = path.join(dir, 'gb6.log');
   }
 
   async #start(http) {
-    const args = ['dev', '--ready-json', '--http', http, '--data-dir', path.join(this.dir, 'data')];
+    const args = ['dev', '--ready-json', '--http', http, '--data-dir', path.join(this.dir, 'data'), ...this.args];
     const child = spawn(gb6(), args, { stdio: ['ignore', 'pipe', 'pipe'] });
     this.child = child;
     this.ended = new Promise((resolve) => child.once('exit', (code, signal) => resolve({ code, signal })));
@@ -79,6 +86,19 @@ export class Server {
 
   get address() {
     return new URL(this.http).host;
+  }
+
+  /** The certificate that it shows (PEM): what a client trusts that has been given it. */
+  async certificate() {
+    const { hostname: host, port } = new URL(this.http);
+    const socket = connectTls({ host, port, rejectUnauthorized: false });
+    try {
+      await within(new Promise((resolve, reject) => socket.once('secureConnect', resolve).once('error', reject)), 'a TLS handshake');
+      const base64 = socket.getPeerCertificate().raw.toString('base64');
+      return `-----BEGIN CERTIFICATE-----\n${base64.replaceAll(/.{64}/g, '$&\n')}\n-----END CERTIFICATE-----\n`;
+    } finally {
+      socket.destroy();
+    }
   }
 
   logTail() {

@@ -20,7 +20,12 @@ export function member(user, seconds = 3600, more = {}) {
 
 /** A token of the server's demo instance. */
 export function sign(server, claims, { secret = server.ready.hmac_secret, kid = header(server.ready.tokens.alice).kid } = {}) {
-  const body = `${encode({ alg: 'HS256', typ: 'JWT', kid })}.${encode(claims)}`;
+  return signWith(secret, { kid }, claims);
+}
+
+/** A token with this secret, and more in its header. */
+export function signWith(secret, head, claims) {
+  const body = `${encode({ alg: 'HS256', typ: 'JWT', ...head })}.${encode(claims)}`;
   return `${body}.${createHmac('sha256', secret).update(body).digest('base64url')}`;
 }
 

@@ -1,0 +1,274 @@
+// Two instances of one server, `acme` and `shop`, with the same users, rooms and message ids: with
+// keys, tokens, positions, ids and names of the other nobody gets anywhere, and neither the text of
+// an answer nor the time that it takes tells what the other one has.
+
+import assert from 'node:assert/strict';
+import { request } from 'node:http';
+import { after, afterEach, before, describe, test } from 'node:test';
+import { Raw } from '../lib/raw.js';
+import { Server, within } from '../lib/server.js';
+import { forge, member, signWith } from '../lib/token.js';
+
+const secrets = { acme: 'a'.repeat(40), shop: 's'.repeat(40) };
+const files = {
+  'dev.toml': ['acme', 'shop']
+    .map(
+      (name) => `
+[instances.${name}]
+allowed_origins = ["https://${name}.example"]
+keys = [{ id = "${name}.main", secret_file = "${name}.secret" }]
+[instances.${name}.namespaces.room]
+presence = true
+join_leave = true
+force_join_leave = true
+`,
+    )
+    // Only the other one has this namespace.
+    .concat('[instances.shop.namespaces.secret]\npresence = true\n')
+    .join(''),
+  'acme.secret': secrets.acme,
+  'shop.secret': secrets.shop,
+};
+
+let server;
+const open = [];
+before(async () => {
+  server = await Server.start('sdk-isolation', ['--config', 'dev.toml', '--default-instance', 'acme'], files);
+});
+afterEach(() => {
+  for (const raw of open.splice(0)) raw.socket.terminate();
+});
+after(() => server?.stop());
+
+const everything = [{ channels: ['*'], match: 'wildcard', allow: ['sub', 'pub', 'prs', 'hst'] }];
+const claims = (user, more = {}) => member(user, 3600, { caps: everything, ...more });
+const token = (instance, user, more) => signWith(secrets[instance], { kid: `${instance}.main` }, claims(user, more));
+
+/** A bare connection; `host` chooses the instance where no key does. */
+async function dial(host) {
+  const raw = await Raw.open(server.ws, { headers: host === undefined ? {} : { host } });
+  open.push(raw);
+  return raw;
+}
+
+/** A connection on which a user of an instance is signed in. */
+async function signIn(instance, user) {
+  const raw = await dial();
+  const { connect } = await raw.ask({ connect: { token: token(instance, user) } });
+  assert.ok(connect?.client.length > 0);
+  raw.client = connect.client;
+  return raw;
+}
+
+let rooms = 0;
+const freshRoom = () => `room:isolated-${(rooms += 1)}`;
+
+/** `room.publish` of a message. */
+const publish = (raw, room, id, data) => raw.ask({ rpc: { method: 'room.publish', data: { room, id, data } } });
+
+describe('tokens', () => {
+  const noKey = (instance, user, more) => signWith(secrets[instance], {}, claims(user, more));
+  // Where it connects to, and with what: each is as good as a token that somebody made up.
+  const foreign = {
+    'the key id of one, the secret of the other': [undefined, () => signWith(secrets.shop, { kid: 'acme.main' }, claims('alice'))],
+    'the same the other way round': [undefined, () => signWith(secrets.acme, { kid: 'shop.main' }, claims('alice'))],
+    'a token of the one without a key id, at the host of the other': ['acme.localhost', () => noKey('shop', 'alice')],
+    'the same the other way round, at the host': ['shop.localhost', () => noKey('acme', 'alice')],
+    'an issuer of the other': [undefined, () => noKey('shop', 'alice', { iss: 'acme.main' })],
+    'no signature': [undefined, () => forge({ alg: 'none', kid: 'shop.main' }, claims('alice'))],
+    'a key id that nobody has': [undefined, () => signWith(secrets.shop, { kid: 'shop.other' }, claims('alice'))],
+    'an instance that nobody has': [undefined, () => signWith(secrets.shop, { kid: 'nobody.main' }, claims('alice'))],
+    garbage: [undefined, () => 'not.a.token'],
+  };
+
+  test('every foreign token ends at connect like one that is made up, word for word', async () => {
+    for (const [name, [host, make]] of Object.entries(foreign)) {
+      const raw = await dial(host);
+      raw.send(JSON.stringify({ id: 1, connect: { token: make() } }));
+      assert.deepEqual(await raw.end(), { code: 3500, reason: 'invalid token' }, name);
+      assert.deepEqual(raw.frames, [], name);
+    }
+  });
+
+  test('every foreign token ends a connection at refresh, word for word', async () => {
+    const more = { 'a good one of the same user of the other': [undefined, () => token('shop', 'alice')] };
+    for (const [name, [host, make]] of Object.entries({ ...foreign, ...more })) {
+      // A refresh belongs to the connection's instance, whatever the host says.
+      const raw = await dial(host);
+      await raw.ask({ connect: { token: token('acme', 'alice') } });
+      raw.send(JSON.stringify({ id: 9, refresh: { token: make() } }));
+      const end = await raw.end();
+      assert.deepEqual(end, { code: 3500, reason: 'invalid token' }, name);
+    }
+  });
+
+  test('a good token leads to its own instance, whatever host it is shown to', async () => {
+    const room = freshRoom();
+    const raw = await dial('acme.localhost');
+    assert.ok((await raw.ask({ connect: { token: token('shop', 'alice') } })).connect);
+    await publish(raw, room, 'm', 1);
+    assert.equal((await (await signIn('shop', 'bob')).ask({ history: { channel: room, limit: 0 } })).history.offset, 1);
+    assert.equal((await (await signIn('acme', 'bob')).ask({ history: { channel: room, limit: 0 } })).history.offset, undefined);
+  });
+
+  test('an origin lets in its own instance alone', async () => {
+    for (const [own, other] of [['acme', 'shop'], ['shop', 'acme']]) {
+      // The token names the instance, so the page's origin is looked at again with it.
+      const enter = async (origin) => {
+        const raw = await Raw.open(server.ws, { headers: { host: `${own}.localhost`, origin } });
+        open.push(raw);
+        raw.send(JSON.stringify({ id: 1, connect: { token: token(own, 'alice') } }));
+        return raw;
+      };
+      assert.ok(JSON.parse(await (await enter(`https://${own}.example`)).next()).connect);
+      assert.deepEqual(await (await enter(`https://${other}.example`)).end(), { code: 3507, reason: 'permission denied' });
+      await assert.rejects(enter('https://nobody.example'), /403/);
+    }
+  });
+
+  test('whether a key exists can not be told from the time of the refusal', async () => {
+    const refused = async (text) => {
+      const raw = await Raw.open(server.ws);
+      const began = performance.now();
+      raw.send(JSON.stringify({ id: 1, connect: { token: text } }));
+      await raw.end();
+      return performance.now() - began;
+    };
+    const known = signWith('x'.repeat(40), { kid: 'shop.main' }, claims('alice'));
+    const unknown = signWith('x'.repeat(40), { kid: 'nobody.main' }, claims('alice'));
+    const [a, b] = [[], []];
+    // By turns, so that what else runs here slows both.
+    for (let n = 0; n < 200; n += 1) {
+      a.push(await refused(known));
+      b.push(await refused(unknown));
+    }
+    const median = (list) => list.sort((x, y) => x - y)[list.length / 2];
+    const apart = Math.abs(median(a) - median(b));
+    assert.ok(apart < 0.25 * Math.max(median(a), median(b)), `${median(a)} ms and ${median(b)} ms`);
+  });
+});
+
+describe('names', () => {
+  const commands = {
+    subscribe: (channel) => ({ subscribe: { channel } }),
+    'subscribe with recovery': (channel) => ({ subscribe: { channel, recover: true, offset: 1, epoch: '' } }),
+    publish: (channel) => ({ publish: { channel, data: 1 } }),
+    history: (channel) => ({ history: { channel, limit: 10 } }),
+    'history of the position': (channel) => ({ history: { channel, limit: 0 } }),
+    'history backwards': (channel) => ({ history: { channel, limit: 10, reverse: true } }),
+    presence: (channel) => ({ presence: { channel } }),
+    presence_stats: (channel) => ({ presence_stats: { channel } }),
+    unsubscribe: (channel) => ({ unsubscribe: { channel } }),
+    'room.publish': (channel) => ({ rpc: { method: 'room.publish', data: { room: channel, id: 'm1', data: 1 } } }),
+    'room.trace': (channel) => ({ rpc: { method: 'room.trace', data: { room: channel, offset: 1 } } }),
+  };
+  /** An answer without what is another one for each room or moment. */
+  const comparable = (reply) =>
+    JSON.stringify(reply, (key, value) => (['epoch', 'time', 'client', 'shard', 'sync_us', 'shard_epoch', 'batch'].includes(key) ? undefined : value));
+
+  test('a namespace of the other is one that does not exist', async () => {
+    const shop = await signIn('shop', 'alice');
+    await publish(shop, 'secret:plans', 'm0', 1);
+    await shop.ask({ subscribe: { channel: 'secret:plans' } });
+    const raw = await signIn('acme', 'alice');
+    for (const [name, command] of Object.entries(commands)) {
+      const [theirs, nobodys] = [await raw.ask(command('secret:plans')), await raw.ask(command('nobody:plans'))];
+      assert.deepEqual(theirs, nobodys, name);
+      if (name !== 'unsubscribe') assert.equal(theirs.error?.code, 102, name);
+    }
+  });
+
+  test('a room of the other is one in which nothing ever happened', async () => {
+    const shop = await signIn('shop', 'alice');
+    for (const [name, command] of Object.entries(commands)) {
+      const [theirs, nobodys] = [freshRoom(), freshRoom()];
+      for (let n = 0; n < 3; n += 1) await publish(shop, theirs, `m${n}`, { n });
+      await shop.ask({ subscribe: { channel: theirs } });
+      const raw = await signIn('acme', 'alice');
+      const answers = [await raw.ask(command(theirs)), await raw.ask(command(nobodys))];
+      assert.equal(comparable(answers[0]), comparable(answers[1]), name);
+    }
+  });
+
+  test('nothing that happens in a room reaches the other\'s room of that name', async () => {
+    const room = freshRoom();
+    const [acme, shop] = [await signIn('acme', 'alice'), await signIn('shop', 'alice')];
+    for (const raw of [acme, shop]) await raw.ask({ subscribe: { channel: room, join_leave: true } });
+    // Somebody comes to the one, writes in both ways, asks, and goes.
+    const bob = await signIn('shop', 'bob');
+    await bob.ask({ subscribe: { channel: room } });
+    await bob.ask({ publish: { channel: room, data: 'plain' } });
+    await publish(bob, room, 'm1', 'durable');
+    await bob.ask({ unsubscribe: { channel: room } });
+    const left = async () => {
+      while (!shop.pushes.some((push) => push.leave?.info.user === 'bob')) await shop.more();
+    };
+    await within(left(), 'the leave of bob');
+    // The other sees its own publication, at its own first offset, and nothing else before it.
+    await publish(acme, room, 'm1', 'own');
+    const own = async () => {
+      while (!acme.pushes.some((push) => push.pub)) await acme.more();
+    };
+    await within(own(), 'the own publication');
+    const strangers = acme.pushes.filter((push) => (push.join ?? push.leave ?? push.pub).info.user !== 'alice');
+    assert.deepEqual(strangers, []);
+    assert.deepEqual(acme.pushes.filter((push) => push.pub).map((push) => [push.pub.offset, push.pub.data]), [[1, 'own']]);
+    const { presence } = await acme.ask({ presence: { channel: room } });
+    assert.deepEqual(Object.keys(presence.presence), [acme.client]);
+    assert.deepEqual((await acme.ask({ presence_stats: { channel: room } })).presence_stats, { num_clients: 1, num_users: 1 });
+  });
+});
+
+describe('ids and positions', () => {
+  test('a message id belongs to its instance', async () => {
+    const room = freshRoom();
+    for (const instance of ['shop', 'acme']) {
+      const raw = await signIn(instance, 'alice');
+      const first = (await publish(raw, room, 'order-17', instance)).rpc.data;
+      assert.deepEqual([first.offset, first.duplicate], [1, false]);
+      const again = (await publish(raw, room, 'order-17', instance)).rpc.data;
+      assert.deepEqual([again.offset, again.duplicate], [1, true]);
+    }
+  });
+
+  test('a position of the other\'s room is one of no room', async () => {
+    const room = freshRoom();
+    const [acme, shop] = [await signIn('acme', 'alice'), await signIn('shop', 'alice')];
+    for (let n = 1; n <= 3; n += 1) await publish(shop, room, `m${n}`, n);
+    await publish(acme, room, 'm1', 1);
+    const { epoch } = (await shop.ask({ history: { channel: room, limit: 0 } })).history;
+    const own = (await acme.ask({ history: { channel: room, limit: 0 } })).history;
+    assert.notEqual(epoch, own.epoch);
+    const since = (of) => acme.ask({ history: { channel: room, limit: 10, since: { offset: 1, epoch: of } } });
+    const theirs = await since(epoch);
+    assert.equal(theirs.error.code, 112);
+    assert.deepEqual(theirs, await since('made-up'));
+    const { subscribe } = await acme.ask({ subscribe: { channel: room, recover: true, offset: 1, epoch } });
+    assert.deepEqual([subscribe.was_recovering, subscribe.recovered ?? false, subscribe.publications ?? []], [true, false, []]);
+  });
+});
+
+describe('routes', () => {
+  /** The answer to a request by HTTP. */
+  const ask = (method, path, headers, body) =>
+    within(
+      new Promise((resolve, reject) => {
+        const { hostname, port } = new URL(server.http);
+        const sent = request({ hostname, port, method, path, headers }, (answer) => {
+          const parts = [];
+          answer.on('data', (part) => parts.push(part));
+          answer.on('end', () => resolve({ status: answer.statusCode, body: Buffer.concat(parts).toString() }));
+        });
+        sent.once('error', reject);
+        sent.end(body);
+      }),
+      `${method} ${path}`,
+    );
+
+  test('the host of no instance is not told from that of another one', async () => {
+    const at = (host) => ask('GET', '/connection/websocket', { host });
+    const answers = [await at('shop.localhost'), await at('nobody.localhost')];
+    assert.deepEqual(answers[0], answers[1]);
+    assert.ok(answers[0].status >= 400);
+  });
+});
