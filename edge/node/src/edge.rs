@@ -25,6 +25,7 @@ use crate::relay::{self, Relays};
 use crate::shards::Shards;
 use crate::shared::{Shared, SharedParts};
 use crate::tls::{self, CertificateError, Certificates};
+use crate::webtransport;
 
 /// Waits between dials of a region: below the time that a publish waits for its answer.
 const BACKOFF: Backoff = Backoff {
@@ -147,8 +148,9 @@ impl Edge {
         };
         let quic = match (&certificates, config.quic) {
             (Some(certificates), Some(address)) => {
-                let settings = tls::over_quic(certificates.clone(), &[quic::ALPN])
-                    .map_err(CertificateError::Unusable)?;
+                let settings =
+                    tls::over_quic(certificates.clone(), &[quic::ALPN, webtransport::ALPN])
+                        .map_err(CertificateError::Unusable)?;
                 let listener = QuicListener::bind(address, settings, &config)
                     .map_err(|source| EdgeError::ListenQuic { address, source })?;
                 Some(listener)

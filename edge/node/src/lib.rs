@@ -26,6 +26,7 @@ mod shards;
 mod shared;
 mod stream;
 mod tls;
+mod webtransport;
 mod wheel;
 mod ws;
 

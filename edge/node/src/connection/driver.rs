@@ -42,12 +42,18 @@ thread_local! {
 }
 
 /// By what a session is carried.
+#[expect(
+    clippy::enum_variant_names,
+    reason = "WebTransport is the name of a protocol"
+)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Transport {
     /// A WebSocket.
     WebSocket,
     /// A stream of a QUIC connection.
     Quic,
+    /// The stream of a WebTransport session.
+    WebTransport,
 }
 
 impl Transport {
@@ -56,13 +62,14 @@ impl Transport {
         match self {
             Transport::WebSocket => "websocket",
             Transport::Quic => "quic",
+            Transport::WebTransport => "webtransport",
         }
     }
 
     /// Whether its commands come by requests of their own, to `/emulation`.
     pub(crate) fn is_emulated(self) -> bool {
         match self {
-            Transport::WebSocket | Transport::Quic => false,
+            Transport::WebSocket | Transport::Quic | Transport::WebTransport => false,
         }
     }
 }

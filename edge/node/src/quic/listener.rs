@@ -15,9 +15,11 @@ use tokio::sync::watch;
 use super::carrier::{QuicStream, close};
 use super::transport::{HANDSHAKES_UNPROVEN_MAX, SOCKET_BUFFER, bounds};
 use crate::admission::{Permit, Unproven};
+use crate::connection::carrier::Carrier;
 use crate::connection::driver::{Connection as Session, Opening, Transport};
 use crate::shared::Shared;
 use crate::stream::framing::Stream;
+use crate::webtransport;
 
 /// How long clients may take to confirm the end of their connections when the listener stops.
 const GOODBYE: Duration = Duration::from_millis(500);
@@ -152,21 +154,29 @@ async fn handshake(
         }
     };
     shared.metrics.quic_handshakes.with(&["done"]).inc();
+    let (protocol, name) = agreed(&connection);
     let patience = shared.config.header_timeout;
     // Long enough that whoever opens no stream is told so.
     unproven.prolong(patience + shared.config.close_timeout);
+    if protocol.as_deref() == Some(webtransport::ALPN) {
+        let session = webtransport::accept(&shared, &connection);
+        match tokio::time::timeout(patience, session).await {
+            Ok(Some((carrier, opening))) => begin(shared, carrier, opening, unproven, permit),
+            Ok(None) => {}
+            Err(_) => webtransport::too_late(&connection),
+        }
+        return;
+    }
     let (send, recv) = match tokio::time::timeout(patience, connection.accept_bi()).await {
         Ok(Ok(stream)) => stream,
         // It ended by itself.
         Ok(Err(_)) => return,
         Err(_) => return close(&connection, Disconnect::Stale.into()),
     };
-    let snapshot = shared.snapshot.load();
-    if snapshot.revision == 0 {
+    if shared.snapshot.load().revision == 0 {
         // No placement yet: there is nobody to be served by.
         return close(&connection, Disconnect::Shutdown.into());
     }
-    let name = server_name(&connection);
     let opening = Opening {
         transport: Transport::Quic,
         dialect: Dialect::Protobuf,
@@ -174,8 +184,17 @@ async fn handshake(
         instance: shared.instance_of(name.as_deref()),
         foreign_origin: None,
     };
-    drop(snapshot);
     let carrier = QuicStream::new(connection, send, recv);
+    begin(shared, carrier, opening, unproven, permit);
+}
+
+fn begin<C: Carrier>(
+    shared: Arc<Shared>,
+    carrier: C,
+    opening: Opening,
+    unproven: Unproven,
+    permit: Permit,
+) {
     unproven.hand_over(|unproven| {
         let framing = Stream::new(opening.dialect, shared.config.frame_bytes_max);
         let session = Session::new(shared, carrier, framing, &[], opening, unproven, permit);
@@ -183,8 +202,10 @@ async fn handshake(
     });
 }
 
-/// The host name that the client asked for.
-fn server_name(connection: &Connection) -> Option<String> {
-    let data = connection.handshake_data()?.downcast::<HandshakeData>();
-    data.ok()?.server_name
+/// The protocol that was agreed on, and the host name that the client asked for.
+fn agreed(connection: &Connection) -> (Option<Vec<u8>>, Option<String>) {
+    let data = connection
+        .handshake_data()
+        .and_then(|data| data.downcast::<HandshakeData>().ok());
+    data.map_or((None, None), |data| (data.protocol, data.server_name))
 }

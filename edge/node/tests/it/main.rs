@@ -29,4 +29,5 @@ mod slow;
 mod tls;
 mod tokens;
 mod upgrade;
+mod webtransport;
 mod world;

@@ -37,7 +37,10 @@ fn endpoint(protocols: &[&[u8]]) -> Endpoint {
     endpoint
 }
 
-async fn dial(address: SocketAddr, protocols: &[&[u8]]) -> Result<Connection, ConnectionError> {
+pub(crate) async fn dial(
+    address: SocketAddr,
+    protocols: &[&[u8]],
+) -> Result<Connection, ConnectionError> {
     let connecting = endpoint(protocols).connect(address, "localhost").unwrap();
     tokio::time::timeout(PATIENCE, connecting)
         .await
@@ -141,7 +144,7 @@ impl Quic {
 }
 
 /// The code and reason of the close.
-async fn closed(connection: &Connection) -> (u32, String) {
+pub(crate) async fn closed(connection: &Connection) -> (u32, String) {
     match tokio::time::timeout(PATIENCE, connection.closed()).await {
         Ok(ConnectionError::ApplicationClosed(close)) => (
             u32::try_from(close.error_code.into_inner()).unwrap(),
@@ -151,7 +154,7 @@ async fn closed(connection: &Connection) -> (u32, String) {
     }
 }
 
-fn connect(token: &str) -> Command {
+pub(crate) fn connect(token: &str) -> Command {
     Command {
         id: 1,
         connect: Some(Box::new(ConnectRequest {
@@ -162,7 +165,7 @@ fn connect(token: &str) -> Command {
     }
 }
 
-fn subscribe(id: u32, channel: &str) -> Command {
+pub(crate) fn subscribe(id: u32, channel: &str) -> Command {
     Command {
         id,
         subscribe: Some(Box::new(SubscribeRequest {
