@@ -1,11 +1,14 @@
 //! Everything that an edge can be told, with its defaults, and what contradicts itself.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use gb6_core_model::{InstanceId, limits};
+use gb6_core_outbound::OutboundConfig;
 use gb6_edge_session::{HubConfig, SessionConfig};
 
+use crate::auth::KeySetTiming;
 use crate::tls::CertificateSource;
 
 /// The settings of one edge.
@@ -63,6 +66,12 @@ pub struct EdgeConfig {
     pub tick: Duration,
     /// Requests that may wait for the task of one shard; further ones are answered 111.
     pub shard_inbox_max: usize,
+    /// Where what the edge fetches is kept; `None`: nowhere.
+    pub data_dir: Option<PathBuf>,
+    /// Which servers of customers may be reached, and how.
+    pub outbound: OutboundConfig,
+    /// When key sets are fetched.
+    pub key_sets: KeySetTiming,
     /// Settings of the sessions.
     pub session: SessionConfig,
     /// Settings of the rooms' hubs.
@@ -96,6 +105,9 @@ impl EdgeConfig {
             drain_window: Duration::from_secs(10),
             tick: Duration::from_millis(250),
             shard_inbox_max: 65_536,
+            data_dir: None,
+            outbound: OutboundConfig::default(),
+            key_sets: KeySetTiming::default(),
             session: SessionConfig::default(),
             hub: HubConfig::default(),
         }

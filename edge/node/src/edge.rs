@@ -8,6 +8,7 @@ use std::time::Duration;
 use gb6_core_mesh::{Backoff, Endpoint};
 use gb6_core_model::{Disconnect, snapshot::Snapshot};
 use gb6_core_obs::{Component, Health, Metrics, Registration};
+use gb6_core_outbound::Outbound;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -16,6 +17,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::accept;
 use crate::admission::Admission;
 use crate::auth::install_crypto;
+use crate::auth::jwks::KeySets;
 use crate::config::{ConfigError, EdgeConfig};
 use crate::connection::handle::Event;
 use crate::http::assets::AssetSource;
@@ -74,6 +76,9 @@ pub enum EdgeError {
     /// The certificate for clients can not be used.
     #[error("the certificate for clients is not usable: {0}")]
     Certificate(#[from] CertificateError),
+    /// An authority for outbound requests is no certificate.
+    #[error("an authority for requests to customers' servers is no certificate: {0}")]
+    Authority(rustls::Error),
     /// The process may open too few files.
     #[error(
         "the process may have {limit} files open, which leaves no room for clients beside the \
@@ -160,8 +165,17 @@ impl Edge {
         let mut snapshots = deps.snapshot;
         let snapshot = snapshots.borrow_and_update().clone();
         let placed = snapshot.revision > 0;
+        let outbound = Outbound::new(config.outbound.clone()).map_err(EdgeError::Authority)?;
+        let keys = KeySets::new(
+            snapshot.clone(),
+            Arc::new(outbound),
+            config.data_dir.clone(),
+            config.key_sets,
+            &deps.metrics,
+        );
         let shared = Arc::new(Shared::new(SharedParts {
             snapshot,
+            keys,
             admission: Admission::new(
                 live_max,
                 half_open_max,
@@ -417,6 +431,7 @@ fn collect(shared: &Arc<Shared>, metrics: &Metrics) -> Registration {
                 count,
             );
         }
+        shared.keys.collect(shared.clock.unix_ms(), out);
         shared.shards.collect(out);
         let (unanswered, relays, edges) = shared.relays.gauges();
         for (name, help, value) in [

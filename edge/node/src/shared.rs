@@ -17,7 +17,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::admission::Admission;
 use crate::api::{ApiSessions, Gate};
-use crate::auth::{Fetched, KeyTable};
+use crate::auth::jwks::KeySets;
 use crate::clock::Clock;
 use crate::config::EdgeConfig;
 use crate::connection::handle::{Event, SessionHandle};
@@ -44,8 +44,8 @@ pub(crate) struct Shared {
     pub(crate) clock: Clock,
     pub(crate) snapshot: ArcSwap<Snapshot>,
     hosts: ArcSwap<Hosts>,
-    /// The keys of the snapshot's instances.
-    pub(crate) keys: ArcSwap<KeyTable>,
+    /// The keys of the snapshot's instances, fetched ones too.
+    pub(crate) keys: Arc<KeySets>,
     pub(crate) counters: SessionCounters,
     pub(crate) metrics: EdgeMetrics,
     pub(crate) registry: Metrics,
@@ -92,6 +92,7 @@ struct Sessions {
 pub(crate) struct SharedParts {
     pub(crate) config: EdgeConfig,
     pub(crate) snapshot: Arc<Snapshot>,
+    pub(crate) keys: Arc<KeySets>,
     pub(crate) metrics: EdgeMetrics,
     pub(crate) registry: Metrics,
     pub(crate) health: Health,
@@ -115,7 +116,7 @@ impl Shared {
             quiet,
             clock: Clock::new(),
             hosts: ArcSwap::from_pointee(Hosts::of(&parts.snapshot)),
-            keys: ArcSwap::from_pointee(KeyTable::new(&parts.snapshot, |_| Fetched::Missing)),
+            keys: parts.keys,
             snapshot: ArcSwap::new(parts.snapshot),
             counters: SessionCounters::default(),
             metrics: parts.metrics,
@@ -144,8 +145,7 @@ impl Shared {
     /// Works by `snapshot` from now on; the one before.
     pub(crate) fn place(&self, snapshot: Arc<Snapshot>) -> Arc<Snapshot> {
         self.hosts.store(Arc::new(Hosts::of(&snapshot)));
-        let keys = KeyTable::new(&snapshot, |_| Fetched::Missing);
-        self.keys.store(Arc::new(keys));
+        self.keys.place(snapshot.clone());
         self.snapshot.swap(snapshot)
     }
 

@@ -25,6 +25,7 @@ use super::dev_reload::{DevPlan, Reloader};
 use super::edge::{bound_clients, certificate_files};
 use super::node::{NodeParts, local_node};
 use super::node_metrics;
+use super::outbound::outbound;
 use super::process::Stop;
 use super::ready::{DevReady, QuicReady, VERSION, absolute, http_url, print_line, ws_url};
 use super::record_keys::KeyFile;
@@ -171,6 +172,8 @@ fn start_edge(setup: &DevSetup, deps: EdgeDeps) -> anyhow::Result<EdgeHandle> {
     }));
     edge.drain_window = Duration::from_millis(file.drain.0);
     bound_clients(&mut edge, &file.clients);
+    edge.data_dir = Some(PathBuf::from(&file.data_dir));
+    edge.outbound = outbound(&file.outbound.allow, &file.outbound.ca)?;
     edge.session.version = VERSION.to_owned();
     edge.session.node = EDGE_NODE.to_owned();
     Edge::start(edge, deps).map_err(|error| {

@@ -14,6 +14,7 @@ use super::busy::{Busy, explain};
 use super::console;
 use super::node::{NodeParts, TlsFiles, dial_only, local_node, placement};
 use super::node_metrics;
+use super::outbound::outbound;
 use super::process::Stop;
 use super::ready::{NodeReady, QuicReady, VERSION, absolute, http_url, print_line, ws_url};
 use crate::config::{ClientsTable, EdgeFile};
@@ -47,7 +48,9 @@ pub(crate) async fn run_edge(file: EdgeFile, ready_json: bool, stop: Stop) -> an
         health: parts.health.clone(),
         assets: console::assets(),
     };
-    let edge = Edge::start(settings(&file), deps).map_err(|error| {
+    let mut config = settings(&file);
+    config.outbound = outbound(&file.outbound.allow, &file.outbound.ca)?;
+    let edge = Edge::start(config, deps).map_err(|error| {
         let busy = Busy::of_edge(&error, file.http);
         explain(error, &busy)
     })?;
@@ -116,6 +119,7 @@ pub(super) fn certificate_files(certificate: &str, key: &str) -> Option<Certific
 fn settings(file: &EdgeFile) -> EdgeConfig {
     let mut config = EdgeConfig::new(file.http, InstanceId::from(file.default_instance.as_str()));
     config.dev_tokens = file.dev_tokens;
+    config.data_dir = Some(PathBuf::from(&file.data_dir));
     config.certificate = certificate_files(&file.tls_cert, &file.tls_key);
     config.tls = config.certificate.is_some();
     config.quic = file.quic.0;
@@ -134,6 +138,7 @@ mod tests {
     fn the_files_defaults_are_the_edges() {
         let file = EdgeFile::default();
         let mut edge = EdgeConfig::new(file.http, InstanceId::from("demo"));
+        edge.data_dir = Some(PathBuf::from(&file.data_dir));
         edge.session.version = VERSION.to_owned();
         edge.session.node = file.name.clone();
         assert_eq!(format!("{:?}", settings(&file)), format!("{edge:?}"));

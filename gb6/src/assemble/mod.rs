@@ -11,6 +11,7 @@ mod files;
 mod geo;
 mod node;
 mod node_metrics;
+mod outbound;
 mod port_owner;
 mod process;
 mod ready;

@@ -16,7 +16,7 @@ use super::key::config;
 use super::load::{ConfigError, layer, parse_role, read_text};
 use super::overrides::Overrides;
 use super::roles::{DRAIN_MAX_MS, RoleFile, client_bounds, half_of_two, outside};
-use super::tables::{ClientsTable, LogFormat};
+use super::tables::{ClientsTable, DevOutboundTable, LogFormat, ranges};
 
 /// Where `gb6 dev` listens for QUIC unless told otherwise.
 pub(crate) const USUAL_QUIC: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8443);
@@ -47,6 +47,8 @@ config! {
         @tables
         /// Bounds of what clients may take up.
         clients: ClientsTable,
+        /// Which servers of customers the process may reach: key sets and the like.
+        outbound: DevOutboundTable,
         /// What is logged, always to standard error.
         log: DevLogTable,
     }
@@ -73,6 +75,7 @@ impl RoleFile for DevFile {
         let window = Millis(0)..=Millis(DRAIN_MAX_MS);
         problems.extend(outside("drain", &self.drain, window));
         problems.extend(half_of_two(&self.tls_cert, &self.tls_key));
+        problems.extend(ranges(&self.outbound.allow));
         if self.data_dir.is_empty() {
             problems.push(("data_dir", "it names no directory".to_owned()));
         }

@@ -8,7 +8,9 @@ use gb6_geo_config_plan::{Bytes, Millis};
 
 use super::address::MaybeAddress;
 use super::key::{Keys, config};
-use super::tables::{ClientsTable, DialTable, ListenTable, LogTable, MeshTable, ShardsTable};
+use super::tables::{
+    ClientsTable, DialTable, ListenTable, LogTable, MeshTable, OutboundTable, ShardsTable, ranges,
+};
 
 /// The file of one role.
 pub(crate) trait RoleFile:
@@ -38,7 +40,7 @@ config! {
         /// The node's name, as its certificate and the snapshot have it. In every text of this
         /// file {name} stands for it.
         name: String = "e1".into(),
-        /// The directory for what the node keeps: the last snapshot.
+        /// The directory for what the node keeps: the last snapshot, and fetched key sets.
         data_dir: String = "mesh-data/{name}".into(),
         /// The address for clients, console, health and metrics (TCP). Port 0: any free one.
         http: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 8080)),
@@ -63,6 +65,8 @@ config! {
         mesh: DialTable,
         /// Bounds of what clients may take up.
         clients: ClientsTable,
+        /// Which servers of customers the node may reach: key sets and the like.
+        outbound: OutboundTable,
         /// What is logged, always to standard error.
         log: LogTable,
     }
@@ -197,6 +201,7 @@ impl RoleFile for EdgeFile {
             ));
         }
         problems.extend(client_bounds(&self.clients));
+        problems.extend(ranges(&self.outbound.allow));
         problems
     }
 }

@@ -127,6 +127,38 @@ config! {
 }
 
 config! {
+    /// Which servers of customers the node may reach: key sets and the like.
+    pub(crate) struct OutboundTable {
+        /// Ranges of addresses, such as 10.0.0.0/8, that may be reached though they are not public.
+        /// Plain HTTP is spoken only to these.
+        allow: Vec<String> = Vec::new(),
+        /// Certificates (PEM) of authorities that may vouch for such servers besides the public
+        /// ones. "": none.
+        ca: String = String::new(),
+    }
+}
+
+config! {
+    /// Which servers of customers the process may reach: key sets and the like.
+    pub(crate) struct DevOutboundTable {
+        /// Ranges of addresses, such as 10.0.0.0/8, that may be reached though they are not public.
+        /// Plain HTTP is spoken only to these.
+        allow: Vec<String> = vec!["127.0.0.0/8".into(), "::1".into()],
+        /// Certificates (PEM) of authorities that may vouch for such servers besides the public
+        /// ones. "": none.
+        ca: String = String::new(),
+    }
+}
+
+/// What is wrong with ranges of addresses.
+pub(super) fn ranges(allow: &[String]) -> impl Iterator<Item = (&'static str, String)> {
+    allow
+        .iter()
+        .filter_map(|range| range.parse::<gb6_core_outbound::Range>().err())
+        .map(|error| ("outbound.allow", error.to_string()))
+}
+
+config! {
     /// How the shards of a region behave.
     pub(crate) struct ShardsTable {
         /// How long the people of an edge stay present after the edge was last heard: 1s to 5m.

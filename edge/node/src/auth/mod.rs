@@ -20,6 +20,7 @@ use serde::Deserialize;
 
 pub(crate) use claims::TokenRef;
 pub use issue::{IssueError, SigningKey, TokenRequest, issue_token, sign_claims};
+pub use jwks::KeySetTiming;
 pub(crate) use keys::{Fetched, KeyTable, VerifyingKey};
 pub use provider::install_crypto;
 

@@ -3,9 +3,9 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use gb6_core_model::ErrorCode;
 use gb6_core_model::snapshot::Snapshot;
-use gb6_core_model::{Disconnect, ErrorCode};
-use gb6_edge_session::{Action, Answer, Claims, Context, HubRequest, Session, TokenError};
+use gb6_edge_session::{Action, Answer, Context, HubRequest, Session};
 
 use super::carrier::Carrier;
 use super::driver::{Connection, End};
@@ -43,11 +43,15 @@ impl<C: Carrier, F: Framing> Connection<C, F> {
             match action {
                 Action::Send(frame) => self.framing.push(frame, &mut self.batch),
                 Action::Verify { request, token } => {
-                    let result = self.verify(&token, unix_ms);
+                    let result = self.verify(request, token, unix_ms);
                     let cx = context(self.batch.left());
                     match result {
-                        Ok(result) => self.session.verified(&cx, request, result, &mut more),
-                        Err(refused) => self.session.shutdown(&cx, refused, &mut more),
+                        // The answer comes as an event.
+                        None => {}
+                        Some(Ok(result)) => {
+                            self.session.verified(&cx, request, result, &mut more);
+                        }
+                        Some(Err(refused)) => self.session.shutdown(&cx, refused, &mut more),
                     }
                 }
                 Action::Hub(request) => {
@@ -59,16 +63,20 @@ impl<C: Carrier, F: Framing> Connection<C, F> {
                     }
                 }
                 Action::VerifySubscription {
-                    request, token: _, ..
+                    request,
+                    channel,
+                    token,
                 } => {
-                    self.refused_token("subscription");
-                    let cx = context(self.batch.left());
-                    let refused = Err(TokenError::Invalid);
-                    self.session
-                        .subscription_verified(&cx, request, refused, &mut more);
+                    let verified = self.verify_subscription(request, &channel, token, unix_ms);
+                    // Without a result it comes as an event.
+                    if let Some(result) = verified {
+                        let cx = context(self.batch.left());
+                        self.session
+                            .subscription_verified(&cx, request, result, &mut more);
+                    }
                 }
                 Action::Admit { request, claims } => {
-                    let admitted = self.admit(&snapshot, &claims);
+                    let admitted = self.admit(&claims);
                     let cx = context(self.batch.left());
                     match admitted {
                         Ok(()) => self.session.verified(&cx, request, Ok(*claims), &mut more),
@@ -83,72 +91,6 @@ impl<C: Carrier, F: Framing> Connection<C, F> {
             }
         }
         self.release();
-    }
-
-    /// What a token says; the outer error ends the session.
-    fn verify(
-        &mut self,
-        token: &str,
-        unix_ms: i64,
-    ) -> Result<Result<Claims, TokenError>, Disconnect> {
-        let snapshot = self.shared.snapshot.load();
-        let keys = self.shared.keys.load();
-        let result = crate::auth::verify_token(&keys, &self.origin.instance, token, unix_ms)
-            .map(|(claims, _)| claims);
-        let foreign = |claims: &Claims| {
-            let identity = self.session.identity();
-            identity.is_some_and(|own| own != (&claims.instance, claims.user.as_str()))
-        };
-        match &result {
-            Err(refusal) => self.refused_token(refusal.name()),
-            Ok(claims) if foreign(claims) => self.refused_token("foreign"),
-            Ok(_) => {}
-        }
-        if let Ok(claims) = &result {
-            self.admit(&snapshot, claims)?;
-        }
-        Ok(result.map_err(TokenError::from))
-    }
-
-    /// The connection belongs to the instance of these claims from here on, if the page that it is
-    /// from may connect there and the instance has a place for it.
-    fn admit(&mut self, snapshot: &Snapshot, claims: &Claims) -> Result<(), Disconnect> {
-        if let Some(origin) = &self.origin.foreign {
-            let listed = snapshot
-                .instances
-                .get(&claims.instance)
-                .is_some_and(|i| crate::origin::is_listed(origin, &i.allowed_origins));
-            if !listed {
-                self.refused_token("origin");
-                return Err(Disconnect::PermissionDenied);
-            }
-        }
-        let tag = InstanceTag::of(claims.instance.as_str());
-        if self.counted.is_none() {
-            let placed = snapshot.instances.get(&claims.instance);
-            let max = placed.and_then(|i| i.connections_max).unwrap_or(usize::MAX);
-            match self.shared.by_instance.take(tag.number(), max) {
-                Some((place, _)) => self.counted = Some(place),
-                None => {
-                    self.shared.metrics.over_limit.with(&["instance"]).inc();
-                    return Err(Disconnect::ConnectionLimit);
-                }
-            }
-        }
-        self.handle.belongs_to(tag);
-        self.unproven = None;
-        Ok(())
-    }
-
-    /// Counts a refused token, and says so to the operator as often as is good.
-    fn refused_token(&self, reason: &'static str) {
-        self.shared.metrics.tokens_refused.with(&[reason]).inc();
-        let (session, instance) = (self.handle.session.0, self.origin.instance.as_str());
-        if self.shared.may_log() {
-            tracing::info!(session, instance, reason, "token refused");
-        } else {
-            tracing::debug!(session, instance, reason, "token refused");
-        }
     }
 
     /// Hands a request to the shard of its room.

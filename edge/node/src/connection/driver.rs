@@ -312,13 +312,19 @@ impl<C: Carrier, F: Framing> Connection<C, F> {
                 }
                 event => event,
             };
-            self.input(now_ms, |s, cx, out| match event {
-                Event::Complete(token, answer) => s.complete(cx, token, *answer, out),
-                Event::Notice(notice) => s.notice(cx, *notice, out),
-                Event::Shutdown(why) => s.shutdown(cx, why, out),
-                Event::Commands(kind, commands) => s.frame(cx, kind, commands, out),
-                Event::Lost(_) => {}
-            });
+            match event {
+                Event::Verified(request, result) => self.verified(now_ms, request, *result),
+                Event::SubscriptionVerified(request, channel, result) => {
+                    self.subscription_verified(now_ms, request, &channel, *result);
+                }
+                event => self.input(now_ms, |s, cx, out| match event {
+                    Event::Complete(token, answer) => s.complete(cx, token, *answer, out),
+                    Event::Notice(notice) => s.notice(cx, *notice, out),
+                    Event::Shutdown(why) => s.shutdown(cx, why, out),
+                    Event::Commands(kind, commands) => s.frame(cx, kind, commands, out),
+                    Event::Lost(_) | Event::Verified(..) | Event::SubscriptionVerified(..) => {}
+                }),
+            }
             if self.end != End::Open {
                 return;
             }

@@ -3,18 +3,22 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use gb6_core_model::{Disconnect, SessionId};
+use gb6_core_model::{Channel, Disconnect, SessionId};
 use gb6_core_obs::{Invariant, check_invariant};
 use gb6_core_wire::client::Dialect;
-use gb6_edge_session::{Answer, FrameKind, Notice};
+use gb6_edge_session::{Answer, Claims, FrameKind, Notice, SubscriptionClaims};
 
 use super::instance::{InstanceTag, SessionInstance};
 use super::outbox::{Outbox, Pushed};
+use crate::auth::{Refusal, TokenRef};
 use crate::shards::ShardInbox;
 use crate::wheel::Due;
 
 /// What one lot of commands from elsewhere counts beside its bytes.
 const COMMANDS_COST: usize = 64;
+
+/// What a token for a channel says.
+pub(crate) type JudgedSubscription = Result<(SubscriptionClaims, TokenRef), Refusal>;
 
 /// What a session is told by others.
 pub(crate) enum Event {
@@ -26,6 +30,10 @@ pub(crate) enum Event {
     Shutdown(Disconnect),
     /// Nobody answers in this inbox any more.
     Lost(Arc<ShardInbox>),
+    /// A token was verified that had to wait for its key.
+    Verified(u32, Box<Result<(Claims, TokenRef), Refusal>>),
+    /// The same of a token for this channel.
+    SubscriptionVerified(u32, Channel, Box<JudgedSubscription>),
     /// Its client sent commands by another connection.
     Commands(FrameKind, Bytes),
 }

@@ -16,3 +16,4 @@ mod gather;
 pub(crate) mod handle;
 pub(crate) mod instance;
 pub(crate) mod outbox;
+mod verify;

@@ -19,6 +19,7 @@ mod frames;
 mod fuzz;
 mod half_open;
 mod http;
+mod key_sets;
 mod limits;
 mod memory;
 mod owner;

@@ -1,0 +1,191 @@
+//! What a connection does with tokens: verifying them, at once or when their key has been fetched,
+//! and what follows from a good and from a bad one.
+
+use gb6_core_model::{Channel, Disconnect, InstanceId};
+use gb6_edge_session::{Claims, SubscriptionClaims, TokenError};
+
+use super::carrier::Carrier;
+use super::driver::Connection;
+use super::framing::Framing;
+use super::handle::{Event, JudgedSubscription};
+use super::instance::InstanceTag;
+use crate::auth::jwks::Waited;
+use crate::auth::{KeyTable, Refusal, TokenRef, verify_subscription_token, verify_token};
+
+/// What a session is told of a token; an error ends it.
+pub(super) type Judged = Result<Result<Claims, TokenError>, Disconnect>;
+
+impl<C: Carrier, F: Framing> Connection<C, F> {
+    /// What a token says; `None`: that is found out later, and comes as an event.
+    pub(super) fn verify(&mut self, request: u32, token: String, unix_ms: i64) -> Option<Judged> {
+        let keys = self.shared.keys.load();
+        match verify_token(&keys, &self.origin.instance, &token, unix_ms) {
+            Err(Refusal::KeyNotFetched) => {
+                let shared = self.shared.clone();
+                let verify = move |keys: &KeyTable, instance: &InstanceId| {
+                    verify_token(keys, instance, &token, shared.clock.unix_ms())
+                };
+                self.verify_later(self.origin.instance.clone(), verify, move |result| {
+                    Event::Verified(request, Box::new(result))
+                });
+                None
+            }
+            result => Some(self.judge(result)),
+        }
+    }
+
+    /// What a subscription token says; `None`: that is found out later, and comes as an event.
+    pub(super) fn verify_subscription(
+        &mut self,
+        request: u32,
+        channel: &Channel,
+        token: String,
+        unix_ms: i64,
+    ) -> Option<Result<SubscriptionClaims, TokenError>> {
+        let Some((instance, _)) = self.session.identity() else {
+            return Some(Err(TokenError::Invalid));
+        };
+        let keys = self.shared.keys.load();
+        match verify_subscription_token(&keys, instance, &token, unix_ms) {
+            Err(Refusal::KeyNotFetched) => {
+                let (instance, channel) = (instance.clone(), channel.clone());
+                let shared = self.shared.clone();
+                let verify = move |keys: &KeyTable, instance: &InstanceId| {
+                    verify_subscription_token(keys, instance, &token, shared.clock.unix_ms())
+                };
+                self.verify_later(instance, verify, move |result| {
+                    Event::SubscriptionVerified(request, channel, Box::new(result))
+                });
+                None
+            }
+            result => Some(self.judge_subscription(channel, result)),
+        }
+    }
+
+    /// Verifies a token of `instance` once its key has been fetched, or can not be, and tells the
+    /// session.
+    fn verify_later<T: Send + 'static>(
+        &self,
+        instance: InstanceId,
+        verify: impl Fn(&KeyTable, &InstanceId) -> Result<T, Refusal> + Send + Sync + 'static,
+        event: impl FnOnce(Result<T, Refusal>) -> Event + Send + 'static,
+    ) {
+        let (shared, handle) = (self.shared.clone(), self.handle.clone());
+        tokio::spawn(async move {
+            let missing =
+                |keys: &KeyTable| matches!(verify(keys, &instance), Err(Refusal::KeyNotFetched));
+            let waited = shared.keys.wait(&instance, missing).await;
+            let result = match verify(&shared.keys.load(), &instance) {
+                Err(Refusal::KeyNotFetched) if waited == Waited::Fetched => {
+                    Err(Refusal::UnknownKey)
+                }
+                result => result,
+            };
+            handle.outbox.event(event(result));
+        });
+    }
+
+    /// A token was verified that had to wait.
+    pub(super) fn verified(
+        &mut self,
+        now_ms: u64,
+        request: u32,
+        result: Result<(Claims, TokenRef), Refusal>,
+    ) {
+        let judged = self.judge(result);
+        self.input(now_ms, |session, cx, out| match judged {
+            Ok(result) => session.verified(cx, request, result, out),
+            Err(refused) => session.shutdown(cx, refused, out),
+        });
+    }
+
+    /// What follows from a token; the outer error ends the session.
+    fn judge(&mut self, result: Result<(Claims, TokenRef), Refusal>) -> Judged {
+        let result = result.map(|(claims, _)| claims);
+        let foreign = |claims: &Claims| {
+            let identity = self.session.identity();
+            identity.is_some_and(|own| own != (&claims.instance, claims.user.as_str()))
+        };
+        match &result {
+            Err(refusal) => self.refused_token(refusal.name()),
+            Ok(claims) if foreign(claims) => self.refused_token("foreign"),
+            Ok(_) => {}
+        }
+        if let Ok(claims) = &result {
+            self.admit(claims)?;
+        }
+        Ok(result.map_err(TokenError::from))
+    }
+
+    /// A subscription token was verified that had to wait.
+    pub(super) fn subscription_verified(
+        &mut self,
+        now_ms: u64,
+        request: u32,
+        channel: &Channel,
+        result: JudgedSubscription,
+    ) {
+        let result = self.judge_subscription(channel, result);
+        self.input(now_ms, |session, cx, out| {
+            session.subscription_verified(cx, request, result, out);
+        });
+    }
+
+    /// What the session is told of a subscription token; one that is for somebody else or another
+    /// channel will end it.
+    fn judge_subscription(
+        &self,
+        channel: &Channel,
+        result: JudgedSubscription,
+    ) -> Result<SubscriptionClaims, TokenError> {
+        let user = self.session.identity().map(|(_, user)| user);
+        match &result {
+            Err(refusal) => self.refused_token(refusal.name()),
+            Ok((claims, _)) if user != Some(&claims.user) || claims.channel != channel.as_str() => {
+                self.refused_token("foreign");
+            }
+            Ok(_) => {}
+        }
+        Ok(result.map_err(TokenError::from)?.0)
+    }
+
+    /// The connection belongs to the instance of these claims from here on, if the page that it is
+    /// from may connect there and the instance has a place for it.
+    pub(super) fn admit(&mut self, claims: &Claims) -> Result<(), Disconnect> {
+        let snapshot = self.shared.snapshot.load();
+        let placed = snapshot.instances.get(&claims.instance);
+        if let Some(origin) = &self.origin.foreign {
+            let listed =
+                placed.is_some_and(|i| crate::origin::is_listed(origin, &i.allowed_origins));
+            if !listed {
+                self.refused_token("origin");
+                return Err(Disconnect::PermissionDenied);
+            }
+        }
+        let tag = InstanceTag::of(claims.instance.as_str());
+        if self.counted.is_none() {
+            let max = placed.and_then(|i| i.connections_max).unwrap_or(usize::MAX);
+            match self.shared.by_instance.take(tag.number(), max) {
+                Some((place, _)) => self.counted = Some(place),
+                None => {
+                    self.shared.metrics.over_limit.with(&["instance"]).inc();
+                    return Err(Disconnect::ConnectionLimit);
+                }
+            }
+        }
+        self.handle.belongs_to(tag);
+        self.unproven = None;
+        Ok(())
+    }
+
+    /// Counts a refused token, and says so to the operator as often as is good.
+    fn refused_token(&self, reason: &'static str) {
+        self.shared.metrics.tokens_refused.with(&[reason]).inc();
+        let (session, instance) = (self.handle.session.0, self.origin.instance.as_str());
+        if self.shared.may_log() {
+            tracing::info!(session, instance, reason, "token refused");
+        } else {
+            tracing::debug!(session, instance, reason, "token refused");
+        }
+    }
+}
