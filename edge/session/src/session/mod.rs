@@ -10,6 +10,7 @@ mod connect;
 mod granted;
 mod live;
 mod liveness;
+mod message_id;
 mod permission;
 mod proofs;
 mod rate;

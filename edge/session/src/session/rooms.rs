@@ -12,6 +12,7 @@ use gb6_core_wire::client::{
 use gb6_core_wire::record::ContentType;
 
 use super::live::{Asked, HistoryAsked, Live, Pending};
+use super::message_id;
 use super::reply::{Turn, fitting};
 use super::types::count;
 use crate::hub::cost;
@@ -33,7 +34,7 @@ impl Live {
             Dialect::Protobuf => ContentType::Unspecified,
         };
         let message = Message {
-            id: None,
+            id: MessageId::InData,
             data: request.data.clone(),
             content_type,
         };
@@ -55,12 +56,19 @@ impl Live {
             return Err(ErrorCode::BadRequest);
         }
         let instance = snapshot.instances.get(self.instance());
-        let tags = message.id.iter().map(|id| ("id".to_owned(), id.clone()));
+        let (id_text, shown) = match (message.id, &rules.dedupe_field) {
+            (MessageId::Given(given), _) => (given, true),
+            // Subscribers see it in the data.
+            (MessageId::InData, Some(field)) => (message_id::in_data(&message.data, field)?, false),
+            (MessageId::InData, None) => (None, false),
+        };
+        let tags = id_text.iter().filter(|_| shown);
+        let tags = tags.map(|id| ("id".to_owned(), id.clone())).collect();
         let query = PublishQuery {
             instance_epoch: instance.map_or_else(Default::default, |i| i.epoch),
             from: Arc::clone(self.person_in(&channel)),
-            tags: tags.collect(),
-            id: message.id.map_or_else(Bytes::new, Bytes::from),
+            tags,
+            id: id_text.map_or_else(Bytes::new, Bytes::from),
             data: message.data,
             content_type: message.content_type,
             traceparent: String::new(),
@@ -201,9 +209,17 @@ impl Live {
 /// A message to be written.
 pub(super) struct Message {
     /// The client's id for it.
-    pub(super) id: Option<String>,
+    pub(super) id: MessageId,
     pub(super) data: Bytes,
     pub(super) content_type: ContentType,
+}
+
+/// Where a message's id stands.
+pub(super) enum MessageId {
+    /// Beside it, if it has one.
+    Given(Option<String>),
+    /// In its data, where the namespace names a field for it.
+    InData,
 }
 
 fn history_result(page: &HistoryAnswer, epoch: String) -> HistoryResult {

@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 
 use super::live::{Asked, Live};
 use super::reply::Turn;
-use super::rooms::Message;
+use super::rooms::{Message, MessageId};
 use crate::request::{PublishAnswer, Request, TraceAnswer};
 
 /// The namespace that a room's bare name stands in.
@@ -73,7 +73,7 @@ impl Live {
             return Err(ErrorCode::BadRequest);
         }
         let message = Message {
-            id: argument.id,
+            id: MessageId::Given(argument.id),
             data: data.slice_ref(argument.data.get().as_bytes()),
             content_type: ContentType::Json,
         };

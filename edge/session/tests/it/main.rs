@@ -6,6 +6,7 @@
 
 mod client;
 mod hub_bounds;
+mod hub_cache;
 mod hub_erase;
 mod hub_fills;
 mod hub_model;

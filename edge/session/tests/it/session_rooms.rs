@@ -678,3 +678,31 @@ fn replies_of_one_input_leave_in_one_frame() {
     let ids: Vec<u32> = desk.replies().iter().map(|r| r.id).collect();
     assert_eq!(ids, [4, 5, 6]);
 }
+
+#[test]
+fn a_namespace_may_name_the_field_of_the_data_that_is_the_message_id() {
+    let publish =
+        |data: &str| format!(r#"{{"id":2,"publish":{{"channel":"room:1","data":{data}}}}}"#);
+    let mut desk = Desk::live();
+    let id_of = |request: HubRequest| match request.request {
+        Request::Publish(query) => (query.id, query.tags),
+        other => panic!("{other:?}"),
+    };
+    // Without it a field is a field.
+    let (id, _) = id_of(desk.ask(&publish(r#"{"key":"m1"}"#)));
+    assert!(id.is_empty());
+    let instance = desk.snapshot.instances.get_mut("demo").unwrap();
+    instance.namespaces.get_mut("room").unwrap().dedupe_field = Some("key".into());
+    let (id, tags) = id_of(desk.ask(&publish(r#"{"key":"m1"}"#)));
+    assert_eq!((&id[..], tags.len()), (&b"m1"[..], 0));
+    let (id, _) = id_of(desk.ask(&publish(r#"{"other":"m1"}"#)));
+    assert!(id.is_empty());
+    desk.text(&publish(r#"{"key":{}}"#));
+    assert_eq!(desk.errors(), [(2, 107)]);
+    // What has an id of its own keeps it.
+    let rpc = r#"{"id":3,"rpc":{"method":"room.publish","data":{"room":"1","id":"own","data":{"key":"m1"}}}}"#;
+    let (id, tags) = id_of(desk.ask(rpc));
+    assert_eq!((&id[..], tags["id"].as_str()), (&b"own"[..], "own"));
+    let rpc = r#"{"id":4,"rpc":{"method":"room.publish","data":{"room":"1","data":{"key":"m1"}}}}"#;
+    assert!(id_of(desk.ask(rpc)).0.is_empty());
+}
