@@ -30,7 +30,7 @@ mod webtransport;
 mod wheel;
 mod ws;
 
-pub use auth::{IssueError, KeySetTiming, TokenRequest, issue_token};
+pub use auth::{IssueError, KeySetTiming, SigningKey, TokenRequest, issue_token, sign_claims};
 pub use config::{ConfigError, EdgeConfig};
 pub use edge::{Edge, EdgeDeps, EdgeError, EdgeHandle};
 pub use http::assets::{Asset, AssetSource, no_assets};

@@ -27,6 +27,7 @@ mod presence;
 mod quic;
 mod relay;
 mod slow;
+mod subscriptions;
 mod tls;
 mod tokens;
 mod upgrade;

@@ -41,6 +41,9 @@ struct State {
     /// Publishes are kept and not answered while this is set.
     mute: bool,
     kept: Vec<(u64, Publish)>,
+    /// Interest in this channel is kept and not answered.
+    withheld: Option<String>,
+    uninformed: Vec<(u64, RoomRef)>,
 }
 
 struct Attachment {
@@ -72,6 +75,15 @@ impl Owner {
             for (edge, publish) in std::mem::take(&mut state.kept) {
                 state.publish(edge, publish);
             }
+        }
+    }
+
+    /// From now on interest in this channel is kept unanswered; `None`: and what was is answered.
+    pub(crate) fn withhold(&self, channel: Option<&str>) {
+        let mut state = self.state.lock();
+        state.withheld = channel.map(str::to_owned);
+        for (edge, room) in std::mem::take(&mut state.uninformed) {
+            state.frame(edge, OwnerFrame::Interest(room));
         }
     }
 
@@ -193,6 +205,9 @@ impl State {
                     credit_bytes: 16 << 20,
                 }),
             ),
+            OwnerFrame::Interest(room) if self.withheld.as_ref() == Some(&room.channel) => {
+                self.uninformed.push((edge, room));
+            }
             OwnerFrame::Interest(room) => {
                 let top = self.rooms.get(&room).map_or(0, |r| r.len() as u64);
                 if let Some(attachment) = self.edges.get_mut(&edge) {
