@@ -50,6 +50,10 @@ pub(super) struct Live {
     errors: Option<Box<Bucket>>,
 }
 
+// Every idle connection has one: above this, allocators hand out 320 bytes.
+#[cfg(target_pointer_width = "64")]
+const _: () = assert!(size_of::<Live>() <= 256);
+
 /// A token on its way to be verified.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Refreshing {

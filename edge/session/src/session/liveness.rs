@@ -8,16 +8,19 @@ use super::live::{Live, Refreshing};
 use super::reply::Turn;
 use super::types::{Claims, Context, TokenError, count};
 
+/// A time that never comes: every idle session holds several of these, so none is an `Option`.
+const NEVER: u64 = u64::MAX;
+
 /// The times of a live session, in ms of the monotonic clock.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Times {
-    /// The next ping of ours; `None`: we send none.
-    next_ping: Option<u64>,
+    /// The next ping of ours.
+    next_ping: u64,
     /// When the answer to the last ping must be here.
-    pong_due: Option<u64>,
+    pong_due: u64,
     /// When the token expires.
-    expires: Option<u64>,
-    /// When the first of the subscriptions that expire does, or earlier; far away when none does.
+    expires: u64,
+    /// When the first of the subscriptions that expire does, or earlier.
     subscription_expires: u64,
     /// How long the session outlives its token, and a subscription its own.
     grace: u64,
@@ -30,17 +33,20 @@ impl Times {
         let half = cx.config.ping_interval_ms / 2;
         let first = half + ((half * u64::from(spread)) >> 32);
         Self {
-            next_ping: (cx.config.ping_interval_ms > 0).then(|| cx.now_ms + first),
-            pong_due: None,
-            expires: expires_at(cx, expires_unix_ms),
-            subscription_expires: u64::MAX,
+            next_ping: match cx.config.ping_interval_ms {
+                0 => NEVER,
+                _ => cx.now_ms + first,
+            },
+            pong_due: NEVER,
+            expires: expires_at(cx, expires_unix_ms).unwrap_or(NEVER),
+            subscription_expires: NEVER,
             grace: cx.config.expiry_grace_ms,
         }
     }
 
     /// The token expires then.
     pub(super) fn expire(&mut self, at: Option<u64>) {
-        self.expires = at;
+        self.expires = at.unwrap_or(NEVER);
     }
 
     /// A subscription expires then.
@@ -48,19 +54,18 @@ impl Times {
         self.subscription_expires = self.subscription_expires.min(at);
     }
 
-    /// When something is due; far away when nothing is.
+    /// When something is due.
     pub(super) fn deadline(&self) -> u64 {
-        let due = [self.next_ping, self.pong_due, self.end()];
-        let due = due.into_iter().flatten().min().unwrap_or(u64::MAX);
-        due.min(self.subscription_end())
+        let ends = self.end().min(self.subscription_end());
+        self.next_ping.min(self.pong_due).min(ends)
     }
 
     fn subscription_end(&self) -> u64 {
         self.subscription_expires.saturating_add(self.grace)
     }
 
-    fn end(&self) -> Option<u64> {
-        Some(self.expires?.saturating_add(self.grace))
+    fn end(&self) -> u64 {
+        self.expires.saturating_add(self.grace)
     }
 }
 
@@ -79,24 +84,23 @@ pub(super) fn seconds_until(at: u64, now: u64) -> u32 {
 impl Live {
     pub(super) fn tick(&mut self, turn: &mut Turn<'_>) -> Closes {
         let (now, config) = (turn.cx.now_ms, turn.cx.config);
-        if self.times.pong_due.is_some_and(|at| now >= at) {
+        if now >= self.times.pong_due {
             count(&turn.cx.counters.no_pong);
             return Err(Disconnect::NoPong);
         }
-        if self.times.end().is_some_and(|at| now >= at) {
+        if now >= self.times.end() {
             count(&turn.cx.counters.expired);
             return Err(Disconnect::ConnectionExpired);
         }
         if now >= self.times.subscription_end() {
             self.end_expired_subscriptions(turn)?;
         }
-        if self.times.next_ping.is_some_and(|at| now >= at) {
+        if now >= self.times.next_ping {
             count(&turn.cx.counters.pings);
             turn.say(&Reply::ping());
-            self.times.next_ping = Some(now + config.ping_interval_ms);
-            self.times
-                .pong_due
-                .get_or_insert(now + config.pong_timeout_ms);
+            self.times.next_ping = now + config.ping_interval_ms;
+            let due = now + config.pong_timeout_ms;
+            self.times.pong_due = self.times.pong_due.min(due);
         }
         Ok(())
     }
@@ -104,7 +108,7 @@ impl Live {
     /// Ends the subscriptions whose grace is over.
     fn end_expired_subscriptions(&mut self, turn: &mut Turn<'_>) -> Closes {
         let (now, grace) = (turn.cx.now_ms, self.times.grace);
-        self.times.subscription_expires = u64::MAX;
+        self.times.subscription_expires = NEVER;
         for at in (0..self.subscriptions.len()).rev() {
             let subscription = &self.subscriptions[at];
             let Some(end) = subscription.terms.as_ref().and_then(|t| t.expires) else {
@@ -130,15 +134,15 @@ impl Live {
     }
 
     pub(super) fn pong(&mut self) -> Closes {
-        match self.times.pong_due.take() {
-            Some(_) => Ok(()),
-            None => Err(Disconnect::BadRequest),
+        match std::mem::replace(&mut self.times.pong_due, NEVER) {
+            NEVER => Err(Disconnect::BadRequest),
+            _ => Ok(()),
         }
     }
 
     /// Seconds until the token expires, at least 1; `None`: it does not.
     pub(super) fn ttl_seconds(&self, now: u64) -> Option<u32> {
-        Some(seconds_until(self.times.expires?, now))
+        (self.times.expires != NEVER).then(|| seconds_until(self.times.expires, now))
     }
 
     pub(super) fn refresh(&mut self, turn: &mut Turn<'_>, id: u32, request: &RefreshRequest) {
@@ -189,7 +193,8 @@ impl Live {
             return Err(Disconnect::InvalidToken);
         }
         self.caps = claims.caps;
-        self.times.expires = expires_at(turn.cx, claims.expires_unix_ms);
+        self.times
+            .expire(expires_at(turn.cx, claims.expires_unix_ms));
         let ttl = self.ttl_seconds(turn.cx.now_ms);
         let result = RefreshResult {
             client: self.person().client.clone(),
