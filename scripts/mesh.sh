@@ -31,6 +31,7 @@ DIR=mesh-data
 NODES=(g1 r1 e1 e2)
 declare -A ROLE=([g1]=geo [r1]=region [e1]=edge [e2]=edge)
 declare -A HTTP=([g1]=${G1_HTTP:-7701} [r1]=${R1_HTTP:-7601} [e1]=${E1_HTTP:-8081} [e2]=${E2_HTTP:-8082})
+declare -A ADMIN=([e1]=${E1_ADMIN:-7801} [e2]=${E2_ADMIN:-7802})
 declare -A MESH=([g1]=${G1_MESH:-7700} [r1]=${R1_MESH:-7600})
 declare -A PID=()
 
@@ -75,6 +76,9 @@ prepare() {
             configure "$node" >"$DIR/$node.toml"
         fi
         HTTP[$node]=$(port_in "$DIR/$node.toml" http "${HTTP[$node]}")
+        if [ -n "${ADMIN[$node]:-}" ]; then
+            ADMIN[$node]=$(port_in "$DIR/$node.toml" admin "${ADMIN[$node]}")
+        fi
         if [ -n "${MESH[$node]:-}" ]; then
             MESH[$node]=$(port_in "$DIR/$node.toml" listen "${MESH[$node]}")
         fi
@@ -88,6 +92,7 @@ configure() {
     echo "name = \"$node\""
     echo "http = \"127.0.0.1:${HTTP[$node]}\""
     if [ "${ROLE[$node]}" = edge ]; then
+        echo "admin = \"127.0.0.1:${ADMIN[$node]}\""
         echo "# The console may make tokens for any name: only on loopback."
         echo "dev_tokens = true"
     fi
@@ -201,6 +206,7 @@ stop_all() {
 prepare
 for node in "${NODES[@]}"; do
     held tcp "${HTTP[$node]}" "$node"
+    [ -z "${ADMIN[$node]:-}" ] || held tcp "${ADMIN[$node]}" "$node"
     [ -z "${MESH[$node]:-}" ] || held udp "${MESH[$node]}" "$node"
 done
 trap 'stop_all; exit 0' INT TERM HUP

@@ -14,8 +14,11 @@ use crate::tls::CertificateSource;
 /// The settings of one edge.
 #[derive(Clone, Debug)]
 pub struct EdgeConfig {
-    /// Where clients connect: WebSocket, console, health, metrics. Port 0: any.
+    /// Where clients connect: WebSocket, console, health. Port 0: any.
     pub http: SocketAddr,
+    /// Where the server API and metrics are, with health, and then nowhere else; `None`: at `http`.
+    /// Port 0: any.
+    pub admin: Option<SocketAddr>,
     /// The certificate that is shown to clients; `None`: there is neither TLS nor QUIC.
     pub certificate: Option<CertificateSource>,
     /// Whether `http` speaks TLS.
@@ -83,6 +86,7 @@ impl EdgeConfig {
     pub fn new(http: SocketAddr, default_instance: InstanceId) -> Self {
         Self {
             http,
+            admin: None,
             certificate: None,
             tls: false,
             quic: None,

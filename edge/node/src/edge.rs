@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 
 use crate::accept;
+use crate::admin;
 use crate::admission::Admission;
 use crate::auth::install_crypto;
 use crate::auth::jwks::KeySets;
@@ -65,6 +66,14 @@ pub enum EdgeError {
         /// Why not.
         source: io::Error,
     },
+    /// The address of the server API and metrics can not be listened on.
+    #[error("can not listen on {address} for the server API and metrics: {source}")]
+    ListenAdmin {
+        /// The address.
+        address: SocketAddr,
+        /// Why not.
+        source: io::Error,
+    },
     /// The UDP address can not be listened on.
     #[error("can not listen for QUIC on {address} (UDP): {source}")]
     ListenQuic {
@@ -96,6 +105,7 @@ pub enum EdgeError {
 pub struct EdgeHandle {
     shared: Arc<Shared>,
     local_addr: SocketAddr,
+    admin_addr: Option<SocketAddr>,
     certificates: Option<Arc<Certificates>>,
     quic: Option<QuicListener>,
     stop_accepting: watch::Sender<bool>,
@@ -137,6 +147,16 @@ impl Edge {
         };
         let listener = accept::listen(config.http).map_err(listen_error)?;
         let local_addr = listener.local_addr().map_err(listen_error)?;
+        let admin = match config.admin {
+            Some(address) => {
+                let error = |source| EdgeError::ListenAdmin { address, source };
+                let listener = accept::listen(address).map_err(error)?;
+                let bound = listener.local_addr().map_err(error)?;
+                Some((listener, bound))
+            }
+            None => None,
+        };
+        let admin_addr = admin.as_ref().map(|(_, bound)| *bound);
         let component = Arc::new(deps.health.register("edge"));
         let metrics = EdgeMetrics::new(&deps.metrics);
         let certificates = match config.certificate.clone() {
@@ -209,6 +229,10 @@ impl Edge {
                 stopped.clone(),
             )),
         ];
+        if let Some((listener, _)) = admin {
+            let serves = admin::run(shared.clone(), listener, stopped.clone());
+            tasks.push(tokio::spawn(serves));
+        }
         if let Some(quic) = &quic {
             let accepting = stop_accepting.subscribe();
             tasks.push(tokio::spawn(quic.clone().run(shared.clone(), accepting)));
@@ -227,6 +251,7 @@ impl Edge {
         Ok(EdgeHandle {
             shared,
             local_addr,
+            admin_addr,
             certificates,
             quic,
             stop_accepting,
@@ -250,6 +275,12 @@ impl EdgeHandle {
     /// Where clients connect, with the port that was really bound.
     pub fn local_addr(&self) -> SocketAddr {
         self.local_addr
+    }
+
+    /// Where the server API and metrics are, with the port that was really bound; `None`: where
+    /// clients connect.
+    pub fn admin_addr(&self) -> Option<SocketAddr> {
+        self.admin_addr
     }
 
     /// Where clients connect by QUIC, with the port that was really bound.

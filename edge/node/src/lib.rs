@@ -8,6 +8,7 @@ pub mod auth;
 pub mod fuzz;
 
 mod accept;
+mod admin;
 mod admission;
 mod api;
 mod clock;

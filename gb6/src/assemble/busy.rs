@@ -25,6 +25,11 @@ impl Busy {
                 addr: *address,
                 flag: "--quic",
             },
+            EdgeError::ListenAdmin { address, .. } => Self {
+                protocol: Protocol::Tcp,
+                addr: *address,
+                flag: "--admin",
+            },
             _ => Self {
                 protocol: Protocol::Tcp,
                 addr: http,

@@ -69,6 +69,7 @@ pub(crate) async fn run_edge(file: EdgeFile, ready_json: bool, stop: Stop) -> an
                 role: Role::Edge.as_str(),
                 node: &file.name,
                 http: http_url(addr, tls),
+                admin: edge.admin_addr().map(|admin| http_url(admin, false)),
                 ws: Some(ws_url(addr, tls)),
                 quic: QuicReady::of(&edge),
                 mesh: None,
@@ -118,6 +119,7 @@ pub(super) fn certificate_files(certificate: &str, key: &str) -> Option<Certific
 /// What the file says, as the edge has it.
 fn settings(file: &EdgeFile) -> EdgeConfig {
     let mut config = EdgeConfig::new(file.http, InstanceId::from(file.default_instance.as_str()));
+    config.admin = Some(file.admin);
     config.dev_tokens = file.dev_tokens;
     config.data_dir = Some(PathBuf::from(&file.data_dir));
     config.certificate = certificate_files(&file.tls_cert, &file.tls_key);
@@ -139,6 +141,7 @@ mod tests {
         let file = EdgeFile::default();
         let mut edge = EdgeConfig::new(file.http, InstanceId::from("demo"));
         edge.data_dir = Some(PathBuf::from(&file.data_dir));
+        edge.admin = Some(file.admin);
         edge.session.version = VERSION.to_owned();
         edge.session.node = file.name.clone();
         assert_eq!(format!("{:?}", settings(&file)), format!("{edge:?}"));

@@ -61,6 +61,7 @@ pub(crate) async fn run_geo(file: GeoFile, ready_json: bool, stop: Stop) -> anyh
             role: Role::Geo.as_str(),
             node: &file.name,
             http: http_url(http.addr, false),
+            admin: None,
             ws: None,
             quic: None,
             mesh,

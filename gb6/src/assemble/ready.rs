@@ -34,6 +34,8 @@ pub(super) struct NodeReady<'a> {
     pub(super) node: &'a str,
     pub(super) http: String,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) admin: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) ws: Option<String>,
     #[serde(flatten)]
     pub(super) quic: Option<QuicReady>,

@@ -79,6 +79,7 @@ pub(crate) async fn run_region(
                 role: Role::Region.as_str(),
                 node: &file.name,
                 http: http_url(http.addr, false),
+                admin: None,
                 ws: None,
                 quic: None,
                 mesh,

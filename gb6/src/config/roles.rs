@@ -42,8 +42,11 @@ config! {
         name: String = "e1".into(),
         /// The directory for what the node keeps: the last snapshot, and fetched key sets.
         data_dir: String = "mesh-data/{name}".into(),
-        /// The address for clients, console, health and metrics (TCP). Port 0: any free one.
+        /// The address for clients, console and health (TCP). Port 0: any free one.
         http: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 8080)),
+        /// The address for the server API, metrics and health (TCP), which no client needs to
+        /// reach; it speaks no TLS. Port 0: any free one.
+        admin: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 7801)),
         /// The certificate that is shown to clients (PEM), and behind it those that lead to its
         /// authority. With it the address for clients speaks TLS 1.3 and nothing else. It is read
         /// again when it changes, and used if it is good.

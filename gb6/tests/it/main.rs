@@ -130,11 +130,20 @@ impl Node {
 
     /// Where it listens.
     pub(crate) fn http(&self) -> SocketAddr {
-        self.text("http")
-            .strip_prefix("http://")
-            .unwrap()
-            .parse()
-            .unwrap()
+        self.address("http")
+    }
+
+    /// Where its metrics are.
+    pub(crate) fn metrics(&self) -> SocketAddr {
+        match self.ready.get("admin") {
+            Some(_) => self.address("admin"),
+            None => self.http(),
+        }
+    }
+
+    fn address(&self, key: &str) -> SocketAddr {
+        let address = self.text(key).strip_prefix("http://").unwrap();
+        address.parse().unwrap()
     }
 
     pub(crate) fn pid(&self) -> u32 {

@@ -57,16 +57,16 @@ impl Mesh {
     }
 
     fn command(&self, role: &str) -> Command {
-        self.command_at(role, "127.0.0.1:0")
+        self.command_at(role, "127.0.0.1:0", "127.0.0.1:0")
     }
 
-    fn command_at(&self, role: &str, http: &str) -> Command {
+    fn command_at(&self, role: &str, http: &str, admin: &str) -> Command {
         let mut command = gb6(self.path());
         command.args([role, "--http", http, "--log-filter", "info"]);
         match role {
             "geo" => command.args(["--mesh-listen", &self.geo]),
             "region" => command.args(["--mesh-listen", &self.region]),
-            _ => command.args(["--drain", "1s"]),
+            _ => command.args(["--drain", "1s", "--admin", admin]),
         };
         if role != "geo" {
             command.args(["--mesh-geo", &format!("g1@{}", self.geo)]);
@@ -90,9 +90,15 @@ fn a_mesh_of_processes_starts_in_any_order_works_without_geo_and_drains() {
             "{}",
             node.ready
         );
-        let metrics = get(node.http(), "/metrics").1;
+        let metrics = get(node.metrics(), "/metrics").1;
         assert!(metrics.contains("gb6_mesh_links_up_total{"), "{metrics}");
     }
+    // Clients reach neither metrics nor the server API.
+    for path in ["/metrics", "/api/openapi.json"] {
+        assert_eq!(get(edge.http(), path).0, 404);
+        assert_eq!(get(edge.metrics(), path).0, 200);
+    }
+    assert_eq!(get(edge.metrics(), "/readyz").0, 200);
     assert_eq!(edge.text("role"), "edge");
     assert_eq!(region.text("node"), "r1");
     assert!(
@@ -178,9 +184,11 @@ fn upgrade(addr: SocketAddr) -> String {
 #[test]
 fn an_edge_without_a_placement_answers_for_its_health_and_serves_nobody() {
     let mesh = Mesh::new();
-    let addr = SocketAddr::from(([127, 0, 0, 1], free_port().unwrap()));
+    let free = || SocketAddr::from(([127, 0, 0, 1], free_port().unwrap()));
+    let (addr, admin) = (free(), free());
     let start = || {
-        let mut command = mesh.command_at("edge", &addr.to_string());
+        let (addr_text, admin) = (addr.to_string(), admin.to_string());
+        let mut command = mesh.command_at("edge", &addr_text, &admin);
         let edge = Node::start_unready(command.arg("--ready-json"));
         eventually("it listens", || TcpStream::connect(addr).is_ok());
         edge
@@ -194,7 +202,7 @@ fn an_edge_without_a_placement_answers_for_its_health_and_serves_nobody() {
     });
     assert_eq!(upgrade(addr), "HTTP/1.1 503 Service Unavailable");
     assert!(
-        get(addr, "/metrics")
+        get(admin, "/metrics")
             .1
             .contains("gb6_edge_upgrades_refused_total{why=\"placement\"} 1")
     );

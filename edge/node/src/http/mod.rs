@@ -47,9 +47,35 @@ pub(crate) async fn serve(
     Ok(response)
 }
 
+/// Answers one request on the admin address.
+pub(crate) async fn serve_admin(
+    shared: Arc<Shared>,
+    request: Request<Incoming>,
+) -> Result<Answer, Infallible> {
+    let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+    let mut response = match request.uri().path() {
+        "/healthz" if reads => health(shared.health.now().healthz()),
+        "/readyz" if reads => health(shared.health.now().readyz()),
+        "/metrics" if reads => text(StatusCode::OK, METRICS_TYPE, shared.registry.text()),
+        path if path.starts_with(crate::api::PREFIX) => crate::api::answer(&shared, request).await,
+        _ if reads => {
+            let help = "here are /api/…, /metrics, /healthz and /readyz\n".to_owned();
+            text(StatusCode::NOT_FOUND, PLAIN, help)
+        }
+        _ => not_allowed("GET, HEAD"),
+    };
+    secure(response.headers_mut());
+    let status = response.status();
+    shared.metrics.http.with(&[status.as_str()]).inc();
+    Ok(response)
+}
+
 async fn route(shared: &Arc<Shared>, granted: &Granted, request: Request<Incoming>) -> Answer {
     let reads = matches!(*request.method(), Method::GET | Method::HEAD);
     match request.uri().path() {
+        path if shared.config.admin.is_some() && is_admin(path) => {
+            text(StatusCode::NOT_FOUND, PLAIN, "nothing here\n".to_owned())
+        }
         "/connection/websocket" if reads => upgrade::answer(shared, granted, &request),
         "/healthz" if reads => health(shared.health.now().healthz()),
         "/readyz" if reads => health(shared.health.now().readyz()),
@@ -67,6 +93,11 @@ async fn route(shared: &Arc<Shared>, granted: &Granted, request: Request<Incomin
         },
         _ => not_allowed("GET, HEAD"),
     }
+}
+
+/// Whether a path is for the admin address where there is one.
+fn is_admin(path: &str) -> bool {
+    path == "/metrics" || path.starts_with(crate::api::PREFIX)
 }
 
 pub(crate) const PLAIN: &str = "text/plain; charset=utf-8";

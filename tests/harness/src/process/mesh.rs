@@ -60,6 +60,8 @@ pub struct Node {
     directory: PathBuf,
     log: PathBuf,
     http: SocketAddr,
+    /// Where its metrics are.
+    metrics: SocketAddr,
     process: Option<Process>,
 }
 
@@ -97,6 +99,11 @@ impl Mesh {
             ];
             run(&binary, &dir, &cert)?;
             let http = SocketAddr::from(([127, 0, 0, 1], ports[name].0));
+            // An edge has no address of its own in the mesh, so that port is free for it.
+            let metrics = match *role {
+                "edge" => SocketAddr::from(([127, 0, 0, 1], ports[name].1)),
+                _ => http,
+            };
             let mut config = config(name, role, &ports);
             if let (Some(data), "region") = (&options.region_data, *role) {
                 let data = Value::String(data.display().to_string());
@@ -116,6 +123,7 @@ impl Mesh {
                 directory: dir.clone(),
                 log: dir.join(format!("{name}.log")),
                 http,
+                metrics,
                 process: None,
             };
             nodes.insert(name.clone(), node);
@@ -146,11 +154,11 @@ impl Mesh {
         }
     }
 
-    /// Every node's name, and where it serves health and metrics.
+    /// Every node's name, and where it serves metrics.
     pub fn addresses(&self) -> impl Iterator<Item = (&str, SocketAddr)> {
         self.nodes
             .iter()
-            .map(|(name, node)| (name.as_str(), node.http))
+            .map(|(name, node)| (name.as_str(), node.metrics))
     }
 
     /// The WebSocket of an edge.
@@ -235,9 +243,14 @@ impl Node {
         self.running().kill().await
     }
 
-    /// Where it serves health and metrics; an edge serves clients there too.
+    /// Where it serves health; an edge serves clients there too.
     pub fn http(&self) -> SocketAddr {
         self.http
+    }
+
+    /// Where it serves metrics; an edge the server API too.
+    pub fn metrics(&self) -> SocketAddr {
+        self.metrics
     }
 
     /// Its role.
@@ -330,6 +343,7 @@ fn config(name: &str, role: &str, ports: &Ports) -> Table {
         mesh.insert("geo".into(), Value::Array(vec![geo]));
     }
     if role == "edge" {
+        config.insert("admin".into(), text(format!("127.0.0.1:{}", ports[name].1)));
         config.insert("dev_tokens".into(), Value::Boolean(true));
         // Tests stop edges often; nobody is spread over ten seconds.
         config.insert("drain".into(), text("1s".into()));
