@@ -48,5 +48,7 @@ pub const RESEND_WINDOW_MS: u64 = 30_000;
 pub const EDGE_LEASE_MS: u64 = 10_000;
 /// Largest frame on a mesh stream in bytes: a full page of history with its envelope.
 pub const MESH_FRAME_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Limits that one question of an edge, and its answer, may name: a few hundred bytes each.
+pub const LIMITS_ENTRIES_MAX: usize = 1024;
 /// Publishes that an edge may have unanswered at one shard for one instance.
 pub const PUBLISH_CREDIT: u32 = 1024;

@@ -62,6 +62,10 @@ pub struct Instance {
     pub allowed_origins: Vec<String>,
     /// Commands a second and burst of one connection; `None`: no limit.
     pub command_rate: Option<CommandRate>,
+    /// The same of all connections of one user, over all edges together.
+    pub user_command_rate: Option<CommandRate>,
+    /// The same of all connections of the instance, over all edges together.
+    pub instance_command_rate: Option<CommandRate>,
     /// Subscriptions of one session.
     pub subscriptions_max: usize,
     /// Connected sessions at one edge; `None`: any number.
@@ -85,6 +89,8 @@ impl Default for Instance {
             personal_channel: false,
             allowed_origins: Vec::new(),
             command_rate: None,
+            user_command_rate: None,
+            instance_command_rate: None,
             subscriptions_max: limits::SUBSCRIPTIONS_MAX,
             connections_max: None,
         }
@@ -101,7 +107,7 @@ pub struct Anonymous {
     pub caps: Vec<Capability>,
 }
 
-/// A token bucket for the commands of one connection.
+/// A token bucket for commands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CommandRate {
@@ -419,6 +425,13 @@ impl Snapshot {
     pub fn instance_of_api_key(key: &str) -> Option<&str> {
         let (instance, random) = key.strip_prefix("gb6_")?.rsplit_once('_')?;
         (!random.is_empty() && InstanceId::is_valid(instance)).then_some(instance)
+    }
+
+    /// The region and node of the shard that keeps what is the instance's as a whole, such as its
+    /// limits; `None` when the placement is incomplete. It is the shard of the empty channel name,
+    /// which no room has, so that another slot seldom moves it.
+    pub fn home(&self, instance: &InstanceId) -> Option<Route> {
+        self.route(instance, "")
     }
 
     /// This snapshot without any secret: what nodes that verify no tokens are given.

@@ -9,6 +9,7 @@ mod completion;
 pub mod contract;
 mod error;
 mod fence;
+pub mod limiter;
 pub mod log;
 pub mod memory;
 pub mod retention;
@@ -17,6 +18,7 @@ pub mod rooms;
 pub use completion::{Completion, wait};
 pub use error::StoreError;
 pub use fence::Fence;
+pub use limiter::{LimitKey, RateLimiter, Share, Want};
 pub use log::{
     Acquire, Acquired, Commit, ConsumerState, Durability, LogCaps, LogRange, Page, Retain,
     RetentionPlan, SegmentPlan, ShardLog,

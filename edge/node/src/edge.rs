@@ -22,6 +22,7 @@ use crate::auth::jwks::KeySets;
 use crate::config::{ConfigError, EdgeConfig};
 use crate::connection::handle::Event;
 use crate::http::assets::AssetSource;
+use crate::limits;
 use crate::metrics::EdgeMetrics;
 use crate::quic::{self, QuicListener};
 use crate::relay::{self, Relays};
@@ -222,6 +223,7 @@ impl Edge {
             tokio::spawn(accept::run(shared.clone(), listener, accepting)),
             tokio::spawn(accept::sweep(shared.clone(), stopped.clone())),
             tokio::spawn(turn_wheel(shared.clone(), stopped.clone())),
+            tokio::spawn(limits::run(shared.clone(), stopped.clone())),
             tokio::spawn(follow_snapshots(
                 shared.clone(),
                 snapshots,
@@ -464,6 +466,7 @@ fn collect(shared: &Arc<Shared>, metrics: &Metrics) -> Registration {
         }
         shared.keys.collect(shared.clock.unix_ms(), out);
         shared.shards.collect(out);
+        shared.limits.collect(shared.clock.now_ms(), out);
         let (unanswered, relays, edges) = shared.relays.gauges();
         for (name, help, value) in [
             (

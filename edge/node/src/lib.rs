@@ -17,6 +17,7 @@ mod connection;
 mod edge;
 mod hosts;
 mod http;
+mod limits;
 mod metrics;
 mod origin;
 mod pace;

@@ -25,6 +25,7 @@ use crate::connection::outbox::Pushed;
 use crate::hosts::Hosts;
 use crate::http::assets::AssetSource;
 use crate::http::body::BodyBytes;
+use crate::limits::Limits;
 use crate::metrics::EdgeMetrics;
 use crate::pace::Pace;
 use crate::places::Places;
@@ -57,6 +58,8 @@ pub(crate) struct Shared {
     /// at once.
     pub(crate) evictions: Pace,
     pub(crate) admission: Arc<Admission>,
+    /// The limits that it keeps with other edges.
+    pub(crate) limits: Arc<Limits>,
     /// Connected sessions by instance.
     pub(crate) by_instance: Arc<Places>,
     /// Where TLS is spoken below HTTP.
@@ -112,6 +115,8 @@ impl Shared {
             ping_interval_ms: 0,
             ..config.session.clone()
         };
+        let limits = Limits::default();
+        limits.place(&parts.snapshot);
         Self {
             quiet,
             clock: Clock::new(),
@@ -127,6 +132,7 @@ impl Shared {
             evictions: Pace::new(evictions, evictions / 10),
             admission: parts.admission,
             by_instance: Arc::default(),
+            limits: Arc::new(limits),
             tls: parts.tls,
             shards: parts.shards,
             relays: parts.relays,
@@ -144,6 +150,7 @@ impl Shared {
 
     /// Works by `snapshot` from now on; the one before.
     pub(crate) fn place(&self, snapshot: Arc<Snapshot>) -> Arc<Snapshot> {
+        self.limits.place(&snapshot);
         self.hosts.store(Arc::new(Hosts::of(&snapshot)));
         self.keys.place(snapshot.clone());
         self.snapshot.swap(snapshot)

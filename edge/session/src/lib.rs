@@ -22,6 +22,6 @@ pub use request::{
 };
 pub use session::{
     Action, Claims, CloseReason, Context, ErrorCounts, FrameKind, Overrides, RecoverSince,
-    ServerCommand, Session, SessionConfig, SessionCounters, SessionSeed, SubscriptionClaims,
-    SubscriptionGrant, TokenError,
+    ServerCommand, Session, SessionConfig, SessionCounters, SessionSeed, SharedLimits,
+    SubscriptionClaims, SubscriptionGrant, TokenError,
 };

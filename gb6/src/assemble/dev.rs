@@ -11,6 +11,7 @@ use gb6_core_mesh::{MemoryNetwork, Timing};
 use gb6_core_model::caps::Match;
 use gb6_core_model::snapshot::Key;
 use gb6_core_model::{Allow, Capability, InstanceId, NodeId, Role};
+use gb6_core_ports::memory::MemoryRateLimiter;
 use gb6_edge_node::{
     CertificateSource, Edge, EdgeConfig, EdgeDeps, EdgeHandle, SelfMade, TokenRequest, issue_token,
 };
@@ -128,6 +129,7 @@ pub(crate) async fn run_dev(config: DevConfig, stop: Stop) -> anyhow::Result<()>
             snapshot,
             open_log: storage.open_log(),
             rooms: storage.rooms(&mut parts)?,
+            limiter: Arc::new(MemoryRateLimiter::default()),
             keys,
             metrics: parts.metrics.clone(),
             health: parts.health.clone(),

@@ -1,9 +1,11 @@
 //! `gb6 region`: owns shards on embedded storage, and serves edges over the mesh.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use gb6_core_model::{NodeId, Role};
+use gb6_core_ports::memory::MemoryRateLimiter;
 use gb6_region_node::{Region, RegionConfig, RegionDeps};
 
 use super::admin_http::AdminHttp;
@@ -60,6 +62,7 @@ pub(crate) async fn run_region(
             snapshot,
             open_log: storage.open_log(),
             rooms: storage.rooms(&mut parts)?,
+            limiter: Arc::new(MemoryRateLimiter::default()),
             keys: record_keys,
             metrics: parts.metrics.clone(),
             health: parts.health.clone(),

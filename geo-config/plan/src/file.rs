@@ -70,6 +70,13 @@ pub struct InstanceFile {
     /// second, burst 5,000.
     #[serde(default)]
     pub command_rate: Option<Spanned<CommandRateFile>>,
+    /// Commands of all connections of one user, over all edges together; as `command_rate`.
+    /// Default unlimited.
+    #[serde(default)]
+    pub user_command_rate: Option<Spanned<CommandRateFile>>,
+    /// Commands of all connections of the instance, over all edges together. Default unlimited.
+    #[serde(default)]
+    pub instance_command_rate: Option<Spanned<CommandRateFile>>,
     /// Subscriptions of one session. Default 1,024.
     #[serde(default)]
     pub subscriptions_max: Option<Spanned<u64>>,

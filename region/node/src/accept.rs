@@ -5,15 +5,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use gb6_core_mesh::{Endpoint, FrameReceiver, FrameSender, Link, QueueLimits, Stream};
-use gb6_core_model::Role;
+use gb6_core_model::{NodeId, Role};
 use gb6_core_obs::metrics::Counter;
 use gb6_core_wire::mesh::{
-    Class, EdgeFrame, HistoryPage, HistoryRequest, Purpose, Refused, RefusedReason, ShardRef,
-    StreamOpen, ToEdge, ToOwner,
+    Class, EdgeFrame, HistoryPage, HistoryRequest, LimitsShared, LimitsWanted, Purpose, Refused,
+    RefusedReason, ShardRef, StreamOpen, ToEdge, ToOwner,
 };
 use gb6_region_shard::LinkId;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
+use crate::limits::Limits;
 use crate::relay::Relay;
 use crate::worker::Input;
 
@@ -33,6 +34,7 @@ pub(crate) type Shards = Arc<HashMap<ShardRef, mpsc::Sender<Input>>>;
 pub(crate) struct Served {
     pub(crate) shards: Shards,
     pub(crate) relay: Arc<Relay>,
+    pub(crate) limits: Limits,
 }
 
 /// Accepts links until the endpoint is closed.
@@ -59,7 +61,7 @@ async fn streams(link: Link, served: Served, next_link: Arc<AtomicU64>, refused:
                 if let Some(Purpose::Relay(_)) = open.purpose {
                     served.relay.serve(&peer.node, stream);
                 } else {
-                    serve(open, stream, id, &served.shards);
+                    serve(&peer.node, open, stream, id, &served);
                 }
             }
             Err(reason) => {
@@ -70,11 +72,11 @@ async fn streams(link: Link, served: Served, next_link: Arc<AtomicU64>, refused:
     }
 }
 
-fn serve(open: StreamOpen, stream: Stream, id: LinkId, shards: &Shards) {
+fn serve(edge: &NodeId, open: StreamOpen, stream: Stream, id: LinkId, served: &Served) {
     match open.purpose {
         Some(Purpose::Shard(shard)) => {
             let (sender, receiver) = stream.split::<ToEdge, ToOwner>(QueueLimits::default());
-            match shards.get(&shard) {
+            match served.shards.get(&shard) {
                 Some(inbox) => {
                     tokio::spawn(shard_stream(id, sender, receiver, inbox.clone()));
                 }
@@ -84,9 +86,15 @@ fn serve(open: StreamOpen, stream: Stream, id: LinkId, shards: &Shards) {
         Some(Purpose::CatchUp(shard)) => {
             let (sender, receiver) =
                 stream.split::<HistoryPage, HistoryRequest>(QueueLimits::default());
-            if let Some(inbox) = shards.get(&shard) {
+            if let Some(inbox) = served.shards.get(&shard) {
                 tokio::spawn(catch_up(id, sender, receiver, inbox.clone()));
             }
+        }
+        Some(Purpose::Limits(_)) => {
+            let (sender, receiver) =
+                stream.split::<LimitsShared, LimitsWanted>(QueueLimits::default());
+            let limits = served.limits.clone();
+            tokio::spawn(limits.serve(edge.clone(), served.shards.clone(), sender, receiver));
         }
         // Dropping the stream refuses it: snapshots are geo's, and what a newer peer asks for is
         // not offered here.

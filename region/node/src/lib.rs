@@ -12,6 +12,7 @@ mod checkpoints;
 mod checks;
 mod history;
 mod indexer;
+mod limits;
 mod metrics;
 mod recent;
 mod recovery;

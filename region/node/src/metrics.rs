@@ -37,11 +37,17 @@ pub(crate) struct RegionMetrics {
     pub(crate) batch_records: Histogram,
     /// Streams refused because their peer is no edge.
     pub(crate) roles_refused: Counter,
+    /// Shares of limits given to edges.
+    pub(crate) limit_shares: Counter,
 }
 
 impl RegionMetrics {
     pub(crate) fn new(metrics: &Metrics) -> Self {
         Self {
+            limit_shares: metrics.counter(
+                "gb6_region_limit_shares_total",
+                "Shares of limits of users and instances given to edges.",
+            ),
             roles_refused: metrics.counter(
                 "gb6_region_roles_refused_total",
                 "Streams refused because the peer's certificate does not have the role edge.",

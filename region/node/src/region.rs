@@ -11,7 +11,7 @@ use gb6_core_model::snapshot::Snapshot;
 use gb6_core_model::{NodeId, ShardId, limits};
 use gb6_core_obs::health::{Component, Health};
 use gb6_core_obs::metrics::{Metrics, Registration};
-use gb6_core_ports::{RoomStore, ShardLog, StoreError};
+use gb6_core_ports::{RateLimiter, RoomStore, ShardLog, StoreError};
 use gb6_core_wire::mesh::ShardRef;
 use gb6_region_shard::{Admin, AdminOutcome, ShardConfig};
 use parking_lot::Mutex;
@@ -23,6 +23,7 @@ use crate::bodies::RecordKeys;
 use crate::checkpoints::CheckpointEvery;
 use crate::history::{Erased, Reader};
 use crate::indexer::Indexer;
+use crate::limits::Limits;
 use crate::metrics::{RegionMetrics, ShardNumbers, export};
 use crate::recovery::{Acquisition, Recovered, RecoveryError, Standing, recover};
 use crate::regain::Regain;
@@ -83,6 +84,8 @@ pub struct RegionDeps {
     pub rooms: Arc<dyn RoomStore>,
     /// Record keys.
     pub keys: RecordKeys,
+    /// What shares out limits of instances among the edges.
+    pub limiter: Arc<dyn RateLimiter>,
     /// Where metrics go.
     pub metrics: Metrics,
     /// Where readiness goes.
@@ -162,6 +165,12 @@ impl Region {
         let served = Served {
             shards: shards.clone(),
             relay: Arc::new(Relay::new(RelayMetrics::new(&deps.metrics))),
+            limits: Limits {
+                limiter: deps.limiter.clone(),
+                snapshot: deps.snapshot.clone(),
+                began: Instant::now(),
+                given: region_metrics.limit_shares.clone(),
+            },
         };
         let acceptor = tokio::spawn(accept::run(
             endpoint.clone(),

@@ -377,6 +377,7 @@ impl World {
                 config: &running.config,
                 counters: &running.counters,
                 outbox_bytes: 0,
+                limits: None,
             };
             act(&mut connected.session, &cx, &mut actions);
         }
@@ -567,6 +568,7 @@ impl World {
             config: &running.config,
             counters: &running.counters,
             outbox_bytes: 0,
+            limits: None,
         };
         let seed = SessionSeed {
             session: SessionId(connection),

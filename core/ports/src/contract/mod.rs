@@ -1,6 +1,7 @@
 //! Contract suites: what every engine of a port must pass, against the real engine. They panic
 //! where an engine breaks its promise, so they are called from tests.
 
+pub mod limiter;
 pub mod log;
 pub mod log_model;
 mod log_space;

@@ -1,8 +1,11 @@
 //! In-memory engines of the ports: the reference that contract suites and simulations compare
-//! against. Nothing survives the process; [`crate::Durability::Memory`] says so.
+//! against. Nothing survives the process; [`crate::Durability::Memory`] says so. The rate limiter is
+//! also what an embedded region uses: what it knows is worth nothing after a restart.
 
+mod limiter;
 mod log;
 mod rooms;
 
+pub use limiter::MemoryRateLimiter;
 pub use log::{MemoryLog, MemoryLogConfig, MemoryStorage};
 pub use rooms::MemoryRooms;

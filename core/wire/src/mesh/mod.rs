@@ -10,7 +10,8 @@
 //! shard beside it): [`HistoryRequest`] and [`HistoryPage`], so that reading history never delays
 //! a live message. **Snapshot stream** (any node ↔ geo): [`SnapshotPush`] whenever the revision
 //! changes. **Relay stream** (edge ↔ a node of a region): [`ToRelay`] and [`FromRelay`], by which
-//! edges ask each other.
+//! edges ask each other. **Limits stream** (edge ↔ owner of an instance's home shard):
+//! [`LimitsWanted`] and [`LimitsShared`].
 //!
 //! Rules that the frames alone do not say:
 //! - An edge numbers each session's publishes per room from 1 and sends them in that order. After
@@ -26,6 +27,7 @@
 //! - A refused or ended stream says nothing about the fate of publishes in flight.
 
 mod history;
+mod limits;
 mod presence;
 mod publication;
 mod relay;
@@ -34,6 +36,7 @@ mod shard;
 use bytes::Bytes;
 
 pub use history::*;
+pub use limits::*;
 pub use presence::*;
 pub use publication::*;
 pub use relay::*;
@@ -73,7 +76,7 @@ pub struct Hello {
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct StreamOpen {
     /// The purpose.
-    #[prost(oneof = "Purpose", tags = "1, 2, 3, 4")]
+    #[prost(oneof = "Purpose", tags = "1, 2, 3, 4, 5")]
     pub purpose: Option<Purpose>,
 }
 
@@ -92,6 +95,9 @@ pub enum Purpose {
     /// Questions between edges.
     #[prost(message, tag = "4")]
     Relay(RelayOpen),
+    /// Shares of limits.
+    #[prost(message, tag = "5")]
+    Limits(LimitsOpen),
 }
 
 /// A shard of a region.

@@ -41,6 +41,37 @@ fn golden_deliver() {
     assert_eq!(ToEdge::decode(&*hex(DELIVER)), Ok(deliver()));
 }
 
+/// The stream's purpose, a question and its answer.
+#[test]
+fn golden_limits() {
+    let open = StreamOpen {
+        purpose: Some(Purpose::Limits(LimitsOpen {})),
+    };
+    assert_eq!(to_hex(&open.encode_to_vec()), "2a00");
+    let wanted = LimitsWanted {
+        limits: vec![LimitWanted {
+            instance: "demo".into(),
+            user: "alice".into(),
+            demand: 1_500,
+        }],
+    };
+    let bytes = hex("0a10 0a0464656d6f 1205616c696365 18dc0b");
+    assert_eq!(to_hex(&wanted.encode_to_vec()), to_hex(&bytes));
+    assert_eq!(LimitsWanted::decode(&*bytes), Ok(wanted));
+    let shared = LimitsShared {
+        limits: vec![LimitShared {
+            instance: "demo".into(),
+            user: String::new(),
+            parts: 500_000,
+            valid_ms: 30_000,
+            renew_ms: 1_000,
+        }],
+    };
+    let bytes = hex("0a11 0a0464656d6f 18a0c21e 20b0ea01 28e807");
+    assert_eq!(to_hex(&shared.encode_to_vec()), to_hex(&bytes));
+    assert_eq!(LimitsShared::decode(&*bytes), Ok(shared));
+}
+
 const ERASED: &str = "5a14 0a0e 0a0464656d6f 1206726f6f6d3a31 1006 1802";
 
 #[test]

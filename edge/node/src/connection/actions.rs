@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use gb6_core_model::ErrorCode;
 use gb6_core_model::snapshot::Snapshot;
-use gb6_edge_session::{Action, Answer, Context, HubRequest, Session};
+use gb6_edge_session::{Action, Answer, Context, HubRequest, Session, SharedLimits};
 
 use super::carrier::Carrier;
 use super::driver::{Connection, End};
 use super::framing::Framing;
 use super::instance::InstanceTag;
+use crate::limits::SessionLimits;
 
 impl<C: Carrier, F: Framing> Connection<C, F> {
     /// Calls the session and does what it asks for.
@@ -23,6 +24,8 @@ impl<C: Carrier, F: Framing> Connection<C, F> {
         let snapshot = shared.snapshot.load();
         let config = shared.session_config(self.frame_ping.is_some());
         let unix_ms = shared.clock.unix_ms();
+        let limits = self.shared_limits();
+        let limits = limits.as_deref().map(|limits| limits as &dyn SharedLimits);
         let mut actions = Vec::new();
         let context = |outbox_bytes| Context {
             now_ms,
@@ -31,6 +34,7 @@ impl<C: Carrier, F: Framing> Connection<C, F> {
             config,
             counters: &shared.counters,
             outbox_bytes,
+            limits,
         };
         call(&mut self.session, &context(self.batch.left()), &mut actions);
         let mut queue = VecDeque::from(actions);
@@ -91,6 +95,20 @@ impl<C: Carrier, F: Framing> Connection<C, F> {
             }
         }
         self.release();
+    }
+
+    /// The limits that the session shares with others; `None`: there are none, or it has no
+    /// instance yet.
+    fn shared_limits(&mut self) -> Option<Arc<SessionLimits>> {
+        if !self.shared.limits.are_wanted() {
+            return None;
+        }
+        if self.limits.is_none() {
+            let (instance, user) = self.session.identity()?;
+            let limits = SessionLimits::new(self.shared.limits.clone(), instance, user);
+            self.limits = Some(Arc::new(limits));
+        }
+        self.limits.clone()
     }
 
     /// Hands a request to the shard of its room.

@@ -25,6 +25,7 @@ use super::gather::{Gathered, gather};
 use super::handle::{Event, SessionHandle};
 use super::outbox::{Phase, Taken};
 use crate::admission::{Permit, Unproven};
+use crate::limits::SessionLimits;
 use crate::places::Place;
 use crate::shards::ShardInbox;
 use crate::shared::Shared;
@@ -119,6 +120,8 @@ pub(crate) struct Connection<C, F: Framing> {
     pub(super) dialect: Dialect,
     pub(super) transport: Transport,
     pub(super) unproven: Option<Unproven>,
+    /// The limits that it shares with other sessions, once one is wanted.
+    pub(super) limits: Option<Arc<SessionLimits>>,
     /// Its place among the sessions of its instance, once a token has named that.
     pub(super) counted: Option<Place>,
     _permit: Permit,
@@ -186,6 +189,7 @@ impl<C: Carrier, F: Framing> Connection<C, F> {
                     config: shared.session_config(frame_ping.is_some()),
                     counters: &shared.counters,
                     outbox_bytes: 0,
+                    limits: None,
                 },
                 seed,
             )
@@ -218,6 +222,7 @@ impl<C: Carrier, F: Framing> Connection<C, F> {
             transport: opening.transport,
             unproven: Some(unproven),
             counted: None,
+            limits: None,
             _permit: permit,
             shared,
         };

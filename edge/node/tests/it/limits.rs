@@ -1,6 +1,7 @@
-//! Who takes too much: connections of one address and of one instance. Each is refused for itself
-//! alone, and what it gives back is free.
+//! Who takes too much: connections of one address and of one instance, commands of one user and of
+//! one instance. Each is refused for itself alone, and what it gives back is free.
 
+use gb6_core_model::snapshot::CommandRate;
 use serde_json::json;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
@@ -93,4 +94,113 @@ async fn an_instance_has_so_many_sessions_and_costs_the_others_nothing() {
     }
     assert!(codes.iter().all(|c| *c == Some(3504)), "{codes:?}");
     drop(second);
+}
+
+/// How many of ten pings in one frame are answered without an error, of codes 111 only.
+async fn accepted(client: &mut Client) -> usize {
+    let pings: Vec<String> = (11..21)
+        .map(|id| json!({"id": id, "ping": {}}).to_string())
+        .collect();
+    client.send_text(pings.join("\n")).await;
+    let mut accepted = 0;
+    for _ in 0..10 {
+        let reply = client.next().await;
+        match reply.get("error") {
+            None => accepted += 1,
+            Some(error) => assert_eq!(error["code"], 111, "{reply}"),
+        }
+    }
+    accepted
+}
+
+#[tokio::test]
+async fn connections_of_a_user_share_a_rate_of_which_the_edge_has_a_share() {
+    let mut placed = snapshot();
+    let demo = placed.instances.get_mut("demo").unwrap();
+    demo.user_command_rate = Some(CommandRate {
+        per_second: 1,
+        burst: 8,
+    });
+    let world = World::start_placed(config(), placed).unwrap();
+    let alice = world.token("alice");
+    let mut first = Client::connect(world.address, &alice).await;
+    let mut second = Client::connect(world.address, &alice).await;
+    // Without an owner that answers the whole limit, from the first command on.
+    assert_eq!(accepted(&mut first).await, 8);
+    assert_eq!(accepted(&mut second).await, 0, "the limit is the user's");
+    let mut bob = Client::connect(world.address, &world.token("bob")).await;
+    assert_eq!(accepted(&mut bob).await, 8);
+    let mut elsewhere = Client::connect(world.address, &world.token_of("acme", "alice", 60)).await;
+    assert_eq!(
+        accepted(&mut elsewhere).await,
+        10,
+        "another instance has no limit"
+    );
+    let refused = "gb6_edge_session_events_total{event=\"shared_rate_refused\"}";
+    assert_eq!(world.metric(refused), 14.0);
+    assert_eq!(world.metric("gb6_edge_shared_limits"), 2.0);
+
+    // The owner is asked for a share of what is used, and is told how much that is.
+    world.owner.share(250_000);
+    let asked_for = |user: &str| {
+        let wanted = world.owner.limits_wanted();
+        wanted.iter().any(|w| w.user == user && w.demand > 0)
+    };
+    crate::world::eventually("questions", || asked_for("alice") && asked_for("bob")).await;
+    let wanted = world.owner.limits_wanted();
+    assert!(wanted.iter().all(|w| w.instance == "demo"), "{wanted:?}");
+    let mut carol = Client::connect(world.address, &world.token("carol")).await;
+    carol.call(json!({"id": 2, "ping": {}})).await;
+    crate::world::eventually("her share", || asked_for("carol")).await;
+    // Of what is left of the burst, a quarter of the whole burst stays.
+    crate::world::eventually("its end", || {
+        world.metric("gb6_edge_shared_limits_alone") == 0.0
+    })
+    .await;
+    assert_eq!(accepted(&mut carol).await, 2);
+
+    // Who is over a shared limit stays connected: it may be others who are.
+    for _ in 0..20 {
+        accepted(&mut carol).await;
+    }
+    // What is used no more is given back.
+    drop((first, second, bob, carol));
+    let given_back = || world.owner.limits_wanted().iter().any(|w| w.demand == 0);
+    crate::world::eventually("given back", given_back).await;
+    crate::world::eventually("forgotten", || {
+        world.metric("gb6_edge_shared_limits") == 0.0
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_instance_has_a_rate_that_a_new_placement_changes() {
+    let mut placed = snapshot();
+    let world = World::start_placed(config(), placed.clone()).unwrap();
+    let mut alice = Client::connect(world.address, &world.token("alice")).await;
+    let mut bob = Client::connect(world.address, &world.token("bob")).await;
+    assert_eq!(accepted(&mut alice).await, 10);
+    let demo = placed.instances.get_mut("demo").unwrap();
+    demo.instance_command_rate = Some(CommandRate {
+        per_second: 1,
+        burst: 5,
+    });
+    placed.revision = 2;
+    world.place(placed);
+    // For connections that are open, all of them together.
+    let mut left = 10;
+    for _ in 0..500 {
+        left = accepted(&mut alice).await;
+        if left < 10 {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    assert_eq!(left, 5);
+    assert_eq!(accepted(&mut bob).await, 0);
+    let room = json!({"id": 30, "unsubscribe": {"channel": "room:1"}});
+    assert!(
+        bob.call(room).await["error"].is_null(),
+        "who makes room may"
+    );
 }

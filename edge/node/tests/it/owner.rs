@@ -7,8 +7,8 @@ use std::time::Duration;
 use gb6_core_mesh::{Endpoint, FrameSender, Link, QueueLimits, Stream};
 use gb6_core_wire::mesh::{
     Attached, Class, Deliver, EdgeFrame, HistoryPage, HistoryRemoved, HistoryRequest, Interested,
-    OwnerFrame, Person, Presence, PresenceAnswer, Publication, Publish, Published, Purpose,
-    RoomRef, ToEdge, ToOwner, Traced,
+    LimitShared, LimitWanted, LimitsShared, LimitsWanted, OwnerFrame, Person, Presence,
+    PresenceAnswer, Publication, Publish, Published, Purpose, RoomRef, ToEdge, ToOwner, Traced,
 };
 use parking_lot::Mutex;
 
@@ -38,6 +38,9 @@ struct State {
     presence_queries: u64,
     /// While this is set nothing is read.
     deaf: bool,
+    /// Millionths of every limit that each edge is given; 0: it is not answered.
+    share: u32,
+    limits_wanted: Vec<LimitWanted>,
     /// Publishes are kept and not answered while this is set.
     mute: bool,
     kept: Vec<(u64, Publish)>,
@@ -122,6 +125,16 @@ impl Owner {
         self.state.lock().presence_queries
     }
 
+    /// From now on edges are given so many millionths of a limit.
+    pub(crate) fn share(&self, parts: u32) {
+        self.state.lock().share = parts;
+    }
+
+    /// What was asked for of limits.
+    pub(crate) fn limits_wanted(&self) -> Vec<LimitWanted> {
+        self.state.lock().limits_wanted.clone()
+    }
+
     /// Publishes that wait for an answer.
     pub(crate) fn kept(&self) -> usize {
         self.state.lock().kept.len()
@@ -148,6 +161,9 @@ impl Owner {
                 }
                 Some(Purpose::Relay(_)) => {
                     tokio::spawn(self.relay.clone().serve(stream));
+                }
+                Some(Purpose::Limits(_)) => {
+                    tokio::spawn(self.clone().limits(stream));
                 }
                 _ => {}
             }
@@ -179,6 +195,30 @@ impl Owner {
             }
         }
         self.state.lock().edges.remove(&edge);
+    }
+
+    async fn limits(self, stream: Stream) {
+        let (to, mut from) = stream.split::<LimitsShared, LimitsWanted>(QueueLimits::default());
+        while let Ok(Some(question)) = from.recv().await {
+            let parts = {
+                let mut state = self.state.lock();
+                state.limits_wanted.extend(question.limits.clone());
+                state.share
+            };
+            let limits = question.limits.into_iter().map(|wanted| LimitShared {
+                instance: wanted.instance,
+                user: wanted.user,
+                parts,
+                valid_ms: 30_000,
+                renew_ms: 1_000,
+            });
+            let answer = LimitsShared {
+                limits: limits.collect(),
+            };
+            if parts > 0 && to.send(Class::Control, answer).await.is_err() {
+                return;
+            }
+        }
     }
 
     async fn catch_up(self, stream: Stream) {

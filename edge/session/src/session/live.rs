@@ -165,6 +165,16 @@ impl Live {
         cx.snapshot.instances.get(&self.instance)?.command_rate
     }
 
+    /// Takes a command of the limits that the session shares with others. Being over them never
+    /// ends it: it may be the others who are.
+    fn take_shared(&self, cx: &Context<'_>) -> bool {
+        let placed = cx.snapshot.instances.get(&self.instance);
+        match (cx.limits, placed) {
+            (Some(limits), Some(placed)) => limits.take(cx.now_ms, placed),
+            _ => true,
+        }
+    }
+
     pub(super) fn command(&mut self, turn: &mut Turn<'_>, command: Command) -> Closes {
         if command.is_pong() {
             return self.pong();
@@ -188,8 +198,13 @@ impl Live {
         // An unsubscribe makes room and always succeeds. It counts, so that a flood of them ends
         // all the same; those without an answer are bounded by the subscriptions.
         let makes_room = matches!(method, Method::Unsubscribe(_));
-        if refused && !makes_room {
-            count(&turn.cx.counters.rate_refused);
+        let shared_refused = !refused && !makes_room && !self.take_shared(turn.cx);
+        if shared_refused || (refused && !makes_room) {
+            let counters = turn.cx.counters;
+            count(match shared_refused {
+                true => &counters.shared_rate_refused,
+                false => &counters.rate_refused,
+            });
             turn.fail(id, ErrorCode::TooManyRequests);
             return Ok(());
         }

@@ -29,7 +29,7 @@ use gb6_core_wire::client::{CodecError, Commands, Dialect};
 pub use server::{CloseReason, RecoverSince, ServerCommand};
 pub use types::{
     Action, Claims, Context, ErrorCounts, FrameKind, Overrides, SessionConfig, SessionCounters,
-    SessionSeed, SubscriptionClaims, SubscriptionGrant, TokenError,
+    SessionSeed, SharedLimits, SubscriptionClaims, SubscriptionGrant, TokenError,
 };
 
 use crate::request::{Answer, Notice};

@@ -161,6 +161,7 @@ mod tests {
             config: &config,
             counters: &counters,
             outbox_bytes: 0,
+            limits: None,
         };
         let reply = |id: u32, bytes: usize| {
             let data = format!("\"{}\"", "x".repeat(bytes));

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use gb6_core_model::snapshot::{CommandRate, Snapshot};
+use gb6_core_model::snapshot::{CommandRate, Instance, Snapshot};
 use gb6_core_model::{Caps, Channel, ErrorCode, InstanceId, SessionId};
 use gb6_core_wire::client::Dialect;
 
@@ -111,6 +111,15 @@ pub struct Context<'a> {
     pub counters: &'a SessionCounters,
     /// Bytes that wait to be written to the client.
     pub outbox_bytes: usize,
+    /// The limits that the session shares with others; `None`: none.
+    pub limits: Option<&'a dyn SharedLimits>,
+}
+
+/// Limits of commands that a session shares with other sessions: of its user and of its instance.
+pub trait SharedLimits: std::fmt::Debug {
+    /// Takes one command of `instance`, the session's own; `false`: one of the limits is reached,
+    /// and nothing is taken.
+    fn take(&self, now_ms: u64, instance: &Instance) -> bool;
 }
 
 /// What the driver must do, in order.
@@ -264,6 +273,8 @@ counters! {
         commands,
         /// Commands answered with an error.
         errors,
+        /// Commands refused by the rate of the user or the instance.
+        shared_rate_refused,
         /// Commands refused by the connection's rate.
         rate_refused,
         /// Frames that could not be read.

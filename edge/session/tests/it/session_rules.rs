@@ -213,6 +213,7 @@ fn context<'a>(
         config,
         counters,
         outbox_bytes,
+        limits: None,
     }
 }
 

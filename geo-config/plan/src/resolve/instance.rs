@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use gb6_core_model::ids::SLOT_COUNT;
-use gb6_core_model::snapshot::{Instance, Namespace};
+use gb6_core_model::snapshot::{CommandRate, Instance, Namespace};
 use gb6_core_model::{InstanceEpoch, InstanceId, Slot, limits};
 use toml::Spanned;
 
@@ -56,21 +56,18 @@ impl Resolver<'_> {
         });
         let command_rate = match &instance.command_rate {
             None => Some(COMMAND_RATE_DEFAULT),
-            Some(rate) => match *rate.get_ref() {
-                CommandRateFile::Unlimited => None,
-                CommandRateFile::Limited(limit) => {
-                    if limit.per_second == 0 || limit.burst == 0 {
-                        self.wrong_with(
-                            rate,
-                            &format!("{path}.command_rate"),
-                            "a rate or burst of 0 would let no command through".into(),
-                            "for no limit write command_rate = \"unlimited\"".into(),
-                        );
-                    }
-                    Some(limit)
-                }
-            },
+            Some(rate) => self.rate(rate, &format!("{path}.command_rate")),
         };
+        let shared_rate = |r: &mut Self, key: &str, rate: &Option<Spanned<CommandRateFile>>| {
+            let rate = rate.as_ref()?;
+            r.rate(rate, &format!("{path}.{key}"))
+        };
+        let user_command_rate = shared_rate(self, "user_command_rate", &instance.user_command_rate);
+        let instance_command_rate = shared_rate(
+            self,
+            "instance_command_rate",
+            &instance.instance_command_rate,
+        );
         for origin in &instance.allowed_origins {
             if !is_origin(origin.get_ref()) {
                 self.wrong_with(
@@ -127,9 +124,28 @@ impl Resolver<'_> {
                 .map(|o| o.get_ref().clone())
                 .collect(),
             command_rate,
+            user_command_rate,
+            instance_command_rate,
             subscriptions_max,
             connections_max,
         }
+    }
+
+    /// A rate of commands; `None`: no limit.
+    fn rate(&mut self, rate: &Spanned<CommandRateFile>, path: &str) -> Option<CommandRate> {
+        let CommandRateFile::Limited(limit) = *rate.get_ref() else {
+            return None;
+        };
+        if limit.per_second == 0 || limit.burst == 0 {
+            let key = path.rsplit('.').next().unwrap_or(path);
+            self.wrong_with(
+                rate,
+                path,
+                "a rate or burst of 0 would let no command through".into(),
+                format!("for no limit write {key} = \"unlimited\""),
+            );
+        }
+        Some(limit)
     }
 
     /// The region that owns its rooms.

@@ -15,7 +15,7 @@ use gb6_core_model::{
     ChannelKey, Incarnation, InstanceEpoch, InstanceId, NodeId, Role, ShardId, Slot,
 };
 use gb6_core_obs::{Health, Metrics};
-use gb6_core_ports::memory::{MemoryLogConfig, MemoryRooms, MemoryStorage};
+use gb6_core_ports::memory::{MemoryLogConfig, MemoryRateLimiter, MemoryRooms, MemoryStorage};
 use gb6_core_ports::{RoomEntry, RoomStore, ShardLog, StoreError};
 use gb6_core_wire::mesh::{
     Attach, Class, EdgeFrame, HistoryPage, HistoryRequest, OwnerFrame, Person, Publish, Purpose,
@@ -254,6 +254,7 @@ impl Machine {
             }),
             rooms,
             keys,
+            limiter: Arc::new(MemoryRateLimiter::default()),
             metrics: self.metrics.clone(),
             health: health.clone(),
         };

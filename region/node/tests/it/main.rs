@@ -2,6 +2,7 @@
 
 mod edge;
 mod index;
+mod limits;
 mod lying;
 mod presence;
 mod relay;
