@@ -45,6 +45,30 @@ fn check_replies(replies: &[client::Reply]) {
     assert_eq!(again.as_deref(), Ok(replies));
 }
 
+/// A connect request without its command, a request to `/emulation`, and a payload of replies that is
+/// cut for a transport of one direction.
+pub fn one_way(data: &[u8]) {
+    let bytes = Bytes::copy_from_slice(data);
+    for dialect in Dialect::ALL {
+        if let Ok(frame) = client::connect_command(dialect, data) {
+            let commands: Vec<_> = client::Commands::new(dialect, frame).collect();
+            assert_eq!(commands.len(), 1, "a request is one command");
+            if let Ok(command) = &commands[0] {
+                assert!(command.connect.is_some() && command.publish.is_none());
+            }
+        }
+        if let Ok(request) = client::decode_emulation(dialect, bytes.clone()) {
+            assert!(request.data.len() <= data.len());
+        }
+        client::each_reply(dialect, &bytes, |reply| {
+            let bare = client::bare_push(dialect, &reply);
+            let listed =
+                dialect == Dialect::Protobuf || bare.is_none_or(|bare| !bare.contains(&b'\n'));
+            assert!(listed, "a push is one line");
+        });
+    }
+}
+
 /// A frame of the mesh, read as every message that begins a frame.
 pub fn mesh_frame(data: &[u8]) {
     if let Ok(frame) = mesh::ToEdge::decode(data) {

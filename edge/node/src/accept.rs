@@ -1,5 +1,5 @@
 //! The listener: takes connections whatever happens, and brings each from its first byte, through
-//! TLS where that is spoken, to its answer or its WebSocket.
+//! TLS where that is spoken, to its answer or its session.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -9,12 +9,13 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustix::net::RecvFlags;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
-use tokio::io::{AsyncRead, AsyncWrite, Interest};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, Interest};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
@@ -22,16 +23,17 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::admission::{Permit, Unproven};
 use crate::connection::carrier::Carrier;
-use crate::connection::driver::Connection;
-use crate::connection::framing::Verdict;
-use crate::http::{self, Granted};
+use crate::connection::driver::{Connection, Opening, Transport};
+use crate::connection::framing::{Framing, Verdict};
+use crate::http::{self, Grant, Granted};
+use crate::one_way::listening::Listening;
 use crate::shared::Shared;
 use crate::tls;
 use crate::ws::framing::WebSocket;
 
 /// Connections that the kernel completes for us while we are busy; it caps this at `somaxconn`.
 const BACKLOG: i32 = 4096;
-/// Largest request head in bytes: tokens do not travel in it.
+/// Largest request head in bytes: a connect command in the query of an event stream must fit.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
 /// How long one HTTP exchange may take, and a client may take to read its answer. It is far above
 /// what any page needs: idle connections end by the head's timeout.
@@ -246,16 +248,16 @@ async fn head_arrived(tcp: &TcpStream) -> io::Result<()> {
     }
 }
 
-/// Starts the task of a WebSocket.
-type Websocket = Box<dyn FnOnce(Unproven) -> AbortHandle + Send>;
+/// Starts the task of a session.
+type Begin = Box<dyn FnOnce(Unproven) -> AbortHandle + Send>;
 
-/// Answers requests until the connection ends or becomes a WebSocket.
+/// Answers requests until the connection ends or becomes that of a session.
 async fn speak_http<C: Carrier + AsyncRead + AsyncWrite>(
     shared: Arc<Shared>,
     stream: C,
     unproven: Unproven,
     permit: Permit,
-) -> Option<(Websocket, Unproven)> {
+) -> Option<(Begin, Unproven)> {
     let granted: Granted = Arc::default();
     let unproven = Arc::new(unproven);
     let service = service_fn({
@@ -270,13 +272,17 @@ async fn speak_http<C: Carrier + AsyncRead + AsyncWrite>(
         .header_read_timeout(shared.config.header_timeout)
         .max_buf_size(HEAD_BYTES_MAX);
     let mut conn = http.serve_connection(TokioIo::new(stream), service);
-    if let Err(error) = poll_fn(|cx| Pin::new(&mut conn).poll_without_shutdown(cx)).await {
+    let spoken = poll_fn(|cx| Pin::new(&mut conn).poll_without_shutdown(cx)).await;
+    let granted = granted.lock().take();
+    if let Err(error) = spoken
+        && granted.is_none()
+    {
         tracing::debug!(%error, "http connection ended");
         return None;
     }
     let parts = conn.into_parts();
     let (mut stream, early) = (parts.io.into_inner(), parts.read_buf);
-    let Some(opening) = granted.lock().take() else {
+    let Some(granted) = granted else {
         let over = Verdict {
             code: 1000,
             reason: "",
@@ -288,13 +294,46 @@ async fn speak_http<C: Carrier + AsyncRead + AsyncWrite>(
     // The service held the other half.
     drop(parts.service);
     let unproven = Arc::into_inner(unproven)?;
-    let websocket: Websocket = Box::new(move |unproven| {
-        let framing = WebSocket::new(shared.config.frame_bytes_max);
+    let begin: Begin = match granted {
+        Grant::WebSocket(opening) if opening.transport == Transport::UniWebSocket => {
+            let framing = Listening::new(opening.dialect, shared.config.frame_bytes_max);
+            begin(shared, stream, framing, early, opening, permit)
+        }
+        Grant::WebSocket(opening) => {
+            let framing = WebSocket::new(shared.config.frame_bytes_max);
+            begin(shared, stream, framing, early, opening, permit)
+        }
+        Grant::Stream(granted) => {
+            // The session's deadlines begin behind it; until then the admission's hold.
+            stream.write_all(&granted.head).await.ok()?;
+            stream.flush().await.ok()?;
+            begin(
+                shared,
+                stream,
+                granted.framing,
+                early,
+                granted.opening,
+                permit,
+            )
+        }
+    };
+    Some((begin, unproven))
+}
+
+/// What starts the task of a session over `stream`.
+fn begin<C: Carrier, F: Framing>(
+    shared: Arc<Shared>,
+    stream: C,
+    framing: F,
+    early: Bytes,
+    opening: Opening,
+    permit: Permit,
+) -> Begin {
+    Box::new(move |unproven| {
         let connection =
             Connection::new(shared, stream, framing, &early, opening, unproven, permit);
         tokio::spawn(connection).abort_handle()
-    });
-    Some((websocket, unproven))
+    })
 }
 
 /// Drops half-open connections that take too long, until `stop` says so.

@@ -475,6 +475,11 @@ fn collect(shared: &Arc<Shared>, metrics: &Metrics) -> Registration {
                 unanswered,
             ),
             (
+                "gb6_edge_body_bytes",
+                "Bytes that large bodies of requests hold while they are read.",
+                shared.body_bytes.held(),
+            ),
+            (
                 "gb6_edge_relays",
                 "Relays that this edge is attached to.",
                 relays,

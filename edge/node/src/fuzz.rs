@@ -16,7 +16,7 @@ use ring::hmac;
 use crate::auth::{Fetched, KeyTable, VerifyingKey};
 use crate::connection::framing::Incoming;
 use crate::hosts::Hosts;
-use crate::http::upgrade;
+use crate::http::{stream, upgrade};
 use crate::origin::{self, Verdict};
 use crate::stream::reader::CommandReader;
 use crate::ws::reader::{FrameError, FrameReader};
@@ -253,6 +253,12 @@ pub fn upgrade(bytes: &[u8]) {
         if let Ok(value) = http::HeaderValue::from_maybe_shared(Bytes::from(line.to_owned())) {
             headers.append(http::header::SEC_WEBSOCKET_PROTOCOL, value);
         }
+    }
+    if let Some(connect) = stream::connect_of(query) {
+        assert!(
+            connect.len() <= 3 * bytes.len(),
+            "it is decoded, not made larger"
+        );
     }
     let (dialect, answered) = upgrade::dialect(&headers, query);
     if let Some(name) = answered {

@@ -19,6 +19,7 @@ mod hosts;
 mod http;
 mod limits;
 mod metrics;
+mod one_way;
 mod origin;
 mod pace;
 mod places;

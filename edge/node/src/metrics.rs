@@ -33,7 +33,7 @@ pub(crate) struct EdgeMetrics {
     pub(crate) certificate_expires: Gauge,
     /// HTTP answers, by status.
     pub(crate) http: CounterFamily,
-    /// WebSocket upgrades refused, by why.
+    /// WebSocket upgrades, streams and requests of pages refused, by why.
     pub(crate) upgrades_refused: CounterFamily,
     /// Sessions open, by transport and dialect.
     pub(crate) sessions: GaugeFamily,
@@ -133,13 +133,13 @@ impl EdgeMetrics {
             ),
             upgrades_refused: m.counter_family(
                 "gb6_edge_upgrades_refused_total",
-                "WebSocket upgrades refused.",
+                "WebSocket upgrades, streams and requests of pages refused.",
                 &[Label::new("why", 16)],
             ),
             sessions: m.gauge_family(
                 "gb6_edge_sessions",
                 "Sessions open.",
-                &[Label::new("transport", 8), Label::new("dialect", 4)],
+                &[Label::new("transport", 16), Label::new("dialect", 4)],
             ),
             closed: m.counter_family(
                 "gb6_edge_closed_total",

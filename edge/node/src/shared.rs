@@ -20,6 +20,7 @@ use crate::api::{ApiSessions, Gate};
 use crate::auth::jwks::KeySets;
 use crate::clock::Clock;
 use crate::config::EdgeConfig;
+use crate::connection::driver::Transport;
 use crate::connection::handle::{Event, SessionHandle};
 use crate::connection::outbox::Pushed;
 use crate::hosts::Hosts;
@@ -40,8 +41,9 @@ const LOGGED_AT_ONCE: u64 = 100;
 /// The state of one edge.
 pub(crate) struct Shared {
     pub(crate) config: EdgeConfig,
-    /// For sessions that are pinged by the WebSocket layer: without pings of their own.
-    quiet: SessionConfig,
+    /// For sessions whose clients send commands, and for those whose clients do not.
+    speaking: Settings,
+    listening: Settings,
     pub(crate) clock: Clock,
     pub(crate) snapshot: ArcSwap<Snapshot>,
     hosts: ArcSwap<Hosts>,
@@ -81,6 +83,25 @@ pub(crate) struct Shared {
     websockets: AtomicUsize,
 }
 
+/// The settings of sessions.
+struct Settings {
+    pinged: SessionConfig,
+    /// Of those that are pinged by the WebSocket layer: without pings of their own.
+    quiet: SessionConfig,
+}
+
+impl Settings {
+    fn new(pinged: &SessionConfig) -> Self {
+        Self {
+            pinged: pinged.clone(),
+            quiet: SessionConfig {
+                ping_interval_ms: 0,
+                ..pinged.clone()
+            },
+        }
+    }
+}
+
 #[derive(Default)]
 struct Sessions {
     handles: Slab<Arc<SessionHandle>>,
@@ -111,14 +132,14 @@ impl Shared {
         let config = parts.config;
         let tick_ms = u64::try_from(config.tick.as_millis()).unwrap_or(u64::MAX);
         let evictions = config.hub.evictions_per_second;
-        let quiet = SessionConfig {
-            ping_interval_ms: 0,
-            ..config.session.clone()
-        };
         let limits = Limits::default();
         limits.place(&parts.snapshot);
         Self {
-            quiet,
+            speaking: Settings::new(&config.session),
+            listening: Settings::new(&SessionConfig {
+                unidirectional: true,
+                ..config.session.clone()
+            }),
             clock: Clock::new(),
             hosts: ArcSwap::from_pointee(Hosts::of(&parts.snapshot)),
             keys: parts.keys,
@@ -163,11 +184,15 @@ impl Shared {
     }
 
     /// The settings of a session.
-    pub(crate) fn session_config(&self, frame_ping: bool) -> &SessionConfig {
+    pub(crate) fn session_config(&self, frame_ping: bool, by: Transport) -> &SessionConfig {
+        let settings = match by.is_unidirectional() {
+            true => &self.listening,
+            false => &self.speaking,
+        };
         if frame_ping {
-            &self.quiet
+            &settings.quiet
         } else {
-            &self.config.session
+            &settings.pinged
         }
     }
 

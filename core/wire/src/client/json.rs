@@ -102,7 +102,8 @@ pub(super) fn decode_filter(tf: &[u8]) -> Result<Option<FilterNode>, CodecError>
 
 /// serde_json's own bound on recursion (128) holds for everything typed; what is kept raw or passed
 /// over is scanned without recursion.
-fn parse<T: DeserializeOwned>(index: usize, text: &str) -> Result<T, CodecError> {
+/// One JSON value and nothing behind it.
+pub(super) fn parse<T: DeserializeOwned>(index: usize, text: &str) -> Result<T, CodecError> {
     serde_json::from_str(text).map_err(|error| CodecError::Json {
         index,
         column: error.column(),

@@ -13,6 +13,7 @@ mod json;
 mod json_write;
 mod live;
 mod method;
+mod one_way;
 mod protobuf;
 mod push;
 mod reply;
@@ -31,6 +32,7 @@ pub use live::{
     encode_publication_push,
 };
 pub use method::Method;
+pub use one_way::{bare_push, connect_command, each_reply};
 pub use push::*;
 pub use reply::*;
 

@@ -49,3 +49,8 @@ fn fossil_deltas() {
 fn tags_filters() {
     replay("filter", gb6_core_wire::fuzz::tags_filter);
 }
+
+#[test]
+fn one_way() {
+    replay("one_way", gb6_core_wire::fuzz::one_way);
+}

@@ -6,6 +6,7 @@
 mod client_golden;
 mod client_json;
 mod client_live;
+mod client_one_way;
 mod client_property;
 mod client_strategies;
 mod corpus;

@@ -22,7 +22,7 @@ impl<C: Carrier, F: Framing> Connection<C, F> {
     ) {
         let shared = self.shared.clone();
         let snapshot = shared.snapshot.load();
-        let config = shared.session_config(self.frame_ping.is_some());
+        let config = shared.session_config(self.frame_ping.is_some(), self.transport);
         let unix_ms = shared.clock.unix_ms();
         let limits = self.shared_limits();
         let limits = limits.as_deref().map(|limits| limits as &dyn SharedLimits);

@@ -14,7 +14,6 @@ pub(crate) enum Envelope {
     /// A line: ends with a newline.
     Line,
     /// An event of an event stream (HTML Standard, section 9.2.5).
-    #[cfg_attr(not(test), expect(dead_code, reason = "for event streams"))]
     Event,
 }
 

@@ -55,6 +55,16 @@ pub(crate) enum Transport {
     Quic,
     /// The stream of a WebTransport session.
     WebTransport,
+    /// A response body of replies; commands come by `/emulation`.
+    HttpStream,
+    /// An event stream; commands come by `/emulation`.
+    Sse,
+    /// A response body of pushes.
+    UniHttpStream,
+    /// An event stream of pushes.
+    UniSse,
+    /// A WebSocket of which only the first message is heard.
+    UniWebSocket,
 }
 
 impl Transport {
@@ -64,14 +74,25 @@ impl Transport {
             Transport::WebSocket => "websocket",
             Transport::Quic => "quic",
             Transport::WebTransport => "webtransport",
+            Transport::HttpStream => "http_stream",
+            Transport::Sse => "sse",
+            Transport::UniHttpStream => "uni_http_stream",
+            Transport::UniSse => "uni_sse",
+            Transport::UniWebSocket => "uni_websocket",
         }
     }
 
     /// Whether its commands come by requests of their own, to `/emulation`.
     pub(crate) fn is_emulated(self) -> bool {
-        match self {
-            Transport::WebSocket | Transport::Quic | Transport::WebTransport => false,
-        }
+        matches!(self, Transport::HttpStream | Transport::Sse)
+    }
+
+    /// Whether its client says nothing behind its connect request.
+    pub(crate) fn is_unidirectional(self) -> bool {
+        matches!(
+            self,
+            Transport::UniHttpStream | Transport::UniSse | Transport::UniWebSocket
+        )
     }
 }
 
@@ -186,7 +207,7 @@ impl<C: Carrier, F: Framing> Connection<C, F> {
                     now_ms,
                     unix_ms: shared.clock.unix_ms(),
                     snapshot: &snapshot,
-                    config: shared.session_config(frame_ping.is_some()),
+                    config: shared.session_config(frame_ping.is_some(), opening.transport),
                     counters: &shared.counters,
                     outbox_bytes: 0,
                     limits: None,

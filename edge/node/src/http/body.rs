@@ -20,6 +20,13 @@ const SHARED_BYTES_MAX: usize = 64 * 1024 * 1024;
 #[derive(Default)]
 pub(crate) struct BodyBytes(AtomicUsize);
 
+impl BodyBytes {
+    /// Bytes held now.
+    pub(crate) fn held(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 /// The part of one body.
 struct Held {
     shared: Arc<Shared>,

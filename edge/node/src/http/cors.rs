@@ -17,7 +17,6 @@ pub(super) struct From {
     /// As the request says it; `None`: by no page.
     origin: Option<HeaderValue>,
     /// The page's origin, where only some instance's list lets it in.
-    #[expect(dead_code, reason = "for connections that begin with such a request")]
     pub(super) foreign: Option<Box<str>>,
 }
 

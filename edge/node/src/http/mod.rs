@@ -6,6 +6,7 @@ pub(crate) mod body;
 mod cors;
 mod dev_token;
 mod emulation;
+pub(crate) mod stream;
 pub(crate) mod upgrade;
 
 use std::convert::Infallible;
@@ -20,12 +21,22 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use parking_lot::Mutex;
 
-use crate::connection::driver::Opening;
+use crate::connection::driver::{Opening, Transport};
 use crate::shared::Shared;
 use assets::Asset;
 
-/// Where the upgrade that a request was granted waits for the connection's task.
-pub(crate) type Granted = Arc<Mutex<Option<Opening>>>;
+pub(crate) use stream::TakenOver;
+
+/// What a connection becomes behind a request.
+pub(crate) enum Grant {
+    /// A WebSocket.
+    WebSocket(Opening),
+    /// An answer that does not end.
+    Stream(Box<stream::Stream>),
+}
+
+/// Where what a request was granted waits for the connection's task.
+pub(crate) type Granted = Arc<Mutex<Option<Grant>>>;
 
 /// A whole answer.
 type Answer = Response<Full<Bytes>>;
@@ -33,14 +44,32 @@ type Answer = Response<Full<Bytes>>;
 type Refused = Box<Answer>;
 
 /// Answers one request.
+///
+/// # Errors
+/// The connection goes on without HTTP, and without an answer of it.
 pub(crate) async fn serve(
     shared: Arc<Shared>,
     granted: Granted,
     request: Request<Incoming>,
-) -> Result<Answer, Infallible> {
-    let mut response = route(&shared, &granted, request).await;
+) -> Result<Answer, TakenOver> {
+    let chunked = request.headers().contains_key(header::TRANSFER_ENCODING);
+    if chunked && request.headers().contains_key(header::CONTENT_LENGTH) {
+        return Ok(ambiguous(&shared));
+    }
+    let mut response = match stream::transport_at(request.uri().path()) {
+        Some(transport) => stream::answer(&shared, &granted, transport, request)
+            .await
+            .inspect_err(|_| shared.metrics.http.with(&["200"]).inc())?,
+        None => route(&shared, &granted, request).await,
+    };
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         secure(response.headers_mut());
+        if chunked {
+            // A length that stood behind it was dropped unseen. Whoever believes in that one sees
+            // another request behind this one: none is read.
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(header::CONNECTION, close);
+        }
     }
     let status = response.status();
     shared.metrics.http.with(&[status.as_str()]).inc();
@@ -70,13 +99,29 @@ pub(crate) async fn serve_admin(
     Ok(response)
 }
 
+/// The answer to a body with two lengths (RFC 9112 section 6.3).
+fn ambiguous(shared: &Shared) -> Answer {
+    let words = "send either Content-Length or Transfer-Encoding\n";
+    let mut response = text(StatusCode::BAD_REQUEST, PLAIN, words.to_owned());
+    let headers = response.headers_mut();
+    headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    secure(headers);
+    shared.metrics.http.with(&["400"]).inc();
+    response
+}
+
 async fn route(shared: &Arc<Shared>, granted: &Granted, request: Request<Incoming>) -> Answer {
     let reads = matches!(*request.method(), Method::GET | Method::HEAD);
     match request.uri().path() {
         path if shared.config.admin.is_some() && is_admin(path) => {
             text(StatusCode::NOT_FOUND, PLAIN, "nothing here\n".to_owned())
         }
-        "/connection/websocket" if reads => upgrade::answer(shared, granted, &request),
+        "/connection/websocket" if reads => {
+            upgrade::answer(shared, granted, Transport::WebSocket, &request)
+        }
+        "/connection/uni_websocket" if reads => {
+            upgrade::answer(shared, granted, Transport::UniWebSocket, &request)
+        }
         "/healthz" if reads => health(shared.health.now().healthz()),
         "/readyz" if reads => health(shared.health.now().readyz()),
         "/metrics" if reads => text(StatusCode::OK, METRICS_TYPE, shared.registry.text()),
@@ -85,7 +130,11 @@ async fn route(shared: &Arc<Shared>, granted: &Granted, request: Request<Incomin
         }
         "/emulation" => emulation::answer(shared, request).await,
         path if path.starts_with(crate::api::PREFIX) => crate::api::answer(shared, request).await,
-        "/connection/websocket" | "/healthz" | "/readyz" | "/metrics" => not_allowed("GET, HEAD"),
+        "/connection/websocket"
+        | "/connection/uni_websocket"
+        | "/healthz"
+        | "/readyz"
+        | "/metrics" => not_allowed("GET, HEAD"),
         "/dev/token" => not_allowed("POST"),
         path if reads => match (shared.assets)(path.trim_start_matches('/')) {
             Some(asset) => file(request.headers(), asset),

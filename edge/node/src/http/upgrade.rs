@@ -9,7 +9,7 @@ use http::{HeaderMap, Request, Response, StatusCode, Version};
 use http_body_util::Full;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use super::{Granted, PLAIN, single, text};
+use super::{Grant, Granted, PLAIN, single, text};
 use crate::connection::driver::{Opening, Transport};
 use crate::origin::{self, Verdict};
 use crate::shared::Shared;
@@ -18,6 +18,7 @@ use crate::shared::Shared;
 pub(super) fn answer<B>(
     shared: &Arc<Shared>,
     granted: &Granted,
+    transport: Transport,
     request: &Request<B>,
 ) -> Response<Full<Bytes>> {
     let refuse = |why: &'static str, status: StatusCode, words: &str| {
@@ -80,13 +81,13 @@ pub(super) fn answer<B>(
     let Ok(accept) = HeaderValue::try_from(derive_accept_key(key.as_bytes())) else {
         return refuse("key", StatusCode::BAD_REQUEST, "bad Sec-WebSocket-Key");
     };
-    *granted.lock() = Some(Opening {
-        transport: Transport::WebSocket,
+    *granted.lock() = Some(Grant::WebSocket(Opening {
+        transport,
         dialect,
         frame_ping: query_has(request.uri().query(), "cf_ws_frame_ping_pong", "true"),
         instance: shared.instance_of(host),
         foreign_origin,
-    });
+    }));
     let mut response = Response::new(Full::default());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let headers = response.headers_mut();

@@ -8,6 +8,7 @@
 mod api;
 mod backlog;
 mod bad_input;
+mod body;
 mod chat;
 mod child;
 mod client;
@@ -27,6 +28,8 @@ mod presence;
 mod quic;
 mod relay;
 mod slow;
+mod streams;
+mod streams_hostile;
 mod subscriptions;
 mod tls;
 mod tokens;

@@ -39,6 +39,7 @@ pub(crate) struct World {
 
 /// Another edge of the same mesh.
 pub(crate) struct Other {
+    pub(crate) address: SocketAddr,
     pub(crate) metrics: Metrics,
     _edge: EdgeHandle,
 }
@@ -251,6 +252,7 @@ impl World {
         let metrics = deps.metrics.clone();
         let edge = Edge::start(config(), deps).unwrap();
         Other {
+            address: edge.local_addr(),
             metrics,
             _edge: edge,
         }

@@ -124,13 +124,11 @@ impl Opening {
             Ok(claims) if turn.cx.snapshot.instances.contains_key(&claims.instance) => claims,
             // The instance was valid when its key verified the token and is not served any more.
             Ok(_) | Err(TokenError::Unavailable) => {
-                self.refuse(turn, id, ErrorCode::Internal);
-                return Ok(None);
+                return self.refuse(turn, id, ErrorCode::Internal);
             }
             Err(TokenError::Expired) => {
                 count(&turn.cx.counters.tokens_refused);
-                self.refuse(turn, id, ErrorCode::TokenExpired);
-                return Ok(None);
+                return self.refuse(turn, id, ErrorCode::TokenExpired);
             }
             Err(TokenError::Invalid) => {
                 count(&turn.cx.counters.tokens_refused);
@@ -151,8 +149,7 @@ impl Opening {
         let positions = std::mem::take(&mut self.positions);
         let mut live = Box::new(Live::new(turn.cx, claims, person, self.spread));
         if let Err(code) = live.join(turn, reply, granted, positions)? {
-            self.refuse(turn, id, code);
-            return Ok(None);
+            return self.refuse(turn, id, code);
         }
         if !live.is_joining() {
             connected(turn, &live, reply, BTreeMap::new());
@@ -160,9 +157,19 @@ impl Opening {
         Ok(Some(live))
     }
 
-    fn refuse(&mut self, turn: &mut Turn<'_>, id: u32, code: ErrorCode) {
+    /// Answers the connect with an error; where the client reads no replies, ends the connection.
+    fn refuse(
+        &mut self,
+        turn: &mut Turn<'_>,
+        id: u32,
+        code: ErrorCode,
+    ) -> Result<Option<Box<Live>>, Disconnect> {
+        if turn.cx.config.unidirectional {
+            return Err(end_for(code));
+        }
         self.step = Step::Refused;
         turn.fail(id, code);
+        Ok(None)
     }
 
     pub(super) fn tick(&mut self, turn: &mut Turn<'_>) -> Closes {
@@ -175,6 +182,16 @@ impl Opening {
 
     pub(super) fn deadline(&self) -> u64 {
         self.stale_at
+    }
+}
+
+/// How a connection ends whose connect failed with `code` and whose client reads no replies.
+pub(super) fn end_for(code: ErrorCode) -> Disconnect {
+    match code {
+        ErrorCode::TokenExpired | ErrorCode::Expired => Disconnect::ConnectionExpired,
+        ErrorCode::TooManyRequests => Disconnect::TooManyRequests,
+        ErrorCode::PermissionDenied => Disconnect::PermissionDenied,
+        _ => Disconnect::ServerError,
     }
 }
 
@@ -204,7 +221,7 @@ pub(super) fn connected(
         ttl: ttl.unwrap_or(0),
         subs,
         ping: u32::try_from(config.ping_interval_ms / 1000).unwrap_or(u32::MAX),
-        pong: config.ping_interval_ms > 0,
+        pong: config.ping_interval_ms > 0 && !config.unidirectional,
         session: format!("{:032x}", reply.secret),
         node: config.node.clone(),
         time: turn.cx.unix_ms,

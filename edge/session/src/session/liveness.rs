@@ -99,8 +99,10 @@ impl Live {
             count(&turn.cx.counters.pings);
             turn.say(&Reply::ping());
             self.times.next_ping = now + config.ping_interval_ms;
-            let due = now + config.pong_timeout_ms;
-            self.times.pong_due = self.times.pong_due.min(due);
+            if !config.unidirectional {
+                let due = now + config.pong_timeout_ms;
+                self.times.pong_due = self.times.pong_due.min(due);
+            }
         }
         Ok(())
     }

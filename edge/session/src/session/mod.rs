@@ -34,7 +34,7 @@ pub use types::{
 
 use crate::request::{Answer, Notice};
 use commands::Rest;
-use connect::{Opening, connected};
+use connect::{Opening, connected, end_for};
 use granted::Joined;
 use live::Live;
 use reply::Turn;
@@ -294,6 +294,9 @@ impl Session {
             }
             Joined::Failed(id, code) => {
                 live.leave_all(turn);
+                if turn.cx.config.unidirectional {
+                    return Err(end_for(code).into());
+                }
                 turn.fail(id, code);
                 self.state = State::Opening(Box::new(Opening::refused(turn.cx)));
                 Ok(self.waiting_commands(turn)?)

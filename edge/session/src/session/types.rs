@@ -47,6 +47,9 @@ pub struct SessionConfig {
     pub recovery_rest_ms: u64,
     /// Requests of one session that may be unanswered; further ones are answered 111.
     pub in_flight_max: usize,
+    /// Whether clients say nothing behind their connect: they answer no pings, and an error in
+    /// place of the connect's result ends the connection.
+    pub unidirectional: bool,
     /// This server's version, told to clients.
     pub version: String,
     /// This node's id, told to clients for transports of two connections.
@@ -71,6 +74,7 @@ impl Default for SessionConfig {
             },
             recovery_rest_ms: 5_000,
             in_flight_max: 4_096,
+            unidirectional: false,
             version: String::new(),
             node: String::new(),
         }

@@ -17,6 +17,7 @@ mod owner;
 mod session_granted;
 mod session_model;
 mod session_naive;
+mod session_one_way;
 mod session_permissions;
 mod session_prediction;
 mod session_rooms;
