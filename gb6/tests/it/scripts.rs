@@ -255,7 +255,7 @@ fn who_may_not_run_the_last_stage_is_told_before_the_first() {
     for stages in [&[][..], &["units", "crash"]] {
         let (code, said) = check(stages);
         assert_eq!(code, Some(1), "{said}");
-        let others = "scripts/test.sh units mutants sdk sdk-python browser conformance";
+        let others = "scripts/test.sh units mutants sdk sdk-python sdk-go browser conformance";
         assert!(
             said.contains("sudo make test") && said.contains(others),
             "{said}"
