@@ -19,17 +19,16 @@ mod session;
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use gb6_core_model::{ErrorCode, limits};
 use gb6_core_wire::client::json_depth_within;
 use gb6_core_wire::mesh::Person;
 use http::header::{HeaderName, HeaderValue};
-use http::{HeaderMap, Method as HttpMethod, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt as _, Full, Limited};
+use http::{Method as HttpMethod, Request, Response, StatusCode, header};
+use http_body_util::Full;
 use hyper::body::Incoming;
 use serde_json::value::RawValue;
 
-use crate::http::{JSON, PLAIN, not_allowed, single, text};
+use crate::http::{Answer, JSON, PLAIN, body, not_allowed, single, text};
 use crate::shared::Shared;
 use call::Call;
 use error::ApiError;
@@ -51,10 +50,7 @@ const DEPTH_MAX: usize = limits::JSON_DEPTH_MAX + 8;
 const ERROR_MODE: HeaderName = HeaderName::from_static("x-centrifugo-error-mode");
 
 /// Answers a request whose path begins with [`PREFIX`].
-pub(crate) async fn answer(
-    shared: &Arc<Shared>,
-    request: Request<Incoming>,
-) -> Response<Full<Bytes>> {
+pub(crate) async fn answer(shared: &Arc<Shared>, request: Request<Incoming>) -> Answer {
     let path = request.uri().path();
     let name = path.strip_prefix(PREFIX).unwrap_or_default().to_owned();
     if name == OPENAPI {
@@ -66,6 +62,7 @@ pub(crate) async fn answer(
     if *request.method() != HttpMethod::POST {
         return not_allowed("POST");
     }
+    let as_http = single(request.headers(), ERROR_MODE) == Some("transport");
     let snapshot = shared.snapshot.load_full();
     let query = request.uri().query();
     let Some(instance) = auth::instance_of(&snapshot, request.headers(), query) else {
@@ -77,7 +74,7 @@ pub(crate) async fn answer(
         Err(error) if error.code == ErrorCode::MethodNotFound => {
             return text(StatusCode::NOT_FOUND, PLAIN, format!("{}\n", error.words()));
         }
-        Err(error) => return failed(shared, request.headers(), &error),
+        Err(error) => return failed(shared, as_http, &error),
     };
     let in_hand = match shared.api_gate.admit(&instance) {
         Ok(in_hand) => in_hand,
@@ -85,14 +82,13 @@ pub(crate) async fn answer(
         Err(Shut::Full) => {
             let why = "too many requests of this instance are in hand";
             let error = ApiError::with(ErrorCode::TooManyRequests, why);
-            return failed(shared, request.headers(), &error);
+            return failed(shared, as_http, &error);
         }
     };
     shared.metrics.api_requests.with(&[method.name()]).inc();
-    let (head, body) = request.into_parts();
-    let body = match body_of(shared, body).await {
+    let body = match body::read(shared, request, BODY_BYTES_MAX).await {
         Ok(body) => body,
-        Err(refusal) => return refusal,
+        Err(refused) => return *refused,
     };
     let read = match json_depth_within(&body, DEPTH_MAX) {
         true => serde_json::from_slice::<&RawValue>(&body).map_err(|e| e.to_string()),
@@ -123,38 +119,22 @@ pub(crate) async fn answer(
             JSON,
             format!("{{\"result\":{}}}", result.get()),
         ),
-        Err(error) => failed(shared, &head.headers, &error),
-    }
-}
-
-/// The whole body, or the answer that says why not.
-async fn body_of(shared: &Arc<Shared>, body: Incoming) -> Result<Bytes, Response<Full<Bytes>>> {
-    let body = Limited::new(body, BODY_BYTES_MAX).collect();
-    match tokio::time::timeout(shared.config.body_timeout, body).await {
-        Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(_)) => {
-            let words = format!("the body has more than {BODY_BYTES_MAX} bytes\n");
-            Err(text(StatusCode::PAYLOAD_TOO_LARGE, PLAIN, words))
-        }
-        Err(_) => {
-            let words = "the body took too long\n".to_owned();
-            Err(text(StatusCode::REQUEST_TIMEOUT, PLAIN, words))
-        }
+        Err(error) => failed(shared, as_http, &error),
     }
 }
 
 /// The answer of a method that failed: in the body, or as HTTP has it where that is asked for.
-fn failed(shared: &Shared, headers: &HeaderMap, error: &ApiError) -> Response<Full<Bytes>> {
+fn failed(shared: &Shared, as_http: bool, error: &ApiError) -> Answer {
     let code = error.code.code().to_string();
     shared.metrics.api_errors.with(&[&code]).inc();
     let body = serde_json::to_string(&error.body()).unwrap_or_default();
-    match single(headers, ERROR_MODE) {
-        Some("transport") => text(error.status(), JSON, body),
-        _ => text(StatusCode::OK, JSON, format!("{{\"error\":{body}}}")),
+    match as_http {
+        true => text(error.status(), JSON, body),
+        false => text(StatusCode::OK, JSON, format!("{{\"error\":{body}}}")),
     }
 }
 
-fn draining() -> Response<Full<Bytes>> {
+fn draining() -> Answer {
     let words = "this edge stops: ask another one\n".to_owned();
     let mut response = text(StatusCode::SERVICE_UNAVAILABLE, PLAIN, words);
     let soon = HeaderValue::from_static("1");
@@ -162,7 +142,7 @@ fn draining() -> Response<Full<Bytes>> {
     response
 }
 
-fn empty(status: StatusCode) -> Response<Full<Bytes>> {
+fn empty(status: StatusCode) -> Answer {
     let mut response = Response::new(Full::default());
     *response.status_mut() = status;
     response

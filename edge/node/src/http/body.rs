@@ -63,7 +63,7 @@ impl Drop for Held {
 /// # Errors
 /// It is too large, too slow or broken, or too many are being read: the answer. The connection ends
 /// with it, since what is left of the body is not read.
-pub(super) async fn read(
+pub(crate) async fn read(
     shared: &Arc<Shared>,
     request: Request<Incoming>,
     max: usize,

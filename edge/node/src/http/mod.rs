@@ -39,9 +39,9 @@ pub(crate) enum Grant {
 pub(crate) type Granted = Arc<Mutex<Option<Grant>>>;
 
 /// A whole answer.
-type Answer = Response<Full<Bytes>>;
+pub(crate) type Answer = Response<Full<Bytes>>;
 /// An answer that says why not.
-type Refused = Box<Answer>;
+pub(crate) type Refused = Box<Answer>;
 
 /// Answers one request.
 ///
