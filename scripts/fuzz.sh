@@ -25,6 +25,7 @@ TARGETS=(
     mesh_snapshot:core/mesh/corpus/snapshot
     websocket:edge/node/corpus/websocket
     stream:edge/node/corpus/stream
+    webtransport:edge/node/corpus/webtransport
     token:edge/node/corpus/token
     claims:edge/node/corpus/claims
     key_set:edge/node/corpus/key_set

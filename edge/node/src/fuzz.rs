@@ -14,6 +14,8 @@ use gb6_core_wire::client::{Dialect, json_depth_within};
 use ring::hmac;
 
 use crate::auth::{Fetched, KeyTable, VerifyingKey};
+use web_transport_proto::{Capsule, ConnectRequest, Settings};
+
 use crate::connection::framing::Incoming;
 use crate::hosts::Hosts;
 use crate::http::{stream, upgrade};
@@ -122,6 +124,31 @@ fn commands(dialect: Dialect, bytes: &[u8], piece: usize, max: usize) -> (Vec<u8
         assert!(input.is_empty(), "what is left is kept");
     }
     (all, false)
+}
+
+/// What a WebTransport client says in HTTP/3: the first byte chooses settings, a request, or the
+/// capsules of its session. A request that is understood names a place and a dialect.
+pub fn webtransport(mut bytes: &[u8]) {
+    let Some((kind, rest)) = bytes.split_first() else {
+        return;
+    };
+    bytes = rest;
+    match kind % 3 {
+        0 => drop(Settings::decode(&mut bytes)),
+        1 => {
+            if let Ok(request) = ConnectRequest::decode(&mut bytes) {
+                let url = &request.url;
+                let (dialect, subprotocol) = upgrade::dialect(&request.headers, url.query());
+                assert!(Dialect::ALL.contains(&dialect));
+                assert!(subprotocol.is_none_or(|name| dialect.subprotocol() == name));
+                let page = request.headers.get(http::header::ORIGIN);
+                let page = page.map(|origin| origin.to_str().unwrap_or(""));
+                let verdict = origin::judge(page, Some(url.authority()), false, &SNAPSHOT);
+                assert!(page.is_some() || verdict == Verdict::Allowed);
+            }
+        }
+        _ => while Capsule::decode(&mut bytes).is_ok() {},
+    }
 }
 
 /// A token as it comes: nobody without the secret is let in.

@@ -1,8 +1,11 @@
 // What runs inside a page: an application with the SDK, which a test asks for one thing after the
 // other. It is sent into the page as text, so it uses nothing from outside its function.
 
-/** Puts `globalThis.app` into the page: clients by name, in JSON or Protobuf. */
-export function application(encoding) {
+/**
+ * Puts `globalThis.app` into the page: clients by name, in JSON or Protobuf, which take the
+ * certificate with this SHA-256 (hexadecimal) for WebTransport.
+ */
+export function application([encoding, pin]) {
   const bytes = encoding === 'protobuf';
   const encode = (value) => (bytes ? new TextEncoder().encode(JSON.stringify(value)) : value);
   const decode = (data) => (data instanceof Uint8Array ? JSON.parse(new TextDecoder().decode(data)) : data);
@@ -12,6 +15,13 @@ export function application(encoding) {
     user: info?.user,
     ...(tags?.id && { id: tags.id }),
   });
+  // The SDK gives WebTransport an address and no options, so that the page pins the certificate.
+  const value = Uint8Array.from(pin.match(/../g), (digits) => Number.parseInt(digits, 16));
+  globalThis.WebTransport = class extends WebTransport {
+    constructor(url) {
+      super(url, { serverCertificateHashes: [{ algorithm: 'sha-256', value }] });
+    }
+  };
   const clients = {};
   const until = async (is, what) => {
     const end = performance.now() + 15_000;

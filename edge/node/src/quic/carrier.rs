@@ -5,6 +5,7 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use gb6_core_model::Disconnect;
 use quinn::{Connection, RecvStream, SendStream, StoppedError, VarInt};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -19,6 +20,8 @@ pub(super) struct QuicStream {
     send: SendStream,
     recv: RecvStream,
     connection: Connection,
+    /// Ready when the client has opened a stream that it may not, or the connection is lost.
+    other: Pin<Box<dyn Future<Output = ()> + Send>>,
     /// Once the stream is finished.
     acknowledged: Option<Acknowledged>,
 }
@@ -26,10 +29,15 @@ pub(super) struct QuicStream {
 impl QuicStream {
     /// The stream that the client of `connection` opened.
     pub(super) fn new(connection: Connection, send: SendStream, recv: RecvStream) -> Self {
+        let watched = connection.clone();
         Self {
             send,
             recv,
             connection,
+            other: Box::pin(async move {
+                // Dropping the stream refuses it, an error says that the connection is lost.
+                let _ = watched.accept_uni().await;
+            }),
             acknowledged: None,
         }
     }
@@ -45,7 +53,14 @@ pub(super) fn close(connection: &Connection, verdict: Verdict) {
 
 impl Carrier for QuicStream {
     fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        AsyncRead::poll_read(Pin::new(&mut self.recv), cx, buf)
+        match AsyncRead::poll_read(Pin::new(&mut self.recv), cx, buf) {
+            Poll::Pending => {
+                ready!(self.other.as_mut().poll(cx));
+                close(&self.connection, Disconnect::BadRequest.into());
+                Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()))
+            }
+            ready => ready,
+        }
     }
 
     fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {

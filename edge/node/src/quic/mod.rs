@@ -6,6 +6,7 @@ mod listener;
 mod transport;
 
 pub(crate) use listener::QuicListener;
+pub(crate) use transport::ONE_WAY_STREAMS;
 
 /// The protocol's name in ALPN.
 pub(crate) const ALPN: &[u8] = b"gb6";

@@ -32,7 +32,12 @@ pub(super) const SOCKET_BUFFER: usize = 4 * 1024 * 1024;
 /// (RFC 9000 section 8.1): those of forged addresses then cost no state and no signature.
 pub(super) const HANDSHAKES_UNPROVEN_MAX: usize = 64;
 
-/// One bidirectional stream and no other.
+/// One-way streams that a client may open before its protocol is known: browsers end a handshake
+/// that grants them fewer than HTTP/3 needs (RFC 9114 section 6.2). A session over QUIC ends with
+/// the first of them.
+pub(crate) const ONE_WAY_STREAMS: u32 = 3;
+
+/// One bidirectional stream and no other that is of use.
 pub(super) fn bounds(server: &mut ServerConfig, sessions: &SessionConfig) {
     let mut transport = TransportConfig::default();
     let ping = Duration::from_millis(sessions.ping_interval_ms);
@@ -42,7 +47,7 @@ pub(super) fn bounds(server: &mut ServerConfig, sessions: &SessionConfig) {
     let idle = IdleTimeout::try_from(idle).unwrap_or(IdleTimeout::from(VarInt::from_u32(u32::MAX)));
     transport
         .max_concurrent_bidi_streams(VarInt::from_u32(1))
-        .max_concurrent_uni_streams(VarInt::from_u32(0))
+        .max_concurrent_uni_streams(VarInt::from_u32(ONE_WAY_STREAMS))
         .stream_receive_window(VarInt::from_u32(RECEIVE_WINDOW))
         .receive_window(VarInt::from_u32(RECEIVE_WINDOW))
         .send_window(SEND_WINDOW)

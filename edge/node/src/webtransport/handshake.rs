@@ -12,15 +12,13 @@ use super::carrier::{Http3, WebTransportStream};
 use crate::connection::driver::{Opening, Transport};
 use crate::http::{single, upgrade};
 use crate::origin::{self, Verdict};
+use crate::quic::ONE_WAY_STREAMS;
 use crate::shared::Shared;
 
 /// Where clients connect.
 const PATH: &str = "/connection/webtransport";
 /// Streams that a client may have open: the request and the session's one.
 const BIDI_STREAMS: u32 = 2;
-/// One-way streams that a client may have open: control and two of QPACK (RFC 9114 section 6.2,
-/// RFC 9204 section 4.2), and one of a kind that nobody knows.
-const UNI_STREAMS: u32 = 4;
 
 /// Why no session came of a connection: an error code of HTTP/3 (RFC 9114 section 8.1).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -39,7 +37,6 @@ pub(crate) async fn accept(
     connection: &Connection,
 ) -> Option<(WebTransportStream, Opening)> {
     connection.set_max_concurrent_bi_streams(VarInt::from_u32(BIDI_STREAMS));
-    connection.set_max_concurrent_uni_streams(VarInt::from_u32(UNI_STREAMS));
     match session(shared, connection).await {
         Ok(session) => Some(session),
         Err(Failed(code)) => {
@@ -119,7 +116,7 @@ async fn client_settings(connection: &Connection) -> Result<Vec<RecvStream>, Fai
         if is_control {
             return Ok(streams);
         }
-        if streams.len() >= UNI_STREAMS as usize {
+        if streams.len() >= ONE_WAY_STREAMS as usize {
             return Err(Failed::MISSING_SETTINGS);
         }
     }

@@ -8,9 +8,10 @@ use proptest::sample::Index;
 
 type Entry = fn(&[u8]);
 
-const ENTRIES: [(&str, Entry); 7] = [
+const ENTRIES: [(&str, Entry); 8] = [
     ("websocket", fuzz::websocket),
     ("stream", fuzz::stream),
+    ("webtransport", fuzz::webtransport),
     ("token", fuzz::token),
     ("claims", fuzz::claims),
     ("key_set", fuzz::key_set),
