@@ -115,6 +115,8 @@ func (s *server) start(t testing.TB) {
 	t.Helper()
 	data := filepath.Join(s.dir, "data")
 	usual := []string{"dev", "--ready-json", "--http", s.address, "--data-dir", data}
+	// Servers that start at once would take the usual port from each other.
+	usual = append(usual, "--quic", "127.0.0.1:0")
 	s.command = exec.Command(gb6(t), append(usual, s.arguments...)...)
 	log, err := os.OpenFile(filepath.Join(s.dir, "gb6.log"), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
 	if err != nil {

@@ -97,6 +97,8 @@ export class Dev {
 
   async start(http = new URL(this.http).host) {
     const args = ['dev', '--ready-json', '--http', http, '--data-dir', path.join(this.dir, 'data')];
+    // Servers that start at once would take the usual port from each other.
+    args.push('--quic', '127.0.0.1:0');
     this.program = new Program(gb6(), args, path.join(this.dir, 'gb6.log'));
     this.ready = JSON.parse(await this.program.line('the line of --ready-json'));
     this.http = this.ready.http;

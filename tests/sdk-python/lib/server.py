@@ -72,13 +72,15 @@ class Server:
         self.arguments = [str(argument) for argument in arguments]
         self.log = self.dir / "gb6.log"
         self.http_address = f"127.0.0.1:{free_port()}"
+        self.quic_address = f"127.0.0.1:{free_port()}"
         self._process = None
         atexit.register(self._end)
         self._start()
 
     def _start(self):
         command = [gb6(), "dev", "--ready-json", "--http", self.http_address]
-        command += ["--data-dir", self.dir / "data", *self.arguments]
+        # Servers that start at once would take the usual port from each other.
+        command += ["--data-dir", self.dir / "data", "--quic", self.quic_address, *self.arguments]
         with open(self.log, "ab") as log:
             self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log)
         # A server that says nothing is ended, which ends the reading of its line.

@@ -65,7 +65,9 @@ export class Server {
   }
 
   async #start(http) {
-    const args = ['dev', '--ready-json', '--http', http, '--data-dir', path.join(this.dir, 'data'), ...this.args];
+    const args = ['dev', '--ready-json', '--http', http, '--data-dir', path.join(this.dir, 'data')];
+    // Servers that start at once would take the usual port from each other.
+    args.push('--quic', '127.0.0.1:0', ...this.args);
     const child = spawn(gb6(), args, { stdio: ['ignore', 'pipe', 'pipe'] });
     this.child = child;
     this.ended = new Promise((resolve) => child.once('exit', (code, signal) => resolve({ code, signal })));
