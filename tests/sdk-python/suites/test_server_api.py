@@ -1,0 +1,233 @@
+"""The server SDK, PyPI `cent`, unmodified: an application's backend beside clients of the other SDK."""
+
+import asyncio
+import base64
+import json
+
+import cent
+
+from lib.client import Case, Json, Protobuf
+from lib.conformance import proves
+from lib.server import PATIENCE
+
+
+class ServerApi(Case):
+    sdk = "cent"
+    transport = "http"
+    encoding = Json
+    suite = "server_api"
+
+    async def asyncSetUp(self):
+        await super().asyncSetUp()
+        self.api = self.backend(self.server.ready["api_key"])
+
+    def backend(self, key):
+        made = cent.AsyncClient(f"{self.server.http}/api", key, timeout=PATIENCE)
+        self.addAsyncCleanup(made.close)
+        return made
+
+    async def failing(self, code, call):
+        """Awaits a call that must fail with this code, and some words."""
+        with self.assertRaises(cent.CentApiResponseError) as caught:
+            await call
+        self.assertEqual(caught.exception.code, code, caught.exception)
+        self.assertGreater(len(caught.exception.message), 0)
+
+    async def readers(self, channel):
+        """A subscriber of each encoding."""
+        rooms = []
+        for encoding in (Json, Protobuf):
+            client = await self.connect(f"reader-{encoding.name}", encoding)
+            rooms.append(await self.room(client, channel, encoding))
+        return rooms
+
+    @proves("api-publish")
+    async def test_publishes_json_bytes_and_tags(self):
+        channel = self.fresh("api")
+        rooms = await self.readers(channel)
+        first = await self.api.publish(
+            cent.PublishRequest(channel=channel, data={"text": "ä€"}, tags={"kind": "order"})
+        )
+        self.assertEqual(first.offset, 1)
+        self.assertGreater(len(first.epoch), 0)
+        data = base64.b64encode(bytes([0, 255])).decode()
+        second = await self.api.publish(
+            cent.PublishRequest(channel=channel, data=None, b64data=data)
+        )
+        self.assertEqual((second.offset, second.epoch), (2, first.epoch))
+        for room in rooms:
+            await room.count(2)
+            self.assertEqual(room.data[0] if room.encoding is Json else json.loads(room.publications[0].data), {"text": "ä€"})
+            self.assertEqual(room.publications[0].tags, {"kind": "order"})
+            # Nobody's connection published it.
+            self.assertIsNone(room.publications[0].info)
+            self.assertEqual(room.offsets, [1, 2])
+        self.assertEqual(rooms[0].publications[1].data, {"b64": data})
+        self.assertEqual(rooms[1].publications[1].data, bytes([0, 255]))
+
+    @proves("api-idempotency")
+    async def test_an_idempotency_key_is_written_once(self):
+        channel = self.fresh("api-once")
+        request = cent.PublishRequest(channel=channel, data=1, idempotency_key="order-17")
+        first = await self.api.publish(request)
+        again = await self.api.publish(request)
+        self.assertEqual((again.offset, again.epoch), (first.offset, first.epoch))
+        at_once = [self.api.publish(request) for _ in range(10)]
+        self.assertEqual({result.offset for result in await asyncio.gather(*at_once)}, {1})
+        # A client's message id is another thing.
+        alice = await self.connect("alice")
+        self.assertEqual((await self.room_publish(alice, channel, "order-17", 2))["offset"], 2)
+        # Also after the server was killed.
+        await asyncio.to_thread(self.server.kill)
+        await asyncio.to_thread(self.server.restart)
+        self.assertEqual((await self.api.publish(request)).offset, 1)
+
+    @proves("api-version")
+    async def test_an_older_version_is_not_written(self):
+        channel = self.fresh("api-version")
+        [room] = [await self.room(await self.connect("reader"), channel)]
+
+        async def publish(version, **more):
+            request = cent.PublishRequest(channel=channel, data=version, version=version, **more)
+            return (await self.api.publish(request)).offset
+
+        self.assertEqual(await publish(5), 1)
+        self.assertEqual(await publish(4), 1)
+        self.assertEqual(await publish(5), 1)
+        self.assertEqual(await publish(6), 2)
+        self.assertEqual(await publish(1, version_epoch="second"), 3)
+        await room.count(3)
+        self.assertEqual(room.data, [5, 6, 1])
+
+    @proves("api-skip-history")
+    async def test_skip_history_is_refused_for_a_stream(self):
+        request = cent.PublishRequest(channel=self.fresh("api-skip"), data=1, skip_history=True)
+        await self.failing(108, self.api.publish(request))
+
+    @proves("api-broadcast")
+    async def test_broadcast_answers_for_each_channel(self):
+        channels = [self.fresh("api-a"), "nowhere:b", self.fresh("api-c")]
+        rooms = [await self.room(await self.connect("reader"), channels[0])]
+        rooms.append(await self.room(await self.connect("reader"), channels[2]))
+        request = cent.BroadcastRequest(channels=channels, data={"n": 1}, idempotency_key="b1")
+        for _ in range(2):
+            result = await self.api.broadcast(request)
+            self.assertEqual([r.result and r.result.offset for r in result.responses], [1, None, 1])
+            self.assertEqual([r.error and r.error.code for r in result.responses], [None, 102, None])
+        for room in rooms:
+            await room.count(1)
+            self.assertEqual(room.data, [{"n": 1}])
+
+    @proves("api-history")
+    async def test_history_is_paged_both_ways(self):
+        channel = self.fresh("api-history")
+        alice = await self.connect("alice")
+        await self.room_publish(alice, channel, "m1", 1)
+        for n in range(2, 11):
+            await self.api.publish(cent.PublishRequest(channel=channel, data=n))
+        position = await self.api.history(cent.HistoryRequest(channel=channel))
+        self.assertEqual((position.publications, position.offset), ([], 10))
+
+        async def numbers(since=None, epoch=position.epoch, **more):
+            if since is not None:
+                more["since"] = cent.StreamPosition(offset=since, epoch=epoch)
+            page = await self.api.history(cent.HistoryRequest(channel=channel, **more))
+            return [publication.data for publication in page.publications]
+
+        self.assertEqual(await numbers(limit=-1), list(range(1, 11)))
+        self.assertEqual(await numbers(limit=2, since=4), [5, 6])
+        self.assertEqual(await numbers(limit=2, reverse=True), [10, 9])
+        self.assertEqual(await numbers(limit=2, reverse=True, since=9), [8, 7])
+        page = await self.api.history(cent.HistoryRequest(channel=channel, limit=2))
+        self.assertEqual([p.info and p.info.user for p in page.publications], ["alice", None])
+        self.assertEqual(page.publications[0].tags, {"id": "m1"})
+        await self.failing(112, numbers(limit=1, since=1, epoch="other"))
+
+    @proves("api-history-remove")
+    async def test_history_remove_keeps_the_offsets(self):
+        channel = self.fresh("api-remove")
+        room = await self.room(await self.connect("reader"), channel)
+        for n in range(3):
+            await self.api.publish(cent.PublishRequest(channel=channel, data=n))
+        before = await self.api.history(cent.HistoryRequest(channel=channel, limit=-1))
+        self.assertEqual(len(before.publications), 3)
+        await self.api.history_remove(cent.HistoryRemoveRequest(channel=channel))
+        for _ in range(2):
+            after = await self.api.history(cent.HistoryRequest(channel=channel, limit=-1))
+            self.assertEqual((after.publications, after.offset), ([], 3))
+            self.assertEqual(after.epoch, before.epoch)
+            await asyncio.to_thread(self.server.kill)
+            await asyncio.to_thread(self.server.restart)
+        published = await self.api.publish(cent.PublishRequest(channel=channel, data=3))
+        self.assertEqual(published.offset, 4)
+        # A subscriber from before goes on; one that was away behind the gap is told so.
+        await room.count(4)
+        self.assertEqual(room.offsets, [1, 2, 3, 4])
+        since = cent.StreamPosition(offset=1, epoch=before.epoch)
+        request = cent.HistoryRequest(channel=channel, limit=10, since=since)
+        await self.failing(112, self.api.history(request))
+
+    @proves("api-presence")
+    async def test_presence_and_its_statistics(self):
+        channel = self.fresh("api-presence")
+        empty = await self.api.presence(cent.PresenceRequest(channel=channel))
+        self.assertEqual(empty.presence, {})
+        for user in ("alice", "bob", "bob"):
+            await self.room(await self.connect(user), channel)
+        result = await self.api.presence(cent.PresenceRequest(channel=channel))
+        self.assertEqual(sorted(i.user for i in result.presence.values()), ["alice", "bob", "bob"])
+        self.assertTrue(all(client == info.client for client, info in result.presence.items()))
+        stats = await self.api.presence_stats(cent.PresenceStatsRequest(channel=channel))
+        self.assertEqual((stats.num_clients, stats.num_users), (3, 2))
+
+    @proves("api-batch")
+    async def test_a_batch_is_answered_in_its_order(self):
+        for parallel in (False, True):
+            channel = self.fresh("api-batch")
+            requests = [
+                cent.PublishRequest(channel=channel, data=1),
+                cent.PublishRequest(channel=self.fresh("api-other"), data=2),
+                cent.HistoryRequest(channel=self.fresh("api-none"), limit=1),
+                cent.PresenceStatsRequest(channel=channel),
+            ]
+            batch = cent.BatchRequest(requests=requests, parallel=parallel)
+            replies = (await self.api.batch(batch)).replies
+            self.assertEqual([type(reply) for reply in replies], [
+                cent.PublishResult,
+                cent.PublishResult,
+                cent.HistoryResult,
+                cent.PresenceStatsResult,
+            ])
+            self.assertEqual([reply.offset for reply in replies[:3]], [1, 1, 0])
+
+    @proves("api-errors")
+    async def test_errors_have_codes_and_words(self):
+        await self.failing(102, self.api.publish(cent.PublishRequest(channel="nowhere:a", data=1)))
+        await self.failing(107, self.api.publish(cent.PublishRequest(channel="", data=1)))
+        large = cent.PublishRequest(channel=self.fresh("api-large"), data="x" * 66_000)
+        await self.failing(107, self.api.publish(large))
+        await self.failing(107, self.api.publish(cent.PublishRequest(channel="!own", data=1)))
+        await self.failing(108, self.api.get_user_status(cent.GetUserStatusRequest(users=["a"])))
+
+    @proves("api-keys")
+    async def test_who_has_no_key_is_unauthorized(self):
+        key = self.server.ready["api_key"]
+        _, instance, _ = key.split("_", 2)
+        made_up = f"gb6_{instance}_{'0' * 64}"
+        for wrong in ("", "x", key[:-1], key + "0", made_up, key.replace(instance, "other")):
+            with self.subTest(wrong):
+                with self.assertRaises(cent.CentUnauthorizedError):
+                    await self.backend(wrong).publish(cent.PublishRequest(channel="room:a", data=1))
+
+    @proves("api-sync")
+    async def test_the_client_without_asyncio_does_the_same(self):
+        channel = self.fresh("api-sync")
+
+        def use():
+            client = cent.Client(f"{self.server.http}/api", self.server.ready["api_key"])
+            published = client.publish(cent.PublishRequest(channel=channel, data=1))
+            page = client.history(cent.HistoryRequest(channel=channel, limit=1))
+            client.close()
+            return published.offset, [publication.data for publication in page.publications]
+
+        self.assertEqual(await asyncio.to_thread(use), (1, [1]))
