@@ -7,6 +7,8 @@ mod exit;
 mod log;
 mod serve;
 mod token;
+mod token_claims;
+mod token_show;
 
 use clap::{Parser, Subcommand};
 
@@ -55,7 +57,7 @@ enum Command {
     Doctor(doctor::Doctor),
     /// Measure a server, a peer, or what the machine can do at best
     #[command(subcommand)]
-    Bench(gb6_tests_load::Bench),
+    Bench(Box<gb6_tests_load::Bench>),
     /// Print the version
     Version,
 }
@@ -68,7 +70,7 @@ impl Cli {
     pub(crate) fn run(self) -> Result<(), Failure> {
         match self.command {
             Command::Dev(dev) => dev.run(),
-            Command::Bench(bench) => gb6_tests_load::run(bench).map_err(Failure::from),
+            Command::Bench(bench) => gb6_tests_load::run(*bench).map_err(Failure::from),
             Command::Edge(edge) => edge.run(),
             Command::Region(region) => region.run(),
             Command::Geo(geo) => geo.run(),

@@ -1,4 +1,4 @@
-//! `gb6 token create`: a token for a client, signed with a key of its instance.
+//! `gb6 token`: tokens for clients, signed with a key of their instance, and what one says.
 
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -6,21 +6,24 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{Context, anyhow, bail};
 use clap::{Args, Subcommand};
 use gb6_core_mesh::snapshot::SnapshotStore;
-use gb6_core_model::caps::Match;
+use gb6_core_model::Allow;
 use gb6_core_model::snapshot::{Key, KeyUse, Snapshot};
-use gb6_core_model::{Allow, Capability};
-use gb6_edge_node::auth::{TokenRequest, issue_token};
+use gb6_edge_node::auth::{SigningKey, sign_claims};
 use gb6_geo_config_plan::Millis;
 
 use super::config::read_snapshot_file;
 use super::exit::{Failure, print};
+use super::token_claims::{ClaimArgs, PrivateKeyArgs, capabilities};
+use super::token_show::Show;
 use crate::assemble::DevKeys;
 use crate::config::{DevSetup, EdgeFile, GeoFile, Overrides, load};
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum TokenCommand {
-    /// Print a connection token
-    Create(Create),
+    /// Print a connection token, or with --channel a subscription token
+    Create(Box<Create>),
+    /// Explain what a token says
+    Show(Show),
 }
 
 #[derive(Args, Debug)]
@@ -57,9 +60,13 @@ pub(crate) struct Create {
     /// How long it is valid, such as 1h or 30d
     #[arg(long, default_value = "1h")]
     ttl: Millis,
-    /// The key to sign with [default: the instance's first]
+    /// The key to sign with [default: the instance's first with a secret]
     #[arg(long, value_name = "ID")]
     key: Option<String>,
+    #[command(flatten)]
+    private: PrivateKeyArgs,
+    #[command(flatten)]
+    claims: ClaimArgs,
 }
 
 fn allow(text: &str) -> Result<Allow, String> {
@@ -69,47 +76,33 @@ fn allow(text: &str) -> Result<Allow, String> {
 
 impl TokenCommand {
     pub(crate) fn run(self) -> Result<(), Failure> {
-        let TokenCommand::Create(create) = self;
-        if create.ttl.0 < 1000 {
-            let why = anyhow!(
-                "--ttl {}: a token is valid for at least a second",
-                create.ttl
-            );
-            return Err(Failure::Usage(why));
-        }
-        let key = match &create.config {
-            Some(file) => choose(&snapshot_behind(file)?, &create)?,
-            None => key_in_dir(&create)?,
-        };
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .context("the clock is before 1970")?;
-        let request = TokenRequest {
-            user: create.user,
-            now: i64::try_from(now.as_secs())?,
-            ttl: Some(i64::try_from(create.ttl.0 / 1000)?),
-            caps: capabilities(create.channels, create.allow),
-            info: None,
-        };
-        print(&format!("{}\n", issue_token(&key, &request)?))
+        let now = i64::try_from(now.as_secs())?;
+        match self {
+            TokenCommand::Create(create) => create.run(now),
+            TokenCommand::Show(show) => show.run(now),
+        }
     }
 }
 
-fn capabilities(channels: Vec<String>, allow: Vec<Allow>) -> Option<Vec<Capability>> {
-    if channels.is_empty() {
-        return None;
+impl Create {
+    fn run(self, now: i64) -> Result<(), Failure> {
+        if self.ttl.0 < 1000 {
+            let why = anyhow!("--ttl {}: a token is valid for at least a second", self.ttl);
+            return Err(Failure::Usage(why));
+        }
+        let key = match (self.private.key(self.key.as_ref())?, &self.config) {
+            (Some(key), _) => key,
+            (None, Some(file)) => SigningKey::shared(&choose(&snapshot_behind(file)?, &self)?)?,
+            (None, None) => SigningKey::shared(&key_in_dir(&self)?)?,
+        };
+        let ttl = i64::try_from(self.ttl.0 / 1000)?;
+        let caps = capabilities(self.channels, self.allow);
+        let claims = self.claims.claims(&self.user, now, ttl, caps);
+        print(&format!("{}\n", sign_claims(&key, &claims)?))
     }
-    let pattern = channels.iter().any(|c| c.contains('*'));
-    let matching = if pattern {
-        Match::Wildcard
-    } else {
-        Match::Exact
-    };
-    Some(vec![Capability {
-        channels,
-        matching,
-        allow,
-    }])
 }
 
 fn key_in_dir(create: &Create) -> Result<Key, Failure> {
@@ -192,7 +185,8 @@ fn choose(snapshot: &Snapshot, create: &Create) -> anyhow::Result<Key> {
         .iter()
         .filter(|key| key.usage == KeyUse::Client);
     let found = match &create.key {
-        None => keys.next(),
+        // Public keys only verify.
+        None => keys.find(|key| !key.secret.is_empty()),
         Some(id) => keys.find(|key| key.id == *id),
     };
     found.cloned().with_context(|| {

@@ -238,6 +238,112 @@ fn tokens_say_what_was_asked() {
 }
 
 #[test]
+fn tokens_of_every_kind() {
+    let dir = tempfile::tempdir().unwrap();
+    snapshot(dir.path());
+    fn create<'a>(more: &[&'a str]) -> Vec<&'a str> {
+        let start = ["token", "create", "--config", "s.toml", "--user", "alice"];
+        [&start[..], more].concat()
+    }
+    let said = claims(&printed(
+        dir.path(),
+        &create(&[
+            "--channel",
+            "$room:1",
+            "--client",
+            "c1",
+            "--info",
+            "{\"a\":1}",
+            "--data",
+            "[1]",
+        ]),
+    ));
+    assert_eq!(said["channel"], "$room:1");
+    assert_eq!(said["client"], "c1");
+    assert_eq!(said["info"], serde_json::json!({"a": 1}));
+    assert_eq!(said["data"], serde_json::json!([1]));
+    let said = claims(&printed(
+        dir.path(),
+        &create(&[
+            "--subs",
+            "news,room:1",
+            "--meta",
+            "{}",
+            "--jti",
+            "t1",
+            "--aud",
+            "chat",
+            "--iss",
+            "x",
+        ]),
+    ));
+    assert_eq!(said["channels"], serde_json::json!(["news", "room:1"]));
+    assert_eq!(
+        (&said["jti"], &said["aud"], &said["iss"]),
+        (&"t1".into(), &"chat".into(), &"x".into())
+    );
+    let subs = r#"{"room:1":{"data":{"a":1}}}"#;
+    let said = claims(&printed(dir.path(), &create(&["--subs", subs])));
+    assert_eq!(said["subs"]["room:1"]["data"]["a"], 1);
+
+    // A private key stands for those of the instance.
+    let key = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../edge/node/tests/keys/p256.pem"
+    );
+    let token = printed(
+        dir.path(),
+        &create(&["--private-key", key, "--key", "backend"]),
+    );
+    let shown = printed(dir.path(), &["token", "show", token.trim()]);
+    for line in [
+        "algorithm  ES256",
+        "key        backend",
+        "user       alice",
+        "expires    in",
+    ] {
+        assert!(shown.contains(line), "{line}: {shown}");
+    }
+    let signature = token.trim().rsplit('.').next().unwrap();
+    assert!(!shown.contains(signature), "{shown}");
+    for (more, code, words) in [
+        (&["--info", "{"][..], 2, "no JSON"),
+        (&["--channel", "a b"][..], 2, "printable ASCII"),
+        (
+            &["--channel", "a", "--subs", "b"][..],
+            2,
+            "cannot be used with",
+        ),
+        (&["--client", "c"][..], 2, "--channel"),
+        (
+            &["--private-key", "nowhere"][..],
+            1,
+            "nowhere can not be read",
+        ),
+        (
+            &["--private-key", "s.toml"][..],
+            1,
+            "no private key that can sign",
+        ),
+        (
+            &["--private-key", key, "--algorithm", "ES384"][..],
+            1,
+            "could not be signed",
+        ),
+        (
+            &["--private-key", key, "--algorithm", "HS256"][..],
+            2,
+            "RS256",
+        ),
+    ] {
+        let said = refused(dir.path(), &create(more), code);
+        assert!(said.contains(words), "{more:?}: {said}");
+    }
+    let said = refused(dir.path(), &["token", "show", "a.b"], 2);
+    assert!(said.contains("three parts"), "{said}");
+}
+
+#[test]
 fn the_doctor_looks_at_everything() {
     let dir = tempfile::tempdir().unwrap();
     let held = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
