@@ -1,14 +1,27 @@
-//! A client as an SDK behaves: subscribes with positions, publishes with ids and retries, comes
-//! back after every end of its connection.
+//! A client as an SDK behaves: subscribes with positions, renews its tokens, publishes with ids and
+//! retries, comes back after every end of its connection.
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use gb6_core_wire::client::{Dialect, Publication, Reply, decode_replies, frame};
+use gb6_core_wire::client::{Dialect, Publication, Reply, SubscribeResult, decode_replies, frame};
 use serde_json::{Value, json};
 
 /// How long an SDK waits for a reply, in ms.
 const REPLY_MS: u64 = 5_000;
+/// The connect command's id.
+const CONNECT: u32 = 1;
+
+/// How a client comes to its rooms.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Way {
+    /// It subscribes.
+    Asked,
+    /// Its connection token names them.
+    Granted,
+    /// It subscribes with a token for each.
+    Proven,
+}
 
 /// A publish that the client wants written.
 #[derive(Clone, Debug)]
@@ -38,6 +51,7 @@ pub(crate) struct Acknowledged {
 pub(crate) struct Client {
     pub(crate) user: String,
     pub(crate) rooms: Vec<String>,
+    pub(crate) way: Way,
     /// The edge that it uses, and its connection's number; `None` while it is away.
     pub(crate) connection: Option<(usize, u64)>,
     pub(crate) back_at: u64,
@@ -47,6 +61,18 @@ pub(crate) struct Client {
     live: Vec<String>,
     /// Command id → room of a subscribe.
     subscribing: BTreeMap<u32, String>,
+    /// Whether the connect, which brings the rooms, is not answered.
+    joining: bool,
+    /// When a token is to be renewed, by room; without one it is the connection's.
+    renew_at: BTreeMap<Option<String>, u64>,
+    /// Command id → what it renews.
+    renewing: BTreeMap<u32, Option<String>>,
+    /// Renewals that were due.
+    renewals: u64,
+    /// Tokens that were renewed.
+    pub(crate) renewed: u64,
+    /// Subscriptions that ended because their token was not.
+    pub(crate) expired: u64,
     pub(crate) wanted: Vec<Wanted>,
     pub(crate) acknowledged: Vec<Acknowledged>,
     /// Rooms → what was received, in order.
@@ -71,6 +97,13 @@ impl Client {
         Self {
             user: format!("user{n}"),
             rooms,
+            way: [Way::Asked, Way::Granted, Way::Proven][n % 3],
+            joining: false,
+            renew_at: BTreeMap::new(),
+            renewing: BTreeMap::new(),
+            renewals: 0,
+            renewed: 0,
+            expired: 0,
             connection: None,
             back_at: 0,
             positions: BTreeMap::new(),
@@ -100,21 +133,50 @@ impl Client {
         self.live.clear();
         self.subscribing.clear();
         self.heard_at = now;
-        let mut lines = vec![self.command(json!({"connect": {"token": self.user}})).1];
-        for room in self.rooms.clone() {
-            let mut subscribe = json!({"channel": room, "flag": 1});
-            if let Some((offset, epoch)) = self.positions.get(&room) {
-                subscribe["recover"] = json!(true);
-                subscribe["epoch"] = json!(epoch);
-                if *offset > 0 {
-                    subscribe["offset"] = json!(offset);
-                }
+        self.renew_at.clear();
+        self.renewing.clear();
+        self.joining = self.way == Way::Granted;
+        let mut connect = json!({"token": self.user});
+        if self.joining {
+            let subs = self
+                .rooms
+                .iter()
+                .map(|room| (room.clone(), self.wish_for(room)));
+            connect["subs"] = Value::Object(subs.collect());
+        }
+        let mut lines = vec![self.command(json!({"connect": connect})).1];
+        if !self.joining {
+            for room in self.rooms.clone() {
+                lines.push(self.subscribe(now, &room));
             }
-            let (id, line) = self.command(json!({"subscribe": subscribe}));
-            self.subscribing.insert(id, room);
-            lines.push(line);
         }
         Bytes::from(lines.join("\n"))
+    }
+
+    /// A subscribe to a room, from where the client is.
+    fn subscribe(&mut self, now: u64, room: &str) -> String {
+        let mut subscribe = self.wish_for(room);
+        subscribe["channel"] = json!(room);
+        if self.way == Way::Proven {
+            subscribe["token"] = json!(self.user);
+        }
+        let (id, line) = self.command(json!({"subscribe": subscribe}));
+        self.subscribing.insert(id, room.to_owned());
+        self.heard_at = now;
+        line
+    }
+
+    /// From where a room is wanted.
+    fn wish_for(&self, room: &str) -> Value {
+        let mut wish = json!({"flag": 1});
+        if let Some((offset, epoch)) = self.positions.get(room) {
+            wish["recover"] = json!(true);
+            wish["epoch"] = json!(epoch);
+            if *offset > 0 {
+                wish["offset"] = json!(offset);
+            }
+        }
+        wish
     }
 
     /// The connection is gone: what was sent without an answer is sent again, or given up.
@@ -159,11 +221,12 @@ impl Client {
             .wanted
             .iter()
             .any(|w| w.sent.is_some_and(|(_, at)| waits(at)))
-            || (!self.subscribing.is_empty() && waits(self.heard_at));
+            || (self.begins() && waits(self.heard_at));
         if silent {
             return vec![Wish::Reconnect];
         }
-        if !self.subscribing.is_empty() {
+        wishes.extend(self.renew(now));
+        if self.begins() {
             return wishes;
         }
         for at in 0..self.wanted.len() {
@@ -187,6 +250,61 @@ impl Client {
         wishes
     }
 
+    /// Whether something that it waits for has not begun.
+    fn begins(&self) -> bool {
+        self.joining || !self.subscribing.is_empty()
+    }
+
+    /// Renews tokens that expire, most of them.
+    fn renew(&mut self, now: u64) -> Vec<Wish> {
+        let due = self.renew_at.iter().filter(|(_, at)| **at <= now);
+        let due: Vec<Option<String>> = due.map(|(what, _)| what.clone()).collect();
+        let mut wishes = Vec::new();
+        for what in due {
+            self.renew_at.remove(&what);
+            self.renewals += 1;
+            if self.renewals.is_multiple_of(4) {
+                // Forgotten: the server ends what it was for.
+                continue;
+            }
+            let body = match &what {
+                None => json!({"refresh": {"token": self.user}}),
+                Some(room) => json!({"sub_refresh": {"channel": room, "token": self.user}}),
+            };
+            let (id, line) = self.command(body);
+            self.renewing.insert(id, what);
+            wishes.push(Wish::Send(Bytes::from(line)));
+        }
+        wishes
+    }
+
+    /// A token lasts so long.
+    fn lasts(&mut self, now: u64, what: Option<String>, expires: bool, ttl: u32) {
+        assert_eq!(expires, ttl > 0, "{}: {what:?}", self.user);
+        if expires {
+            self.renew_at.insert(what, now + u64::from(ttl) * 1000);
+        }
+    }
+
+    fn renewed(&mut self, now: u64, what: Option<String>, reply: &Reply) {
+        self.renewed += u64::from(reply.error.is_none());
+        if let Some(result) = &reply.refresh {
+            return self.lasts(now, what, result.expires, result.ttl);
+        }
+        if let Some(result) = &reply.sub_refresh {
+            return self.lasts(now, what, result.expires, result.ttl);
+        }
+        match reply.error.as_ref().map(|e| e.code) {
+            // It could not be verified: again, soon.
+            Some(100) => {
+                self.renew_at.insert(what, now + 500);
+            }
+            // It had expired, or the subscription has: a push has said so.
+            Some(103 | 109) => {}
+            _ => panic!("{}: {reply:?}", self.user),
+        }
+    }
+
     /// A WebSocket frame of the server came.
     pub(crate) fn receive(&mut self, now: u64, bytes: &Bytes) -> Vec<Wish> {
         let payload = frame::frame_payload(bytes);
@@ -208,43 +326,36 @@ impl Client {
             if let Some(publication) = push.publication {
                 self.publication(&push.channel, &publication);
             }
+            let ended = push.unsubscribe.map(|why| why.code)?;
             assert!(
-                push.unsubscribe.is_none(),
-                "{}: the log could have continued {}",
+                ended == 2501 && self.way == Way::Proven,
+                "{}: {ended}: the log could have continued {}",
                 self.user,
                 push.channel
             );
-            return None;
+            self.expired += 1;
+            self.live.retain(|room| *room != push.channel);
+            self.renew_at.remove(&Some(push.channel.clone()));
+            let again = self.subscribe(now, &push.channel);
+            return Some(Wish::Send(Bytes::from(again)));
         }
         if reply.id == 0 {
             return Some(Wish::Send(Bytes::from_static(b"{}")));
         }
+        if reply.id == CONNECT {
+            return self.connected(now, reply);
+        }
+        if let Some(what) = self.renewing.remove(&reply.id) {
+            self.renewed(now, what, &reply);
+            return None;
+        }
         if let Some(room) = self.subscribing.remove(&reply.id) {
             let Some(result) = reply.subscribe else {
-                // A temporary error: an SDK tries again; here the connection begins anew.
+                // A temporary error, or an expired token: an SDK tries again; here the connection
+                // begins anew.
                 return Some(Wish::Reconnect);
             };
-            if result.was_recovering {
-                // Such an owner has an older top than the client: it begins again from there, and
-                // is sent the rest a second time.
-                let had = self.positions.get(&room).map_or(0, |p| p.0);
-                let older = self.contended && result.offset < had;
-                assert!(
-                    result.recovered || older,
-                    "{}: {room} was not recovered",
-                    self.user
-                );
-            }
-            if !result.recovered {
-                self.positions
-                    .insert(room.clone(), (result.offset, result.epoch.clone()));
-            }
-            let known = self.positions.get(&room).map(|p| p.1.clone());
-            assert_eq!(known.as_ref(), Some(&result.epoch), "the epoch of {room}");
-            self.live.push(room.clone());
-            for publication in &result.publications {
-                self.publication(&room, publication);
-            }
+            self.subscribed(now, room, &result);
             return None;
         }
         let sent = |w: &Wanted| w.sent.is_some_and(|(id, _)| id == reply.id);
@@ -282,6 +393,59 @@ impl Client {
             offset,
         });
         None
+    }
+
+    fn connected(&mut self, now: u64, reply: Reply) -> Option<Wish> {
+        let Some(result) = reply.connect else {
+            let error = reply.error.unwrap_or_default();
+            assert!(
+                error.temporary || error.code == 109,
+                "{}: {error:?}",
+                self.user
+            );
+            return Some(Wish::Reconnect);
+        };
+        self.lasts(now, None, result.expires, result.ttl);
+        if std::mem::take(&mut self.joining) {
+            assert!(result.subs.keys().eq(&self.sorted_rooms()));
+        }
+        for (room, sub) in result.subs {
+            self.subscribed(now, room, &sub);
+        }
+        None
+    }
+
+    fn sorted_rooms(&self) -> Vec<String> {
+        let mut rooms = self.rooms.clone();
+        rooms.sort();
+        rooms
+    }
+
+    fn subscribed(&mut self, now: u64, room: String, result: &SubscribeResult) {
+        if result.was_recovering {
+            // Such an owner has an older top than the client: it begins again from there, and is
+            // sent the rest a second time.
+            let had = self.positions.get(&room).map_or(0, |p| p.0);
+            let older = self.contended && result.offset < had;
+            assert!(
+                result.recovered || older,
+                "{}: {room} was not recovered",
+                self.user
+            );
+        }
+        if !result.recovered {
+            self.positions
+                .insert(room.clone(), (result.offset, result.epoch.clone()));
+        }
+        let known = self.positions.get(&room).map(|p| p.1.clone());
+        assert_eq!(known.as_ref(), Some(&result.epoch), "the epoch of {room}");
+        self.live.push(room.clone());
+        for publication in &result.publications {
+            self.publication(&room, publication);
+        }
+        if self.way == Way::Proven {
+            self.lasts(now, Some(room), result.expires, result.ttl);
+        }
     }
 
     fn publication(&mut self, room: &str, publication: &Publication) {

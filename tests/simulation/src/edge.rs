@@ -34,6 +34,18 @@ pub(crate) struct Running {
 pub(crate) struct Connected {
     pub(crate) session: Session,
     pub(crate) client: usize,
+    /// What hubs have delivered before its connect was answered.
+    pub(crate) held: Vec<Bytes>,
+}
+
+impl Connected {
+    pub(crate) fn new(session: Session, client: usize) -> Self {
+        Self {
+            session,
+            client,
+            held: Vec::new(),
+        }
+    }
 }
 
 impl Running {
@@ -43,7 +55,11 @@ impl Running {
             sessions: BTreeMap::new(),
             link: None,
             dialling: false,
-            config: SessionConfig::default(),
+            config: SessionConfig {
+                // Short, so that what is not renewed ends within the run.
+                expiry_grace_ms: 1_500,
+                ..SessionConfig::default()
+            },
             counters: SessionCounters::default(),
         }
     }

@@ -16,6 +16,7 @@ mod pause;
 mod process;
 mod region;
 mod rng;
+mod tokens;
 mod world;
 
 pub use fault::FaultKind;

@@ -2,10 +2,10 @@
 //! out of them to the network.
 
 use bytes::Bytes;
-use gb6_core_model::{Caps, Incarnation, InstanceId, SessionId};
+use gb6_core_model::{Disconnect, Incarnation, InstanceId, SessionId};
 use gb6_core_wire::client::Dialect;
 use gb6_core_wire::mesh::{Class, EdgeFrame, HistoryPage, HistoryRequest, OwnerFrame, ToEdge};
-use gb6_edge_session::{Action, Claims, Context, FrameKind, Session, SessionSeed};
+use gb6_edge_session::{Action, Context, FrameKind, Session, SessionSeed};
 use gb6_region_shard::{LinkId, Output};
 
 use crate::client::Wish;
@@ -316,7 +316,7 @@ impl World {
 
     fn hub_said(&mut self, edge: usize, said: Said) {
         match said {
-            Said::Deliver(connection, frame) => self.send_to_client(edge, connection, frame),
+            Said::Deliver(connection, frame) => self.deliver(edge, connection, frame),
             Said::Complete(connection, token, answer) => {
                 self.with_session(edge, connection, |session, cx, out| {
                     session.complete(cx, token, answer, out);
@@ -357,8 +357,30 @@ impl World {
         self.at(at, Event::Frame(place, Box::new(event(link))));
     }
 
+    /// Sends what a hub delivers, or holds it back until the connect is answered.
+    fn deliver(&mut self, edge: usize, connection: u64, frame: Bytes) {
+        let running = self.edges[edge].up.as_mut();
+        let connected = running.and_then(|r| r.sessions.get_mut(&connection));
+        match connected {
+            Some(connected) if !connected.session.is_connected() => connected.held.push(frame),
+            _ => self.send_to_client(edge, connection, frame),
+        }
+    }
+
+    /// Sends what was held back, if it need not be any more.
+    fn release(&mut self, edge: usize, connection: u64) {
+        let running = self.edges[edge].up.as_mut();
+        if let Some(connected) = running.and_then(|r| r.sessions.get_mut(&connection))
+            && connected.session.is_connected()
+        {
+            for frame in std::mem::take(&mut connected.held) {
+                self.send_to_client(edge, connection, frame);
+            }
+        }
+    }
+
     /// Lets a session do something, and does what it wants done.
-    fn with_session(
+    pub(crate) fn with_session(
         &mut self,
         edge: usize,
         connection: u64,
@@ -381,9 +403,11 @@ impl World {
             };
             act(&mut connected.session, &cx, &mut actions);
         }
-        let actions = actions.into_iter();
-        let work = actions.map(|action| Work::Action(edge, connection, Box::new(action)));
-        self.work.extend(work);
+        // What follows from an input comes before what hubs have said behind it.
+        for action in actions.into_iter().rev() {
+            let work = Work::Action(edge, connection, Box::new(action));
+            self.work.push_front(work);
+        }
     }
 
     fn session_wants(&mut self, edge: usize, connection: u64, action: Action) {
@@ -391,6 +415,7 @@ impl World {
         match action {
             Action::Send(bytes) => {
                 self.send_to_client(edge, connection, bytes);
+                self.release(edge, connection);
                 let wants = |r: &Running| {
                     let connected = r.sessions.get(&connection);
                     connected.is_some_and(|c| c.session.wants_drain())
@@ -401,25 +426,21 @@ impl World {
                     });
                 }
             }
-            Action::Verify { request, token } => {
-                let claims = Claims {
-                    instance: InstanceId::from("demo"),
-                    user: token,
-                    info: Bytes::new(),
-                    caps: Caps(None),
-                    expires_unix_ms: None,
-                    subscriptions: Default::default(),
-                };
-                self.with_session(edge, connection, |session, cx, out| {
-                    session.verified(cx, request, Ok(claims), out);
-                });
-            }
-            // No client of this world has a subscription token, nor comes without any.
-            Action::VerifySubscription { .. } | Action::Admit { .. } => {}
+            Action::Verify { request, token } => self.verify(edge, connection, request, token),
+            Action::VerifySubscription {
+                request, channel, ..
+            } => self.verify_subscription(edge, connection, request, channel),
+            // Nobody comes without a token.
+            Action::Admit { .. } => {}
             Action::Hub(request) => self.with_hub(edge, |running, ears| {
                 running.hub.request(now, &connection, request, ears);
             }),
-            Action::Close(_) => self.end_session(edge, connection),
+            Action::Close(why) => {
+                if why.standard() == Some(Disconnect::ConnectionExpired) {
+                    self.expired += 1;
+                }
+                self.end_session(edge, connection);
+            }
         }
     }
 
@@ -581,7 +602,7 @@ impl World {
         let session = Session::new(&cx, seed);
         running
             .sessions
-            .insert(connection, Connected { session, client });
+            .insert(connection, Connected::new(session, client));
         self.clients[client].connection = Some((edge, connection));
         let hello = self.clients[client].hello(now_ms);
         self.send_from_client(client, hello);

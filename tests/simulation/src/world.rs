@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
+use gb6_core_model::Channel;
 use gb6_core_wire::mesh::{EdgeFrame, HistoryPage, HistoryRequest, OwnerFrame, RoomRef};
 use gb6_edge_session::Action;
 use gb6_region_shard::LinkId;
@@ -70,6 +71,10 @@ pub struct Outcome {
     pub faults: BTreeMap<FaultKind, u64>,
     /// Edges and regions that started by a placement that was no longer the newest.
     pub stale_starts: u64,
+    /// Tokens that clients renewed, of connections and of subscriptions.
+    pub renewed: u64,
+    /// Connections and subscriptions that ended because theirs was not renewed.
+    pub expired: u64,
     /// Events handled.
     pub events: u64,
     /// Virtual ms.
@@ -133,6 +138,13 @@ pub(crate) enum Event {
         connection: u64,
     },
     ClientStep(usize),
+    /// An edge knows what to think of a subscription token.
+    Verified {
+        edge: usize,
+        connection: u64,
+        request: u32,
+        channel: Channel,
+    },
     /// A pause may be over.
     Wake(Node),
     Fault,
@@ -177,6 +189,8 @@ pub(crate) struct World {
     pub(crate) calm: bool,
     pub(crate) faults: BTreeMap<FaultKind, u64>,
     stale_starts: u64,
+    /// Connections that ended because their token was not renewed.
+    pub(crate) expired: u64,
     events: u64,
     digest: u64,
 }
@@ -243,6 +257,7 @@ impl World {
             calm: false,
             faults: BTreeMap::new(),
             stale_starts: 0,
+            expired: 0,
             events: 0,
             digest: 0xcbf2_9ce4_8422_2325,
             rng,
@@ -323,6 +338,8 @@ impl World {
             unknown: self.clients.iter().map(|c| c.unknown).sum(),
             faults: self.faults,
             stale_starts: self.stale_starts,
+            renewed: self.clients.iter().map(|c| c.renewed).sum(),
+            expired: self.expired + self.clients.iter().map(|c| c.expired).sum::<u64>(),
             events: self.events,
             took_ms: self.now,
             digest: self.digest,
@@ -419,6 +436,7 @@ impl World {
             Event::Dial { edge, .. }
             | Event::EdgeTick { edge, .. }
             | Event::FromClient { edge, .. }
+            | Event::Verified { edge, .. }
             | Event::ClientGone { edge, .. } => Some(Node::Edge(*edge)),
             Event::Push(node, _) => Some(*node),
             Event::RegionTick { region, .. }
@@ -469,6 +487,12 @@ impl World {
             Event::ClientGone { edge, connection } => self.end_session(edge, connection),
             Event::ClientClosed { client, connection } => self.client_closed(client, connection),
             Event::ClientStep(client) => self.client_step(client),
+            Event::Verified {
+                edge,
+                connection,
+                request,
+                channel,
+            } => self.verified(edge, connection, request, &channel),
             Event::Wake(node) => {
                 if let Some(until) = self.pauses.wake(self.now, node) {
                     self.at(until, Event::Wake(node));

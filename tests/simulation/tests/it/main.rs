@@ -41,17 +41,20 @@ fn everything_that_can_go_wrong() {
     let from = number("GB6_SEED_FROM").unwrap_or(1);
     let count = number("GB6_SEEDS").unwrap_or(500);
     let (mut acknowledged, mut stale_starts) = (0, 0);
+    let (mut renewed, mut expired) = (0, 0);
     let mut hit = std::collections::BTreeMap::new();
     for seed in from..from + count {
         let outcome = one(seed);
         acknowledged += outcome.acknowledged;
         stale_starts += outcome.stale_starts;
+        renewed += outcome.renewed;
+        expired += outcome.expired;
         for (kind, times) in outcome.faults {
             *hit.entry(kind).or_insert(0) += times;
         }
     }
     println!(
-        "{count} seeds, {acknowledged} acknowledged publishes, {stale_starts} starts by an old placement, faults {hit:?}"
+        "{count} seeds, {acknowledged} acknowledged publishes, {stale_starts} starts by an old placement, {renewed} tokens renewed and {expired} not, faults {hit:?}"
     );
     assert!(
         acknowledged as u64 > count * 100,
@@ -66,6 +69,10 @@ fn everything_that_can_go_wrong() {
         assert!(
             stale_starts > count / 10,
             "hardly anybody started by an old placement: {stale_starts}"
+        );
+        assert!(
+            renewed > count && expired > count,
+            "hardly any token was renewed, or hardly any was not: {renewed}, {expired}"
         );
     }
 }
