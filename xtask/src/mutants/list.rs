@@ -74,7 +74,7 @@ fn shard() -> Vec<Mutant> {
             "id-of-the-open-batch-unknown",
             "two publishes with one id in one batch are both written",
             "region/shard/src/batch.rs",
-            "forming.ids.insert(*id, forming.records.len());",
+            "forming.ids.insert(id, forming.records.len());",
             "let _ = id;",
             "publish_model::a_duplicate_in_the_open_batch_waits_for_its_commit",
         ),

@@ -113,7 +113,10 @@ async fn commands_from_elsewhere_count_against_the_rate() {
 /// is bounded.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_for_which_too_much_waits_ends() {
-    let world = World::start(config());
+    let mut config = config();
+    // Errors alone are not to end it.
+    config.session.errors_max.burst = 10_000_000;
+    let world = World::start(config);
     let connect = json!({"id": 1, "connect": {"token": world.token("alice")}}).to_string();
     let mut body = Body::open(world.address, &events("/connection/sse", &connect)).await;
     let session = body.event().await.unwrap()["connect"].clone();
