@@ -52,28 +52,15 @@ pub(crate) async fn serve(
     granted: Granted,
     request: Request<Incoming>,
 ) -> Result<Answer, TakenOver> {
-    let chunked = request.headers().contains_key(header::TRANSFER_ENCODING);
-    if chunked && request.headers().contains_key(header::CONTENT_LENGTH) {
-        return Ok(ambiguous(&shared));
-    }
-    let mut response = match stream::transport_at(request.uri().path()) {
+    let body = BodyLength::of(&request);
+    let response = match stream::transport_at(request.uri().path()) {
+        _ if body == BodyLength::Two => ambiguous(),
         Some(transport) => stream::answer(&shared, &granted, transport, request)
             .await
             .inspect_err(|_| shared.metrics.http.with(&["200"]).inc())?,
         None => route(&shared, &granted, request).await,
     };
-    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        secure(response.headers_mut());
-        if chunked {
-            // A length that stood behind it was dropped unseen. Whoever believes in that one sees
-            // another request behind this one: none is read.
-            let close = HeaderValue::from_static("close");
-            response.headers_mut().insert(header::CONNECTION, close);
-        }
-    }
-    let status = response.status();
-    shared.metrics.http.with(&[status.as_str()]).inc();
-    Ok(response)
+    Ok(finished(&shared, body, response))
 }
 
 /// Answers one request on the admin address.
@@ -82,7 +69,9 @@ pub(crate) async fn serve_admin(
     request: Request<Incoming>,
 ) -> Result<Answer, Infallible> {
     let reads = matches!(*request.method(), Method::GET | Method::HEAD);
-    let mut response = match request.uri().path() {
+    let body = BodyLength::of(&request);
+    let response = match request.uri().path() {
+        _ if body == BodyLength::Two => ambiguous(),
         "/healthz" if reads => health(shared.health.now().healthz()),
         "/readyz" if reads => health(shared.health.now().readyz()),
         "/metrics" if reads => text(StatusCode::OK, METRICS_TYPE, shared.registry.text()),
@@ -93,21 +82,54 @@ pub(crate) async fn serve_admin(
         }
         _ => not_allowed("GET, HEAD"),
     };
-    secure(response.headers_mut());
-    let status = response.status();
-    shared.metrics.http.with(&[status.as_str()]).inc();
-    Ok(response)
+    Ok(finished(&shared, body, response))
 }
 
-/// The answer to a body with two lengths (RFC 9112 section 6.3).
-fn ambiguous(shared: &Shared) -> Answer {
-    let words = "send either Content-Length or Transfer-Encoding\n";
-    let mut response = text(StatusCode::BAD_REQUEST, PLAIN, words.to_owned());
-    let headers = response.headers_mut();
-    headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
-    secure(headers);
-    shared.metrics.http.with(&["400"]).inc();
+/// How a request says where its body ends (RFC 9112 section 6.3).
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum BodyLength {
+    /// By a number, or it has none.
+    Number,
+    /// By its chunks.
+    Chunks,
+    /// In both ways.
+    Two,
+}
+
+impl BodyLength {
+    fn of<B>(request: &Request<B>) -> Self {
+        let says = |name| request.headers().contains_key(name);
+        match (
+            says(header::TRANSFER_ENCODING),
+            says(header::CONTENT_LENGTH),
+        ) {
+            (true, true) => BodyLength::Two,
+            (true, false) => BodyLength::Chunks,
+            (false, _) => BodyLength::Number,
+        }
+    }
+}
+
+/// What every answer has, and the count of it.
+fn finished(shared: &Shared, body: BodyLength, mut response: Answer) -> Answer {
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        let headers = response.headers_mut();
+        secure(headers);
+        // A number that stood behind `chunked` was dropped unseen. Whoever believes in that one
+        // sees another request behind this one: none is read.
+        if body != BodyLength::Number {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+    }
+    let status = response.status();
+    shared.metrics.http.with(&[status.as_str()]).inc();
     response
+}
+
+/// The answer to a body with two lengths.
+fn ambiguous() -> Answer {
+    let words = "send either Content-Length or Transfer-Encoding\n";
+    text(StatusCode::BAD_REQUEST, PLAIN, words.to_owned())
 }
 
 async fn route(shared: &Arc<Shared>, granted: &Granted, request: Request<Incoming>) -> Answer {

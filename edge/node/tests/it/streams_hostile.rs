@@ -120,9 +120,9 @@ async fn a_session_for_which_too_much_waits_ends() {
     let connect = json!({"id": 1, "connect": {"token": world.token("alice")}}).to_string();
     let mut body = Body::open(world.address, &events("/connection/sse", &connect)).await;
     let session = body.event().await.unwrap()["connect"].clone();
-    // Replies longer than the commands: the queue fills, the rest waits, until it is too much.
-    let flood: Vec<_> = (2..20_000)
-        .map(|id| json!({"id": id, "rpc": {"method": "x"}}))
+    // The queue fills with the answers, the rest waits, until it is too much.
+    let flood: Vec<_> = (2..15_000)
+        .map(|id| json!({"id": id, "unsubscribe": {"channel": "room:1"}}))
         .collect();
     let mut sent = 0;
     while world.edge.sessions() > 0 {
