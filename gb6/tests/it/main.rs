@@ -12,6 +12,7 @@ mod commands;
 mod dev;
 mod dev_config;
 mod mesh;
+mod relay;
 mod scripts;
 
 use std::io::{BufRead, BufReader, Read, Write};

@@ -15,14 +15,14 @@ use gb6_tests_harness::process::free_port;
 use crate::{Node, PATIENCE, block_on, eventually, gb6, get, printed, refused};
 
 /// A mesh in a directory: certificates, snapshot, and ports that were free a moment ago.
-struct Mesh {
+pub(crate) struct Mesh {
     dir: tempfile::TempDir,
     geo: String,
     region: String,
 }
 
 impl Mesh {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let data = dir.path().join("mesh-data");
         printed(dir.path(), &["cert", "ca", "mesh-data/certs"]);
@@ -52,17 +52,30 @@ impl Mesh {
         Self { dir, geo, region }
     }
 
-    fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.dir.path()
     }
 
-    fn command(&self, role: &str) -> Command {
+    pub(crate) fn command(&self, role: &str) -> Command {
         self.command_at(role, "127.0.0.1:0", "127.0.0.1:0")
     }
 
     fn command_at(&self, role: &str, http: &str, admin: &str) -> Command {
+        let mut command = self.quiet_command_at(role, http, admin);
+        command.args(["--log-filter", "info"]);
+        command
+    }
+
+    /// An edge that logs everything that can be logged.
+    pub(crate) fn talkative_edge(&self, name: &str) -> Command {
+        let mut command = self.quiet_command_at("edge", "127.0.0.1:0", "127.0.0.1:0");
+        command.args(["--name", name, "--log-filter", "trace"]);
+        command
+    }
+
+    fn quiet_command_at(&self, role: &str, http: &str, admin: &str) -> Command {
         let mut command = gb6(self.path());
-        command.args([role, "--http", http, "--log-filter", "info"]);
+        command.args([role, "--http", http]);
         match role {
             "geo" => command.args(["--mesh-listen", &self.geo]),
             "region" => command.args(["--mesh-listen", &self.region]),

@@ -2,6 +2,7 @@
 
 import { Centrifuge } from 'centrifuge';
 import { Centrifuge as CentrifugeProtobuf } from 'centrifuge/build/protobuf';
+import { EventSource } from 'eventsource';
 import WebSocket from 'ws';
 import { PATIENCE, within } from './server.js';
 import { member, sign } from './token.js';
@@ -58,8 +59,62 @@ class WebSocketLink {
   }
 }
 
+/**
+ * One client's requests: an answer that does not end, and others for its commands. A test can cut
+ * the first and look at all of them.
+ */
+class RequestsLink {
+  #streams = [];
+  #sent = [];
+
+  constructor(server, transport, path) {
+    const emulationEndpoint = `${server.http}/emulation`;
+    // Of every request the body, or for one without what its query holds.
+    const watched = async (url, init = {}) => {
+      this.#sent.push(Buffer.from(init.body ?? new URL(url).searchParams.get('cf_connect') ?? ''));
+      if (url === emulationEndpoint) return fetch(url, init);
+      const cut = new AbortController();
+      this.#streams.push(cut);
+      return fetch(url, { ...init, signal: init.signal ? AbortSignal.any([init.signal, cut.signal]) : cut.signal });
+    };
+    class Watched extends EventSource {
+      constructor(url, init) {
+        super(url, { ...init, fetch: watched });
+      }
+    }
+    this.endpoint = [{ transport, endpoint: `${server.http}${path}` }];
+    this.options = { emulationEndpoint, fetch: watched, eventsource: Watched };
+  }
+
+  /** Everything that the client sent, request by request. */
+  get sent() {
+    return this.#sent;
+  }
+
+  /** Breaks the connection, as if the network were gone. */
+  cut() {
+    this.#streams.at(-1).abort(new TypeError('the network is gone'));
+  }
+}
+
+class HttpStreamLink extends RequestsLink {
+  constructor(server) {
+    super(server, 'http_stream', '/connection/http_stream');
+  }
+}
+
+class SseLink extends RequestsLink {
+  constructor(server) {
+    super(server, 'sse', '/connection/sse');
+  }
+}
+
 /** The transports: what carries which encodings. */
-const transports = [{ name: 'WebSocket', transport: 'websocket', encodings: ['json', 'protobuf'], Link: WebSocketLink }];
+const transports = [
+  { name: 'WebSocket', transport: 'websocket', encodings: ['json', 'protobuf'], Link: WebSocketLink },
+  { name: 'HTTP streaming', transport: 'http_stream', encodings: ['json', 'protobuf'], Link: HttpStreamLink },
+  { name: 'SSE', transport: 'sse', encodings: ['json'], Link: SseLink },
+];
 
 /** Every combination of a transport and an encoding. */
 export const formats = transports.flatMap(({ name, transport, Link, encodings: carried }) =>
