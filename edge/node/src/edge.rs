@@ -341,6 +341,7 @@ impl EdgeHandle {
         while shared.api_gate.inside() > 0 && Instant::now() < until {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
+        shared.revocations.stop();
         shared.shards.stop().await;
         if let Some(quic) = self.quic.take() {
             quic.close().await;
@@ -361,6 +362,7 @@ impl Drop for EdgeHandle {
         for task in &self.tasks {
             task.abort();
         }
+        self.shared.revocations.stop();
         self.shared.shards.abort();
         for handle in self.shared.begin_drain() {
             handle.outbox.event(Event::Shutdown(Disconnect::Shutdown));
@@ -465,6 +467,7 @@ fn collect(shared: &Arc<Shared>, metrics: &Metrics) -> Registration {
             );
         }
         shared.keys.collect(shared.clock.unix_ms(), out);
+        shared.revocations.collect(out);
         shared.shards.collect(out);
         shared.limits.collect(shared.clock.now_ms(), out);
         let (unanswered, relays, edges) = shared.relays.gauges();

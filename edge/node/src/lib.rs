@@ -25,6 +25,7 @@ mod pace;
 mod places;
 mod quic;
 mod relay;
+mod revocation;
 mod shards;
 mod shared;
 mod stream;

@@ -31,6 +31,7 @@ use crate::metrics::EdgeMetrics;
 use crate::pace::Pace;
 use crate::places::Places;
 use crate::relay::Relays;
+use crate::revocation::Revocations;
 use crate::shards::Shards;
 use crate::wheel::Wheel;
 
@@ -49,6 +50,8 @@ pub(crate) struct Shared {
     hosts: ArcSwap<Hosts>,
     /// The keys of the snapshot's instances, fetched ones too.
     pub(crate) keys: Arc<KeySets>,
+    /// What is revoked.
+    pub(crate) revocations: Revocations,
     pub(crate) counters: SessionCounters,
     pub(crate) metrics: EdgeMetrics,
     pub(crate) registry: Metrics,
@@ -144,6 +147,7 @@ impl Shared {
             hosts: ArcSwap::from_pointee(Hosts::of(&parts.snapshot)),
             keys: parts.keys,
             snapshot: ArcSwap::new(parts.snapshot),
+            revocations: Revocations::default(),
             counters: SessionCounters::default(),
             metrics: parts.metrics,
             registry: parts.registry,
@@ -174,6 +178,8 @@ impl Shared {
         self.limits.place(&snapshot);
         self.hosts.store(Arc::new(Hosts::of(&snapshot)));
         self.keys.place(snapshot.clone());
+        self.revocations
+            .keep(|instance| snapshot.instances.contains_key(instance));
         self.snapshot.swap(snapshot)
     }
 

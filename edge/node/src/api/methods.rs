@@ -9,7 +9,7 @@ use serde_json::value::{RawValue, to_raw_value};
 use super::call::Call;
 use super::error::ApiError;
 use super::schema::{self, Json};
-use super::{batch, publish, rooms, rpc};
+use super::{batch, publish, revoke, rooms, rpc};
 
 macro_rules! methods {
     ($($(#[doc = $doc:literal])+ $method:ident $name:literal: $request:ty => $result:ty, $does:path;)+) => {
@@ -76,6 +76,15 @@ methods! {
         rooms::presence_stats;
     /// Calls a method of the server, as clients do with rpc.
     Rpc "rpc": schema::RpcRequest => schema::RpcResult, rpc::rpc;
+    /// Revokes one token: connections with it end, and it opens none any more.
+    RevokeToken "revoke_token": schema::RevokeTokenRequest => schema::Done, revoke::token;
+    /// Revokes the tokens of a user that were issued before some time.
+    InvalidateUserTokens "invalidate_user_tokens":
+        schema::InvalidateUserTokensRequest => schema::Done, revoke::user_tokens;
+    /// Blocks a user: the user's connections end, and none begins.
+    BlockUser "block_user": schema::BlockUserRequest => schema::Done, revoke::block;
+    /// Lets a blocked user in again.
+    UnblockUser "unblock_user": schema::UnblockUserRequest => schema::Done, revoke::unblock;
     /// Carries out several commands. Its answer stands in no `result`.
     Batch "batch": batch::BatchRequest => batch::BatchResult, batch::batch;
 }

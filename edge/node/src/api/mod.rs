@@ -12,6 +12,7 @@ mod gate;
 mod methods;
 mod openapi;
 mod publish;
+mod revoke;
 mod rooms;
 mod rpc;
 mod schema;

@@ -259,6 +259,46 @@ pub(super) struct RpcResult {
     pub(super) data: Json,
 }
 
+/// Names a token to revoke.
+#[derive(Deserialize, JsonSchema)]
+pub(super) struct RevokeTokenRequest {
+    /// The token's `jti`, or the token itself.
+    pub(super) uid: String,
+    /// When the token expires, Unix seconds: until then it is remembered. 0 or nothing: 400 days.
+    pub(super) expire_at: Option<i64>,
+}
+
+/// Names the tokens of a user to revoke.
+#[derive(Deserialize, JsonSchema)]
+pub(super) struct InvalidateUserTokensRequest {
+    /// The user.
+    pub(super) user: String,
+    /// Unix seconds: tokens issued before, and those that do not say when, are revoked. 0 or
+    /// nothing: now.
+    pub(super) issued_before: Option<i64>,
+    /// When the last of them expires, Unix seconds: until then it is remembered. 0 or nothing: 400
+    /// days.
+    pub(super) expire_at: Option<i64>,
+    /// Answered 108 where it is given: subscription tokens are revoked one by one.
+    pub(super) channel: Option<String>,
+}
+
+/// Names a user to block.
+#[derive(Deserialize, JsonSchema)]
+pub(super) struct BlockUserRequest {
+    /// The user.
+    pub(super) user: String,
+    /// Unix seconds until which; 0 or nothing: until unblock_user.
+    pub(super) expire_at: Option<i64>,
+}
+
+/// Names a blocked user.
+#[derive(Deserialize, JsonSchema)]
+pub(super) struct UnblockUserRequest {
+    /// The user.
+    pub(super) user: String,
+}
+
 /// Nothing to say: it was done.
 #[derive(Serialize, JsonSchema)]
 pub(super) struct Done {}

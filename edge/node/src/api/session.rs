@@ -38,7 +38,7 @@ pub(crate) struct ApiSessions {
 
 impl ApiSessions {
     /// The session for a request of `instance`.
-    pub(super) fn of(&self, shared: &Arc<Shared>, instance: &InstanceId) -> Arc<ApiSession> {
+    pub(crate) fn of(&self, shared: &Arc<Shared>, instance: &InstanceId) -> Arc<ApiSession> {
         let now_ms = shared.clock.now_ms();
         let mut current = self.current.lock();
         if let Some(session) = current.get(instance).filter(|s| !s.is_over(now_ms)) {
@@ -51,7 +51,7 @@ impl ApiSessions {
 }
 
 /// One numbering session.
-pub(super) struct ApiSession {
+pub(crate) struct ApiSession {
     handle: Arc<SessionHandle>,
     /// Who waits for which answer. Bounded by the requests that the API has in hand.
     waiting: Arc<Mutex<HashMap<u64, oneshot::Sender<Answer>>>>,
@@ -87,7 +87,7 @@ impl ApiSession {
     }
 
     /// Asks the shard of a room. An error says that nothing was written, unless it is 1003.
-    pub(super) async fn ask(
+    pub(crate) async fn ask(
         &self,
         shared: &Arc<Shared>,
         room: RoomRef,

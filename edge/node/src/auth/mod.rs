@@ -18,7 +18,7 @@ use gb6_core_model::snapshot::KeyAlgorithm;
 use gb6_edge_session::{Claims, SubscriptionClaims, TokenError};
 use serde::Deserialize;
 
-pub(crate) use claims::TokenRef;
+pub(crate) use claims::{TOKEN_ID_BYTES_MAX, TokenRef};
 pub use issue::{IssueError, SigningKey, TokenRequest, issue_token, sign_claims};
 pub use jwks::KeySetTiming;
 pub(crate) use keys::{Fetched, KeyTable, VerifyingKey};
@@ -50,6 +50,10 @@ pub(crate) enum Refusal {
     Audience,
     /// Its signature is good, and somebody else issued it.
     Issuer,
+    /// It was valid until it was taken back, or its user was.
+    Revoked,
+    /// Whether it is revoked is not known now.
+    RevocationsUnknown,
 }
 
 impl Refusal {
@@ -65,6 +69,8 @@ impl Refusal {
             Refusal::Claims => "claims",
             Refusal::Audience => "audience",
             Refusal::Issuer => "issuer",
+            Refusal::Revoked => "revoked",
+            Refusal::RevocationsUnknown => "revocations_unknown",
         }
     }
 }
@@ -73,7 +79,7 @@ impl From<Refusal> for TokenError {
     fn from(refusal: Refusal) -> Self {
         match refusal {
             Refusal::Expired => TokenError::Expired,
-            Refusal::KeyNotFetched => TokenError::Unavailable,
+            Refusal::KeyNotFetched | Refusal::RevocationsUnknown => TokenError::Unavailable,
             _ => TokenError::Invalid,
         }
     }
@@ -243,6 +249,29 @@ impl<'a> Meant<'a> {
             otherwise,
         })
     }
+}
+
+/// The key by which a token is revoked, named by its `jti` or by its text; `None`: it is neither.
+pub(crate) fn key_of_token(uid: &str) -> Option<[u8; 16]> {
+    #[derive(Deserialize)]
+    struct Named {
+        #[serde(default)]
+        jti: Option<String>,
+    }
+    let mut parts = uid.split('.');
+    let token = (parts.next(), parts.next(), parts.next(), parts.next());
+    if let (Some(header), Some(payload), Some(_), None) = token
+        && part::<Header>(header).is_some()
+        && let Some(named) = part::<Named>(payload)
+    {
+        return Some(match named.jti {
+            Some(jti) => claims::id_of_jti(&jti),
+            None => claims::id_of_text(uid),
+        });
+    }
+    (1..=TOKEN_ID_BYTES_MAX)
+        .contains(&uid.len())
+        .then(|| claims::id_of_jti(uid))
 }
 
 fn part<T: for<'de> Deserialize<'de>>(encoded: &str) -> Option<T> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use gb6_core_model::ErrorCode;
 use gb6_core_model::snapshot::Snapshot;
-use gb6_edge_session::{Action, Answer, Context, HubRequest, Session, SharedLimits};
+use gb6_edge_session::{Action, Answer, Context, HubRequest, Request, Session, SharedLimits};
 
 use super::carrier::Carrier;
 use super::driver::{Connection, End};
@@ -80,11 +80,13 @@ impl<C: Carrier, F: Framing> Connection<C, F> {
                     }
                 }
                 Action::Admit { request, claims } => {
-                    let admitted = self.admit(&claims);
-                    let cx = context(self.batch.left());
-                    match admitted {
-                        Ok(()) => self.session.verified(&cx, request, Ok(*claims), &mut more),
-                        Err(refused) => self.session.shutdown(&cx, refused, &mut more),
+                    // Without an answer now it comes as an event.
+                    if let Some(judged) = self.admit_without_token(request, *claims) {
+                        let cx = context(self.batch.left());
+                        match judged {
+                            Ok(result) => self.session.verified(&cx, request, result, &mut more),
+                            Err(refused) => self.session.shutdown(&cx, refused, &mut more),
+                        }
                     }
                 }
                 Action::Close(why) => self.begin_close_for(now_ms, &why),
@@ -115,6 +117,10 @@ impl<C: Carrier, F: Framing> Connection<C, F> {
     fn ask(&mut self, snapshot: &Snapshot, request: HubRequest) -> Result<(), ErrorCode> {
         if !self.handle.is_of(InstanceTag::of(&request.room.instance)) {
             return Err(ErrorCode::Internal);
+        }
+        // What was revoked meanwhile comes first; who leaves a room may always do so.
+        if self.handle.is_held() && !matches!(request.request, Request::Unsubscribe) {
+            return Err(ErrorCode::OwnerMoving);
         }
         let inbox = self
             .shared

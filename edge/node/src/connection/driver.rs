@@ -27,6 +27,7 @@ use super::outbox::{Phase, Taken};
 use crate::admission::{Permit, Unproven};
 use crate::limits::SessionLimits;
 use crate::places::Place;
+use crate::revocation::id_of_client;
 use crate::shards::ShardInbox;
 use crate::shared::Shared;
 use crate::ws::ping::FramePing;
@@ -149,6 +150,8 @@ pub(crate) struct Connection<C, F: Framing> {
 }
 
 pub(super) struct Origin {
+    /// The key of its client id.
+    pub(super) client: [u8; 16],
     pub(super) instance: InstanceId,
     pub(super) foreign: Option<Box<str>>,
 }
@@ -192,10 +195,12 @@ impl<C: Carrier, F: Framing> Connection<C, F> {
         let frame_ping = opening
             .frame_ping
             .then(|| Box::new(FramePing::new(now_ms, &shared.config.session)));
+        let client = client_id();
+        let client_key = id_of_client(&client);
         let seed = SessionSeed {
             session,
             secret,
-            client: client_id(),
+            client,
             dialect: opening.dialect,
             instance: opening.instance.clone(),
             spread: rand::random(),
@@ -235,6 +240,7 @@ impl<C: Carrier, F: Framing> Connection<C, F> {
             all_read: false,
             frame_ping,
             origin: Box::new(Origin {
+                client: client_key,
                 instance: opening.instance,
                 foreign: opening.foreign_origin,
             }),
@@ -323,6 +329,13 @@ impl<C: Carrier, F: Framing> Connection<C, F> {
             events,
             phase,
         } = taken;
+        let cut = events.iter().find_map(|(_, event)| match event {
+            Event::Cut(why) => Some(*why),
+            _ => None,
+        });
+        if let Some(why) = cut {
+            return self.input(now_ms, |s, cx, out| s.shutdown(cx, why, out));
+        }
         let mut taken = 0;
         for (before, event) in events {
             for frame in frames.drain(..before - taken) {
@@ -340,6 +353,7 @@ impl<C: Carrier, F: Framing> Connection<C, F> {
             };
             match event {
                 Event::Verified(request, result) => self.verified(now_ms, request, *result),
+                Event::Admitted(request, claims) => self.admitted(now_ms, request, *claims),
                 Event::SubscriptionVerified(request, channel, result) => {
                     self.subscription_verified(now_ms, request, &channel, *result);
                 }
@@ -348,7 +362,11 @@ impl<C: Carrier, F: Framing> Connection<C, F> {
                     Event::Notice(notice) => s.notice(cx, *notice, out),
                     Event::Shutdown(why) => s.shutdown(cx, why, out),
                     Event::Commands(kind, commands) => s.frame(cx, kind, commands, out),
-                    Event::Lost(_) | Event::Verified(..) | Event::SubscriptionVerified(..) => {}
+                    Event::Lost(_)
+                    | Event::Verified(..)
+                    | Event::Admitted(..)
+                    | Event::SubscriptionVerified(..)
+                    | Event::Cut(_) => {}
                 }),
             }
             if self.end != End::Open {
@@ -505,7 +523,7 @@ impl<C: Carrier, F: Framing> Connection<C, F> {
     }
 
     fn run(&mut self, cx: &mut TaskContext<'_>, scratch: &mut [u8]) -> Poll<()> {
-        let taken = if self.end == End::Open {
+        let taken = if self.end == End::Open && !self.handle.is_held() {
             Some(self.handle.outbox.take(cx.waker()))
         } else {
             self.handle.outbox.watch(cx.waker());

@@ -1,16 +1,18 @@
 //! A session as the rest of the edge holds it: where to send to, and which instance it is of.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use gb6_core_model::{Channel, Disconnect, SessionId};
 use gb6_core_obs::{Invariant, check_invariant};
 use gb6_core_wire::client::Dialect;
 use gb6_edge_session::{Answer, Claims, FrameKind, Notice, SubscriptionClaims};
+use parking_lot::Mutex;
 
 use super::instance::{InstanceTag, SessionInstance};
 use super::outbox::{Outbox, Pushed};
 use crate::auth::{Refusal, TokenRef};
+use crate::revocation::{Identity, Revoked};
 use crate::shards::ShardInbox;
 use crate::wheel::Due;
 
@@ -34,6 +36,10 @@ pub(crate) enum Event {
     Verified(u32, Box<Result<(Claims, TokenRef), Refusal>>),
     /// The same of a token for this channel.
     SubscriptionVerified(u32, Channel, Box<JudgedSubscription>),
+    /// Whoever needs no token waited long enough to come in.
+    Admitted(u32, Box<Claims>),
+    /// It was revoked: it ends before anything else that waits is done or sent.
+    Cut(Disconnect),
     /// Its client sent commands by another connection.
     Commands(FrameKind, Bytes),
 }
@@ -50,6 +56,10 @@ pub(crate) struct SessionHandle {
     pub(crate) outbox: Outbox<Event>,
     /// The instance of its token.
     instance: SessionInstance,
+    /// The revocations of that instance.
+    revoked: OnceLock<Arc<Revoked>>,
+    /// By what those may name it.
+    identity: Mutex<Option<Box<Identity>>>,
 }
 
 impl SessionHandle {
@@ -67,7 +77,41 @@ impl SessionHandle {
             takes,
             outbox: Outbox::new(outbox_bytes),
             instance: SessionInstance::default(),
+            revoked: OnceLock::new(),
+            identity: Mutex::new(None),
         }
+    }
+
+    /// Its token was good: revocations may name it by this.
+    pub(crate) fn identify(&self, revoked: &Arc<Revoked>, identity: Identity) {
+        *self.identity.lock() = Some(Box::new(identity));
+        // The first token decides; later ones are of the same instance.
+        let _ = self.revoked.set(revoked.clone());
+    }
+
+    /// Whether revocations may name it.
+    pub(crate) fn is_identified(&self) -> bool {
+        self.revoked.get().is_some()
+    }
+
+    /// By what revocations may name it, if these are those of its instance.
+    pub(crate) fn identity_of(&self, revoked: &Revoked) -> Option<Identity> {
+        let ours = self.is_held_by(revoked);
+        ours.then(|| self.identity.lock().as_deref().copied())?
+    }
+
+    /// Whether these are the revocations of its instance.
+    pub(crate) fn is_held_by(&self, revoked: &Revoked) -> bool {
+        let ours = self.revoked.get();
+        ours.is_some_and(|ours| std::ptr::eq(&**ours, revoked))
+    }
+
+    /// Whether nothing may be delivered or accepted, because the newest revocations are not known.
+    #[inline]
+    pub(crate) fn is_held(&self) -> bool {
+        self.revoked
+            .get()
+            .is_some_and(|revoked| !revoked.is_current())
     }
 
     /// Commands of its client that came by another connection, of which at most `max` bytes may

@@ -1,6 +1,9 @@
 //! What a connection does with tokens: verifying them, at once or when their key has been fetched,
 //! and what follows from a good and from a bad one.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use gb6_core_model::{Channel, Disconnect, InstanceId};
 use gb6_edge_session::{Claims, SubscriptionClaims, TokenError};
 
@@ -11,6 +14,11 @@ use super::handle::{Event, JudgedSubscription};
 use super::instance::InstanceTag;
 use crate::auth::jwks::Waited;
 use crate::auth::{KeyTable, Refusal, TokenRef, verify_subscription_token, verify_token};
+use crate::revocation::{Identity, Revoked, id_of_user};
+
+/// How long a token waits until the newest revocations are known: less than SDKs wait for the answer
+/// to their connect, which is 5 s.
+const PATIENCE: Duration = Duration::from_secs(4);
 
 /// What a session is told of a token; an error ends it.
 pub(super) type Judged = Result<Result<Claims, TokenError>, Disconnect>;
@@ -30,8 +38,27 @@ impl<C: Carrier, F: Framing> Connection<C, F> {
                 });
                 None
             }
-            result => Some(self.judge(result)),
+            Ok(verified) => {
+                let instance = &verified.0.instance;
+                let revoked = self.shared.revocations.of(&self.shared, instance);
+                if !revoked.is_current() {
+                    self.once_current(revoked, Event::Verified(request, Box::new(Ok(verified))));
+                    return None;
+                }
+                Some(self.judge(Ok(verified)))
+            }
+            refused => Some(self.judge(refused)),
         }
+    }
+
+    /// Tells the session of a token once the newest revocations are known, or can not be in time.
+    fn once_current(&self, revoked: Arc<Revoked>, event: Event) {
+        let handle = self.handle.clone();
+        tokio::spawn(async move {
+            // What is not known then is judged like that.
+            let _ = tokio::time::timeout(PATIENCE, revoked.until_current()).await;
+            handle.outbox.event(event);
+        });
     }
 
     /// What a subscription token says; `None`: that is found out later, and comes as an event.
@@ -81,6 +108,10 @@ impl<C: Carrier, F: Framing> Connection<C, F> {
                 }
                 result => result,
             };
+            if result.is_ok() {
+                let revoked = shared.revocations.of(&shared, &instance);
+                let _ = tokio::time::timeout(PATIENCE, revoked.until_current()).await;
+            }
             handle.outbox.event(event(result));
         });
     }
@@ -101,10 +132,16 @@ impl<C: Carrier, F: Framing> Connection<C, F> {
 
     /// What follows from a token; the outer error ends the session.
     fn judge(&mut self, result: Result<(Claims, TokenRef), Refusal>) -> Judged {
-        let result = result.map(|(claims, _)| claims);
         let foreign = |claims: &Claims| {
             let identity = self.session.identity();
             identity.is_some_and(|own| own != (&claims.instance, claims.user.as_str()))
+        };
+        let result = match result {
+            Ok((claims, token)) if !foreign(&claims) => match self.revoked(&claims, &token) {
+                None => Ok(claims),
+                Some(refusal) => Err(refusal),
+            },
+            result => result.map(|(claims, _)| claims),
         };
         match &result {
             Err(refusal) => self.refused_token(refusal.name()),
@@ -115,6 +152,48 @@ impl<C: Carrier, F: Framing> Connection<C, F> {
             self.admit(claims)?;
         }
         Ok(result.map_err(TokenError::from))
+    }
+
+    /// A connection without a token, which its instance allows; `None`: what is revoked is found out
+    /// first, and it comes as an event.
+    pub(super) fn admit_without_token(&mut self, request: u32, claims: Claims) -> Option<Judged> {
+        let revoked = self.shared.revocations.of(&self.shared, &claims.instance);
+        if !revoked.is_current() {
+            self.once_current(revoked, Event::Admitted(request, Box::new(claims)));
+            return None;
+        }
+        Some(self.admit(&claims).map(|()| Ok(claims)))
+    }
+
+    /// A connection without a token has waited until what is revoked is known, or could not be.
+    pub(super) fn admitted(&mut self, now_ms: u64, request: u32, claims: Claims) {
+        let revoked = self.shared.revocations.of(&self.shared, &claims.instance);
+        let judged = match revoked.is_current() {
+            true => self.admit(&claims).map(|()| Ok(claims)),
+            false => Ok(Err(TokenError::Unavailable)),
+        };
+        self.input(now_ms, |session, cx, out| match judged {
+            Ok(result) => session.verified(cx, request, result, out),
+            Err(refused) => session.shutdown(cx, refused, out),
+        });
+    }
+
+    /// Why a token is of no use though it is good: it was taken back, or whether it was is not known.
+    fn revoked(&self, claims: &Claims, token: &TokenRef) -> Option<Refusal> {
+        let revoked = self.shared.revocations.of(&self.shared, &claims.instance);
+        let identity = Identity {
+            token: Some(token.id),
+            issued_unix_ms: token.issued_unix_ms,
+            user: id_of_user(&claims.user),
+            client: self.origin.client,
+        };
+        // Before it is looked up: what is revoked from here on finds the connection.
+        self.handle.identify(&revoked, identity);
+        if !revoked.is_current() {
+            return Some(Refusal::RevocationsUnknown);
+        }
+        let verdict = revoked.verdict(&identity, self.shared.clock.unix_ms());
+        verdict.map(|_| Refusal::Revoked)
     }
 
     /// A subscription token was verified that had to wait.
@@ -139,6 +218,16 @@ impl<C: Carrier, F: Framing> Connection<C, F> {
         result: JudgedSubscription,
     ) -> Result<SubscriptionClaims, TokenError> {
         let user = self.session.identity().map(|(_, user)| user);
+        let result = result.and_then(|(claims, token)| {
+            let revoked = self.shared.revocations.of(&self.shared, &claims.instance);
+            if !revoked.is_current() {
+                Err(Refusal::RevocationsUnknown)
+            } else if revoked.has_token(&token, self.shared.clock.unix_ms()) {
+                Err(Refusal::Revoked)
+            } else {
+                Ok((claims, token))
+            }
+        });
         match &result {
             Err(refusal) => self.refused_token(refusal.name()),
             Ok((claims, _)) if user != Some(&claims.user) || claims.channel != channel.as_str() => {
@@ -174,6 +263,17 @@ impl<C: Carrier, F: Framing> Connection<C, F> {
             }
         }
         self.handle.belongs_to(tag);
+        if !self.handle.is_identified() {
+            // Nobody's token, but whoever runs the instance may end the connection.
+            let revoked = self.shared.revocations.of(&self.shared, &claims.instance);
+            let identity = Identity {
+                token: None,
+                issued_unix_ms: None,
+                user: id_of_user(""),
+                client: self.origin.client,
+            };
+            self.handle.identify(&revoked, identity);
+        }
         self.unproven = None;
         Ok(())
     }

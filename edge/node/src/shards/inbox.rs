@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use gb6_core_model::SessionId;
 use gb6_core_obs::{Invariant, check_invariant};
@@ -34,6 +34,8 @@ pub(crate) struct ShardInbox {
     max: usize,
     filled: Notify,
     stopped: AtomicBool,
+    /// Rooms of the edge's own, which are no client's.
+    own: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -54,7 +56,23 @@ impl ShardInbox {
             max,
             filled: Notify::new(),
             stopped: AtomicBool::new(false),
+            own: AtomicUsize::new(0),
         }
+    }
+
+    /// The edge itself has a subscription here.
+    pub(crate) fn own_begins(&self) {
+        self.own.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The edge itself has one subscription less here.
+    pub(crate) fn own_ends(&self) {
+        self.own.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Subscriptions of the edge itself.
+    pub(crate) fn own(&self) -> usize {
+        self.own.load(Ordering::Relaxed)
     }
 
     /// Puts a request behind the others.

@@ -166,7 +166,11 @@ impl Shards {
         for (region, number, shard) in all {
             let number = number.to_string();
             let labels = [("region", region.as_str()), ("shard", number.as_str())];
-            let report = *shard.report.lock();
+            let mut report = *shard.report.lock();
+            // What the edge itself follows is nobody's room.
+            let (own, gauges) = (shard.inbox.own(), &mut report.gauges);
+            gauges.rooms = gauges.rooms.saturating_sub(own);
+            gauges.subscribers = gauges.subscribers.saturating_sub(own);
             collect_one(&report, shard.inbox.len(), &labels, out);
         }
     }

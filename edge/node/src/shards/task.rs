@@ -346,6 +346,7 @@ impl ShardTask {
         let revision = self.shared.snapshot.load().revision;
         let fresh = Incarnation(rand::random_range(1..=u64::MAX));
         self.hub.link_up(self.now(), fresh, revision, &mut self.out);
+        self.shared.revocations.found(&self.shard);
     }
 
     /// A stream has ended.
@@ -357,6 +358,7 @@ impl ShardTask {
 
     /// There are no streams: they are opened again after a while.
     fn detached(&mut self) {
+        self.shared.revocations.lost(&self.shard);
         self.counts.detached += 1;
         if let Link::Up(_, since) = &self.link
             && since.elapsed() >= SETTLED

@@ -27,6 +27,7 @@ mod owner;
 mod presence;
 mod quic;
 mod relay;
+mod revocations;
 mod slow;
 mod streams;
 mod streams_hostile;

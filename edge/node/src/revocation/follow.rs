@@ -1,0 +1,209 @@
+//! Following the revocations of one instance: a subscription says that there may be something new,
+//! and what there is, is read from the log in order, so that a break leaves no hole.
+
+use std::future::poll_fn;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
+use std::task::Poll;
+use std::time::Duration;
+
+use gb6_core_model::{ErrorCode, limits};
+use gb6_core_wire::client::Dialect;
+use gb6_core_wire::mesh::ShardRef;
+use gb6_edge_session::{Answer, HistoryQuery, HubRequest, Request, SubscribeQuery};
+
+use super::record::Revocation;
+use super::{CHANNEL, Revoked};
+use crate::connection::handle::{Event, SessionHandle};
+use crate::connection::instance::InstanceTag;
+use crate::connection::outbox::Phase;
+use crate::shards::ShardInbox;
+use crate::shared::Shared;
+
+/// Between two looks at the log without being told that there is something.
+const LOOK: Duration = Duration::from_secs(1);
+/// Before the next look where one failed.
+const RETRY: Duration = Duration::from_millis(200);
+/// Bytes of pushes that may wait: each only says that the log is to be read.
+const BELL_BYTES: usize = 1024 * 1024;
+
+/// Follows until the edge is gone.
+pub(super) async fn run(shared: Weak<Shared>, revoked: Arc<Revoked>) {
+    let mut bell: Option<Bell> = None;
+    loop {
+        let Some(strong) = shared.upgrade() else {
+            return;
+        };
+        if bell
+            .as_ref()
+            .is_none_or(|bell| !bell.is_good(&strong, &revoked))
+        {
+            bell = Bell::hang(&strong, &revoked);
+        }
+        let looked = look(&strong, &revoked).await;
+        drop(strong);
+        let pause = match looked {
+            Ok(()) => LOOK,
+            Err(code) => {
+                if revoked.is_current() {
+                    tracing::warn!(instance = %revoked.instance, %code, "revocations can not be read");
+                    revoked.close();
+                }
+                RETRY
+            }
+        };
+        let rung = async {
+            match &mut bell {
+                Some(bell) => bell.rung().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = revoked.bell.notified() => {}
+            () = rung => {}
+        }
+    }
+}
+
+/// Reads what is new and applies it.
+async fn look(shared: &Arc<Shared>, revoked: &Revoked) -> Result<(), ErrorCode> {
+    let losses = revoked.losses.load(Ordering::Acquire);
+    loop {
+        let applied = revoked.applied.load(Ordering::Acquire);
+        let query = HistoryQuery {
+            since: (applied > 0).then_some(applied),
+            reverse: false,
+            limit: limits::HISTORY_PAGE_MAX as u32,
+            bytes: limits::HISTORY_PAGE_BYTES_MAX as u64,
+        };
+        let session = shared.api.of(shared, &revoked.instance);
+        let answer = session.ask(shared, revoked.room(), Request::History(query));
+        let Answer::History(page) = answer.await? else {
+            return Err(ErrorCode::Internal);
+        };
+        if page.error.is_some() || page.top < applied {
+            // Older ones are gone, or the channel is another than before: all that there are.
+            if applied == 0 {
+                return Err(page.error.unwrap_or(ErrorCode::Internal));
+            }
+            revoked.applied.store(0, Ordering::Release);
+            continue;
+        }
+        let records: Vec<Revocation> = page
+            .publications
+            .iter()
+            .filter_map(|publication| {
+                let record = Revocation::parse(&publication.data);
+                if record.is_none() {
+                    let (instance, offset) = (&revoked.instance, publication.offset);
+                    tracing::warn!(%instance, offset, "a revocation can not be read");
+                }
+                record
+            })
+            .collect();
+        revoked.apply(shared, &records);
+        let last = page.publications.last().map(|p| p.offset);
+        if let Some(last) = last {
+            revoked.applied.store(last, Ordering::Release);
+        }
+        if last.is_none_or(|last| last >= page.top) {
+            revoked.opens(shared, losses);
+            return Ok(());
+        }
+    }
+}
+
+/// A subscription whose pushes say that the log has something new.
+struct Bell {
+    handle: Arc<SessionHandle>,
+    inbox: Arc<ShardInbox>,
+    /// Whether it still is a subscription.
+    good: bool,
+    /// Whether the shard has confirmed it.
+    begun: bool,
+}
+
+impl Bell {
+    /// Subscribes; `None`: the placement has no shard for the channel yet.
+    fn hang(shared: &Arc<Shared>, revoked: &Revoked) -> Option<Self> {
+        let room = revoked.room();
+        let snapshot = shared.snapshot.load();
+        let (region, shard) = snapshot.shard_of(&revoked.instance, CHANNEL)?;
+        *revoked.shard.lock() = Some(ShardRef {
+            region: region.to_owned(),
+            shard: shard.0,
+        });
+        let inbox = shared.shards.inbox_for(shared, &snapshot, &room)?;
+        let session = shared.next_session();
+        let handle = SessionHandle::new(session, rand::random(), None, BELL_BYTES);
+        handle.belongs_to(InstanceTag::of(revoked.instance.as_str()));
+        let handle = Arc::new(handle);
+        let request = HubRequest {
+            token: 0,
+            session,
+            room,
+            request: Request::Subscribe(Box::new(SubscribeQuery {
+                dialect: Dialect::Protobuf,
+                join_leave: false,
+                presence: None,
+                recover: None,
+            })),
+        };
+        inbox.request(&handle, request).ok()?;
+        Some(Self {
+            handle,
+            inbox,
+            good: true,
+            begun: false,
+        })
+    }
+
+    /// Whether it is a subscription in the shard that the channel is in.
+    fn is_good(&self, shared: &Arc<Shared>, revoked: &Revoked) -> bool {
+        let snapshot = shared.snapshot.load();
+        let inbox = shared.shards.inbox_for(shared, &snapshot, &revoked.room());
+        self.good && inbox.is_some_and(|inbox| Arc::ptr_eq(&inbox, &self.inbox))
+    }
+
+    /// Waits until it rings. Safe to cancel.
+    async fn rung(&mut self) {
+        let taken = poll_fn(|cx| {
+            let taken = self.handle.outbox.take(cx.waker());
+            let nothing = taken.frames.is_empty() && taken.events.is_empty();
+            match nothing && taken.phase == Phase::Open {
+                true => Poll::Pending,
+                false => Poll::Ready(taken),
+            }
+        })
+        .await;
+        // What a push says is read from the log.
+        self.handle.outbox.held(0);
+        let begins = |event: &Event| match event {
+            Event::Complete(_, answer) => matches!(**answer, Answer::Subscribed(_)),
+            _ => false,
+        };
+        if !self.begun && taken.events.iter().any(|(_, event)| begins(event)) {
+            self.begun = true;
+            self.inbox.own_begins();
+        }
+        let ended = |event: &Event| match event {
+            Event::Complete(_, answer) => matches!(**answer, Answer::Failed(_)),
+            Event::Notice(_) => true,
+            _ => false,
+        };
+        if taken.phase != Phase::Open || taken.events.iter().any(|(_, event)| ended(event)) {
+            self.good = false;
+        }
+    }
+}
+
+impl Drop for Bell {
+    fn drop(&mut self) {
+        self.handle.outbox.end();
+        if self.begun {
+            self.inbox.own_ends();
+        }
+        self.inbox.session_closed(self.handle.session);
+    }
+}

@@ -1,0 +1,335 @@
+//! Tokens, users and connections that are taken back.
+//!
+//! Revocations are records of a system channel of their instance. Each edge follows that channel for
+//! the instances that it serves: it holds every token against them, and cuts off connections that are
+//! open. While it can not know the newest of them it delivers nothing and accepts nothing for the
+//! instance: what it missed is applied first.
+
+mod follow;
+mod record;
+mod set;
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use bytes::Bytes;
+use gb6_core_model::{Disconnect, ErrorCode, InstanceId};
+use gb6_core_obs::metrics::Samples;
+use gb6_core_wire::mesh::{Person, RoomRef, ShardRef};
+use gb6_core_wire::record::ContentType;
+use gb6_edge_session::{Answer, PublishQuery, Request};
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinHandle;
+
+use crate::auth::TokenRef;
+use crate::connection::handle::Event;
+use crate::shared::Shared;
+use set::{ENTRIES_MAX, RevokedSet};
+
+pub(crate) use record::{Revocation, id_of_client, id_of_user};
+pub(crate) use set::Identity;
+
+/// The system channel of revocations.
+const CHANNEL: &str = "!revoked";
+/// Longest user id that can be named, in bytes: that of tokens.
+const USER_BYTES_MAX: usize = 255;
+
+/// The revocations of all instances that this edge serves.
+#[derive(Default)]
+pub(crate) struct Revocations {
+    instances: RwLock<BTreeMap<InstanceId, Following>>,
+    stopped: AtomicBool,
+}
+
+struct Following {
+    revoked: Arc<Revoked>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// The revocations of one instance, as far as this edge knows them.
+pub(crate) struct Revoked {
+    instance: InstanceId,
+    set: RwLock<RevokedSet>,
+    /// Whether nothing that was revoked a moment ago can be missing.
+    current: watch::Sender<bool>,
+    /// The same, to be looked at often.
+    open: AtomicBool,
+    /// How often the way to the log was lost: what was read before says nothing of now.
+    losses: AtomicU64,
+    /// The shard that the channel is in.
+    shard: Mutex<Option<ShardRef>>,
+    /// Something may be new in the log.
+    bell: Notify,
+    /// The last offset that was applied.
+    applied: AtomicU64,
+    /// Connections that were cut off.
+    cut: AtomicU64,
+}
+
+impl Revocations {
+    /// Those of `instance`, which are followed from here on.
+    pub(crate) fn of(&self, shared: &Arc<Shared>, instance: &InstanceId) -> Arc<Revoked> {
+        if let Some(following) = self.instances.read().get(instance) {
+            return following.revoked.clone();
+        }
+        let mut instances = self.instances.write();
+        let following = instances.entry(instance.clone()).or_insert_with(|| {
+            let revoked = Arc::new(Revoked::new(instance.clone()));
+            let task = follow::run(Arc::downgrade(shared), revoked.clone());
+            let task = match self.stopped.load(Ordering::Acquire) {
+                // Nobody is let in any more either.
+                true => tokio::spawn(async {}),
+                false => tokio::spawn(task),
+            };
+            Following { revoked, task }
+        });
+        following.revoked.clone()
+    }
+
+    /// Instances that are placed no longer are followed no longer.
+    pub(crate) fn keep(&self, placed: impl Fn(&InstanceId) -> bool) {
+        self.instances.write().retain(|id, _| placed(id));
+    }
+
+    /// Nothing is followed any more.
+    pub(crate) fn stop(&self) {
+        self.stopped.store(true, Ordering::Release);
+        for following in self.instances.read().values() {
+            following.task.abort();
+        }
+    }
+
+    /// The streams to a shard's owner have ended: what is revoked there is not known meanwhile.
+    pub(crate) fn lost(&self, shard: &ShardRef) {
+        for following in self.instances.read().values() {
+            if following.revoked.shard.lock().as_ref() == Some(shard) {
+                following.revoked.close();
+                following.revoked.bell.notify_one();
+            }
+        }
+    }
+
+    /// There are streams to a shard's owner again.
+    pub(crate) fn found(&self, shard: &ShardRef) {
+        for following in self.instances.read().values() {
+            if following.revoked.shard.lock().as_ref() == Some(shard) {
+                following.revoked.bell.notify_one();
+            }
+        }
+    }
+
+    /// Shows what is known.
+    pub(crate) fn collect(&self, out: &mut Samples<'_>) {
+        for (id, following) in self.instances.read().iter() {
+            let (labels, revoked) = ([("instance", id.as_str())], &following.revoked);
+            let (entries, forgotten) = {
+                let set = revoked.set.read();
+                (set.len(), set.forgotten)
+            };
+            out.gauge(
+                "gb6_edge_revocations",
+                "Tokens and users of an instance that are revoked and not expired.",
+                &labels,
+                entries as f64,
+            );
+            out.gauge(
+                "gb6_edge_revocations_current",
+                "Whether the newest revocations of an instance are known here.",
+                &labels,
+                f64::from(u8::from(revoked.is_current())),
+            );
+            out.counter(
+                "gb6_edge_revoked_connections_total",
+                "Open connections that a revocation cut off.",
+                &labels,
+                revoked.cut.load(Ordering::Relaxed),
+            );
+            out.counter(
+                "gb6_edge_revocations_forgotten_total",
+                "Revocations that were forgotten before their time, because there were too many.",
+                &labels,
+                forgotten,
+            );
+        }
+    }
+}
+
+impl Revoked {
+    fn new(instance: InstanceId) -> Self {
+        Self {
+            instance,
+            set: RwLock::new(RevokedSet::new(ENTRIES_MAX)),
+            current: watch::channel(false).0,
+            open: AtomicBool::new(false),
+            losses: AtomicU64::new(0),
+            shard: Mutex::default(),
+            bell: Notify::new(),
+            applied: AtomicU64::new(0),
+            cut: AtomicU64::new(0),
+        }
+    }
+
+    /// The channel as shards know it.
+    fn room(&self) -> RoomRef {
+        RoomRef {
+            instance: self.instance.as_str().to_owned(),
+            channel: CHANNEL.to_owned(),
+        }
+    }
+
+    /// Whether the newest revocations are known.
+    #[inline]
+    pub(crate) fn is_current(&self) -> bool {
+        self.open.load(Ordering::Acquire)
+    }
+
+    /// Waits until they are. Safe to cancel.
+    pub(crate) async fn until_current(&self) {
+        let mut current = self.current.subscribe();
+        // An error says that there is nobody to tell it.
+        let _ = current.wait_for(|current| *current).await;
+    }
+
+    fn close(&self) {
+        self.losses.fetch_add(1, Ordering::AcqRel);
+        self.open.store(false, Ordering::Release);
+        self.current.send_replace(false);
+    }
+
+    /// Everything up to now is applied, unless the way was lost since `losses` was read.
+    fn opens(&self, shared: &Shared, losses: u64) {
+        if self.is_current() || self.losses.load(Ordering::Acquire) != losses {
+            return;
+        }
+        self.open.store(true, Ordering::Release);
+        if self.losses.load(Ordering::Acquire) != losses {
+            // Lost in between: whoever lost it may have closed before it was opened here.
+            self.open.store(false, Ordering::Release);
+            return;
+        }
+        self.current.send_replace(true);
+        // What waited for them goes on.
+        for session in shared.all() {
+            if session.is_held_by(self) {
+                session.outbox.wake();
+            }
+        }
+    }
+
+    /// Takes in records in the order of the log, and cuts off whom they name.
+    fn apply(&self, shared: &Shared, records: &[Revocation]) {
+        let unix_ms = shared.clock.unix_ms();
+        let mut clients = HashSet::new();
+        {
+            let mut set = self.set.write();
+            for record in records {
+                set.apply(record, unix_ms, &mut clients);
+            }
+        }
+        let cuts = |record: &Revocation| !matches!(record, Revocation::Unblock { .. });
+        if !records.iter().any(cuts) {
+            return;
+        }
+        let mut cut = 0;
+        let set = self.set.read();
+        for session in shared.all() {
+            let Some(identity) = session.identity_of(self) else {
+                continue;
+            };
+            let why = match clients.contains(&identity.client) {
+                true => Some(Disconnect::ForceDisconnect),
+                false => set.verdict(&identity, unix_ms),
+            };
+            if let Some(why) = why {
+                session.outbox.event(Event::Cut(why));
+                cut += 1;
+            }
+        }
+        drop(set);
+        self.cut.fetch_add(cut, Ordering::Relaxed);
+        for record in records {
+            let (instance, kind) = (&self.instance, record.kind());
+            tracing::debug!(%instance, kind, "a revocation is applied");
+        }
+        if cut > 0 {
+            tracing::info!(instance = %self.instance, connections = cut, "connections were cut off");
+        }
+    }
+
+    /// Why a connection may not be, if it may not.
+    pub(crate) fn verdict(&self, identity: &Identity, unix_ms: i64) -> Option<Disconnect> {
+        self.set.read().verdict(identity, unix_ms)
+    }
+
+    /// Whether a token is taken back.
+    pub(crate) fn has_token(&self, token: &TokenRef, unix_ms: i64) -> bool {
+        self.set.read().has_token(&token.id, unix_ms)
+    }
+}
+
+/// Writes a revocation to the log of `instance`. When it returns it is durable, and edges in contact
+/// apply it within a second.
+///
+/// # Errors
+/// 107: it names nobody, or too long a name. 106: too much of the instance is revoked. Others as of a
+/// publish: it was not written, or for 1003 maybe.
+pub(crate) async fn revoke(
+    shared: &Arc<Shared>,
+    instance: &InstanceId,
+    revocation: &Revocation,
+) -> Result<(), ErrorCode> {
+    let name = match revocation {
+        Revocation::Token { id, .. } => id,
+        Revocation::UserTokens { user, .. }
+        | Revocation::Block { user, .. }
+        | Revocation::Unblock { user } => user,
+        Revocation::Session { client } => client,
+    };
+    if !(1..=USER_BYTES_MAX).contains(&name.len()) {
+        return Err(ErrorCode::BadRequest);
+    }
+    let revoked = shared.revocations.of(shared, instance);
+    let adds = !matches!(
+        revocation,
+        Revocation::Unblock { .. } | Revocation::Session { .. }
+    );
+    if adds {
+        let mut set = revoked.set.write();
+        if set.len() >= ENTRIES_MAX {
+            set.expire(shared.clock.unix_ms());
+        }
+        if set.len() >= ENTRIES_MAX {
+            return Err(ErrorCode::LimitExceeded);
+        }
+    }
+    let snapshot = shared.snapshot.load_full();
+    let placed = snapshot.instances.get(instance);
+    let publish = PublishQuery {
+        instance_epoch: placed.map_or_else(Default::default, |i| i.epoch),
+        from: Arc::new(Person::default()),
+        id: Bytes::new(),
+        data: Bytes::from(revocation.to_json()),
+        content_type: ContentType::Json,
+        tags: BTreeMap::new(),
+        traceparent: String::new(),
+        version: None,
+    };
+    let session = shared.api.of(shared, instance);
+    let request = Request::Publish(Box::new(publish));
+    match session.ask(shared, revoked.room(), request).await? {
+        Answer::Published(_) => {
+            // This edge need not wait until it is told.
+            revoked.bell.notify_one();
+            Ok(())
+        }
+        _ => Err(ErrorCode::Internal),
+    }
+}

@@ -1,0 +1,283 @@
+//! Tokens and users that are taken back: by the server API of one edge, at every edge.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use gb6_core_wire::mesh::RoomRef;
+use gb6_edge_node::auth::{SigningKey, sign_claims};
+use serde_json::{Value, json};
+
+use crate::client::{Client, http};
+use crate::world::{World, api_key, config, eventually, room, unix_s};
+
+/// What is said of edges in contact.
+const SOON: Duration = Duration::from_secs(1);
+
+async fn api_of(address: SocketAddr, instance: &str, method: &str, body: Value) -> Value {
+    let body = body.to_string();
+    let request = format!(
+        "POST /api/{method} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nX-API-Key: {}\r\n\
+         Content-Length: {}\r\n\r\n{body}",
+        api_key(instance),
+        body.len()
+    );
+    let (status, _, text) = http(address, &request).await;
+    assert_eq!(status, 200, "{text}");
+    serde_json::from_str(&text).unwrap()
+}
+
+/// Asks the API of `demo`, and wants it done.
+async fn done(address: SocketAddr, method: &str, body: Value) {
+    let answer = api_of(address, "demo", method, body).await;
+    assert_eq!(answer, json!({"result": {}}), "{method}");
+}
+
+/// A token of `demo` with these claims besides its end.
+fn token(world: &World, mut claims: Value) -> String {
+    let key = SigningKey::shared(&world.snapshot.instances["demo"].keys[0]).unwrap();
+    claims["exp"] = json!(unix_s() + 600);
+    claims["caps"] = json!([{
+        "channels": ["*"], "match": "wildcard", "allow": ["sub", "pub", "prs", "hst"]
+    }]);
+    sign_claims(&key, &claims).unwrap()
+}
+
+/// The answer to a connect, or the code of the close.
+async fn connect(address: SocketAddr, token: &str) -> Result<Value, u16> {
+    let mut client = Client::open(address).await;
+    client
+        .send(&json!({"id": 1, "connect": {"token": token}}))
+        .await;
+    match client.event().await {
+        Ok(reply) => Ok(reply),
+        Err(close) => Err(close.map_or(0, |c| c.code.into())),
+    }
+}
+
+async fn is_in(address: SocketAddr, token: &str) -> bool {
+    let reply = connect(address, token).await;
+    reply.is_ok_and(|reply| reply["connect"].is_object())
+}
+
+async fn is_refused(address: SocketAddr, token: &str) -> bool {
+    connect(address, token).await == Err(3500)
+}
+
+/// Waits for the end that a revocation is.
+async fn cut_off(client: &mut Client, begin: Instant) {
+    let (code, reason) = client.closed().await;
+    assert_eq!((code, reason.as_str()), (3500, "invalid token"));
+    assert!(begin.elapsed() < SOON, "after {:?}", begin.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blocked_user_is_cut_off_at_every_edge_within_a_second() {
+    let world = World::start(config());
+    let other = world.another_edge("e2");
+    let (alice, bob) = (world.token("alice"), world.token("bob"));
+    let acme = world.token_of("acme", "alice", 60);
+    let mut here = Client::connect(world.address, &alice).await;
+    let mut there = Client::connect(other.address, &alice).await;
+    let mut bob_there = Client::connect(other.address, &bob).await;
+    let mut acme_there = Client::connect(other.address, &acme).await;
+    let begin = Instant::now();
+    done(world.address, "block_user", json!({"user": "alice"})).await;
+    cut_off(&mut here, begin).await;
+    cut_off(&mut there, begin).await;
+    for address in [world.address, other.address] {
+        assert!(is_refused(address, &alice).await);
+        // A newer token is the same user's.
+        let newer = token(&world, json!({"sub": "alice", "iat": unix_s() + 5}));
+        assert!(is_refused(address, &newer).await);
+        assert!(is_in(address, &bob).await);
+        assert!(is_in(address, &acme).await, "another instance's alice");
+    }
+    for client in [&mut bob_there, &mut acme_there] {
+        let reply = client
+            .call(json!({"id": 2, "subscribe": {"channel": "room:1"}}))
+            .await;
+        assert!(reply["subscribe"].is_object(), "{reply}");
+    }
+    // An edge that starts now reads what was.
+    let third = world.another_edge("e3");
+    assert!(is_refused(third.address, &alice).await);
+    done(other.address, "unblock_user", json!({"user": "alice"})).await;
+    for address in [world.address, other.address, third.address] {
+        let begin = Instant::now();
+        while !is_in(address, &alice).await {
+            assert!(begin.elapsed() < SOON);
+        }
+    }
+    let name = "gb6_edge_revoked_connections_total{instance=\"demo\"}";
+    assert_eq!(world.metric(name) + other.metric(name), 2.0);
+    assert!(world.metric("gb6_edge_tokens_refused_total{reason=\"revoked\"}") >= 2.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_are_revoked_by_their_id_by_their_text_and_by_their_age() {
+    let world = World::start(config());
+    let by_id = token(&world, json!({"sub": "a", "jti": "t1"}));
+    let by_text = token(&world, json!({"sub": "a", "iat": unix_s()}));
+    let old = token(&world, json!({"sub": "b", "iat": unix_s() - 60}));
+    let unsaid = token(&world, json!({"sub": "b"}));
+    let new = token(&world, json!({"sub": "b", "iat": unix_s()}));
+    let mut clients = Vec::new();
+    for token in [&by_id, &by_text, &old, &unsaid] {
+        clients.push(Client::connect(world.address, token).await);
+    }
+    let mut stays = Client::connect(world.address, &new).await;
+    let begin = Instant::now();
+    done(world.address, "revoke_token", json!({"uid": "t1"})).await;
+    cut_off(&mut clients[0], begin).await;
+    let begin = Instant::now();
+    done(world.address, "revoke_token", json!({"uid": by_text})).await;
+    cut_off(&mut clients[1], begin).await;
+    let begin = Instant::now();
+    let ask = json!({"user": "b", "issued_before": unix_s() - 30, "expire_at": unix_s() + 600});
+    done(world.address, "invalidate_user_tokens", ask).await;
+    cut_off(&mut clients[2], begin).await;
+    cut_off(&mut clients[3], begin).await;
+    for token in [&by_id, &by_text, &old, &unsaid] {
+        assert!(is_refused(world.address, token).await);
+    }
+    // Whoever comes back with another token is let in, and a revoked one is none for a refresh.
+    let again = token(&world, json!({"sub": "a", "jti": "t2"}));
+    let mut a = Client::connect(world.address, &again).await;
+    a.send(&json!({"id": 2, "refresh": {"token": by_id}})).await;
+    assert_eq!(a.closed().await.0, 3500);
+    // Nor one for a channel.
+    let channel = token(
+        &world,
+        json!({"sub": "b", "channel": "$room:1", "jti": "s1"}),
+    );
+    done(world.address, "revoke_token", json!({"uid": "s1"})).await;
+    eventually("two more", || {
+        world.metric("gb6_edge_revocations{instance=\"demo\"}") >= 4.0
+    })
+    .await;
+    let reply = stays
+        .call(json!({"id": 2, "subscribe": {"channel": "$room:1", "token": channel}}))
+        .await;
+    assert_eq!(reply["error"]["code"], 103, "{reply}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_edge_that_was_cut_off_applies_what_it_missed_before_it_delivers_or_accepts() {
+    let world = World::start(config());
+    let other = world.another_edge("e2");
+    let mut alice = Client::connect(world.address, &world.token("alice")).await;
+    let mut bob = Client::connect(world.address, &world.token("bob")).await;
+    for client in [&mut alice, &mut bob] {
+        client
+            .call(json!({"id": 2, "subscribe": {"channel": "room:1"}}))
+            .await;
+    }
+    world.network.cut(&"e1".into(), &"r1".into());
+    let current = "gb6_edge_revocations_current{instance=\"demo\"}";
+    world.metric_falls(current, 0.0).await;
+    done(other.address, "block_user", json!({"user": "alice"})).await;
+    world
+        .owner
+        .append(&room("room:1"), b"{\"secret\":1}".to_vec());
+    // Nothing is accepted of anybody, and nobody new is let in.
+    let publish = json!({"id": 3, "publish": {"channel": "room:1", "data": {}}});
+    assert_eq!(bob.call(publish.clone()).await["error"]["code"], 1002);
+    let reply = connect(world.address, &world.token("carol")).await.unwrap();
+    assert_eq!(reply["error"]["code"], 100, "{reply}");
+    assert_eq!(reply["error"]["temporary"], true);
+
+    world.network.heal(&"e1".into(), &"r1".into());
+    // Not the publication: the end comes first.
+    let closed = alice.event().await.expect_err("nothing is delivered");
+    assert_eq!(u16::from(closed.unwrap().code), 3500);
+    let push = bob.next().await;
+    assert_eq!(push["push"]["pub"]["data"], json!({"secret": 1}), "{push}");
+    world.metric_reaches(current, 1.0).await;
+    assert!(bob.call(publish).await["publish"].is_object());
+    assert!(is_in(world.address, &world.token("carol")).await);
+    assert!(is_refused(world.address, &world.token("alice")).await);
+}
+
+#[tokio::test]
+async fn nobody_touches_the_log_of_revocations() {
+    let world = World::start(config());
+    let mut client =
+        Client::connect(world.address, &token(&world, json!({"sub": "mallory"}))).await;
+    let mut id = 1;
+    for channel in ["!revoked", "$!revoked"] {
+        for command in [
+            json!({"subscribe": {"channel": channel}}),
+            json!({"publish": {"channel": channel, "data": {"kind": "unblock", "user": "x"}}}),
+            json!({"history": {"channel": channel, "limit": 10}}),
+            json!({"presence": {"channel": channel}}),
+        ] {
+            id += 1;
+            let mut command = command;
+            command["id"] = json!(id);
+            let reply = client.call(command).await;
+            assert!(reply["error"]["code"].is_number(), "{channel}: {reply}");
+        }
+        let publish = json!({"channel": channel, "data": {"kind": "block", "user": "x"}});
+        for method in ["publish", "history", "history_remove"] {
+            let answer = api_of(world.address, "demo", method, publish.clone()).await;
+            assert!(answer["error"]["code"].is_number(), "{method}: {answer}");
+        }
+    }
+    let log = RoomRef {
+        instance: "demo".to_owned(),
+        channel: "!revoked".to_owned(),
+    };
+    // What is no revocation there is passed over.
+    world.owner.append(&log, b"{\"kind\":\"planet\"}".to_vec());
+    world.owner.append(&log, b"garbage".to_vec());
+    done(world.address, "block_user", json!({"user": "x"})).await;
+    eventually("the block", || {
+        world.metric("gb6_edge_revocations{instance=\"demo\"}") == 1.0
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_can_not_be_revoked_is_refused_in_words() {
+    let world = World::start(config());
+    for (method, body, code) in [
+        ("revoke_token", json!({"uid": ""}), 107),
+        ("revoke_token", json!({"uid": "x".repeat(256)}), 107),
+        ("revoke_token", json!({"uid": "x", "expire_at": 1}), 107),
+        ("revoke_token", json!({}), 107),
+        ("block_user", json!({"user": ""}), 107),
+        ("block_user", json!({"user": "x".repeat(256)}), 107),
+        ("block_user", json!({"user": "x", "expire_at": 1}), 107),
+        ("invalidate_user_tokens", json!({"user": ""}), 107),
+        (
+            "invalidate_user_tokens",
+            json!({"user": "x", "channel": "c"}),
+            108,
+        ),
+        ("unblock_user", json!({"user": 7}), 107),
+    ] {
+        let answer = api_of(world.address, "demo", method, body.clone()).await;
+        assert_eq!(answer["error"]["code"], code, "{method} {body}: {answer}");
+        assert!(!answer["error"]["message"].as_str().unwrap().is_empty());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_revocations_are_read_page_by_page() {
+    let world = World::start(config());
+    let log = RoomRef {
+        instance: "demo".to_owned(),
+        channel: "!revoked".to_owned(),
+    };
+    for n in 0..2_000 {
+        let block = json!({"kind": "block", "user": format!("user-{n}"), "until": null});
+        world.owner.append(&log, block.to_string().into_bytes());
+    }
+    assert!(is_refused(world.address, &world.token("user-1999")).await);
+    assert!(is_refused(world.address, &world.token("user-0")).await);
+    assert!(is_in(world.address, &world.token("user-2000")).await);
+    assert_eq!(
+        world.metric("gb6_edge_revocations{instance=\"demo\"}"),
+        2_000.0
+    );
+}
