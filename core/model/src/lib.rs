@@ -4,6 +4,7 @@
 pub mod caps;
 pub mod channel;
 pub mod codes;
+pub mod glob;
 pub mod hash;
 pub mod ids;
 pub mod limits;
@@ -15,6 +16,7 @@ mod snapshot_check;
 pub use caps::{Allow, Capability, CapabilityError, Caps};
 pub use channel::{Channel, ChannelError};
 pub use codes::{Disconnect, ErrorCode, Unsubscribed};
+pub use glob::{Glob, GlobError};
 pub use ids::{
     ChannelKey, Incarnation, InstanceEpoch, InstanceId, NodeId, Offset, Position, Role, SessionId,
     ShardEpoch, ShardId, Slot,

@@ -22,6 +22,7 @@ mod metrics;
 mod one_way;
 mod origin;
 mod pace;
+mod people;
 mod places;
 mod quic;
 mod relay;

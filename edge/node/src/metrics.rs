@@ -70,6 +70,8 @@ pub(crate) struct EdgeMetrics {
     pub(crate) api_requests: CounterFamily,
     /// Requests to the server API answered with an error, by its code.
     pub(crate) api_errors: CounterFamily,
+    /// Commands of the server API that reached a session, by what became of them.
+    pub(crate) api_commands: CounterFamily,
     /// Requests to the server API without a valid key.
     pub(crate) api_unauthorized: Counter,
 }
@@ -212,6 +214,11 @@ impl EdgeMetrics {
                 "gb6_edge_api_errors_total",
                 "Requests to the server API answered with an error, by its code.",
                 &[Label::new("code", 32)],
+            ),
+            api_commands: m.counter_family(
+                "gb6_edge_api_commands_total",
+                "Commands of the server API that reached a session: done or refused by it.",
+                &[Label::new("outcome", 4)],
             ),
             api_unauthorized: m.counter(
                 "gb6_edge_api_unauthorized_total",

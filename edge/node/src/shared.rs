@@ -29,6 +29,7 @@ use crate::http::body::BodyBytes;
 use crate::limits::Limits;
 use crate::metrics::EdgeMetrics;
 use crate::pace::Pace;
+use crate::people::People;
 use crate::places::Places;
 use crate::relay::Relays;
 use crate::revocation::Revocations;
@@ -71,6 +72,8 @@ pub(crate) struct Shared {
     pub(crate) tls: Option<TlsAcceptor>,
     pub(crate) shards: Shards,
     pub(crate) relays: Relays,
+    /// Who is connected here.
+    pub(crate) people: People,
     pub(crate) assets: AssetSource,
     /// What bodies of requests hold while they are read.
     pub(crate) body_bytes: BodyBytes,
@@ -161,6 +164,7 @@ impl Shared {
             tls: parts.tls,
             shards: parts.shards,
             relays: parts.relays,
+            people: People::default(),
             assets: parts.assets,
             body_bytes: BodyBytes::default(),
             api: ApiSessions::default(),

@@ -28,6 +28,7 @@
 
 mod history;
 mod limits;
+mod people;
 mod presence;
 mod publication;
 mod relay;
@@ -37,6 +38,7 @@ use bytes::Bytes;
 
 pub use history::*;
 pub use limits::*;
+pub use people::*;
 pub use presence::*;
 pub use publication::*;
 pub use relay::*;

@@ -18,7 +18,9 @@ use std::fmt;
 use bytes::Bytes;
 use prost::Message as _;
 
-use super::Class;
+use super::{
+    ChannelsThere, ChannelsWanted, Class, ConnectionsThere, ConnectionsWanted, UserCommand,
+};
 
 /// What a relay stream is opened with: nothing is asked for yet.
 #[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
@@ -189,7 +191,7 @@ pub enum RelayOutcome {
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct EdgeQuestion {
     /// The kind; none where it is of a later version.
-    #[prost(oneof = "QuestionKind", tags = "1")]
+    #[prost(oneof = "QuestionKind", tags = "1, 2, 3, 4")]
     pub kind: Option<QuestionKind>,
 }
 
@@ -212,6 +214,16 @@ pub enum QuestionKind {
     /// whether or not there is such a session.
     #[prost(message, tag = "1")]
     Emulation(Emulation),
+    /// A command for a user's sessions there. The answer is [`AnswerKind::Done`], whether or not
+    /// there are any.
+    #[prost(message, boxed, tag = "2")]
+    User(Box<UserCommand>),
+    /// Which channels of an instance have subscribers there.
+    #[prost(message, tag = "3")]
+    Channels(ChannelsWanted),
+    /// A user's connections there.
+    #[prost(message, tag = "4")]
+    Connections(ConnectionsWanted),
 }
 
 /// Commands for a session of another edge.
@@ -239,7 +251,7 @@ impl fmt::Debug for Emulation {
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct EdgeAnswer {
     /// The kind; none where it is of a later version.
-    #[prost(oneof = "AnswerKind", tags = "1")]
+    #[prost(oneof = "AnswerKind", tags = "1, 2, 3")]
     pub kind: Option<AnswerKind>,
 }
 
@@ -261,6 +273,12 @@ pub enum AnswerKind {
     /// It was taken; there is nothing else to say.
     #[prost(message, tag = "1")]
     Done(Done),
+    /// The channels.
+    #[prost(message, tag = "2")]
+    Channels(ChannelsThere),
+    /// The connections.
+    #[prost(message, tag = "3")]
+    Connections(ConnectionsThere),
 }
 
 /// An answer that says nothing else.

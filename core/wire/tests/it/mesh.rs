@@ -136,6 +136,92 @@ fn golden_relayed_question() {
 }
 
 #[test]
+fn golden_questions_about_people() {
+    let command = |action| EdgeQuestion {
+        kind: Some(QuestionKind::User(Box::new(UserCommand {
+            instance: "demo".into(),
+            user: "u".into(),
+            client: "c".into(),
+            session: "s".into(),
+            whitelist: vec!["k".into()],
+            action: Some(action),
+        }))),
+    };
+    let to = "0a0464656d6f 120175 1a0163 220173 2a016b";
+    let subscribe = SubscribeUser {
+        channel: "room:1".into(),
+        info: Bytes::from_static(b"1"),
+        data: Bytes::from_static(b"2"),
+        expires_unix_ms: Some(3),
+        presence: Some(false),
+        join_leave: Some(true),
+        since_offset: Some(0),
+        since_epoch: "e".into(),
+        ..SubscribeUser::default()
+    };
+    let end = DisconnectUser {
+        code: 4000,
+        reason: "r".into(),
+    };
+    let refresh = RefreshUser {
+        expired: true,
+        expires_unix_ms: Some(0),
+        info: Some(Bytes::new()),
+    };
+    for (action, golden) in [
+        (
+            UserAction::Subscribe(subscribe),
+            format!("122d {to} 3219 0a06726f6f6d3a31 120131 1a0132 2003 2800 3001 5000 5a0165"),
+        ),
+        (
+            UserAction::Unsubscribe("room:1".into()),
+            format!("121a {to} 3a06726f6f6d3a31"),
+        ),
+        (
+            UserAction::Disconnect(end),
+            format!("121a {to} 4206 08a01f 120172"),
+        ),
+        (
+            UserAction::Refresh(refresh),
+            format!("121a {to} 4a06 0801 1000 1a00"),
+        ),
+    ] {
+        let question = command(action);
+        let golden = hex(&golden);
+        assert_eq!(to_hex(&question.encode_to_vec()), to_hex(&golden));
+        assert_eq!(EdgeQuestion::decode(&*golden), Ok(question.clone()));
+        // Whoever knows a session's id can send commands to it.
+        assert!(!format!("{question:?}").contains("\"s\""));
+    }
+    let channels = EdgeQuestion {
+        kind: Some(QuestionKind::Channels(ChannelsWanted {
+            instance: "demo".into(),
+            pattern: "*".into(),
+            sums_only: true,
+        })),
+    };
+    let golden = hex("1a0b 0a0464656d6f 12012a 1801");
+    assert_eq!(to_hex(&channels.encode_to_vec()), to_hex(&golden));
+    let there = EdgeAnswer {
+        kind: Some(AnswerKind::Channels(ChannelsThere {
+            channels: vec![ChannelThere {
+                channel: "room:1".into(),
+                clients: 2,
+            }],
+            more: true,
+            channels_sum: 3,
+            subscriptions: 4,
+            clients: 5,
+            users: 6,
+            version: "v".into(),
+            uptime_s: 7,
+        })),
+    };
+    let golden = hex("121b 0a0a 0a06726f6f6d3a31 1002 1001 1803 2004 2805 3006 3a0176 4007");
+    assert_eq!(to_hex(&there.encode_to_vec()), to_hex(&golden));
+}
+
+#[test]
 fn golden_relayed_answer() {
     let done = EdgeAnswer {
         kind: Some(AnswerKind::Done(Done {})),

@@ -9,7 +9,7 @@ use serde_json::value::{RawValue, to_raw_value};
 use super::call::Call;
 use super::error::ApiError;
 use super::schema::{self, Json};
-use super::{batch, publish, revoke, rooms, rpc};
+use super::{batch, gather, publish, revoke, rooms, rpc, users};
 
 macro_rules! methods {
     ($($(#[doc = $doc:literal])+ $method:ident $name:literal: $request:ty => $result:ty, $does:path;)+) => {
@@ -74,6 +74,21 @@ methods! {
     /// Tells how many are present in a channel.
     PresenceStats "presence_stats": schema::ChannelRequest => schema::PresenceStatsResult,
         rooms::presence_stats;
+    /// Subscribes a user's sessions to a channel.
+    Subscribe "subscribe": schema::SubscribeRequest => schema::Done, users::subscribe;
+    /// Ends a subscription of a user's sessions.
+    Unsubscribe "unsubscribe": schema::UnsubscribeRequest => schema::Done, users::unsubscribe;
+    /// Ends a user's sessions.
+    Disconnect "disconnect": schema::DisconnectRequest => schema::Done, users::disconnect;
+    /// Changes when a user's sessions expire.
+    Refresh "refresh": schema::RefreshRequest => schema::Done, users::refresh;
+    /// Tells which channels have subscribers, at all edges.
+    Channels "channels": schema::ChannelsRequest => schema::ChannelsResult, gather::channels;
+    /// Tells what every edge serves of the instance.
+    Info "info": schema::InfoRequest => schema::InfoResult, gather::info;
+    /// Tells which connections a user has, at all edges.
+    Connections "connections": schema::ConnectionsRequest => schema::ConnectionsResult,
+        gather::connections;
     /// Calls a method of the server, as clients do with rpc.
     Rpc "rpc": schema::RpcRequest => schema::RpcResult, rpc::rpc;
     /// Revokes one token: connections with it end, and it opens none any more.

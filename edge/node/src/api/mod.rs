@@ -9,6 +9,7 @@ mod batch;
 mod call;
 mod error;
 mod gate;
+mod gather;
 mod methods;
 mod openapi;
 mod publish;
@@ -17,6 +18,7 @@ mod rooms;
 mod rpc;
 mod schema;
 mod session;
+mod users;
 
 use std::sync::Arc;
 

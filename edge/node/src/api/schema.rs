@@ -302,3 +302,207 @@ pub(super) struct UnblockUserRequest {
 /// Nothing to say: it was done.
 #[derive(Serialize, JsonSchema)]
 pub(super) struct Done {}
+
+/// Subscribes sessions of a user.
+#[derive(Deserialize, JsonSchema)]
+pub(super) struct SubscribeRequest {
+    /// The user; empty: anonymous people, of whom `client` or `session` must name one.
+    pub(super) user: Option<String>,
+    /// The channel.
+    pub(super) channel: String,
+    /// Info about the connection in this channel, for others.
+    pub(super) info: Option<Json>,
+    /// The same in base 64; goes before `info`.
+    pub(super) b64info: Option<String>,
+    /// Only the session with this client id.
+    pub(super) client: Option<String>,
+    /// Only the session with this session id.
+    pub(super) session: Option<String>,
+    /// Data for the client, in the push that tells it.
+    pub(super) data: Option<Json>,
+    /// The same in base 64; goes before `data`.
+    pub(super) b64data: Option<String>,
+    /// The position that the client has: it is sent what follows.
+    pub(super) recover_since: Option<StreamPosition>,
+    /// What is otherwise than the namespace has it.
+    pub(super) r#override: Option<Override>,
+    /// When the subscription expires, Unix seconds; 0: never.
+    pub(super) expire_at: Option<i64>,
+}
+
+/// Rules of the namespace that a subscription is not bound to.
+#[derive(Default, Deserialize, JsonSchema)]
+pub(super) struct Override {
+    /// Whether presence is kept.
+    pub(super) presence: Option<Switch>,
+    /// Whether its coming and going is told.
+    pub(super) join_leave: Option<Switch>,
+    /// Whether it is told of others' coming and going.
+    pub(super) force_push_join_leave: Option<Switch>,
+    /// Whether it can be recovered.
+    pub(super) force_recovery: Option<Switch>,
+    /// Whether it is told its position.
+    pub(super) force_positioning: Option<Switch>,
+}
+
+/// On or off.
+#[derive(Deserialize, JsonSchema)]
+pub(super) struct Switch {
+    /// Which.
+    pub(super) value: Option<bool>,
+}
+
+/// Ends a subscription of sessions of a user.
+#[derive(Deserialize, JsonSchema)]
+pub(super) struct UnsubscribeRequest {
+    /// The user; empty: anonymous people, of whom `client` or `session` must name one.
+    pub(super) user: Option<String>,
+    /// The channel.
+    pub(super) channel: String,
+    /// Only the session with this client id.
+    pub(super) client: Option<String>,
+    /// Only the session with this session id.
+    pub(super) session: Option<String>,
+}
+
+/// Ends sessions of a user.
+#[derive(Deserialize, JsonSchema)]
+pub(super) struct DisconnectRequest {
+    /// The user; empty: anonymous people, of whom `client` or `session` must name one.
+    pub(super) user: Option<String>,
+    /// Only the session with this client id.
+    pub(super) client: Option<String>,
+    /// Only the session with this session id.
+    pub(super) session: Option<String>,
+    /// Client ids that are kept, at most 1,000.
+    pub(super) whitelist: Option<Vec<String>>,
+    /// What the client is told; by default 3503, after which it stays away.
+    pub(super) disconnect: Option<DisconnectReason>,
+}
+
+/// A code and its reason.
+#[derive(Default, Deserialize, JsonSchema)]
+pub(super) struct DisconnectReason {
+    /// One of the protocol's codes, or 4000 to 4499 (the client comes back) or 4500 to 4999 (it
+    /// stays away).
+    pub(super) code: Option<u32>,
+    /// Plain words, at most 123 bytes.
+    pub(super) reason: Option<String>,
+}
+
+/// Changes when sessions of a user expire.
+#[derive(Deserialize, JsonSchema)]
+pub(super) struct RefreshRequest {
+    /// The user; empty: anonymous people, of whom `client` or `session` must name one.
+    pub(super) user: Option<String>,
+    /// Only the session with this client id.
+    pub(super) client: Option<String>,
+    /// Only the session with this session id.
+    pub(super) session: Option<String>,
+    /// They have expired: they end with 3005.
+    pub(super) expired: Option<bool>,
+    /// When they expire, Unix seconds; 0: never.
+    pub(super) expire_at: Option<i64>,
+    /// The connection's info from now on.
+    pub(super) info: Option<Json>,
+}
+
+/// Asks for channels with subscribers.
+#[derive(Deserialize, JsonSchema)]
+pub(super) struct ChannelsRequest {
+    /// For whole names: `*` any run of characters, `?` one, `[a-z]`, `[!a-z]`, `{a,b}`.
+    pub(super) pattern: Option<String>,
+}
+
+/// Channels with subscribers.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct ChannelsResult {
+    /// By name, at most 10,000 of each edge.
+    pub(super) channels: BTreeMap<String, ChannelInfo>,
+    /// Whether an edge has more than it named.
+    #[serde(skip_serializing_if = "is_false")]
+    pub(super) more: bool,
+    /// Edges that did not answer, by node id.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) unanswered: Vec<String>,
+}
+
+/// A channel.
+#[derive(Default, Serialize, JsonSchema)]
+pub(super) struct ChannelInfo {
+    /// Subscribers.
+    pub(super) num_clients: u32,
+}
+
+/// Asks what edges serve.
+#[derive(Deserialize, JsonSchema)]
+pub(super) struct InfoRequest {}
+
+/// What edges serve of the instance.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct InfoResult {
+    /// The edges.
+    pub(super) nodes: Vec<NodeInfo>,
+    /// Edges that did not answer, by node id.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) unanswered: Vec<String>,
+}
+
+/// An edge.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct NodeInfo {
+    /// Its node id.
+    pub(super) uid: String,
+    /// Its node id.
+    pub(super) name: String,
+    /// Its version.
+    pub(super) version: String,
+    /// Sessions of the instance.
+    pub(super) num_clients: u64,
+    /// Different users among them.
+    pub(super) num_users: u64,
+    /// Subscriptions.
+    pub(super) num_subs: u64,
+    /// Channels with subscribers.
+    pub(super) num_channels: u64,
+    /// Seconds since it started.
+    pub(super) uptime: u64,
+}
+
+/// Asks for a user's connections.
+#[derive(Deserialize, JsonSchema)]
+pub(super) struct ConnectionsRequest {
+    /// The user.
+    pub(super) user: Option<String>,
+    /// Empty: expressions are not offered.
+    pub(super) expression: Option<String>,
+}
+
+/// A user's connections.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct ConnectionsResult {
+    /// By client id, at most 10,000 of each edge.
+    pub(super) connections: BTreeMap<String, ConnectionInfo>,
+    /// Edges that did not answer, by node id.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) unanswered: Vec<String>,
+}
+
+/// A connection.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct ConnectionInfo {
+    /// What carries it: `websocket` and others.
+    pub(super) transport: String,
+    /// Its encoding: `json` or `protobuf`.
+    pub(super) protocol: String,
+    /// The user.
+    pub(super) user: String,
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference"
+)]
+fn is_false(value: &bool) -> bool {
+    !value
+}

@@ -14,6 +14,7 @@ use std::task::{Context as TaskContext, Poll};
 use bytes::Bytes;
 use gb6_core_model::{Disconnect, InstanceId};
 use gb6_core_wire::client::Dialect;
+use gb6_core_wire::mesh::ConnectionThere;
 use gb6_edge_session::{Action, Context, FrameKind, Session, SessionSeed};
 use tokio::io::ReadBuf;
 
@@ -26,6 +27,7 @@ use super::handle::{Event, SessionHandle};
 use super::outbox::{Phase, Taken};
 use crate::admission::{Permit, Unproven};
 use crate::limits::SessionLimits;
+use crate::people::{Listed, Ordered, Roll};
 use crate::places::Place;
 use crate::revocation::id_of_client;
 use crate::shards::ShardInbox;
@@ -146,6 +148,8 @@ pub(crate) struct Connection<C, F: Framing> {
     pub(super) limits: Option<Arc<SessionLimits>>,
     /// Its place among the sessions of its instance, once a token has named that.
     pub(super) counted: Option<Place>,
+    /// Its entry among the sessions of its user.
+    pub(super) listed: Option<Listed>,
     _permit: Permit,
 }
 
@@ -250,6 +254,7 @@ impl<C: Carrier, F: Framing> Connection<C, F> {
             unproven: Some(unproven),
             counted: None,
             limits: None,
+            listed: None,
             _permit: permit,
             shared,
         };
@@ -322,6 +327,34 @@ impl<C: Carrier, F: Framing> Connection<C, F> {
         self.input(now_ms, |s, cx, out| s.frame(cx, kind, commands, out));
     }
 
+    /// The application's server wants something of some of its user's sessions.
+    fn ordered(&mut self, now_ms: u64, ordered: &Ordered) {
+        let client = self.session.client();
+        if !client.is_some_and(|client| ordered.is_for(client, self.handle.secret)) {
+            return;
+        }
+        let mut done = Ok(());
+        self.input(now_ms, |s, cx, out| {
+            done = s.command(cx, ordered.command.clone(), out);
+        });
+        let outcome = match done {
+            Ok(()) => "done",
+            Err(_) => "refused",
+        };
+        self.shared.metrics.api_commands.with(&[outcome]).inc();
+    }
+
+    /// Somebody asks what it is.
+    fn describe(&self, roll: &Roll) {
+        if let Some(client) = self.session.client() {
+            roll.add(ConnectionThere {
+                client: client.to_owned(),
+                transport: self.transport.name().to_owned(),
+                protocol: self.dialect.name().to_owned(),
+            });
+        }
+    }
+
     /// Takes what waits in the outbox.
     fn take(&mut self, now_ms: u64, taken: Taken<Event>) {
         let Taken {
@@ -357,6 +390,8 @@ impl<C: Carrier, F: Framing> Connection<C, F> {
                 Event::SubscriptionVerified(request, channel, result) => {
                     self.subscription_verified(now_ms, request, &channel, *result);
                 }
+                Event::Ordered(ordered) => self.ordered(now_ms, &ordered),
+                Event::Describe(roll) => self.describe(&roll),
                 event => self.input(now_ms, |s, cx, out| match event {
                     Event::Complete(token, answer) => s.complete(cx, token, *answer, out),
                     Event::Notice(notice) => s.notice(cx, *notice, out),
@@ -366,7 +401,9 @@ impl<C: Carrier, F: Framing> Connection<C, F> {
                     | Event::Verified(..)
                     | Event::Admitted(..)
                     | Event::SubscriptionVerified(..)
-                    | Event::Cut(_) => {}
+                    | Event::Cut(_)
+                    | Event::Ordered(_)
+                    | Event::Describe(_) => {}
                 }),
             }
             if self.end != End::Open {

@@ -112,6 +112,9 @@ impl<C, F: Framing> Connection<C, F> {
         }
         self.unproven = None;
         self.counted = None;
+        if let Some(listed) = self.listed.take() {
+            self.shared.people.leave(&listed, self.handle.session);
+        }
         self.shared
             .metrics
             .sessions

@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use super::instance::{InstanceTag, SessionInstance};
 use super::outbox::{Outbox, Pushed};
 use crate::auth::{Refusal, TokenRef};
+use crate::people::{Ordered, Roll};
 use crate::revocation::{Identity, Revoked};
 use crate::shards::ShardInbox;
 use crate::wheel::Due;
@@ -42,6 +43,10 @@ pub(crate) enum Event {
     Cut(Disconnect),
     /// Its client sent commands by another connection.
     Commands(FrameKind, Bytes),
+    /// The application's server wants something of some of a user's sessions.
+    Ordered(Arc<Ordered>),
+    /// Somebody asks what it is.
+    Describe(Arc<Roll>),
 }
 
 /// A session as others hold it.

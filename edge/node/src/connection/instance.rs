@@ -6,7 +6,7 @@ use gb6_core_model::hash::stable_hash64;
 
 /// An instance's name as a number: equal names have equal ones. Two names with one number would
 /// only leave a mistake unnoticed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub(crate) struct InstanceTag(u64);
 
 impl InstanceTag {

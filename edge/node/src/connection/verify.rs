@@ -274,6 +274,10 @@ impl<C: Carrier, F: Framing> Connection<C, F> {
             };
             self.handle.identify(&revoked, identity);
         }
+        if self.listed.is_none() {
+            let people = &self.shared.people;
+            self.listed = Some(people.enter(tag, &claims.user, &self.handle));
+        }
         self.unproven = None;
         Ok(())
     }

@@ -2,20 +2,22 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use gb6_core_mesh::{Backoff, Dialer, FrameReceiver, FrameSender, OpenError};
 use gb6_core_model::NodeId;
 use gb6_core_model::snapshot::Snapshot;
 use gb6_core_wire::mesh::{
-    EdgeQuestion, FromRelay, Purpose, RelayAnswer, RelayAsked, RelayEdges, RelayFrame, RelayOpen,
-    RelayOutcome, RelayRequest, StreamOpen, ToRelay,
+    EdgeAnswer, EdgeQuestion, FromRelay, Purpose, RelayAnswer, RelayAsked, RelayEdges, RelayFrame,
+    RelayOpen, RelayOutcome, RelayRequest, StreamOpen, ToRelay,
 };
 use rand::RngExt;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-use super::{Attached, EDGES_MAX, QUEUE, relays_of};
+use super::answer::Answering;
+use super::{Attached, EDGES_MAX, LATER_MAX, QUEUE, relays_of};
 use crate::shared::Shared;
 
 /// Waits between attachments to one relay; the link below has waits of its own. A region that knows
@@ -186,17 +188,49 @@ fn changed(serving: &Serving<'_>, change: RelayEdges) -> bool {
     attached.edges.len() <= EDGES_MAX
 }
 
-fn asked_by(shared: &Arc<Shared>, sender: &FrameSender<ToRelay>, asked: RelayAsked) {
+fn asked_by(shared: &Arc<Shared>, sender: &Arc<FrameSender<ToRelay>>, asked: RelayAsked) {
+    let (to, request) = (asked.from, asked.request);
     let question = EdgeQuestion::from_bytes(asked.question);
-    let answer = question.and_then(|question| super::answer::answer(shared, &question));
-    let outcome = match answer {
-        Some(_) => RelayOutcome::Answered,
-        None => RelayOutcome::Unsupported,
+    let answering = question.and_then(|question| super::answer::answer(shared, &question));
+    let later = match answering {
+        None => {
+            let outcome = RelayOutcome::Unsupported;
+            return say(shared, sender, (to, request), outcome, None);
+        }
+        Some(Answering::Now(answer)) => {
+            let outcome = RelayOutcome::Answered;
+            return say(shared, sender, (to, request), outcome, Some(answer));
+        }
+        Some(Answering::Later(later)) => later,
     };
+    // Overflow: the question is answered `Full`.
+    let Ok(place) = shared.relays.later.clone().try_acquire_owned() else {
+        return say(shared, sender, (to, request), RelayOutcome::Full, None);
+    };
+    let patience = Duration::from_millis(u64::from(asked.within_ms)).min(LATER_MAX);
+    let (shared, sender) = (shared.clone(), sender.clone());
+    tokio::spawn(async move {
+        // Who asked has given up by then.
+        if let Ok(Some(answer)) = tokio::time::timeout(patience, later).await {
+            let outcome = RelayOutcome::Answered;
+            say(&shared, &sender, (to, request), outcome, Some(answer));
+        }
+        drop(place);
+    });
+}
+
+/// Answers the question with this number of another edge.
+fn say(
+    shared: &Shared,
+    sender: &FrameSender<ToRelay>,
+    (to, request): (String, u64),
+    outcome: RelayOutcome,
+    answer: Option<EdgeAnswer>,
+) {
     let answer = ToRelay {
         frame: Some(RelayRequest::Answer(RelayAnswer {
-            to: asked.from,
-            request: asked.request,
+            to,
+            request,
             outcome: outcome.into(),
             answer: answer.map(|a| a.to_bytes()).unwrap_or_default(),
         })),

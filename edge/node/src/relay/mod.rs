@@ -22,9 +22,10 @@ use gb6_core_wire::mesh::{
     RelayRequest, ToRelay,
 };
 use parking_lot::Mutex;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
 
+use answer::Answering;
 pub(crate) use link::run;
 
 use crate::shared::Shared;
@@ -41,6 +42,11 @@ const QUEUE: QueueLimits = QueueLimits {
 /// Nodes of each region that relay: the first of them by name, the same for every edge, so that
 /// any two edges share them. The second is there for the time in which the first is not.
 const RELAYS_PER_REGION: usize = 2;
+/// Answers that wait for what others say, and for how long they may.
+const LATER_AT_ONCE: usize = 16;
+const LATER_MAX: Duration = Duration::from_secs(5);
+/// How long this edge's own answer may still take when all others have answered or failed.
+const LATER_LEAST: Duration = Duration::from_millis(100);
 /// Edges that are remembered of one relay.
 const EDGES_MAX: usize = 65_536;
 
@@ -96,6 +102,8 @@ type Told = (NodeId, Result<EdgeAnswer, AskError>);
 pub(crate) struct Relays {
     /// This edge.
     local: NodeId,
+    /// Answers that wait for what others say.
+    later: Arc<Semaphore>,
     state: Mutex<State>,
 }
 
@@ -144,6 +152,7 @@ impl Relays {
     pub(crate) fn new(local: NodeId) -> Self {
         Self {
             local,
+            later: Arc::new(Semaphore::new(LATER_AT_ONCE)),
             state: Mutex::default(),
         }
     }
@@ -170,10 +179,6 @@ impl Relays {
 
     /// Asks this edge, every edge that a relay reaches, and every one that the placement names:
     /// of those that no relay reaches the result says so.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "for questions that concern a whole instance")
-    )]
     pub(crate) async fn ask_all(
         &self,
         shared: &Arc<Shared>,
@@ -203,16 +208,13 @@ impl Relays {
     ) -> Gathered {
         let until = Instant::now() + within;
         let mut gathered = Gathered::default();
-        if to.remove(&self.local) {
-            match answer::answer(shared, question) {
-                Some(answer) => drop(gathered.answers.insert(self.local.clone(), answer)),
-                None => drop(
-                    gathered
-                        .failed
-                        .insert(self.local.clone(), AskError::Unsupported),
-                ),
-            }
-        }
+        // Others begin meanwhile.
+        let local = match to.remove(&self.local) {
+            true => answer::answer(shared, question)
+                .ok_or(AskError::Unsupported)
+                .map(Some),
+            false => Ok(None),
+        };
         if !to.is_empty() {
             // overflow: none. One outcome of everybody who is asked has room.
             let (told, mut answers) = mpsc::channel(to.len());
@@ -236,6 +238,11 @@ impl Relays {
                 .failed
                 .extend(left.into_iter().map(|name| (name, AskError::Silent)));
         }
+        match self.answer_here(local, until).await {
+            Ok(None) => {}
+            Ok(Some(answer)) => drop(gathered.answers.insert(self.local.clone(), answer)),
+            Err(error) => drop(gathered.failed.insert(self.local.clone(), error)),
+        }
         let counted = &shared.metrics.relay_questions;
         counted
             .with(&["answered"])
@@ -244,6 +251,23 @@ impl Relays {
             counted.with(&[error.name()]).inc();
         }
         gathered
+    }
+
+    /// This edge's own answer, which was begun before the others'.
+    async fn answer_here(
+        &self,
+        begun: Result<Option<Answering>, AskError>,
+        until: Instant,
+    ) -> Result<Option<EdgeAnswer>, AskError> {
+        let later = match begun? {
+            None => return Ok(None),
+            Some(Answering::Now(answer)) => return Ok(Some(answer)),
+            Some(Answering::Later(later)) => later,
+        };
+        // What it waits for has been asked already: the others' time was its time too.
+        let until = until.max(Instant::now() + LATER_LEAST);
+        let answer = tokio::time::timeout_at(until, later).await;
+        answer.ok().flatten().map(Some).ok_or(AskError::Silent)
     }
 
     /// Sends a question to everybody by the relays that reach them, and tells at once of those to

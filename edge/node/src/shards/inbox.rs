@@ -10,6 +10,8 @@ use gb6_edge_session::{HubRequest, Request};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use super::census::Census;
+
 use crate::connection::handle::SessionHandle;
 
 /// One thing that a session wants, or that is to be known of it.
@@ -18,6 +20,8 @@ pub(crate) enum Ask {
     Request(Arc<SessionHandle>, Box<HubRequest>),
     /// The session has ended.
     Closed(SessionId),
+    /// Which rooms have subscribers here.
+    Count(Arc<Census>),
 }
 
 /// The inbox is full.
@@ -107,6 +111,16 @@ impl ShardInbox {
         let mut waiting = self.waiting.lock();
         if !waiting.closed {
             waiting.asks.push_back(Ask::Closed(session));
+        }
+        drop(waiting);
+        self.filled.notify_one();
+    }
+
+    /// Asks which rooms have subscribers. It always fits: few such questions are answered at once.
+    pub(super) fn count(&self, census: &Arc<Census>) {
+        let mut waiting = self.waiting.lock();
+        if !waiting.closed {
+            waiting.asks.push_back(Ask::Count(census.clone()));
         }
         drop(waiting);
         self.filled.notify_one();

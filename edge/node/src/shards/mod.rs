@@ -1,6 +1,7 @@
 //! The shards that this edge has to do with: one task each, made when first needed, and the links
 //! to the nodes that own them.
 
+mod census;
 mod inbox;
 mod link;
 mod out;
@@ -14,12 +15,14 @@ use futures_util::FutureExt as _;
 
 use gb6_core_mesh::{Backoff, Dialer, Endpoint};
 use gb6_core_model::snapshot::Snapshot;
-use gb6_core_model::{InstanceId, NodeId, ShardId};
+use gb6_core_model::{Glob, InstanceId, NodeId, ShardId};
 use gb6_core_obs::Samples;
 use gb6_core_wire::mesh::{RoomRef, ShardRef};
 use gb6_edge_session::{HubCounters, HubGauges};
 use parking_lot::{Mutex, RwLock};
+use tokio::sync::oneshot;
 
+use census::{Census, Found};
 pub(crate) use inbox::ShardInbox;
 
 use crate::connection::handle::Event;
@@ -98,6 +101,23 @@ impl Shards {
             }
         });
         Some(shard.inbox.clone())
+    }
+
+    /// Which rooms of an instance have subscribers here, of those that fit a pattern. The answer
+    /// comes when every shard's task has said it.
+    pub(crate) fn count(
+        &self,
+        instance: &str,
+        pattern: Option<Glob>,
+        sums_only: bool,
+    ) -> oneshot::Receiver<Found> {
+        let (census, answer) = Census::new(instance.to_owned(), pattern, sums_only);
+        let census = Arc::new(census);
+        let shards = self.shards.read();
+        for shard in shards.values().flat_map(BTreeMap::values) {
+            shard.inbox.count(&census);
+        }
+        answer
     }
 
     /// Forgets the task of an inbox: the shard gets another one when it is next asked for.

@@ -267,6 +267,7 @@ impl ShardTask {
                     self.hub.request(now, &from, *request, &mut self.out);
                 }
                 Ask::Closed(session) => self.hub.session_closed(now, session, &mut self.out),
+                Ask::Count(census) => census.add(self.hub.subscribed(&census.instance)),
             }
             if self.out.owner_full() {
                 self.send();

@@ -24,7 +24,12 @@ fn keyed(instance: &str) -> String {
 }
 
 /// The answer of a method to `instance`'s key, which must be a 200.
-async fn call_as(address: SocketAddr, instance: &str, method: &str, body: &Value) -> Value {
+pub(crate) async fn call_as(
+    address: SocketAddr,
+    instance: &str,
+    method: &str,
+    body: &Value,
+) -> Value {
     let path = format!("/api/{method}");
     let request = request(&path, &keyed(instance), &body.to_string());
     let (status, head, body) = http(address, &request).await;
@@ -33,7 +38,7 @@ async fn call_as(address: SocketAddr, instance: &str, method: &str, body: &Value
     serde_json::from_str(&body).unwrap()
 }
 
-async fn call(world: &World, method: &str, body: Value) -> Value {
+pub(crate) async fn call(world: &World, method: &str, body: Value) -> Value {
     call_as(world.address, "demo", method, &body).await
 }
 

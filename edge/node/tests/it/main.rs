@@ -6,6 +6,7 @@
 )]
 
 mod api;
+mod api_users;
 mod backlog;
 mod bad_input;
 mod body;

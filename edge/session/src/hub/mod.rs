@@ -263,6 +263,14 @@ impl<S: Clone> Hub<S> {
         }
     }
 
+    /// The rooms of an instance that have subscribers here, by name, with how many. Costs a walk over
+    /// the instance's rooms.
+    pub fn subscribed<'a>(&'a self, instance: &'a str) -> impl Iterator<Item = (&'a str, usize)> {
+        let rooms = self.rooms.of_instance(instance);
+        let rooms = rooms.filter(|room| !room.subscribers.is_empty());
+        rooms.map(|room| (room.key.channel.as_str(), room.subscribers.len()))
+    }
+
     /// Whether nothing would be lost by dropping this hub: no room, no request, no publish.
     pub fn is_idle(&self) -> bool {
         self.rooms.len() == 0 && self.ops.is_empty()

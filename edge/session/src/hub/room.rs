@@ -215,6 +215,21 @@ impl<S> Rooms<S> {
         self.by_name.len()
     }
 
+    /// The rooms of an instance, by name.
+    pub(super) fn of_instance<'a>(
+        &'a self,
+        instance: &'a str,
+    ) -> impl Iterator<Item = &'a Room<S>> {
+        let first = RoomRef {
+            instance: instance.to_owned(),
+            channel: String::new(),
+        };
+        let rooms = self.by_name.range(first..);
+        rooms
+            .take_while(move |(key, _)| key.instance == instance)
+            .filter_map(|(_, id)| self.get(*id))
+    }
+
     pub(super) fn find(&self, key: &RoomRef) -> Option<RoomId> {
         self.by_name.get(key).copied()
     }

@@ -266,6 +266,14 @@ impl Session {
         matches!(self.state, State::Closed)
     }
 
+    /// The client id of a connected session.
+    pub fn client(&self) -> Option<&str> {
+        match &self.state {
+            State::Live(live) => Some(&live.person().client),
+            _ => None,
+        }
+    }
+
     /// The instance and user of a connected session.
     pub fn identity(&self) -> Option<(&gb6_core_model::InstanceId, &str)> {
         match &self.state {

@@ -1,0 +1,254 @@
+//! The sessions of each user at this edge, so that what the application's server wants of a user finds
+//! them without a look at all sessions.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use gb6_core_model::SessionId;
+use gb6_core_wire::mesh::{CONNECTIONS_MAX, ConnectionThere};
+use gb6_edge_session::ServerCommand;
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use crate::connection::handle::{Event, SessionHandle};
+use crate::connection::instance::InstanceTag;
+
+/// Who is connected here.
+#[derive(Default)]
+pub(crate) struct People {
+    instances: Mutex<HashMap<InstanceTag, Members>>,
+}
+
+/// The sessions of one instance.
+#[derive(Default)]
+struct Members {
+    users: HashMap<Arc<str>, Vec<Arc<SessionHandle>>>,
+    /// Sessions of nobody in particular: there may be many.
+    anonymous: HashMap<SessionId, Arc<SessionHandle>>,
+    sessions: usize,
+}
+
+/// A session's entry: what is needed to take it out again.
+pub(crate) struct Listed {
+    instance: InstanceTag,
+    user: Arc<str>,
+}
+
+/// A command, and for which of a user's sessions it is.
+pub(crate) struct Ordered {
+    /// Only the one with this client id; empty: any.
+    pub(crate) client: String,
+    /// Only the one with this session id; empty: any.
+    pub(crate) session: String,
+    /// Client ids that are not meant.
+    pub(crate) whitelist: Vec<String>,
+    /// What is to be done.
+    pub(crate) command: ServerCommand,
+}
+
+impl Ordered {
+    /// Whether a session with these ids is meant.
+    pub(crate) fn is_for(&self, client: &str, secret: u128) -> bool {
+        (self.client.is_empty() || self.client == client)
+            && (self.session.is_empty() || self.session == format!("{secret:032x}"))
+            && !self.whitelist.iter().any(|kept| kept == client)
+    }
+}
+
+impl People {
+    /// Enters a session of a user; empty: anonymous.
+    pub(crate) fn enter(
+        &self,
+        instance: InstanceTag,
+        user: &str,
+        session: &Arc<SessionHandle>,
+    ) -> Listed {
+        let mut instances = self.instances.lock();
+        let members = instances.entry(instance).or_default();
+        members.sessions += 1;
+        if user.is_empty() {
+            members.anonymous.insert(session.session, session.clone());
+            let user = Arc::from("");
+            return Listed { instance, user };
+        }
+        let user = match members.users.get_key_value(user) {
+            Some((user, _)) => Arc::clone(user),
+            None => Arc::from(user),
+        };
+        let sessions = members.users.entry(Arc::clone(&user)).or_default();
+        if sessions.is_empty() {
+            sessions.reserve_exact(1);
+        }
+        sessions.push(session.clone());
+        Listed { instance, user }
+    }
+
+    /// Takes a session out.
+    pub(crate) fn leave(&self, listed: &Listed, session: SessionId) {
+        let mut instances = self.instances.lock();
+        let Some(members) = instances.get_mut(&listed.instance) else {
+            return;
+        };
+        members.sessions -= 1;
+        if listed.user.is_empty() {
+            members.anonymous.remove(&session);
+        } else if let Some(sessions) = members.users.get_mut(&listed.user) {
+            sessions.retain(|s| s.session != session);
+            if sessions.is_empty() {
+                members.users.remove(&listed.user);
+            }
+        }
+        if members.sessions == 0 {
+            instances.remove(&listed.instance);
+        }
+    }
+
+    /// The sessions of a user; empty: of anonymous people.
+    fn of(&self, instance: InstanceTag, user: &str) -> Vec<Arc<SessionHandle>> {
+        let instances = self.instances.lock();
+        let Some(members) = instances.get(&instance) else {
+            return Vec::new();
+        };
+        match user.is_empty() {
+            true => members.anonymous.values().cloned().collect(),
+            false => members.users.get(user).cloned().unwrap_or_default(),
+        }
+    }
+
+    /// Tells a user's sessions of a command; each sees for itself whether it is meant.
+    pub(crate) fn command(&self, instance: &str, user: &str, ordered: Ordered) {
+        let ordered = Arc::new(ordered);
+        for session in self.of(InstanceTag::of(instance), user) {
+            // One that has just ended needs nothing any more.
+            session.outbox.event(Event::Ordered(ordered.clone()));
+        }
+    }
+
+    /// Asks a user's sessions what they are. The answer comes when each has said it or is gone.
+    pub(crate) fn describe(
+        &self,
+        instance: &str,
+        user: &str,
+    ) -> oneshot::Receiver<Vec<ConnectionThere>> {
+        let (done, answer) = oneshot::channel();
+        let roll = Arc::new(Roll {
+            entries: Mutex::default(),
+            done: Mutex::new(Some(done)),
+        });
+        for session in self.of(InstanceTag::of(instance), user) {
+            session.outbox.event(Event::Describe(roll.clone()));
+        }
+        answer
+    }
+
+    /// Sessions of an instance, and different users among them.
+    pub(crate) fn count(&self, instance: &str) -> (usize, usize) {
+        let instances = self.instances.lock();
+        let members = instances.get(&InstanceTag::of(instance));
+        members.map_or((0, 0), |m| {
+            (
+                m.sessions,
+                m.users.len() + usize::from(!m.anonymous.is_empty()),
+            )
+        })
+    }
+}
+
+/// What sessions say of themselves; sent to who asked when the last of them has dropped it.
+pub(crate) struct Roll {
+    entries: Mutex<Vec<ConnectionThere>>,
+    done: Mutex<Option<oneshot::Sender<Vec<ConnectionThere>>>>,
+}
+
+impl Roll {
+    /// A session is this one. Overflow: it is left out.
+    pub(crate) fn add(&self, entry: ConnectionThere) {
+        let mut entries = self.entries.lock();
+        if entries.len() < CONNECTIONS_MAX {
+            entries.push(entry);
+        }
+    }
+}
+
+impl Drop for Roll {
+    fn drop(&mut self) {
+        if let Some(done) = self.done.get_mut().take() {
+            // Whoever asked may have gone.
+            let _ = done.send(std::mem::take(self.entries.get_mut()));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn session(number: u64) -> Arc<SessionHandle> {
+        Arc::new(SessionHandle::new(SessionId(number), 0xabc, None, 100))
+    }
+
+    #[test]
+    fn users_have_their_sessions_until_they_leave() {
+        let people = People::default();
+        let (demo, acme) = (InstanceTag::of("demo"), InstanceTag::of("acme"));
+        let sessions: Vec<_> = (1..=5).map(session).collect();
+        let listed = [
+            people.enter(demo, "alice", &sessions[0]),
+            people.enter(demo, "alice", &sessions[1]),
+            people.enter(demo, "bob", &sessions[2]),
+            people.enter(demo, "", &sessions[3]),
+            people.enter(acme, "alice", &sessions[4]),
+        ];
+        let of = |instance, user: &str| {
+            let sessions = people.of(instance, user).into_iter();
+            let mut numbers: Vec<u64> = sessions.map(|s| s.session.0).collect();
+            numbers.sort_unstable();
+            numbers
+        };
+        assert_eq!(of(demo, "alice"), [1, 2]);
+        assert_eq!(of(demo, ""), [4]);
+        assert_eq!(of(acme, "alice"), [5]);
+        assert!(of(acme, "bob").is_empty());
+        assert_eq!(people.count("demo"), (4, 3));
+        assert_eq!(people.count("acme"), (1, 1));
+        for (listed, session) in listed.iter().zip(&sessions) {
+            people.leave(listed, session.session);
+        }
+        assert_eq!(people.count("demo"), (0, 0));
+        assert!(people.instances.lock().is_empty());
+    }
+
+    #[test]
+    fn a_command_is_for_those_that_it_names() {
+        let ordered = |client: &str, session: &str, whitelist: &[&str]| Ordered {
+            client: client.into(),
+            session: session.into(),
+            whitelist: whitelist.iter().map(|c| (*c).into()).collect(),
+            command: ServerCommand::Disconnect(gb6_core_model::Disconnect::Shutdown.into()),
+        };
+        let id = format!("{:032x}", 0xabcu128);
+        for (order, is_for) in [
+            (ordered("", "", &[]), true),
+            (ordered("c1", "", &[]), true),
+            (ordered("c2", "", &[]), false),
+            (ordered("", &id, &[]), true),
+            (ordered("", "abc", &[]), false),
+            (ordered("", "", &["c2"]), true),
+            (ordered("", "", &["c2", "c1"]), false),
+        ] {
+            assert_eq!(order.is_for("c1", 0xabc), is_for);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_roll_is_whole_when_the_last_session_has_let_go_of_it() {
+        let people = People::default();
+        let one = session(1);
+        people.enter(InstanceTag::of("demo"), "alice", &one);
+        let mut answer = people.describe("demo", "alice");
+        assert!(answer.try_recv().is_err());
+        one.outbox.end();
+        assert_eq!(answer.await, Ok(Vec::new()));
+        assert_eq!(people.describe("demo", "nobody").await, Ok(Vec::new()));
+    }
+}
