@@ -46,9 +46,14 @@ impl Backoff {
     }
 
     fn wait(&self, failures: u32, random: &mut SmallRng) -> Duration {
-        let bound = u64::try_from(self.bound(failures).as_micros()).unwrap_or(u64::MAX);
-        Duration::from_micros(random.random_range(0..=bound))
+        even(self.bound(failures), random)
     }
+}
+
+/// A wait between 0 and `bound`.
+fn even(bound: Duration, random: &mut SmallRng) -> Duration {
+    let bound = u64::try_from(bound.as_micros()).unwrap_or(u64::MAX);
+    Duration::from_micros(random.random_range(0..=bound))
 }
 
 /// Keeps a link to one peer alive, in a task that ends when this is dropped.
@@ -132,6 +137,7 @@ impl<A: Fn() -> Option<String>> Dialling<A> {
     async fn run(mut self) {
         let mut failures = 0u32;
         loop {
+            let mut spread = Duration::ZERO;
             let address = (self.address)();
             match self.endpoint.dial(&self.node, address.as_deref()).await {
                 Ok(link) => {
@@ -140,6 +146,8 @@ impl<A: Fn() -> Option<String>> Dialling<A> {
                     let up = tokio::time::Instant::now();
                     self.current.send_replace(Some(link.clone()));
                     let reason = link.closed().await;
+                    // What the peer wished for: it knows how many come back with us.
+                    spread = Duration::from_millis(link.peer().retry_ms.into());
                     self.current.send_replace(None);
                     info!(peer = %self.node, %reason, "mesh link down");
                     if up.elapsed() >= self.backoff.settled {
@@ -155,7 +163,10 @@ impl<A: Fn() -> Option<String>> Dialling<A> {
                 }
             }
             failures = failures.saturating_add(1);
-            let wait = self.backoff.wait(failures, &mut self.random);
+            let wait = match spread > self.backoff.bound(failures) {
+                true => even(spread, &mut self.random),
+                false => self.backoff.wait(failures, &mut self.random),
+            };
             tokio::time::sleep(wait).await;
         }
     }

@@ -8,6 +8,10 @@ use crate::close::CloseCode;
 use crate::identity::{IdentityError, NodeIdentity};
 use crate::stats::FailureReason;
 
+/// The longest spread of dials that a peer may ask for, in ms: publishes wait for the link meanwhile,
+/// and are answered *outcome unknown* after 4 s.
+const RETRY_MS_MAX: u32 = 2_000;
+
 /// What this node says of itself.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct LocalNode {
@@ -21,6 +25,9 @@ pub struct LocalNode {
     pub version_min: u32,
     /// Highest protocol version that it speaks.
     pub version_max: u32,
+    /// Over how long peers that lose a link to it should spread their first dials, in ms: the more
+    /// peers, the longer. 0: they dial at once.
+    pub retry_ms: u32,
 }
 
 impl LocalNode {
@@ -32,6 +39,7 @@ impl LocalNode {
             features: Vec::new(),
             version_min: VERSION_MIN,
             version_max: VERSION,
+            retry_ms: 0,
         }
     }
 
@@ -49,6 +57,7 @@ impl LocalNode {
                 .map(|role| role.as_str().to_owned())
                 .collect(),
             incarnation: self.incarnation.0,
+            retry_ms: self.retry_ms,
         }
     }
 
@@ -95,6 +104,7 @@ impl LocalNode {
             roles,
             incarnation: Incarnation(hello.incarnation),
             version,
+            retry_ms: hello.retry_ms.min(RETRY_MS_MAX),
             features: hello
                 .features
                 .iter()
@@ -118,6 +128,8 @@ pub struct PeerInfo {
     pub version: u32,
     /// Optional features that both sides understand.
     pub features: Vec<String>,
+    /// Over how long the first dials of those who lose the link should be spread, in ms.
+    pub retry_ms: u32,
 }
 
 impl PeerInfo {

@@ -72,7 +72,8 @@ pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-/// Accepts until `stop` says so. No error ends it.
+/// Accepts until `stop` says so, while the edge drains too: whoever asks for its health then is
+/// answered, and who asks for a session is told to go elsewhere. No error ends it.
 pub(crate) async fn run(
     shared: Arc<Shared>,
     listener: TcpListener,

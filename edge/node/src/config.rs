@@ -39,6 +39,10 @@ pub struct EdgeConfig {
     /// Connections of one IPv4 address, or of one IPv6 /64; `None`: any number. Not for an edge
     /// behind a proxy, whose address all of them have.
     pub connections_per_address: Option<usize>,
+    /// Sessions that may begin each second, of a second's worth at once; `None`: any number.
+    pub connects_per_second: Option<u32>,
+    /// How long one more may wait for its turn before it is told to come back later.
+    pub connect_wait: Duration,
     /// Files kept free for everything that is no client connection.
     pub file_reserve: usize,
     /// Connections at most that have not shown a valid token; `None`: half of all. The oldest of
@@ -96,6 +100,8 @@ impl EdgeConfig {
             loopback_origins: false,
             connections_max: None,
             connections_per_address: None,
+            connects_per_second: Some(5_000),
+            connect_wait: Duration::from_secs(2),
             file_reserve: 256,
             half_open_max: None,
             handshake_timeout: Duration::from_secs(5),

@@ -109,7 +109,9 @@ pub struct EdgeHandle {
     admin_addr: Option<SocketAddr>,
     certificates: Option<Arc<Certificates>>,
     quic: Option<QuicListener>,
+    /// Of QUIC, whose clients are refused while the edge drains.
     stop_accepting: watch::Sender<bool>,
+    stop_listening: watch::Sender<bool>,
     stop: watch::Sender<bool>,
     tasks: Vec<JoinHandle<()>>,
     component: Arc<Component>,
@@ -212,15 +214,16 @@ impl Edge {
             assets: deps.assets,
             config,
         }));
-        let (stop_accepting, accepting) = watch::channel(false);
+        let (stop_accepting, _) = watch::channel(false);
         let (stop, stopped) = watch::channel(false);
+        let (stop_listening, listening) = watch::channel(false);
         let mut tasks = vec![
             tokio::spawn(relay::run(
                 shared.clone(),
                 snapshots.clone(),
                 stopped.clone(),
             )),
-            tokio::spawn(accept::run(shared.clone(), listener, accepting)),
+            tokio::spawn(accept::run(shared.clone(), listener, listening)),
             tokio::spawn(accept::sweep(shared.clone(), stopped.clone())),
             tokio::spawn(turn_wheel(shared.clone(), stopped.clone())),
             tokio::spawn(limits::run(shared.clone(), stopped.clone())),
@@ -257,6 +260,7 @@ impl Edge {
             certificates,
             quic,
             stop_accepting,
+            stop_listening,
             stop,
             tasks,
             component,
@@ -310,8 +314,9 @@ impl EdgeHandle {
         self.shared.admission.live()
     }
 
-    /// Stops accepting, tells the sessions to reconnect spread over the drain window (at once
-    /// when none is left), brings the publishes under way to an end, and stops.
+    /// Is not ready and begins no session any more, tells those that are open to reconnect, spread
+    /// over the drain window (at once when none is left), brings the publishes under way to an end,
+    /// and stops. Until then it answers for its health, and refuses sessions with 503.
     pub async fn drain(mut self) {
         self.component.not_ready("draining");
         self.shared.health.drain();
@@ -346,6 +351,7 @@ impl EdgeHandle {
         if let Some(quic) = self.quic.take() {
             quic.close().await;
         }
+        self.stop_listening.send_replace(true);
         self.stop.send_replace(true);
         for task in std::mem::take(&mut self.tasks) {
             // An error says that it was aborted or panicked: it has ended.
@@ -358,6 +364,7 @@ impl EdgeHandle {
 impl Drop for EdgeHandle {
     fn drop(&mut self) {
         self.stop_accepting.send_replace(true);
+        self.stop_listening.send_replace(true);
         self.stop.send_replace(true);
         for task in &self.tasks {
             task.abort();

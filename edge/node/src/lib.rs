@@ -14,6 +14,7 @@ mod api;
 mod clock;
 mod config;
 mod connection;
+mod connects;
 mod edge;
 mod hosts;
 mod http;

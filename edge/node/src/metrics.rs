@@ -15,6 +15,8 @@ pub(crate) struct EdgeMetrics {
     pub(crate) refused_full: Counter,
     /// Connections refused because one address or instance has too many, by which.
     pub(crate) over_limit: CounterFamily,
+    /// Sessions that wait for their turn to begin.
+    pub(crate) connects_waiting: Gauge,
     /// Connections that have not shown who they are.
     pub(crate) half_open: Gauge,
     /// Such connections dropped, by why: `evicted` for a newer one, `timeout`.
@@ -95,6 +97,10 @@ impl EdgeMetrics {
                 "Connections refused (3504) because their address or instance has too many.",
                 &[Label::new("of", 4)],
             ),
+            connects_waiting: m.gauge(
+                "gb6_edge_connects_waiting",
+                "Sessions that wait for their turn to begin, because many begin at once.",
+            ),
             half_open: m.gauge(
                 "gb6_edge_half_open",
                 "Connections that have not shown a valid token.",
@@ -135,7 +141,7 @@ impl EdgeMetrics {
             ),
             upgrades_refused: m.counter_family(
                 "gb6_edge_upgrades_refused_total",
-                "WebSocket upgrades, streams and requests of pages refused.",
+                "Sessions refused before they began.",
                 &[Label::new("why", 16)],
             ),
             sessions: m.gauge_family(

@@ -23,6 +23,7 @@ use crate::config::EdgeConfig;
 use crate::connection::driver::Transport;
 use crate::connection::handle::{Event, SessionHandle};
 use crate::connection::outbox::Pushed;
+use crate::connects::Connects;
 use crate::hosts::Hosts;
 use crate::http::assets::AssetSource;
 use crate::http::body::BodyBytes;
@@ -64,6 +65,8 @@ pub(crate) struct Shared {
     /// at once.
     pub(crate) evictions: Pace,
     pub(crate) admission: Arc<Admission>,
+    /// The rate at which sessions begin.
+    pub(crate) connects: Connects,
     /// The limits that it keeps with other edges.
     pub(crate) limits: Arc<Limits>,
     /// Connected sessions by instance.
@@ -138,6 +141,11 @@ impl Shared {
         let config = parts.config;
         let tick_ms = u64::try_from(config.tick.as_millis()).unwrap_or(u64::MAX);
         let evictions = config.hub.evictions_per_second;
+        let connects = Connects::new(
+            config.connects_per_second,
+            config.connect_wait,
+            parts.metrics.connects_waiting.clone(),
+        );
         let limits = Limits::default();
         limits.place(&parts.snapshot);
         Self {
@@ -160,6 +168,7 @@ impl Shared {
             evictions: Pace::new(evictions, evictions / 10),
             admission: parts.admission,
             by_instance: Arc::default(),
+            connects,
             limits: Arc::new(limits),
             tls: parts.tls,
             shards: parts.shards,
@@ -316,6 +325,11 @@ impl Shared {
     pub(crate) fn all(&self) -> Vec<Arc<SessionHandle>> {
         let sessions = self.sessions.lock();
         sessions.handles.iter().map(|(_, h)| h.clone()).collect()
+    }
+
+    /// Whether sessions are told to go elsewhere.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.sessions.lock().draining
     }
 
     /// All sessions that are open, while every further one is told to go elsewhere.

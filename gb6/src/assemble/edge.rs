@@ -101,6 +101,9 @@ pub(super) fn bound_clients(config: &mut EdgeConfig, clients: &ClientsTable) {
         (clients.connections_max > 0).then_some(clients.connections_max as usize);
     config.connections_per_address =
         (clients.connections_per_address > 0).then_some(clients.connections_per_address as usize);
+    config.connects_per_second =
+        (clients.connects_per_second > 0).then_some(clients.connects_per_second);
+    config.connect_wait = Duration::from_millis(clients.connect_wait.0);
     config.outbox_bytes = usize::try_from(clients.queue.0).unwrap_or(usize::MAX);
     config.write_timeout = Duration::from_millis(clients.write.0);
     config.session.ping_interval_ms = clients.ping.0;

@@ -17,6 +17,10 @@ use super::record_keys::KeyFile;
 use super::storage::Storage;
 use crate::config::RegionFile;
 
+/// Over how long edges that lose the region spread their first dials, in ms. Publishes wait for it,
+/// as they do for the start of the region itself, so it is short.
+const REATTACH_SPREAD_MS: u32 = 250;
+
 /// Runs until it is told to stop.
 pub(crate) async fn run_region(
     file: RegionFile,
@@ -33,11 +37,9 @@ pub(crate) async fn run_region(
         key: &file.mesh.key,
     };
     let tls = files.load(&file.name, Role::Region)?;
-    let endpoint = listen(
-        file.mesh.listen,
-        &tls,
-        local_node(&file.name, &[Role::Region])?,
-    )?;
+    let mut local = local_node(&file.name, &[Role::Region])?;
+    local.retry_ms = REATTACH_SPREAD_MS;
+    let endpoint = listen(file.mesh.listen, &tls, local)?;
     let http = AdminHttp::start(file.http, parts.metrics.clone(), parts.health.clone()).await?;
     parts.registrations.push(node_metrics::mesh(
         &parts.metrics,

@@ -160,6 +160,16 @@ pub(super) fn client_bounds(clients: &ClientsTable) -> Vec<(&'static str, String
     let (second, day) = (Millis(1_000), Millis(86_400_000));
     let mut problems: Vec<_> = [
         outside("clients.queue", &clients.queue, QUEUE_MIN..=QUEUE_MAX),
+        outside(
+            "clients.connects_per_second",
+            &clients.connects_per_second,
+            0..=1_000_000,
+        ),
+        outside(
+            "clients.connect_wait",
+            &clients.connect_wait,
+            Millis(0)..=Millis(10_000),
+        ),
         outside("clients.ping", &clients.ping, Millis(0)..=day),
         outside("clients.pong", &clients.pong, second..=day),
         outside("clients.connect", &clients.connect, second..=day),

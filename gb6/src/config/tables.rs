@@ -111,6 +111,11 @@ config! {
         /// Connections of one IPv4 address or IPv6 /64; further ones are disconnected (3504).
         /// 0: any number, as behind a proxy, whose address all of them have.
         connections_per_address: u32 = 0,
+        /// Sessions that may begin each second, and as many at once; 0: any number.
+        connects_per_second: u32 = 5_000,
+        /// How long one more may wait for its turn before it is told to come back later (503): at
+        /// most 10s.
+        connect_wait: Millis = Millis(2_000),
         /// Bytes that may wait for one client before it is disconnected as slow (3008): 1MiB to
         /// 64MiB.
         queue: Bytes = Bytes(limits::SESSION_QUEUE_BYTES_MAX as u64),

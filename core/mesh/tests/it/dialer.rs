@@ -127,3 +127,46 @@ async fn it_ends_with_its_endpoint() {
     let mut links = dialer.links();
     soon(async { while links.changed().await.is_ok() {} }).await;
 }
+
+/// A region that says how many come back with us is not dialled by all of them at once.
+#[tokio::test]
+async fn its_first_dial_after_a_loss_is_spread_as_the_peer_wished() {
+    let mut dialers = tokio::task::JoinSet::new();
+    for seed in 0..40 {
+        dialers.spawn(async move {
+            let network = MemoryNetwork::new();
+            let edge = network.bind(local("e1", &[Role::Edge]), timing()).unwrap();
+            let mut node = local("r1", &[Role::Region]);
+            node.retry_ms = 400;
+            let region = network.bind(node, timing()).unwrap();
+            let dialer = Dialer::start(edge.clone(), "r1".into(), || None, quick(), seed);
+            let first = next_link(&dialer).await;
+            assert_eq!(first.peer().retry_ms, 400);
+            let accepted = soon(region.accept()).await.unwrap();
+            accepted.close(CloseCode::Draining, "later");
+            soon(first.closed()).await;
+            let lost = tokio::time::Instant::now();
+            let mut links = dialer.links();
+            let another = |link: &Option<Link>| link.as_ref().is_some_and(|l| !l.same_link(&first));
+            soon(links.wait_for(another)).await.unwrap();
+            lost.elapsed()
+        });
+    }
+    let waits = dialers.join_all().await;
+    let late = Duration::from_millis(100);
+    let early = waits.iter().filter(|wait| **wait < late).count();
+    // Without the wish all would be back within a few ms.
+    assert!((1..30).contains(&early), "{waits:?}");
+}
+
+/// No peer can make this node stay away for long.
+#[tokio::test]
+async fn a_wish_that_is_too_long_is_cut() {
+    let network = MemoryNetwork::new();
+    let edge = network.bind(local("e1", &[Role::Edge]), timing()).unwrap();
+    let mut node = local("r1", &[Role::Region]);
+    node.retry_ms = u32::MAX;
+    let _region = network.bind(node, timing()).unwrap();
+    let dialer = Dialer::start(edge.clone(), "r1".into(), || None, quick(), 1);
+    assert_eq!(next_link(&dialer).await.peer().retry_ms, 2_000);
+}

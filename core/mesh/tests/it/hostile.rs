@@ -125,6 +125,7 @@ fn hello() -> Hello {
         node: "e1".into(),
         roles: vec!["edge".into()],
         incarnation: 1,
+        retry_ms: 0,
     }
 }
 

@@ -72,6 +72,9 @@ pub struct Hello {
     /// This life of the sender's process.
     #[prost(fixed64, tag = "6")]
     pub incarnation: u64,
+    /// Over how long peers that lose the link should spread their first dials, in ms; 0: at once.
+    #[prost(uint32, tag = "7")]
+    pub retry_ms: u32,
 }
 
 /// The first frame of every stream after the first: what it is for.

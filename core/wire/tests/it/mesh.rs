@@ -41,6 +41,30 @@ fn golden_deliver() {
     assert_eq!(ToEdge::decode(&*hex(DELIVER)), Ok(deliver()));
 }
 
+/// The first frame; a peer of before wishes for nothing.
+#[test]
+fn golden_hello() {
+    let hello = Hello {
+        version_min: 1,
+        version_max: 1,
+        features: Vec::new(),
+        node: "r1".into(),
+        roles: vec!["region".into()],
+        incarnation: 7,
+        retry_ms: 250,
+    };
+    let bytes = hex("0801 1001 22027231 2a06726567696f6e 310700000000000000 38fa01");
+    assert_eq!(to_hex(&hello.encode_to_vec()), to_hex(&bytes));
+    let before = Hello::decode(&bytes[..bytes.len() - 3]).unwrap();
+    assert_eq!(
+        before,
+        Hello {
+            retry_ms: 0,
+            ..hello
+        }
+    );
+}
+
 /// The stream's purpose, a question and its answer.
 #[test]
 fn golden_limits() {

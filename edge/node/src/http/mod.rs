@@ -53,8 +53,17 @@ pub(crate) async fn serve(
     request: Request<Incoming>,
 ) -> Result<Answer, TakenOver> {
     let body = BodyLength::of(&request);
-    let response = match stream::transport_at(request.uri().path()) {
-        _ if body == BodyLength::Two => ambiguous(),
+    let path = request.uri().path();
+    // What asks whether it may ask begins nothing.
+    let begins = *request.method() != Method::OPTIONS && path.starts_with(SESSIONS);
+    let transport = stream::transport_at(path);
+    if body == BodyLength::Two {
+        return Ok(finished(&shared, body, ambiguous()));
+    }
+    if begins && let Err(refused) = turn_of(&shared).await {
+        return Ok(finished(&shared, body, *refused));
+    }
+    let response = match transport {
         Some(transport) => stream::answer(&shared, &granted, transport, request)
             .await
             .inspect_err(|_| shared.metrics.http.with(&["200"]).inc())?,
@@ -130,6 +139,33 @@ fn finished(shared: &Shared, body: BodyLength, mut response: Answer) -> Answer {
 fn ambiguous() -> Answer {
     let words = "send either Content-Length or Transfer-Encoding\n";
     text(StatusCode::BAD_REQUEST, PLAIN, words.to_owned())
+}
+
+/// Where sessions begin.
+const SESSIONS: &str = "/connection/";
+
+/// Waits until a session may begin; the answer says why none may.
+async fn turn_of(shared: &Shared) -> Result<(), Refused> {
+    let refuse = |why: &'static str, words: &str, retry_after_s: u32| {
+        shared.metrics.upgrades_refused.with(&[why]).inc();
+        let mut response = text(StatusCode::SERVICE_UNAVAILABLE, PLAIN, format!("{words}\n"));
+        let headers = response.headers_mut();
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(retry_after_s));
+        // The next try should find another edge.
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        Box::new(response)
+    };
+    let draining = || refuse("drain", "this edge is stopping: connect to another", 1);
+    if shared.is_draining() {
+        return Err(draining());
+    }
+    let words = "too many clients connect at once: come back in a moment";
+    let turn = shared.connects.enter().await;
+    turn.map_err(|busy| refuse("storm", words, busy.retry_after_s))?;
+    match shared.is_draining() {
+        true => Err(draining()),
+        false => Ok(()),
+    }
 }
 
 async fn route(shared: &Arc<Shared>, granted: &Granted, request: Request<Incoming>) -> Answer {

@@ -173,6 +173,10 @@ async fn handshake(
         Ok(Err(_)) => return,
         Err(_) => return close(&connection, Disconnect::Stale.into()),
     };
+    if shared.connects.enter().await.is_err() {
+        shared.metrics.upgrades_refused.with(&["storm"]).inc();
+        return close(&connection, Disconnect::Shutdown.into());
+    }
     if shared.snapshot.load().revision == 0 {
         // No placement yet: there is nobody to be served by.
         return close(&connection, Disconnect::Shutdown.into());

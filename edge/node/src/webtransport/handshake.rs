@@ -65,7 +65,13 @@ async fn session(
     let asked = ConnectRequest::read(&mut request)
         .await
         .map_err(|_| Failed::MESSAGE)?;
-    let opening = match judge(shared, &asked) {
+    let judged = match judge(shared, &asked) {
+        Ok(_) if shared.connects.enter().await.is_err() => {
+            Err(("storm", StatusCode::SERVICE_UNAVAILABLE))
+        }
+        judged => judged,
+    };
+    let opening = match judged {
         Ok(opening) => opening,
         Err((why, status)) => {
             shared.metrics.upgrades_refused.with(&[why]).inc();

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::client::Client;
+use crate::client::{Client, http, open};
 use crate::world::{World, config, eventually, room};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -110,4 +110,42 @@ async fn the_owner_knows_that_everybody_is_gone_when_it_is_over() {
         assert_eq!(owner.clients(&room("room:1")), Vec::<String>::new());
         closed.await.unwrap();
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_edge_that_drains_is_not_ready_and_sends_new_sessions_elsewhere() {
+    let mut settings = config();
+    settings.drain_window = Duration::from_secs(2);
+    let world = World::start(settings);
+    let get = |path: &str| {
+        let head = "Connection: close\r\n\r\n";
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {}\r\n{head}", world.address);
+        async move { http(world.address, &request).await }
+    };
+    let mut clients = Vec::new();
+    for n in 0..4 {
+        clients.push(Client::connect(world.address, &world.token(&format!("u{n}"))).await);
+    }
+    let (metrics, address) = (world.metrics.clone(), world.address);
+    assert_eq!(get("/readyz").await.0, 200);
+    let drained = tokio::spawn(world.edge.drain());
+    assert_eq!(clients[0].closed().await.0, 3001);
+    let (status, _, body) = get("/readyz").await;
+    assert_eq!(status, 503, "{body}");
+    assert_eq!(get("/healthz").await.0, 200, "it lives");
+    let (status, head, body) = get("/connection/websocket").await;
+    assert_eq!(status, 503, "{body}");
+    assert!(head.to_lowercase().contains("retry-after: 1"), "{head}");
+    assert!(body.contains("stopping"), "{body}");
+    assert!(open(address, "", &[]).await.is_err());
+    let refused = "gb6_edge_upgrades_refused_total{why=\"drain\"} 2";
+    assert!(metrics.text().lines().any(|line| line == refused));
+    // The others are served until they are told.
+    let ping = json!({"id": 9, "ping": {}});
+    assert!(clients[3].call(ping).await["error"].is_null());
+    for client in &mut clients[1..] {
+        assert_eq!(client.closed().await.0, 3001);
+    }
+    drained.await.unwrap();
+    assert!(tokio::net::TcpStream::connect(address).await.is_err());
 }

@@ -204,3 +204,44 @@ async fn an_instance_has_a_rate_that_a_new_placement_changes() {
         "who makes room may"
     );
 }
+
+#[tokio::test]
+async fn more_than_may_begin_at_once_wait_or_come_back_later() {
+    let mut settings = config();
+    settings.connects_per_second = Some(10);
+    settings.connect_wait = std::time::Duration::from_millis(350);
+    let world = World::start(settings);
+    let (address, token) = (world.address, world.token("alice"));
+    let tries = (0..40).map(|_| async {
+        match open(address, "", &[]).await {
+            Ok(ws) => {
+                let mut client = Client::over(ws);
+                let connect = json!({"id": 1, "connect": {"token": token}});
+                client.send(&connect).await;
+                assert!(client.next().await["connect"].is_object());
+                Some(client)
+            }
+            Err(tokio_tungstenite::tungstenite::Error::Http(answer)) => {
+                assert_eq!(answer.status(), 503);
+                let after = answer.headers()["retry-after"].to_str().unwrap();
+                assert!((1..=4).contains(&after.parse::<u32>().unwrap()), "{after}");
+                None
+            }
+            Err(error) => panic!("{error}"),
+        }
+    });
+    let begin = std::time::Instant::now();
+    let clients: Vec<_> = futures_util::future::join_all(tries).await;
+    let served = clients.iter().flatten().count();
+    // Ten at once, and those whose turn comes soon enough; a slow machine has time for a few more.
+    let most = 10 + 4 + (begin.elapsed().as_millis() / 100) as usize;
+    assert!((13..=most).contains(&served), "{served} of {most}");
+    let refused = world.metric("gb6_edge_upgrades_refused_total{why=\"storm\"}");
+    assert_eq!(refused as usize, 40 - served);
+    assert_eq!(world.metric("gb6_edge_connects_waiting"), 0.0);
+    // Nobody else pays: health, pages, and a session when it is calm again.
+    let request = format!("GET /healthz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    assert_eq!(crate::client::http(address, &request).await.0, 200);
+    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    Client::connect(address, &token).await;
+}
