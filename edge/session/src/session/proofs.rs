@@ -264,6 +264,14 @@ impl Live {
         self.go_on(turn, proof.behind)
     }
 
+    /// The subscription has ended: a fresh token for it is not waited for any more.
+    pub(super) fn drop_refresh(&mut self, turn: &mut Turn<'_>, channel: &Channel) {
+        let refresh = |p: &Proof| matches!(p.what, What::Refresh) && p.channel == *channel;
+        if let Some(proof) = self.take_proof(refresh) {
+            turn.fail(proof.id, ErrorCode::PermissionDenied);
+        }
+    }
+
     fn take_proof(&mut self, is: impl Fn(&Proof) -> bool) -> Option<Proof> {
         let proofs = self.proofs.as_mut()?;
         let at = proofs.under_way.iter().position(is)?;

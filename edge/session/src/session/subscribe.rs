@@ -336,6 +336,7 @@ impl Live {
         then: Asked,
     ) {
         let channel = self.subscriptions.remove(at).channel;
+        self.drop_refresh(turn, &channel);
         let request = self.request(turn, id, &channel, then, Request::Unsubscribe);
         turn.hub(request);
     }
@@ -379,6 +380,7 @@ impl Live {
             return Err(Disconnect::InsufficientState);
         }
         self.subscriptions.remove(at);
+        self.drop_refresh(turn, channel);
         turn.say(&unsubscribe_push(channel, why));
         Ok(())
     }

@@ -378,6 +378,16 @@ impl Naive {
         }
     }
 
+    /// What a subscription was refreshed for has ended.
+    fn forget_refresh(&mut self, channel: &str) {
+        let mut looking = self.looking.iter();
+        let at = looking.position(|l| l.channel == channel && l.subscribe.is_none());
+        if let Some(at) = at {
+            let forgotten = self.looking.remove(at);
+            self.say(forgotten.id, Said::Error(E::PermissionDenied.code()));
+        }
+    }
+
     fn begin(&mut self, id: u32, channel: &str, recover: bool, proven: bool, server: bool) {
         self.tickets += 1;
         let ticket = self.tickets;
@@ -428,6 +438,7 @@ impl Naive {
             }
             Ask::Unsubscribe(channel) => {
                 self.give_up(channel, E::Internal);
+                self.forget_refresh(channel);
                 match self.subscriptions.remove(*channel) {
                     // What is not there has ended already.
                     None => self.say(id, Said::Unsubscribe),
@@ -589,6 +600,7 @@ impl Naive {
     /// The application's server ends a subscription.
     pub(crate) fn server_unsubscribe(&mut self, channel: &str) {
         self.give_up(channel, E::PermissionDenied);
+        self.forget_refresh(channel);
         if self.subscriptions.remove(channel).is_some() {
             self.want(0, channel, Wanted::End(2000));
         }
@@ -711,6 +723,7 @@ impl Naive {
             return Some(3010);
         }
         self.subscriptions.remove(channel);
+        self.forget_refresh(channel);
         self.say(0, Said::Ended(channel.to_owned(), 2500));
         None
     }
