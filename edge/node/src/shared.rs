@@ -64,6 +64,8 @@ pub(crate) struct Shared {
     /// Subscriptions that may be ended because the log can not continue them: the clients come back
     /// at once.
     pub(crate) evictions: Pace,
+    /// Numbers that stand for channels in pushes.
+    pub(crate) channel_numbers: ChannelNumbers,
     pub(crate) admission: Arc<Admission>,
     /// The rate at which sessions begin.
     pub(crate) connects: Connects,
@@ -108,6 +110,24 @@ impl Settings {
                 ..pinged.clone()
             },
         }
+    }
+}
+
+/// The last number given to a channel of each instance. Instances count apart, so that nobody sees
+/// how many channels another one has.
+#[derive(Default)]
+pub(crate) struct ChannelNumbers(Mutex<HashMap<String, i64>>);
+
+impl ChannelNumbers {
+    /// A number that no channel of this instance has had at this edge, from 1.
+    pub(crate) fn next(&self, instance: &str) -> i64 {
+        let mut last = self.0.lock();
+        if let Some(last) = last.get_mut(instance) {
+            *last += 1;
+            return *last;
+        }
+        last.insert(instance.to_owned(), 1);
+        1
     }
 }
 
@@ -166,6 +186,7 @@ impl Shared {
             wheel: Wheel::new(tick_ms),
             logged: Pace::new(LOGGED_PER_SECOND, LOGGED_AT_ONCE),
             evictions: Pace::new(evictions, evictions / 10),
+            channel_numbers: ChannelNumbers::default(),
             admission: parts.admission,
             by_instance: Arc::default(),
             connects,
@@ -337,5 +358,17 @@ impl Shared {
         let mut sessions = self.sessions.lock();
         sessions.draining = true;
         sessions.handles.iter().map(|(_, h)| h.clone()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn instances_count_their_channels_apart() {
+        let numbers = ChannelNumbers::default();
+        let given = ["a", "a", "b", "a", "b"].map(|instance| numbers.next(instance));
+        assert_eq!(given, [1, 2, 1, 3, 2]);
     }
 }

@@ -16,9 +16,9 @@ mod session;
 
 pub use hub::{Detach, Hub, HubConfig, HubCounters, HubGauges, HubOut};
 pub use request::{
-    Answer, HistoryAnswer, HistoryQuery, HubRequest, Notice, PresenceAnswer, PublishAnswer,
-    PublishQuery, Recent, RecoverFrom, Request, SubscribeAnswer, SubscribeQuery, TraceAnswer,
-    Version,
+    Answer, Delivery, HistoryAnswer, HistoryQuery, HubRequest, Notice, PresenceAnswer,
+    PublishAnswer, PublishQuery, Recent, RecoverFrom, Request, SubscribeAnswer, SubscribeQuery,
+    TraceAnswer, Version,
 };
 pub use session::{
     Action, Claims, CloseReason, Context, ErrorCounts, FrameKind, Overrides, RecoverSince,

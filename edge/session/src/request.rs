@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use gb6_core_model::{Channel, ErrorCode, InstanceEpoch, Offset, SessionId, Unsubscribed};
-use gb6_core_wire::client::Dialect;
+use gb6_core_wire::client::{Dialect, TagsFilter};
 use gb6_core_wire::mesh::{Person, Publication, RoomRef};
 use gb6_core_wire::record::ContentType;
 
@@ -62,6 +62,24 @@ pub struct SubscribeQuery {
     pub presence: Option<Arc<Person>>,
     /// Where to go on from; `None`: from the room's current top.
     pub recover: Option<RecoverFrom>,
+    /// What it is delivered, and in which form.
+    pub delivery: Delivery,
+}
+
+/// What of a room's events a subscriber is delivered, and in which form; by default everything,
+/// whole, in replies that name the channel.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Delivery {
+    /// Bare pushes, for a transport of one direction.
+    pub bare: bool,
+    /// A number in place of the channel's name, where the edge has one to give.
+    pub compact: bool,
+    /// Differences between publications (format fossil). Not together with `filter`.
+    pub delta: bool,
+    /// The publications that it wants; `None`: all.
+    pub filter: Option<Arc<TagsFilter>>,
+    /// Who it is, where it does not want publications of its own connection.
+    pub without_own: Option<Arc<Person>>,
 }
 
 /// The position that a client wants to go on from.
@@ -166,8 +184,10 @@ pub struct SubscribeAnswer {
     pub offset: Offset,
     /// Whether the position asked for is continued without a hole.
     pub recovered: bool,
-    /// The publications between, ascending.
+    /// The publications between, ascending; those that it does not want are left out.
     pub publications: Vec<Arc<Recent>>,
+    /// The channel's number in pushes; 0: they carry its name.
+    pub number: i64,
 }
 
 /// A durable publication.

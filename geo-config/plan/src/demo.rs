@@ -42,12 +42,15 @@ pub struct DevMesh<'a> {
 }
 
 /// The instance `demo` without a rate limit, whose namespace `room` has presence, forced join and
-/// leave pushes, forced recovery and positioning, and keeps its history for ever. It has no key.
+/// leave pushes, forced recovery and positioning, deltas, filters by tags, and keeps its history for
+/// ever. It has no key.
 pub fn demo_instance() -> Instance {
     let room = Namespace {
         presence: true,
         join_leave: true,
         force_join_leave: true,
+        delta: true,
+        tags_filter: true,
         ..Namespace::default()
     };
     Instance {

@@ -143,7 +143,7 @@ impl Object<'_> {
 }
 
 /// Writes a JSON string (RFC 8259 section 7).
-fn string(out: &mut Vec<u8>, text: &str) {
+pub(super) fn string(out: &mut Vec<u8>, text: &str) {
     out.push(b'"');
     let mut copied = 0;
     for (at, byte) in text.bytes().enumerate() {

@@ -251,3 +251,17 @@ impl From<&mesh::Publication> for Publication {
         }
     }
 }
+
+impl Publication {
+    /// As a JSON subscription with deltas is told it whole: the data are a JSON string that holds
+    /// the text of the data ([`super::json_text_of`]).
+    pub fn whole_as_text(publication: &mesh::Publication) -> Self {
+        let text = super::json_text_of(&publication.data, publication.content_type());
+        let mut data = Vec::with_capacity(text.len() + text.len() / 4 + 2);
+        super::json_write::string(&mut data, &text);
+        Publication {
+            data: data.into(),
+            ..Publication::from(publication)
+        }
+    }
+}

@@ -281,6 +281,16 @@ fn collect_one(
             g.ring_bytes as f64,
         ),
         (
+            "gb6_edge_delta_base_bytes",
+            "Bytes kept so that next publications can be told as differences.",
+            g.base_bytes as f64,
+        ),
+        (
+            "gb6_edge_filter_bytes",
+            "Bytes of subscribers' tags filters.",
+            g.filter_bytes as f64,
+        ),
+        (
             "gb6_edge_ahead_bytes",
             "Bytes of live publications kept behind gaps.",
             g.ahead_bytes as f64,
@@ -326,8 +336,23 @@ fn collect_one(
         ),
         (
             "gb6_edge_encoded_total",
-            "Publications encoded, once per dialect.",
+            "Publications encoded, once per form: dialect, direction, number or name, delta.",
             c.encoded,
+        ),
+        (
+            "gb6_edge_deltas_total",
+            "Differences between publications made, once per room and dialect at most.",
+            c.deltas,
+        ),
+        (
+            "gb6_edge_unwanted_total",
+            "Publications that a subscriber did not want: by its filter, or its own.",
+            c.unwanted,
+        ),
+        (
+            "gb6_edge_filters_refused_total",
+            "Subscribes refused because too many filters were in use.",
+            c.filters_refused,
         ),
         (
             "gb6_edge_repeated_total",

@@ -77,6 +77,11 @@ impl HubOut<Arc<SessionHandle>> for Outputs {
         shared.is_none_or(|s| s.evictions.take(s.clock.now_ms()))
     }
 
+    fn channel_number(&mut self, instance: &str) -> i64 {
+        let shared = self.shared.as_ref();
+        shared.map_or(0, |shared| shared.channel_numbers.next(instance))
+    }
+
     fn to_owner(&mut self, frame: OwnerFrame) {
         if self.to_owner.len() >= OVERFLOW_FRAMES {
             self.overflowed = true;

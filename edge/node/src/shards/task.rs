@@ -465,6 +465,8 @@ fn within_bounds(report: &Report, bounds: &HubConfig) {
     for (what, has, may) in [
         ("frames for the owner", report.owner_queue, OVERFLOW_FRAMES),
         ("bytes remembered", g.ring_bytes, bounds.ring_bytes),
+        ("bytes for deltas", g.base_bytes, bounds.base_bytes),
+        ("bytes of filters", g.filter_bytes, bounds.filter_bytes),
         ("bytes behind gaps", g.ahead_bytes, bounds.ahead_total_bytes),
         (
             "interests unanswered",
@@ -493,6 +495,8 @@ mod tests {
             owner_queue: OVERFLOW_FRAMES,
             gauges: HubGauges {
                 ring_bytes: bounds.ring_bytes,
+                base_bytes: bounds.base_bytes,
+                filter_bytes: bounds.filter_bytes,
                 ahead_bytes: bounds.ahead_total_bytes,
                 interests_unanswered: bounds.interests_in_flight,
                 ..HubGauges::default()
@@ -504,9 +508,11 @@ mod tests {
         let mut over = full;
         over.owner_queue += 1;
         over.gauges.ring_bytes += 1;
+        over.gauges.base_bytes += 1;
+        over.gauges.filter_bytes += 1;
         over.gauges.ahead_bytes += 1;
         over.gauges.interests_unanswered += 1;
         within_bounds(&over, &bounds);
-        assert_eq!(counted.of(Invariant::QueueWithinBound), 4);
+        assert_eq!(counted.of(Invariant::QueueWithinBound), 6);
     }
 }

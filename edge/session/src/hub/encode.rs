@@ -1,45 +1,65 @@
-//! Encoding once per dialect.
+//! Encoding once per form: dialect, direction of the transport, number or name of the channel, and
+//! whole or as a difference.
 
 use bytes::Bytes;
-use gb6_core_wire::client::{self, Dialect};
-use gb6_core_wire::mesh::{Person, Publication};
+use gb6_core_wire::client::{self, ChannelRef, Dialect, Event, PublicationData, Shape};
 
-/// The frames of one event, made when the first subscriber of a dialect needs them.
-#[derive(Default)]
-pub(super) struct Frames {
-    json: Option<Bytes>,
-    protobuf: Option<Bytes>,
+/// The form of one subscriber's pushes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Form {
+    pub(super) shape: Shape,
+    /// Whether the channel's number stands for its name.
+    pub(super) compact: bool,
 }
 
-impl Frames {
-    pub(super) fn get(&mut self, dialect: Dialect, encode: impl FnOnce(Dialect) -> Bytes) -> Bytes {
-        let frame = match dialect {
-            Dialect::Json => &mut self.json,
-            Dialect::Protobuf => &mut self.protobuf,
+/// Forms that there are, times the three ways of telling data.
+const KEYS: usize = 2 * 2 * 2 * 3;
+
+/// The frames of one event, each made when the first subscriber of its form needs it.
+pub(super) struct Frames<'a> {
+    channel: &'a str,
+    number: i64,
+    made: [Option<Bytes>; KEYS],
+}
+
+impl<'a> Frames<'a> {
+    /// For an event in this channel, which has this number.
+    pub(super) fn new(channel: &'a str, number: i64) -> Self {
+        Self {
+            channel,
+            number,
+            made: Default::default(),
+        }
+    }
+
+    /// The frame of `event`, which is the same event in every call.
+    pub(super) fn get(&mut self, form: Form, event: Event<'_>) -> Bytes {
+        let told = match event {
+            Event::Publication(_, PublicationData::Whole(_)) => 1,
+            Event::Publication(_, PublicationData::Delta(_)) => 2,
+            _ => 0,
         };
-        frame.get_or_insert_with(|| encode(dialect)).clone()
+        let bit = |set: bool| usize::from(set);
+        let key = (told * 2 + bit(form.compact)) * 2 + bit(form.shape.bare);
+        let key = key * 2 + bit(form.shape.dialect == Dialect::Protobuf);
+        let channel = match form.compact {
+            true => ChannelRef::Id(self.number),
+            false => ChannelRef::Name(self.channel),
+        };
+        let frame = &mut self.made[key];
+        frame
+            .get_or_insert_with(|| client::encode_live(form.shape, channel, event))
+            .clone()
     }
 
     /// Bytes of the longest.
     pub(super) fn longest(&self) -> usize {
-        let length = |frame: &Option<Bytes>| frame.as_ref().map_or(0, Bytes::len);
-        length(&self.json).max(length(&self.protobuf))
+        let made = self.made.iter().flatten();
+        made.map(Bytes::len).max().unwrap_or(0)
     }
 
     /// How many were made.
     pub(super) fn made(&self) -> u64 {
-        u64::from(self.json.is_some()) + u64::from(self.protobuf.is_some())
-    }
-}
-
-pub(super) fn publication(channel: &str, publication: &Publication, dialect: Dialect) -> Bytes {
-    client::encode_publication_push(dialect, channel, publication)
-}
-
-pub(super) fn joined_or_left(channel: &str, who: &Person, joined: bool, dialect: Dialect) -> Bytes {
-    if joined {
-        client::encode_join_push(dialect, channel, who)
-    } else {
-        client::encode_leave_push(dialect, channel, who)
+        self.made.iter().flatten().count() as u64
     }
 }

@@ -73,6 +73,10 @@ impl<S: Clone> Hub<S> {
         let Some((id, mut room)) = found.and_then(|id| Some((id, self.take_room(id)?))) else {
             return;
         };
+        if frame.offset == room.position {
+            // It is what deltas would be made against.
+            room.base = None;
+        }
         room.ring.erase(frame.offset);
         erase_ahead(&mut room.follow, frame.offset);
         if let Some(backfill) = &mut room.backfill {
@@ -90,6 +94,7 @@ impl<S: Clone> Hub<S> {
         let erasures = (self.lease.owner_incarnation(), frame.erasures);
         if room.erasures.replace(erasures) != Some(erasures) {
             room.ring.clear();
+            room.base = None;
             room.backfill = None;
         }
     }

@@ -2,13 +2,16 @@
 //! remembered here or read from the log, once for all who wait for them.
 
 use gb6_core_model::{ErrorCode, Offset, SessionId, limits};
-use gb6_core_wire::mesh::{HistoryPage, OwnerFrame, Presence};
+use gb6_core_wire::client::Shape;
+use gb6_core_wire::mesh::{HistoryPage, OwnerFrame, Presence, Publication};
 
+use super::encode::Form;
 use super::reads::Purpose;
 use super::ring::Ring;
 use super::room::{Backfill, Follow, Joiner, Member, Room, RoomId, Subscriber};
+use super::select::Special;
 use super::{Asked, Hub, HubOut, Op};
-use crate::request::{Answer, RecoverFrom, SubscribeAnswer, SubscribeQuery};
+use crate::request::{Answer, Delivery, RecoverFrom, SubscribeAnswer, SubscribeQuery};
 
 /// What can be said to a joiner now.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -112,10 +115,18 @@ impl<S: Clone> Hub<S> {
             subscriber: Subscriber {
                 session: asked.session,
                 handle: asked.handle.clone(),
-                dialect: query.dialect,
+                form: Form {
+                    shape: Shape {
+                        dialect: query.dialect,
+                        bare: query.delivery.bare,
+                    },
+                    compact: false,
+                },
                 join_leave: query.join_leave,
                 presence: query.presence,
+                special: None,
             },
+            delivery: query.delivery,
             token: asked.token,
             recover: query.recover,
         };
@@ -152,7 +163,8 @@ impl<S: Clone> Hub<S> {
         out: &mut impl HubOut<S>,
     ) {
         let Joiner {
-            subscriber,
+            mut subscriber,
+            delivery,
             token,
             recover,
         } = joiner;
@@ -160,23 +172,39 @@ impl<S: Clone> Hub<S> {
             self.counters.not_recovered += 1;
         }
         if !recovered && recover.as_ref().is_some_and(|from| from.or_fail) {
-            let failed = Answer::Failed(ErrorCode::UnrecoverablePosition);
-            out.complete(&subscriber.handle, token, failed);
-            self.members.remove(&(subscriber.session, id));
-            return self.one_less(id, room);
+            let code = ErrorCode::UnrecoverablePosition;
+            return self.turn_away(id, room, &subscriber, token, code, out);
         }
         let wanted = recover.as_ref().filter(|_| recovered);
         let start = wanted.and_then(|from| start(room, from));
-        let publications = start.map_or_else(Vec::new, |start| room.ring.after(start));
+        let mut publications = start.map_or_else(Vec::new, |start| room.ring.after(start));
         let offset = match wanted {
             Some(from) if !from.newest_only => from.offset,
             _ => room.position,
         };
+        if let Some(filter) = &delivery.filter {
+            publications.retain(|recent| filter.passes(&recent.publication.tags));
+        }
+        if delivery.compact {
+            if room.number == 0 {
+                room.number = out.channel_number(&room.key.instance);
+            }
+            subscriber.form.compact = room.number > 0;
+        }
+        let last = publications.last().map(|recent| &recent.publication);
+        match self.special(room, delivery, last) {
+            Ok(special) => subscriber.special = special,
+            Err(code) => return self.turn_away(id, room, &subscriber, token, code, out),
+        }
         let answer = Answer::Subscribed(Box::new(SubscribeAnswer {
             epoch: room.epoch.clone(),
             offset,
             recovered,
             publications,
+            number: match subscriber.form.compact {
+                true => room.number,
+                false => 0,
+            },
         }));
         out.complete(&subscriber.handle, token, answer);
         if let Some(person) = &subscriber.presence
@@ -190,6 +218,60 @@ impl<S: Clone> Hub<S> {
         let place = Member::Live(room.subscribers.len() as u32);
         self.members.insert((subscriber.session, id), place);
         room.subscribers.push(subscriber);
+    }
+
+    /// A joiner does not become a subscriber.
+    fn turn_away(
+        &mut self,
+        id: RoomId,
+        room: &mut Room<S>,
+        joiner: &Subscriber<S>,
+        token: u64,
+        code: ErrorCode,
+        out: &mut impl HubOut<S>,
+    ) {
+        out.complete(&joiner.handle, token, Answer::Failed(code));
+        self.members.remove(&(joiner.session, id));
+        self.one_less(id, room);
+    }
+
+    /// What is kept of a subscriber that is not handed everything whole; `last`: the last of the
+    /// publications that it recovers.
+    fn special(
+        &mut self,
+        room: &mut Room<S>,
+        delivery: Delivery,
+        last: Option<&Publication>,
+    ) -> Result<Option<Box<Special>>, ErrorCode> {
+        let Delivery {
+            delta,
+            filter,
+            without_own: own,
+            ..
+        } = delivery;
+        if !delta && filter.is_none() && own.is_none() {
+            return Ok(None);
+        }
+        let filter = match filter {
+            None => None,
+            Some(filter) => {
+                let left = self.config.filter_bytes.saturating_sub(self.filter_bytes);
+                let filters = room.filters.get_or_insert_default();
+                let left = left.saturating_sub(filters.bytes());
+                let added = filters.add(filter, left);
+                if added.is_none() {
+                    self.counters.filters_refused += 1;
+                }
+                Some(added.ok_or(ErrorCode::LimitExceeded)?)
+            }
+        };
+        let bytes = self.base_room();
+        let delta = delta.then(|| {
+            room.deltas += 1;
+            room.base_of_recovered(last, bytes)
+        });
+        let special = Special { filter, own, delta };
+        Ok(Some(Box::new(special)))
     }
 
     /// Answers every joiner that can be answered, and asks for what the others need.
@@ -440,7 +522,7 @@ impl<S: Clone> Hub<S> {
     }
 
     fn remove_subscriber(&mut self, id: RoomId, place: u32, out: &mut impl HubOut<S>) {
-        let Some(room) = self.rooms.get_mut(id) else {
+        let Some(mut room) = self.take_room(id) else {
             return;
         };
         let gone = room.subscribers.swap_remove(place as usize);
@@ -448,11 +530,13 @@ impl<S: Clone> Hub<S> {
             self.members
                 .insert((moved.session, id), Member::Live(place));
         }
-        if let Some(person) = &gone.presence
-            && let Some(room) = self.rooms.get(id)
-        {
-            self.tell_absent(room, person, out);
+        if let Some(special) = &gone.special {
+            room.forget_special(special);
         }
+        if let Some(person) = &gone.presence {
+            self.tell_absent(&room, person, out);
+        }
+        self.put_room(id, room);
     }
 
     /// A joiner got no answer in time.

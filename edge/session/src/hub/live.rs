@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use gb6_core_model::Offset;
+use gb6_core_wire::client::{Event, PublicationData};
 use gb6_core_wire::mesh::{Deliver, Interested, Publication};
 
-use super::encode::{self, Frames};
+use super::delta::Deltas;
+use super::encode::Frames;
 use super::room::{Follow, Room, RoomId};
 use super::{Hub, HubOut};
 use crate::request::Recent;
@@ -94,19 +96,64 @@ impl<S: Clone> Hub<S> {
     ) -> usize {
         debug_assert_eq!(publication.offset, room.position + 1);
         room.position = publication.offset;
-        let mut frames = Frames::default();
-        out.of_room(&room.key);
-        let channel = room.key.channel.as_str();
-        for subscriber in &room.subscribers {
-            let bytes = frames.get(subscriber.dialect, |dialect| {
-                encode::publication(channel, &publication, dialect)
-            });
-            out.deliver(&subscriber.handle, bytes);
-        }
-        self.counters.fan_out += room.subscribers.len() as u64;
-        self.counters.encoded += frames.made();
+        let longest = self.hand_out(room, &publication, out);
         room.ring.push(Arc::new(Recent::new(publication)));
-        frames.longest()
+        longest
+    }
+
+    /// Hands a publication to every subscriber that wants it, in its form.
+    fn hand_out(
+        &mut self,
+        room: &mut Room<S>,
+        publication: &Publication,
+        out: &mut impl HubOut<S>,
+    ) -> usize {
+        room.sent += 1;
+        let sent = room.sent;
+        out.of_room(&room.key);
+        let key = Arc::clone(&room.key);
+        let mut frames = Frames::new(&key.channel, room.number);
+        let mut deltas =
+            (room.deltas > 0).then(|| Deltas::new(room.base.as_deref(), sent, publication));
+        if let Some(filters) = &mut room.filters {
+            filters.look_at(publication);
+        }
+        let mut unwanted = 0;
+        for subscriber in &mut room.subscribers {
+            let delta;
+            let mut data = PublicationData::Plain;
+            if let Some(special) = &mut subscriber.special {
+                if !special.wants(publication, room.filters.as_deref()) {
+                    unwanted += 1;
+                    special.delta = special.delta.map(|_| sent);
+                    continue;
+                }
+                if let (Some(since), Some(deltas)) = (special.delta, &mut deltas) {
+                    delta = deltas.get(subscriber.form.shape.dialect, since);
+                    data = match &delta {
+                        Some(delta) => PublicationData::Delta(delta),
+                        None => PublicationData::Whole(deltas.text()),
+                    };
+                }
+            }
+            let event = Event::Publication(publication, data);
+            out.deliver(&subscriber.handle, frames.get(subscriber.form, event));
+        }
+        self.counters.unwanted += unwanted;
+        self.counters.fan_out += room.subscribers.len() as u64 - unwanted;
+        self.counters.encoded += frames.made();
+        let longest = frames.longest();
+        if let Some(deltas) = deltas {
+            self.counters.deltas += deltas.made();
+            let base = deltas.into_base();
+            room.keep_base(Some(base), self.base_room());
+        }
+        longest
+    }
+
+    /// Bytes that the base of a room which was taken out may have.
+    pub(super) fn base_room(&self) -> usize {
+        self.config.base_bytes.saturating_sub(self.base_bytes)
     }
 
     /// The log can not continue what the subscribers have: they are told to begin again, and the
@@ -129,6 +176,8 @@ impl<S: Clone> Hub<S> {
     pub(super) fn take_room(&mut self, id: RoomId) -> Option<Box<Room<S>>> {
         let room = self.rooms.take(id)?;
         self.ring_bytes -= room.ring.bytes();
+        self.base_bytes -= room.base_bytes();
+        self.filter_bytes -= room.filter_bytes();
         self.ahead_bytes -= room.ahead_bytes();
         self.ready_bytes -= room.ready_bytes();
         Some(room)
@@ -138,6 +187,8 @@ impl<S: Clone> Hub<S> {
     pub(super) fn put_room(&mut self, id: RoomId, mut room: Box<Room<S>>) {
         room.ring.trim_to(self.config.ring_room_bytes);
         self.ring_bytes += room.ring.bytes();
+        self.base_bytes += room.base_bytes();
+        self.filter_bytes += room.filter_bytes();
         self.ahead_bytes += room.ahead_bytes();
         self.ready_bytes += room.ready_bytes();
         self.rooms.put(id, room);

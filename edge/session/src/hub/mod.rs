@@ -7,6 +7,7 @@
 //! hand-over per subscriber. Whoever is not there yet is a joiner, not a subscriber.
 
 pub(crate) mod cost;
+mod delta;
 mod encode;
 mod erase;
 mod fill;
@@ -22,6 +23,7 @@ mod query;
 mod reads;
 mod ring;
 mod room;
+mod select;
 mod turns;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -61,6 +63,10 @@ pub struct Hub<S> {
     /// Rooms without members, with when they may go and which of their idle times is meant.
     idle: VecDeque<(u64, RoomId, u64)>,
     ring_bytes: usize,
+    /// Of what deltas are made against.
+    base_bytes: usize,
+    /// Of tags filters.
+    filter_bytes: usize,
     /// Of live publications that are kept behind gaps.
     ahead_bytes: usize,
     /// Of publications that were read to close gaps and are to be handed out.
@@ -133,6 +139,8 @@ impl<S: Clone> Hub<S> {
             },
             idle: VecDeque::new(),
             ring_bytes: 0,
+            base_bytes: 0,
+            filter_bytes: 0,
             ahead_bytes: 0,
             ready_bytes: 0,
             fills_paused: VecDeque::new(),
@@ -257,6 +265,8 @@ impl<S: Clone> Hub<S> {
                 .count(),
             at_door: self.doors.waiting(),
             ring_bytes: self.ring_bytes,
+            base_bytes: self.base_bytes,
+            filter_bytes: self.filter_bytes,
             ahead_bytes: self.ahead_bytes,
             ready_bytes: self.ready_bytes,
             evictions_waiting: self.evictions.waiting.len(),
@@ -327,6 +337,9 @@ impl<S: Clone> Hub<S> {
 
     /// Ends every subscription of a room, at the bounded pace.
     fn evict_all(&mut self, id: RoomId, room: &mut Room<S>, out: &mut impl HubOut<S>) {
+        room.filters = None;
+        room.base = None;
+        room.deltas = 0;
         for subscriber in std::mem::take(&mut room.subscribers) {
             let entry = self.next_op;
             self.next_op += 1;

@@ -28,6 +28,11 @@ pub trait HubOut<S> {
     fn may_evict(&mut self) -> bool {
         true
     }
+    /// A number for a channel of this instance, from 1, that no other channel of it has had at this
+    /// edge; 0: none is given, and pushes carry the name.
+    fn channel_number(&mut self, _instance: &str) -> i64 {
+        0
+    }
     /// Send on the shard stream. Order is kept.
     fn to_owner(&mut self, frame: OwnerFrame);
     /// Whether so much waits for the shard stream that publishes and interest are to be held back,
@@ -75,6 +80,11 @@ pub struct HubConfig {
     pub ring_room_bytes: usize,
     /// Bytes of memory for recent publications in all rooms of this hub.
     pub ring_bytes: usize,
+    /// Bytes of publications that are kept so that the next ones can be told as differences, in all
+    /// rooms of this hub.
+    pub base_bytes: usize,
+    /// Bytes of tags filters of this hub's subscribers; further ones are answered 106.
+    pub filter_bytes: usize,
     /// Bytes of live publications kept for one room while a gap before them is filled; what does
     /// not fit is read again from the log.
     pub ahead_bytes: usize,
@@ -128,6 +138,8 @@ impl Default for HubConfig {
             ring_room_bytes: limits::RECOVERY_BYTES_MAX
                 + limits::RECOVERY_PUBLICATIONS_MAX * super::ring::OVERHEAD,
             ring_bytes: 64 * 1024 * 1024,
+            base_bytes: 32 * 1024 * 1024,
+            filter_bytes: 16 * 1024 * 1024,
             ahead_bytes: 1024 * 1024,
             ahead_total_bytes: 32 * 1024 * 1024,
             fill_step_bytes: 64 * 1024,
@@ -156,8 +168,14 @@ pub struct HubCounters {
     pub delivers: u64,
     /// Frames handed to subscribers.
     pub fan_out: u64,
-    /// Publications encoded, once per dialect in use.
+    /// Publications encoded, once per form in use.
     pub encoded: u64,
+    /// Deltas made, once per publication and dialect in use.
+    pub deltas: u64,
+    /// Publications that a subscriber did not want: by its filter, or its own.
+    pub unwanted: u64,
+    /// Subscribes refused because too many filters were in use (106).
+    pub filters_refused: u64,
     /// Live publications passed over because they had been delivered before.
     pub repeated: u64,
     /// Messages that the owner said were erased.
@@ -223,6 +241,10 @@ pub struct HubGauges {
     pub at_door: usize,
     /// Bytes of recent publications kept.
     pub ring_bytes: usize,
+    /// Bytes kept so that next publications can be told as differences.
+    pub base_bytes: usize,
+    /// Bytes of tags filters.
+    pub filter_bytes: usize,
     /// Bytes of live publications kept behind gaps.
     pub ahead_bytes: usize,
     /// Bytes read to close gaps that wait to be handed out.

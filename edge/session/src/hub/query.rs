@@ -7,11 +7,12 @@
 use std::collections::BTreeMap;
 
 use gb6_core_model::{ErrorCode, InstanceEpoch, Offset};
+use gb6_core_wire::client::Event;
 use gb6_core_wire::mesh::{
     HistoryRemoved, OwnerFrame, Presence, PresenceQuery, RemoveHistory, RoomRef, TraceQuery, Traced,
 };
 
-use super::encode::{self, Frames};
+use super::encode::Frames;
 use super::turns::Turns;
 use super::{Asked, Hub, HubOut, Op};
 use crate::request::{Answer, PresenceAnswer, TraceAnswer};
@@ -282,14 +283,14 @@ impl<S: Clone> Hub<S> {
         let Some(room) = id.and_then(|id| self.rooms.get(id)) else {
             return;
         };
-        let mut frames = Frames::default();
+        let mut frames = Frames::new(&room.key.channel, room.number);
         out.of_room(&room.key);
-        let channel = room.key.channel.as_str();
+        let event = match joined {
+            true => Event::Join(&frame.person),
+            false => Event::Leave(&frame.person),
+        };
         for subscriber in room.subscribers.iter().filter(|s| s.join_leave) {
-            let bytes = frames.get(subscriber.dialect, |dialect| {
-                encode::joined_or_left(channel, &frame.person, joined, dialect)
-            });
-            out.deliver(&subscriber.handle, bytes);
+            out.deliver(&subscriber.handle, frames.get(subscriber.form, event));
         }
     }
 }

@@ -4,12 +4,14 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use gb6_core_model::{InstanceId, Offset, SessionId, hash};
-use gb6_core_wire::client::Dialect;
 use gb6_core_wire::mesh::{Person, Publication, RoomRef};
 
+use super::delta::Base;
+use super::encode::Form;
 use super::interest::Interest;
 use super::ring::Ring;
-use crate::request::RecoverFrom;
+use super::select::{Filters, Special};
+use crate::request::{Delivery, RecoverFrom};
 
 /// A room's index in [`Rooms`]; used again when the room is gone.
 pub(super) type RoomId = u32;
@@ -74,14 +76,17 @@ impl Backfill {
 pub(super) struct Subscriber<S> {
     pub(super) session: SessionId,
     pub(super) handle: S,
-    pub(super) dialect: Dialect,
+    pub(super) form: Form,
     pub(super) join_leave: bool,
     pub(super) presence: Option<Arc<Person>>,
+    /// Where it is not handed everything whole.
+    pub(super) special: Option<Box<Special>>,
 }
 
 /// A session that waits to become a subscriber.
 pub(super) struct Joiner<S> {
     pub(super) subscriber: Subscriber<S>,
+    pub(super) delivery: Delivery,
     pub(super) token: u64,
     pub(super) recover: Option<RecoverFrom>,
 }
@@ -104,6 +109,16 @@ pub(super) struct Room<S> {
     pub(super) erasures: Option<(u64, u64)>,
     pub(super) epoch: Arc<str>,
     pub(super) subscribers: Vec<Subscriber<S>>,
+    /// The channel's number in pushes, the same for all subscribers of this edge; 0: none yet.
+    pub(super) number: i64,
+    /// Counts publications that were handed out, from 1.
+    pub(super) sent: u64,
+    /// Subscribers with deltas.
+    pub(super) deltas: usize,
+    /// What they were handed last.
+    pub(super) base: Option<Box<Base>>,
+    /// Filters of subscribers, if any has one.
+    pub(super) filters: Option<Box<Filters>>,
     /// By operation, so in the order of arrival.
     pub(super) joiners: BTreeMap<u64, Joiner<S>>,
     /// The lowest offset above the position that a joiner already has.
@@ -132,6 +147,11 @@ impl<S> Room<S> {
             erasures: None,
             epoch: Arc::from(""),
             subscribers: Vec::new(),
+            number: 0,
+            sent: 1,
+            deltas: 0,
+            base: None,
+            filters: None,
             joiners: BTreeMap::new(),
             joiner_ahead: None,
             probe: None,

@@ -9,6 +9,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use gb6_core_model::{ErrorCode, limits};
+use gb6_core_wire::client::Dialect;
 
 use super::live::{Live, RecoveryBudget};
 use super::reply::Turn;
@@ -20,6 +21,11 @@ const RECOVERIES_MAX: usize = 16;
 /// Bytes that a page may bring the client's queue to, with all that may still be recovered: the
 /// rest of the queue is left to live publications.
 const QUEUE_BYTES_MAX: usize = limits::CLIENT_FRAME_OUT_BYTES_MAX;
+
+/// How often a recovered byte counts: JSON inside a JSON string is up to twice as long.
+pub(super) fn weight(as_text: bool) -> usize {
+    if as_text { 2 } else { 1 }
+}
 
 /// Region and shard of a room; `None` where the placement names none.
 type Place = Option<(String, u32)>;
@@ -157,7 +163,8 @@ impl Live {
             {
                 // What answered ones have left over; the answer is checked against the rest then.
                 from.publications_max = left.publications as usize;
-                from.bytes_max = left.bytes as usize;
+                let as_text = query.delivery.delta && query.dialect == Dialect::Json;
+                from.bytes_max = left.bytes as usize / weight(as_text);
             }
             turn.hub(next);
         }

@@ -10,6 +10,7 @@ use gb6_core_wire::mesh::Person;
 
 use super::Closes;
 use super::live::Live;
+use super::options::Options;
 use super::reply::Turn;
 use super::types::{Claims, Context, SessionSeed, TokenError, count};
 
@@ -26,6 +27,7 @@ pub(super) struct Opening {
     step: Step,
     /// What the client has of its server-side subscriptions.
     positions: BTreeMap<String, SubscribeRequest>,
+    options: Options,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -48,6 +50,7 @@ impl Opening {
             stale_at: cx.now_ms + cx.config.connect_timeout_ms,
             step: Step::Waiting,
             positions: BTreeMap::new(),
+            options: Options::default(),
         }
     }
 
@@ -61,6 +64,7 @@ impl Opening {
             stale_at: cx.now_ms + cx.config.connect_timeout_ms,
             step: Step::Refused,
             positions: BTreeMap::new(),
+            options: Options::default(),
         }
     }
 
@@ -83,6 +87,7 @@ impl Opening {
                 }
                 self.step = Step::Verifying(command.id);
                 self.positions = connect.subs.clone();
+                self.options = Options::of(connect, turn.dialect);
                 if connect.token.is_empty() {
                     let nobody = self.nobody(turn.cx).ok_or(Disconnect::BadRequest)?;
                     turn.admit(CONNECT_VERIFICATION, nobody);
@@ -148,6 +153,7 @@ impl Opening {
         let granted = std::mem::take(&mut claims.subscriptions);
         let positions = std::mem::take(&mut self.positions);
         let mut live = Box::new(Live::new(turn.cx, claims, person, self.spread));
+        live.options = self.options;
         if let Err(code) = live.join(turn, reply, granted, positions)? {
             return self.refuse(turn, id, code);
         }

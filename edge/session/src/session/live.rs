@@ -14,6 +14,7 @@ use super::Closes;
 use super::bulk::Bulk;
 use super::granted::Joining;
 use super::liveness::Times;
+use super::options::Options;
 use super::permission::Asker;
 use super::proofs::Proofs;
 use super::rate::{Bucket, Verdict};
@@ -48,6 +49,7 @@ pub(super) struct Live {
     pub(super) proofs: Option<Box<Proofs>>,
     /// How many of its commands may still fail; `None`: none has.
     errors: Option<Box<Bucket>>,
+    pub(super) options: Options,
 }
 
 // Every idle connection has one: above this, allocators hand out 320 bytes.
@@ -128,6 +130,7 @@ impl Live {
             joining: None,
             proofs: None,
             errors: None,
+            options: Options::default(),
         }
     }
 

@@ -7,10 +7,12 @@
 mod bulk;
 mod commands;
 mod connect;
+mod delivery;
 mod granted;
 mod live;
 mod liveness;
 mod message_id;
+mod options;
 mod permission;
 mod proofs;
 mod rate;

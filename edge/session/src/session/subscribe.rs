@@ -10,11 +10,13 @@ use bytes::Bytes;
 use gb6_core_model::snapshot::{ChannelKind, Namespace, RecoveryMode};
 use gb6_core_model::{Channel, Disconnect, ErrorCode, Unsubscribed, limits};
 use gb6_core_wire::client::{
-    SubscribeRequest, UnsubscribeRequest, UnsubscribeResult, subscribe_flags,
+    Dialect, SubscribeRequest, UnsubscribeRequest, UnsubscribeResult, subscribe_flags,
 };
 use gb6_core_wire::mesh::Person;
 
 use super::Closes;
+use super::bulk;
+use super::delivery::delivery;
 use super::live::{Asked, Live, RecoveryBudget};
 use super::liveness::{expires_at, seconds_until};
 use super::reply::Turn;
@@ -23,7 +25,9 @@ use super::subscription::{
     unsubscribe_push,
 };
 use super::types::{Context, SubscriptionGrant, count};
-use crate::request::{Answer, HubRequest, RecoverFrom, Request, SubscribeAnswer, SubscribeQuery};
+use crate::request::{
+    Answer, Delivery, HubRequest, RecoverFrom, Request, SubscribeAnswer, SubscribeQuery,
+};
 
 impl Live {
     /// The client wants a subscription.
@@ -37,13 +41,11 @@ impl Live {
         let token = !request.token.is_empty();
         let asker = self.asker();
         let (channel, rules) = asker.may_subscribe(snapshot, &request.channel, token)?;
-        // Map and shared-poll subscriptions are not offered, nor are filters by tags.
+        // Map and shared-poll subscriptions are not offered.
         if request.r#type != 0 {
             return Err(ErrorCode::NotAvailable);
         }
-        if !request.tf.is_empty() {
-            return Err(ErrorCode::BadRequest);
-        }
+        delivery(turn.dialect, request, rules, self.options)?;
         let Err(at) = self.find(&channel) else {
             return Err(ErrorCode::AlreadySubscribed);
         };
@@ -104,11 +106,19 @@ impl Live {
         let forced = overrides
             .force_positioning
             .unwrap_or(rules.force_positioning);
+        // Checked when it came; where the rules have changed since, what they do not allow any more
+        // is not granted. The server's own subscriptions have no such wishes.
+        let mut delivery = match told {
+            Told::Reply => delivery(turn.dialect, request, rules, self.options).unwrap_or_default(),
+            Told::Connect | Told::Push => Delivery::default(),
+        };
+        delivery.without_own = self.options.exclude_own.then(|| Arc::clone(self.person()));
         let features = Features {
             positioned: recoverable || (positions && (forced || request.positioned)),
             recoverable,
             was_recovering: recovers,
             or_fail: told == Told::Reply && request.flag & subscribe_flags::REJECT_UNRECOVERED != 0,
+            delta: delivery.delta,
         };
         let hears = overrides
             .force_push_join_leave
@@ -137,6 +147,7 @@ impl Live {
             join_leave,
             presence: (kept || told_of).then(|| Arc::clone(person.unwrap_or(self.person()))),
             recover,
+            delivery,
         }));
         let asked = Asked::Subscribe(Box::new(Subscribing {
             channel: channel.clone(),
@@ -228,19 +239,26 @@ impl Live {
                 return Err(code);
             }
         };
-        if !self.spend(&answer) {
+        let as_text = features.delta && turn.dialect == Dialect::Json;
+        if !self.spend(&answer, as_text) {
             // Others used the budget up meanwhile. The subscription stands behind what it was
             // given; the client is told so and reads the rest by history.
             let last = answer.publications.last();
             answer.offset = last.map_or(answer.offset, |p| p.publication.offset);
+            // The hub makes deltas against the last of what is not told here: another attempt has
+            // a budget of its own.
+            let based = features.delta && last.is_some();
             answer.publications.clear();
             answer.recovered = false;
-            if features.or_fail {
+            if features.or_fail || based {
                 count(&turn.cx.counters.not_recovered);
                 if let Some(at) = ours {
                     self.end_subscription(turn, at, 0, Asked::Nothing);
                 }
-                return Err(ErrorCode::UnrecoverablePosition);
+                return Err(match features.or_fail {
+                    true => ErrorCode::UnrecoverablePosition,
+                    false => ErrorCode::TooManyRequests,
+                });
             }
         }
         let mut expires = None;
@@ -260,7 +278,7 @@ impl Live {
         }
         let (channel, told) = (channel.clone(), *told);
         let ttl = expires.map(|at| seconds_until(at, turn.cx.now_ms));
-        let result = subscribe_result(&answer, what, ttl);
+        let result = subscribe_result(&answer, what, ttl, as_text);
         match told {
             Told::Reply => turn.answer(id, result),
             Told::Connect => self.joined(&channel, Ok(result)),
@@ -272,8 +290,9 @@ impl Live {
     }
 
     /// Takes what was recovered off the budget; `false`, and nothing is taken, if it is too much.
-    fn spend(&mut self, answer: &SubscribeAnswer) -> bool {
+    fn spend(&mut self, answer: &SubscribeAnswer, as_text: bool) -> bool {
         let bytes: usize = answer.publications.iter().map(|p| p.cost).sum();
+        let bytes = bytes * bulk::weight(as_text);
         let left = &mut self.recovery;
         let less = |left: u32, by: usize| left.checked_sub(u32::try_from(by).ok()?);
         let publications = less(left.publications, answer.publications.len());

@@ -84,6 +84,8 @@ pub(super) struct Features {
     pub(super) was_recovering: bool,
     /// Whether the client wants an error rather than a subscription without recovery.
     pub(super) or_fail: bool,
+    /// Whether publications are told as differences.
+    pub(super) delta: bool,
 }
 
 /// The push of a subscription that the server began, with what was recovered behind it.
@@ -114,6 +116,7 @@ pub(super) fn subscribe_result(
     answer: &SubscribeAnswer,
     what: Subscribing,
     ttl: Option<u32>,
+    as_text: bool,
 ) -> SubscribeResult {
     let features = what.features;
     let position: Option<(Offset, String)> = features
@@ -129,11 +132,16 @@ pub(super) fn subscribe_result(
         epoch,
         offset,
         publications: publications
-            .map(|recent| Publication::from(&recent.publication))
+            .map(|recent| match as_text {
+                true => Publication::whole_as_text(&recent.publication),
+                false => Publication::from(&recent.publication),
+            })
             .collect(),
         recovered: answer.recovered,
         was_recovering: features.was_recovering,
         data: what.data,
+        delta: features.delta,
+        id: answer.number,
         publish_debounce: what.debounce,
         ..SubscribeResult::default()
     }

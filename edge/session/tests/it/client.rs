@@ -1,12 +1,16 @@
-//! Clients as a hub sees them: each checks what it is handed against the owner's log.
+//! Clients as a hub sees them: each checks what it is handed against the owner's log, in the form
+//! that it asked for: it applies deltas and knows what it did not want.
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use gb6_core_model::ErrorCode;
-use gb6_core_wire::client::{Dialect, Reply, decode_replies};
+use gb6_core_wire::client::{Dialect, FilterNode, Push, Reply, TagsFilter, decode_replies, frame};
+use gb6_core_wire::fossil;
 use gb6_core_wire::mesh::{HistoryRequest, OwnerFrame, RoomRef};
-use gb6_edge_session::{Answer, Detach, HubOut, Notice};
+use gb6_edge_session::{Answer, Delivery, Detach, HubOut, Notice};
+use prost::Message as _;
+use std::sync::Arc;
 
 /// What one session is to one room.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -53,6 +57,17 @@ pub(crate) struct Clients {
     pub(crate) recovered: usize,
     pub(crate) failures: Vec<ErrorCode>,
     pub(crate) frames: Vec<(u64, Bytes)>,
+    /// Whether sessions ask for forms of their own.
+    pub(crate) varied: bool,
+    /// The last number given to a channel: of all instances, because sessions here are of several.
+    numbers: i64,
+    /// What each number stands for, as each session was told.
+    channels: BTreeMap<(u64, i64), RoomRef>,
+    /// What each subscriber with deltas was handed last.
+    bases: BTreeMap<(u64, RoomRef), Bytes>,
+    /// Offsets that a subscriber was not handed.
+    pub(crate) skipped: Vec<(u64, RoomRef, u64)>,
+    pub(crate) deltas: usize,
     /// Sessions that have closed: what comes for them is not looked at.
     pub(crate) closed: std::collections::BTreeSet<u64>,
 }
@@ -79,6 +94,40 @@ pub(crate) fn dialect_of(session: u64) -> Dialect {
     }
 }
 
+/// What a session asks for, where they differ.
+pub(crate) fn delivery_of(session: u64) -> Delivery {
+    let filter = FilterNode {
+        key: "t".into(),
+        cmp: "neq".into(),
+        val: "1".into(),
+        ..FilterNode::default()
+    };
+    let what = session / 2 % 8;
+    let own = || Arc::new(crate::hub_model::person(session));
+    Delivery {
+        bare: what == 1,
+        compact: what.is_multiple_of(2),
+        delta: matches!(what, 2 | 3 | 4 | 6),
+        filter: matches!(what, 5 | 7).then(|| Arc::new(TagsFilter::new(&filter).unwrap())),
+        without_own: matches!(what, 4 | 6 | 7).then(own),
+    }
+}
+
+/// Whether a session does not want what was written as `data`.
+pub(crate) fn unwanted(session: u64, data: &[u8]) -> bool {
+    #[derive(serde::Deserialize)]
+    struct Data {
+        n: u64,
+        s: u64,
+    }
+    let delivery = delivery_of(session);
+    let Ok(data) = serde_json::from_slice::<Data>(data) else {
+        return false;
+    };
+    (delivery.filter.is_some() && data.n % 3 == 1)
+        || (delivery.without_own.is_some() && data.s == session)
+}
+
 pub(crate) fn room(n: u8) -> RoomRef {
     RoomRef {
         instance: format!("i{}", n % 2),
@@ -100,33 +149,95 @@ impl Clients {
     }
 }
 
+impl Clients {
+    /// The pushes of a frame, in the form of this session.
+    fn pushes(&self, session: u64, frame: &Bytes) -> Vec<Push> {
+        let dialect = dialect_of(session);
+        if !(self.varied && delivery_of(session).bare) {
+            let replies = replies(dialect, frame).into_iter();
+            return replies.map(|reply| *reply.push.unwrap()).collect();
+        }
+        let payload = frame::frame_payload(frame);
+        vec![match dialect {
+            Dialect::Json => serde_json::from_slice(&payload).unwrap(),
+            Dialect::Protobuf => Push::decode_length_delimited(payload).unwrap(),
+        }]
+    }
+
+    /// A publication's data, whatever form they came in; empty where they were erased.
+    fn whole(&mut self, key: &(u64, RoomRef), delta: bool, data: Bytes) -> Bytes {
+        if !(self.varied && delivery_of(key.0).delta) {
+            assert!(!delta, "nobody asked for it");
+            return data;
+        }
+        let json = dialect_of(key.0) == Dialect::Json;
+        let told = match json {
+            true => serde_json::from_slice::<String>(&data).unwrap().into(),
+            false => data,
+        };
+        let whole = match delta {
+            true => {
+                self.deltas += 1;
+                let base = self.bases.get(key).expect("a base");
+                Bytes::from(fossil::apply(base, &told, 1 << 20).unwrap())
+            }
+            false => told,
+        };
+        self.bases.insert(key.clone(), whole.clone());
+        match json && whole == "null" {
+            true => Bytes::new(),
+            false => whole,
+        }
+    }
+}
+
 impl HubOut<u64> for Clients {
     fn deliver(&mut self, to: &u64, frame: Bytes) {
         if self.closed.contains(to) {
             return;
         }
-        let dialect = dialect_of(*to);
-        let replies = replies(dialect, &frame);
+        let pushes = self.pushes(*to, &frame);
         self.frames.push((*to, frame));
-        for reply in replies {
-            let push = reply.push.unwrap();
+        for push in pushes {
             let Some(publication) = push.publication else {
                 continue;
+            };
+            let number = (*to, push.id);
+            let channel = match push.id {
+                0 => push.channel,
+                _ => self
+                    .channels
+                    .get(&number)
+                    .expect("a number that it was told")
+                    .channel
+                    .clone(),
             };
             let key = self
                 .subs
                 .iter()
                 .find(|((s, r), sub)| {
-                    s == to && r.channel == push.channel && matches!(sub, Sub::Live { .. })
+                    s == to && r.channel == channel && matches!(sub, Sub::Live { .. })
                 })
                 .map(|(key, _)| key.clone())
-                .unwrap_or_else(|| panic!("{to} is no subscriber of {}", push.channel));
+                .unwrap_or_else(|| panic!("{to} is no subscriber of {channel}"));
             if let Some(Sub::Live { position }) = self.subs.get_mut(&key) {
-                assert_eq!(publication.offset, *position + 1, "{key:?}");
-                *position += 1;
+                assert!(publication.offset > *position, "{key:?}");
+                for offset in *position + 1..publication.offset {
+                    self.skipped.push((*to, key.1.clone(), offset));
+                }
+                *position = publication.offset;
             }
-            self.see(&key.1, publication.offset, publication.data);
+            let data = self.whole(&key, publication.delta, publication.data);
+            if self.varied && !data.is_empty() {
+                assert!(!unwanted(*to, &data), "{to} does not want {data:?}");
+            }
+            self.see(&key.1, publication.offset, data);
         }
+    }
+
+    fn channel_number(&mut self, _instance: &str) -> i64 {
+        self.numbers += 1;
+        self.numbers
     }
 
     fn complete(&mut self, to: &u64, token: u64, answer: Answer) {
@@ -163,11 +274,30 @@ impl HubOut<u64> for Clients {
                     self.recovered += 1;
                 }
                 for p in &a.publications {
-                    position += 1;
-                    assert_eq!(p.publication.offset, position);
+                    let offset = p.publication.offset;
+                    assert!(offset > position && (self.varied || offset == position + 1));
+                    let skipped = position + 1..offset;
+                    self.skipped
+                        .extend(skipped.map(|o| (session, room.clone(), o)));
+                    position = offset;
                     self.see(&room, position, p.publication.data.clone());
                 }
                 let key = (session, room);
+                self.bases.remove(&key);
+                let last = a.publications.last().map(|p| p.publication.data.clone());
+                if let Some(last) = last {
+                    let blank = last.is_empty() && dialect_of(session) == Dialect::Json;
+                    self.bases
+                        .insert(key.clone(), if blank { "null".into() } else { last });
+                }
+                assert_eq!(a.number > 0, self.varied && delivery_of(session).compact);
+                if a.number > 0 {
+                    let before = self.channels.insert((session, a.number), key.1.clone());
+                    assert!(
+                        before.is_none_or(|b| b == key.1),
+                        "one number for two channels"
+                    );
+                }
                 if self.subs.get(&key) == Some(&Sub::Asked { token }) {
                     self.subs.insert(key, Sub::Live { position });
                 }

@@ -26,6 +26,7 @@ fn subscribe(b: &mut Bench, n: u64) {
         join_leave: false,
         presence: None,
         recover: None,
+        delivery: Default::default(),
     };
     let request = HubRequest {
         token: n,

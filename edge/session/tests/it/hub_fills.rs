@@ -101,6 +101,7 @@ fn with_gaps(sessions: &[u64]) -> (Hub<u64>, Queues) {
                 join_leave: false,
                 presence: None,
                 recover: None,
+                delivery: Default::default(),
             };
             let request = HubRequest {
                 token: n,

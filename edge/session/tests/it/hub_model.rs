@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::client::{Clients, Question, Sub, dialect_of, room};
+use crate::client::{Clients, Question, Sub, delivery_of, dialect_of, room, unwanted};
 use crate::owner::Owner;
 
 const ROOMS: u8 = 3;
@@ -120,6 +120,10 @@ impl World {
                 newest_only: newest,
                 or_fail: false,
             }),
+            delivery: match self.clients.varied {
+                true => delivery_of(session),
+                false => Default::default(),
+            },
         };
         let question = Question::Subscribe {
             room: room.clone(),
@@ -131,14 +135,28 @@ impl World {
 
     pub(crate) fn publish(&mut self, session: u64, room: RoomRef) -> Bytes {
         self.written += 1;
-        let data = Bytes::from(format!("{{\"n\":{},\"s\":{session}}}", self.written));
+        let n = self.written;
+        let varied = self.clients.varied;
+        // What changes is between and cuts characters whose first bytes are the same.
+        let rest = match varied {
+            true => format!(
+                ",\"t\":\"жаба и {} ёж, 漢{}字\"",
+                ["ж", "з", "и"][n as usize % 3],
+                n % 7
+            ),
+            false => String::new(),
+        };
+        let data = Bytes::from(format!("{{\"n\":{n},\"s\":{session}{rest}}}"));
         let query = PublishQuery {
             instance_epoch: InstanceEpoch(1),
             from: Arc::new(person(session)),
             id: Bytes::new(),
             data: data.clone(),
             content_type: ContentType::Json,
-            tags: BTreeMap::new(),
+            tags: match varied {
+                true => [("t".to_owned(), (n % 3).to_string())].into(),
+                false => BTreeMap::new(),
+            },
             traceparent: String::new(),
             version: None,
         };
@@ -199,7 +217,7 @@ impl World {
             96..=98 => {
                 self.written += 1;
                 let data = Bytes::from(format!("\"w{}\"", self.written));
-                self.owner.write(&place, data, None);
+                self.owner.write(&place, data, None, BTreeMap::new());
             }
             _ => self.close(usize::from(a) % self.sessions.len()),
         }
@@ -316,8 +334,24 @@ impl World {
             let Sub::Live { position } = sub else {
                 panic!("{session} still waits for {room:?}");
             };
-            assert_eq!(*position, self.owner_top(room), "{session} in {room:?}");
+            let log = &self.owner.logs.get(room);
+            let rest = (*position + 1..=self.owner_top(room)).map(|o| log.unwrap().original(o));
+            for data in rest {
+                let unwanted = self.clients.varied && unwanted(*session, data);
+                assert!(unwanted, "{session} in {room:?} was not handed {data:?}");
+            }
         }
+        for (session, room, offset) in &self.clients.skipped {
+            let data = self.owner.logs[room].original(*offset);
+            let unwanted = self.clients.varied && unwanted(*session, data);
+            assert!(
+                unwanted,
+                "{session} was not handed {offset} of {room:?}: {data:?}"
+            );
+        }
+        let gauges = self.hub.gauges();
+        let held = (gauges.base_bytes, gauges.filter_bytes);
+        assert!(self.clients.varied || held == (0, 0), "{held:?}");
         self.check_log();
         for ((room, offset), data) in &self.clients.seen {
             assert_eq!(self.owner.logs[room].original(*offset), data);
@@ -396,6 +430,17 @@ fn small() -> HubConfig {
     }
 }
 
+/// Room for a few publications, so that some recover and what is told as a difference is bounded.
+fn varied() -> HubConfig {
+    HubConfig {
+        ring_room_bytes: 2_500,
+        ring_bytes: 5_000,
+        base_bytes: 200,
+        filter_bytes: 1_000,
+        ..small()
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, max_shrink_iters: 20_000, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
@@ -403,6 +448,23 @@ proptest! {
         steps in prop::collection::vec((0u8..100, any::<u8>(), any::<u8>()), 0..400),
     ) {
         let mut world = World::new(small(), 5);
+        for (kind, a, b) in steps {
+            world.step(kind, a, b);
+        }
+        world.heal();
+        world.check();
+        prop_assert!(!world.clients.failures.contains(&ErrorCode::BadRequest));
+    }
+
+    #[test]
+    fn every_form_says_what_is_written(
+        steps in prop::collection::vec((0u8..100, any::<u8>(), any::<u8>()), 0..400),
+        first in 0u64..16,
+    ) {
+        let mut world = World::new(varied(), 0);
+        world.clients.varied = true;
+        world.sessions = (first..first + 8).collect();
+        world.next_session = first + 8;
         for (kind, a, b) in steps {
             world.step(kind, a, b);
         }

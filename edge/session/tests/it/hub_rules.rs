@@ -25,6 +25,8 @@ pub(crate) struct Said {
     pub(crate) detached: Vec<Detach>,
     /// Frames to the owner from which on it takes no more.
     pub(crate) owner_max: Option<usize>,
+    /// The last number given to a channel, if any are given.
+    pub(crate) numbers: Option<i64>,
 }
 
 impl HubOut<u64> for Said {
@@ -36,6 +38,12 @@ impl HubOut<u64> for Said {
     }
     fn notice(&mut self, to: &u64, _notice: Notice) {
         self.notices.push(*to);
+    }
+    fn channel_number(&mut self, _instance: &str) -> i64 {
+        self.numbers.as_mut().map_or(0, |last| {
+            *last += 1;
+            *last
+        })
     }
     fn to_owner(&mut self, frame: OwnerFrame) {
         self.owner.push(frame);
@@ -117,6 +125,7 @@ impl Bench {
             join_leave,
             presence: None,
             recover,
+            delivery: Default::default(),
         };
         self.ask(0, session, Request::Subscribe(Box::new(query)));
     }
@@ -666,6 +675,7 @@ fn the_set_of_all_present_is_cut_by_number_and_by_bytes() {
                 join_leave: false,
                 presence: Some(Arc::new(who)),
                 recover: None,
+                delivery: Default::default(),
             };
             b.ask(0, n, Request::Subscribe(Box::new(query)));
             b.interested(0, 1);
@@ -739,9 +749,12 @@ fn what_is_remembered_stays_within_its_bounds() {
         world.subscribe(u64::from(n), room(n), None);
         world.flow();
         for _ in 0..30 {
-            world
-                .owner
-                .write(&room(n), Bytes::from_static(b"\"0123456789\""), None);
+            world.owner.write(
+                &room(n),
+                Bytes::from_static(b"\"0123456789\""),
+                None,
+                Default::default(),
+            );
         }
         world.flow();
         let bytes = world.hub.gauges().ring_bytes;

@@ -7,6 +7,7 @@
 mod client;
 mod hub_bounds;
 mod hub_cache;
+mod hub_delivery;
 mod hub_erase;
 mod hub_fills;
 mod hub_model;
@@ -14,6 +15,7 @@ mod hub_queries;
 mod hub_reads;
 mod hub_rules;
 mod owner;
+mod session_delivery;
 mod session_granted;
 mod session_model;
 mod session_naive;

@@ -311,7 +311,12 @@ impl Owner {
                 incarnation,
                 publish,
             } = entry;
-            let offset = self.write(&publish.room, publish.data.clone(), Some(publish.from));
+            let offset = self.write(
+                &publish.room,
+                publish.data.clone(),
+                Some(publish.from),
+                publish.tags,
+            );
             let instance = publish.room.instance.clone();
             let key = (incarnation, publish.session, publish.room);
             // One that was given up may be written after its session has ended.
@@ -332,6 +337,7 @@ impl Owner {
         room: &RoomRef,
         data: bytes::Bytes,
         from: Option<Person>,
+        tags: BTreeMap<String, String>,
     ) -> u64 {
         let log = self.logs.entry(room.clone()).or_default();
         let publication = Publication {
@@ -339,6 +345,7 @@ impl Owner {
             time: 1,
             data,
             from,
+            tags,
             ..Publication::default()
         };
         log.publications.push(publication.clone());

@@ -36,6 +36,7 @@ fn answer_to(request: &HubRequest, luck: u8) -> Answer {
                 offset: 0,
                 recovered,
                 publications: publications.filter(|_| recovered).collect(),
+                number: 0,
             }))
         }
         Request::Unsubscribe => Answer::Unsubscribed,

@@ -143,6 +143,7 @@ fn answer(heard: Heard) -> Answer {
             publications: (1..=recovered.unwrap_or(0) as u64)
                 .map(|offset| Arc::new(Recent::new(publication(offset))))
                 .collect(),
+            number: 0,
         })),
         Heard::Unsubscribed => Answer::Unsubscribed,
         Heard::Published => Answer::Published(PublishAnswer {

@@ -39,6 +39,7 @@ pub(crate) fn subscribed(offset: u64, recovered: bool, publications: Vec<Arc<Rec
         offset,
         recovered,
         publications,
+        number: 0,
     }))
 }
 

@@ -311,6 +311,7 @@ impl MoveWorld {
             join_leave: false,
             presence: None,
             recover,
+            delivery: Default::default(),
         };
         let (edge, shard, room) = (s.edge, s.shard, room(s.instance, s.room));
         let request = Request::Subscribe(Box::new(query));
