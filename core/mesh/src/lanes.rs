@@ -84,15 +84,23 @@ impl<M> Lanes<M> {
         self.state.lock().limits = limits;
     }
 
-    /// Queues `frame` of `len` encoded bytes in the lane of `class`.
-    pub(crate) fn push(&self, class: Class, frame: M, len: usize) -> Result<(), PushError<M>> {
+    /// Queues `frame` of `len` encoded bytes in the lane of `class`, where the lane then holds at
+    /// most the `share`th part of its bounds.
+    pub(crate) fn push(
+        &self,
+        share: usize,
+        class: Class,
+        frame: M,
+        len: usize,
+    ) -> Result<(), PushError<M>> {
         let mut state = self.state.lock();
         if state.refused || state.finished {
             return Err(PushError::Closed);
         }
         let limits = state.limits;
         let lane = &mut state.lanes[class as usize];
-        let fits = lane.frames.len() < limits.frames && lane.bytes + len <= limits.bytes;
+        let (frames, bytes) = (limits.frames / share, limits.bytes / share);
+        let fits = lane.frames.len() < frames && lane.bytes + len <= bytes;
         if !fits && !lane.frames.is_empty() {
             return Err(PushError::Full(frame));
         }
@@ -224,13 +232,14 @@ mod tests {
 
     #[derive(Clone, Debug)]
     enum Step {
-        Push(usize, usize),
+        Push(usize, usize, usize),
         Take(usize, usize),
     }
 
     fn step() -> impl Strategy<Value = Step> {
         prop_oneof![
-            (0..LANES, 0usize..60).prop_map(|(lane, len)| Step::Push(lane, len)),
+            (1usize..3, 0..LANES, 0usize..60)
+                .prop_map(|(share, lane, len)| Step::Push(share, lane, len)),
             (1usize..6, 1usize..120).prop_map(|(frames, bytes)| Step::Take(frames, bytes)),
         ]
     }
@@ -248,12 +257,12 @@ mod tests {
             let mut model: Vec<(usize, usize, usize)> = Vec::new();
             for (n, step) in steps.into_iter().enumerate() {
                 match step {
-                    Step::Push(lane, len) => {
+                    Step::Push(share, lane, len) => {
                         let there = || model.iter().filter(|frame| frame.0 == lane);
                         let fits = there().count() == 0
-                            || there().count() < frames
-                                && there().map(|frame| frame.2).sum::<usize>() + len <= bytes;
-                        match lanes.push(CLASSES[lane], n, len) {
+                            || there().count() < frames / share
+                                && there().map(|frame| frame.2).sum::<usize>() + len <= bytes / share;
+                        match lanes.push(share, CLASSES[lane], n, len) {
                             Ok(()) => prop_assert!(fits),
                             Err(PushError::Full(frame)) => prop_assert!(!fits && frame == n),
                             Err(PushError::Closed) => prop_assert!(false),
@@ -292,7 +301,7 @@ mod tests {
                 model.clear();
             }
             lanes.finish();
-            prop_assert!(matches!(lanes.push(Class::Control, 0, 0), Err(PushError::Closed)));
+            prop_assert!(matches!(lanes.push(1, Class::Control, 0, 0), Err(PushError::Closed)));
             let (taken, more) = lanes.take(usize::MAX, usize::MAX, |_, _| ());
             prop_assert_eq!((taken, more), (model.len(), false));
         }

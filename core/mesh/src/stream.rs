@@ -176,14 +176,24 @@ impl<M: Message + 'static> FrameSender<M> {
     /// # Errors
     /// The lane is full (the frame comes back), the frame is too large, or the stream is closed.
     pub fn try_send(&self, class: Class, frame: M) -> Result<(), TrySendError<M>> {
-        let result = self.offer(class, frame);
+        let result = self.offer(1, class, frame);
         if matches!(result, Err(TrySendError::Full(_))) {
             self.link.stats().queue_full.add(1);
         }
         result
     }
 
-    fn offer(&self, class: Class, frame: M) -> Result<(), TrySendError<M>> {
+    /// Queues a frame that may be lost: without waiting, and only where its lane is then at most half
+    /// full, so that it is the first to go.
+    ///
+    /// # Errors
+    /// The lane is half full (the frame comes back), the frame is too large, or the stream is
+    /// closed.
+    pub fn try_send_spare(&self, class: Class, frame: M) -> Result<(), TrySendError<M>> {
+        self.offer(2, class, frame)
+    }
+
+    fn offer(&self, share: usize, class: Class, frame: M) -> Result<(), TrySendError<M>> {
         let bytes = frame.encoded_len();
         if bytes > MESH_FRAME_BYTES_MAX {
             return Err(TrySendError::TooLarge { bytes });
@@ -192,7 +202,7 @@ impl<M: Message + 'static> FrameSender<M> {
             return Err(TrySendError::Closed);
         }
         self.lanes
-            .push(class, frame, bytes)
+            .push(share, class, frame, bytes)
             .map_err(|error| match error {
                 PushError::Full(frame) => TrySendError::Full(frame),
                 PushError::Closed => TrySendError::Closed,
@@ -213,7 +223,7 @@ impl<M: Message + 'static> FrameSender<M> {
         loop {
             let mut drained = pin!(self.lanes.drained.notified());
             drained.as_mut().enable();
-            frame = match self.offer(class, frame) {
+            frame = match self.offer(1, class, frame) {
                 Ok(()) => return Ok(()),
                 Err(TrySendError::Full(frame)) => frame,
                 Err(TrySendError::TooLarge { bytes }) => return Err(SendError::TooLarge { bytes }),

@@ -14,6 +14,7 @@ pub mod log;
 pub mod memory;
 pub mod retention;
 pub mod rooms;
+pub mod signals;
 
 pub use completion::{Completion, wait};
 pub use error::StoreError;
@@ -24,3 +25,4 @@ pub use log::{
     RetentionPlan, SegmentPlan, ShardLog,
 };
 pub use rooms::{RoomEntry, RoomStore};
+pub use signals::{SignalSink, Signals};

@@ -118,6 +118,9 @@ pub struct PublishQuery {
     pub traceparent: String,
     /// Write it only if it is newer than what was written; `None`: in any case.
     pub version: Option<Version>,
+    /// Whether its channel keeps nothing: it is delivered at most once and gets no offset. It has
+    /// no `id` then.
+    pub signal: bool,
 }
 
 /// The version of a publication among those of its room.
@@ -159,7 +162,7 @@ pub enum Answer {
     Subscribed(Box<SubscribeAnswer>),
     /// To `Unsubscribe`: nothing of the room follows.
     Unsubscribed,
-    /// To `Publish`: it is durable.
+    /// To `Publish`: it is durable; a signal was handed on, and has no offset.
     Published(PublishAnswer),
     /// To `Presence`.
     Presence(Box<PresenceAnswer>),
@@ -191,7 +194,7 @@ pub struct SubscribeAnswer {
 }
 
 /// A durable publication.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct PublishAnswer {
     /// Its offset.
     pub offset: Offset,

@@ -130,6 +130,7 @@ pub(crate) async fn run_dev(config: DevConfig, stop: Stop) -> anyhow::Result<()>
             open_log: storage.open_log(),
             rooms: storage.rooms(&mut parts)?,
             limiter: Arc::new(MemoryRateLimiter::default()),
+            signals: storage.signals(),
             keys,
             metrics: parts.metrics.clone(),
             health: parts.health.clone(),

@@ -65,6 +65,7 @@ pub(crate) async fn run_region(
             open_log: storage.open_log(),
             rooms: storage.rooms(&mut parts)?,
             limiter: Arc::new(MemoryRateLimiter::default()),
+            signals: storage.signals(),
             keys: record_keys,
             metrics: parts.metrics.clone(),
             health: parts.health.clone(),

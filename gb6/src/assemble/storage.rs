@@ -6,10 +6,10 @@ use std::sync::{Arc, Weak};
 use anyhow::Context;
 use gb6_core_model::ShardId;
 use gb6_core_obs::{Metrics, Registration};
-use gb6_core_ports::{RoomStore, ShardLog, StoreError};
+use gb6_core_ports::{RoomStore, ShardLog, Signals, StoreError};
 use gb6_region_node::OpenLog;
 use gb6_region_stores_embedded::{
-    DataDir, EmbeddedShardLog, FjallRooms, LogConfig, RealVfs, RoomsConfig,
+    DataDir, EmbeddedShardLog, FjallRooms, LocalSignals, LogConfig, RealVfs, RoomsConfig,
 };
 use parking_lot::Mutex;
 
@@ -81,6 +81,11 @@ impl Storage {
             move || counted.resets(),
         ));
         Ok(rooms)
+    }
+
+    /// The signals of channels that keep nothing: in the memory of the shards' owner.
+    pub(super) fn signals(&self) -> Arc<dyn Signals> {
+        Arc::new(LocalSignals::new())
     }
 
     /// The logs' counters on `/metrics`.

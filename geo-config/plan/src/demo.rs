@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use gb6_core_model::snapshot::{
-    Instance, Key, KeyAlgorithm, KeyUse, Namespace, Node, Region, Snapshot,
+    ChannelKind, Instance, Key, KeyAlgorithm, KeyUse, Namespace, Node, Region, Snapshot,
 };
 use gb6_core_model::{InstanceEpoch, InstanceId, NodeId, Role, limits};
 
@@ -43,7 +43,7 @@ pub struct DevMesh<'a> {
 
 /// The instance `demo` without a rate limit, whose namespace `room` has presence, forced join and
 /// leave pushes, forced recovery and positioning, deltas, filters by tags, and keeps its history for
-/// ever. It has no key.
+/// ever; channels of `signal` are the same and keep nothing. It has no key.
 pub fn demo_instance() -> Instance {
     let room = Namespace {
         presence: true,
@@ -53,11 +53,15 @@ pub fn demo_instance() -> Instance {
         tags_filter: true,
         ..Namespace::default()
     };
+    let signal = Namespace {
+        kind: ChannelKind::Signal,
+        ..room.clone()
+    };
     Instance {
         region: DEMO_REGION.into(),
         epoch: InstanceEpoch(1),
         slots: choose_slots(&InstanceId::from(DEMO_INSTANCE), SLOTS_DEFAULT),
-        namespaces: BTreeMap::from([("room".into(), room)]),
+        namespaces: BTreeMap::from([("room".into(), room), ("signal".into(), signal)]),
         subscriptions_max: limits::SUBSCRIPTIONS_MAX,
         ..Instance::default()
     }

@@ -20,6 +20,7 @@ mod regain;
 mod region;
 mod relay;
 mod retention;
+mod signals;
 mod tail;
 mod turns;
 mod worker;

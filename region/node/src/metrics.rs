@@ -39,6 +39,8 @@ pub(crate) struct RegionMetrics {
     pub(crate) roles_refused: Counter,
     /// Shares of limits given to edges.
     pub(crate) limit_shares: Counter,
+    /// Signals that were lost on their way.
+    pub(crate) signals_dropped: Counter,
 }
 
 impl RegionMetrics {
@@ -51,6 +53,10 @@ impl RegionMetrics {
             roles_refused: metrics.counter(
                 "gb6_region_roles_refused_total",
                 "Streams refused because the peer's certificate does not have the role edge.",
+            ),
+            signals_dropped: metrics.counter(
+                "gb6_signals_dropped_total",
+                "Signals that were lost because an edge, this node or the engine was too slow.",
             ),
             commit_seconds: metrics.histogram(
                 "gb6_commit_seconds",
@@ -126,6 +132,11 @@ pub(crate) fn export(
             "gb6_deliveries_total",
             "Publications sent to edges.",
             n.counters.delivered,
+        );
+        counter(
+            "gb6_signals_total",
+            "Signals taken: publications of channels that keep nothing.",
+            n.counters.signals,
         );
         counter(
             "gb6_attachments_refused_total",

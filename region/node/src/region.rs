@@ -11,7 +11,7 @@ use gb6_core_model::snapshot::Snapshot;
 use gb6_core_model::{NodeId, ShardId, limits};
 use gb6_core_obs::health::{Component, Health};
 use gb6_core_obs::metrics::{Metrics, Registration};
-use gb6_core_ports::{RateLimiter, RoomStore, ShardLog, StoreError};
+use gb6_core_ports::{RateLimiter, RoomStore, ShardLog, Signals, StoreError};
 use gb6_core_wire::mesh::ShardRef;
 use gb6_region_shard::{Admin, AdminOutcome, ShardConfig};
 use parking_lot::Mutex;
@@ -28,6 +28,7 @@ use crate::metrics::{RegionMetrics, ShardNumbers, export};
 use crate::recovery::{Acquisition, Recovered, RecoveryError, Standing, recover};
 use crate::regain::Regain;
 use crate::relay::{Relay, RelayMetrics};
+use crate::signals::ShardSignals;
 use crate::turns::CommitTurns;
 use crate::worker::{Ended, Input, Surroundings, Worker};
 
@@ -82,6 +83,8 @@ pub struct RegionDeps {
     pub open_log: OpenLog,
     /// The index of rooms.
     pub rooms: Arc<dyn RoomStore>,
+    /// The signals between owners.
+    pub signals: Arc<dyn Signals>,
     /// Record keys.
     pub keys: RecordKeys,
     /// What shares out limits of instances among the edges.
@@ -427,6 +430,7 @@ impl Keeper {
                 metrics: self.metrics.clone(),
                 numbers: self.numbers.clone(),
                 turns: self.turns.clone(),
+                signals: ShardSignals::new(self.deps.signals.clone(), self.metrics.clone()),
                 checkpoint_every: every,
                 retention_every: self.config.retention_interval,
                 started,

@@ -9,7 +9,8 @@ use gb6_core_model::ErrorCode;
 use gb6_core_model::snapshot::Snapshot;
 use gb6_core_ports::{Commit, Completion, Fence, StoreError};
 use gb6_core_wire::mesh::{
-    EdgeFrame, HistoryPage, HistoryRequest, OwnerFrame, PresenceAnswer, ToEdge, ToOwner,
+    EdgeFrame, HistoryPage, HistoryRequest, OwnerFrame, PresenceAnswer, Publication, ToEdge,
+    ToOwner,
 };
 use gb6_core_wire::record::Record;
 use gb6_region_shard::{
@@ -27,6 +28,7 @@ use crate::metrics::{RegionMetrics, ShardNumbers};
 use crate::recovery::{Acquisition, Replayed, unix_ms};
 use crate::regain::{Regain, Regained};
 use crate::retention;
+use crate::signals::ShardSignals;
 use crate::turns::{Asked, CommitTurns, Turn, Wait};
 
 /// Inputs handled before a batch is formed.
@@ -69,6 +71,7 @@ pub(crate) struct Surroundings {
     pub(crate) metrics: RegionMetrics,
     pub(crate) numbers: Arc<Mutex<ShardNumbers>>,
     pub(crate) turns: Arc<CommitTurns>,
+    pub(crate) signals: ShardSignals,
     pub(crate) checkpoint_every: CheckpointEvery,
     /// How often space is given back.
     pub(crate) retention_every: Duration,
@@ -97,6 +100,7 @@ pub(crate) struct Worker {
     pub(crate) metrics: RegionMetrics,
     pub(crate) numbers: Arc<Mutex<ShardNumbers>>,
     pub(crate) turns: Arc<CommitTurns>,
+    pub(crate) signals: ShardSignals,
     pub(crate) retention_every: Duration,
     pub(crate) started: Instant,
     pub(crate) links: HashMap<LinkId, FrameSender<ToEdge>>,
@@ -130,6 +134,7 @@ impl Worker {
             metrics,
             numbers,
             turns,
+            signals,
             checkpoint_every,
             retention_every,
             started,
@@ -143,6 +148,7 @@ impl Worker {
             metrics,
             numbers,
             turns,
+            signals,
             retention_every,
             started,
             links: HashMap::new(),
@@ -221,6 +227,8 @@ impl Worker {
                     }
                     None => return Ended::Drained,
                 },
+                // The flush below hands them to the edges.
+                () = self.signals.filled() => {}
             }
             if in_flight.is_none() && waiting.is_none() && self.shard.wants_batch() {
                 match self.turns.ask() {
@@ -371,8 +379,22 @@ impl Worker {
         }
     }
 
-    /// Carries out what the machine has put out.
+    /// Carries out what the machine has put out, and hands on the signals that have come.
     fn flush(&mut self) {
+        self.carry_out();
+        loop {
+            let signals = self.signals.take();
+            if signals.is_empty() {
+                return;
+            }
+            for (room, publication) in signals {
+                self.shard.signalled(&room, &publication);
+            }
+            self.carry_out();
+        }
+    }
+
+    fn carry_out(&mut self) {
         while let Some(output) = self.shard.poll_output() {
             match output {
                 Output::Send { link, frame } => self.send(link, frame),
@@ -387,6 +409,16 @@ impl Worker {
                         .checked_sub(self.retention_every)
                         .unwrap_or(self.started);
                 }
+                Output::Signal { room, publication } => {
+                    let time = unix_ms();
+                    let publication = Publication {
+                        time,
+                        ..publication
+                    };
+                    self.signals.send(&room, publication);
+                }
+                Output::FollowSignals { room } => self.signals.follow(&room, true),
+                Output::UnfollowSignals { room } => self.signals.follow(&room, false),
                 Output::AdminDone { token, outcome } => {
                     if let Some(done) = self.admins.remove(&token) {
                         // Who asked may have given up.
@@ -404,9 +436,16 @@ impl Worker {
         let Some(sender) = self.links.get(&link) else {
             return;
         };
+        // The first to go where an edge reads slowly: its lane is left to what must not be missing.
+        let spare = matches!(frame, EdgeFrame::Signal(_));
         let frame = ToEdge { frame: Some(frame) };
-        match sender.try_send(frame.class(), frame) {
+        let sent = match spare {
+            true => sender.try_send_spare(frame.class(), frame),
+            false => sender.try_send(frame.class(), frame),
+        };
+        match sent {
             Ok(()) => {}
+            Err(TrySendError::Full(_)) if spare => self.metrics.signals_dropped.inc(),
             Err(TrySendError::Full(ToEdge {
                 frame: Some(EdgeFrame::PresenceAnswer(answer)),
             })) => refuse_presence(sender, answer.request),

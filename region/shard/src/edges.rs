@@ -199,6 +199,7 @@ impl Shard {
         edge.unanswered.clear();
         for room in std::mem::take(&mut edge.wanted) {
             self.rooms.get_mut(room).edges.retain(|e| *e != ix);
+            self.follow_signals(room);
             self.rooms.drop_if_unused(room);
         }
     }
@@ -281,12 +282,14 @@ impl Shard {
         if let Some(link) = self.edges.list[ix].link {
             self.send(link, EdgeFrame::Interested(interested));
         }
+        self.follow_signals(room_ix);
     }
 
     pub(crate) fn uninterest(&mut self, ix: usize, key: &RoomRef) {
         if let Some(room_ix) = self.rooms.find(key) {
             self.edges.list[ix].wanted.remove(&room_ix);
             self.rooms.get_mut(room_ix).edges.retain(|e| *e != ix);
+            self.follow_signals(room_ix);
             self.rooms.drop_if_unused(room_ix);
         }
     }
@@ -434,7 +437,9 @@ impl Shard {
     pub(crate) fn rules(&self, key: &RoomRef) -> Option<&gb6_core_model::snapshot::Namespace> {
         let instance = self.snapshot.instances.get(key.instance.as_str())?;
         let name = key.channel.strip_prefix('$').unwrap_or(&key.channel);
-        let namespace = name.split_once(':').map(|(ns, _)| ns)?;
-        instance.namespaces.get(namespace)
+        match name.split_once(':') {
+            Some((namespace, _)) => instance.namespaces.get(namespace),
+            None => instance.defaults.as_ref(),
+        }
     }
 }

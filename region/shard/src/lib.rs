@@ -24,6 +24,7 @@ mod presence;
 mod removal;
 mod retention;
 mod room;
+mod signals;
 mod trace;
 
 pub use batch::{Admin, AdminOutcome, AppendFailure, Batch};

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use gb6_core_model::snapshot::Snapshot;
 use gb6_core_model::{ErrorCode, limits};
 use gb6_core_wire::mesh::{
-    EdgeFrame, HistoryPage, OwnerFrame, Publish, RefusedReason, RemoveHistory, RoomRef, ShardRef,
-    TraceQuery, Traced,
+    EdgeFrame, HistoryPage, OwnerFrame, Publication, Publish, RefusedReason, RemoveHistory,
+    RoomRef, ShardRef, TraceQuery, Traced,
 };
 
 use crate::batch::{Admin, AdminOutcome, InFlight};
@@ -102,6 +102,24 @@ pub enum Output {
         /// Its offset.
         offset: u64,
     },
+    /// A signal was published: it goes to everybody who follows the room, through the engine of
+    /// `Signals`, with the wall clock as its time.
+    Signal {
+        /// The room.
+        room: RoomRef,
+        /// The publication, without offset and time.
+        publication: Publication,
+    },
+    /// Edges want a room's signals: from now on each is given to [`Shard::signalled`].
+    FollowSignals {
+        /// The room.
+        room: RoomRef,
+    },
+    /// Nobody wants them any more.
+    UnfollowSignals {
+        /// The room.
+        room: RoomRef,
+    },
     /// An admin command has ended.
     AdminDone {
         /// The caller's token.
@@ -142,6 +160,8 @@ pub struct Counters {
     pub not_written: u64,
     /// Deliveries to edges.
     pub delivered: u64,
+    /// Signals taken.
+    pub signals: u64,
     /// Attachments refused or ended.
     pub refused: u64,
     /// Attachments ended because the edge read too slowly.
@@ -288,6 +308,7 @@ impl Shard {
     /// A newer snapshot: rules and instance epochs apply from now on.
     pub fn set_snapshot(&mut self, snapshot: Arc<Snapshot>) {
         self.snapshot = snapshot;
+        self.follow_signals_anew();
     }
 
     /// A frame on a link's shard stream. A link's first frame must be `attach`.
@@ -316,6 +337,7 @@ impl Shard {
             }
             OwnerFrame::Trace(query) => self.trace(link, &query),
             OwnerFrame::RemoveHistory(wanted) => self.remove_history(link, wanted),
+            OwnerFrame::Signal(signal) => self.signal(link, signal),
         }
     }
 

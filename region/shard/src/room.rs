@@ -45,6 +45,8 @@ pub(crate) struct Room {
     pub(crate) erasures: u64,
     /// Edges that want deliveries, by their slab index, ascending.
     pub(crate) edges: Vec<usize>,
+    /// Whether the driver was told to follow its signals.
+    pub(crate) followed: bool,
     /// Who is present, if anybody.
     pub(crate) presence: Option<Box<RoomPresence>>,
     /// (offset, time) samples for retention by age, oldest first; only where a TTL applies.
@@ -84,6 +86,7 @@ impl Rooms {
             generation: 0,
             erasures: 0,
             edges: Vec::new(),
+            followed: false,
             presence: None,
             marks: VecDeque::new(),
             trimming: false,

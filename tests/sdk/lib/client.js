@@ -31,13 +31,16 @@ const encodings = [
 class WebSocketLink {
   #sockets = [];
   #sent = [];
+  #received = [];
 
   constructor(server) {
-    const [sockets, sent] = [this.#sockets, this.#sent];
+    const [sockets, sent, received] = [this.#sockets, this.#sent, this.#received];
     class Watched extends WebSocket {
       constructor(...args) {
         super(...args);
         sockets.push(this);
+        // The SDK takes binary messages as ArrayBuffers.
+        this.on('message', (data) => received.push(Buffer.from(data)));
       }
       send(data, ...rest) {
         sent.push(Buffer.from(data));
@@ -51,6 +54,11 @@ class WebSocketLink {
   /** Everything that the client sent, as it cut it into messages. */
   get sent() {
     return this.#sent;
+  }
+
+  /** What the client was sent since the last look. */
+  takeReceived() {
+    return Buffer.concat(this.#received.splice(0));
   }
 
   /** Breaks the connection, as if the network were gone. */

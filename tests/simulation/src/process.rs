@@ -142,6 +142,10 @@ impl World {
             Output::Unfounded { offset, head } => {
                 panic!("offset {offset} was to be acknowledged above the durable {head}")
             }
+            // Nobody here publishes any.
+            Output::Signal { .. }
+            | Output::FollowSignals { .. }
+            | Output::UnfollowSignals { .. } => {}
             Output::Read(_)
             | Output::Trimmed { .. }
             | Output::Erased { .. }

@@ -6,6 +6,7 @@ pub mod log;
 pub mod log_model;
 mod log_space;
 pub mod rooms;
+pub mod signals;
 
 /// SplitMix64: the suites' only source of chance, the same everywhere.
 #[derive(Clone, Debug)]

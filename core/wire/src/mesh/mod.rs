@@ -24,6 +24,9 @@
 //!   finds another number, or another life, forgets what it remembers of the room.
 //! - `history_removed` says that nothing of a room below `first` is shown any more: with a `request`
 //!   it answers one, without it tells an edge with interest in the room.
+//! - A `signal` to an owner counts against the same credit and has no number: it is answered by a
+//!   `published` without an offset and never sent again. One to an edge has no offset either, and
+//!   may be missing.
 //! - A refused or ended stream says nothing about the fate of publishes in flight.
 
 mod history;
@@ -33,6 +36,7 @@ mod presence;
 mod publication;
 mod relay;
 mod shard;
+mod signal;
 
 use bytes::Bytes;
 
@@ -43,6 +47,7 @@ pub use presence::*;
 pub use publication::*;
 pub use relay::*;
 pub use shard::*;
+pub use signal::*;
 
 /// The ALPN protocol name.
 pub const ALPN: &[u8] = b"gb6-mesh/1";

@@ -4,13 +4,16 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use super::{Class, Deliver, Presence, PresenceAnswer, PresenceQuery, PresenceSet};
+use super::{Class, Deliver, Presence, PresenceAnswer, PresenceQuery, PresenceSet, SignalPublish};
 
 /// A frame from an edge to a shard's owner.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct ToOwner {
     /// The frame.
-    #[prost(oneof = "OwnerFrame", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 20")]
+    #[prost(
+        oneof = "OwnerFrame",
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 15, 20"
+    )]
     pub frame: Option<OwnerFrame>,
 }
 
@@ -53,13 +56,19 @@ pub enum OwnerFrame {
     /// Nothing that a room has now is to be shown any more.
     #[prost(message, tag = "20")]
     RemoveHistory(RemoveHistory),
+    /// A publish of a session in a channel that keeps nothing.
+    #[prost(message, tag = "15")]
+    Signal(SignalPublish),
 }
 
 /// A frame from a shard's owner to an edge.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct ToEdge {
     /// The frame.
-    #[prost(oneof = "EdgeFrame", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 20")]
+    #[prost(
+        oneof = "EdgeFrame",
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 15, 20"
+    )]
     pub frame: Option<EdgeFrame>,
 }
 
@@ -102,6 +111,9 @@ pub enum EdgeFrame {
     /// The answer to `remove_history`, and what other edges hear of it.
     #[prost(message, tag = "20")]
     HistoryRemoved(HistoryRemoved),
+    /// A publication of a channel that keeps nothing.
+    #[prost(message, tag = "15")]
+    Signal(Deliver),
 }
 
 impl ToEdge {
@@ -113,7 +125,8 @@ impl ToEdge {
                 EdgeFrame::Deliver(_)
                 | EdgeFrame::Join(_)
                 | EdgeFrame::Leave(_)
-                | EdgeFrame::Erased(_),
+                | EdgeFrame::Erased(_)
+                | EdgeFrame::Signal(_),
             ) => Class::Live,
             // The answer needs not wait for what it says; a notice must not overtake deliveries.
             Some(EdgeFrame::HistoryRemoved(removed)) if removed.request == 0 => Class::Live,

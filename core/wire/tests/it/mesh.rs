@@ -116,6 +116,36 @@ fn golden_erased() {
     assert_eq!(erased.class(), deliver().class());
 }
 
+const SIGNAL: &str = "7a2c 0807 120e 0a0464656d6f 1206726f6f6d3a31 1803 220b 0a05616c696365 12026331 \
+    2a077b2261223a317d 3001";
+
+#[test]
+fn golden_signal() {
+    let EdgeFrame::Deliver(deliver) = deliver().frame.unwrap() else {
+        panic!("a publication");
+    };
+    let signal = ToOwner {
+        frame: Some(OwnerFrame::Signal(SignalPublish {
+            request: 7,
+            room: deliver.room.clone(),
+            instance_epoch: 3,
+            from: deliver.publication.from.clone().unwrap(),
+            data: deliver.publication.data.clone(),
+            content_type: ContentType::Json.into(),
+            ..SignalPublish::default()
+        })),
+    };
+    assert_eq!(to_hex(&signal.encode_to_vec()), to_hex(&hex(SIGNAL)));
+    assert_eq!(ToOwner::decode(&*hex(SIGNAL)), Ok(signal));
+    // To an edge it is a publication under another number.
+    let told = ToEdge {
+        frame: Some(EdgeFrame::Signal(deliver)),
+    };
+    let golden = hex(DELIVER);
+    assert_eq!(told.encode_to_vec()[1..], golden[1..]);
+    assert_eq!((told.encode_to_vec()[0], told.class()), (0x7a, Class::Live));
+}
+
 const ASK: &str = "0a25 0807 1202 6532 18c413 221a 0a18 0a06 736573736b31 120e \
     7b2273656e64223a7b7d7d0a 6162";
 

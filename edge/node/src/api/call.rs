@@ -5,7 +5,7 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use gb6_core_model::snapshot::{Namespace, Snapshot};
+use gb6_core_model::snapshot::{ChannelKind, Namespace, Snapshot};
 use gb6_core_model::{Channel, ErrorCode, InstanceEpoch, InstanceId, hash, limits};
 use gb6_core_wire::client::json_depth_within;
 use gb6_core_wire::mesh::{Person, RoomRef};
@@ -97,11 +97,6 @@ impl Call {
 
     /// A publish with this content, to be written to any channel.
     pub(super) fn message(&self, content: Content) -> Result<PublishQuery, ApiError> {
-        if content.skip_history {
-            let why = "skip_history: every publication of a stream is kept; use a channel whose \
-                       namespace has kind = \"signal\"";
-            return Err(ApiError::with(ErrorCode::NotAvailable, why));
-        }
         let (data, content_type) = match (content.b64data, content.data) {
             (Some(text), _) if !text.is_empty() => {
                 let bytes = STANDARD.decode(text);
@@ -148,6 +143,8 @@ impl Call {
             tags: content.tags,
             traceparent: String::new(),
             version,
+            // Only where nothing is kept anyway, which each channel says.
+            signal: content.skip_history,
         })
     }
 
@@ -155,9 +152,20 @@ impl Call {
     pub(super) async fn publish(
         &self,
         name: &str,
-        query: PublishQuery,
+        mut query: PublishQuery,
     ) -> Result<(Channel, PublishAnswer), ApiError> {
         let (channel, rules) = self.channel(name)?;
+        let signal = rules.kind == ChannelKind::Signal;
+        if query.signal && !signal {
+            let why = "skip_history: every publication of a stream is kept; use a channel whose \
+                       namespace has kind = \"signal\"";
+            return Err(ApiError::with(ErrorCode::NotAvailable, why));
+        }
+        if signal && (!query.id.is_empty() || query.version.is_some()) {
+            let why = "a channel of kind = \"signal\" remembers neither ids nor versions";
+            return Err(ApiError::with(ErrorCode::NotAvailable, why));
+        }
+        query.signal = signal;
         let (bytes, most) = (query.data.len(), rules.max_message_bytes);
         if bytes > most {
             return Err(ApiError::bad(format!(

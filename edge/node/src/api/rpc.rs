@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use gb6_core_model::snapshot::ChannelKind;
 use gb6_core_model::{ErrorCode, Offset, limits};
 use gb6_edge_session::{Answer, Request};
 use serde::{Deserialize, Serialize};
@@ -72,7 +73,12 @@ async fn publish(call: &Call, params: PublishParams) -> Result<RpcResult, ApiErr
         version: 0,
         version_epoch: String::new(),
     })?;
-    let (channel, published) = call.publish(&full_name(params.room), message).await?;
+    let name = full_name(params.room);
+    if call.channel(&name)?.1.kind == ChannelKind::Signal {
+        let why = "room.publish is durable; in a channel of kind = \"signal\" use publish";
+        return Err(ApiError::with(ErrorCode::NotAvailable, why));
+    }
+    let (channel, published) = call.publish(&name, message).await?;
     answer(&PublishReply {
         offset: published.offset,
         epoch: call.epoch(&channel, published.generation),

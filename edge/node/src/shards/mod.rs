@@ -345,6 +345,16 @@ fn collect_one(
             c.deltas,
         ),
         (
+            "gb6_edge_signals_total",
+            "Signals received: publications of channels that keep nothing.",
+            c.signals,
+        ),
+        (
+            "gb6_edge_signals_dropped_total",
+            "Signals that a subscriber did not get because too much waited for it.",
+            c.signals_dropped,
+        ),
+        (
             "gb6_edge_unwanted_total",
             "Publications that a subscriber did not want: by its filter, or its own.",
             c.unwanted,

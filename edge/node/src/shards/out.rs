@@ -162,6 +162,7 @@ impl Outputs {
 fn publish_bytes(frame: &OwnerFrame) -> usize {
     match frame {
         OwnerFrame::Publish(publish) => publish.data.len(),
+        OwnerFrame::Signal(signal) => signal.data.len(),
         _ => 0,
     }
 }

@@ -271,6 +271,27 @@ impl State {
             }
             OwnerFrame::Publish(publish) if self.mute => self.kept.push((edge, publish)),
             OwnerFrame::Publish(publish) => self.publish(edge, publish),
+            OwnerFrame::Signal(signal) => {
+                let answer = Published {
+                    request: signal.request,
+                    ..Published::default()
+                };
+                self.tell(edge, EdgeFrame::Published(answer));
+                let deliver = Deliver {
+                    room: signal.room,
+                    publication: Publication {
+                        from: Some(signal.from),
+                        data: signal.data,
+                        content_type: signal.content_type,
+                        ..Publication::default()
+                    },
+                };
+                let all = self.edges.iter();
+                let wanted = all.filter(|(_, a)| a.interests.contains(&deliver.room));
+                for edge in wanted.map(|(edge, _)| *edge).collect::<Vec<_>>() {
+                    self.tell(edge, EdgeFrame::Signal(deliver.clone()));
+                }
+            }
             OwnerFrame::Renew(renew) => self.tell(edge, EdgeFrame::Renewed(renew)),
             OwnerFrame::PresenceQuery(query) => {
                 self.presence_queries += 1;

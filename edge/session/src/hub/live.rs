@@ -86,6 +86,18 @@ impl<S: Clone> Hub<S> {
         self.start_reads(now, out);
     }
 
+    /// A signal came: it is handed to whoever is there, and remembered nowhere. It does not matter
+    /// whether the room's position is known.
+    pub(super) fn signalled(&mut self, frame: Deliver, out: &mut impl HubOut<S>) {
+        self.counters.signals += 1;
+        let found = self.rooms.find(&frame.room);
+        if let Some((id, mut room)) = found.and_then(|id| Some((id, self.take_room(id)?))) {
+            let bound = self.config.signal_backlog_bytes;
+            self.hand_out(&mut room, &frame.publication, bound, out);
+            self.put_room(id, room);
+        }
+    }
+
     /// Hands the publication behind the position to every subscriber. Returns the bytes that each
     /// got at most.
     pub(super) fn fan_out(
@@ -96,16 +108,18 @@ impl<S: Clone> Hub<S> {
     ) -> usize {
         debug_assert_eq!(publication.offset, room.position + 1);
         room.position = publication.offset;
-        let longest = self.hand_out(room, &publication, out);
+        let longest = self.hand_out(room, &publication, usize::MAX, out);
         room.ring.push(Arc::new(Recent::new(publication)));
         longest
     }
 
-    /// Hands a publication to every subscriber that wants it, in its form.
+    /// Hands a publication to every subscriber that wants it, in its form; not to those for whom
+    /// more than `bound` bytes wait.
     fn hand_out(
         &mut self,
         room: &mut Room<S>,
         publication: &Publication,
+        bound: usize,
         out: &mut impl HubOut<S>,
     ) -> usize {
         room.sent += 1;
@@ -118,8 +132,15 @@ impl<S: Clone> Hub<S> {
         if let Some(filters) = &mut room.filters {
             filters.look_at(publication);
         }
-        let mut unwanted = 0;
+        let (mut unwanted, mut dropped) = (0, 0);
         for subscriber in &mut room.subscribers {
+            if bound < usize::MAX && out.backlog(&subscriber.handle) > bound {
+                dropped += 1;
+                if let Some(special) = &mut subscriber.special {
+                    special.delta = special.delta.map(|_| sent);
+                }
+                continue;
+            }
             let delta;
             let mut data = PublicationData::Plain;
             if let Some(special) = &mut subscriber.special {
@@ -140,7 +161,8 @@ impl<S: Clone> Hub<S> {
             out.deliver(&subscriber.handle, frames.get(subscriber.form, event));
         }
         self.counters.unwanted += unwanted;
-        self.counters.fan_out += room.subscribers.len() as u64 - unwanted;
+        self.counters.signals_dropped += dropped;
+        self.counters.fan_out += room.subscribers.len() as u64 - unwanted - dropped;
         self.counters.encoded += frames.made();
         let longest = frames.longest();
         if let Some(deltas) = deltas {

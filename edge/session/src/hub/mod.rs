@@ -221,6 +221,7 @@ impl<S: Clone> Hub<S> {
             EdgeFrame::Traced(f) => self.traced(now_ms, f, out),
             EdgeFrame::Erased(f) => self.erased(&f),
             EdgeFrame::HistoryRemoved(f) => self.history_removed(now_ms, &f, out),
+            EdgeFrame::Signal(f) => self.signalled(f, out),
         }
     }
 

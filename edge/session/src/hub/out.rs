@@ -83,6 +83,9 @@ pub struct HubConfig {
     /// Bytes of publications that are kept so that the next ones can be told as differences, in all
     /// rooms of this hub.
     pub base_bytes: usize,
+    /// Bytes that may wait for a subscriber when a signal is handed to it; with more waiting it does
+    /// not get it.
+    pub signal_backlog_bytes: usize,
     /// Bytes of tags filters of this hub's subscribers; further ones are answered 106.
     pub filter_bytes: usize,
     /// Bytes of live publications kept for one room while a gap before them is filled; what does
@@ -139,6 +142,7 @@ impl Default for HubConfig {
                 + limits::RECOVERY_PUBLICATIONS_MAX * super::ring::OVERHEAD,
             ring_bytes: 64 * 1024 * 1024,
             base_bytes: 32 * 1024 * 1024,
+            signal_backlog_bytes: 128 * 1024,
             filter_bytes: 16 * 1024 * 1024,
             ahead_bytes: 1024 * 1024,
             ahead_total_bytes: 32 * 1024 * 1024,
@@ -172,6 +176,10 @@ pub struct HubCounters {
     pub encoded: u64,
     /// Deltas made, once per publication and dialect in use.
     pub deltas: u64,
+    /// Signals that came from the owner.
+    pub signals: u64,
+    /// Signals that a subscriber was not handed because too much waited for it.
+    pub signals_dropped: u64,
     /// Publications that a subscriber did not want: by its filter, or its own.
     pub unwanted: u64,
     /// Subscribes refused because too many filters were in use (106).

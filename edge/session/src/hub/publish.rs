@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use gb6_core_model::{ErrorCode, SessionId};
-use gb6_core_wire::mesh::{OwnerFrame, Publish, Published, RoomRef, SessionEnded};
+use gb6_core_wire::mesh::{OwnerFrame, Publish, Published, RoomRef, SessionEnded, SignalPublish};
 
 use super::{Asked, Hub, HubOut, Op, Waiting};
 use crate::request::{Answer, PublishAnswer, PublishQuery};
@@ -22,6 +22,13 @@ pub(super) struct PendingPublish {
     in_flight: bool,
 }
 
+impl PendingPublish {
+    /// Whether the owner may know of it.
+    fn was_sent(&self) -> bool {
+        self.number > 0 || (self.query.signal && self.in_flight)
+    }
+}
+
 /// The doors of all instances with something waiting or unanswered.
 #[derive(Default)]
 pub(super) struct Doors {
@@ -34,7 +41,8 @@ pub(super) struct Doors {
 
 /// A publish that was sent and given up, and whose answer may still come on this attachment.
 struct GivenUp {
-    session: SessionId,
+    /// Whose numbers it holds; a signal has none.
+    session: Option<SessionId>,
     instance: String,
     bytes: usize,
 }
@@ -83,7 +91,7 @@ impl Doors {
             door.in_flight_bytes = 0;
         }
         let given_up = std::mem::take(&mut self.given_up);
-        given_up.into_values().map(|g| g.session).collect()
+        given_up.into_values().filter_map(|g| g.session).collect()
     }
 }
 
@@ -112,7 +120,9 @@ impl<S: Clone> Hub<S> {
         }
         door.arrive(self.next_op, bytes);
         let room = Arc::new(std::mem::take(&mut asked.room));
-        self.numbers.arrive(asked.session, &room);
+        if !query.signal {
+            self.numbers.arrive(asked.session, &room);
+        }
         self.wait(
             &asked,
             Op::Publish(Box::new(PendingPublish {
@@ -157,6 +167,11 @@ impl<S: Clone> Hub<S> {
             door.in_flight += 1;
             door.in_flight_bytes += bytes as u64;
             publish.in_flight = true;
+            if publish.query.signal {
+                self.counters.published += 1;
+                out.to_owner(OwnerFrame::Signal(signal_frame(id, publish)));
+                continue;
+            }
             if publish.number == 0 {
                 publish.number = self.numbers.number(*session, &publish.room);
                 self.counters.published += 1;
@@ -208,8 +223,10 @@ impl<S: Clone> Hub<S> {
 
     pub(super) fn published(&mut self, _now: u64, frame: Published, out: &mut impl HubOut<S>) {
         if let Some(given_up) = self.doors.given_up.remove(&frame.request) {
-            if self.numbers.late_answer(given_up.session) {
-                self.session_ended(given_up.session, out);
+            if let Some(session) = given_up.session
+                && self.numbers.late_answer(session)
+            {
+                self.session_ended(session, out);
             }
             self.credit_back(&given_up.instance, given_up.bytes, out);
             return;
@@ -229,6 +246,7 @@ impl<S: Clone> Hub<S> {
                 time: frame.time,
                 duplicate: frame.duplicate,
             }),
+            (0, 0) if is_signal(&waiting) => Answer::Published(PublishAnswer::default()),
             // An owner that says neither that it was written nor why not has not said anything.
             (0, 0) => Answer::Failed(ErrorCode::OutcomeUnknown),
             (code, _) => Answer::Failed(ErrorCode::from_code(code).unwrap_or(ErrorCode::Internal)),
@@ -251,15 +269,18 @@ impl<S: Clone> Hub<S> {
         let instance = &publish.room.instance;
         let bytes = publish.query.data.len();
         if publish.in_flight && self.lease.is_attached() {
+            let signal = publish.query.signal;
             let given_up = GivenUp {
-                session,
+                session: (!signal).then_some(session),
                 instance: instance.clone(),
                 bytes,
             };
             self.doors.given_up.insert(id, given_up);
-            // The owner may still write it: until it has answered, the end of the session would
-            // make it forget a number that it has yet to use.
-            self.numbers.expect_late_answer(session);
+            if !signal {
+                // The owner may still write it: until it has answered, the end of the session
+                // would make it forget a number that it has yet to use.
+                self.numbers.expect_late_answer(session);
+            }
         } else if !publish.in_flight
             && let Some(door) = self.doors.by_instance.get_mut(instance)
         {
@@ -270,7 +291,7 @@ impl<S: Clone> Hub<S> {
             }
         }
         self.settle(session, &publish, out);
-        if publish.number > 0 {
+        if publish.was_sent() {
             self.counters.outcome_unknown += 1;
             return ErrorCode::OutcomeUnknown;
         }
@@ -288,10 +309,14 @@ impl<S: Clone> Hub<S> {
         let sent: Vec<u64> = self
             .ops
             .iter()
-            .filter(|(_, w)| matches!(&w.op, Op::Publish(p) if p.number > 0))
+            .filter(|(_, w)| matches!(&w.op, Op::Publish(p) if p.was_sent()))
             .map(|(id, _)| *id)
             .collect();
-        for id in sent {
+        self.give_up(sent, out);
+    }
+
+    fn give_up(&mut self, publishes: Vec<u64>, out: &mut impl HubOut<S>) {
+        for id in publishes {
             if let Some(waiting) = self.ops.remove(&id)
                 && let Op::Publish(publish) = waiting.op
             {
@@ -316,6 +341,12 @@ impl<S: Clone> Hub<S> {
 
     /// The link is down: nothing sent on it is answered any more.
     pub(super) fn publishes_link_down(&mut self, out: &mut impl HubOut<S>) {
+        // A signal is sent at most once.
+        let sent =
+            |w: &Waiting<S>| matches!(&w.op, Op::Publish(p) if p.in_flight && p.query.signal);
+        let ops = self.ops.iter().filter(|(_, waiting)| sent(waiting));
+        let sent: Vec<u64> = ops.map(|(id, _)| *id).collect();
+        self.give_up(sent, out);
         for session in self.doors.link_down() {
             if self.numbers.late_answer(session) {
                 self.session_ended(session, out);
@@ -324,6 +355,9 @@ impl<S: Clone> Hub<S> {
     }
 
     fn settle(&mut self, session: SessionId, publish: &PendingPublish, out: &mut impl HubOut<S>) {
+        if publish.query.signal {
+            return;
+        }
         if self.numbers.settle(session, &publish.room, publish.number) {
             self.session_ended(session, out);
         }
@@ -357,5 +391,22 @@ fn frame(id: u64, session: SessionId, publish: &PendingPublish, settled_below: u
             .version
             .as_ref()
             .map_or_else(String::new, |v| v.epoch.clone()),
+    }
+}
+
+fn is_signal<S>(waiting: &Waiting<S>) -> bool {
+    matches!(&waiting.op, Op::Publish(publish) if publish.query.signal)
+}
+
+fn signal_frame(id: u64, publish: &PendingPublish) -> SignalPublish {
+    let query = &publish.query;
+    SignalPublish {
+        request: id,
+        room: (*publish.room).clone(),
+        instance_epoch: query.instance_epoch.0,
+        from: (*query.from).clone(),
+        data: query.data.clone(),
+        content_type: query.content_type.into(),
+        tags: query.tags.clone(),
     }
 }

@@ -233,6 +233,10 @@ impl<S: Clone> Hub<S> {
         {
             room.first = room.first.max(frame.first);
             room.ring.drop_through(room.first.saturating_sub(1));
+            if room.first > room.position {
+                // It is what deltas would be made against.
+                room.base = None;
+            }
             if let Some(backfill) = &mut room.backfill {
                 backfill
                     .read_so_far

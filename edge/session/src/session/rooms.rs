@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use gb6_core_model::snapshot::ChannelKind;
 use gb6_core_model::{Allow, Channel, ErrorCode, hash, limits};
 use gb6_core_wire::client::{
     ClientInfo, Dialect, HistoryRequest, HistoryResult, PresenceResult, PresenceStatsResult,
@@ -55,12 +56,19 @@ impl Live {
         if message.data.is_empty() || message.data.len() > rules.max_message_bytes {
             return Err(ErrorCode::BadRequest);
         }
+        let signal = rules.kind == ChannelKind::Signal;
+        // The durable publish, with an id or without.
+        if signal && matches!(message.id, MessageId::Given(_)) {
+            return Err(ErrorCode::NotAvailable);
+        }
         let instance = snapshot.instances.get(self.instance());
         let (id_text, shown) = match (message.id, &rules.dedupe_field) {
             (MessageId::Given(given), _) => (given, true),
-            // Subscribers see it in the data.
-            (MessageId::InData, Some(field)) => (message_id::in_data(&message.data, field)?, false),
-            (MessageId::InData, None) => (None, false),
+            // Subscribers see it in the data. Of signals no id is remembered.
+            (MessageId::InData, Some(field)) if !signal => {
+                (message_id::in_data(&message.data, field)?, false)
+            }
+            (MessageId::InData, _) => (None, false),
         };
         let tags = id_text.iter().filter(|_| shown);
         let tags = tags.map(|id| ("id".to_owned(), id.clone())).collect();
@@ -73,6 +81,7 @@ impl Live {
             content_type: message.content_type,
             traceparent: String::new(),
             version: None,
+            signal,
         };
         let asked = asked(channel.clone());
         let request = Request::Publish(Box::new(query));

@@ -33,6 +33,7 @@ pub(crate) enum Question {
         room: RoomRef,
         data: Bytes,
     },
+    Signal,
     Other,
 }
 
@@ -68,6 +69,8 @@ pub(crate) struct Clients {
     /// Offsets that a subscriber was not handed.
     pub(crate) skipped: Vec<(u64, RoomRef, u64)>,
     pub(crate) deltas: usize,
+    /// Signals that came, to whom.
+    signals: std::collections::BTreeSet<(u64, RoomRef, Bytes)>,
     /// Sessions that have closed: what comes for them is not looked at.
     pub(crate) closed: std::collections::BTreeSet<u64>,
 }
@@ -220,6 +223,12 @@ impl HubOut<u64> for Clients {
                 })
                 .map(|(key, _)| key.clone())
                 .unwrap_or_else(|| panic!("{to} is no subscriber of {channel}"));
+            if publication.offset == 0 {
+                let data = self.whole(&key, publication.delta, publication.data);
+                let first = self.signals.insert((*to, key.1.clone(), data));
+                assert!(first, "a signal came twice");
+                continue;
+            }
             if let Some(Sub::Live { position }) = self.subs.get_mut(&key) {
                 assert!(publication.offset > *position, "{key:?}");
                 for offset in *position + 1..publication.offset {
@@ -317,6 +326,8 @@ impl HubOut<u64> for Clients {
                     self.not_written.push(data);
                 }
             }
+            (Question::Signal, Answer::Published(p)) => assert_eq!(p.offset, 0),
+            (Question::Signal, Answer::Failed(_)) => {}
             (Question::Other, Answer::Failed(_) | Answer::Presence(_) | Answer::History(_)) => {}
             (Question::Other, Answer::Traced(_)) => {}
             (question, answer) => panic!("{answer:?} to {question:?}"),

@@ -159,6 +159,7 @@ impl World {
             },
             traceparent: String::new(),
             version: None,
+            signal: false,
         };
         let question = Question::Publish {
             room: room.clone(),
@@ -166,6 +167,24 @@ impl World {
         };
         self.ask(session, room, question, Request::Publish(Box::new(query)));
         data
+    }
+
+    /// Publishes a signal: it may be lost, and is never there twice.
+    fn signal(&mut self, session: u64, room: RoomRef) {
+        self.written += 1;
+        let query = PublishQuery {
+            instance_epoch: InstanceEpoch(1),
+            from: Arc::new(person(session)),
+            id: Bytes::new(),
+            data: format!("\"s{}\"", self.written).into(),
+            content_type: ContentType::Json,
+            tags: BTreeMap::new(),
+            traceparent: String::new(),
+            version: None,
+            signal: true,
+        };
+        let request = Request::Publish(Box::new(query));
+        self.ask(session, room, Question::Signal, request);
     }
 
     fn step(&mut self, kind: u8, a: u8, b: u8) {
@@ -219,6 +238,7 @@ impl World {
                 let data = Bytes::from(format!("\"w{}\"", self.written));
                 self.owner.write(&place, data, None, BTreeMap::new());
             }
+            99 if b.is_multiple_of(2) => self.signal(session, place),
             _ => self.close(usize::from(a) % self.sessions.len()),
         }
     }

@@ -27,6 +27,8 @@ pub(crate) struct Said {
     pub(crate) owner_max: Option<usize>,
     /// The last number given to a channel, if any are given.
     pub(crate) numbers: Option<i64>,
+    /// Bytes that wait for every session's client.
+    pub(crate) backlog: usize,
 }
 
 impl HubOut<u64> for Said {
@@ -38,6 +40,9 @@ impl HubOut<u64> for Said {
     }
     fn notice(&mut self, to: &u64, _notice: Notice) {
         self.notices.push(*to);
+    }
+    fn backlog(&self, _to: &u64) -> usize {
+        self.backlog
     }
     fn channel_number(&mut self, _instance: &str) -> i64 {
         self.numbers.as_mut().map_or(0, |last| {
@@ -184,6 +189,7 @@ impl Bench {
             tags: Default::default(),
             traceparent: String::new(),
             version: None,
+            signal: false,
         };
         let request = HubRequest {
             token,

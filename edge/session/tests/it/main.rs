@@ -14,6 +14,7 @@ mod hub_model;
 mod hub_queries;
 mod hub_reads;
 mod hub_rules;
+mod hub_signals;
 mod owner;
 mod session_delivery;
 mod session_granted;

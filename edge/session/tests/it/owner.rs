@@ -79,6 +79,8 @@ pub(crate) struct Owner {
     /// Sessions that are known to have ended.
     pub(crate) sessions_ended: BTreeSet<u64>,
     pub(crate) history_reads: usize,
+    /// Data of all signals that came.
+    pub(crate) signals: BTreeSet<bytes::Bytes>,
 }
 
 impl Owner {
@@ -156,6 +158,7 @@ impl Owner {
         match frame {
             OwnerFrame::Attach(_) => unreachable!(),
             OwnerFrame::Publish(publish) => self.publish(incarnation, publish),
+            OwnerFrame::Signal(signal) => self.signal(signal),
             OwnerFrame::Interest(room) => {
                 let log = self.logs.entry(room.clone()).or_default();
                 let (top, first) = (log.top(), log.first.max(1));
@@ -248,6 +251,30 @@ impl Owner {
             credit: CREDIT,
             credit_bytes: 1 << 20,
         }));
+    }
+
+    /// Hands a signal on at once and answers it.
+    fn signal(&mut self, signal: SignalPublish) {
+        let instance = signal.room.instance.clone();
+        let unanswered = self.unanswered.entry(instance.clone()).or_default();
+        *unanswered += 1;
+        assert!(*unanswered <= CREDIT, "more unanswered than the credit");
+        assert!(
+            self.signals.insert(signal.data.clone()),
+            "a signal was sent twice"
+        );
+        if self.interests.contains(&signal.room) {
+            self.say(EdgeFrame::Signal(Deliver {
+                room: signal.room,
+                publication: Publication {
+                    data: signal.data,
+                    from: Some(signal.from),
+                    content_type: signal.content_type,
+                    ..Publication::default()
+                },
+            }));
+        }
+        self.answer(&instance, signal.request, 0, 0);
     }
 
     fn publish(&mut self, incarnation: u64, publish: Publish) {

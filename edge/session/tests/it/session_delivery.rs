@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use gb6_core_model::snapshot::Namespace;
+use gb6_core_model::snapshot::{ChannelKind, Namespace};
 use gb6_core_model::{InstanceId, limits};
 use gb6_core_wire::client::{
     Command, Dialect, FILTER_BYTES_MAX, FilterNode, SubscribeRequest, SubscribeResult,
@@ -248,4 +248,40 @@ fn a_connection_may_ask_not_to_get_its_own() {
         let client = asked.delivery.without_own.map(|own| own.client.clone());
         assert_eq!(client.as_deref(), own.then_some("client-7"));
     }
+}
+
+#[test]
+fn a_channel_that_keeps_nothing_takes_signals_and_no_durable_publishes() {
+    let mut desk = desk(Dialect::Json);
+    let rules = Namespace {
+        kind: ChannelKind::Signal,
+        presence: true,
+        ..Namespace::default()
+    };
+    let instance = desk.snapshot.instances.get_mut(&InstanceId::from("demo"));
+    instance.unwrap().namespaces.insert("cursor".into(), rules);
+    for (channel, signal) in [("cursor:1", true), ("state:1", false)] {
+        desk.text(&format!(
+            r#"{{"id":2,"publish":{{"channel":"{channel}","data":{{"x":1}}}}}}"#
+        ));
+        let request = desk.requests().remove(0);
+        let Request::Publish(publish) = request.request else {
+            panic!("a publish");
+        };
+        assert_eq!(publish.signal, signal);
+        let published = Answer::Published(Default::default());
+        desk.with(|s, cx, out| s.complete(cx, request.token, published, out));
+        assert!(desk.replies().remove(0).publish.is_some());
+    }
+    desk.text(r#"{"id":3,"rpc":{"method":"room.publish","data":{"room":"cursor:1","data":1}}}"#);
+    desk.text(r#"{"id":4,"history":{"channel":"cursor:1","limit":1}}"#);
+    assert_eq!(desk.errors(), [(3, 108), (4, 108)]);
+    // No position, whatever the client asks for.
+    let fields = r#"{"channel":"cursor:1","recover":true,"recoverable":true,"positioned":true}"#;
+    desk.text(&format!(r#"{{"id":5,"subscribe":{fields}}}"#));
+    let request = desk.requests().remove(0);
+    assert!(matches!(&request.request, Request::Subscribe(query) if query.recover.is_none()));
+    let result = complete(&mut desk, request.token, subscribed(0, Vec::new()));
+    assert!(!result.recoverable && !result.positioned && !result.was_recovering);
+    assert_eq!((result.offset, result.epoch.as_str()), (0, ""));
 }

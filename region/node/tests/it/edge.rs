@@ -22,6 +22,7 @@ use gb6_core_wire::mesh::{
     RoomRef, ShardRef, StreamOpen, ToEdge, ToOwner,
 };
 use gb6_region_node::{RecordKeys, Region, RegionConfig, RegionDeps};
+use gb6_region_stores_embedded::LocalSignals;
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::watch;
 
@@ -253,6 +254,7 @@ impl Machine {
                 Ok(Arc::new(log) as Arc<dyn ShardLog>)
             }),
             rooms,
+            signals: Arc::new(LocalSignals::new()),
             keys,
             limiter: Arc::new(MemoryRateLimiter::default()),
             metrics: self.metrics.clone(),
@@ -263,6 +265,13 @@ impl Machine {
             .await
             .expect("the shard is served in time");
         region
+    }
+
+    /// A metric without labels.
+    pub(crate) fn metric(&self, name: &str) -> f64 {
+        let text = self.metrics.text();
+        let value = |line: &str| line.strip_prefix(name)?.trim().parse().ok();
+        text.lines().find_map(value).expect("a metric of this name")
     }
 
     /// An edge that is attached, with its catch-up stream.

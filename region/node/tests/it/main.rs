@@ -8,3 +8,4 @@ mod presence;
 mod relay;
 mod retention;
 mod serve;
+mod signals;

@@ -6,5 +6,6 @@ mod fuzz;
 mod history;
 mod presence;
 mod publish_model;
+mod signals;
 mod versions;
 mod world;

@@ -12,6 +12,7 @@ mod rooms;
 mod rooms_handle;
 mod runs;
 mod shard_log;
+mod signals;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim_disk;
 mod vfs;
@@ -21,4 +22,5 @@ pub use log::{LoadNote, LogConfig, LogReader, SegmentedLog, TailNote};
 pub use real_vfs::{RealFile, RealVfs};
 pub use rooms::{FjallRooms, RoomsConfig};
 pub use shard_log::{EmbeddedShardLog, LogStats};
+pub use signals::LocalSignals;
 pub use vfs::{Vfs, VfsFile};

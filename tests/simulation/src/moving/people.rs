@@ -164,6 +164,7 @@ impl MoveWorld {
             tags: Default::default(),
             traceparent: String::new(),
             version: None,
+            signal: false,
         };
         let pending = Pending {
             publisher: at,

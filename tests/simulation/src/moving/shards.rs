@@ -195,6 +195,10 @@ impl MoveWorld {
                 Output::Unfounded { offset, head } => {
                     panic!("offset {offset} was to be acknowledged above the durable {head}")
                 }
+                // Signals are kept nowhere: nothing of them moves.
+                Output::Signal { .. }
+                | Output::FollowSignals { .. }
+                | Output::UnfollowSignals { .. } => {}
                 Output::Read(_) | Output::Trimmed { .. } | Output::Erased { .. } | Output::Wake => {
                 }
             }

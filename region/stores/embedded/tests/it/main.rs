@@ -15,3 +15,4 @@ mod parsing;
 mod recovery;
 mod rewriting;
 mod rooms;
+mod signals;

@@ -1,0 +1,185 @@
+//! The contract of `Signals`: who follows gets each signal once and in order, and nobody else does.
+
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use gb6_core_wire::mesh::{Publication, RoomRef};
+
+use crate::signals::{SignalSink, Signals};
+
+/// How long an engine may take to hand a signal over.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The room `channel` of instance `instance`.
+pub fn room(instance: &str, channel: &str) -> RoomRef {
+    RoomRef {
+        instance: instance.to_owned(),
+        channel: channel.to_owned(),
+    }
+}
+
+/// Runs the suite. `engines` are handles of one engine as different nodes have them; one of them
+/// twice is one node. The rooms that it uses begin with `prefix`.
+pub fn all(engines: [&dyn Signals; 2], prefix: &str) {
+    followers_get_each_once_in_order(engines, prefix);
+    neighbours_do_not_mix(engines, prefix);
+    who_does_not_follow_gets_nothing(engines, prefix);
+    a_dropped_sink_is_forgotten(engines, prefix);
+    senders_do_not_wait_for_each_other(engines, prefix);
+}
+
+/// Keeps what it is handed.
+#[derive(Default)]
+struct Collect {
+    got: Mutex<Vec<(String, String, Vec<u8>)>>,
+    more: Condvar,
+}
+
+impl SignalSink for Collect {
+    fn signal(&self, room: &RoomRef, publication: Publication) {
+        let (instance, channel) = (room.instance.clone(), room.channel.clone());
+        let mut got = self.got.lock().unwrap_or_else(PoisonError::into_inner);
+        got.push((instance, channel, publication.data.to_vec()));
+        self.more.notify_all();
+    }
+}
+
+impl Collect {
+    /// What was handed over, as soon as there are so many.
+    fn wait(&self, count: usize) -> Vec<String> {
+        let until = Instant::now() + PATIENCE;
+        let mut got = self.got.lock().unwrap_or_else(PoisonError::into_inner);
+        while got.len() < count {
+            let left = until.saturating_duration_since(Instant::now());
+            assert!(!left.is_zero(), "{} of {count} signals came", got.len());
+            let waited = self.more.wait_timeout(got, left);
+            got = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        let text = |data: &[u8]| String::from_utf8_lossy(data).into_owned();
+        got.iter().map(|(_, _, data)| text(data)).collect()
+    }
+
+    fn rooms(&self) -> Vec<(String, String)> {
+        let got = self.got.lock().unwrap_or_else(PoisonError::into_inner);
+        got.iter().map(|(i, c, _)| (i.clone(), c.clone())).collect()
+    }
+}
+
+fn sink() -> (Arc<Collect>, Arc<dyn SignalSink>) {
+    let collect = Arc::new(Collect::default());
+    (collect.clone(), collect)
+}
+
+fn send(engine: &dyn Signals, room: &RoomRef, data: &str) {
+    let publication = Publication {
+        data: data.to_owned().into(),
+        time: 7,
+        ..Publication::default()
+    };
+    engine.send(room, publication).expect("send");
+}
+
+fn followers_get_each_once_in_order([here, there]: [&dyn Signals; 2], prefix: &str) {
+    let room = room("demo", &format!("{prefix}order"));
+    let (one, one_sink) = sink();
+    let (two, two_sink) = sink();
+    here.follow(&room, &one_sink).expect("follow");
+    here.follow(&room, &one_sink).expect("follow again");
+    there.follow(&room, &two_sink).expect("follow there");
+    let sent: Vec<String> = (0..500).map(|n| n.to_string()).collect();
+    for data in &sent {
+        send(here, &room, data);
+    }
+    assert_eq!(one.wait(sent.len()), sent);
+    assert_eq!(two.wait(sent.len()), sent);
+    for (engine, sink) in [(here, &one_sink), (there, &two_sink)] {
+        engine.unfollow(&room, sink).expect("unfollow");
+    }
+}
+
+fn neighbours_do_not_mix([here, there]: [&dyn Signals; 2], prefix: &str) {
+    let rooms = [
+        room("a", &format!("{prefix}b")),
+        room("ab", &format!("{prefix}b")),
+        room("a", &format!("{prefix}b:")),
+        room("a", &format!("{prefix}bb")),
+        room("b", &format!("{prefix}b")),
+    ];
+    let sinks: Vec<_> = rooms.iter().map(|_| sink()).collect();
+    for (room, (_, sink)) in rooms.iter().zip(&sinks) {
+        here.follow(room, sink).expect("follow");
+    }
+    for room in &rooms {
+        send(there, room, &format!("{}/{}", room.instance, room.channel));
+    }
+    for (room, (collect, sink)) in rooms.iter().zip(&sinks) {
+        let name = format!("{}/{}", room.instance, room.channel);
+        assert_eq!(collect.wait(1), [name]);
+        let named = (room.instance.clone(), room.channel.clone());
+        assert_eq!(collect.rooms(), [named]);
+        here.unfollow(room, sink).expect("unfollow");
+    }
+}
+
+fn who_does_not_follow_gets_nothing([here, there]: [&dyn Signals; 2], prefix: &str) {
+    let room = room("demo", &format!("{prefix}leave"));
+    let (one, one_sink) = sink();
+    let (two, two_sink) = sink();
+    here.unfollow(&room, &one_sink)
+        .expect("not to follow is no error");
+    send(here, &room, "nobody");
+    here.follow(&room, &one_sink).expect("follow");
+    here.follow(&room, &two_sink).expect("follow");
+    send(there, &room, "both");
+    assert_eq!(
+        (one.wait(1), two.wait(1)),
+        (vec!["both".into()], vec!["both".into()])
+    );
+    here.unfollow(&room, &one_sink).expect("unfollow");
+    send(there, &room, "one");
+    assert_eq!(two.wait(2), ["both", "one"]);
+    here.follow(&room, &one_sink).expect("follow again");
+    send(there, &room, "last");
+    assert_eq!(one.wait(2), ["both", "last"]);
+    assert_eq!(two.wait(3), ["both", "one", "last"]);
+}
+
+fn a_dropped_sink_is_forgotten([here, there]: [&dyn Signals; 2], prefix: &str) {
+    let room = room("demo", &format!("{prefix}dropped"));
+    let (gone, gone_sink) = sink();
+    let (stays, stays_sink) = sink();
+    here.follow(&room, &gone_sink).expect("follow");
+    here.follow(&room, &stays_sink).expect("follow");
+    drop(gone_sink);
+    let gone = {
+        let weak = Arc::downgrade(&gone);
+        drop(gone);
+        weak
+    };
+    send(there, &room, "after");
+    assert_eq!(stays.wait(1), ["after"]);
+    assert!(gone.upgrade().is_none(), "the engine holds on to a sink");
+}
+
+fn senders_do_not_wait_for_each_other([here, there]: [&dyn Signals; 2], prefix: &str) {
+    let room = room("demo", &format!("{prefix}many"));
+    let (all, all_sink) = sink();
+    here.follow(&room, &all_sink).expect("follow");
+    std::thread::scope(|scope| {
+        for sender in 0..4 {
+            let (engine, room) = ([here, there][sender % 2], &room);
+            scope.spawn(move || {
+                for n in 0..200 {
+                    send(engine, room, &format!("{sender}:{n}"));
+                }
+            });
+        }
+    });
+    let got = all.wait(800);
+    for sender in 0..4 {
+        let of = format!("{sender}:");
+        let numbers = got.iter().filter_map(|data| data.strip_prefix(&of));
+        let expected: Vec<String> = (0..200).map(|n| n.to_string()).collect();
+        assert_eq!(numbers.collect::<Vec<_>>(), expected);
+    }
+}

@@ -1,0 +1,97 @@
+//! Signals: what is published in channels that keep nothing. The machine checks that the room is
+//! owned here and answers; the driver hands the signal to the engine of `Signals`, and what comes
+//! from there goes to every edge with interest in the room. Nothing of it is remembered.
+
+use gb6_core_model::snapshot::ChannelKind;
+use gb6_core_model::{ErrorCode, limits};
+use gb6_core_wire::mesh::{
+    Deliver, EdgeFrame, Publication, Published, RefusedReason, RoomRef, SignalPublish,
+};
+
+use crate::machine::{LinkId, Output, Shard};
+use crate::room::RoomIx;
+
+impl Shard {
+    /// Takes a signal. It is answered at once, so that the edge's credit alone holds a flood back.
+    pub(crate) fn signal(&mut self, link: LinkId, signal: SignalPublish) {
+        if signal.data.len() > limits::CLIENT_FRAME_BYTES_MAX {
+            return self.refuse(link, RefusedReason::Violation, "a signal out of bounds");
+        }
+        let error = match self.may_signal(&signal) {
+            Ok(()) => 0,
+            Err(code) => code.code(),
+        };
+        let published = Published {
+            request: signal.request,
+            error,
+            ..Published::default()
+        };
+        self.send(link, EdgeFrame::Published(published));
+        if error == 0 {
+            self.counters.signals += 1;
+            // The server's own are nobody's.
+            let nobody = signal.from.user.is_empty() && signal.from.client.is_empty();
+            let publication = Publication {
+                from: (!nobody).then_some(signal.from),
+                data: signal.data,
+                content_type: signal.content_type,
+                tags: signal.tags,
+                ..Publication::default()
+            };
+            let room = signal.room;
+            self.out.push_back(Output::Signal { room, publication });
+        }
+    }
+
+    fn may_signal(&self, signal: &SignalPublish) -> Result<(), ErrorCode> {
+        if self.serving.is_none() || !self.is_signal(&signal.room) {
+            // An edge with another snapshot thinks that the channel keeps nothing.
+            return Err(ErrorCode::OwnerMoving);
+        }
+        let here = Some(&self.config.shard);
+        let epoch = signal.instance_epoch;
+        self.ownership
+            .check(&signal.room, epoch, &self.snapshot, here)?;
+        Ok(())
+    }
+
+    fn is_signal(&self, room: &RoomRef) -> bool {
+        let rules = self.rules(room);
+        rules.is_some_and(|rules| rules.kind == ChannelKind::Signal)
+    }
+
+    /// A signal came for a room that this shard follows: one copy to each edge that wants it.
+    pub fn signalled(&mut self, room: &RoomRef, publication: &Publication) {
+        let edges = self.rooms.find(room).map(|ix| &self.rooms.get(ix).edges);
+        let links = edges.into_iter().flatten();
+        let links: Vec<LinkId> = links.filter_map(|ix| self.edges.list[*ix].link).collect();
+        for link in links {
+            let room = room.clone();
+            let publication = publication.clone();
+            self.send(link, EdgeFrame::Signal(Deliver { room, publication }));
+        }
+    }
+
+    /// Follows the room's signals as long as an edge wants them.
+    pub(crate) fn follow_signals(&mut self, ix: RoomIx) {
+        let room = self.rooms.get(ix);
+        let wanted = !room.edges.is_empty() && self.is_signal(&room.key);
+        if room.followed == wanted {
+            return;
+        }
+        let key = room.key.clone();
+        self.rooms.get_mut(ix).followed = wanted;
+        self.out.push_back(match wanted {
+            true => Output::FollowSignals { room: key },
+            false => Output::UnfollowSignals { room: key },
+        });
+    }
+
+    /// Another snapshot may have made other channels of a namespace.
+    pub(crate) fn follow_signals_anew(&mut self) {
+        let rooms: Vec<RoomIx> = self.rooms.iter().map(|(ix, _)| ix).collect();
+        for ix in rooms {
+            self.follow_signals(ix);
+        }
+    }
+}
