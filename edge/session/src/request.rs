@@ -70,8 +70,6 @@ pub struct SubscribeQuery {
 /// whole, in replies that name the channel.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Delivery {
-    /// Bare pushes, for a transport of one direction.
-    pub bare: bool,
     /// A number in place of the channel's name, where the edge has one to give.
     pub compact: bool,
     /// Differences between publications (format fossil). Not together with `filter`.

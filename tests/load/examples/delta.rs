@@ -5,7 +5,7 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use gb6_core_wire::client::{
-    ChannelRef, Dialect, Event, PublicationData, Shape, encode_live, json_text_of,
+    ChannelRef, Dialect, Event, PublicationData, encode_live, json_text_of,
 };
 use gb6_core_wire::fossil;
 use gb6_core_wire::mesh::Publication;
@@ -59,7 +59,7 @@ fn main() {
             let (base, next) = (publication(&pair[0]), publication(&pair[1]));
             let channel = ChannelRef::Id(7);
             let whole = Event::Publication(&next, PublicationData::Plain);
-            plain += encode_live(Shape::from(dialect), channel, whole).len();
+            plain += encode_live(dialect, channel, whole).len();
             let began = Instant::now();
             let text = json_text_of(&next.data, next.content_type());
             let delta = fossil::make(&base.data, &next.data);
@@ -67,11 +67,7 @@ fn main() {
                 Some(delta) => PublicationData::Delta(delta),
                 None => PublicationData::Whole(&text),
             };
-            let frame = encode_live(
-                Shape::from(dialect),
-                channel,
-                Event::Publication(&next, data),
-            );
+            let frame = encode_live(dialect, channel, Event::Publication(&next, data));
             seconds += began.elapsed().as_secs_f64();
             small += black_box(frame).len();
         }

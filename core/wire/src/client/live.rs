@@ -47,23 +47,6 @@ impl<'a> From<&'a str> for ChannelRef<'a> {
     }
 }
 
-/// The form of a subscriber's pushes.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct Shape {
-    /// How they are written.
-    pub dialect: Dialect,
-    /// Whether the client's transport has one direction: it reads the bare push and not a reply
-    /// with it.
-    pub bare: bool,
-}
-
-impl From<Dialect> for Shape {
-    fn from(dialect: Dialect) -> Self {
-        let bare = false;
-        Shape { dialect, bare }
-    }
-}
-
 /// What a push is about.
 #[derive(Clone, Copy, Debug)]
 pub enum Event<'a> {
@@ -95,7 +78,7 @@ pub fn encode_publication_push<'a>(
     publication: &mesh::Publication,
 ) -> Bytes {
     let event = Event::Publication(publication, PublicationData::Plain);
-    encode_live(dialect.into(), channel.into(), event)
+    encode_live(dialect, channel.into(), event)
 }
 
 /// A complete WebSocket frame with the push that somebody came.
@@ -104,7 +87,7 @@ pub fn encode_join_push<'a>(
     channel: impl Into<ChannelRef<'a>>,
     person: &mesh::Person,
 ) -> Bytes {
-    encode_live(dialect.into(), channel.into(), Event::Join(person))
+    encode_live(dialect, channel.into(), Event::Join(person))
 }
 
 /// A complete WebSocket frame with the push that somebody left.
@@ -113,32 +96,22 @@ pub fn encode_leave_push<'a>(
     channel: impl Into<ChannelRef<'a>>,
     person: &mesh::Person,
 ) -> Bytes {
-    encode_live(dialect.into(), channel.into(), Event::Leave(person))
+    encode_live(dialect, channel.into(), Event::Leave(person))
 }
 
 /// A complete WebSocket frame with the push of an event.
-pub fn encode_live(shape: Shape, channel: ChannelRef<'_>, event: Event<'_>) -> Bytes {
-    let dialect = shape.dialect;
+pub fn encode_live(dialect: Dialect, channel: ChannelRef<'_>, event: Event<'_>) -> Bytes {
     match dialect {
         Dialect::Json => websocket_frame_with(dialect, json_estimate(channel, event), |out| {
-            let push = |o: &mut Object<'_>| json_push(channel, event, o);
-            match shape.bare {
-                true => object(out, push),
-                false => object(out, |o| o.object("push", push)),
-            }
+            object(out, |o| o.object("push", |o| json_push(channel, event, o)));
         }),
         Dialect::Protobuf => {
             let push = channel_len(channel) + event_len(event);
-            let message = match shape.bare {
-                true => push,
-                false => nested_len(field::REPLY_PUSH, push),
-            };
-            let total = encoded_len_varint(message as u64) + message;
+            let reply = nested_len(field::REPLY_PUSH, push);
+            let total = encoded_len_varint(reply as u64) + reply;
             websocket_frame_with(dialect, total, |out| {
-                encode_varint(message as u64, out);
-                if !shape.bare {
-                    begin(field::REPLY_PUSH, push, out);
-                }
+                encode_varint(reply as u64, out);
+                begin(field::REPLY_PUSH, push, out);
                 put_channel(channel, out);
                 put_event(event, out);
             })

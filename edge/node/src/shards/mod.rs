@@ -336,7 +336,7 @@ fn collect_one(
         ),
         (
             "gb6_edge_encoded_total",
-            "Publications encoded, once per form: dialect, direction, number or name, delta.",
+            "Publications encoded, once per form: dialect, number or name, delta.",
             c.encoded,
         ),
         (

@@ -1,19 +1,19 @@
-//! Encoding once per form: dialect, direction of the transport, number or name of the channel, and
-//! whole or as a difference.
+//! Encoding once per form: dialect, number or name of the channel, and whole or as a difference.
+//! Transports of one direction cut the bare push out of the same bytes.
 
 use bytes::Bytes;
-use gb6_core_wire::client::{self, ChannelRef, Dialect, Event, PublicationData, Shape};
+use gb6_core_wire::client::{self, ChannelRef, Dialect, Event, PublicationData};
 
 /// The form of one subscriber's pushes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Form {
-    pub(super) shape: Shape,
+    pub(super) dialect: Dialect,
     /// Whether the channel's number stands for its name.
     pub(super) compact: bool,
 }
 
 /// Forms that there are, times the three ways of telling data.
-const KEYS: usize = 2 * 2 * 2 * 3;
+const KEYS: usize = 2 * 2 * 3;
 
 /// The frames of one event, each made when the first subscriber of its form needs it.
 pub(super) struct Frames<'a> {
@@ -40,15 +40,14 @@ impl<'a> Frames<'a> {
             _ => 0,
         };
         let bit = |set: bool| usize::from(set);
-        let key = (told * 2 + bit(form.compact)) * 2 + bit(form.shape.bare);
-        let key = key * 2 + bit(form.shape.dialect == Dialect::Protobuf);
+        let key = (told * 2 + bit(form.compact)) * 2 + bit(form.dialect == Dialect::Protobuf);
         let channel = match form.compact {
             true => ChannelRef::Id(self.number),
             false => ChannelRef::Name(self.channel),
         };
         let frame = &mut self.made[key];
         frame
-            .get_or_insert_with(|| client::encode_live(form.shape, channel, event))
+            .get_or_insert_with(|| client::encode_live(form.dialect, channel, event))
             .clone()
     }
 

@@ -2,7 +2,6 @@
 //! remembered here or read from the log, once for all who wait for them.
 
 use gb6_core_model::{ErrorCode, Offset, SessionId, limits};
-use gb6_core_wire::client::Shape;
 use gb6_core_wire::mesh::{HistoryPage, OwnerFrame, Presence, Publication};
 
 use super::encode::Form;
@@ -116,10 +115,7 @@ impl<S: Clone> Hub<S> {
                 session: asked.session,
                 handle: asked.handle.clone(),
                 form: Form {
-                    shape: Shape {
-                        dialect: query.dialect,
-                        bare: query.delivery.bare,
-                    },
+                    dialect: query.dialect,
                     compact: false,
                 },
                 join_leave: query.join_leave,

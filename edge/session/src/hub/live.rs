@@ -150,7 +150,7 @@ impl<S: Clone> Hub<S> {
                     continue;
                 }
                 if let (Some(since), Some(deltas)) = (special.delta, &mut deltas) {
-                    delta = deltas.get(subscriber.form.shape.dialect, since);
+                    delta = deltas.get(subscriber.form.dialect, since);
                     data = match &delta {
                         Some(delta) => PublicationData::Delta(delta),
                         None => PublicationData::Whole(deltas.text()),

@@ -5,11 +5,10 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use gb6_core_model::ErrorCode;
-use gb6_core_wire::client::{Dialect, FilterNode, Push, Reply, TagsFilter, decode_replies, frame};
+use gb6_core_wire::client::{Dialect, FilterNode, Push, Reply, TagsFilter, decode_replies};
 use gb6_core_wire::fossil;
 use gb6_core_wire::mesh::{HistoryRequest, OwnerFrame, RoomRef};
 use gb6_edge_session::{Answer, Delivery, Detach, HubOut, Notice};
-use prost::Message as _;
 use std::sync::Arc;
 
 /// What one session is to one room.
@@ -108,7 +107,6 @@ pub(crate) fn delivery_of(session: u64) -> Delivery {
     let what = session / 2 % 8;
     let own = || Arc::new(crate::hub_model::person(session));
     Delivery {
-        bare: what == 1,
         compact: what.is_multiple_of(2),
         delta: matches!(what, 2 | 3 | 4 | 6),
         filter: matches!(what, 5 | 7).then(|| Arc::new(TagsFilter::new(&filter).unwrap())),
@@ -155,16 +153,8 @@ impl Clients {
 impl Clients {
     /// The pushes of a frame, in the form of this session.
     fn pushes(&self, session: u64, frame: &Bytes) -> Vec<Push> {
-        let dialect = dialect_of(session);
-        if !(self.varied && delivery_of(session).bare) {
-            let replies = replies(dialect, frame).into_iter();
-            return replies.map(|reply| *reply.push.unwrap()).collect();
-        }
-        let payload = frame::frame_payload(frame);
-        vec![match dialect {
-            Dialect::Json => serde_json::from_slice(&payload).unwrap(),
-            Dialect::Protobuf => Push::decode_length_delimited(payload).unwrap(),
-        }]
+        let replies = replies(dialect_of(session), frame).into_iter();
+        replies.map(|reply| *reply.push.unwrap()).collect()
     }
 
     /// A publication's data, whatever form they came in; empty where they were erased.

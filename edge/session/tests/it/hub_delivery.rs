@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use gb6_core_model::ErrorCode;
-use gb6_core_wire::client::{Dialect, FilterNode, Publication as Told, Push, TagsFilter, frame};
+use gb6_core_wire::client::{Dialect, FilterNode, Publication as Told, Push, TagsFilter};
 use gb6_core_wire::fossil;
 use gb6_core_wire::mesh::*;
 use gb6_core_wire::record::ContentType;
@@ -348,19 +348,6 @@ fn without_numbers_pushes_carry_the_name() {
     publish(&mut b, json(5, "1"));
     let push = push(&mut b, 1, Dialect::Json).unwrap();
     assert_eq!((push.id, push.channel.as_str()), (0, "room:1"));
-}
-
-#[test]
-fn transports_of_one_direction_get_bare_pushes() {
-    let mut b = bench();
-    let bare = Delivery {
-        bare: true,
-        ..Delivery::default()
-    };
-    subscribe(&mut b, 1, Dialect::Json, bare, None);
-    publish(&mut b, json(5, "1"));
-    let bytes = frame::frame_payload(&b.said.delivered.pop().unwrap().1);
-    assert_eq!(bytes, r#"{"channel":"room:1","pub":{"data":1,"offset":5}}"#);
 }
 
 #[test]

@@ -74,7 +74,7 @@ fn complete(desk: &mut Desk, token: u64, answer: Answer) -> SubscribeResult {
 fn what_is_granted_is_asked_for_and_told() {
     let mut desk = desk(Dialect::Json);
     let (token, asked) = query(&mut desk, r#","delta":"fossil","flag":1"#);
-    assert!(asked.delivery.delta && asked.delivery.compact && !asked.delivery.bare);
+    assert!(asked.delivery.delta && asked.delivery.compact);
     assert!(asked.delivery.filter.is_none() && asked.delivery.without_own.is_none());
     let result = complete(&mut desk, token, subscribed(7, Vec::new()));
     assert!(result.delta && result.id == 7);
