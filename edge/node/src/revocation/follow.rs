@@ -10,7 +10,7 @@ use std::time::Duration;
 use gb6_core_model::{ErrorCode, limits};
 use gb6_core_wire::client::Dialect;
 use gb6_core_wire::mesh::ShardRef;
-use gb6_edge_session::{Answer, HistoryQuery, HubRequest, Request, SubscribeQuery};
+use gb6_edge_session::{Answer, Delivery, HistoryQuery, HubRequest, Request, SubscribeQuery};
 
 use super::record::Revocation;
 use super::{CHANNEL, Revoked};
@@ -148,6 +148,7 @@ impl Bell {
                 join_leave: false,
                 presence: None,
                 recover: None,
+                delivery: Delivery::default(),
             })),
         };
         inbox.request(&handle, request).ok()?;
