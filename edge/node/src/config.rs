@@ -48,7 +48,7 @@ pub struct EdgeConfig {
     /// Connections at most that have not shown a valid token; `None`: half of all. The oldest of
     /// them is dropped for a new one.
     pub half_open_max: Option<usize>,
-    /// How long a TLS or QUIC handshake may take.
+    /// How long a TLS or QUIC handshake may take: three lost packets in a row cost QUIC 7 s.
     pub handshake_timeout: Duration,
     /// How long a connection may take for the head of a request, or to open its stream, and an
     /// idle one is kept.
@@ -104,7 +104,7 @@ impl EdgeConfig {
             connect_wait: Duration::from_secs(2),
             file_reserve: 256,
             half_open_max: None,
-            handshake_timeout: Duration::from_secs(5),
+            handshake_timeout: Duration::from_secs(10),
             header_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(10),
             outbox_bytes: limits::SESSION_QUEUE_BYTES_MAX,

@@ -471,3 +471,29 @@ async fn an_idle_connection_costs_little() {
     println!("{each} bytes each");
     assert!(each <= BYTES_EACH, "{each} bytes each");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_that_come_at_once_all_come_in() {
+    let mut settings = with_quic();
+    // However slow the machine is: what counts is that a Retry keeps nobody out.
+    settings.handshake_timeout = 3 * PATIENCE;
+    settings.session.connect_timeout_ms = 30_000;
+    let world = World::start(settings);
+    let endpoint = endpoint(&[b"gb6"]);
+    let (server, token) = (address(&world), world.token("a"));
+    let mut storm = tokio::task::JoinSet::new();
+    for _ in 0..300 {
+        let (endpoint, token) = (endpoint.clone(), token.clone());
+        storm.spawn(async move {
+            let connecting = endpoint.connect(server, "localhost").unwrap();
+            let mut client = Quic::on(connecting.await.unwrap()).await;
+            client.authenticate(&token).await;
+            client
+        });
+    }
+    let clients = tokio::time::timeout(6 * PATIENCE, storm.join_all()).await;
+    let clients = clients.expect("some never came in");
+    assert_eq!(world.edge.sessions(), clients.len());
+    let retried = "gb6_edge_quic_handshakes_total{result=\"retry\"}";
+    assert!(world.metric(retried) > 0.0);
+}

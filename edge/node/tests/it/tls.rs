@@ -221,6 +221,30 @@ async fn a_handshake_that_never_ends_is_dropped_in_time() {
 }
 
 #[tokio::test]
+async fn requests_that_never_end_and_records_that_are_none() {
+    let mut settings = with_tls();
+    settings.header_timeout = Duration::from_millis(300);
+    let world = World::start(settings);
+    let mut slow = tls(world.address, TLS13, &[b"http/1.1"]).await.unwrap();
+    slow.write_all(b"GET /healthz HTTP/1.1\r\nHo")
+        .await
+        .unwrap();
+    eventually("dropped", || world.edge.connections() == 0).await;
+    // Below the TLS of a session: bytes that nobody encrypted end it, and it alone.
+    let mut other = client(&world).await;
+    let mut broken = tls(world.address, TLS13, &[b"http/1.1"]).await.unwrap();
+    upgrade(&mut broken, world.address).await;
+    let record = [
+        23, 3, 3, 0, 20, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19,
+    ];
+    broken.get_mut().0.write_all(&record).await.unwrap();
+    eventually("gone", || world.edge.connections() == 1).await;
+    let channel = json!({"channel": "room:1"});
+    let reply = other.call(json!({"id": 2, "subscribe": channel})).await;
+    assert!(reply["subscribe"].is_object(), "{reply}");
+}
+
+#[tokio::test]
 async fn who_never_reads_is_cut_off_over_tls_too() {
     let mut settings = with_tls();
     settings.outbox_bytes = 256 * 1024;
