@@ -332,6 +332,45 @@ async fn unidirectional_streams_say_connect_and_pings() {
     assert_eq!(binary.message().await.unwrap(), [0]);
 }
 
+/// What a unidirectional client would subscribe to stands in its connect, with what it has already.
+#[tokio::test]
+async fn rooms_of_a_unidirectional_connect_are_followed_and_recovered() {
+    let world = World::start(config());
+    let append = |n: u32| {
+        let data = json!({ "n": n }).to_string().into_bytes();
+        world.owner.append(&room("room:1"), data);
+    };
+    (1..=3).for_each(append);
+    let following = |subs: Value| {
+        let request = json!({"token": world.token("alice"), "subs": subs}).to_string();
+        events("/connection/uni_sse", &request)
+    };
+    let subs = json!({"room:1": {}, "other:1": {}});
+    let mut body = Body::open(world.address, &following(subs)).await;
+    let first = body.event().await.unwrap();
+    let given = first["connect"]["subs"].as_object().unwrap();
+    assert_eq!(given.keys().collect::<Vec<_>>(), ["room:1"]);
+    assert_eq!(given["room:1"]["offset"], 3);
+    let epoch = given["room:1"]["epoch"].clone();
+    append(4);
+    let push = body.event().await.unwrap();
+    assert_eq!(
+        (&push["channel"], &push["pub"]["offset"]),
+        (&json!("room:1"), &json!(4))
+    );
+    drop(body);
+    append(5);
+
+    let position = json!({"room:1": {"recover": true, "offset": 3, "epoch": epoch}});
+    let mut body = Body::open(world.address, &following(position)).await;
+    let first = body.event().await.unwrap();
+    let recovered = &first["connect"]["subs"]["room:1"];
+    assert_eq!(recovered["recovered"], true, "{first}");
+    let offsets = recovered["publications"].as_array().unwrap().iter();
+    let offsets: Vec<u64> = offsets.filter_map(|p| p["offset"].as_u64()).collect();
+    assert_eq!(offsets, [4, 5]);
+}
+
 #[tokio::test]
 async fn errors_of_a_unidirectional_connect_are_disconnects() {
     let world = World::start(config());

@@ -51,7 +51,7 @@ pub(super) enum Joined {
 impl Live {
     /// Begins the subscriptions that a connect brings: those of its token, and the user's own
     /// channel where the instance has such. `positions`: what the client has already, of which only
-    /// what is granted counts.
+    /// what is granted counts; of a client that can not subscribe, also what it would.
     ///
     /// # Errors
     /// The outer one ends the session: there are more than a session may have (3505). The inner one
@@ -70,6 +70,15 @@ impl Live {
             && let Some(personal) = Channel::personal(&self.person().user)
         {
             granted.entry(personal.as_str().to_owned()).or_default();
+        }
+        // Who can not subscribe later says here what it would: what it may not have is absent, as
+        // what is not granted always is.
+        if turn.cx.config.unidirectional {
+            for name in positions.keys() {
+                if self.asker().may_subscribe(snapshot, name, false).is_ok() {
+                    granted.entry(name.clone()).or_default();
+                }
+            }
         }
         if granted.is_empty() {
             return Ok(Ok(()));
