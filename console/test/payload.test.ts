@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { oneLine, show } from '../src/payload.ts';
 import { hueOf, initialsOf, roomOfFragment } from '../src/names.ts';
-import { sdkExample } from '../src/views/sdkPanel.ts';
+import { curlExample, sdkExample } from '../src/views/sdkPanel.ts';
 
 test('every shape is shown as something', () => {
   assert.deepEqual(show({ text: 'hello' }), { kind: 'text', text: 'hello' });
@@ -66,4 +66,12 @@ test('the example carries any room name as one string', () => {
   const code = sdkExample('ws://127.0.0.1:8080/connection/websocket', 'tok', '"; alert(1) //');
   assert.ok(code.includes(String.raw`"room:\"; alert(1) //"`));
   assert.equal(code.trimEnd().split('\n').length, 10);
+});
+
+test('the command carries any room name as one word', () => {
+  const command = curlExample('wss://example.test/connection/websocket', 'tok', "it's");
+  assert.equal(
+    command,
+    String.raw`curl -N 'https://example.test/connection/uni_sse' --json '{"token":"tok","subs":{"room:it'\''s":{}}}'` + '\n',
+  );
 });

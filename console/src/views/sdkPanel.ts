@@ -19,17 +19,27 @@ console.log('durable at offset', sent.data.offset);
 `;
 }
 
+/** The same room followed without any program: one command of a shell, by the unidirectional event stream. */
+export function curlExample(url: string, token: string, room: string): string {
+  const address = url.replace(/^ws/, 'http').replace(/websocket$/, 'uni_sse');
+  const connect = JSON.stringify({ token, subs: { [channelOf(room)]: {} } });
+  const quoted = (text: string): string => `'${text.replaceAll("'", String.raw`'\''`)}'`;
+  return `curl -N ${quoted(address)} --json ${quoted(connect)}\n`;
+}
+
 /** The panel, a dialog. */
 export class SdkPanel {
   readonly element: HTMLDialogElement;
   #session: Session;
   #code: HTMLElement;
+  #curl: HTMLElement;
   #note: HTMLElement;
   #copied: HTMLElement;
 
   constructor(session: Session) {
     this.#session = session;
     this.#code = h('code', { 'data-testid': 'sdk-example' });
+    this.#curl = h('code', { 'data-testid': 'curl-example' });
     this.#note = h('p', { class: 'hint' });
     this.#copied = h('span', { role: 'status' });
     this.element = h(
@@ -54,6 +64,8 @@ export class SdkPanel {
         ),
         this.#note,
         h('pre', { tabindex: 0, 'aria-label': 'Example program' }, this.#code),
+        h('p', { class: 'hint' }, 'Or follow the room in a shell:'),
+        h('pre', { tabindex: 0, 'aria-label': 'Example command' }, this.#curl),
         h(
           'footer',
           {},
@@ -86,6 +98,7 @@ export class SdkPanel {
     const { identity, url } = this.#session.connection;
     setText(this.#note, `Any Centrifuge SDK works. The token below is ${identity.name}’s and expires; opening this panel again makes a fresh one.`);
     setText(this.#code, sdkExample(url, token, room));
+    setText(this.#curl, curlExample(url, token, room));
   }
 
   async #copy(): Promise<void> {

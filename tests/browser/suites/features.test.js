@@ -125,6 +125,15 @@ test('publications of any shape are shown', async () => {
   await tab.close();
 });
 
+/** Waits until something holds. */
+async function until(what, holds) {
+  const end = Date.now() + PATIENCE;
+  while (!holds()) {
+    assert.ok(Date.now() < end, `${what}: not in time`);
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+}
+
 /** Runs a program with the packages of these tests until it prints `words`; its whole output. */
 async function run(folder, code, words) {
   mkdirSync(folder, { recursive: true });
@@ -161,11 +170,18 @@ test('the example has the live token, and runs', async () => {
   assert.equal(sub, 'alice');
   assert.ok(exp * 1000 > Date.now());
   assert.ok(code.includes(JSON.stringify(dev.ready.ws)) && code.includes('"room:example"'), code);
+  const command = await tab.get('curl-example').innerText();
   await tab.screenshot('console-example');
   await tab.page.keyboard.press('Escape');
   await tab.get('sdk-panel').waitFor({ state: 'hidden' });
+  const curl = spawn('sh', ['-c', command], { stdio: ['ignore', 'pipe', 'ignore'] });
+  let followed = '';
+  curl.stdout.on('data', (bytes) => (followed += bytes));
+  await until('the command has the room', () => followed.includes('"subs":{"room:example"'));
   const said = await run(path.join(dev.dir, 'example'), code, 'durable at offset');
   assert.match(said, /durable at offset 1/);
+  await until('the command sees it', () => followed.includes('"text":"Hello"'));
+  curl.kill();
   await tab.sees('Hello');
   assert.equal(await tab.messages('Hello').getAttribute('data-user'), 'alice');
   await tab.close();
