@@ -93,9 +93,8 @@ fn alert(error: &ConnectionError) -> Option<(u64, String)> {
         _ => return None,
     };
     // RFC 9001 section 4.8: a TLS alert is 0x0100 plus its code.
-    (0x100..0x200)
-        .contains(&code)
-        .then_some((code - 0x100, reason))
+    let alert = code.checked_sub(0x100).filter(|alert| *alert < 0x100)?;
+    Some((alert, reason))
 }
 
 pub(crate) fn dial_error(node: &NodeId, addr: SocketAddr, error: &ConnectionError) -> DialError {
@@ -173,6 +172,33 @@ pub(crate) async fn read_first<M: Message + Default>(
             Ok(None) => return Err(Failed::not_hello(&"the stream ended")),
             Err(quinn::ReadError::ConnectionLost(error)) => return Err(Failed::Lost(error)),
             Err(error) => return Err(Failed::not_hello(&error)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_codes_of_tls_are_alerts() {
+        use quinn::TransportErrorCode as Code;
+        for (code, want) in [
+            // What an endpoint says that takes nobody, and others below the codes of TLS.
+            (Code::CONNECTION_REFUSED, None),
+            (Code::NO_ERROR, None),
+            (Code::NO_VIABLE_PATH, None),
+            (Code::crypto(0), Some(0)),
+            (Code::crypto(42), Some(42)),
+            (Code::crypto(255), Some(255)),
+        ] {
+            let error = ConnectionError::ConnectionClosed(quinn::ConnectionClose {
+                error_code: code,
+                frame_type: None,
+                reason: bytes::Bytes::from_static(b"why"),
+            });
+            let found = alert(&error).map(|(alert, _)| alert);
+            assert_eq!(found, want, "{code}");
         }
     }
 }
