@@ -3,8 +3,10 @@
 import asyncio
 import base64
 import json
+import time
 
 import cent
+import centrifuge
 
 from lib.client import Case, Json, Protobuf
 from lib.conformance import proves
@@ -179,6 +181,87 @@ class ServerApi(Case):
         self.assertTrue(all(client == info.client for client, info in result.presence.items()))
         stats = await self.api.presence_stats(cent.PresenceStatsRequest(channel=channel))
         self.assertEqual((stats.num_clients, stats.num_users), (3, 2))
+
+    @proves("api-people")
+    async def test_people_are_subscribed_unsubscribed_and_disconnected(self):
+        channel = self.fresh("api-people")
+        user = self.fresh("user")
+        clients = [await self.connect(user, encoding) for encoding in (Json, Protobuf)]
+        other = await self.connect(self.fresh("other"))
+        data = {"hello": "ä"}
+        await self.api.publish(cent.PublishRequest(channel=channel, data=1))
+        await self.api.subscribe(
+            cent.SubscribeRequest(
+                user=user,
+                channel=channel,
+                data=data,
+                info={"role": "admin"},
+                recover_since=cent.StreamPosition(offset=0, epoch=""),
+                override=cent.ChannelOptionsOverride(presence=cent.BoolValue(value=True)),
+            )
+        )
+        await self.until(lambda: self.present(channel), lambda people: len(people) == 2)
+        people = await self.present(channel)
+        self.assertEqual([p.chan_info for p in people.values()], [{"role": "admin"}] * 2)
+        found = await self.api.channels(cent.ChannelsRequest(pattern=f"{channel}*"))
+        self.assertEqual({c: i.num_clients for c, i in found.channels.items()}, {channel: 2})
+        await self.api.unsubscribe(cent.UnsubscribeRequest(user=user, channel=channel))
+        await self.until(lambda: self.present(channel), lambda people: not people)
+
+        named = await self.api.connections(cent.ConnectionsRequest(user=user, expression=""))
+        self.assertEqual(
+            sorted((c.transport, c.protocol, c.user) for c in named.connections.values()),
+            [("websocket", "json", user), ("websocket", "protobuf", user)],
+        )
+        kept = next(c for c, i in named.connections.items() if i.protocol == "protobuf")
+        ended = cent.Disconnect(code=4501, reason="moved away")
+        await self.api.disconnect(
+            cent.DisconnectRequest(user=user, whitelist=[kept], disconnect=ended)
+        )
+
+        async def connections():
+            request = cent.ConnectionsRequest(user=user, expression="")
+            return (await self.api.connections(request)).connections
+
+        left = await self.until(connections, lambda left: len(left) == 1)
+        self.assertEqual(list(left), [kept])
+        await self.api.disconnect(cent.DisconnectRequest(user=user, client=kept, disconnect=ended))
+        await self.until(connections, lambda left: not left)
+        for client in clients:
+            told = await client.log.next("disconnected")
+            self.assertEqual((told.code, told.reason), (4501, "moved away"))
+        self.assertEqual(other.state, centrifuge.ClientState.CONNECTED)
+        # Whom nobody knows is a success.
+        await self.api.disconnect(cent.DisconnectRequest(user=self.fresh("nobody")))
+
+    @proves("api-refresh")
+    async def test_a_users_time_is_changed(self):
+        user = self.fresh("refreshed")
+        client = await self.connect(user)
+        later = int(time.time()) + 3600
+        await self.api.refresh(cent.RefreshRequest(user=user, expire_at=later))
+        await self.api.refresh(cent.RefreshRequest(user=user, expired=True))
+        # The SDK is told to come back.
+        await client.log.next("connecting", lambda told: told.code == 3005)
+
+    @proves("api-info")
+    async def test_nodes_say_what_they_serve(self):
+        await self.room(await self.connect(self.fresh("seen")), self.fresh("api-info"))
+        [node] = (await self.api.info(cent.InfoRequest())).nodes
+        self.assertGreaterEqual(node.num_clients, 1)
+        self.assertGreaterEqual(node.num_channels, 1)
+        self.assertGreater(len(node.uid) * len(node.name) * len(node.version), 0)
+
+    async def present(self, channel):
+        return (await self.api.presence(cent.PresenceRequest(channel=channel))).presence
+
+    async def until(self, ask, is_so):
+        """Asks until the answer is so."""
+        until = time.monotonic() + PATIENCE
+        while not is_so(answer := await ask()):
+            self.assertLess(time.monotonic(), until, answer)
+            await asyncio.sleep(0.02)
+        return answer
 
     @proves("api-batch")
     async def test_a_batch_is_answered_in_its_order(self):
