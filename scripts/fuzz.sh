@@ -23,6 +23,7 @@ TARGETS=(
     mesh_hello:core/mesh/corpus/hello
     mesh_certificate:core/mesh/corpus/certificate
     mesh_snapshot:core/mesh/corpus/snapshot
+    api_request:edge/node/corpus/api_request
     websocket:edge/node/corpus/websocket
     stream:edge/node/corpus/stream
     webtransport:edge/node/corpus/webtransport

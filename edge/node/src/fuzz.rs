@@ -37,13 +37,21 @@ static SNAPSHOT: LazyLock<Snapshot> = LazyLock::new(|| {
         region: "eu".into(),
         epoch: gb6_core_model::InstanceEpoch(1),
         slots: Vec::new(),
-        keys: vec![Key {
-            id: KEY.into(),
-            usage: KeyUse::Client,
-            algorithm: KeyAlgorithm::HS256,
-            secret: SECRET.into(),
-            ..Key::default()
-        }],
+        keys: vec![
+            Key {
+                id: KEY.into(),
+                usage: KeyUse::Client,
+                algorithm: KeyAlgorithm::HS256,
+                secret: SECRET.into(),
+                ..Key::default()
+            },
+            Key {
+                id: "api".into(),
+                usage: KeyUse::Api,
+                secret: "gb6_demo_0123456789abcdef".into(),
+                ..Key::default()
+            },
+        ],
         allowed_origins: vec![LISTED.into()],
         subscriptions_max: 1,
         ..Instance::default()
@@ -53,6 +61,11 @@ static SNAPSHOT: LazyLock<Snapshot> = LazyLock::new(|| {
         ..Snapshot::default()
     }
 });
+
+/// A request to the server API: a method, a query and a body, a line each.
+pub fn api_request(bytes: &[u8]) {
+    crate::api::read_any(&SNAPSHOT, bytes);
+}
 
 /// Bytes of a WebSocket, in pieces of several sizes and under several bounds. However they arrive,
 /// the same messages and the same error come out, and none is larger than the bound.

@@ -12,6 +12,8 @@ const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 const SCHEME: &str = "apikey";
 /// The query parameter, for callers that can set no header. Nothing logs a query.
 const PARAMETER: &str = "api_key";
+/// Keys of one instance that are compared: two of its own, and one of `gb6 dev`.
+const KEYS_MAX: usize = 4;
 /// Longest key in bytes that is looked at.
 const KEY_BYTES_MAX: usize = limits::CHANNEL_BYTES_MAX;
 
@@ -49,18 +51,14 @@ fn verified(snapshot: &Snapshot, key: &str) -> Option<InstanceId> {
     let keys = found.into_iter().flat_map(|(_, instance)| &instance.keys);
     let secrets = keys.filter(|k| k.usage == KeyUse::Api && !k.secret.is_empty());
     let given = digest(&SHA256, key.as_bytes());
-    // Of two digests only their difference shows, and nobody can choose those.
+    let secrets = secrets.map(|k| (k.secret.as_bytes(), true));
+    // In place of keys that are not there: as much work, and never good.
+    let nobodys = std::iter::repeat((key.as_bytes(), false));
     let mut good = false;
-    let mut compared = 0;
-    for key in secrets {
-        good |= same(
-            given.as_ref(),
-            digest(&SHA256, key.secret.as_bytes()).as_ref(),
-        );
-        compared += 1;
-    }
-    if compared == 0 {
-        same(given.as_ref(), digest(&SHA256, named.as_bytes()).as_ref());
+    for (secret, counts) in secrets.chain(nobodys).take(KEYS_MAX) {
+        // Of two digests only their difference shows, and nobody can choose those.
+        let equal = same(given.as_ref(), digest(&SHA256, secret).as_ref());
+        good |= equal & counts;
     }
     found.filter(|_| good).map(|(id, _)| id.clone())
 }

@@ -44,6 +44,13 @@ macro_rules! methods {
             }
         }
 
+        /// Reads what a method takes, and does nothing with it.
+        pub(super) fn check(method: Method, body: &RawValue) -> Result<(), ApiError> {
+            match method {
+                $(Method::$method => read::<$request>(body).map(drop),)+
+            }
+        }
+
         async fn carry_out(
             call: &Call,
             method: Method,
@@ -138,7 +145,7 @@ impl Method {
                 ApiError::with(ErrorCode::NotAvailable, why)
             }
             false => {
-                let why = format!("there is no method of this name: {}", shortened(name));
+                let why = format!("there is no method of this name: {}", shortened(name, 64));
                 ApiError::with(ErrorCode::MethodNotFound, why)
             }
         })
@@ -155,7 +162,9 @@ pub(super) fn call<'a>(
 }
 
 fn read<'a, T: Deserialize<'a> + JsonSchema>(body: &'a RawValue) -> Result<T, ApiError> {
-    serde_json::from_str(body.get()).map_err(|error| ApiError::bad(error.to_string()))
+    // Its words repeat what was found, however long that is.
+    let bad = |error: serde_json::Error| ApiError::bad(shortened(&error.to_string(), 256));
+    serde_json::from_str(body.get()).map_err(bad)
 }
 
 fn write(result: &impl Serialize) -> Result<Json, ApiError> {
@@ -163,7 +172,7 @@ fn write(result: &impl Serialize) -> Result<Json, ApiError> {
     to_raw_value(result).map_err(|_| ErrorCode::Internal.into())
 }
 
-/// A name as it is said in an error, which is no place for a long text of somebody's.
-fn shortened(name: &str) -> String {
-    name.chars().take(64).collect()
+/// A text as it is said in an error, which is no place for a long one of somebody's.
+pub(super) fn shortened(text: &str, chars: usize) -> String {
+    text.chars().take(chars).collect()
 }

@@ -22,11 +22,12 @@ mod users;
 
 use std::sync::Arc;
 
-use gb6_core_model::{ErrorCode, limits};
+use gb6_core_model::snapshot::Snapshot;
+use gb6_core_model::{ErrorCode, Glob, limits};
 use gb6_core_wire::client::json_depth_within;
 use gb6_core_wire::mesh::Person;
 use http::header::{HeaderName, HeaderValue};
-use http::{Method as HttpMethod, Request, Response, StatusCode, header};
+use http::{HeaderMap, Method as HttpMethod, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use serde_json::value::RawValue;
@@ -123,6 +124,32 @@ pub(crate) async fn answer(shared: &Arc<Shared>, request: Request<Incoming>) -> 
             format!("{{\"result\":{}}}", result.get()),
         ),
         Err(error) => failed(shared, as_http, &error),
+    }
+}
+
+/// For fuzzers: a method's name, a query and a body, a line each, as far as they are read before
+/// anything is done. Only the right key opens an instance, and what is said of the rest is short.
+pub(crate) fn read_any(snapshot: &Snapshot, bytes: &[u8]) {
+    let mut parts = bytes.splitn(3, |b| *b == b'\n');
+    let mut part = || parts.next().unwrap_or_default();
+    let (name, query, body) = (part(), part(), part());
+    let (Ok(name), Ok(query)) = (std::str::from_utf8(name), std::str::from_utf8(query)) else {
+        return;
+    };
+    let opened = auth::instance_of(snapshot, &HeaderMap::new(), Some(query));
+    assert!(opened.is_none() || query.contains("api_key="), "{query}");
+    let said = match Method::find(name) {
+        Err(error) => Some(error.words()),
+        Ok(_) if !json_depth_within(body, DEPTH_MAX) => None,
+        Ok(method) => match serde_json::from_slice::<&RawValue>(body) {
+            Ok(body) => methods::check(method, body).err().map(|e| e.words()),
+            Err(_) => None,
+        },
+    };
+    let said = said.unwrap_or_default();
+    assert!(said.chars().count() < 400, "{said}");
+    if let Ok(glob) = Glob::parse(query) {
+        let _ = glob.matches(name);
     }
 }
 

@@ -10,6 +10,7 @@ use serde_json::value::{RawValue, to_raw_value};
 
 use super::call::Call;
 use super::error::ApiError;
+use super::methods::shortened;
 use super::schema::{Content, Json, RpcRequest, RpcResult};
 
 #[derive(Deserialize)]
@@ -52,7 +53,7 @@ pub(super) async fn rpc(call: &Call, request: RpcRequest) -> Result<RpcResult, A
         "room.publish" => publish(call, parse(params)?).await,
         "room.trace" => trace(call, parse(params)?).await,
         other => {
-            let why = format!("there is no rpc {other}");
+            let why = format!("there is no rpc {}", shortened(other, 64));
             Err(ApiError::with(ErrorCode::MethodNotFound, why))
         }
     }
@@ -114,7 +115,11 @@ fn full_name(room: String) -> String {
 }
 
 fn parse<'a, T: Deserialize<'a>>(params: &'a RawValue) -> Result<T, ApiError> {
-    serde_json::from_str(params.get()).map_err(|e| ApiError::bad(format!("params: {e}")))
+    let bad = |e: serde_json::Error| {
+        let why = format!("params: {e}");
+        ApiError::bad(shortened(&why, 256))
+    };
+    serde_json::from_str(params.get()).map_err(bad)
 }
 
 fn answer(reply: &impl Serialize) -> Result<RpcResult, ApiError> {

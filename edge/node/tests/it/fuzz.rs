@@ -8,7 +8,8 @@ use proptest::sample::Index;
 
 type Entry = fn(&[u8]);
 
-const ENTRIES: [(&str, Entry); 8] = [
+const ENTRIES: [(&str, Entry); 9] = [
+    ("api_request", fuzz::api_request),
     ("websocket", fuzz::websocket),
     ("stream", fuzz::stream),
     ("webtransport", fuzz::webtransport),
