@@ -1,5 +1,5 @@
 //! The vocabulary of GB6: identifiers, limits, channel names, permissions, error codes, time and
-//! the placement snapshot. No role logic and no I/O lives here; every other crate may depend on it.
+//! the placement snapshot, and queues in which instances take turns. No role logic and no I/O lives here; every other crate may depend on it.
 
 pub mod caps;
 pub mod channel;
@@ -12,6 +12,7 @@ mod patterns;
 pub mod public_key;
 pub mod snapshot;
 mod snapshot_check;
+pub mod turns;
 
 pub use caps::{Allow, Capability, CapabilityError, Caps};
 pub use channel::{Channel, ChannelError};
@@ -23,3 +24,4 @@ pub use ids::{
 };
 pub use public_key::{PublicKey, PublicKeyError, VerifyingJwk};
 pub use snapshot_check::SnapshotError;
+pub use turns::Turns;

@@ -79,6 +79,9 @@ pub struct EdgeConfig {
     pub outbound: OutboundConfig,
     /// When key sets are fetched.
     pub key_sets: KeySetTiming,
+    /// Subscriptions ended a second because the log can not continue them, over all shards: the
+    /// clients come back at once.
+    pub evictions_per_second: u64,
     /// Settings of the sessions.
     pub session: SessionConfig,
     /// Settings of the rooms' hubs.
@@ -118,6 +121,7 @@ impl EdgeConfig {
             data_dir: None,
             outbound: OutboundConfig::default(),
             key_sets: KeySetTiming::default(),
+            evictions_per_second: 500,
             session: SessionConfig::default(),
             hub: HubConfig::default(),
         }

@@ -160,7 +160,7 @@ impl Shared {
     pub(crate) fn new(parts: SharedParts) -> Self {
         let config = parts.config;
         let tick_ms = u64::try_from(config.tick.as_millis()).unwrap_or(u64::MAX);
-        let evictions = config.hub.evictions_per_second;
+        let evictions = config.evictions_per_second;
         let connects = Connects::new(
             config.connects_per_second,
             config.connect_wait,

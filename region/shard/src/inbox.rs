@@ -1,8 +1,9 @@
 //! The inbox: publishes that wait for the next batch, drained round-robin by instance, so that a
 //! flooding instance waits for itself.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::HashMap;
 
+use gb6_core_model::Turns;
 use gb6_core_wire::mesh::Publish;
 
 use crate::machine::LinkId;
@@ -18,10 +19,7 @@ pub(crate) struct Waiting {
 /// Publishes by instance. Bounded by the credit of each (edge, instance).
 #[derive(Debug, Default)]
 pub(crate) struct Inbox {
-    by_instance: BTreeMap<String, VecDeque<Waiting>>,
-    /// Instances with something waiting, the next to be served first.
-    turn: VecDeque<String>,
-    len: usize,
+    turns: Turns<Waiting>,
     /// Publishes that went out lately, by instance; halved every [`SHARES_SPAN`]. Bounded by it.
     shares: HashMap<String, u32>,
     /// The sum of `shares`.
@@ -35,23 +33,18 @@ const SHARES_SPAN: u32 = 4096;
 
 impl Inbox {
     pub(crate) fn push(&mut self, waiting: Waiting) {
-        self.len += 1;
-        let instance = &waiting.publish.room.instance;
-        if let Some(queue) = self.by_instance.get_mut(instance) {
-            queue.push_back(waiting);
-            return;
+        let instance = waiting.publish.room.instance.clone();
+        if self.turns.waiting(&instance) == 0 {
+            let equal = self.lately / u32::try_from(self.shares.len().max(1)).unwrap_or(u32::MAX);
+            let share = self.shares.get(&instance).copied().unwrap_or(0);
+            self.light |= share < equal / 2;
         }
-        let instance = instance.clone();
-        let equal = self.lately / u32::try_from(self.shares.len().max(1)).unwrap_or(u32::MAX);
-        let share = self.shares.get(&instance).copied().unwrap_or(0);
-        self.light |= share < equal / 2;
-        self.turn.push_back(instance.clone());
-        self.by_instance.insert(instance, VecDeque::from([waiting]));
+        self.turns.push(&instance, waiting);
     }
 
     /// The publish that [`Inbox::pop`] would give.
     pub(crate) fn peek(&self) -> Option<&Waiting> {
-        self.by_instance.get(self.turn.front()?)?.front()
+        self.turns.peek()
     }
 
     /// Whether an instance waits that had less than half of an equal share lately.
@@ -78,45 +71,29 @@ impl Inbox {
 
     /// Every publish that waits, in no particular order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Waiting> {
-        self.by_instance.values().flatten()
+        self.turns.iter()
     }
 
     /// The next publish: one of each instance in turn.
     pub(crate) fn pop(&mut self) -> Option<Waiting> {
-        let instance = self.turn.pop_front()?;
-        self.count(&instance);
-        let queue = self.by_instance.get_mut(&instance)?;
-        let waiting = queue.pop_front();
-        if queue.is_empty() {
-            self.by_instance.remove(&instance);
-        } else {
-            self.turn.push_back(instance);
-        }
-        self.len -= usize::from(waiting.is_some());
-        self.light &= self.len > 0;
-        waiting
+        let waiting = self.turns.pop(|_| true)?;
+        self.count(&waiting.publish.room.instance);
+        self.light &= !self.turns.is_empty();
+        Some(waiting)
     }
 
     /// Drops what came on a link that is gone: its edge sends it again.
     pub(crate) fn purge(&mut self, link: LinkId) {
-        let mut len = 0;
-        self.by_instance.retain(|_, queue| {
-            queue.retain(|w| w.link != link);
-            len += queue.len();
-            !queue.is_empty()
-        });
-        self.len = len;
-        self.light &= len > 0;
-        let by_instance = &self.by_instance;
-        self.turn.retain(|i| by_instance.contains_key(i));
+        self.turns.retain(|waiting| waiting.link != link);
+        self.light &= !self.turns.is_empty();
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.len
+        self.turns.len()
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.len == 0
+        self.turns.is_empty()
     }
 }
 

@@ -501,7 +501,7 @@ impl<S: Clone> Hub<S> {
         };
         match member {
             Member::Ending(entry) => {
-                self.evictions.waiting.remove(&entry);
+                self.evictions.remove(&entry);
             }
             Member::Joining(op) => {
                 if let Some(room) = self.rooms.get_mut(id) {

@@ -24,7 +24,6 @@ mod reads;
 mod ring;
 mod room;
 mod select;
-mod turns;
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -59,7 +58,8 @@ pub struct Hub<S> {
     numbers: Numbers,
     reads: Reads,
     queries: Queries,
-    evictions: Evictions<S>,
+    /// Ended at a pace ([`HubOut::may_evict`]), because the clients come back at once.
+    evictions: BTreeMap<u64, Evicted<S>>,
     /// Rooms without members, with when they may go and which of their idle times is meant.
     idle: VecDeque<(u64, RoomId, u64)>,
     ring_bytes: usize,
@@ -102,16 +102,7 @@ enum Op {
     History,
 }
 
-/// Subscriptions that the log could not continue, ended at a bounded pace because the clients come
-/// back at once.
-struct Evictions<S> {
-    waiting: BTreeMap<u64, Evicted<S>>,
-    /// Thousandths of an eviction that may happen now.
-    allowance: u64,
-    /// When the allowance was last raised.
-    counted_at: u64,
-}
-
+/// A subscription that the log could not continue.
 struct Evicted<S> {
     session: SessionId,
     room: RoomId,
@@ -132,11 +123,7 @@ impl<S: Clone> Hub<S> {
             numbers: Numbers::new(config.numbered_rooms),
             reads: Reads::default(),
             queries: Queries::default(),
-            evictions: Evictions {
-                waiting: BTreeMap::new(),
-                allowance: 0,
-                counted_at: 0,
-            },
+            evictions: BTreeMap::new(),
             idle: VecDeque::new(),
             ring_bytes: 0,
             base_bytes: 0,
@@ -238,7 +225,7 @@ impl<S: Clone> Hub<S> {
         self.tick_lease(now_ms, out);
         self.tick_ops(now_ms, out);
         self.tick_queries(now_ms, out);
-        self.tick_evictions(now_ms, out);
+        self.tick_evictions(out);
         self.tick_reads(now_ms, out);
         self.continue_fills(now_ms, out);
         self.tick_idle(now_ms, out);
@@ -270,7 +257,7 @@ impl<S: Clone> Hub<S> {
             filter_bytes: self.filter_bytes,
             ahead_bytes: self.ahead_bytes,
             ready_bytes: self.ready_bytes,
-            evictions_waiting: self.evictions.waiting.len(),
+            evictions_waiting: self.evictions.len(),
         }
     }
 
@@ -336,7 +323,7 @@ impl<S: Clone> Hub<S> {
         }
     }
 
-    /// Ends every subscription of a room, at the bounded pace.
+    /// Ends every subscription of a room, as fast as they may be ended.
     fn evict_all(&mut self, id: RoomId, room: &mut Room<S>, out: &mut impl HubOut<S>) {
         room.filters = None;
         room.base = None;
@@ -349,7 +336,7 @@ impl<S: Clone> Hub<S> {
             }
             self.members
                 .insert((subscriber.session, id), Member::Ending(entry));
-            self.evictions.waiting.insert(
+            self.evictions.insert(
                 entry,
                 Evicted {
                     session: subscriber.session,
@@ -360,21 +347,11 @@ impl<S: Clone> Hub<S> {
         }
     }
 
-    fn tick_evictions(&mut self, now: u64, out: &mut impl HubOut<S>) {
-        let pace = self.config.evictions_per_second;
-        let passed = now.saturating_sub(self.evictions.counted_at);
-        self.evictions.counted_at = now;
-        // At most a tenth of a second's worth at once, or one.
-        let most = (pace * 100).max(1000);
-        self.evictions.allowance = (self.evictions.allowance + passed * pace).min(most);
-        while self.evictions.allowance >= 1000 {
-            if self.evictions.waiting.is_empty() || !out.may_evict() {
-                return;
-            }
-            let Some((_, evicted)) = self.evictions.waiting.pop_first() else {
+    fn tick_evictions(&mut self, out: &mut impl HubOut<S>) {
+        while !self.evictions.is_empty() && out.may_evict() {
+            let Some((_, evicted)) = self.evictions.pop_first() else {
                 return;
             };
-            self.evictions.allowance -= 1000;
             self.members.remove(&(evicted.session, evicted.room));
             self.counters.evicted += 1;
             if let Some(room) = self.rooms.get_mut(evicted.room) {

@@ -23,8 +23,8 @@ pub trait HubOut<S> {
     fn complete(&mut self, to: &S, token: u64, answer: Answer);
     /// Tell a session something unasked: `Session::notice`.
     fn notice(&mut self, to: &S, notice: Notice);
-    /// Whether one more subscription may be ended now because the log can not continue it: where
-    /// several hubs share one pace.
+    /// Whether one more subscription may be ended now because the log can not continue it. The
+    /// clients come back at once, so the driver sets a pace, which all hubs of an edge share.
     fn may_evict(&mut self) -> bool {
         true
     }
@@ -118,9 +118,6 @@ pub struct HubConfig {
     pub fill_ms: u64,
     /// From an internal read that failed to the next attempt, in ms.
     pub fill_retry_ms: u64,
-    /// Subscriptions ended a second because the log can not continue them, besides what
-    /// [`HubOut::may_evict`] says.
-    pub evictions_per_second: u64,
     /// People in one part of a presence set.
     pub presence_part: usize,
     /// Encoded bytes of one part of a presence set, far below what a frame of the mesh may have;
@@ -157,7 +154,6 @@ impl Default for HubConfig {
             queries_waiting: 4_096,
             fill_ms: 10_000,
             fill_retry_ms: 250,
-            evictions_per_second: 500,
             presence_part: 500,
             presence_part_bytes: 1024 * 1024,
             numbered_rooms: 1_024,

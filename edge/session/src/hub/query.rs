@@ -6,14 +6,13 @@
 
 use std::collections::BTreeMap;
 
-use gb6_core_model::{ErrorCode, InstanceEpoch, Offset};
+use gb6_core_model::{ErrorCode, InstanceEpoch, Offset, Turns};
 use gb6_core_wire::client::Event;
 use gb6_core_wire::mesh::{
     HistoryRemoved, OwnerFrame, Presence, PresenceQuery, RemoveHistory, RoomRef, TraceQuery, Traced,
 };
 
 use super::encode::Frames;
-use super::turns::Turns;
 use super::{Asked, Hub, HubOut, Op};
 use crate::request::{Answer, PresenceAnswer, TraceAnswer};
 

@@ -7,12 +7,11 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use gb6_core_model::{ErrorCode, Offset};
+use gb6_core_model::{ErrorCode, Offset, Turns};
 use gb6_core_wire::mesh::{Erased, HistoryPage, HistoryRequest, Publication, RoomRef};
 
 use super::erase::ErasedMeanwhile;
 use super::room::{Room, RoomId};
-use super::turns::Turns;
 use super::{Asked, Hub, HubOut, Op};
 use crate::request::{Answer, HistoryAnswer, HistoryQuery};
 

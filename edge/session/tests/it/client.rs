@@ -53,6 +53,8 @@ pub(crate) struct Clients {
     pub(crate) to_history: Vec<HistoryRequest>,
     pub(crate) detached: Option<Detach>,
     pub(crate) evictions: usize,
+    /// A subscription was ended since the hub's last tick.
+    pub(crate) evicted_now: bool,
     pub(crate) blanks: usize,
     pub(crate) recovered: usize,
     pub(crate) failures: Vec<ErrorCode>,
@@ -337,6 +339,11 @@ impl HubOut<u64> for Clients {
             .expect("a notice to a subscriber");
         assert!(matches!(self.subs.remove(&key), Some(Sub::Live { .. })));
         self.evictions += 1;
+    }
+
+    fn may_evict(&mut self) -> bool {
+        // One for each tick, so that others happen between.
+        !std::mem::replace(&mut self.evicted_now, true)
     }
 
     fn to_owner(&mut self, frame: OwnerFrame) {

@@ -308,6 +308,7 @@ impl World {
         for _ in 0..ms.div_ceil(50) {
             self.now += 50;
             self.owner.expire(self.now);
+            self.clients.evicted_now = false;
             self.hub.tick(self.now, &mut self.clients);
             self.carry();
         }
@@ -442,7 +443,6 @@ fn small() -> HubConfig {
         reads_waiting: 4,
         fill_ms: 900,
         fill_retry_ms: 100,
-        evictions_per_second: 20,
         presence_part: 2,
         interests_in_flight: 2,
         numbered_rooms: 1,
