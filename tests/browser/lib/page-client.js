@@ -33,7 +33,12 @@ export function application([encoding, pin]) {
   globalThis.app = {
     /** Connects a client and subscribes it to a room. */
     async open(name, endpoint, token, room) {
-      const client = new globalThis.Centrifuge(endpoint, { token, minReconnectDelay: 50, maxReconnectDelay: 400 });
+      const client = new globalThis.Centrifuge(endpoint, {
+        token,
+        emulationEndpoint: `${globalThis.location.origin}/emulation`,
+        minReconnectDelay: 50,
+        maxReconnectDelay: 400,
+      });
       const seen = { publications: [], joins: [], leaves: [], subscribed: [], states: [] };
       client.on('error', () => undefined);
       client.on('connected', ({ transport }) => seen.states.push(transport));
