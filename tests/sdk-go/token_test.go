@@ -49,7 +49,11 @@ func keyID(t testing.TB, token string) string {
 
 // A token of a key.
 func signWith(secret, kid string, body claims) string {
-	text := encodePart(claims{"alg": "HS256", "typ": "JWT", "kid": kid}) + "." + encodePart(body)
+	return signText(secret, encodePart(claims{"alg": "HS256", "typ": "JWT", "kid": kid})+"."+encodePart(body))
+}
+
+// A token of its two parts.
+func signText(secret, text string) string {
 	mark := hmac.New(sha256.New, []byte(secret))
 	mark.Write([]byte(text))
 	return text + "." + base64.RawURLEncoding.EncodeToString(mark.Sum(nil))

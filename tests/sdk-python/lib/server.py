@@ -65,11 +65,17 @@ def gb6():
 class Server:
     """One `gb6 dev`; `ready` is what it said with --ready-json."""
 
-    def __init__(self, name, arguments=()):
+    def __init__(self, name, arguments=(), files=()):
+        """Starts it with these arguments beside the usual ones; in its directory stand `files`, texts
+        by name, and an argument that is one of the names means that file."""
         parent = TARGET / "test-data"
         parent.mkdir(parents=True, exist_ok=True)
         self.dir = pathlib.Path(tempfile.mkdtemp(prefix=f"{name}-", dir=parent))
-        self.arguments = [str(argument) for argument in arguments]
+        for file in files:
+            (self.dir / file).write_text(files[file])
+        self.arguments = [
+            str(self.dir / argument if argument in files else argument) for argument in arguments
+        ]
         self.log = self.dir / "gb6.log"
         self.http_address = f"127.0.0.1:{free_port()}"
         self.quic_address = f"127.0.0.1:{free_port()}"

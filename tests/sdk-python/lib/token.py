@@ -33,8 +33,12 @@ def member(user, seconds=3600, **more):
 def sign(server, claims, secret=None, kid=None):
     """A token of the server's demo instance."""
     kid = kid or header(server.ready["tokens"]["alice"])["kid"]
-    secret = secret or server.ready["hmac_secret"]
-    body = f"{_encode({'alg': 'HS256', 'typ': 'JWT', 'kid': kid})}.{_encode(claims)}"
+    return sign_with(secret or server.ready["hmac_secret"], {"kid": kid}, claims)
+
+
+def sign_with(secret, head, claims):
+    """A token with this secret, and more in its header."""
+    body = f"{_encode({'alg': 'HS256', 'typ': 'JWT', **head})}.{_encode(claims)}"
     mark = hmac.new(secret.encode(), body.encode(), hashlib.sha256).digest()
     return f"{body}.{base64.urlsafe_b64encode(mark).rstrip(b'=').decode()}"
 
