@@ -32,7 +32,11 @@ pub(crate) fn with_quic() -> EdgeConfig {
 fn endpoint(protocols: &[&[u8]]) -> Endpoint {
     let tls = trusting(&[&rustls::version::TLS13], protocols);
     let quic = QuicClientConfig::try_from(tls).unwrap();
-    let mut endpoint = Endpoint::client(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+    let socket = std::net::UdpSocket::bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+    // Many connections share it: with the usual buffer it loses what the server sends them.
+    let _ = socket2::SockRef::from(&socket).set_recv_buffer_size(4 * 1024 * 1024);
+    let runtime = Arc::new(quinn::TokioRuntime);
+    let mut endpoint = Endpoint::new(Default::default(), None, socket, runtime).unwrap();
     endpoint.set_default_client_config(ClientConfig::new(Arc::new(quic)));
     endpoint
 }

@@ -1,6 +1,7 @@
 //! The client side: full handshakes without resumption, certificates taken as they come, and the
 //! first words of the protocol.
 
+use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +21,8 @@ use super::{Carrier, SecureTarget};
 use crate::codec::{Codec, Event};
 use crate::ws::{frame, handshake};
 
+/// Bytes asked for as the receive buffer of the UDP socket; the system may give less.
+const SOCKET_BUFFER: usize = 4 * 1024 * 1024;
 /// The ALPN protocol of GB6's clients.
 const ALPN: &[u8] = b"gb6";
 /// Bytes that a server may say before the subscription has begun.
@@ -91,9 +94,14 @@ impl Client {
                     true => "127.0.0.1:0",
                     false => "[::1]:0",
                 };
-                let local = local.parse().context("the own address")?;
-                let mut endpoint =
-                    quinn::Endpoint::client(local).context("opening a UDP socket")?;
+                let local: SocketAddr = local.parse().context("the own address")?;
+                let socket = UdpSocket::bind(local).context("opening a UDP socket")?;
+                // All connections share it: with the usual buffer it loses what servers send at
+                // once, and the waits for it again would be in every figure.
+                let _ = socket2::SockRef::from(&socket).set_recv_buffer_size(SOCKET_BUFFER);
+                let runtime = Arc::new(quinn::TokioRuntime);
+                let mut endpoint = quinn::Endpoint::new(Default::default(), None, socket, runtime)
+                    .context("speaking QUIC on a UDP socket")?;
                 endpoint.set_default_client_config(quinn::ClientConfig::new(Arc::new(config)));
                 How::Quic(endpoint)
             }
