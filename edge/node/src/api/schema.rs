@@ -170,6 +170,7 @@ pub(super) struct Publication {
     info: Option<ClientInfo>,
     /// Its tags.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(default)]
     tags: BTreeMap<String, String>,
     /// When it was written, Unix ms.
     time: i64,
@@ -421,9 +422,11 @@ pub(super) struct ChannelsResult {
     pub(super) channels: BTreeMap<String, ChannelInfo>,
     /// Whether an edge has more than it named.
     #[serde(skip_serializing_if = "is_false")]
+    #[schemars(default)]
     pub(super) more: bool,
     /// Edges that did not answer, by node id.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(default)]
     pub(super) unanswered: Vec<String>,
 }
 
@@ -445,6 +448,7 @@ pub(super) struct InfoResult {
     pub(super) nodes: Vec<NodeInfo>,
     /// Edges that did not answer, by node id.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(default)]
     pub(super) unanswered: Vec<String>,
 }
 
@@ -485,6 +489,7 @@ pub(super) struct ConnectionsResult {
     pub(super) connections: BTreeMap<String, ConnectionInfo>,
     /// Edges that did not answer, by node id.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(default)]
     pub(super) unanswered: Vec<String>,
 }
 
