@@ -51,6 +51,10 @@ impl Census {
     pub(super) fn add<'a>(&self, rooms: impl Iterator<Item = (&'a str, usize)>) {
         let mut found = self.found.lock();
         for (channel, subscribers) in rooms {
+            // The server's own are nobody's business.
+            if channel.starts_with('!') {
+                continue;
+            }
             if self.pattern.as_ref().is_some_and(|p| !p.matches(channel)) {
                 continue;
             }
