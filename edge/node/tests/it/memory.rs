@@ -4,6 +4,7 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use crate::body::post;
 use crate::child::Child;
 use crate::client::{PATIENCE, frame, raw};
 
@@ -19,6 +20,11 @@ async fn subscribed(child: &Child) -> TcpStream {
         json!({"subscribe": {"channel": "room:1"}, "id": 2}).to_string(),
     ];
     tcp.write_all(&frame(&lines.join("\n"))).await.unwrap();
+    until_subscribed(&mut tcp).await;
+    tcp
+}
+
+async fn until_subscribed(tcp: &mut TcpStream) {
     let mut seen = Vec::new();
     let answered = async {
         while !seen.windows(11).any(|w| w == b"\"subscribe\"") {
@@ -26,21 +32,44 @@ async fn subscribed(child: &Child) -> TcpStream {
         }
     };
     tokio::time::timeout(PATIENCE, answered).await.unwrap();
+}
+
+/// An event stream that is subscribed by its first commands.
+async fn listening(child: &Child) -> TcpStream {
+    let lines = [
+        json!({"connect": {"token": child.token}, "id": 1}).to_string(),
+        json!({"subscribe": {"channel": "room:1"}, "id": 2}).to_string(),
+    ];
+    let request = post("/connection/sse", "", lines.join("\n").as_bytes());
+    let mut tcp = TcpStream::connect(child.address).await.unwrap();
+    tcp.write_all(&request).await.unwrap();
+    until_subscribed(&mut tcp).await;
     tcp
+}
+
+/// What each of 2,000 more connections costs, in bytes.
+async fn cost_of_each(child: &Child, open: impl AsyncFn(&Child) -> TcpStream) -> usize {
+    let mut held = Vec::new();
+    for _ in 0..100 {
+        held.push(open(child).await);
+    }
+    let before = child.resident();
+    for _ in 0..2000 {
+        held.push(open(child).await);
+    }
+    child.resident().saturating_sub(before) / 2000
 }
 
 #[tokio::test]
 async fn an_idle_connection_costs_few_bytes() {
-    let child = Child::start(None);
-    let mut held = Vec::new();
-    for _ in 0..100 {
-        held.push(subscribed(&child).await);
-    }
-    let before = child.resident();
-    for _ in 0..2000 {
-        held.push(subscribed(&child).await);
-    }
-    let each = (child.resident().saturating_sub(before)) / 2000;
+    let each = cost_of_each(&Child::start(None), subscribed).await;
+    assert!(each <= BYTES_EACH, "{each} bytes each");
+}
+
+/// Nothing of the HTTP layer stays with an answer that does not end.
+#[tokio::test]
+async fn an_idle_event_stream_costs_as_few() {
+    let each = cost_of_each(&Child::start(None), listening).await;
     assert!(each <= BYTES_EACH, "{each} bytes each");
 }
 
