@@ -52,8 +52,6 @@ pub(crate) enum Refusal {
     Issuer,
     /// It was valid until it was taken back, or its user was.
     Revoked,
-    /// Whether it is revoked is not known now.
-    RevocationsUnknown,
 }
 
 impl Refusal {
@@ -70,7 +68,6 @@ impl Refusal {
             Refusal::Audience => "audience",
             Refusal::Issuer => "issuer",
             Refusal::Revoked => "revoked",
-            Refusal::RevocationsUnknown => "revocations_unknown",
         }
     }
 }
@@ -79,7 +76,7 @@ impl From<Refusal> for TokenError {
     fn from(refusal: Refusal) -> Self {
         match refusal {
             Refusal::Expired => TokenError::Expired,
-            Refusal::KeyNotFetched | Refusal::RevocationsUnknown => TokenError::Unavailable,
+            Refusal::KeyNotFetched => TokenError::Unavailable,
             _ => TokenError::Invalid,
         }
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use gb6_core_model::ErrorCode;
 use gb6_core_model::snapshot::Snapshot;
-use gb6_edge_session::{Action, Answer, Context, HubRequest, Request, Session, SharedLimits};
+use gb6_edge_session::{Action, Answer, Context, HubRequest, Session, SharedLimits};
 
 use super::carrier::Carrier;
 use super::driver::{Connection, End};
@@ -118,10 +118,19 @@ impl<C: Carrier, F: Framing> Connection<C, F> {
         if !self.handle.is_of(InstanceTag::of(&request.room.instance)) {
             return Err(ErrorCode::Internal);
         }
-        // What was revoked meanwhile comes first; who leaves a room may always do so.
-        if self.handle.is_held() && !matches!(request.request, Request::Unsubscribe) {
-            return Err(ErrorCode::OwnerMoving);
+        // What was revoked meanwhile comes first.
+        match self.wait_while_held(request)? {
+            Some(request) => self.hand(snapshot, request),
+            None => Ok(()),
         }
+    }
+
+    /// Puts a request into the inbox of its room's shard.
+    pub(super) fn hand(
+        &mut self,
+        snapshot: &Snapshot,
+        request: HubRequest,
+    ) -> Result<(), ErrorCode> {
         let inbox = self
             .shared
             .shards

@@ -25,6 +25,7 @@ use super::framing::{Framing, Incoming, Verdict};
 use super::gather::{Gathered, gather};
 use super::handle::{Event, SessionHandle};
 use super::outbox::{Phase, Taken};
+use super::waiting::Waiting;
 use crate::admission::{Permit, Unproven};
 use crate::limits::SessionLimits;
 use crate::people::{Listed, Ordered, Roll};
@@ -150,6 +151,8 @@ pub(crate) struct Connection<C, F: Framing> {
     pub(super) counted: Option<Place>,
     /// Its entry among the sessions of its user.
     pub(super) listed: Option<Listed>,
+    /// Requests that wait until what is revoked is known; `None`: none do.
+    pub(super) waiting: Option<Box<Waiting>>,
     _permit: Permit,
 }
 
@@ -253,6 +256,7 @@ impl<C: Carrier, F: Framing> Connection<C, F> {
             transport: opening.transport,
             unproven: Some(unproven),
             counted: None,
+            waiting: None,
             limits: None,
             listed: None,
             _permit: permit,
@@ -521,6 +525,9 @@ impl<C: Carrier, F: Framing> Connection<C, F> {
                         Err(why) => self.input(now_ms, |s, cx, out| s.shutdown(cx, why, out)),
                     }
                 }
+                if self.waiting.is_some() && self.end == End::Open {
+                    self.release_waiting(now_ms);
+                }
                 let stalled = self.write_deadline().is_some_and(|at| at <= now_ms);
                 if stalled && self.end == End::Open {
                     self.give_up(now_ms, Disconnect::WriteError);
@@ -545,6 +552,7 @@ impl<C: Carrier, F: Framing> Connection<C, F> {
                 self.session.deadline(),
                 self.frame_ping.as_ref().map(|p| p.deadline()),
                 self.write_deadline(),
+                self.waiting.as_ref().and_then(|w| w.deadline()),
             ]
             .into_iter()
             .flatten()

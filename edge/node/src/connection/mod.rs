@@ -17,3 +17,4 @@ pub(crate) mod handle;
 pub(crate) mod instance;
 pub(crate) mod outbox;
 mod verify;
+mod waiting;

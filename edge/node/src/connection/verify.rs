@@ -16,9 +16,9 @@ use crate::auth::jwks::Waited;
 use crate::auth::{KeyTable, Refusal, TokenRef, verify_subscription_token, verify_token};
 use crate::revocation::{Identity, Revoked, id_of_user};
 
-/// How long a token waits until the newest revocations are known: less than SDKs wait for the answer
-/// to their connect, which is 5 s.
-const PATIENCE: Duration = Duration::from_secs(4);
+/// How long a token waits until the newest revocations are known. After that its connection begins,
+/// and is held still: nothing is delivered to it or accepted of it until they are.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What a session is told of a token; an error ends it.
 pub(super) type Judged = Result<Result<Claims, TokenError>, Disconnect>;
@@ -55,7 +55,7 @@ impl<C: Carrier, F: Framing> Connection<C, F> {
     fn once_current(&self, revoked: Arc<Revoked>, event: Event) {
         let handle = self.handle.clone();
         tokio::spawn(async move {
-            // What is not known then is judged like that.
+            // What is not known then is found out while the connection is held.
             let _ = tokio::time::timeout(PATIENCE, revoked.until_current()).await;
             handle.outbox.event(event);
         });
@@ -167,18 +167,14 @@ impl<C: Carrier, F: Framing> Connection<C, F> {
 
     /// A connection without a token has waited until what is revoked is known, or could not be.
     pub(super) fn admitted(&mut self, now_ms: u64, request: u32, claims: Claims) {
-        let revoked = self.shared.revocations.of(&self.shared, &claims.instance);
-        let judged = match revoked.is_current() {
-            true => self.admit(&claims).map(|()| Ok(claims)),
-            false => Ok(Err(TokenError::Unavailable)),
-        };
+        let judged = self.admit(&claims).map(|()| Ok(claims));
         self.input(now_ms, |session, cx, out| match judged {
             Ok(result) => session.verified(cx, request, result, out),
             Err(refused) => session.shutdown(cx, refused, out),
         });
     }
 
-    /// Why a token is of no use though it is good: it was taken back, or whether it was is not known.
+    /// Why a token is of no use though it is good: it was taken back.
     fn revoked(&self, claims: &Claims, token: &TokenRef) -> Option<Refusal> {
         let revoked = self.shared.revocations.of(&self.shared, &claims.instance);
         let identity = Identity {
@@ -189,9 +185,6 @@ impl<C: Carrier, F: Framing> Connection<C, F> {
         };
         // Before it is looked up: what is revoked from here on finds the connection.
         self.handle.identify(&revoked, identity);
-        if !revoked.is_current() {
-            return Some(Refusal::RevocationsUnknown);
-        }
         let verdict = revoked.verdict(&identity, self.shared.clock.unix_ms());
         verdict.map(|_| Refusal::Revoked)
     }
@@ -220,12 +213,9 @@ impl<C: Carrier, F: Framing> Connection<C, F> {
         let user = self.session.identity().map(|(_, user)| user);
         let result = result.and_then(|(claims, token)| {
             let revoked = self.shared.revocations.of(&self.shared, &claims.instance);
-            if !revoked.is_current() {
-                Err(Refusal::RevocationsUnknown)
-            } else if revoked.has_token(&token, self.shared.clock.unix_ms()) {
-                Err(Refusal::Revoked)
-            } else {
-                Ok((claims, token))
+            match revoked.has_token(&token, self.shared.clock.unix_ms()) {
+                true => Err(Refusal::Revoked),
+                false => Ok((claims, token)),
             }
         });
         match &result {

@@ -82,13 +82,18 @@ async fn look(shared: &Arc<Shared>, revoked: &Revoked) -> Result<(), ErrorCode> 
         let Answer::History(page) = answer.await? else {
             return Err(ErrorCode::Internal);
         };
-        if page.error.is_some() || page.top < applied {
+        match page.error {
             // Older ones are gone, or the channel is another than before: all that there are.
-            if applied == 0 {
-                return Err(page.error.unwrap_or(ErrorCode::Internal));
+            Some(ErrorCode::UnrecoverablePosition) if applied > 0 => {
+                revoked.applied.store(0, Ordering::Release);
+                continue;
             }
-            revoked.applied.store(0, Ordering::Release);
-            continue;
+            Some(error) => return Err(error),
+            None if page.top < applied => {
+                revoked.applied.store(0, Ordering::Release);
+                continue;
+            }
+            None => {}
         }
         let records: Vec<Revocation> = page
             .publications
