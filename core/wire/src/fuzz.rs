@@ -93,6 +93,8 @@ pub fn mesh_frame(data: &[u8]) {
     relay_frame(data);
     let _ = mesh::Hello::decode(data);
     let _ = mesh::StreamOpen::decode(data);
+    let _ = mesh::LimitsWanted::decode(data);
+    let _ = mesh::LimitsShared::decode(data);
     let _ = mesh::HistoryRequest::decode(data);
     let _ = mesh::HistoryPage::decode(data);
     let _ = mesh::SnapshotPush::decode(data);

@@ -138,7 +138,15 @@ async fn an_edge_that_drains_is_not_ready_and_sends_new_sessions_elsewhere() {
     assert!(head.to_lowercase().contains("retry-after: 1"), "{head}");
     assert!(body.contains("stopping"), "{body}");
     assert!(open(address, "", &[]).await.is_err());
-    let refused = "gb6_edge_upgrades_refused_total{why=\"drain\"} 2";
+    // By every transport over HTTP.
+    for path in ["http_stream", "sse", "uni_sse"] {
+        let request = format!(
+            "POST /connection/{path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\
+             Content-Length: 2\r\n\r\n{{}}"
+        );
+        assert_eq!(http(address, &request).await.0, 503, "{path}");
+    }
+    let refused = "gb6_edge_upgrades_refused_total{why=\"drain\"} 5";
     assert!(metrics.text().lines().any(|line| line == refused));
     // The others are served until they are told.
     let ping = json!({"id": 9, "ping": {}});
