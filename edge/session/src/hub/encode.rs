@@ -2,24 +2,52 @@
 //! Transports of one direction cut the bare push out of the same bytes.
 
 use bytes::Bytes;
-use gb6_core_wire::client::{self, ChannelRef, Dialect, Event, PublicationData};
+use gb6_core_wire::client::{self, ChannelRef, Dialect, Event};
 
-/// The form of one subscriber's pushes.
+/// The form of one subscriber's pushes, as the lowest bits of a place among [`Frames`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Form {
-    pub(super) dialect: Dialect,
-    /// Whether the channel's number stands for its name.
-    pub(super) compact: bool,
+pub(super) struct Form(u8);
+
+const PROTOBUF: u8 = 1;
+/// The channel's number stands for its name.
+const COMPACT: u8 = 2;
+/// Forms that there are.
+const FORMS: usize = 4;
+
+impl Form {
+    pub(super) fn new(dialect: Dialect, compact: bool) -> Self {
+        let bit = |set: bool, bit: u8| if set { bit } else { 0 };
+        Self(bit(dialect == Dialect::Protobuf, PROTOBUF) | bit(compact, COMPACT))
+    }
+
+    pub(super) fn dialect(self) -> Dialect {
+        match self.0 & PROTOBUF {
+            0 => Dialect::Json,
+            _ => Dialect::Protobuf,
+        }
+    }
+
+    pub(super) fn is_compact(self) -> bool {
+        self.0 & COMPACT != 0
+    }
 }
 
-/// Forms that there are, times the three ways of telling data.
-const KEYS: usize = 2 * 2 * 3;
+/// How an event is told to one that has this form.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Told {
+    /// As it is.
+    Plain,
+    /// Whole, where differences are told.
+    Whole,
+    /// As a difference.
+    Delta,
+}
 
 /// The frames of one event, each made when the first subscriber of its form needs it.
 pub(super) struct Frames<'a> {
     channel: &'a str,
     number: i64,
-    made: [Option<Bytes>; KEYS],
+    made: [Option<Bytes>; FORMS * 3],
 }
 
 impl<'a> Frames<'a> {
@@ -32,23 +60,33 @@ impl<'a> Frames<'a> {
         }
     }
 
-    /// The frame of `event`, which is the same event in every call.
-    pub(super) fn get(&mut self, form: Form, event: Event<'_>) -> Bytes {
-        let told = match event {
-            Event::Publication(_, PublicationData::Whole(_)) => 1,
-            Event::Publication(_, PublicationData::Delta(_)) => 2,
-            _ => 0,
-        };
-        let bit = |set: bool| usize::from(set);
-        let key = (told * 2 + bit(form.compact)) * 2 + bit(form.dialect == Dialect::Protobuf);
-        let channel = match form.compact {
+    /// The frame of the event, which is the same in every call that tells it so. Once for every
+    /// subscriber: what was made before costs a look and a count.
+    #[inline]
+    pub(super) fn get<'e>(
+        &mut self,
+        form: Form,
+        told: Told,
+        event: impl FnOnce() -> Event<'e>,
+    ) -> Bytes {
+        let key = told as usize * FORMS + usize::from(form.0);
+        match self.made.get(key) {
+            Some(Some(frame)) => frame.clone(),
+            _ => self.make(key, form, event()),
+        }
+    }
+
+    #[cold]
+    fn make(&mut self, key: usize, form: Form, event: Event<'_>) -> Bytes {
+        let channel = match form.is_compact() {
             true => ChannelRef::Id(self.number),
             false => ChannelRef::Name(self.channel),
         };
-        let frame = &mut self.made[key];
+        let frame = client::encode_live(form.dialect(), channel, event);
+        if let Some(place) = self.made.get_mut(key) {
+            *place = Some(frame.clone());
+        }
         frame
-            .get_or_insert_with(|| client::encode_live(form.dialect, channel, event))
-            .clone()
     }
 
     /// Bytes of the longest.

@@ -114,10 +114,7 @@ impl<S: Clone> Hub<S> {
             subscriber: Subscriber {
                 session: asked.session,
                 handle: asked.handle.clone(),
-                form: Form {
-                    dialect: query.dialect,
-                    compact: false,
-                },
+                form: Form::new(query.dialect, false),
                 join_leave: query.join_leave,
                 presence: query.presence,
                 special: None,
@@ -185,7 +182,8 @@ impl<S: Clone> Hub<S> {
             if room.number == 0 {
                 room.number = out.channel_number(&room.key.instance);
             }
-            subscriber.form.compact = room.number > 0;
+            let dialect = subscriber.form.dialect();
+            subscriber.form = Form::new(dialect, room.number > 0);
         }
         let last = publications.last().map(|recent| &recent.publication);
         match self.special(room, delivery, last) {
@@ -197,7 +195,7 @@ impl<S: Clone> Hub<S> {
             offset,
             recovered,
             publications,
-            number: match subscriber.form.compact {
+            number: match subscriber.form.is_compact() {
                 true => room.number,
                 false => 0,
             },

@@ -7,7 +7,7 @@ use gb6_core_wire::client::{Event, PublicationData};
 use gb6_core_wire::mesh::{Deliver, Interested, Publication};
 
 use super::delta::Deltas;
-use super::encode::Frames;
+use super::encode::{Frames, Told};
 use super::room::{Follow, Room, RoomId};
 use super::{Hub, HubOut};
 use crate::request::Recent;
@@ -134,6 +134,12 @@ impl<S: Clone> Hub<S> {
         }
         let (mut unwanted, mut dropped) = (0, 0);
         for subscriber in &mut room.subscribers {
+            if bound == usize::MAX && subscriber.special.is_none() {
+                let event = || Event::Publication(publication, PublicationData::Plain);
+                let frame = frames.get(subscriber.form, Told::Plain, event);
+                out.deliver(&subscriber.handle, frame);
+                continue;
+            }
             if bound < usize::MAX && out.backlog(&subscriber.handle) > bound {
                 dropped += 1;
                 if let Some(special) = &mut subscriber.special {
@@ -142,7 +148,7 @@ impl<S: Clone> Hub<S> {
                 continue;
             }
             let delta;
-            let mut data = PublicationData::Plain;
+            let (mut data, mut told) = (PublicationData::Plain, Told::Plain);
             if let Some(special) = &mut subscriber.special {
                 if !special.wants(publication, room.filters.as_deref()) {
                     unwanted += 1;
@@ -150,15 +156,15 @@ impl<S: Clone> Hub<S> {
                     continue;
                 }
                 if let (Some(since), Some(deltas)) = (special.delta, &mut deltas) {
-                    delta = deltas.get(subscriber.form.dialect, since);
-                    data = match &delta {
-                        Some(delta) => PublicationData::Delta(delta),
-                        None => PublicationData::Whole(deltas.text()),
+                    delta = deltas.get(subscriber.form.dialect(), since);
+                    (data, told) = match &delta {
+                        Some(delta) => (PublicationData::Delta(delta), Told::Delta),
+                        None => (PublicationData::Whole(deltas.text()), Told::Whole),
                     };
                 }
             }
-            let event = Event::Publication(publication, data);
-            out.deliver(&subscriber.handle, frames.get(subscriber.form, event));
+            let event = || Event::Publication(publication, data);
+            out.deliver(&subscriber.handle, frames.get(subscriber.form, told, event));
         }
         self.counters.unwanted += unwanted;
         self.counters.signals_dropped += dropped;

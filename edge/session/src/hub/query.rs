@@ -12,7 +12,7 @@ use gb6_core_wire::mesh::{
     HistoryRemoved, OwnerFrame, Presence, PresenceQuery, RemoveHistory, RoomRef, TraceQuery, Traced,
 };
 
-use super::encode::Frames;
+use super::encode::{Frames, Told};
 use super::{Asked, Hub, HubOut, Op};
 use crate::request::{Answer, PresenceAnswer, TraceAnswer};
 
@@ -293,7 +293,10 @@ impl<S: Clone> Hub<S> {
             false => Event::Leave(&frame.person),
         };
         for subscriber in room.subscribers.iter().filter(|s| s.join_leave) {
-            out.deliver(&subscriber.handle, frames.get(subscriber.form, event));
+            out.deliver(
+                &subscriber.handle,
+                frames.get(subscriber.form, Told::Plain, || event),
+            );
         }
     }
 }
