@@ -95,7 +95,30 @@ type client struct {
 	connecting   log[centrifuge.ConnectingEvent]
 	disconnected log[centrifuge.DisconnectedEvent]
 	errors       log[error]
-	connection   atomic.Pointer[net.TCPConn]
+	connection   atomic.Pointer[watched]
+}
+
+// A connection that keeps what was read from it.
+type watched struct {
+	*net.TCPConn
+	lock sync.Mutex
+	read []byte
+}
+
+func (w *watched) Read(into []byte) (int, error) {
+	n, err := w.TCPConn.Read(into)
+	w.lock.Lock()
+	defer w.lock.Unlock()
+	w.read = append(w.read, into[:n]...)
+	return n, err
+}
+
+// Everything that came over the connection that it has now.
+func (c *client) received() []byte {
+	w := c.connection.Load()
+	w.lock.Lock()
+	defer w.lock.Unlock()
+	return append([]byte(nil), w.read...)
 }
 
 // A client that is not yet connected.
@@ -105,10 +128,12 @@ func (s *server) client(t testing.TB, e encoding, config centrifuge.Config) *cli
 	config.MaxReconnectDelay = 400 * time.Millisecond
 	config.NetDialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
 		made, err := (&net.Dialer{}).DialContext(ctx, network, address)
-		if tcp, ok := made.(*net.TCPConn); ok {
-			c.connection.Store(tcp)
+		if err != nil {
+			return nil, err
 		}
-		return made, err
+		w := &watched{TCPConn: made.(*net.TCPConn)}
+		c.connection.Store(w)
+		return w, nil
 	}
 	c.Client = e.make(s.WS, config)
 	c.OnConnected(c.connected.add)

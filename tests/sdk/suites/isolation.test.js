@@ -10,6 +10,7 @@ import { Server, within } from '../lib/server.js';
 import { forge, member, signWith } from '../lib/token.js';
 
 const secrets = { acme: 'a'.repeat(40), shop: 's'.repeat(40) };
+const apiKeys = { acme: `gb6_acme_${'1'.repeat(32)}`, shop: `gb6_shop_${'2'.repeat(32)}` };
 const files = {
   'dev.toml': ['acme', 'shop']
     .map(
@@ -17,6 +18,7 @@ const files = {
 [instances.${name}]
 allowed_origins = ["https://${name}.example"]
 keys = [{ id = "${name}.main", secret_file = "${name}.secret" }]
+api_keys = ["${apiKeys[name]}"]
 [instances.${name}.namespaces.room]
 presence = true
 join_leave = true
@@ -100,6 +102,21 @@ describe('tokens', () => {
       const end = await raw.end();
       assert.deepEqual(end, { code: 3500, reason: 'invalid token' }, name);
     }
+  });
+
+  test('a subscription token of the other is one that is made up', async () => {
+    const room = freshRoom();
+    const raw = await signIn('acme', 'alice');
+    const own = { sub: 'alice', channel: room, exp: Math.floor(Date.now() / 1000) + 60 };
+    const answers = [];
+    for (const [secret, kid] of [[secrets.shop, 'shop.main'], [secrets.shop, 'acme.main'], ['x'.repeat(40), 'nobody.main']]) {
+      answers.push(await raw.ask({ subscribe: { channel: room, token: signWith(secret, { kid }, own) } }));
+    }
+    assert.equal(answers[0].error.code, 103);
+    assert.deepEqual(answers[0], answers[1]);
+    assert.deepEqual(answers[0], answers[2]);
+    // The same of its own lets in.
+    assert.ok((await raw.ask({ subscribe: { channel: room, token: signWith(secrets.acme, { kid: 'acme.main' }, own) } })).subscribe);
   });
 
   test('a good token leads to its own instance, whatever host it is shown to', async () => {
@@ -249,7 +266,7 @@ describe('ids and positions', () => {
 });
 
 describe('routes', () => {
-  /** The answer to a request by HTTP. */
+  /** The answer to a request by HTTP: everything but the time. */
   const ask = (method, path, headers, body) =>
     within(
       new Promise((resolve, reject) => {
@@ -257,18 +274,92 @@ describe('routes', () => {
         const sent = request({ hostname, port, method, path, headers }, (answer) => {
           const parts = [];
           answer.on('data', (part) => parts.push(part));
-          answer.on('end', () => resolve({ status: answer.statusCode, body: Buffer.concat(parts).toString() }));
+          answer.on('end', () => {
+            const { date: _, ...rest } = answer.headers;
+            resolve({ status: answer.statusCode, headers: rest, body: Buffer.concat(parts).toString() });
+          });
         });
         sent.once('error', reject);
         sent.end(body);
       }),
       `${method} ${path}`,
     );
+  /** A request to the server API. */
+  const api = async (key, method, body) => ask('POST', `/api/${method}`, { 'x-api-key': key, host: 'shop.localhost' }, JSON.stringify(body));
 
   test('the host of no instance is not told from that of another one', async () => {
     const at = (host) => ask('GET', '/connection/websocket', { host });
     const answers = [await at('shop.localhost'), await at('nobody.localhost')];
     assert.deepEqual(answers[0], answers[1]);
     assert.ok(answers[0].status >= 400);
+  });
+
+  test('a wrong key is told nothing, whosever name is in it', async () => {
+    const wrong = ['', 'x', `gb6_shop_${'1'.repeat(32)}`, `gb6_acme_${'2'.repeat(32)}`, `gb6_nobody_${'1'.repeat(32)}`, token('acme', 'alice')];
+    const answers = [];
+    for (const key of wrong) answers.push(await api(key, 'publish', { channel: 'room:x', data: 1 }));
+    assert.deepEqual([answers[0].status, answers[0].body], [401, '']);
+    for (const answer of answers) assert.deepEqual(answer, answers[0]);
+  });
+
+  test('a key does everything in its own instance and nothing in the other, whatever the host', async () => {
+    const [room, never] = [freshRoom(), freshRoom()];
+    const shop = await signIn('shop', 'alice');
+    for (let n = 0; n < 3; n += 1) await publish(shop, room, `m${n}`, n);
+    await shop.ask({ subscribe: { channel: room } });
+    const position = async (key) => JSON.parse((await api(key, 'history', { channel: room, limit: 10 })).body).result;
+    const before = await position(apiKeys.shop);
+    const without = (text) => text.replaceAll(/"epoch":"[^"]*"/g, '');
+    const methods = {
+      history: (channel) => ({ channel, limit: 10 }),
+      presence: (channel) => ({ channel }),
+      presence_stats: (channel) => ({ channel }),
+      history_remove: (channel) => ({ channel }),
+      publish: (channel) => ({ channel, data: 'acme', idempotency_key: 'm1' }),
+      broadcast: (channel) => ({ channels: [channel], data: 'acme' }),
+      rpc: (channel) => ({ method: 'no.such.method', params: { room: channel } }),
+      batch: (channel) => ({ commands: [{ presence: { channel } }, { history: { channel, limit: 0 } }] }),
+    };
+    for (const [method, body] of Object.entries(methods)) {
+      const [theirs, nobodys] = [await api(apiKeys.acme, method, body(room)), await api(apiKeys.acme, method, body(never))];
+      assert.equal(theirs.status, 200, method);
+      assert.equal(without(theirs.body), without(nobodys.body), method);
+      // Where only the other has the namespace; an answer may name what was asked for.
+      const [hidden, none] = [await api(apiKeys.acme, method, body('secret:plans')), await api(apiKeys.acme, method, body('nobody:plans'))];
+      assert.deepEqual({ ...hidden, body: hidden.body.replaceAll('secret', 'nobody') }, none, method);
+    }
+    assert.deepEqual(await position(apiKeys.shop), before);
+    assert.deepEqual(shop.pushes.filter((push) => push.pub), []);
+  });
+
+  test('a session that is guessed or dead is like one that never was', async () => {
+    const live = await new Promise((resolve, reject) => {
+      const { hostname, port } = new URL(server.http);
+      const sent = request({ hostname, port, method: 'POST', path: '/connection/http_stream', headers: { 'content-type': 'application/json' } }, (answer) => {
+        answer.once('data', (line) => resolve({ sent, ...JSON.parse(line.toString()).connect }));
+        answer.on('error', () => undefined);
+      });
+      sent.once('error', reject);
+      sent.end(JSON.stringify({ id: 1, connect: { token: token('shop', 'alice') } }));
+    });
+    const room = freshRoom();
+    const data = JSON.stringify({ id: 2, publish: { channel: room, data: 1 } });
+    const post = (session, node) => ask('POST', '/emulation', { 'content-type': 'application/json' }, JSON.stringify({ session, node, data }));
+    const other = live.session.replace(/.$/, (last) => (last === '0' ? '1' : '0'));
+    const guesses = [await post(other, live.node), await post('0'.repeat(live.session.length), live.node)];
+    live.sent.destroy();
+    const written = async () => (await (await signIn('shop', 'bob')).ask({ history: { channel: room, limit: 0 } })).history.offset ?? 0;
+    // Until the server has seen that the client is gone, the session is still there.
+    const dead = async () => {
+      for (;;) {
+        const before = await written();
+        const answer = await post(live.session, live.node);
+        if ((await written()) === before) return answer;
+      }
+    };
+    guesses.push(await within(dead(), 'the end of a session'));
+    for (const answer of guesses) assert.deepEqual(answer, guesses[0]);
+    assert.equal(guesses[0].status, 204);
+    assert.equal((await post(live.session, 'nobody')).status, 404);
   });
 });

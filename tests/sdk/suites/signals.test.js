@@ -1,8 +1,9 @@
 // Channels that keep nothing.
 
 import assert from 'node:assert/strict';
-import { after, afterEach, before, test } from 'node:test';
+import { after, afterEach, before } from 'node:test';
 import { Clients, Room, formats, freshRoom, rejection } from '../lib/client.js';
+import { proves } from '../lib/conformance.js';
 import { Server } from '../lib/server.js';
 import { member, sign } from '../lib/token.js';
 
@@ -18,7 +19,7 @@ after(() => server.stop());
 const freshChannel = (name) => freshRoom(name).replace('room:', 'signal:');
 
 for (const format of formats) {
-  test(`${format.name}: signals reach who is there, in order, and are kept nowhere`, async () => {
+  proves(format, ['signals'], `${format.name}: signals reach who is there, in order, and are kept nowhere`, async () => {
     const channel = freshChannel('order');
     const caps = [{ channels: ['signal:*'], match: 'wildcard', allow: ['sub', 'pub', 'prs', 'hst'] }];
     const token = (user) => ({ token: sign(server, member(user, 3600, { caps })) });
