@@ -11,6 +11,7 @@ import centrifuge
 from lib.client import Case, Json, Protobuf
 from lib.conformance import proves
 from lib.server import PATIENCE
+from lib.token import member, sign
 
 
 class ServerApi(Case):
@@ -262,6 +263,57 @@ class ServerApi(Case):
             self.assertLess(time.monotonic(), until, answer)
             await asyncio.sleep(0.02)
         return answer
+
+    async def kept_out(self, **options):
+        """Requires that a connection is refused for good."""
+        client = self.client(None, **options)
+        await client.connect()
+        self.assertEqual((await client.log.next("disconnected")).code, 3500)
+
+    @proves("api-block")
+    async def test_a_blocked_user_is_cut_off_and_kept_out_until_unblocked(self):
+        for encoding in (Json, Protobuf):
+            user = f"blocked-{encoding.name}"
+            clients = [await self.connect(user, encoding) for _ in range(2)]
+            other = await self.connect("bystander", encoding)
+            began = time.monotonic()
+            await self.api.block_user(cent.BlockUserRequest(user=user))
+            for client in clients:
+                ended = await client.log.next("disconnected")
+                self.assertEqual(ended.code, 3500)
+                self.assertGreater(len(ended.reason), 0)
+            self.assertLess(time.monotonic() - began, 1)
+            await self.kept_out(token=sign(self.server, member(user)))
+            self.assertEqual(other.log.all("disconnected"), [])
+            # Also after the server was killed.
+            await asyncio.to_thread(self.server.kill)
+            await asyncio.to_thread(self.server.restart)
+            await self.kept_out(token=sign(self.server, member(user)))
+            await self.api.unblock_user(cent.UnblockUserRequest(user=user))
+            await self.connect(user, encoding)
+
+    @proves("api-revoke")
+    async def test_a_revoked_token_ends_its_connections_and_no_others(self):
+        tokens = [sign(self.server, member("alice", jti=f"t{n}")) for n in range(2)]
+        clients = [await self.connect(None, token=token) for token in tokens]
+        await self.api.revoke_token(cent.RevokeTokenRequest(uid="t0"))
+        self.assertEqual((await clients[0].log.next("disconnected")).code, 3500)
+        await self.kept_out(token=tokens[0])
+        await self.connect(None, token=tokens[1])
+        self.assertEqual(clients[1].log.all("disconnected"), [])
+
+    @proves("api-invalidate")
+    async def test_tokens_of_before_are_invalid_and_later_ones_good(self):
+        now = int(time.time())
+        old = sign(self.server, member("dave", iat=now - 100))
+        new = sign(self.server, member("dave", iat=now))
+        clients = [await self.connect(None, token=token) for token in (old, new)]
+        request = cent.InvalidateUserTokensRequest(user="dave", issued_before=now - 50)
+        await self.api.invalidate_user_tokens(request)
+        self.assertEqual((await clients[0].log.next("disconnected")).code, 3500)
+        await self.kept_out(token=old)
+        await self.connect(None, token=new)
+        self.assertEqual(clients[1].log.all("disconnected"), [])
 
     @proves("api-batch")
     async def test_a_batch_is_answered_in_its_order(self):

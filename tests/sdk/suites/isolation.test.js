@@ -3,7 +3,8 @@
 // an answer nor the time that it takes tells what the other one has.
 
 import assert from 'node:assert/strict';
-import { request } from 'node:http';
+import { generateKeyPairSync, sign } from 'node:crypto';
+import { createServer, request } from 'node:http';
 import { after, afterEach, before, describe, test } from 'node:test';
 import { Raw } from '../lib/raw.js';
 import { Server, within } from '../lib/server.js';
@@ -11,8 +12,15 @@ import { forge, member, signWith } from '../lib/token.js';
 
 const secrets = { acme: 'a'.repeat(40), shop: 's'.repeat(40) };
 const apiKeys = { acme: `gb6_acme_${'1'.repeat(32)}`, shop: `gb6_shop_${'2'.repeat(32)}` };
-const files = {
-  'dev.toml': ['acme', 'shop']
+// The key set of `shop`'s identity provider, which claims a key of `acme`.
+const provider = generateKeyPairSync('ec', { namedCurve: 'P-256' });
+const jwk = { ...provider.publicKey.export({ format: 'jwk' }), alg: 'ES256', use: 'sig' };
+const keySet = createServer((_, answer) => {
+  answer.setHeader('content-type', 'application/json');
+  answer.end(JSON.stringify({ keys: ['acme.main', 'plain'].map((kid) => ({ ...jwk, kid })) }));
+});
+const config = (keys) =>
+  ['acme', 'shop']
     .map(
       (name) => `
 [instances.${name}]
@@ -27,20 +35,23 @@ force_join_leave = true
     )
     // Only the other one has this namespace.
     .concat('[instances.shop.namespaces.secret]\npresence = true\n')
-    .join(''),
-  'acme.secret': secrets.acme,
-  'shop.secret': secrets.shop,
-};
+    .join('')
+    .replace('[instances.shop]', `[instances.shop]\njwks_url = "${keys}"`);
 
 let server;
 const open = [];
 before(async () => {
+  await new Promise((resolve) => keySet.listen(0, '127.0.0.1', resolve));
+  const files = { 'dev.toml': config(`http://127.0.0.1:${keySet.address().port}/keys`), 'acme.secret': secrets.acme, 'shop.secret': secrets.shop };
   server = await Server.start('sdk-isolation', ['--config', 'dev.toml', '--default-instance', 'acme'], files);
 });
 afterEach(() => {
   for (const raw of open.splice(0)) raw.socket.terminate();
 });
-after(() => server?.stop());
+after(async () => {
+  keySet.close();
+  await server?.stop();
+});
 
 const everything = [{ channels: ['*'], match: 'wildcard', allow: ['sub', 'pub', 'prs', 'hst'] }];
 const claims = (user, more = {}) => member(user, 3600, { caps: everything, ...more });
@@ -126,6 +137,24 @@ describe('tokens', () => {
     await publish(raw, room, 'm', 1);
     assert.equal((await (await signIn('shop', 'bob')).ask({ history: { channel: room, limit: 0 } })).history.offset, 1);
     assert.equal((await (await signIn('acme', 'bob')).ask({ history: { channel: room, limit: 0 } })).history.offset, undefined);
+  });
+
+  test('a key set counts in its own instance alone, whatever ids it claims', async () => {
+    const text = (value) => Buffer.from(JSON.stringify(value)).toString('base64url');
+    const signed = (kid) => {
+      const body = `${text({ alg: 'ES256', kid })}.${text(claims('alice'))}`;
+      return `${body}.${sign('sha256', Buffer.from(body), { key: provider.privateKey, dsaEncoding: 'ieee-p1363' }).toString('base64url')}`;
+    };
+    const enter = async (host, kid) => {
+      const raw = await dial(host);
+      raw.send(JSON.stringify({ id: 1, connect: { token: signed(kid) } }));
+      return Promise.race([raw.next(), raw.end()]);
+    };
+    // It is fetched when it is first needed, or before.
+    assert.ok(JSON.parse(await enter('shop.localhost', 'plain')).connect);
+    for (const [host, kid] of [['acme.localhost', 'plain'], [undefined, 'plain'], ['acme.localhost', 'acme.main'], [undefined, 'acme.main'], ['shop.localhost', 'acme.main']]) {
+      assert.deepEqual(await enter(host, kid), { code: 3500, reason: 'invalid token' }, `${kid} at ${host}`);
+    }
   });
 
   test('an origin lets in its own instance alone', async () => {
