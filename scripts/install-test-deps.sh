@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs what the tests and benchmarks need beyond building, where it is missing (Debian 12, as
 # root or with sudo): Chromium for the browser tests, XFS tools for the power cut, nats-server as
-# the peer of the benchmarks; and the npm, Python and Go packages of the test clients. Go itself is only looked for.
+# the peer of the benchmarks; and Go, where there is none that will do, and the npm, Python and Go
+# packages of the test clients.
 #
 #   scripts/install-test-deps.sh [--list]     --list: only print which packages are missing
 set -euo pipefail
@@ -61,6 +62,7 @@ if [ -n "$problem" ]; then
 fi
 python_install
 
+go_install
 problem=$(go_problem)
 if [ -n "$problem" ]; then
     echo "error: $problem; install version $GO_VERSIONS from https://go.dev/dl" >&2

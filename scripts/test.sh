@@ -65,9 +65,10 @@ stage_sdk-python() {
 # The unmodified Go SDK against a real server.
 stage_sdk-go() {
     local problem
+    go_use
     problem=$(go_problem)
     if [ -n "$problem" ]; then
-        echo "error: $problem; install version $GO_VERSIONS from https://go.dev/dl" >&2
+        echo "error: $problem; run scripts/install-test-deps.sh, or install version $GO_VERSIONS from https://go.dev/dl" >&2
         exit 1
     fi
     scripts/console.sh --if-missing
