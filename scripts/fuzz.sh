@@ -31,6 +31,7 @@ TARGETS=(
     claims:edge/node/corpus/claims
     key_set:edge/node/corpus/key_set
     public_key:edge/node/corpus/public_key
+    revocation:edge/node/corpus/revocation
     upgrade:edge/node/corpus/upgrade
     log_directory:region/stores/embedded/tests/corpus/segment
     checkpoint:region/shard/corpus/checkpoint

@@ -104,6 +104,8 @@ mod tests {
         assert_eq!(Patterns::compile(&many), Err(CapabilityError::TooMany));
         assert!(Patterns::compile(&many[1..]).is_ok());
         assert!(compile(&"a".repeat(PATTERN_BYTES_MAX)).is_ok());
+        let uuid = compile("room:[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}").unwrap();
+        assert!(uuid.matches("room:0123abcd-0123-4567-89ab-0123456789ab"));
         for bad in [
             "a".repeat(PATTERN_BYTES_MAX + 1),
             // Small as a text and huge as a program.

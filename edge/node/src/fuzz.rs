@@ -250,6 +250,14 @@ pub fn key_set(body: &[u8]) {
     assert_eq!(found.map(|(c, _)| c.instance), Ok("demo".into()));
 }
 
+/// A record of the log of revocations: what can be read is bounded and reads back.
+pub fn revocation(data: &[u8]) {
+    if let Some(record) = crate::revocation::Revocation::parse(data) {
+        let again = crate::revocation::Revocation::parse(&record.to_json());
+        assert_eq!(again, Some(record));
+    }
+}
+
 /// A public key as a person writes it into a file.
 pub fn public_key(text: &[u8]) {
     gb6_core_model::public_key::fuzz_public_key(text);

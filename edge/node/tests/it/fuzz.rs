@@ -8,7 +8,7 @@ use proptest::sample::Index;
 
 type Entry = fn(&[u8]);
 
-const ENTRIES: [(&str, Entry); 9] = [
+const ENTRIES: [(&str, Entry); 10] = [
     ("api_request", fuzz::api_request),
     ("websocket", fuzz::websocket),
     ("stream", fuzz::stream),
@@ -17,6 +17,7 @@ const ENTRIES: [(&str, Entry); 9] = [
     ("claims", fuzz::claims),
     ("key_set", fuzz::key_set),
     ("public_key", fuzz::public_key),
+    ("revocation", fuzz::revocation),
     ("upgrade", fuzz::upgrade),
 ];
 
