@@ -283,5 +283,8 @@ async fn only_edges_may_relay() {
     edge.reaches(&["e1"]).await;
     edge.ask(1, &["e1"], "to oneself").await;
     assert_eq!(edge.asked().await.question, "to oneself");
+    // Nothing else was passed on, and what was asked behind it has been handled: so it is counted.
+    edge.ask(2, &["gone"], "").await;
+    assert_eq!(edge.answered().await.request, 2);
     assert_eq!(counted(&machine, "asked"), 1.0);
 }
