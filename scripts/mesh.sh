@@ -8,8 +8,8 @@
 #   scripts/mesh.sh --reset        delete ./mesh-data first
 #
 # GB6_BIN names the binary to use instead of building the development profile. Other ports than the
-# usual ones are chosen by G1_HTTP, R1_HTTP, E1_HTTP, E2_HTTP (TCP) and G1_MESH, R1_MESH (UDP), when
-# ./mesh-data is made; from then on its files say which.
+# usual ones are chosen by G1_HTTP, R1_HTTP, E1_HTTP, E2_HTTP, E1_ADMIN, E2_ADMIN (TCP) and G1_MESH,
+# R1_MESH (UDP), when ./mesh-data is made; from then on its files say which.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/step.sh

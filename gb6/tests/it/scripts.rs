@@ -44,11 +44,11 @@ impl Node {
 struct Mesh {
     script: Node,
     dir: PathBuf,
-    ports: [(&'static str, u16); 6],
+    ports: [(&'static str, u16); 8],
 }
 
 impl Mesh {
-    fn command(dir: &Path, ports: &[(&'static str, u16); 6]) -> Command {
+    fn command(dir: &Path, ports: &[(&'static str, u16); 8]) -> Command {
         let mut command = script(dir, "mesh.sh");
         // As a terminal has it: signals go to the whole group.
         command.process_group(0);
@@ -58,7 +58,8 @@ impl Mesh {
 
     fn start(dir: &Path) -> Self {
         let names = [
-            "G1_HTTP", "R1_HTTP", "E1_HTTP", "E2_HTTP", "G1_MESH", "R1_MESH",
+            "G1_HTTP", "R1_HTTP", "E1_HTTP", "E2_HTTP", "E1_ADMIN", "E2_ADMIN", "G1_MESH",
+            "R1_MESH",
         ];
         let ports = names.map(|name| (name, free_port().unwrap()));
         let mesh = Self {
