@@ -224,8 +224,17 @@ Ctrl-C stops the mesh; its data stays in ./$DIR.
 TEXT
 
 while true; do
+    # A signal that comes in the moment before bash begins to wait is heard when the wait ends: within
+    # a second, for which this is here.
+    sleep 1 >/dev/null 2>&1 &
+    tick=$!
     status=0
     wait -n -p ended || status=$?
+    if [ "${ended:-}" = "$tick" ]; then
+        continue
+    fi
+    kill "$tick" 2>/dev/null || true
+    wait "$tick" 2>/dev/null || true
     for node in "${NODES[@]}"; do
         [ "${PID[$node]:-}" = "${ended:-}" ] || continue
         unset "PID[$node]"
