@@ -124,10 +124,7 @@ impl<C: Carrier, F: Framing> Connection<C, F> {
         result: Result<(Claims, TokenRef), Refusal>,
     ) {
         let judged = self.judge(result);
-        self.input(now_ms, |session, cx, out| match judged {
-            Ok(result) => session.verified(cx, request, result, out),
-            Err(refused) => session.shutdown(cx, refused, out),
-        });
+        self.tell_of_token(now_ms, request, judged);
     }
 
     /// What follows from a token; the outer error ends the session.
@@ -168,6 +165,11 @@ impl<C: Carrier, F: Framing> Connection<C, F> {
     /// A connection without a token has waited until what is revoked is known, or could not be.
     pub(super) fn admitted(&mut self, now_ms: u64, request: u32, claims: Claims) {
         let judged = self.admit(&claims).map(|()| Ok(claims));
+        self.tell_of_token(now_ms, request, judged);
+    }
+
+    /// Tells the session what became of a token that had to wait.
+    fn tell_of_token(&mut self, now_ms: u64, request: u32, judged: Judged) {
         self.input(now_ms, |session, cx, out| match judged {
             Ok(result) => session.verified(cx, request, result, out),
             Err(refused) => session.shutdown(cx, refused, out),

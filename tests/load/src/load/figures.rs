@@ -202,6 +202,27 @@ pub(crate) struct IdleMemory {
     pub per_connection: f64,
 }
 
+/// The memory of each process between two readings, shared out over so many connections.
+pub(crate) fn idle_memory(
+    watched: &[Watched],
+    before: &[Memory],
+    after: &[Memory],
+    connections: usize,
+) -> Vec<IdleMemory> {
+    let readings = before.iter().zip(after);
+    watched
+        .iter()
+        .zip(readings)
+        .map(|(who, (before, after))| IdleMemory {
+            name: who.name.clone(),
+            before: before.resident,
+            after: after.resident,
+            per_connection: (after.resident as f64 - before.resident as f64)
+                / connections.max(1) as f64,
+        })
+        .collect()
+}
+
 impl fmt::Display for IdleFigures {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 
-use super::figures::{CpuShare, IdleFigures, IdleMemory, cpu_shares};
+use super::figures::{CpuShare, IdleFigures, cpu_shares, idle_memory};
 use super::{SETUP_AT_ONCE, run_name};
 use crate::clock::{now_ns, ns};
 use crate::codec::Event;
@@ -91,17 +91,7 @@ pub(crate) fn run(subject: &Subject, plan: &IdlePlan) -> Result<IdleFigures> {
         bail!("a subscription ended: {why}");
     }
     let count = plan.connections.max(1);
-    let memory = subject
-        .watched
-        .iter()
-        .zip(before.iter().zip(&after))
-        .map(|(who, (before, after))| IdleMemory {
-            name: who.name.clone(),
-            before: before.resident,
-            after: after.resident,
-            per_connection: (after.resident as f64 - before.resident as f64) / count as f64,
-        })
-        .collect();
+    let memory = idle_memory(&subject.watched, &before, &after, count);
     let cpu: Vec<CpuShare> = cpu_shares(
         &subject.watched,
         &cpu_idle,

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 pub(crate) use server::serve;
 
 use crate::clock::now_ns;
-use crate::load::figures::{IdleFigures, IdleMemory, cpu_shares};
+use crate::load::figures::{IdleFigures, cpu_shares, idle_memory};
 use crate::load::run_name;
 use crate::process::raise_file_limit;
 use crate::subject::Subject;
@@ -110,17 +110,7 @@ pub(crate) fn run(
     let seconds = (now_ns() - idle) as f64 / 1e9;
     let closed = runtime.block_on(async { kept.iter().filter(|k| k.is_gone()).count() as u64 });
     let count = plan.connections.max(1);
-    let memory = subject
-        .watched
-        .iter()
-        .zip(before.iter().zip(&after))
-        .map(|(who, (before, after))| IdleMemory {
-            name: who.name.clone(),
-            before: before.resident,
-            after: after.resident,
-            per_connection: (after.resident as f64 - before.resident as f64) / count as f64,
-        })
-        .collect();
+    let memory = idle_memory(&subject.watched, &before, &after, count);
     Ok(IdleFigures {
         side: format!("{} over {}", subject.name, target.carrier.name()),
         connections: plan.connections,
