@@ -1,21 +1,15 @@
 //! The actor of one shard: feeds its machine, appends its batches, carries out its outputs.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use gb6_core_mesh::{FrameSender, TrySendError};
-use gb6_core_model::ErrorCode;
+use gb6_core_mesh::FrameSender;
 use gb6_core_model::snapshot::Snapshot;
 use gb6_core_ports::{Commit, Completion, Fence, StoreError};
-use gb6_core_wire::mesh::{
-    EdgeFrame, HistoryPage, HistoryRequest, OwnerFrame, PresenceAnswer, Publication, ToEdge,
-    ToOwner,
-};
+use gb6_core_wire::mesh::{HistoryRequest, OwnerFrame, ToEdge, ToOwner};
 use gb6_core_wire::record::Record;
-use gb6_region_shard::{
-    Admin, AdminOutcome, AppendFailure, HistoryRead, LinkId, Output, Shard, SyncStats,
-};
+use gb6_region_shard::{Admin, AdminOutcome, AppendFailure, LinkId, Shard, SyncStats};
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
@@ -26,7 +20,7 @@ use crate::history::Reader;
 use crate::indexer::IndexFeed;
 use crate::metrics::{RegionMetrics, ShardNumbers};
 use crate::recovery::{Acquisition, Replayed, unix_ms};
-use crate::regain::{Regain, Regained};
+use crate::regain::Regain;
 use crate::retention;
 use crate::signals::ShardSignals;
 use crate::turns::{Asked, CommitTurns, Turn, Wait};
@@ -37,10 +31,6 @@ const INPUTS_MAX: usize = 64;
 const TICK: Duration = Duration::from_millis(250);
 /// History reads of one shard that may run at once.
 const READS_MAX: usize = 8;
-/// How long a read waits for an index that is being rebuilt. SDKs give up at 5 s.
-const INDEX_WAIT: Duration = Duration::from_secs(4);
-/// How often it looks.
-const INDEX_POLL: Duration = Duration::from_millis(20);
 
 /// What an actor is told.
 pub(crate) enum Input {
@@ -258,7 +248,7 @@ impl Worker {
         }
     }
 
-    fn now_ms(&self) -> u64 {
+    pub(crate) fn now_ms(&self) -> u64 {
         self.started.elapsed().as_millis() as u64
     }
 
@@ -375,277 +365,6 @@ impl Worker {
                 }
                 self.storage_full = failure == AppendFailure::StorageFull;
                 self.shard.failed(now, failure);
-            }
-        }
-    }
-
-    /// Carries out what the machine has put out, and hands on the signals that have come.
-    fn flush(&mut self) {
-        self.carry_out();
-        loop {
-            let signals = self.signals.take();
-            if signals.is_empty() {
-                return;
-            }
-            for (room, publication) in signals {
-                self.shard.signalled(&room, &publication);
-            }
-            self.carry_out();
-        }
-    }
-
-    fn carry_out(&mut self) {
-        while let Some(output) = self.shard.poll_output() {
-            match output {
-                Output::Send { link, frame } => self.send(link, frame),
-                // Dropping the sender ends the stream behind what was queued.
-                Output::Close { link } => drop(self.links.remove(&link)),
-                Output::Read(read) => self.read(read),
-                Output::Page { link, page } => self.reply(link, page),
-                Output::Trimmed { room, first } => self.feed.trimmed(room, first),
-                Output::Erased { room, offset } => {
-                    self.reader.erased.lock().messages.insert((room, offset));
-                    self.retained_at = Instant::now()
-                        .checked_sub(self.retention_every)
-                        .unwrap_or(self.started);
-                }
-                Output::Signal { room, publication } => {
-                    let time = unix_ms();
-                    let publication = Publication {
-                        time,
-                        ..publication
-                    };
-                    self.signals.send(&room, publication);
-                }
-                Output::FollowSignals { room } => self.signals.follow(&room, true),
-                Output::UnfollowSignals { room } => self.signals.follow(&room, false),
-                Output::AdminDone { token, outcome } => {
-                    if let Some(done) = self.admins.remove(&token) {
-                        // Who asked may have given up.
-                        let _ = done.send(outcome);
-                    }
-                }
-                // The loop forms a batch after every turn, and a tick is never far.
-                Output::Wake => {}
-                Output::Unfounded { offset, head } => checks::unfounded(offset, head),
-            }
-        }
-    }
-
-    fn send(&mut self, link: LinkId, frame: EdgeFrame) {
-        let Some(sender) = self.links.get(&link) else {
-            return;
-        };
-        // The first to go where an edge reads slowly: its lane is left to what must not be missing.
-        let spare = matches!(frame, EdgeFrame::Signal(_));
-        let frame = ToEdge { frame: Some(frame) };
-        let sent = match spare {
-            true => sender.try_send_spare(frame.class(), frame),
-            false => sender.try_send(frame.class(), frame),
-        };
-        match sent {
-            Ok(()) => {}
-            Err(TrySendError::Full(_)) if spare => self.metrics.signals_dropped.inc(),
-            Err(TrySendError::Full(ToEdge {
-                frame: Some(EdgeFrame::PresenceAnswer(answer)),
-            })) => refuse_presence(sender, answer.request),
-            Err(TrySendError::Full(_)) => self.shard.link_lagging(link),
-            Err(TrySendError::TooLarge { bytes }) => {
-                // The frame alone is lost; its request gets no answer in time and says so.
-                tracing::error!(shard = %self.reader.shard, bytes, "a frame is too large for the mesh");
-            }
-            Err(TrySendError::Closed) => {
-                self.links.remove(&link);
-                self.shard.link_closed(link);
-            }
-        }
-    }
-
-    fn reply(&mut self, link: LinkId, page: HistoryPage) {
-        if let Some(reply) = self.replies.remove(&(link, page.request)) {
-            reply.send_soon(page);
-        }
-    }
-
-    fn read(&mut self, read: HistoryRead) {
-        if let Some(page) = self.reader.tail_page(&read) {
-            return self.reply(read.link, page);
-        }
-        let Some(mut reply) = self.replies.remove(&(read.link, read.page.request)) else {
-            return;
-        };
-        let (reader, reads) = (self.reader.clone(), self.reads.clone());
-        tokio::spawn(async move {
-            let page = read_page(reader, reads, read, &mut reply).await;
-            reply.send(page).await;
-        });
-    }
-
-    fn tick(&mut self) -> Option<Ended> {
-        self.shard.tick(self.now_ms(), unix_ms());
-        match self.regain.as_mut().map(Regain::poll) {
-            None => {
-                self.poll_checkpoint();
-                if !self.poll_retention() {
-                    return Some(Ended::Lost);
-                }
-            }
-            Some(Regained::NotYet) => {}
-            Some(Regained::Acquired(acquisition)) => {
-                tracing::info!(shard = %self.reader.shard, "there is space again: the shard is acquired");
-                return Some(Ended::Acquired(acquisition));
-            }
-            Some(Regained::Lost(error)) => {
-                tracing::error!(shard = %self.reader.shard, %error, "the shard can not be acquired");
-                return Some(Ended::Lost);
-            }
-        }
-        let gauges = self.shard.gauges();
-        checks::within_bounds(self.shard.config(), &gauges);
-        let mut numbers = self.numbers.lock();
-        *numbers = ShardNumbers {
-            counters: self.shard.counters(),
-            gauges,
-            serving: self.shard.is_serving(),
-            read_only: self.regain.is_some(),
-            shard_epoch: self.fence.shard_epoch.0,
-            tail_bytes: self.reader.tail.lock().bytes(),
-            indexed: self.reader.index.applied(),
-            next_position: self.shard.log_state().2,
-            index_errors: self.reader.index.errors(),
-            ..*numbers
-        };
-        None
-    }
-
-    fn poll_checkpoint(&mut self) {
-        let now = Instant::now();
-        match self.checkpoints.poll(now) {
-            Some(Ok(saved)) => {
-                let mut numbers = self.numbers.lock();
-                numbers.checkpoint_position = saved.position;
-                numbers.checkpoint_bytes = self.checkpoints.state_bytes();
-            }
-            Some(Err(error)) => {
-                tracing::warn!(shard = %self.reader.shard, %error, "a checkpoint was not saved, and is tried again; until then a restart reads more of the log");
-            }
-            None => {}
-        }
-        if self.checkpoints.is_due(now) {
-            let state = self.shard.checkpoint();
-            self.checkpoints.save(self.reader.log.clone(), state, now);
-        }
-    }
-
-    /// The last checkpoint of a drain: the next start replays nothing.
-    async fn checkpoint_now(&mut self) {
-        if self.regain.is_some() {
-            return;
-        }
-        let (position, state) = self.shard.checkpoint();
-        let log = self.reader.log.clone();
-        let saving = tokio::task::spawn_blocking(move || log.save_checkpoint(position, &state));
-        if let Ok(Err(error)) = saving.await {
-            tracing::warn!(shard = %self.reader.shard, %error, "the last checkpoint was not saved");
-        }
-    }
-
-    /// Forgets which messages were erased once neither log nor memory has their bodies.
-    fn forget_erased(&mut self) {
-        let pending: BTreeSet<_> = self.shard.erasures().cloned().collect();
-        let tail = self.reader.tail.lock();
-        self.reader.erased.lock().retain(|room, offset| {
-            let in_memory = tail.first(room).is_some_and(|first| first <= offset);
-            in_memory || pending.contains(&(room.clone(), offset))
-        });
-    }
-
-    /// Looks what retention came to, and begins a run when one is due. `false` when the log takes no
-    /// writes before it is acquired again: nobody may publish for long, and find out.
-    fn poll_retention(&mut self) -> bool {
-        if let Some(running) = &mut self.retaining {
-            match running.poll() {
-                Some(Ok(outcome)) => {
-                    for (room, offset) in outcome.erased {
-                        self.shard.erased(room, offset);
-                    }
-                    self.forget_erased();
-                    if outcome.freed_bytes > 0 {
-                        tracing::info!(shard = %self.reader.shard, bytes = outcome.freed_bytes, "space given back");
-                    }
-                }
-                Some(Err(error)) => {
-                    tracing::warn!(shard = %self.reader.shard, %error, "space could not be given back");
-                    if let StoreError::OutcomeUnknown { .. } | StoreError::Closed = error {
-                        return false;
-                    }
-                }
-                None => return true,
-            }
-            self.retaining = None;
-        }
-        if self.retained_at.elapsed() < self.retention_every {
-            return true;
-        }
-        self.retained_at = Instant::now();
-        let plan = retention::Plan {
-            fence: self.fence.clone(),
-            first: self
-                .shard
-                .trimmed_rooms()
-                .into_iter()
-                .map(|(room, first)| ((room.instance, room.channel), first))
-                .collect(),
-            erase: self.shard.erasures().cloned().collect(),
-            settled: self.checkpoints.settled(),
-            next: self.shard.log_state().2,
-        };
-        self.retaining = Some(retention::Running::begin(self.reader.clone(), plan));
-        true
-    }
-}
-
-/// An answer about presence did not fit: that question alone fails.
-fn refuse_presence(sender: &FrameSender<ToEdge>, request: u64) {
-    let refused = ToEdge {
-        frame: Some(EdgeFrame::PresenceAnswer(PresenceAnswer {
-            request,
-            error: ErrorCode::TooManyRequests.code(),
-            ..PresenceAnswer::default()
-        })),
-    };
-    // Where not even this fits, the question gets no answer in time and the edge says so.
-    let _ = sender.try_send(refused.class(), refused);
-}
-
-/// Reads a page off the async threads. While the index does not reach far enough the read waits
-/// without holding a place, neither of the shard's nor of its stream's, so that others go on.
-async fn read_page(
-    reader: Arc<Reader>,
-    reads: Arc<Semaphore>,
-    read: HistoryRead,
-    reply: &mut PageReply,
-) -> HistoryPage {
-    let deadline = Instant::now() + INDEX_WAIT;
-    let read = Arc::new(read);
-    loop {
-        reply.take_place().await;
-        let Ok(permit) = reads.acquire().await else {
-            return Reader::failed(&read);
-        };
-        let (reader, wanted) = (reader.clone(), read.clone());
-        let page = tokio::task::spawn_blocking(move || reader.read(&wanted)).await;
-        drop(permit);
-        match page {
-            Ok(Some(page)) => return page,
-            Ok(None) if Instant::now() < deadline => {
-                reply.leave_place();
-                tokio::time::sleep(INDEX_POLL).await;
-            }
-            Ok(None) => return Reader::failed(&read),
-            Err(error) => {
-                tracing::error!(%error, "a history read failed");
-                return Reader::failed(&read);
             }
         }
     }

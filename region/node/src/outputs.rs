@@ -1,0 +1,172 @@
+//! Carrying out what a shard's machine puts out: frames to edges, pages of history, signals, answers
+//! to whoever administers.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use gb6_core_mesh::{FrameSender, TrySendError};
+use gb6_core_model::ErrorCode;
+use gb6_core_wire::mesh::{EdgeFrame, HistoryPage, PresenceAnswer, Publication, ToEdge};
+use gb6_region_shard::{HistoryRead, LinkId, Output};
+use tokio::sync::Semaphore;
+
+use crate::accept::PageReply;
+use crate::checks;
+use crate::history::Reader;
+use crate::recovery::unix_ms;
+use crate::worker::Worker;
+
+/// How long a read waits for an index that is being rebuilt. SDKs give up at 5 s.
+const INDEX_WAIT: Duration = Duration::from_secs(4);
+/// How often it looks.
+const INDEX_POLL: Duration = Duration::from_millis(20);
+
+impl Worker {
+    /// Carries out what the machine has put out, and hands on the signals that have come.
+    pub(crate) fn flush(&mut self) {
+        self.carry_out();
+        loop {
+            let signals = self.signals.take();
+            if signals.is_empty() {
+                return;
+            }
+            for (room, publication) in signals {
+                self.shard.signalled(&room, &publication);
+            }
+            self.carry_out();
+        }
+    }
+
+    fn carry_out(&mut self) {
+        while let Some(output) = self.shard.poll_output() {
+            match output {
+                Output::Send { link, frame } => self.send(link, frame),
+                // Dropping the sender ends the stream behind what was queued.
+                Output::Close { link } => drop(self.links.remove(&link)),
+                Output::Read(read) => self.read(read),
+                Output::Page { link, page } => self.reply(link, page),
+                Output::Trimmed { room, first } => self.feed.trimmed(room, first),
+                Output::Erased { room, offset } => {
+                    self.reader.erased.lock().messages.insert((room, offset));
+                    self.retained_at = Instant::now()
+                        .checked_sub(self.retention_every)
+                        .unwrap_or(self.started);
+                }
+                Output::Signal { room, publication } => {
+                    let time = unix_ms();
+                    let publication = Publication {
+                        time,
+                        ..publication
+                    };
+                    self.signals.send(&room, publication);
+                }
+                Output::FollowSignals { room } => self.signals.follow(&room, true),
+                Output::UnfollowSignals { room } => self.signals.follow(&room, false),
+                Output::AdminDone { token, outcome } => {
+                    if let Some(done) = self.admins.remove(&token) {
+                        // Who asked may have given up.
+                        let _ = done.send(outcome);
+                    }
+                }
+                // The loop forms a batch after every turn, and a tick is never far.
+                Output::Wake => {}
+                Output::Unfounded { offset, head } => checks::unfounded(offset, head),
+            }
+        }
+    }
+
+    fn send(&mut self, link: LinkId, frame: EdgeFrame) {
+        let Some(sender) = self.links.get(&link) else {
+            return;
+        };
+        // The first to go where an edge reads slowly: its lane is left to what must not be missing.
+        let spare = matches!(frame, EdgeFrame::Signal(_));
+        let frame = ToEdge { frame: Some(frame) };
+        let sent = match spare {
+            true => sender.try_send_spare(frame.class(), frame),
+            false => sender.try_send(frame.class(), frame),
+        };
+        match sent {
+            Ok(()) => {}
+            Err(TrySendError::Full(_)) if spare => self.metrics.signals_dropped.inc(),
+            Err(TrySendError::Full(ToEdge {
+                frame: Some(EdgeFrame::PresenceAnswer(answer)),
+            })) => refuse_presence(sender, answer.request),
+            Err(TrySendError::Full(_)) => self.shard.link_lagging(link),
+            Err(TrySendError::TooLarge { bytes }) => {
+                // The frame alone is lost; its request gets no answer in time and says so.
+                tracing::error!(shard = %self.reader.shard, bytes, "a frame is too large for the mesh");
+            }
+            Err(TrySendError::Closed) => {
+                self.links.remove(&link);
+                self.shard.link_closed(link);
+            }
+        }
+    }
+
+    fn reply(&mut self, link: LinkId, page: HistoryPage) {
+        if let Some(reply) = self.replies.remove(&(link, page.request)) {
+            reply.send_soon(page);
+        }
+    }
+
+    fn read(&mut self, read: HistoryRead) {
+        if let Some(page) = self.reader.tail_page(&read) {
+            return self.reply(read.link, page);
+        }
+        let Some(mut reply) = self.replies.remove(&(read.link, read.page.request)) else {
+            return;
+        };
+        let (reader, reads) = (self.reader.clone(), self.reads.clone());
+        tokio::spawn(async move {
+            let page = read_page(reader, reads, read, &mut reply).await;
+            reply.send(page).await;
+        });
+    }
+}
+
+/// An answer about presence did not fit: that question alone fails.
+fn refuse_presence(sender: &FrameSender<ToEdge>, request: u64) {
+    let refused = ToEdge {
+        frame: Some(EdgeFrame::PresenceAnswer(PresenceAnswer {
+            request,
+            error: ErrorCode::TooManyRequests.code(),
+            ..PresenceAnswer::default()
+        })),
+    };
+    // Where not even this fits, the question gets no answer in time and the edge says so.
+    let _ = sender.try_send(refused.class(), refused);
+}
+
+/// Reads a page off the async threads. While the index does not reach far enough the read waits
+/// without holding a place, neither of the shard's nor of its stream's, so that others go on.
+async fn read_page(
+    reader: Arc<Reader>,
+    reads: Arc<Semaphore>,
+    read: HistoryRead,
+    reply: &mut PageReply,
+) -> HistoryPage {
+    let deadline = Instant::now() + INDEX_WAIT;
+    let read = Arc::new(read);
+    loop {
+        reply.take_place().await;
+        let Ok(permit) = reads.acquire().await else {
+            return Reader::failed(&read);
+        };
+        let (reader, wanted) = (reader.clone(), read.clone());
+        let page = tokio::task::spawn_blocking(move || reader.read(&wanted)).await;
+        drop(permit);
+        match page {
+            Ok(Some(page)) => return page,
+            Ok(None) if Instant::now() < deadline => {
+                reply.leave_place();
+                tokio::time::sleep(INDEX_POLL).await;
+            }
+            Ok(None) => return Reader::failed(&read),
+            Err(error) => {
+                tracing::error!(%error, "a history read failed");
+                return Reader::failed(&read);
+            }
+        }
+    }
+}
