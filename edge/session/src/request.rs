@@ -39,10 +39,12 @@ pub enum Request {
     },
     /// A page of history, or the position alone.
     History(HistoryQuery),
-    /// That nothing which the room has now be shown any more.
+    /// That nothing which the room has now, or nothing below an offset, be shown any more.
     RemoveHistory {
         /// The instance epoch that the asker was routed by.
         instance_epoch: InstanceEpoch,
+        /// The first offset that stays nevertheless; `None`: none does.
+        first: Option<Offset>,
     },
     /// Where a record lies and how it got there.
     Trace {
@@ -116,6 +118,9 @@ pub struct PublishQuery {
     pub traceparent: String,
     /// Write it only if it is newer than what was written; `None`: in any case.
     pub version: Option<Version>,
+    /// Write it only as the next one behind this offset; where another is the newest it fails with
+    /// 112. `None`: in any case.
+    pub after: Option<Offset>,
     /// Whether its channel keeps nothing: it is delivered at most once and gets no offset. It has
     /// no `id` then.
     pub signal: bool,

@@ -130,6 +130,16 @@ pub(crate) struct Forming {
     bytes: usize,
 }
 
+impl Forming {
+    /// Whether the batch removes everything of a room that lies below `first`.
+    pub(crate) fn is_removed(&self, room_ix: RoomIx, first: u64) -> bool {
+        let records = self.records.iter().zip(&self.rooms);
+        let mut trims =
+            records.filter(|(record, room)| record.kind() == Kind::Trim && **room == Some(room_ix));
+        trims.any(|(record, _)| record.target_offset >= first)
+    }
+}
+
 impl Shard {
     /// Forms the next batch from what waits, unless one is in flight or nobody serves. `unix_ms`
     /// is the wall clock. Answers that need no record are outputs even when there is no batch.
@@ -221,6 +231,11 @@ impl Shard {
                 return self.rooms.drop_if_unused(room_ix);
             }
         };
+        let open_head = self.rooms.get(room_ix).open_head;
+        if publish.next_after > 0 && publish.next_after != open_head + 1 {
+            self.answer_error(link, edge, &publish, ErrorCode::UnrecoverablePosition);
+            return self.rooms.drop_if_unused(room_ix);
+        }
         // What the same batch has written already: the answer waits for it.
         let twin = id.as_ref().and_then(|id| forming.ids.get(id).copied());
         let newer = forming.versions.get(&room_ix);

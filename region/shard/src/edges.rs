@@ -436,6 +436,10 @@ impl Shard {
     /// The rules of a room's namespace in the current snapshot.
     pub(crate) fn rules(&self, key: &RoomRef) -> Option<&gb6_core_model::snapshot::Namespace> {
         let instance = self.snapshot.instances.get(key.instance.as_str())?;
+        // What an instance's namespaces say is about channels of its clients, which none of these is.
+        if key.channel.starts_with('!') {
+            return None;
+        }
         let name = key.channel.strip_prefix('$').unwrap_or(&key.channel);
         match name.split_once(':') {
             Some((namespace, _)) => instance.namespaces.get(namespace),

@@ -50,14 +50,17 @@ impl Shard {
             return self.rooms.drop_if_unused(room_ix);
         }
         let (first, head) = (self.rooms.get(room_ix).first, self.rooms.get(room_ix).head);
-        if first > head {
+        let below = match wanted.first {
+            0 => head + 1,
+            wanted => wanted.min(head + 1),
+        };
+        if first >= below {
             // Nothing is there to be removed.
             self.answer_removal(link, wanted.request, &wanted.room, Ok(first));
             return self.rooms.drop_if_unused(room_ix);
         }
-        let twice = forming.removals.iter().any(|(_, _, room)| *room == room_ix);
-        if !twice {
-            let record = self.pointer(Kind::Trim, room_ix, head + 1, unix_ms);
+        if !forming.is_removed(room_ix, below) {
+            let record = self.pointer(Kind::Trim, room_ix, below, unix_ms);
             self.push_record(forming, record, Some(room_ix));
         }
         forming.removals.push((link, wanted.request, room_ix));

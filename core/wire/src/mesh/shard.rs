@@ -252,6 +252,10 @@ pub struct Publish {
     /// The epoch of `version`: versions of different epochs are not compared. Empty: any.
     #[prost(string, tag = "14")]
     pub version_epoch: String,
+    /// One more than the offset behind which it is to be written: if the room's newest publication
+    /// is another one then, it is answered 112. 0: it is written wherever the room is.
+    #[prost(uint64, tag = "15")]
+    pub next_after: u64,
 }
 
 /// A room of an instance.
@@ -351,6 +355,9 @@ pub struct RemoveHistory {
     /// The instance epoch that the edge routed by.
     #[prost(uint64, tag = "3")]
     pub instance_epoch: u64,
+    /// The first offset that is to stay, if the room has so many; 0: none stays that is there.
+    #[prost(uint64, tag = "4")]
+    pub first: u64,
 }
 
 /// Nothing of a room below `first` is shown any more.

@@ -310,6 +310,7 @@ fn a_question_of_a_later_version_is_seen_as_none() {
 }
 
 const REMOVE_HISTORY: &str = "a20114 0807 120e 0a0464656d6f 1206726f6f6d3a31 1803";
+const REMOVE_HISTORY_BELOW: &str = "a20116 0807 120e 0a0464656d6f 1206726f6f6d3a31 1803 2008";
 const HISTORY_REMOVED: &str = "a20114 0807 120e 0a0464656d6f 1206726f6f6d3a31 1809";
 
 #[test]
@@ -318,18 +319,21 @@ fn golden_removal() {
         instance: "demo".into(),
         channel: "room:1".into(),
     };
-    let wanted = ToOwner {
+    let wanted = |first| ToOwner {
         frame: Some(OwnerFrame::RemoveHistory(RemoveHistory {
             request: 7,
             room: room.clone(),
             instance_epoch: 3,
+            first,
         })),
     };
-    assert_eq!(
-        to_hex(&wanted.encode_to_vec()),
-        to_hex(&hex(REMOVE_HISTORY))
-    );
-    assert_eq!(ToOwner::decode(&*hex(REMOVE_HISTORY)), Ok(wanted));
+    for (wanted, golden) in [
+        (wanted(0), REMOVE_HISTORY),
+        (wanted(8), REMOVE_HISTORY_BELOW),
+    ] {
+        assert_eq!(to_hex(&wanted.encode_to_vec()), to_hex(&hex(golden)));
+        assert_eq!(ToOwner::decode(&*hex(golden)), Ok(wanted));
+    }
     let removed = |request| ToEdge {
         frame: Some(EdgeFrame::HistoryRemoved(HistoryRemoved {
             request,

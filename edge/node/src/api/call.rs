@@ -144,6 +144,7 @@ impl Call {
             traceparent: String::new(),
             version,
             // Only where nothing is kept anyway, which each channel says.
+            after: None,
             signal: content.skip_history,
         })
     }

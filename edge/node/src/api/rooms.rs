@@ -69,7 +69,10 @@ pub(super) async fn history_remove(call: &Call, request: ChannelRequest) -> Resu
         return Err(ApiError::with(ErrorCode::NotAvailable, why));
     }
     let instance_epoch = call.instance_epoch();
-    let removal = Request::RemoveHistory { instance_epoch };
+    let removal = Request::RemoveHistory {
+        instance_epoch,
+        first: None,
+    };
     match call.ask(&channel, removal).await? {
         Answer::HistoryRemoved => Ok(Done {}),
         _ => Err(ErrorCode::Internal.into()),

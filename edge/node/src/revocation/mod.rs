@@ -321,6 +321,7 @@ pub(crate) async fn revoke(
         tags: BTreeMap::new(),
         traceparent: String::new(),
         version: None,
+        after: None,
         signal: false,
     };
     let session = shared.api.of(shared, instance);

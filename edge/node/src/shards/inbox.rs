@@ -203,6 +203,7 @@ mod tests {
             tags: Default::default(),
             traceparent: String::new(),
             version: None,
+            after: None,
             signal: false,
         })))
     }

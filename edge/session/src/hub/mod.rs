@@ -166,9 +166,10 @@ impl<S: Clone> Hub<S> {
             Request::Publish(query) => self.publish(asked, *query, out),
             Request::Presence { entries } => self.presence(asked, entries, out),
             Request::History(query) => self.history(asked, query, out),
-            Request::RemoveHistory { instance_epoch } => {
-                self.remove_history(asked, instance_epoch, out);
-            }
+            Request::RemoveHistory {
+                instance_epoch,
+                first,
+            } => self.remove_history(asked, instance_epoch, first, out),
             Request::Trace { offset } => self.trace(asked, offset, out),
         }
     }

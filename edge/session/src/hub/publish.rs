@@ -386,6 +386,7 @@ fn frame(id: u64, session: SessionId, publish: &PendingPublish, settled_below: u
         content_type: query.content_type.into(),
         tags: query.tags.clone(),
         traceparent: query.traceparent.clone(),
+        next_after: query.after.map_or(0, |after| after + 1),
         version: query.version.as_ref().map_or(0, |v| v.number),
         version_epoch: query
             .version

@@ -23,9 +23,9 @@ enum About {
     Presence { entries: bool },
     /// Where the record at this offset lies.
     Trace(Offset),
-    /// That it has no history any more. Asking twice removes what came between, as if the first
-    /// had taken so long.
-    Removal(InstanceEpoch),
+    /// That it has no history any more, or none below an offset. Asking twice removes what came
+    /// between, as if the first had taken so long.
+    Removal(InstanceEpoch, Option<Offset>),
 }
 
 type Question = (RoomRef, About);
@@ -109,9 +109,10 @@ impl<S: Clone> Hub<S> {
         &mut self,
         asked: Asked<S>,
         instance_epoch: InstanceEpoch,
+        first: Option<Offset>,
         out: &mut impl HubOut<S>,
     ) {
-        self.query(asked, About::Removal(instance_epoch), out);
+        self.query(asked, About::Removal(instance_epoch, first), out);
     }
 
     fn query(&mut self, asked: Asked<S>, about: About, out: &mut impl HubOut<S>) {
@@ -153,10 +154,11 @@ impl<S: Clone> Hub<S> {
                     room,
                     entries,
                 }),
-                About::Removal(epoch) => OwnerFrame::RemoveHistory(RemoveHistory {
+                About::Removal(epoch, first) => OwnerFrame::RemoveHistory(RemoveHistory {
                     request,
                     room,
                     instance_epoch: epoch.0,
+                    first: first.unwrap_or(0),
                 }),
                 About::Trace(offset) => OwnerFrame::Trace(TraceQuery {
                     request,
@@ -246,7 +248,7 @@ impl<S: Clone> Hub<S> {
         if frame.request == 0 {
             return;
         }
-        let asked = |about: &About| matches!(about, About::Removal(_));
+        let asked = |about: &About| matches!(about, About::Removal(..));
         let answer = match frame.error {
             0 => Answer::HistoryRemoved,
             code => Answer::Failed(ErrorCode::from_code(code).unwrap_or(ErrorCode::Internal)),

@@ -81,6 +81,7 @@ impl Live {
             content_type: message.content_type,
             traceparent: String::new(),
             version: None,
+            after: None,
             signal,
         };
         let asked = asked(channel.clone());

@@ -48,6 +48,7 @@ fn publish(b: &mut Bench, n: u64) {
         tags: Default::default(),
         traceparent: String::new(),
         version: None,
+        after: None,
         signal: false,
     };
     let request = HubRequest {

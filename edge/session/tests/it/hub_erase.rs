@@ -212,7 +212,14 @@ fn what_a_removal_takes_is_not_remembered_whoever_asked_for_it() {
         };
         if from_here {
             let instance_epoch = gb6_core_model::InstanceEpoch(3);
-            b.ask(0, 7, Request::RemoveHistory { instance_epoch });
+            b.ask(
+                0,
+                7,
+                Request::RemoveHistory {
+                    instance_epoch,
+                    first: None,
+                },
+            );
             let asked = b.said.owner.iter().find_map(|f| match f {
                 OwnerFrame::RemoveHistory(r) => Some(r.clone()),
                 _ => None,
@@ -240,7 +247,14 @@ fn a_removal_that_fails_changes_nothing_and_says_so() {
     interested(&mut b, 4, 0);
     (5..=9).for_each(|o| b.deliver(o));
     let instance_epoch = gb6_core_model::InstanceEpoch(1);
-    b.ask(0, 7, Request::RemoveHistory { instance_epoch });
+    b.ask(
+        0,
+        7,
+        Request::RemoveHistory {
+            instance_epoch,
+            first: None,
+        },
+    );
     let request = b.said.owner.iter().find_map(|f| match f {
         OwnerFrame::RemoveHistory(r) => Some(r.request),
         _ => None,

@@ -159,6 +159,7 @@ impl World {
             },
             traceparent: String::new(),
             version: None,
+            after: None,
             signal: false,
         };
         let question = Question::Publish {
@@ -181,6 +182,7 @@ impl World {
             tags: BTreeMap::new(),
             traceparent: String::new(),
             version: None,
+            after: None,
             signal: true,
         };
         let request = Request::Publish(Box::new(query));

@@ -199,6 +199,7 @@ impl Bench {
             tags: Default::default(),
             traceparent: String::new(),
             version: None,
+            after: None,
             signal: false,
         };
         let request = HubRequest {

@@ -25,6 +25,7 @@ fn signal(b: &mut Bench, now: u64, token: u64, data: &'static str) {
         tags: Default::default(),
         traceparent: String::new(),
         version: None,
+        after: None,
         signal: true,
     };
     let request = HubRequest {

@@ -2,7 +2,7 @@
 
 use gb6_core_model::ErrorCode;
 use gb6_core_wire::mesh::{
-    EdgeFrame, HistoryRemoved, OwnerFrame, Person, Publish, Published, RemoveHistory,
+    EdgeFrame, HistoryRemoved, OwnerFrame, Person, Publish, Published, RemoveHistory, RoomRef,
 };
 use gb6_core_wire::record::Kind;
 use gb6_region_shard::{AppendFailure, LinkId};
@@ -141,6 +141,7 @@ fn removal(request: u64) -> OwnerFrame {
         request,
         room: room(1),
         instance_epoch: 1,
+        first: 0,
     })
 }
 
@@ -194,6 +195,93 @@ fn a_removal_moves_the_first_offset_for_good_and_the_stream_goes_on() {
 }
 
 #[test]
+fn a_removal_may_leave_what_is_newer_than_an_offset() {
+    let mut world = World::new(rules());
+    let link = world.attach(10);
+    for n in 1..=5 {
+        world.frame(link, OwnerFrame::Publish(publish(room(1), n, 1, n)));
+    }
+    world.commit();
+    let below = |request, first| {
+        OwnerFrame::RemoveHistory(RemoveHistory {
+            request,
+            room: room(1),
+            instance_epoch: 1,
+            first,
+        })
+    };
+    // Two in one batch: the second removes nothing, the third more.
+    for (request, first) in [(1, 3), (2, 2), (3, 4)] {
+        world.frame(link, below(request, first));
+    }
+    assert_eq!(world.commit(), 2);
+    let said = removals(&mut world, link);
+    assert_eq!(said, [(1, 4, 0), (2, 4, 0), (3, 4, 0)]);
+    world.frame(link, below(4, 2));
+    assert_eq!(world.commit(), 0, "that is gone already");
+    assert_eq!(removals(&mut world, link), [(4, 4, 0)]);
+    // No room ends behind its newest.
+    world.frame(link, below(5, u64::MAX));
+    assert_eq!(world.commit(), 1);
+    assert_eq!(removals(&mut world, link), [(5, 6, 0)]);
+    assert_eq!(world.shard.first_offset(&room(1)), 6);
+}
+
+#[test]
+fn what_is_to_follow_an_offset_is_written_there_or_not_at_all() {
+    let mut world = World::new(rules());
+    let link = world.attach(10);
+    let behind = |number: u64, offset: u64| Publish {
+        next_after: offset + 1,
+        ..publish(room(1), number, 1, number)
+    };
+    // In one batch: the first is the room's first, the second comes behind it, the third too late.
+    for (number, offset) in [(1, 0), (2, 1), (3, 1)] {
+        world.frame(link, OwnerFrame::Publish(behind(number, offset)));
+    }
+    assert_eq!(world.commit(), 2);
+    let late = ErrorCode::UnrecoverablePosition.code();
+    let mut said = answers(&mut world, link);
+    said.sort_unstable();
+    assert_eq!(said, [(1, 1, 0), (2, 2, 0), (3, 0, late)]);
+    // What is sent again is answered as it was.
+    world.frame(link, OwnerFrame::Publish(behind(2, 1)));
+    world.frame(link, OwnerFrame::Publish(behind(4, 7)));
+    assert_eq!(world.commit(), 0);
+    let mut said = answers(&mut world, link);
+    said.sort_unstable();
+    assert_eq!(said, [(2, 2, 0), (4, 0, late)]);
+}
+
+#[test]
+fn the_rules_of_other_channels_are_none_of_a_system_channel() {
+    let mut world = World::new(rules());
+    let mut snapshot = (*world.snapshot).clone();
+    for instance in snapshot.instances.values_mut() {
+        instance.defaults = Some(gb6_core_model::snapshot::Namespace {
+            history_size: 1,
+            ..rules()
+        });
+    }
+    world.snapshot = snapshot.into();
+    world.start();
+    let link = world.attach(10);
+    let named = |channel: &str| RoomRef {
+        channel: channel.into(),
+        ..room(1)
+    };
+    for n in 1..=40 {
+        for channel in ["!revoked", "plain"] {
+            world.frame(link, OwnerFrame::Publish(publish(named(channel), n, 1, n)));
+        }
+        world.commit();
+    }
+    world.commit();
+    assert_eq!(world.shard.first_offset(&named("!revoked")), 1);
+    assert!(world.shard.first_offset(&named("plain")) > 1);
+}
+
+#[test]
 fn a_removal_that_may_not_be_written_says_why() {
     let mut world = World::new(rules());
     let link = world.attach(10);
@@ -212,6 +300,7 @@ fn a_removal_that_may_not_be_written_says_why() {
         request: 2,
         room: room(1),
         instance_epoch: 0,
+        first: 0,
     };
     world.frame(link, OwnerFrame::RemoveHistory(old));
     assert_eq!(world.commit(), 0);

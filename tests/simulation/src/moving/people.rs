@@ -164,6 +164,7 @@ impl MoveWorld {
             tags: Default::default(),
             traceparent: String::new(),
             version: None,
+            after: None,
             signal: false,
         };
         let pending = Pending {
