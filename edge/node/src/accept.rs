@@ -23,8 +23,9 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::admission::{Permit, Unproven};
 use crate::connection::carrier::Carrier;
-use crate::connection::driver::{Connection, Opening, Transport};
+use crate::connection::driver::Connection;
 use crate::connection::framing::{Framing, Verdict};
+use crate::connection::transport::{Opening, Transport};
 use crate::http::{self, Grant, Granted};
 use crate::one_way::listening::Listening;
 use crate::shared::Shared;

@@ -14,7 +14,6 @@ use std::task::{Context as TaskContext, Poll};
 use bytes::Bytes;
 use gb6_core_model::{Disconnect, InstanceId};
 use gb6_core_wire::client::Dialect;
-use gb6_core_wire::mesh::ConnectionThere;
 use gb6_edge_session::{Action, Context, FrameKind, Session, SessionSeed};
 use tokio::io::ReadBuf;
 
@@ -23,12 +22,12 @@ use super::batch::Batch;
 use super::carrier::Carrier;
 use super::framing::{Framing, Incoming, Verdict};
 use super::gather::{Gathered, gather};
-use super::handle::{Event, SessionHandle};
-use super::outbox::{Phase, Taken};
+use super::handle::SessionHandle;
+use super::transport::{Opening, Transport};
 use super::waiting::Waiting;
 use crate::admission::{Permit, Unproven};
 use crate::limits::SessionLimits;
-use crate::people::{Listed, Ordered, Roll};
+use crate::people::Listed;
 use crate::places::Place;
 use crate::revocation::id_of_client;
 use crate::shards::ShardInbox;
@@ -46,74 +45,6 @@ thread_local! {
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH_BYTES].into_boxed_slice());
 }
 
-/// By what a session is carried.
-#[expect(
-    clippy::enum_variant_names,
-    reason = "WebTransport is the name of a protocol"
-)]
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Transport {
-    /// A WebSocket.
-    WebSocket,
-    /// A stream of a QUIC connection.
-    Quic,
-    /// The stream of a WebTransport session.
-    WebTransport,
-    /// A response body of replies; commands come by `/emulation`.
-    HttpStream,
-    /// An event stream; commands come by `/emulation`.
-    Sse,
-    /// A response body of pushes.
-    UniHttpStream,
-    /// An event stream of pushes.
-    UniSse,
-    /// A WebSocket of which only the first message is heard.
-    UniWebSocket,
-}
-
-impl Transport {
-    /// Its name in metrics and logs.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Transport::WebSocket => "websocket",
-            Transport::Quic => "quic",
-            Transport::WebTransport => "webtransport",
-            Transport::HttpStream => "http_stream",
-            Transport::Sse => "sse",
-            Transport::UniHttpStream => "uni_http_stream",
-            Transport::UniSse => "uni_sse",
-            Transport::UniWebSocket => "uni_websocket",
-        }
-    }
-
-    /// Whether its commands come by requests of their own, to `/emulation`.
-    pub(crate) fn is_emulated(self) -> bool {
-        matches!(self, Transport::HttpStream | Transport::Sse)
-    }
-
-    /// Whether its client says nothing behind its connect request.
-    pub(crate) fn is_unidirectional(self) -> bool {
-        matches!(
-            self,
-            Transport::UniHttpStream | Transport::UniSse | Transport::UniWebSocket
-        )
-    }
-}
-
-/// What is known of a connection when its session begins.
-pub(crate) struct Opening {
-    /// What carries it.
-    pub(crate) transport: Transport,
-    /// The encoding asked for.
-    pub(crate) dialect: Dialect,
-    /// Whether pings are to be those of the WebSocket layer.
-    pub(crate) frame_ping: bool,
-    /// The instance that the host name or the listener names.
-    pub(crate) instance: InstanceId,
-    /// The page's origin, where only some instance's list lets it in.
-    pub(crate) foreign_origin: Option<Box<str>>,
-}
-
 /// The connection's future.
 pub(crate) struct Connection<C, F: Framing> {
     pub(super) shared: Arc<Shared>,
@@ -127,14 +58,14 @@ pub(crate) struct Connection<C, F: Framing> {
         clippy::box_collection,
         reason = "few ever hold any: it is 8 bytes, not 32"
     )]
-    held: Option<Box<VecDeque<Bytes>>>,
+    pub(super) held: Option<Box<VecDeque<Bytes>>>,
     pub(super) end: End,
     /// Inboxes of the shards that got a request of this session.
     pub(super) asked: Vec<Arc<ShardInbox>>,
     /// The earliest time for which the wheel holds this session.
-    timer_at: u64,
+    pub(super) timer_at: u64,
     /// Since when the client takes nothing of what waits.
-    stalled_since: Option<u64>,
+    pub(super) stalled_since: Option<u64>,
     /// Whether reading was put off because the session is behind.
     unread: bool,
     /// The client sends no more.
@@ -331,120 +262,6 @@ impl<C: Carrier, F: Framing> Connection<C, F> {
         self.input(now_ms, |s, cx, out| s.frame(cx, kind, commands, out));
     }
 
-    /// The application's server wants something of some of its user's sessions.
-    fn ordered(&mut self, now_ms: u64, ordered: &Ordered) {
-        let client = self.session.client();
-        if !client.is_some_and(|client| ordered.is_for(client, self.handle.secret)) {
-            return;
-        }
-        let mut done = Ok(());
-        self.input(now_ms, |s, cx, out| {
-            done = s.command(cx, ordered.command.clone(), out);
-        });
-        let outcome = match done {
-            Ok(()) => "done",
-            Err(_) => "refused",
-        };
-        self.shared.metrics.api_commands.with(&[outcome]).inc();
-    }
-
-    /// Somebody asks what it is.
-    fn describe(&self, roll: &Roll) {
-        if let Some(client) = self.session.client() {
-            roll.add(ConnectionThere {
-                client: client.to_owned(),
-                transport: self.transport.name().to_owned(),
-                protocol: self.dialect.name().to_owned(),
-            });
-        }
-    }
-
-    /// Takes what waits in the outbox.
-    fn take(&mut self, now_ms: u64, taken: Taken<Event>) {
-        let Taken {
-            mut frames,
-            events,
-            phase,
-        } = taken;
-        let cut = events.iter().find_map(|(_, event)| match event {
-            Event::Cut(why) => Some(*why),
-            _ => None,
-        });
-        if let Some(why) = cut {
-            return self.input(now_ms, |s, cx, out| s.shutdown(cx, why, out));
-        }
-        let mut taken = 0;
-        for (before, event) in events {
-            for frame in frames.drain(..before - taken) {
-                match self.session.is_connected() {
-                    true => self.framing.push(frame, &mut self.batch),
-                    false => self.held.get_or_insert_default().push_back(frame),
-                }
-            }
-            taken = before;
-            let event = match event {
-                Event::Lost(inbox) if self.has_asked(&inbox) => {
-                    Event::Shutdown(Disconnect::InsufficientState)
-                }
-                event => event,
-            };
-            match event {
-                Event::Verified(request, result) => self.verified(now_ms, request, *result),
-                Event::Admitted(request, claims) => self.admitted(now_ms, request, *claims),
-                Event::SubscriptionVerified(request, channel, result) => {
-                    self.subscription_verified(now_ms, request, &channel, *result);
-                }
-                Event::Ordered(ordered) => self.ordered(now_ms, &ordered),
-                Event::Describe(roll) => self.describe(&roll),
-                event => self.input(now_ms, |s, cx, out| match event {
-                    Event::Complete(token, answer) => s.complete(cx, token, *answer, out),
-                    Event::Notice(notice) => s.notice(cx, *notice, out),
-                    Event::Shutdown(why) => s.shutdown(cx, why, out),
-                    Event::Commands(kind, commands) => s.frame(cx, kind, commands, out),
-                    Event::Lost(_)
-                    | Event::Verified(..)
-                    | Event::Admitted(..)
-                    | Event::SubscriptionVerified(..)
-                    | Event::Cut(_)
-                    | Event::Ordered(_)
-                    | Event::Describe(_) => {}
-                }),
-            }
-            if self.end != End::Open {
-                return;
-            }
-        }
-        if self.end == End::Open {
-            if self.session.is_connected() {
-                self.framing.append(frames, &mut self.batch);
-            } else if !frames.is_empty() {
-                self.held.get_or_insert_default().extend(frames);
-            }
-            if phase == Phase::Slow {
-                self.slow(now_ms);
-            }
-        }
-    }
-
-    /// Queues what was held back, once the connect is answered.
-    pub(super) fn release(&mut self) {
-        if self.session.is_connected()
-            && let Some(held) = self.held.take()
-        {
-            self.framing.append(*held, &mut self.batch);
-        }
-    }
-
-    /// Bytes that wait for the client.
-    fn waiting(&self) -> usize {
-        let held = self.held.iter().flat_map(|held| held.iter());
-        self.batch.left() + held.map(Bytes::len).sum::<usize>()
-    }
-
-    fn has_asked(&self, inbox: &Arc<ShardInbox>) -> bool {
-        self.asked.iter().any(|asked| Arc::ptr_eq(asked, inbox))
-    }
-
     /// Reads what has come, up to a bound. `false`: the connection is over.
     fn read(&mut self, now_ms: u64, cx: &mut TaskContext<'_>, scratch: &mut [u8]) -> bool {
         let mut read = 0;
@@ -509,62 +326,6 @@ impl<C: Carrier, F: Framing> Connection<C, F> {
             }
         }
         true
-    }
-
-    /// What is due by time alone.
-    fn tick(&mut self, now_ms: u64) {
-        match self.end {
-            End::Open => {
-                if self.session.deadline().is_some_and(|at| at <= now_ms) {
-                    self.input(now_ms, |s, cx, out| s.tick(cx, out));
-                }
-                if let Some(ping) = &mut self.frame_ping {
-                    match ping.due(now_ms, self.shared.config.session.pong_timeout_ms) {
-                        Ok(None) => {}
-                        Ok(Some(frame)) => self.batch.push(frame),
-                        Err(why) => self.input(now_ms, |s, cx, out| s.shutdown(cx, why, out)),
-                    }
-                }
-                if self.waiting.is_some() && self.end == End::Open {
-                    self.release_waiting(now_ms);
-                }
-                let stalled = self.write_deadline().is_some_and(|at| at <= now_ms);
-                if stalled && self.end == End::Open {
-                    self.give_up(now_ms, Disconnect::WriteError);
-                }
-            }
-            End::Closing { until, verdict, .. } if until <= now_ms => {
-                self.end = End::Cut { verdict };
-            }
-            End::Closing { .. } | End::Cut { .. } => {}
-        }
-    }
-
-    fn write_deadline(&self) -> Option<u64> {
-        let patience = u64::try_from(self.shared.config.write_timeout.as_millis()).ok()?;
-        Some(self.stalled_since?.saturating_add(patience))
-    }
-
-    /// Has the wheel wake this task when something is due.
-    fn arm(&mut self, now_ms: u64) {
-        let next = match self.end {
-            End::Open => [
-                self.session.deadline(),
-                self.frame_ping.as_ref().map(|p| p.deadline()),
-                self.write_deadline(),
-                self.waiting.as_ref().and_then(|w| w.deadline()),
-            ]
-            .into_iter()
-            .flatten()
-            .min(),
-            End::Closing { until, .. } => Some(until),
-            End::Cut { .. } => None,
-        };
-        let Some(next) = next else { return };
-        // The entry for `timer_at` has fired once that time is behind us.
-        if self.timer_at <= now_ms || next < self.timer_at {
-            self.timer_at = self.shared.wheel.add(next, self.handle.clone());
-        }
     }
 
     fn run(&mut self, cx: &mut TaskContext<'_>, scratch: &mut [u8]) -> Poll<()> {

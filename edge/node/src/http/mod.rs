@@ -21,7 +21,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use parking_lot::Mutex;
 
-use crate::connection::driver::{Opening, Transport};
+use crate::connection::transport::{Opening, Transport};
 use crate::shared::Shared;
 use assets::Asset;
 

@@ -17,7 +17,7 @@ use super::{
     Answer, Grant, Granted, PLAIN, Refused, body, cors, dialect_of_body, not_allowed, secure,
     single, text,
 };
-use crate::connection::driver::{Opening, Transport};
+use crate::connection::transport::{Opening, Transport};
 use crate::one_way::framing::OneWay;
 use crate::shared::Shared;
 

@@ -10,7 +10,7 @@ use http_body_util::Full;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::{Grant, Granted, PLAIN, single, text};
-use crate::connection::driver::{Opening, Transport};
+use crate::connection::transport::{Opening, Transport};
 use crate::origin::{self, Verdict};
 use crate::shared::Shared;
 

@@ -9,7 +9,7 @@ use quinn::{Connection, RecvStream, SendStream, VarInt};
 use web_transport_proto::{ConnectRequest, ConnectResponse, Frame, Settings, StreamUni};
 
 use super::carrier::{Http3, WebTransportStream};
-use crate::connection::driver::{Opening, Transport};
+use crate::connection::transport::{Opening, Transport};
 use crate::http::{single, upgrade};
 use crate::origin::{self, Verdict};
 use crate::quic::ONE_WAY_STREAMS;

@@ -1,0 +1,132 @@
+//! Taking what waits for a connection in its outbox: frames of hubs, in order with what others have
+//! to tell the session.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use gb6_core_model::Disconnect;
+use gb6_core_wire::mesh::ConnectionThere;
+
+use super::carrier::Carrier;
+use super::driver::{Connection, End};
+use super::framing::Framing;
+use super::handle::Event;
+use super::outbox::{Phase, Taken};
+use crate::people::{Ordered, Roll};
+use crate::shards::ShardInbox;
+
+impl<C: Carrier, F: Framing> Connection<C, F> {
+    /// The application's server wants something of some of its user's sessions.
+    fn ordered(&mut self, now_ms: u64, ordered: &Ordered) {
+        let client = self.session.client();
+        if !client.is_some_and(|client| ordered.is_for(client, self.handle.secret)) {
+            return;
+        }
+        let mut done = Ok(());
+        self.input(now_ms, |s, cx, out| {
+            done = s.command(cx, ordered.command.clone(), out);
+        });
+        let outcome = match done {
+            Ok(()) => "done",
+            Err(_) => "refused",
+        };
+        self.shared.metrics.api_commands.with(&[outcome]).inc();
+    }
+
+    /// Somebody asks what it is.
+    fn describe(&self, roll: &Roll) {
+        if let Some(client) = self.session.client() {
+            roll.add(ConnectionThere {
+                client: client.to_owned(),
+                transport: self.transport.name().to_owned(),
+                protocol: self.dialect.name().to_owned(),
+            });
+        }
+    }
+
+    /// Takes what waits in the outbox.
+    pub(super) fn take(&mut self, now_ms: u64, taken: Taken<Event>) {
+        let Taken {
+            mut frames,
+            events,
+            phase,
+        } = taken;
+        let cut = events.iter().find_map(|(_, event)| match event {
+            Event::Cut(why) => Some(*why),
+            _ => None,
+        });
+        if let Some(why) = cut {
+            return self.input(now_ms, |s, cx, out| s.shutdown(cx, why, out));
+        }
+        let mut taken = 0;
+        for (before, event) in events {
+            for frame in frames.drain(..before - taken) {
+                match self.session.is_connected() {
+                    true => self.framing.push(frame, &mut self.batch),
+                    false => self.held.get_or_insert_default().push_back(frame),
+                }
+            }
+            taken = before;
+            let event = match event {
+                Event::Lost(inbox) if self.has_asked(&inbox) => {
+                    Event::Shutdown(Disconnect::InsufficientState)
+                }
+                event => event,
+            };
+            match event {
+                Event::Verified(request, result) => self.verified(now_ms, request, *result),
+                Event::Admitted(request, claims) => self.admitted(now_ms, request, *claims),
+                Event::SubscriptionVerified(request, channel, result) => {
+                    self.subscription_verified(now_ms, request, &channel, *result);
+                }
+                Event::Ordered(ordered) => self.ordered(now_ms, &ordered),
+                Event::Describe(roll) => self.describe(&roll),
+                event => self.input(now_ms, |s, cx, out| match event {
+                    Event::Complete(token, answer) => s.complete(cx, token, *answer, out),
+                    Event::Notice(notice) => s.notice(cx, *notice, out),
+                    Event::Shutdown(why) => s.shutdown(cx, why, out),
+                    Event::Commands(kind, commands) => s.frame(cx, kind, commands, out),
+                    Event::Lost(_)
+                    | Event::Verified(..)
+                    | Event::Admitted(..)
+                    | Event::SubscriptionVerified(..)
+                    | Event::Cut(_)
+                    | Event::Ordered(_)
+                    | Event::Describe(_) => {}
+                }),
+            }
+            if self.end != End::Open {
+                return;
+            }
+        }
+        if self.end == End::Open {
+            if self.session.is_connected() {
+                self.framing.append(frames, &mut self.batch);
+            } else if !frames.is_empty() {
+                self.held.get_or_insert_default().extend(frames);
+            }
+            if phase == Phase::Slow {
+                self.slow(now_ms);
+            }
+        }
+    }
+
+    /// Queues what was held back, once the connect is answered.
+    pub(super) fn release(&mut self) {
+        if self.session.is_connected()
+            && let Some(held) = self.held.take()
+        {
+            self.framing.append(*held, &mut self.batch);
+        }
+    }
+
+    /// Bytes that wait for the client.
+    pub(super) fn waiting(&self) -> usize {
+        let held = self.held.iter().flat_map(|held| held.iter());
+        self.batch.left() + held.map(Bytes::len).sum::<usize>()
+    }
+
+    fn has_asked(&self, inbox: &Arc<ShardInbox>) -> bool {
+        self.asked.iter().any(|asked| Arc::ptr_eq(asked, inbox))
+    }
+}
