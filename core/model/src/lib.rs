@@ -13,6 +13,7 @@ pub mod public_key;
 pub mod snapshot;
 mod snapshot_check;
 pub mod turns;
+pub mod webhooks;
 
 pub use caps::{Allow, Capability, CapabilityError, Caps};
 pub use channel::{Channel, ChannelError};
@@ -25,3 +26,4 @@ pub use ids::{
 pub use public_key::{PublicKey, PublicKeyError, VerifyingJwk};
 pub use snapshot_check::SnapshotError;
 pub use turns::Turns;
+pub use webhooks::{WebhookEvent, Webhooks};

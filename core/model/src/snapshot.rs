@@ -11,6 +11,7 @@ use crate::codes::ErrorCode;
 use crate::hash;
 use crate::ids::{InstanceEpoch, InstanceId, NodeId, Role, ShardId, Slot};
 use crate::limits;
+use crate::webhooks::Webhooks;
 
 /// One revision of the whole configuration that nodes share.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
@@ -70,6 +71,8 @@ pub struct Instance {
     pub subscriptions_max: usize,
     /// Connected sessions at one edge; `None`: any number.
     pub connections_max: Option<usize>,
+    /// Where ends of sessions and subscriptions are told; `None`: nowhere.
+    pub webhooks: Option<Webhooks>,
 }
 
 impl Default for Instance {
@@ -93,6 +96,7 @@ impl Default for Instance {
             instance_command_rate: None,
             subscriptions_max: limits::SUBSCRIPTIONS_MAX,
             connections_max: None,
+            webhooks: None,
         }
     }
 }
@@ -434,12 +438,21 @@ impl Snapshot {
         self.route(instance, "")
     }
 
-    /// This snapshot without any secret: what nodes that verify no tokens are given.
-    pub fn without_secrets(&self) -> Self {
+    /// What a node with these roles is given: an edge has the keys that tokens and requests are
+    /// verified by, a region the addresses and secrets of webhooks, and nobody else either.
+    pub fn for_roles(&self, roles: &[Role]) -> Self {
         let mut out = self.clone();
         for instance in out.instances.values_mut() {
-            instance.keys.clear();
-            instance.jwks_url = None;
+            if !roles.contains(&Role::Edge) {
+                instance.keys.clear();
+                instance.jwks_url = None;
+            }
+            if !roles.contains(&Role::Region)
+                && let Some(webhooks) = &mut instance.webhooks
+            {
+                webhooks.url.clear();
+                webhooks.secret.clear();
+            }
         }
         out
     }

@@ -174,8 +174,9 @@ pub fn tags_filter(data: &[u8]) {
     }
 }
 
-/// A record of a log, and its body.
+/// A record of a log, and its body; and a body that tells of a session.
 pub fn record(data: &[u8]) {
+    session_body(data);
     if let Ok(record) = record::Record::decode(data) {
         let _ = (record.takes_offset(), record.kind());
         let _ = record::body(&record);
@@ -184,6 +185,29 @@ pub fn record(data: &[u8]) {
         assert_eq!(again.as_ref(), Ok(&record));
         let erased = record::erase_encoded(data).map(|data| record::Record::decode(&*data));
         assert!(matches!(erased, Ok(Ok(r)) if r.body.is_empty() && r.tags.is_empty()));
+    }
+}
+
+/// A body that tells of a session: what is read is bounded, reads back, and has an id where its
+/// record says whose session it was.
+fn session_body(data: &[u8]) {
+    match record::SessionBody::parse(data) {
+        Ok(body) => {
+            assert!(data.len() <= record::SESSION_BODY_BYTES_MAX);
+            let again = record::SessionBody::parse(&body.encode_to_vec());
+            assert_eq!(again.as_ref(), Ok(&body));
+            let record = record::Record {
+                kind: record::Kind::Session.into(),
+                origin: Some(record::Origin {
+                    edge_incarnation: 1,
+                    ..record::Origin::default()
+                }),
+                ..record::Record::default()
+            };
+            let known = body.event() != record::SessionEvent::Unspecified;
+            assert_eq!(body.event_id(&record).is_some(), known);
+        }
+        Err(error) => assert!(!error.to_string().is_empty()),
     }
 }
 

@@ -30,16 +30,15 @@ const QUEUE: QueueLimits = QueueLimits {
 #[derive(Debug)]
 pub(crate) struct Published {
     pub(crate) revision: u64,
-    /// With the keys that edges verify tokens by.
-    with_secrets: SnapshotPush,
-    /// For everybody else.
-    without_secrets: SnapshotPush,
+    /// By whether the node has the role edge, and whether it has the role region: each is given
+    /// the secrets that it works with.
+    pushes: [[SnapshotPush; 2]; 2],
 }
 
 impl Published {
     pub(crate) fn new(snapshot: &Snapshot) -> Result<Self, SourceError> {
-        let push = |snapshot: &Snapshot| {
-            let json = Bytes::from(serde_json::to_vec(snapshot)?);
+        let of = |roles: &[Role]| {
+            let json = Bytes::from(serde_json::to_vec(&snapshot.for_roles(roles))?);
             let max = MESH_FRAME_BYTES_MAX - PUSH_OVERHEAD;
             if json.len() > max {
                 let bytes = json.len();
@@ -52,17 +51,16 @@ impl Published {
         };
         Ok(Self {
             revision: snapshot.revision,
-            with_secrets: push(snapshot)?,
-            without_secrets: push(&snapshot.without_secrets())?,
+            pushes: [
+                [of(&[])?, of(&[Role::Region])?],
+                [of(&[Role::Edge])?, of(&[Role::Edge, Role::Region])?],
+            ],
         })
     }
 
     fn for_roles(&self, roles: &[Role]) -> &SnapshotPush {
-        if roles.contains(&Role::Edge) {
-            &self.with_secrets
-        } else {
-            &self.without_secrets
-        }
+        let has = |role| usize::from(roles.contains(&role));
+        &self.pushes[has(Role::Edge)][has(Role::Region)]
     }
 }
 

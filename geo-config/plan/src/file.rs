@@ -13,6 +13,7 @@ use toml::Spanned;
 use crate::key_file::{KeyFile, PublicKeyFile, SecretText};
 use crate::slots::SLOTS_DEFAULT;
 use crate::units::{Bytes, Millis};
+use crate::webhooks_file::WebhooksFile;
 
 /// A snapshot file to start from, with every key and its default.
 pub const EXAMPLE: &str = include_str!("example.toml");
@@ -123,6 +124,9 @@ pub struct InstanceFile {
     /// Whether every connection of a user is subscribed to `#user`. Default false.
     #[serde(default)]
     pub personal_channel: Option<Spanned<bool>>,
+    /// Where ends of sessions and subscriptions are told. Default: nowhere.
+    #[serde(default)]
+    pub webhooks: Option<Spanned<WebhooksFile>>,
 }
 
 /// `slots = 8` or `slots = [17, 4711]`.

@@ -11,6 +11,7 @@ mod resolve;
 mod slots;
 mod toml_text;
 mod units;
+mod webhooks_file;
 
 pub use demo::{
     DEMO_INSTANCE, DEMO_REGION, DEMO_SHARDS, DemoMesh, DevMesh, demo_instance, demo_snapshot,
@@ -23,3 +24,4 @@ pub use resolve::{INSTANCES_TABLE, SECRET_BYTES_MIN, read_instances, read_snapsh
 pub use slots::{SLOTS_DEFAULT, choose_slots};
 pub use toml_text::{nearest, parse_toml, parse_toml_without};
 pub use units::{Bytes, Millis};
+pub use webhooks_file::WebhooksFile;

@@ -8,6 +8,7 @@
 mod body;
 mod encoded;
 mod fields;
+mod session;
 
 use std::collections::BTreeMap;
 
@@ -19,6 +20,9 @@ pub use body::{
 };
 
 pub use encoded::erase_encoded;
+pub use session::{
+    SESSION_BODY_BYTES_MAX, SESSION_REASON_BYTES_MAX, SessionBody, SessionBodyError, SessionEvent,
+};
 
 /// The envelope version that this code writes.
 pub const RECORD_VERSION: u32 = 1;
@@ -35,7 +39,7 @@ pub enum Kind {
     Member = 2,
     /// A change of a room's settings.
     Control = 3,
-    /// A session's beginning or end.
+    /// The end of a session or of one of its subscriptions ([`SessionBody`]).
     Session = 4,
     /// A record copied from another log: keeps its room offset, time and ids.
     Import = 5,

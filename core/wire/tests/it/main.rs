@@ -12,3 +12,4 @@ mod client_strategies;
 mod corpus;
 mod mesh;
 mod record;
+mod session_record;

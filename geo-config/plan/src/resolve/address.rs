@@ -1,7 +1,7 @@
 //! The grammar of addresses, host names and origins in a snapshot file.
 
-/// Longest URL of a key set in bytes.
-const JWKS_URL_BYTES_MAX: usize = 2048;
+/// Longest URL in bytes.
+const URL_BYTES_MAX: usize = 2048;
 
 /// Whether `text` is `host:port` with a port that can be dialled.
 pub(super) fn is_address(text: &str) -> bool {
@@ -34,12 +34,22 @@ fn port_of(text: &str) -> bool {
 /// Whether keys may be fetched from `text`: an `https` URL, or an `http` URL of a loopback address,
 /// without a user or a fragment.
 pub(super) fn is_jwks_url(text: &str) -> bool {
-    let (rest, port, loopback_only) =
-        match (text.strip_prefix("https://"), text.strip_prefix("http://")) {
-            (Some(rest), _) => (rest, "443", false),
-            (None, Some(rest)) => (rest, "80", true),
-            (None, None) => return false,
-        };
+    host_of_url(text).is_some_and(|(tls, host)| tls || is_loopback(&host))
+}
+
+/// Whether requests may be sent to `text`: an `https` or `http` URL without a user or a fragment.
+/// Whether a node may reach its address is the operator's to say.
+pub(super) fn is_request_url(text: &str) -> bool {
+    host_of_url(text).is_some()
+}
+
+/// Whether `text` is reached by TLS, and its host: `None` where it is no URL as wanted here.
+fn host_of_url(text: &str) -> Option<(bool, String)> {
+    let (rest, port, tls) = match (text.strip_prefix("https://"), text.strip_prefix("http://")) {
+        (Some(rest), _) => (rest, "443", true),
+        (None, Some(rest)) => (rest, "80", false),
+        (None, None) => return None,
+    };
     let authority = rest.split(['/', '?']).next().unwrap_or("");
     let with_port = match authority.rsplit_once(':') {
         Some((_, p)) if !p.is_empty() && p.bytes().all(|b| b.is_ascii_digit()) => {
@@ -47,8 +57,15 @@ pub(super) fn is_jwks_url(text: &str) -> bool {
         }
         _ => format!("{authority}:{port}"),
     };
-    let host = with_port.rsplit_once(':').map_or("", |(host, _)| host);
-    let loopback = match host.strip_prefix('[').and_then(|h| h.strip_suffix(']')) {
+    let fits = text.len() <= URL_BYTES_MAX
+        && text.bytes().all(|b| b.is_ascii_graphic() && b != b'#')
+        && is_address(&with_port);
+    let (host, _) = with_port.rsplit_once(':')?;
+    fits.then(|| (tls, host.to_owned()))
+}
+
+fn is_loopback(host: &str) -> bool {
+    match host.strip_prefix('[').and_then(|h| h.strip_suffix(']')) {
         Some(v6) => v6
             .parse::<std::net::Ipv6Addr>()
             .is_ok_and(|ip| ip.is_loopback()),
@@ -58,11 +75,7 @@ pub(super) fn is_jwks_url(text: &str) -> bool {
                     .parse::<std::net::Ipv4Addr>()
                     .is_ok_and(|ip| ip.is_loopback())
         }
-    };
-    text.len() <= JWKS_URL_BYTES_MAX
-        && text.bytes().all(|b| b.is_ascii_graphic() && b != b'#')
-        && is_address(&with_port)
-        && (loopback || !loopback_only)
+    }
 }
 
 /// Whether `text` is an origin as browsers send it (RFC 6454 section 7): scheme, host, and a port

@@ -89,6 +89,7 @@ impl Resolver<'_> {
             );
         }
         let keys = self.keys(name, &path, instance, secret_of);
+        let webhooks = self.webhooks(&path, instance, secret_of);
         let namespaces = instance
             .namespaces
             .iter()
@@ -128,6 +129,7 @@ impl Resolver<'_> {
             instance_command_rate,
             subscriptions_max,
             connections_max,
+            webhooks,
         }
     }
 

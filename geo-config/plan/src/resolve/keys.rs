@@ -137,7 +137,7 @@ impl Resolver<'_> {
         clippy::option_option,
         reason = "there may be no such key, or one that is wrong"
     )]
-    fn text<'f>(
+    pub(super) fn text<'f>(
         &mut self,
         path: &str,
         name: &str,

@@ -5,6 +5,7 @@ mod demo;
 mod dev;
 mod keys;
 mod refused;
+mod webhooks;
 
 use gb6_core_model::snapshot::Snapshot;
 use gb6_geo_config_plan::{EXAMPLE, Problems, read_snapshot};
