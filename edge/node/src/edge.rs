@@ -9,6 +9,7 @@ use gb6_core_mesh::{Backoff, Endpoint};
 use gb6_core_model::{Disconnect, snapshot::Snapshot};
 use gb6_core_obs::{Component, Health, Metrics, Registration};
 use gb6_core_outbound::Outbound;
+use gb6_edge_session::drain_turn;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -328,7 +329,7 @@ impl EdgeHandle {
         tracing::info!(sessions = count, "edge drains");
         let begin = Instant::now();
         for (i, handle) in handles.into_iter().enumerate() {
-            let turn = begin + window.mul_f64(i as f64 / count as f64);
+            let turn = begin + drain_turn(window, i, count);
             tokio::select! {
                 biased;
                 () = shared.empty() => break,

@@ -252,8 +252,8 @@ pub fn key_set(body: &[u8]) {
 
 /// A record of the log of revocations: what can be read is bounded and reads back.
 pub fn revocation(data: &[u8]) {
-    if let Some(record) = crate::revocation::Revocation::parse(data) {
-        let again = crate::revocation::Revocation::parse(&record.to_json());
+    if let Some(record) = gb6_edge_session::Revocation::parse(data) {
+        let again = gb6_edge_session::Revocation::parse(&record.to_json());
         assert_eq!(again, Some(record));
     }
 }

@@ -1,6 +1,7 @@
-//! The pure machines of an edge: one [`Session`] per client connection, one [`Hub`] per shard.
+//! The pure machines of an edge: one [`Session`] per client connection, one [`Hub`] per shard, one
+//! [`RevocationFollower`] per instance, and the [`ConnectPace`] at which sessions begin.
 //!
-//! Neither knows sockets, clocks or tasks. A driver feeds a session the client's frames and does
+//! None knows sockets, clocks or tasks. A driver feeds a session the client's frames and does
 //! the [`Action`]s that come out; an action that names a room goes to the hub of that room's
 //! shard, whose answers, deliveries and notices come back through [`HubOut`]. What a hub says to
 //! one session must reach it through **one first-in-first-out queue** (frames, answers and
@@ -10,15 +11,24 @@
 //! Times are `now_ms`: milliseconds of a monotonic clock of the driver's; wall time is passed
 //! apart, in Unix ms, where a wire format wants it.
 
+mod held;
 mod hub;
+mod pace;
 mod request;
+mod revocation;
 mod session;
 
+pub use held::{GivenUp, HeldRequests};
 pub use hub::{Detach, Hub, HubConfig, HubCounters, HubGauges, HubOut};
+pub use pace::{ConnectLater, ConnectPace, drain_turn};
 pub use request::{
     Answer, Delivery, HistoryAnswer, HistoryQuery, HubRequest, Notice, PresenceAnswer,
     PublishAnswer, PublishQuery, Recent, RecoverFrom, Request, SubscribeAnswer, SubscribeQuery,
     TraceAnswer, Version,
+};
+pub use revocation::{
+    Identity, Revocation, RevocationFollower, RevocationPage, RevocationRead, id_of_client,
+    id_of_user,
 };
 pub use session::{
     Action, Claims, CloseReason, Context, ErrorCounts, FrameKind, Overrides, RecoverSince,

@@ -1,6 +1,7 @@
 //! Taking tokens and users back: records of the instance's log of revocations.
 
 use gb6_core_model::ErrorCode;
+use gb6_edge_session::Revocation;
 
 use super::call::Call;
 use super::error::ApiError;
@@ -8,7 +9,7 @@ use super::schema::{
     BlockUserRequest, Done, InvalidateUserTokensRequest, RevokeTokenRequest, UnblockUserRequest,
 };
 use crate::auth::{TOKEN_ID_BYTES_MAX, key_of_token};
-use crate::revocation::{Revocation, revoke};
+use crate::revocation::revoke;
 
 /// How long a revocation is remembered for whose end no time is given, in ms: 400 days.
 const KEPT_MS: i64 = 400 * 24 * 3600 * 1000;

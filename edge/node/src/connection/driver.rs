@@ -14,7 +14,9 @@ use std::task::{Context as TaskContext, Poll};
 use bytes::Bytes;
 use gb6_core_model::{Disconnect, InstanceId};
 use gb6_core_wire::client::Dialect;
-use gb6_edge_session::{Action, Context, FrameKind, Session, SessionSeed};
+use gb6_edge_session::{
+    Action, Context, FrameKind, HeldRequests, Session, SessionSeed, id_of_client,
+};
 use tokio::io::ReadBuf;
 
 use super::actions::client_id;
@@ -24,12 +26,10 @@ use super::framing::{Framing, Incoming, Verdict};
 use super::gather::{Gathered, gather};
 use super::handle::SessionHandle;
 use super::transport::{Opening, Transport};
-use super::waiting::Waiting;
 use crate::admission::{Permit, Unproven};
 use crate::limits::SessionLimits;
 use crate::people::Listed;
 use crate::places::Place;
-use crate::revocation::id_of_client;
 use crate::shards::ShardInbox;
 use crate::shared::Shared;
 use crate::ws::ping::FramePing;
@@ -83,7 +83,7 @@ pub(crate) struct Connection<C, F: Framing> {
     /// Its entry among the sessions of its user.
     pub(super) listed: Option<Listed>,
     /// Requests that wait until what is revoked is known; `None`: none do.
-    pub(super) waiting: Option<Box<Waiting>>,
+    pub(super) waiting: Option<Box<HeldRequests>>,
     _permit: Permit,
 }
 

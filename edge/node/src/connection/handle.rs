@@ -6,14 +6,14 @@ use bytes::Bytes;
 use gb6_core_model::{Channel, Disconnect, SessionId};
 use gb6_core_obs::{Invariant, check_invariant};
 use gb6_core_wire::client::Dialect;
-use gb6_edge_session::{Answer, Claims, FrameKind, Notice, SubscriptionClaims};
+use gb6_edge_session::{Answer, Claims, FrameKind, Identity, Notice, SubscriptionClaims};
 use parking_lot::Mutex;
 
 use super::instance::{InstanceTag, SessionInstance};
 use super::outbox::{Outbox, Pushed};
 use crate::auth::{Refusal, TokenRef};
 use crate::people::{Ordered, Roll};
-use crate::revocation::{Identity, Revoked};
+use crate::revocation::Revoked;
 use crate::shards::ShardInbox;
 use crate::wheel::Due;
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gb6_core_model::{Channel, Disconnect, InstanceId};
-use gb6_edge_session::{Claims, SubscriptionClaims, TokenError};
+use gb6_edge_session::{Claims, Identity, SubscriptionClaims, TokenError, id_of_user};
 
 use super::carrier::Carrier;
 use super::driver::Connection;
@@ -14,7 +14,7 @@ use super::handle::{Event, JudgedSubscription};
 use super::instance::InstanceTag;
 use crate::auth::jwks::Waited;
 use crate::auth::{KeyTable, Refusal, TokenRef, verify_subscription_token, verify_token};
-use crate::revocation::{Identity, Revoked, id_of_user};
+use crate::revocation::Revoked;
 
 /// How long a token waits until the newest revocations are known. After that its connection begins,
 /// and is held still: nothing is delivered to it or accepted of it until they are.

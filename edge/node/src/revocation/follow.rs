@@ -2,18 +2,16 @@
 //! and what there is, is read from the log in order, so that a break leaves no hole.
 
 use std::future::poll_fn;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::task::Poll;
 use std::time::Duration;
 
-use gb6_core_model::{ErrorCode, limits};
+use gb6_core_model::ErrorCode;
 use gb6_core_wire::client::Dialect;
 use gb6_core_wire::mesh::ShardRef;
-use gb6_edge_session::{Answer, Delivery, HistoryQuery, HubRequest, Request, SubscribeQuery};
+use gb6_edge_session::{Answer, Delivery, HubRequest, Request, RevocationFollower, SubscribeQuery};
 
-use super::record::Revocation;
-use super::{CHANNEL, Revoked};
+use super::Revoked;
 use crate::connection::handle::{Event, SessionHandle};
 use crate::connection::instance::InstanceTag;
 use crate::connection::outbox::Phase;
@@ -21,9 +19,9 @@ use crate::shards::ShardInbox;
 use crate::shared::Shared;
 
 /// Between two looks at the log without being told that there is something.
-const LOOK: Duration = Duration::from_secs(1);
+const LOOK: Duration = Duration::from_millis(RevocationFollower::LOOK_MS);
 /// Before the next look where one failed.
-const RETRY: Duration = Duration::from_millis(200);
+const RETRY: Duration = Duration::from_millis(RevocationFollower::RETRY_MS);
 /// Bytes of pushes that may wait: each only says that the log is to be read.
 const BELL_BYTES: usize = 1024 * 1024;
 
@@ -68,52 +66,23 @@ pub(super) async fn run(shared: Weak<Shared>, revoked: Arc<Revoked>) {
 
 /// Reads what is new and applies it.
 async fn look(shared: &Arc<Shared>, revoked: &Revoked) -> Result<(), ErrorCode> {
-    let losses = revoked.losses.load(Ordering::Acquire);
+    let read = revoked.follower.read().begin();
     loop {
-        let applied = revoked.applied.load(Ordering::Acquire);
-        let query = HistoryQuery {
-            since: (applied > 0).then_some(applied),
-            reverse: false,
-            limit: limits::HISTORY_PAGE_MAX as u32,
-            bytes: limits::HISTORY_PAGE_BYTES_MAX as u64,
-        };
+        let query = revoked.follower.read().query();
         let session = shared.api.of(shared, &revoked.instance);
         let answer = session.ask(shared, revoked.room(), Request::History(query));
         let Answer::History(page) = answer.await? else {
             return Err(ErrorCode::Internal);
         };
-        match page.error {
-            // Older ones are gone, or the channel is another than before: all that there are.
-            Some(ErrorCode::UnrecoverablePosition) if applied > 0 => {
-                revoked.applied.store(0, Ordering::Release);
-                continue;
-            }
-            Some(error) => return Err(error),
-            None if page.top < applied => {
-                revoked.applied.store(0, Ordering::Release);
-                continue;
-            }
-            None => {}
+        let unix_ms = shared.clock.unix_ms();
+        let page = revoked.follower.write().page(&page, unix_ms)?;
+        for offset in &page.unreadable {
+            let instance = &revoked.instance;
+            tracing::warn!(%instance, offset, "a revocation can not be read");
         }
-        let records: Vec<Revocation> = page
-            .publications
-            .iter()
-            .filter_map(|publication| {
-                let record = Revocation::parse(&publication.data);
-                if record.is_none() {
-                    let (instance, offset) = (&revoked.instance, publication.offset);
-                    tracing::warn!(%instance, offset, "a revocation can not be read");
-                }
-                record
-            })
-            .collect();
-        revoked.apply(shared, &records);
-        let last = page.publications.last().map(|p| p.offset);
-        if let Some(last) = last {
-            revoked.applied.store(last, Ordering::Release);
-        }
-        if last.is_none_or(|last| last >= page.top) {
-            revoked.opens(shared, losses);
+        revoked.cut_off(shared, &page);
+        if !page.more {
+            revoked.opens(shared, read);
             return Ok(());
         }
     }
@@ -134,7 +103,7 @@ impl Bell {
     fn hang(shared: &Arc<Shared>, revoked: &Revoked) -> Option<Self> {
         let room = revoked.room();
         let snapshot = shared.snapshot.load();
-        let (region, shard) = snapshot.shard_of(&revoked.instance, CHANNEL)?;
+        let (region, shard) = snapshot.shard_of(&revoked.instance, RevocationFollower::CHANNEL)?;
         *revoked.shard.lock() = Some(ShardRef {
             region: region.to_owned(),
             shard: shard.0,

@@ -6,10 +6,8 @@
 //! instance: what it missed is applied first.
 
 mod follow;
-mod record;
-mod set;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -18,7 +16,10 @@ use gb6_core_model::{Disconnect, ErrorCode, InstanceId};
 use gb6_core_obs::metrics::Samples;
 use gb6_core_wire::mesh::{Person, RoomRef, ShardRef};
 use gb6_core_wire::record::ContentType;
-use gb6_edge_session::{Answer, PublishQuery, Request};
+use gb6_edge_session::{
+    Answer, Identity, PublishQuery, Request, Revocation, RevocationFollower, RevocationPage,
+    RevocationRead,
+};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
@@ -26,13 +27,7 @@ use tokio::task::JoinHandle;
 use crate::auth::TokenRef;
 use crate::connection::handle::Event;
 use crate::shared::Shared;
-use set::{ENTRIES_MAX, RevokedSet};
 
-pub(crate) use record::{Revocation, id_of_client, id_of_user};
-pub(crate) use set::Identity;
-
-/// The system channel of revocations.
-const CHANNEL: &str = "!revoked";
 /// Longest user id that can be named, in bytes: that of tokens.
 const USER_BYTES_MAX: usize = 255;
 
@@ -57,19 +52,15 @@ impl Drop for Following {
 /// The revocations of one instance, as far as this edge knows them.
 pub(crate) struct Revoked {
     instance: InstanceId,
-    set: RwLock<RevokedSet>,
-    /// Whether nothing that was revoked a moment ago can be missing.
+    follower: RwLock<RevocationFollower>,
+    /// Whether that is current, to be waited for. Written under its lock, as the next.
     current: watch::Sender<bool>,
     /// The same, to be looked at often.
     open: AtomicBool,
-    /// How often the way to the log was lost: what was read before says nothing of now.
-    losses: AtomicU64,
     /// The shard that the channel is in.
     shard: Mutex<Option<ShardRef>>,
     /// Something may be new in the log.
     bell: Notify,
-    /// The last offset that was applied.
-    applied: AtomicU64,
     /// Connections that were cut off.
     cut: AtomicU64,
 }
@@ -131,8 +122,8 @@ impl Revocations {
         for (id, following) in self.instances.read().iter() {
             let (labels, revoked) = ([("instance", id.as_str())], &following.revoked);
             let (entries, forgotten) = {
-                let set = revoked.set.read();
-                (set.len(), set.forgotten)
+                let follower = revoked.follower.read();
+                (follower.entries(), follower.forgotten())
             };
             out.gauge(
                 "gb6_edge_revocations",
@@ -166,13 +157,11 @@ impl Revoked {
     fn new(instance: InstanceId) -> Self {
         Self {
             instance,
-            set: RwLock::new(RevokedSet::new(ENTRIES_MAX)),
+            follower: RwLock::new(RevocationFollower::new(RevocationFollower::ENTRIES_MAX)),
             current: watch::channel(false).0,
             open: AtomicBool::new(false),
-            losses: AtomicU64::new(0),
             shard: Mutex::default(),
             bell: Notify::new(),
-            applied: AtomicU64::new(0),
             cut: AtomicU64::new(0),
         }
     }
@@ -181,7 +170,7 @@ impl Revoked {
     fn room(&self) -> RoomRef {
         RoomRef {
             instance: self.instance.as_str().to_owned(),
-            channel: CHANNEL.to_owned(),
+            channel: RevocationFollower::CHANNEL.to_owned(),
         }
     }
 
@@ -199,23 +188,22 @@ impl Revoked {
     }
 
     fn close(&self) {
-        self.losses.fetch_add(1, Ordering::AcqRel);
+        let mut follower = self.follower.write();
+        follower.lost();
         self.open.store(false, Ordering::Release);
         self.current.send_replace(false);
     }
 
-    /// Everything up to now is applied, unless the way was lost since `losses` was read.
-    fn opens(&self, shared: &Shared, losses: u64) {
-        if self.is_current() || self.losses.load(Ordering::Acquire) != losses {
-            return;
+    /// Everything up to now is applied, unless the way was lost since this read began.
+    fn opens(&self, shared: &Shared, read: RevocationRead) {
+        {
+            let mut follower = self.follower.write();
+            if !follower.finished(read) {
+                return;
+            }
+            self.open.store(true, Ordering::Release);
+            self.current.send_replace(true);
         }
-        self.open.store(true, Ordering::Release);
-        if self.losses.load(Ordering::Acquire) != losses {
-            // Lost in between: whoever lost it may have closed before it was opened here.
-            self.open.store(false, Ordering::Release);
-            return;
-        }
-        self.current.send_replace(true);
         // What waited for them goes on.
         for session in shared.all() {
             if session.is_held_by(self) {
@@ -224,38 +212,26 @@ impl Revoked {
         }
     }
 
-    /// Takes in records in the order of the log, and cuts off whom they name.
-    fn apply(&self, shared: &Shared, records: &[Revocation]) {
-        let unix_ms = shared.clock.unix_ms();
-        let mut clients = HashSet::new();
-        {
-            let mut set = self.set.write();
-            for record in records {
-                set.apply(record, unix_ms, &mut clients);
-            }
-        }
-        let cuts = |record: &Revocation| !matches!(record, Revocation::Unblock { .. });
-        if !records.iter().any(cuts) {
+    /// Cuts off whom a page names that was applied.
+    fn cut_off(&self, shared: &Shared, page: &RevocationPage) {
+        if !page.cuts() {
             return;
         }
+        let unix_ms = shared.clock.unix_ms();
         let mut cut = 0;
-        let set = self.set.read();
+        let follower = self.follower.read();
         for session in shared.all() {
             let Some(identity) = session.identity_of(self) else {
                 continue;
             };
-            let why = match clients.contains(&identity.client) {
-                true => Some(Disconnect::ForceDisconnect),
-                false => set.verdict(&identity, unix_ms),
-            };
-            if let Some(why) = why {
+            if let Some(why) = follower.verdict_behind(page, &identity, unix_ms) {
                 session.outbox.event(Event::Cut(why));
                 cut += 1;
             }
         }
-        drop(set);
+        drop(follower);
         self.cut.fetch_add(cut, Ordering::Relaxed);
-        for record in records {
+        for record in &page.records {
             let (instance, kind) = (&self.instance, record.kind());
             tracing::debug!(%instance, kind, "a revocation is applied");
         }
@@ -266,12 +242,12 @@ impl Revoked {
 
     /// Why a connection may not be, if it may not.
     pub(crate) fn verdict(&self, identity: &Identity, unix_ms: i64) -> Option<Disconnect> {
-        self.set.read().verdict(identity, unix_ms)
+        self.follower.read().verdict(identity, unix_ms)
     }
 
     /// Whether a token is taken back.
     pub(crate) fn has_token(&self, token: &TokenRef, unix_ms: i64) -> bool {
-        self.set.read().has_token(&token.id, unix_ms)
+        self.follower.read().has_token(&token.id, unix_ms)
     }
 }
 
@@ -302,11 +278,8 @@ pub(crate) async fn revoke(
         Revocation::Unblock { .. } | Revocation::Session { .. }
     );
     if adds {
-        let mut set = revoked.set.write();
-        if set.len() >= ENTRIES_MAX {
-            set.expire(shared.clock.unix_ms());
-        }
-        if set.len() >= ENTRIES_MAX {
+        let unix_ms = shared.clock.unix_ms();
+        if !revoked.follower.write().has_room(unix_ms) {
             return Err(ErrorCode::LimitExceeded);
         }
     }

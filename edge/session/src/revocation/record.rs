@@ -9,7 +9,7 @@ const RECORD_BYTES_MAX: usize = 4 * 1024;
 /// What is taken back.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
-pub(crate) enum Revocation {
+pub enum Revocation {
     /// One token.
     Token {
         /// The key of its `jti` or of its text, in hexadecimal digits.
@@ -45,19 +45,19 @@ pub(crate) enum Revocation {
     },
 }
 
-/// The key by which users are compared.
-pub(crate) fn id_of_user(user: &str) -> [u8; 16] {
+/// The key by which [`Identity`](super::Identity) and revocations name a user.
+pub fn id_of_user(user: &str) -> [u8; 16] {
     digest128(&[b"user", user.as_bytes()])
 }
 
-/// The key by which connections are compared.
-pub(crate) fn id_of_client(client: &str) -> [u8; 16] {
+/// The key by which [`Identity`](super::Identity) and revocations name a connection: of its client id.
+pub fn id_of_client(client: &str) -> [u8; 16] {
     digest128(&[b"client", client.as_bytes()])
 }
 
 impl Revocation {
-    /// That of the token with this key.
-    pub(crate) fn of_token(id: [u8; 16], until: i64) -> Self {
+    /// That of the token with the key `id`, which expires at `until`, Unix ms.
+    pub fn of_token(id: [u8; 16], until: i64) -> Self {
         Revocation::Token {
             id: id.iter().map(|byte| format!("{byte:02x}")).collect(),
             until,
@@ -65,7 +65,7 @@ impl Revocation {
     }
 
     /// Its kind, for metrics.
-    pub(crate) fn kind(&self) -> &'static str {
+    pub fn kind(&self) -> &'static str {
         match self {
             Revocation::Token { .. } => "token",
             Revocation::UserTokens { .. } => "user_tokens",
@@ -76,13 +76,13 @@ impl Revocation {
     }
 
     /// The record's data.
-    pub(crate) fn to_json(&self) -> Vec<u8> {
+    pub fn to_json(&self) -> Vec<u8> {
         // Texts and numbers are always JSON.
         serde_json::to_vec(self).unwrap_or_default()
     }
 
     /// Reads a record's data; `None`: it is of a kind that this edge does not know.
-    pub(crate) fn parse(data: &[u8]) -> Option<Self> {
+    pub fn parse(data: &[u8]) -> Option<Self> {
         if data.len() > RECORD_BYTES_MAX {
             return None;
         }

@@ -6,20 +6,17 @@ use gb6_core_model::Disconnect;
 
 use super::record::{Revocation, id_of_client, id_of_user, token_id};
 
-/// Tokens and users of one instance that are remembered at most.
-pub(super) const ENTRIES_MAX: usize = 200_000;
-
 /// By what one connection can be cut off.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Identity {
+pub struct Identity {
     /// The key of its token; `None`: it has none.
-    pub(crate) token: Option<[u8; 16]>,
+    pub token: Option<[u8; 16]>,
     /// When that was issued, Unix ms; `None`: it does not say.
-    pub(crate) issued_unix_ms: Option<i64>,
+    pub issued_unix_ms: Option<i64>,
     /// The key of its user.
-    pub(crate) user: [u8; 16],
+    pub user: [u8; 16],
     /// The key of its client id.
-    pub(crate) client: [u8; 16],
+    pub client: [u8; 16],
 }
 
 /// What is revoked of a user.
@@ -60,6 +57,11 @@ impl RevokedSet {
     /// Tokens and users in it.
     pub(super) fn len(&self) -> usize {
         self.tokens.len() + self.users.len()
+    }
+
+    /// Whether another one needs the place of one that is known.
+    pub(super) fn is_full(&self) -> bool {
+        self.len() >= self.max
     }
 
     /// Takes in what `revocation` says. Connections that it cuts off by their client id are added to
@@ -114,11 +116,11 @@ impl RevokedSet {
     // overflow: what expires first is forgotten, counted and told: whoever writes revocations is
     // refused before, so only writers that did not know of each other come here.
     fn make_room(&mut self, unix_ms: i64) {
-        if self.len() < self.max {
+        if !self.is_full() {
             return;
         }
         self.expire(unix_ms);
-        if self.len() < self.max {
+        if !self.is_full() {
             return;
         }
         let mut ends: Vec<i64> = self.tokens.values().copied().collect();
