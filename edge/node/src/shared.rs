@@ -219,8 +219,13 @@ impl Shared {
 
     /// The instance that a request's `Host` header names, else the listener's own.
     pub(crate) fn instance_of(&self, host: Option<&str>) -> InstanceId {
-        host.and_then(|host| self.hosts.load().instance_of(host, &self.snapshot.load()))
+        self.named_by(host)
             .unwrap_or_else(|| self.config.default_instance.clone())
+    }
+
+    /// The instance that a request's `Host` header names; `None`: none.
+    pub(crate) fn named_by(&self, host: Option<&str>) -> Option<InstanceId> {
+        self.hosts.load().instance_of(host?, &self.snapshot.load())
     }
 
     /// The settings of a session.

@@ -208,8 +208,13 @@ describe('frames that no SDK sends', () => {
     assert.equal((await raw.end()).code, 3501);
   });
 
-  test('a foreign origin is refused with 403, a loopback one is welcome', async () => {
-    await assert.rejects(Raw.open(server.ws, { headers: { origin: 'https://evil.example' } }), /403/);
+  test('a foreign origin is refused, a loopback one is welcome', async () => {
+    const origin = 'https://evil.example';
+    // At once where the host names an instance, else with the connect, which says which it is.
+    await assert.rejects(Raw.open(server.ws, { headers: { origin, host: 'demo.localhost' } }), /403/);
+    const evil = await Raw.open(server.ws, { headers: { origin } });
+    evil.send(JSON.stringify({ id: 1, connect: { token: server.ready.tokens.alice } }));
+    assert.deepEqual(await evil.end(), { code: 3507, reason: 'permission denied' });
     const raw = await Raw.open(server.ws, { headers: { origin: 'http://localhost:5173' } });
     raw.socket.close();
   });

@@ -159,16 +159,24 @@ describe('tokens', () => {
 
   test('an origin lets in its own instance alone', async () => {
     for (const [own, other] of [['acme', 'shop'], ['shop', 'acme']]) {
-      // The token names the instance, so the page's origin is looked at again with it.
-      const enter = async (origin) => {
-        const raw = await Raw.open(server.ws, { headers: { host: `${own}.localhost`, origin } });
+      const enter = async (host, page, instance) => {
+        const origin = `https://${page}.example`;
+        const raw = await Raw.open(server.ws, { headers: { host, origin } });
         open.push(raw);
-        raw.send(JSON.stringify({ id: 1, connect: { token: token(own, 'alice') } }));
-        return raw;
+        raw.send(JSON.stringify({ id: 1, connect: { token: token(instance, 'alice') } }));
+        return Promise.race([raw.next(), raw.end()]);
       };
-      assert.ok(JSON.parse(await (await enter(`https://${own}.example`)).next()).connect);
-      assert.deepEqual(await (await enter(`https://${other}.example`)).end(), { code: 3507, reason: 'permission denied' });
-      await assert.rejects(enter('https://nobody.example'), /403/);
+      const refused = { code: 3507, reason: 'permission denied' };
+      for (const host of [`${own}.localhost`, 'localhost']) {
+        assert.ok(JSON.parse(await enter(host, own, own)).connect);
+        // The token names the instance, so the page's origin is looked at again with it.
+        assert.deepEqual(await enter(host, own, other), refused);
+      }
+      // A page of the other is one of nobody, where the host says whom it asks and where it does not.
+      for (const page of [other, 'nobody']) {
+        await assert.rejects(enter(`${own}.localhost`, page, own), /403/);
+        assert.deepEqual(await enter('localhost', page, own), refused);
+      }
     }
   });
 

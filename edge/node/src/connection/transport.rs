@@ -67,6 +67,6 @@ pub(crate) struct Opening {
     pub(crate) frame_ping: bool,
     /// The instance that the host name or the listener names.
     pub(crate) instance: InstanceId,
-    /// The page's origin, where only some instance's list lets it in.
+    /// The page's origin, where only the connection's instance can let it in.
     pub(crate) foreign_origin: Option<Box<str>>,
 }

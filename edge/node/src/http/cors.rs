@@ -16,7 +16,7 @@ const REMEMBERED_S: &str = "300";
 pub(super) struct From {
     /// As the request says it; `None`: by no page.
     origin: Option<HeaderValue>,
-    /// The page's origin, where only some instance's list lets it in.
+    /// The page's origin, where only the connection's instance can let it in.
     pub(super) foreign: Option<Box<str>>,
 }
 
@@ -29,15 +29,10 @@ pub(super) fn judge(
     headers: &HeaderMap,
     snapshot: &Snapshot,
 ) -> Result<From, Refused> {
-    let origin = match headers.get(header::ORIGIN) {
-        None => None,
-        // What can not be read is no origin of anybody's.
-        Some(_) => Some(single(headers, header::ORIGIN).unwrap_or("")),
-    };
     let host = single(headers, header::HOST);
-    let foreign = match origin::judge(origin, host, shared.config.loopback_origins, snapshot) {
+    let foreign = match origin::of_request(shared, headers, host, snapshot) {
         Verdict::Allowed => None,
-        Verdict::Listed(origin) => Some(origin),
+        Verdict::AtConnect(origin) => Some(origin),
         Verdict::Refused => {
             shared.metrics.upgrades_refused.with(&["origin"]).inc();
             let words = "pages of this origin may not connect: \

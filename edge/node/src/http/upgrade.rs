@@ -62,21 +62,15 @@ pub(super) fn answer<B>(
         return response;
     }
     let host = single(headers, header::HOST);
-    let origin = match headers.get(header::ORIGIN) {
-        None => None,
-        // What can not be read is no origin of anybody's.
-        Some(_) => Some(single(headers, header::ORIGIN).unwrap_or("")),
+    let foreign_origin = match origin::of_request(shared, headers, host, &snapshot) {
+        Verdict::Allowed => None,
+        Verdict::AtConnect(origin) => Some(origin),
+        Verdict::Refused => {
+            let words = "pages of this origin may not connect: \
+                         add it to allowed_origins of the instance";
+            return refuse("origin", StatusCode::FORBIDDEN, words);
+        }
     };
-    let foreign_origin =
-        match origin::judge(origin, host, shared.config.loopback_origins, &snapshot) {
-            Verdict::Allowed => None,
-            Verdict::Listed(origin) => Some(origin),
-            Verdict::Refused => {
-                let words = "pages of this origin may not connect: \
-                             add it to allowed_origins of the instance";
-                return refuse("origin", StatusCode::FORBIDDEN, words);
-            }
-        };
     let (dialect, subprotocol) = dialect(headers, request.uri().query());
     let Ok(accept) = HeaderValue::try_from(derive_accept_key(key.as_bytes())) else {
         return refuse("key", StatusCode::BAD_REQUEST, "bad Sec-WebSocket-Key");

@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use gb6_core_model::Disconnect;
 use http::StatusCode;
-use http::header::{self, HeaderMap};
+use http::header::HeaderMap;
 use quinn::{Connection, RecvStream, SendStream, VarInt};
 use web_transport_proto::{ConnectRequest, ConnectResponse, Frame, Settings, StreamUni};
 
 use super::carrier::{Http3, WebTransportStream};
 use crate::connection::transport::{Opening, Transport};
-use crate::http::{single, upgrade};
+use crate::http::upgrade;
 use crate::origin::{self, Verdict};
 use crate::quic::ONE_WAY_STREAMS;
 use crate::shared::Shared;
@@ -148,17 +148,10 @@ fn judge(
     if snapshot.revision == 0 {
         return Err(("placement", StatusCode::SERVICE_UNAVAILABLE));
     }
-    let headers = &request.headers;
-    let page = match headers.get(header::ORIGIN) {
-        None => None,
-        // What can not be read is no origin of anybody's.
-        Some(_) => Some(single(headers, header::ORIGIN).unwrap_or("")),
-    };
     let host = url.authority();
-    let loopback = shared.config.loopback_origins;
-    let foreign_origin = match origin::judge(page, Some(host), loopback, &snapshot) {
+    let foreign_origin = match origin::of_request(shared, &request.headers, Some(host), &snapshot) {
         Verdict::Allowed => None,
-        Verdict::Listed(origin) => Some(origin),
+        Verdict::AtConnect(origin) => Some(origin),
         Verdict::Refused => return Err(("origin", StatusCode::FORBIDDEN)),
     };
     let (dialect, _) = upgrade::dialect(&HeaderMap::new(), url.query());

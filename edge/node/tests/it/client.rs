@@ -229,6 +229,24 @@ pub(crate) async fn http(address: SocketAddr, request: &str) -> (u16, String, St
     )
 }
 
+/// One HTTP request on a connection of its own: status and headers of the answer, whatever follows.
+pub(crate) async fn answered(address: SocketAddr, request: &str) -> (u16, String) {
+    let mut tcp = TcpStream::connect(address).await.unwrap();
+    tcp.write_all(request.as_bytes()).await.unwrap();
+    let mut head = Vec::new();
+    let read = async {
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(tcp.read_u8().await.expect("a head"));
+        }
+    };
+    tokio::time::timeout(PATIENCE, read)
+        .await
+        .expect("no answer came");
+    let head = String::from_utf8(head).unwrap().to_ascii_lowercase();
+    let status = head.split(' ').nth(1).and_then(|s| s.parse().ok());
+    (status.unwrap_or(0), head)
+}
+
 /// The status of the answer to one HTTP request, 0 where the connection ended without one: a server
 /// that closes before it has read everything may take its answer back.
 pub(crate) async fn http_or_reset(address: SocketAddr, request: &str) -> u16 {

@@ -82,7 +82,7 @@ async fn pages_may_send_from_where_they_may_connect() {
     let world = World::start(config());
     let ask = |origin: &str| {
         format!(
-            "OPTIONS /emulation HTTP/1.1\r\nHost: x\r\nConnection: close\r\nOrigin: {origin}\r\n\
+            "OPTIONS /emulation HTTP/1.1\r\nHost: acme.x\r\nConnection: close\r\nOrigin: {origin}\r\n\
              Access-Control-Request-Method: POST\r\n\
              Access-Control-Request-Headers: content-type\r\n\r\n"
         )
@@ -104,7 +104,9 @@ async fn pages_may_send_from_where_they_may_connect() {
     for (origin, want) in [
         ("https://app.acme.example", 204),
         ("http://x", 204),
-        ("https://evil.example", 403),
+        // No instance is named, so that no list is looked at.
+        ("https://evil.example", 204),
+        ("null", 403),
     ] {
         let headers = format!("Origin: {origin}\r\n");
         let (status, head, _) = http(world.address, &post("/emulation", &headers, &body)).await;

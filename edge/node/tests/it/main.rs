@@ -24,6 +24,7 @@ mod http;
 mod key_sets;
 mod limits;
 mod memory;
+mod origins;
 mod owner;
 mod presence;
 mod quic;

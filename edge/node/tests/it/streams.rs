@@ -484,7 +484,7 @@ async fn what_begins_no_stream() {
             "",
         ),
         (
-            "GET /connection/sse?cf_connect=%7B%7D HTTP/1.1\r\nOrigin: https://evil.example\r\n",
+            "GET /connection/sse?cf_connect=%7B%7D HTTP/1.1\r\nOrigin: null\r\n",
             403,
             "",
         ),

@@ -1,5 +1,6 @@
 //! Clients over WebTransport: a session in both encodings, its end, and what bad ones get.
 
+use std::fmt::Display;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -48,8 +49,8 @@ impl Http3 {
     }
 
     /// Asks for a session.
-    async fn ask(&self, address: SocketAddr, path: &str, origin: Option<&str>) -> Asked {
-        let url = format!("https://{address}{path}");
+    async fn ask(&self, host: impl Display, path: &str, origin: Option<&str>) -> Asked {
+        let url = format!("https://{host}{path}");
         let mut request = ConnectRequest::new(url.parse::<url::Url>().unwrap());
         if let Some(origin) = origin {
             let origin = HeaderValue::from_str(origin).unwrap();
@@ -234,17 +235,34 @@ async fn origins_and_addresses() {
     let world = World::start(with_quic());
     let address = address(&world);
     let path = "/connection/webtransport";
+    let own = address.to_string();
     let same = format!("https://{address}");
-    for (path, origin, status) in [
-        (path, Some(same.as_str()), 200),
-        (path, Some("https://app.acme.example"), 200),
-        (path, Some("https://evil.example"), 403),
-        (path, Some("null"), 403),
-        ("/connection/websocket", None, 404),
-        ("/", None, 404),
+    for (host, path, origin, status) in [
+        (own.as_str(), path, Some(same.as_str()), 200),
+        (
+            "acme.example.org",
+            path,
+            Some("https://app.acme.example"),
+            200,
+        ),
+        ("acme.example.org", path, Some("https://evil.example"), 403),
+        // Another instance's, and nobody's.
+        (
+            "demo.example.org",
+            path,
+            Some("https://app.acme.example"),
+            403,
+        ),
+        ("demo.example.org", path, Some("https://evil.example"), 403),
+        // No instance is named: its token will say which it is.
+        (&own, path, Some("https://app.acme.example"), 200),
+        (&own, path, Some("https://evil.example"), 200),
+        (&own, path, Some("null"), 403),
+        (&own, "/connection/websocket", None, 404),
+        (&own, "/", None, 404),
     ] {
         let http3 = Http3::open(address).await;
-        let mut asked = http3.ask(address, path, origin).await;
+        let mut asked = http3.ask(host, path, origin).await;
         let answer = ConnectResponse::read(&mut asked.recv).await;
         match status {
             200 => assert_eq!(answer.unwrap().status, 200, "{path} {origin:?}"),
@@ -258,7 +276,7 @@ async fn origins_and_addresses() {
             }
         }
     }
-    for (why, count) in [("origin", 2.0), ("path", 2.0)] {
+    for (why, count) in [("origin", 4.0), ("path", 2.0)] {
         let name = format!("gb6_edge_upgrades_refused_total{{why=\"{why}\"}}");
         assert_eq!(world.metric(&name), count, "{name}");
     }
