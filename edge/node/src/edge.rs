@@ -215,6 +215,9 @@ impl Edge {
             assets: deps.assets,
             config,
         }));
+        // Nobody is here yet.
+        let revision = shared.snapshot.load().revision;
+        shared.shards.users_placed(revision);
         let (stop_accepting, _) = watch::channel(false);
         let (stop, stopped) = watch::channel(false);
         let (stop_listening, listening) = watch::channel(false);

@@ -74,6 +74,8 @@ pub(crate) struct EdgeMetrics {
     pub(crate) api_errors: CounterFamily,
     /// Commands of the server API that reached a session, by what became of them.
     pub(crate) api_commands: CounterFamily,
+    /// Questions about users, by how many edges were asked.
+    pub(crate) api_user_questions: CounterFamily,
     /// Requests to the server API without a valid key.
     pub(crate) api_unauthorized: Counter,
 }
@@ -225,6 +227,11 @@ impl EdgeMetrics {
                 "gb6_edge_api_commands_total",
                 "Commands of the server API that reached a session: done or refused by it.",
                 &[Label::new("outcome", 4)],
+            ),
+            api_user_questions: m.counter_family(
+                "gb6_edge_api_user_questions_total",
+                "Questions about a user: to some edges, those that have it; or to all.",
+                &[Label::new("edges", 2)],
             ),
             api_unauthorized: m.counter(
                 "gb6_edge_api_unauthorized_total",

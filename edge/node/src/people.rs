@@ -1,10 +1,13 @@
 //! The sessions of each user at this edge, so that what the application's server wants of a user finds
 //! them without a look at all sessions.
+//!
+//! The shard of a named user's `#user` channel is told when the first session comes and when the last
+//! one leaves, in that order: under the lock that decides which is which.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use gb6_core_model::SessionId;
+use gb6_core_model::{Channel, InstanceId, SessionId};
 use gb6_core_wire::mesh::{CONNECTIONS_MAX, ConnectionThere};
 use gb6_edge_session::ServerCommand;
 use parking_lot::Mutex;
@@ -12,6 +15,7 @@ use tokio::sync::oneshot;
 
 use crate::connection::handle::{Event, SessionHandle};
 use crate::connection::instance::InstanceTag;
+use crate::shards::ShardInbox;
 
 /// Who is connected here.
 #[derive(Default)]
@@ -20,12 +24,28 @@ pub(crate) struct People {
 }
 
 /// The sessions of one instance.
-#[derive(Default)]
 struct Members {
-    users: HashMap<Arc<str>, Vec<Arc<SessionHandle>>>,
+    instance: InstanceId,
+    users: HashMap<Arc<str>, User>,
     /// Sessions of nobody in particular: there may be many.
     anonymous: HashMap<SessionId, Arc<SessionHandle>>,
     sessions: usize,
+}
+
+/// A named user.
+#[derive(Default)]
+struct User {
+    sessions: Vec<Arc<SessionHandle>>,
+    /// The shard that was told of it; `None`: none can be.
+    shard: Option<Arc<ShardInbox>>,
+    /// Whether the shard's owner has heard of it.
+    heard: bool,
+}
+
+/// The name of the channel whose shard keeps the edges of a user; `None`: no such channel can be, and
+/// the user is looked for at all edges.
+pub(crate) fn home_of(user: &str) -> Option<Channel> {
+    Channel::personal(user)
 }
 
 /// A session's entry: what is needed to take it out again.
@@ -56,31 +76,78 @@ impl Ordered {
 }
 
 impl People {
-    /// Enters a session of a user; empty: anonymous.
+    /// Enters a session of a user; empty: anonymous. `shard` finds the shard of the user's channel.
+    /// With the entry comes that shard where the session must wait until its owner has heard of the
+    /// user: it is told by [`gb6_edge_session::ARRIVAL`].
     pub(crate) fn enter(
         &self,
-        instance: InstanceTag,
+        name: &InstanceId,
         user: &str,
         session: &Arc<SessionHandle>,
-    ) -> Listed {
+        shard: impl FnOnce() -> Option<Arc<ShardInbox>>,
+    ) -> (Listed, Option<Arc<ShardInbox>>) {
+        let instance = InstanceTag::of(name.as_str());
         let mut instances = self.instances.lock();
-        let members = instances.entry(instance).or_default();
+        let members = instances.entry(instance).or_insert_with(|| Members {
+            instance: name.clone(),
+            users: HashMap::new(),
+            anonymous: HashMap::new(),
+            sessions: 0,
+        });
         members.sessions += 1;
         if user.is_empty() {
             members.anonymous.insert(session.session, session.clone());
             let user = Arc::from("");
-            return Listed { instance, user };
+            return (Listed { instance, user }, None);
         }
         let user = match members.users.get_key_value(user) {
             Some((user, _)) => Arc::clone(user),
             None => Arc::from(user),
         };
-        let sessions = members.users.entry(Arc::clone(&user)).or_default();
-        if sessions.is_empty() {
-            sessions.reserve_exact(1);
+        let entry = members.users.entry(Arc::clone(&user)).or_default();
+        let first = entry.sessions.is_empty();
+        if first {
+            entry.sessions.reserve_exact(1);
+            entry.shard = shard();
         }
-        sessions.push(session.clone());
-        Listed { instance, user }
+        entry.sessions.push(session.clone());
+        let waits = entry.shard.clone().filter(|_| !entry.heard);
+        let waits = waits.filter(|shard| shard.user_came(name, &user, first, Some(session)));
+        (Listed { instance, user }, waits)
+    }
+
+    /// The owner of its shard has heard of a session's user.
+    pub(crate) fn heard(&self, listed: &Listed) {
+        let mut instances = self.instances.lock();
+        let members = instances.get_mut(&listed.instance);
+        if let Some(user) = members.and_then(|m| m.users.get_mut(&listed.user)) {
+            user.heard = true;
+        }
+    }
+
+    /// Tells of every user again whose channel lies in another shard now, or whose shard has another
+    /// task. `shard` finds the shard of a user's channel.
+    pub(crate) fn place(&self, shard: impl Fn(&InstanceId, &str) -> Option<Arc<ShardInbox>>) {
+        let mut instances = self.instances.lock();
+        for members in instances.values_mut() {
+            for (name, user) in &mut members.users {
+                let now = shard(&members.instance, name);
+                let same = match (&user.shard, &now) {
+                    (Some(before), Some(now)) => Arc::ptr_eq(before, now),
+                    (before, now) => before.is_none() && now.is_none(),
+                };
+                if same {
+                    continue;
+                }
+                if let Some(before) = std::mem::replace(&mut user.shard, now) {
+                    before.user_left(&members.instance, name);
+                }
+                if let Some(now) = &user.shard {
+                    now.user_came(&members.instance, name, true, None);
+                }
+                user.heard = false;
+            }
+        }
     }
 
     /// Takes a session out.
@@ -92,10 +159,13 @@ impl People {
         members.sessions -= 1;
         if listed.user.is_empty() {
             members.anonymous.remove(&session);
-        } else if let Some(sessions) = members.users.get_mut(&listed.user) {
-            sessions.retain(|s| s.session != session);
-            if sessions.is_empty() {
-                members.users.remove(&listed.user);
+        } else if let Some(user) = members.users.get_mut(&listed.user) {
+            user.sessions.retain(|s| s.session != session);
+            if user.sessions.is_empty()
+                && let Some(user) = members.users.remove(&listed.user)
+                && let Some(shard) = user.shard
+            {
+                shard.user_left(&members.instance, &listed.user);
             }
         }
         if members.sessions == 0 {
@@ -111,7 +181,10 @@ impl People {
         };
         match user.is_empty() {
             true => members.anonymous.values().cloned().collect(),
-            false => members.users.get(user).cloned().unwrap_or_default(),
+            false => {
+                let user = members.users.get(user);
+                user.map(|u| u.sessions.clone()).unwrap_or_default()
+            }
         }
     }
 
@@ -190,25 +263,26 @@ mod tests {
     #[test]
     fn users_have_their_sessions_until_they_leave() {
         let people = People::default();
-        let (demo, acme) = (InstanceTag::of("demo"), InstanceTag::of("acme"));
+        let (demo, acme) = (InstanceId::from("demo"), InstanceId::from("acme"));
         let sessions: Vec<_> = (1..=5).map(session).collect();
         let listed = [
-            people.enter(demo, "alice", &sessions[0]),
-            people.enter(demo, "alice", &sessions[1]),
-            people.enter(demo, "bob", &sessions[2]),
-            people.enter(demo, "", &sessions[3]),
-            people.enter(acme, "alice", &sessions[4]),
+            people.enter(&demo, "alice", &sessions[0], || None).0,
+            people.enter(&demo, "alice", &sessions[1], || None).0,
+            people.enter(&demo, "bob", &sessions[2], || None).0,
+            people.enter(&demo, "", &sessions[3], || None).0,
+            people.enter(&acme, "alice", &sessions[4], || None).0,
         ];
-        let of = |instance, user: &str| {
-            let sessions = people.of(instance, user).into_iter();
+        let of = |instance: &InstanceId, user: &str| {
+            let sessions = people.of(InstanceTag::of(instance.as_str()), user);
+            let sessions = sessions.into_iter();
             let mut numbers: Vec<u64> = sessions.map(|s| s.session.0).collect();
             numbers.sort_unstable();
             numbers
         };
-        assert_eq!(of(demo, "alice"), [1, 2]);
-        assert_eq!(of(demo, ""), [4]);
-        assert_eq!(of(acme, "alice"), [5]);
-        assert!(of(acme, "bob").is_empty());
+        assert_eq!(of(&demo, "alice"), [1, 2]);
+        assert_eq!(of(&demo, ""), [4]);
+        assert_eq!(of(&acme, "alice"), [5]);
+        assert!(of(&acme, "bob").is_empty());
         assert_eq!(people.count("demo"), (4, 3));
         assert_eq!(people.count("acme"), (1, 1));
         for (listed, session) in listed.iter().zip(&sessions) {
@@ -244,7 +318,7 @@ mod tests {
     async fn a_roll_is_whole_when_the_last_session_has_let_go_of_it() {
         let people = People::default();
         let one = session(1);
-        people.enter(InstanceTag::of("demo"), "alice", &one);
+        people.enter(&InstanceId::from("demo"), "alice", &one, || None);
         let mut answer = people.describe("demo", "alice");
         assert!(answer.try_recv().is_err());
         one.outbox.end();

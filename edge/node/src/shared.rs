@@ -9,6 +9,7 @@ use bytes::Bytes;
 use gb6_core_model::snapshot::Snapshot;
 use gb6_core_model::{Disconnect, InstanceId, SessionId};
 use gb6_core_obs::{Health, Metrics};
+use gb6_core_wire::mesh::RoomRef;
 use gb6_edge_session::{SessionConfig, SessionCounters};
 use parking_lot::Mutex;
 use slab::Slab;
@@ -30,11 +31,11 @@ use crate::http::body::BodyBytes;
 use crate::limits::Limits;
 use crate::metrics::EdgeMetrics;
 use crate::pace::Pace;
-use crate::people::People;
+use crate::people::{People, home_of};
 use crate::places::Places;
 use crate::relay::Relays;
 use crate::revocation::Revocations;
-use crate::shards::Shards;
+use crate::shards::{ShardInbox, Shards};
 use crate::wheel::Wheel;
 
 /// Refusals logged at level info a second, and at once.
@@ -208,13 +209,38 @@ impl Shared {
     }
 
     /// Works by `snapshot` from now on; the one before.
-    pub(crate) fn place(&self, snapshot: Arc<Snapshot>) -> Arc<Snapshot> {
+    pub(crate) fn place(self: &Arc<Self>, snapshot: Arc<Snapshot>) -> Arc<Snapshot> {
         self.limits.place(&snapshot);
         self.hosts.store(Arc::new(Hosts::of(&snapshot)));
         self.keys.place(snapshot.clone());
         self.revocations
             .keep(|instance| snapshot.instances.contains_key(instance));
-        self.snapshot.swap(snapshot)
+        let revision = snapshot.revision;
+        let before = self.snapshot.swap(snapshot);
+        self.place_users();
+        self.shards.users_placed(revision);
+        before
+    }
+
+    /// Tells the shards of users' channels of those that they have not been told of.
+    pub(crate) fn place_users(self: &Arc<Self>) {
+        self.people
+            .place(|instance, user| self.home(instance, user));
+    }
+
+    /// The shard of the channel of a user, which is told where the user's sessions are; `None`: there
+    /// is none.
+    pub(crate) fn home(
+        self: &Arc<Self>,
+        instance: &InstanceId,
+        user: &str,
+    ) -> Option<Arc<ShardInbox>> {
+        let channel = home_of(user)?;
+        let room = RoomRef {
+            instance: instance.as_str().to_owned(),
+            channel: channel.as_str().to_owned(),
+        };
+        self.shards.inbox_for(self, &self.snapshot.load(), &room)
     }
 
     /// The instance that a request's `Host` header names, else the listener's own.

@@ -22,9 +22,9 @@ pub use held::{GivenUp, HeldRequests};
 pub use hub::{Detach, Hub, HubConfig, HubCounters, HubGauges, HubOut};
 pub use pace::{ConnectLater, ConnectPace, drain_turn};
 pub use request::{
-    Answer, Delivery, HistoryAnswer, HistoryQuery, HubRequest, Notice, PresenceAnswer,
-    PublishAnswer, PublishQuery, Recent, RecoverFrom, Request, SubscribeAnswer, SubscribeQuery,
-    TraceAnswer, Version,
+    ARRIVAL, Answer, Delivery, EdgesAnswer, HistoryAnswer, HistoryQuery, HubRequest, Notice,
+    PresenceAnswer, PublishAnswer, PublishQuery, Recent, RecoverFrom, Request, SubscribeAnswer,
+    SubscribeQuery, TraceAnswer, Version,
 };
 pub use revocation::{
     Identity, Revocation, RevocationFollower, RevocationPage, RevocationRead, id_of_client,

@@ -51,6 +51,11 @@ pub enum Request {
         /// The record's room offset.
         offset: Offset,
     },
+    /// Which edges have sessions of a user, whose own channel `#user` the room is.
+    EdgesOf {
+        /// The snapshot revision that the asker routed by.
+        revision: u64,
+    },
 }
 
 /// How a session wants to be subscribed.
@@ -158,6 +163,9 @@ pub struct Recent {
     pub cost: usize,
 }
 
+/// The token of [`Answer::Arrived`], which answers no request: requests count up from below.
+pub const ARRIVAL: u64 = u64::MAX;
+
 /// The answer to a [`Request`].
 #[derive(Clone, Debug)]
 pub enum Answer {
@@ -175,6 +183,10 @@ pub enum Answer {
     HistoryRemoved,
     /// To `Trace`.
     Traced(TraceAnswer),
+    /// To `EdgesOf`. Shared by all who asked.
+    EdgesOf(Arc<EdgesAnswer>),
+    /// To whoever waits until the owner has heard of its user ([`ARRIVAL`]): whether it has.
+    Arrived(bool),
     /// To any: it failed. A subscribe that failed has no subscriber.
     Failed(ErrorCode),
 }
@@ -218,6 +230,17 @@ pub struct PresenceAnswer {
     pub clients: u32,
     /// Different users among them.
     pub users: u32,
+}
+
+/// Which edges have sessions of a user, as the owner of the user's shard knows.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct EdgesAnswer {
+    /// Their node ids.
+    pub edges: Vec<String>,
+    /// How many edges have reported all of their users.
+    pub reported: u32,
+    /// The `gb6_core_wire::mesh::edges_sum` of those.
+    pub reported_sum: u64,
 }
 
 /// A page of history. Pages may be shared between sessions that asked for the same.

@@ -8,8 +8,8 @@ use gb6_core_mesh::{Endpoint, FrameReceiver, FrameSender, Link, QueueLimits, Str
 use gb6_core_model::{NodeId, Role};
 use gb6_core_obs::metrics::Counter;
 use gb6_core_wire::mesh::{
-    Class, EdgeFrame, HistoryPage, HistoryRequest, LimitsShared, LimitsWanted, Purpose, Refused,
-    RefusedReason, ShardRef, StreamOpen, ToEdge, ToOwner,
+    Class, EdgeFrame, HistoryPage, HistoryRequest, LimitsShared, LimitsWanted, OwnerFrame, Purpose,
+    Refused, RefusedReason, ShardRef, StreamOpen, ToEdge, ToOwner,
 };
 use gb6_region_shard::LinkId;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -78,7 +78,8 @@ fn serve(edge: &NodeId, open: StreamOpen, stream: Stream, id: LinkId, served: &S
             let (sender, receiver) = stream.split::<ToEdge, ToOwner>(QueueLimits::default());
             match served.shards.get(&shard) {
                 Some(inbox) => {
-                    tokio::spawn(shard_stream(id, sender, receiver, inbox.clone()));
+                    let edge = edge.clone();
+                    tokio::spawn(shard_stream(id, edge, sender, receiver, inbox.clone()));
                 }
                 None => refuse(&sender),
             }
@@ -116,6 +117,7 @@ fn refuse(sender: &FrameSender<ToEdge>) {
 
 async fn shard_stream(
     link: LinkId,
+    edge: NodeId,
     sender: FrameSender<ToEdge>,
     mut receiver: FrameReceiver<ToOwner>,
     inbox: mpsc::Sender<Input>,
@@ -132,6 +134,12 @@ async fn shard_stream(
                 false
             }
         };
+        for frame in &mut frames {
+            // Who it is follows from its certificate, and from nothing that it says.
+            if let Some(OwnerFrame::UsersHere(report)) = &mut frame.frame {
+                report.node = edge.as_str().to_owned();
+            }
+        }
         if !frames.is_empty() && inbox.send(Input::Frames { link, frames }).await.is_err() {
             return;
         }

@@ -11,6 +11,7 @@ use slab::Slab;
 use crate::machine::{LinkId, Output, Shard};
 use crate::presence::RoomPresence;
 use crate::room::RoomIx;
+use crate::users::Reported;
 
 /// Edges of one shard at a time.
 const EDGES_MAX: usize = 4096;
@@ -32,6 +33,8 @@ pub(crate) struct Edge {
     present: BTreeSet<RoomIx>,
     /// The presence set that is coming in, until its last part: who it reports by now.
     set: Option<BTreeSet<(RoomIx, String)>>,
+    /// The users that it has reported on the current link.
+    pub(crate) reported: Reported,
     /// Unanswered publishes of the current link, by instance: (number, bytes).
     pub(crate) unanswered: HashMap<String, (u32, u64)>,
 }
@@ -148,6 +151,7 @@ impl Shard {
                     wanted: BTreeSet::new(),
                     present: BTreeSet::new(),
                     set: None,
+                    reported: Reported::default(),
                     unanswered: HashMap::new(),
                 });
                 self.edges.by_incarnation.insert(incarnation, ix);
@@ -193,6 +197,7 @@ impl Shard {
         };
         self.inbox.purge(link);
         self.removals.retain(|(asked, _)| *asked != link);
+        self.users_forgotten(ix);
         let edge = &mut self.edges.list[ix];
         edge.link = None;
         edge.set = None;

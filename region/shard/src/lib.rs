@@ -26,6 +26,7 @@ mod retention;
 mod room;
 mod signals;
 mod trace;
+mod users;
 
 pub use batch::{Admin, AdminOutcome, AppendFailure, Batch};
 pub use checkpoint::CheckpointError;

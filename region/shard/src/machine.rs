@@ -19,11 +19,15 @@ use crate::numbers::Numbers;
 use crate::ownership::Ownership;
 use crate::room::{RoomIx, Rooms};
 use crate::trace::Traces;
+use crate::users::Users;
 
 /// The longest step of time that counts as served: a longer one means that this process was
 /// paused, and leases and the served clock must not suffer for it. The driver ticks far more
 /// often.
 const STEP_MS_MAX: u64 = 2_000;
+
+/// Users that edges have in one shard, counted once for each edge: some 200 bytes each.
+const USERS_MAX: usize = 1 << 20;
 
 /// A link to an edge, numbered by the driver; never used again.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -42,6 +46,8 @@ pub struct ShardConfig {
     pub credit_bytes: u64,
     /// Message ids remembered.
     pub dedupe_ids_max: usize,
+    /// Users that edges have, counted once for each edge.
+    pub users_max: usize,
     /// Records in one batch.
     pub batch_records_max: usize,
     /// Bytes in one batch as the log encodes it; a single record always goes.
@@ -57,6 +63,7 @@ impl ShardConfig {
             credit: limits::PUBLISH_CREDIT,
             credit_bytes: 8 * 1024 * 1024,
             dedupe_ids_max: limits::DEDUPE_IDS_MAX,
+            users_max: USERS_MAX,
             batch_records_max: 4096,
             batch_bytes_max: 1024 * 1024 - 64 * 1024,
         }
@@ -187,6 +194,8 @@ pub struct Gauges {
     pub dedupe_window_ms: u64,
     /// (Edge, session, room) triples with publish numbers.
     pub numbers: usize,
+    /// Users that edges have, counted once for each edge.
+    pub users: usize,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -206,6 +215,7 @@ pub struct Shard {
     pub(crate) numbers: Numbers,
     pub(crate) inbox: Inbox,
     pub(crate) edges: Edges,
+    pub(crate) users: Users,
     pub(crate) ownership: Ownership,
     pub(crate) traces: Traces,
     pub(crate) aging: BTreeSet<RoomIx>,
@@ -242,6 +252,7 @@ impl Shard {
             numbers: Numbers::default(),
             inbox: Inbox::default(),
             edges: Edges::default(),
+            users: Users::default(),
             ownership: Ownership::default(),
             traces: Traces::default(),
             aging: BTreeSet::new(),
@@ -338,6 +349,8 @@ impl Shard {
             OwnerFrame::Trace(query) => self.trace(link, &query),
             OwnerFrame::RemoveHistory(wanted) => self.remove_history(link, wanted),
             OwnerFrame::Signal(signal) => self.signal(link, signal),
+            OwnerFrame::UsersHere(report) => self.users_here(link, edge, report),
+            OwnerFrame::UserQuery(query) => self.user_query(link, &query),
         }
     }
 
@@ -449,6 +462,7 @@ impl Shard {
             dedupe_ids: self.dedupe.len(),
             dedupe_window_ms: self.dedupe.window_ms(self.served_ms),
             numbers: self.numbers.len(),
+            users: self.users.pairs(),
         }
     }
 

@@ -27,6 +27,9 @@
 //! - A `signal` to an owner counts against the same credit and has no number: it is answered by a
 //!   `published` without an offset and never sent again. One to an edge has no offset either, and
 //!   may be missing.
+//! - `users_here` names the users that have sessions at an edge; the owner forgets them with the link.
+//!   Whoever asks for a user's edges goes to them alone only if every edge that it knows has
+//!   reported by the same snapshot.
 //! - A refused or ended stream says nothing about the fate of publishes in flight.
 
 mod history;
@@ -37,6 +40,7 @@ mod publication;
 mod relay;
 mod shard;
 mod signal;
+mod users;
 
 use bytes::Bytes;
 
@@ -48,6 +52,7 @@ pub use publication::*;
 pub use relay::*;
 pub use shard::*;
 pub use signal::*;
+pub use users::*;
 
 /// The ALPN protocol name.
 pub const ALPN: &[u8] = b"gb6-mesh/1";

@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use super::{Class, Deliver, Presence, PresenceAnswer, PresenceQuery, PresenceSet, SignalPublish};
+use super::{
+    Class, Deliver, Presence, PresenceAnswer, PresenceQuery, PresenceSet, SignalPublish,
+    UserAnswer, UserQuery, UsersHere,
+};
 
 /// A frame from an edge to a shard's owner.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -12,7 +15,7 @@ pub struct ToOwner {
     /// The frame.
     #[prost(
         oneof = "OwnerFrame",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 15, 20"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 15, 16, 17, 20"
     )]
     pub frame: Option<OwnerFrame>,
 }
@@ -59,6 +62,12 @@ pub enum OwnerFrame {
     /// A publish of a session in a channel that keeps nothing.
     #[prost(message, tag = "15")]
     Signal(SignalPublish),
+    /// Which users have sessions at the edge.
+    #[prost(message, tag = "16")]
+    UsersHere(UsersHere),
+    /// Asks which edges have a user.
+    #[prost(message, tag = "17")]
+    UserQuery(UserQuery),
 }
 
 /// A frame from a shard's owner to an edge.
@@ -67,7 +76,7 @@ pub struct ToEdge {
     /// The frame.
     #[prost(
         oneof = "EdgeFrame",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 15, 20"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 15, 17, 20"
     )]
     pub frame: Option<EdgeFrame>,
 }
@@ -114,6 +123,9 @@ pub enum EdgeFrame {
     /// A publication of a channel that keeps nothing.
     #[prost(message, tag = "15")]
     Signal(Deliver),
+    /// The answer to a user query.
+    #[prost(message, tag = "17")]
+    UserAnswer(UserAnswer),
 }
 
 impl ToEdge {
@@ -130,7 +142,7 @@ impl ToEdge {
             ) => Class::Live,
             // The answer needs not wait for what it says; a notice must not overtake deliveries.
             Some(EdgeFrame::HistoryRemoved(removed)) if removed.request == 0 => Class::Live,
-            Some(EdgeFrame::HistoryRemoved(_)) => Class::Acknowledgement,
+            Some(EdgeFrame::HistoryRemoved(_) | EdgeFrame::UserAnswer(_)) => Class::Acknowledgement,
             // What says that an answer did not fit must not wait behind those that are in its way.
             Some(EdgeFrame::PresenceAnswer(answer)) if answer.error != 0 => Class::Acknowledgement,
             Some(EdgeFrame::PresenceAnswer(_)) => Class::CatchUp,

@@ -1,5 +1,5 @@
-//! What is asked of all edges: `channels`, `info` and `connections`. Edges that do not answer in time are
-//! named.
+//! What is asked of all edges: `channels` and `info`; and `connections`, which is asked of those that
+//! may have the user. Edges that do not answer in time are named.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,6 +15,7 @@ use super::schema::{
     ChannelInfo, ChannelsRequest, ChannelsResult, ConnectionInfo, ConnectionsRequest,
     ConnectionsResult, InfoRequest, InfoResult, NodeInfo,
 };
+use super::whereabouts;
 use crate::relay::Gathered;
 
 /// How long the edges may take.
@@ -78,7 +79,10 @@ pub(super) async fn connections(
         instance: call.instance.as_str().to_owned(),
         user: user.clone(),
     });
-    let gathered = ask(call, question).await;
+    let question = EdgeQuestion {
+        kind: Some(question),
+    };
+    let gathered = whereabouts::ask(call, &user, question, WITHIN).await;
     let unanswered = unanswered(&gathered);
     let mut connections = BTreeMap::new();
     for answer in gathered.answers.into_values() {

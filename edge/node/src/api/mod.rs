@@ -19,6 +19,7 @@ mod rpc;
 mod schema;
 mod session;
 mod users;
+mod whereabouts;
 
 use std::sync::Arc;
 

@@ -1,5 +1,6 @@
 //! What is done with a user's sessions, wherever they are: `subscribe`, `unsubscribe`, `disconnect` and
-//! `refresh`. They are said to every edge; one without such sessions has nothing to do.
+//! `refresh`. They are said to the edges that may have the user; one without such sessions has nothing
+//! to do.
 
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use super::error::ApiError;
 use super::schema::{
     DisconnectRequest, Done, Json, RefreshRequest, SubscribeRequest, Switch, UnsubscribeRequest,
 };
+use super::whereabouts;
 use crate::relay::AskError;
 
 /// How long the edges may take.
@@ -121,7 +123,7 @@ impl To {
     }
 }
 
-/// Says a command to all edges. Users that nobody knows are a success.
+/// Says a command to the edges of a user. Users that nobody knows are a success.
 async fn command(call: &Call, to: To, action: UserAction) -> Result<Done, ApiError> {
     if to.user.is_empty() && to.client.is_empty() && to.session.is_empty() {
         let why = "user is empty, which means anonymous people: name a client or a session too";
@@ -132,6 +134,7 @@ async fn command(call: &Call, to: To, action: UserAction) -> Result<Done, ApiErr
         let why = format!("user, client and session have at most {NAME_BYTES_MAX} bytes");
         return Err(ApiError::bad(why));
     }
+    let user = to.user.clone();
     let question = EdgeQuestion {
         kind: Some(QuestionKind::User(Box::new(UserCommand {
             instance: call.instance.as_str().to_owned(),
@@ -142,8 +145,7 @@ async fn command(call: &Call, to: To, action: UserAction) -> Result<Done, ApiErr
             action: Some(action),
         }))),
     };
-    let relays = &call.shared.relays;
-    let gathered = relays.ask_all(&call.shared, question, WITHIN).await;
+    let gathered = whereabouts::ask(call, &user, question, WITHIN).await;
     // An edge that no relay reaches is away, and its people with it.
     let mut failed = gathered.failed.iter();
     match failed.find(|(_, why)| **why != AskError::Unknown) {

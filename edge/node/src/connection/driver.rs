@@ -15,7 +15,7 @@ use bytes::Bytes;
 use gb6_core_model::{Disconnect, InstanceId};
 use gb6_core_wire::client::Dialect;
 use gb6_edge_session::{
-    Action, Context, FrameKind, HeldRequests, Session, SessionSeed, id_of_client,
+    Action, Claims, Context, FrameKind, HeldRequests, Session, SessionSeed, id_of_client,
 };
 use tokio::io::ReadBuf;
 
@@ -82,6 +82,9 @@ pub(crate) struct Connection<C, F: Framing> {
     pub(super) counted: Option<Place>,
     /// Its entry among the sessions of its user.
     pub(super) listed: Option<Listed>,
+    /// Its verified token and the verification's number, until the owner of its user's shard has heard
+    /// of the user.
+    pub(super) arriving: Option<Box<(u32, Claims)>>,
     /// Requests that wait until what is revoked is known; `None`: none do.
     pub(super) waiting: Option<Box<HeldRequests>>,
     _permit: Permit,
@@ -187,6 +190,7 @@ impl<C: Carrier, F: Framing> Connection<C, F> {
             transport: opening.transport,
             unproven: Some(unproven),
             counted: None,
+            arriving: None,
             waiting: None,
             limits: None,
             listed: None,
@@ -329,7 +333,9 @@ impl<C: Carrier, F: Framing> Connection<C, F> {
     }
 
     fn run(&mut self, cx: &mut TaskContext<'_>, scratch: &mut [u8]) -> Poll<()> {
-        let taken = if self.end == End::Open && !self.handle.is_held() {
+        // Before it is connected there is nothing that could be delivered or accepted too early.
+        let takes = self.arriving.is_some() || !self.handle.is_held();
+        let taken = if self.end == End::Open && takes {
             Some(self.handle.outbox.take(cx.waker()))
         } else {
             self.handle.outbox.watch(cx.waker());

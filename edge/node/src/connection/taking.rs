@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use gb6_core_model::Disconnect;
 use gb6_core_wire::mesh::ConnectionThere;
+use gb6_edge_session::ARRIVAL;
 
 use super::carrier::Carrier;
 use super::driver::{Connection, End};
@@ -81,6 +82,7 @@ impl<C: Carrier, F: Framing> Connection<C, F> {
                 }
                 Event::Ordered(ordered) => self.ordered(now_ms, &ordered),
                 Event::Describe(roll) => self.describe(&roll),
+                Event::Complete(ARRIVAL, answer) => self.arrived(now_ms, &answer),
                 event => self.input(now_ms, |s, cx, out| match event {
                     Event::Complete(token, answer) => s.complete(cx, token, *answer, out),
                     Event::Notice(notice) => s.notice(cx, *notice, out),

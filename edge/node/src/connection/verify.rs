@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gb6_core_model::{Channel, Disconnect, InstanceId};
-use gb6_edge_session::{Claims, Identity, SubscriptionClaims, TokenError, id_of_user};
+use gb6_edge_session::{Answer, Claims, Identity, SubscriptionClaims, TokenError, id_of_user};
 
 use super::carrier::Carrier;
 use super::driver::Connection;
@@ -45,7 +45,8 @@ impl<C: Carrier, F: Framing> Connection<C, F> {
                     self.once_current(revoked, Event::Verified(request, Box::new(Ok(verified))));
                     return None;
                 }
-                Some(self.judge(Ok(verified)))
+                let judged = self.judge(Ok(verified));
+                self.arrive(request, judged)
             }
             refused => Some(self.judge(refused)),
         }
@@ -159,7 +160,8 @@ impl<C: Carrier, F: Framing> Connection<C, F> {
             self.once_current(revoked, Event::Admitted(request, Box::new(claims)));
             return None;
         }
-        Some(self.admit(&claims).map(|()| Ok(claims)))
+        let judged = self.admit(&claims).map(|()| Ok(claims));
+        self.arrive(request, judged)
     }
 
     /// A connection without a token has waited until what is revoked is known, or could not be.
@@ -170,6 +172,9 @@ impl<C: Carrier, F: Framing> Connection<C, F> {
 
     /// Tells the session what became of a token that had to wait.
     fn tell_of_token(&mut self, now_ms: u64, request: u32, judged: Judged) {
+        let Some(judged) = self.arrive(request, judged) else {
+            return;
+        };
         self.input(now_ms, |session, cx, out| match judged {
             Ok(result) => session.verified(cx, request, result, out),
             Err(refused) => session.shutdown(cx, refused, out),
@@ -266,12 +271,44 @@ impl<C: Carrier, F: Framing> Connection<C, F> {
             };
             self.handle.identify(&revoked, identity);
         }
-        if self.listed.is_none() {
-            let people = &self.shared.people;
-            self.listed = Some(people.enter(tag, &claims.user, &self.handle));
-        }
         self.unproven = None;
         Ok(())
+    }
+
+    /// Enters the session among those of its user, when its first token is good. `None`: the owner of
+    /// the user's shard hears of the user first, and the session goes on when it has.
+    fn arrive(&mut self, request: u32, judged: Judged) -> Option<Judged> {
+        let claims = match judged {
+            Ok(Ok(claims)) if self.listed.is_none() => claims,
+            judged => return Some(judged),
+        };
+        let (instance, user) = (&claims.instance, &claims.user);
+        let home = || self.shared.home(instance, user);
+        let people = &self.shared.people;
+        let (listed, waits) = people.enter(instance, user, &self.handle, home);
+        self.listed = Some(listed);
+        let Some(shard) = waits else {
+            return Some(Ok(Ok(claims)));
+        };
+        // Should its task be lost, the session is told.
+        self.asked.push(shard);
+        self.arriving = Some(Box::new((request, claims)));
+        None
+    }
+
+    /// The owner of the user's shard has heard of the user, or will not in time.
+    pub(super) fn arrived(&mut self, now_ms: u64, answer: &Answer) {
+        if let (Answer::Arrived(true), Some(listed)) = (answer, &self.listed) {
+            self.shared.people.heard(listed);
+        }
+        if let Some(arriving) = self.arriving.take() {
+            // Nothing else has been asked yet.
+            self.asked = Vec::new();
+            let (request, claims) = *arriving;
+            self.input(now_ms, |s, cx, out| {
+                s.verified(cx, request, Ok(claims), out)
+            });
+        }
     }
 
     /// Counts a refused token, and says so to the operator as often as is good.

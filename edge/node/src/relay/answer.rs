@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
-use gb6_core_model::{Channel, Glob};
+use gb6_core_model::{Channel, Glob, InstanceId};
 use gb6_core_wire::mesh::{
     AnswerKind, ChannelsThere, ChannelsWanted, ConnectionsThere, Done, EdgeAnswer, EdgeQuestion,
     QuestionKind, SubscribeUser, UserAction, UserCommand,
@@ -34,11 +34,13 @@ pub(super) fn answer(shared: &Arc<Shared>, question: &EdgeQuestion) -> Option<An
         QuestionKind::User(command) => {
             let ordered = ordered(command)?;
             let (instance, user) = (&command.instance, &command.user);
+            report_to_home_of(shared, instance, user);
             shared.people.command(instance, user, ordered);
             done()
         }
         QuestionKind::Channels(wanted) => channels(shared, wanted)?,
         QuestionKind::Connections(wanted) => {
+            report_to_home_of(shared, &wanted.instance, &wanted.user);
             let answer = shared.people.describe(&wanted.instance, &wanted.user);
             Answering::Later(Box::pin(async move {
                 let connections = answer.await.ok()?;
@@ -47,6 +49,15 @@ pub(super) fn answer(shared: &Arc<Shared>, question: &EdgeQuestion) -> Option<An
             }))
         }
     })
+}
+
+/// An edge is asked about a user whom it does not have when the owner of the user's shard has not heard
+/// from it. It is attached to that shard from now on, and so will not be asked in vain again.
+fn report_to_home_of(shared: &Arc<Shared>, instance: &str, user: &str) {
+    let instance = InstanceId::from(instance);
+    if shared.snapshot.load().instances.contains_key(&instance) {
+        shared.home(&instance, user);
+    }
 }
 
 fn of_kind(kind: AnswerKind) -> EdgeAnswer {

@@ -1,7 +1,7 @@
 //! What this edge asks other edges, through relays at regions: edges do not dial each other.
 //!
-//! [`Relays::ask`] asks one edge by its node id, [`Relays::ask_all`] every edge there is. Both
-//! count this edge as one of them, have a deadline, never wait for room, and say of each edge that
+//! [`Relays::ask`] asks one edge by its node id, [`Relays::ask_some`] several, [`Relays::ask_all`]
+//! every edge there is. All count this edge as one of them, have a deadline, never wait for room, and say of each edge that
 //! did not answer why. A question without an answer may have been carried out there.
 
 mod answer;
@@ -185,7 +185,7 @@ impl Relays {
         question: EdgeQuestion,
         within: Duration,
     ) -> Gathered {
-        let mut to = BTreeSet::from([self.local.clone()]);
+        let mut to = self.reached();
         let snapshot = shared.snapshot.load_full();
         let placed = snapshot.nodes.iter();
         to.extend(
@@ -193,10 +193,27 @@ impl Relays {
                 .filter(|(_, node)| node.roles.contains(&Role::Edge))
                 .map(|(name, _)| name.clone()),
         );
-        for relay in self.state.lock().attached.values() {
-            to.extend(relay.edges.iter().cloned());
-        }
         self.gather(shared, to, &question, within).await
+    }
+
+    /// Asks these edges.
+    pub(crate) async fn ask_some(
+        &self,
+        shared: &Arc<Shared>,
+        to: BTreeSet<NodeId>,
+        question: EdgeQuestion,
+        within: Duration,
+    ) -> Gathered {
+        self.gather(shared, to, &question, within).await
+    }
+
+    /// This edge and those that a relay reaches.
+    pub(crate) fn reached(&self) -> BTreeSet<NodeId> {
+        let mut reached = BTreeSet::from([self.local.clone()]);
+        for relay in self.state.lock().attached.values() {
+            reached.extend(relay.edges.iter().cloned());
+        }
+        reached
     }
 
     async fn gather(

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use gb6_core_model::SessionId;
+use gb6_core_model::{InstanceId, SessionId};
 use gb6_core_obs::{Invariant, check_invariant};
 use gb6_edge_session::{HubRequest, Request};
 use parking_lot::Mutex;
@@ -22,6 +22,22 @@ pub(crate) enum Ask {
     Closed(SessionId),
     /// Which rooms have subscribers here.
     Count(Arc<Census>),
+    /// A user's session has come.
+    Came(Box<Came>),
+    /// The last session of a user has left.
+    Left(InstanceId, Arc<str>),
+    /// All users of the shard by the placement of this revision have been told of.
+    Placed(u64),
+}
+
+/// A user's session has come.
+pub(crate) struct Came {
+    pub(super) instance: InstanceId,
+    pub(super) user: Arc<str>,
+    /// Whether it is the first one.
+    pub(super) first: bool,
+    /// Who waits until the owner has heard of it.
+    pub(super) waits: Option<Arc<SessionHandle>>,
 }
 
 /// The inbox is full.
@@ -108,22 +124,50 @@ impl ShardInbox {
 
     /// Says that a session has ended.
     pub(crate) fn session_closed(&self, session: SessionId) {
+        self.tell(Ask::Closed(session));
+    }
+
+    /// Says that a user's session has come, which always fits: it is one for each session. `false`:
+    /// nobody hears it.
+    pub(crate) fn user_came(
+        &self,
+        instance: &InstanceId,
+        user: &Arc<str>,
+        first: bool,
+        waits: Option<&Arc<SessionHandle>>,
+    ) -> bool {
+        self.tell(Ask::Came(Box::new(Came {
+            instance: instance.clone(),
+            user: user.clone(),
+            first,
+            waits: waits.cloned(),
+        })))
+    }
+
+    /// Says that the last session of a user has left, which always fits.
+    pub(crate) fn user_left(&self, instance: &InstanceId, user: &Arc<str>) {
+        self.tell(Ask::Left(instance.clone(), user.clone()));
+    }
+
+    /// Says by which revision of the placement all users of the shard have been told of.
+    pub(super) fn placed(&self, revision: u64) {
+        self.tell(Ask::Placed(revision));
+    }
+
+    fn tell(&self, ask: Ask) -> bool {
         let mut waiting = self.waiting.lock();
-        if !waiting.closed {
-            waiting.asks.push_back(Ask::Closed(session));
+        let open = !waiting.closed;
+        if open {
+            waiting.asks.push_back(ask);
         }
         drop(waiting);
         self.filled.notify_one();
+        open
     }
 
     /// Asks which rooms have subscribers. It always fits: few such questions are answered at once.
     pub(super) fn count(&self, census: &Arc<Census>) {
-        let mut waiting = self.waiting.lock();
-        if !waiting.closed {
-            waiting.asks.push_back(Ask::Count(census.clone()));
-        }
-        drop(waiting);
-        self.filled.notify_one();
+        self.tell(Ask::Count(census.clone()));
     }
 
     /// Everything that waits; for the shard's task.

@@ -9,6 +9,7 @@ mod task;
 
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use futures_util::FutureExt as _;
@@ -35,6 +36,8 @@ pub(crate) struct Shards {
     /// By region and number.
     shards: RwLock<BTreeMap<String, BTreeMap<u32, Shard>>>,
     peers: Mutex<BTreeMap<NodeId, Weak<Dialer>>>,
+    /// The revision of the placement by which every user was told of to its shard.
+    placed: AtomicU64,
 }
 
 struct Shard {
@@ -66,6 +69,7 @@ impl Shards {
             backoff,
             shards: RwLock::default(),
             peers: Mutex::default(),
+            placed: AtomicU64::new(0),
         }
     }
 
@@ -88,6 +92,7 @@ impl Shards {
         let shards = shards.entry(region.to_owned()).or_default();
         let shard = shards.entry(number).or_insert_with(|| {
             let inbox = Arc::new(ShardInbox::new(shared.config.shard_inbox_max));
+            inbox.placed(self.placed.load(Ordering::Relaxed));
             let report = Arc::new(Mutex::new(Report::default()));
             let reference = ShardRef {
                 region: region.to_owned(),
@@ -101,6 +106,16 @@ impl Shards {
             }
         });
         Some(shard.inbox.clone())
+    }
+
+    /// Every user was told of to its shard by the placement of this revision.
+    pub(crate) fn users_placed(&self, revision: u64) {
+        // Under the lock, so that no task begins between the two.
+        let shards = self.shards.write();
+        self.placed.store(revision, Ordering::Relaxed);
+        for shard in shards.values().flat_map(BTreeMap::values) {
+            shard.inbox.placed(revision);
+        }
     }
 
     /// Which rooms of an instance have subscribers here, of those that fit a pattern. The answer
@@ -207,6 +222,7 @@ async fn attended(shared: Arc<Shared>, inbox: Arc<ShardInbox>, run: impl Future<
     // Before anybody is told: who asks from here on is refused.
     inbox.close();
     shared.shards.forget(&inbox);
+    shared.place_users();
     for session in shared.all() {
         session.outbox.event(Event::Lost(inbox.clone()));
     }
@@ -299,6 +315,11 @@ fn collect_one(
             "gb6_edge_fill_ready_bytes",
             "Bytes read to close gaps that wait to be handed out.",
             g.ready_bytes as f64,
+        ),
+        (
+            "gb6_edge_shard_users",
+            "Users with sessions here that are reported to the shard's owner.",
+            g.users as f64,
         ),
         (
             "gb6_edge_evictions_waiting",
@@ -444,6 +465,11 @@ fn collect_one(
             "gb6_edge_evicted_total",
             "Subscriptions the log could not continue.",
             c.evicted,
+        ),
+        (
+            "gb6_edge_arrivals_unheard_total",
+            "Connects that went on before the shard's owner had heard of their user.",
+            c.arrivals_unheard,
         ),
         (
             "gb6_edge_leases_ended_total",

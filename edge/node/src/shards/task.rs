@@ -172,6 +172,8 @@ impl ShardTask {
             if self.send_at.is_some_and(|at| now >= at) {
                 self.send_at = None;
             }
+            // What has come together is one report.
+            self.hub.report_users(self.now(), &mut self.out);
             self.send();
             self.tell(now);
             if self.out.handed >= HANDED_AT_ONCE {
@@ -268,6 +270,13 @@ impl ShardTask {
                 }
                 Ask::Closed(session) => self.hub.session_closed(now, session, &mut self.out),
                 Ask::Count(census) => census.add(self.hub.subscribed(&census.instance)),
+                Ask::Came(came) => {
+                    let user = (came.instance.as_str(), &*came.user);
+                    let (first, waits) = (came.first, came.waits.as_ref());
+                    self.hub.user_came(now, user, first, waits, &mut self.out);
+                }
+                Ask::Left(instance, user) => self.hub.user_left(now, (instance.as_str(), &user)),
+                Ask::Placed(revision) => self.hub.users_placed(now, revision),
             }
             if self.out.owner_full() {
                 self.send();

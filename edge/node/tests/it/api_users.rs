@@ -7,7 +7,7 @@ use crate::client::Client;
 use crate::world::{Other, World, config, eventually, room, unix_s};
 
 /// Two edges that reach each other.
-async fn edges() -> (World, Other) {
+pub(crate) async fn edges() -> (World, Other) {
     let world = World::start(config());
     let other = world.another_edge("e2");
     let reaches = |metrics: &gb6_core_obs::Metrics| {
@@ -22,7 +22,7 @@ async fn edges() -> (World, Other) {
 }
 
 /// A connected client with what its connect was answered.
-async fn connected(address: std::net::SocketAddr, token: &str) -> (Client, Value) {
+pub(crate) async fn connected(address: std::net::SocketAddr, token: &str) -> (Client, Value) {
     let mut client = Client::open(address).await;
     let connect = json!({"id": 1, "connect": {"token": token}});
     let reply = client.call(connect).await;

@@ -37,5 +37,6 @@ mod subscriptions;
 mod tls;
 mod tokens;
 mod upgrade;
+mod users;
 mod webtransport;
 mod world;

@@ -9,6 +9,7 @@ use gb6_core_wire::mesh::{
     Attached, Class, Deliver, EdgeFrame, HistoryPage, HistoryRemoved, HistoryRequest, Interested,
     LimitShared, LimitWanted, LimitsShared, LimitsWanted, OwnerFrame, Person, Presence,
     PresenceAnswer, Publication, Publish, Published, Purpose, RoomRef, ToEdge, ToOwner, Traced,
+    UserAnswer, edges_sum,
 };
 use parking_lot::Mutex;
 
@@ -41,6 +42,7 @@ struct State {
     /// Millionths of every limit that each edge is given; 0: it is not answered.
     share: u32,
     limits_wanted: Vec<LimitWanted>,
+    users_reports: usize,
     /// Publishes are kept and not answered while this is set.
     mute: bool,
     kept: Vec<(u64, Publish)>,
@@ -52,6 +54,11 @@ struct State {
 struct Attachment {
     to: Arc<FrameSender<ToEdge>>,
     interests: BTreeSet<RoomRef>,
+    shard: u32,
+    node: String,
+    /// Instance and name of the users that it has.
+    users: BTreeSet<(String, String)>,
+    complete_by: u64,
 }
 
 impl Owner {
@@ -145,6 +152,16 @@ impl Owner {
         self.state.lock().published.clone()
     }
 
+    /// The edges that have reported a user, and how often any edge reported anything of users.
+    pub(crate) fn edges_of(&self, instance: &str, user: &str) -> (Vec<String>, usize) {
+        let state = self.state.lock();
+        let user = (instance.to_owned(), user.to_owned());
+        let edges = state.edges.values();
+        let edges = edges.filter(|a| a.users.contains(&user));
+        let names = edges.map(|a| a.node.clone()).collect();
+        (names, state.users_reports)
+    }
+
     /// Sessions that have ended.
     pub(crate) fn ended(&self) -> BTreeSet<u64> {
         self.state.lock().ended.clone()
@@ -153,8 +170,9 @@ impl Owner {
     async fn link(self, link: Link) {
         while let Ok((open, stream)) = link.accept_stream().await {
             match open.purpose {
-                Some(Purpose::Shard(_)) => {
-                    tokio::spawn(self.clone().shard(stream));
+                Some(Purpose::Shard(shard)) => {
+                    let node = link.peer().node.as_str().to_owned();
+                    tokio::spawn(self.clone().shard(shard.shard, node, stream));
                 }
                 Some(Purpose::CatchUp(_)) => {
                     tokio::spawn(self.clone().catch_up(stream));
@@ -170,7 +188,7 @@ impl Owner {
         }
     }
 
-    async fn shard(self, stream: Stream) {
+    async fn shard(self, shard: u32, node: String, stream: Stream) {
         let (to, mut from) = stream.split::<ToEdge, ToOwner>(QueueLimits::default());
         let to = Arc::new(to);
         let edge = {
@@ -182,6 +200,10 @@ impl Owner {
                 Attachment {
                     to,
                     interests: BTreeSet::new(),
+                    shard,
+                    node,
+                    users: BTreeSet::new(),
+                    complete_by: 0,
                 },
             );
             edge
@@ -344,6 +366,36 @@ impl State {
                 self.ended.insert(ended.session);
             }
             OwnerFrame::PresenceSet(_) => {}
+            OwnerFrame::UsersHere(report) => {
+                self.users_reports += 1;
+                if let Some(attachment) = self.edges.get_mut(&edge) {
+                    for change in report.changes {
+                        let user = (change.instance, change.user);
+                        let known = match change.left {
+                            true => attachment.users.remove(&user),
+                            false => attachment.users.insert(user),
+                        };
+                        assert!(known, "told twice");
+                    }
+                    attachment.complete_by = attachment.complete_by.max(report.complete_by);
+                }
+            }
+            OwnerFrame::UserQuery(query) => {
+                let shard = self.edges.get(&edge).map(|a| a.shard);
+                let all = self.edges.values().filter(|a| Some(a.shard) == shard);
+                let reported = all.clone().filter(|a| a.complete_by == query.revision);
+                let user = (query.instance, query.user);
+                let answer = UserAnswer {
+                    request: query.request,
+                    edges: all
+                        .filter(|a| a.users.contains(&user))
+                        .map(|a| a.node.clone())
+                        .collect(),
+                    reported: reported.clone().count() as u32,
+                    reported_sum: edges_sum(reported.map(|a| a.node.as_str())),
+                };
+                self.tell(edge, EdgeFrame::UserAnswer(answer));
+            }
         }
     }
 

@@ -51,7 +51,7 @@ impl Other {
     }
 }
 
-fn value_of(metrics: &Metrics, name: &str) -> f64 {
+pub(crate) fn value_of(metrics: &Metrics, name: &str) -> f64 {
     metrics
         .text()
         .lines()

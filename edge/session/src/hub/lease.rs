@@ -13,6 +13,9 @@ use super::{Detach, Hub, HubOut};
 
 /// Renewals without an answer that are remembered: far more than a lease has.
 const RENEWALS_MAX: usize = 16;
+/// Renewals without an answer beyond which none is sent before it is due: each must be remembered
+/// until it is answered.
+const RENEWALS_EARLY_MAX: usize = 8;
 
 /// How the hub stands with the owner.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -120,15 +123,25 @@ impl Lease {
         if !self.is_attached() || now < self.next_renewal {
             return None;
         }
+        Some(self.renew(now))
+    }
+
+    /// Whether a renewal may be sent before it is due.
+    pub(super) fn may_renew(&self) -> bool {
+        self.unanswered.len() < RENEWALS_EARLY_MAX
+    }
+
+    /// A renewal, which is being sent now.
+    pub(super) fn renew(&mut self, now: u64) -> Renew {
         self.sequence += 1;
         self.next_renewal = now + self.lease_ms / 3;
         if self.unanswered.len() == RENEWALS_MAX {
             self.unanswered.pop_front();
         }
         self.unanswered.push_back((self.sequence, now));
-        Some(Renew {
+        Renew {
             sequence: self.sequence,
-        })
+        }
     }
 
     /// A renewal was acknowledged.
@@ -146,9 +159,10 @@ impl Lease {
 }
 
 impl<S: Clone> Hub<S> {
-    pub(super) fn renewed(&mut self, sequence: u64) {
+    pub(super) fn renewed(&mut self, sequence: u64, out: &mut impl HubOut<S>) {
         self.lease.renewed(sequence);
         self.numbers.told(sequence);
+        self.users_heard(sequence, out);
     }
 
     /// Renews the lease, or gives it up when it may have ended.

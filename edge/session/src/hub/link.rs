@@ -50,6 +50,7 @@ impl<S: Clone> Hub<S> {
     pub fn link_down(&mut self, now_ms: u64, out: &mut impl HubOut<S>) {
         self.now = now_ms;
         self.lease.down();
+        self.users_link_down(now_ms);
         self.publishes_link_down(out);
         self.reads.link_down();
         self.queries.link_down();
@@ -106,6 +107,8 @@ impl<S: Clone> Hub<S> {
             }));
         }
         self.start_reads(now, out);
+        self.tell_all_users();
+        self.report_users(now, out);
     }
 
     /// Everybody that is present here, in parts that fit into frames.

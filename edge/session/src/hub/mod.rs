@@ -24,6 +24,7 @@ mod reads;
 mod ring;
 mod room;
 mod select;
+mod users;
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -40,6 +41,7 @@ use publish::{Doors, PendingPublish};
 use query::Queries;
 use reads::Reads;
 use room::{Member, Room, RoomId, Rooms};
+use users::Users;
 
 /// The rooms of one shard that have subscribers at this edge. `S` is the driver's handle of a
 /// session: cheap to clone.
@@ -58,6 +60,7 @@ pub struct Hub<S> {
     numbers: Numbers,
     reads: Reads,
     queries: Queries,
+    users: Users<S>,
     /// Ended at a pace ([`HubOut::may_evict`]), because the clients come back at once.
     evictions: BTreeMap<u64, Evicted<S>>,
     /// Rooms without members, with when they may go and which of their idle times is meant.
@@ -123,6 +126,7 @@ impl<S: Clone> Hub<S> {
             numbers: Numbers::new(config.numbered_rooms),
             reads: Reads::default(),
             queries: Queries::default(),
+            users: Users::new(),
             evictions: BTreeMap::new(),
             idle: VecDeque::new(),
             ring_bytes: 0,
@@ -171,6 +175,7 @@ impl<S: Clone> Hub<S> {
                 first,
             } => self.remove_history(asked, instance_epoch, first, out),
             Request::Trace { offset } => self.trace(asked, offset, out),
+            Request::EdgesOf { revision } => self.edges_of(asked, revision, out),
         }
     }
 
@@ -205,11 +210,12 @@ impl<S: Clone> Hub<S> {
             EdgeFrame::Join(f) => self.joined_or_left(f, true, out),
             EdgeFrame::Leave(f) => self.joined_or_left(f, false, out),
             EdgeFrame::PresenceAnswer(f) => self.presence_answer(now_ms, f, out),
-            EdgeFrame::Renewed(f) => self.renewed(f.sequence),
+            EdgeFrame::Renewed(f) => self.renewed(f.sequence, out),
             EdgeFrame::Traced(f) => self.traced(now_ms, f, out),
             EdgeFrame::Erased(f) => self.erased(&f),
             EdgeFrame::HistoryRemoved(f) => self.history_removed(now_ms, &f, out),
             EdgeFrame::Signal(f) => self.signalled(f, out),
+            EdgeFrame::UserAnswer(f) => self.edges_answered(now_ms, f, out),
         }
     }
 
@@ -223,6 +229,8 @@ impl<S: Clone> Hub<S> {
     /// Time has passed: call it every 50 ms or so while the hub is in use.
     pub fn tick(&mut self, now_ms: u64, out: &mut impl HubOut<S>) {
         self.now = now_ms;
+        // Before a renewal, which proves what was reported before it.
+        self.tick_users(now_ms, out);
         self.tick_lease(now_ms, out);
         self.tick_ops(now_ms, out);
         self.tick_queries(now_ms, out);
@@ -259,6 +267,7 @@ impl<S: Clone> Hub<S> {
             ahead_bytes: self.ahead_bytes,
             ready_bytes: self.ready_bytes,
             evictions_waiting: self.evictions.len(),
+            users: self.users.len(),
         }
     }
 
@@ -270,9 +279,9 @@ impl<S: Clone> Hub<S> {
         rooms.map(|room| (room.key.channel.as_str(), room.subscribers.len()))
     }
 
-    /// Whether nothing would be lost by dropping this hub: no room, no request, no publish.
+    /// Whether nothing is waited for: no room, no request, no publish, nobody who comes.
     pub fn is_idle(&self) -> bool {
-        self.rooms.len() == 0 && self.ops.is_empty()
+        self.rooms.len() == 0 && self.ops.is_empty() && !self.users.are_waited_for()
     }
 
     fn wait(&mut self, asked: &Asked<S>, op: Op) -> u64 {

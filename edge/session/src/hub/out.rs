@@ -69,6 +69,9 @@ pub struct HubConfig {
     /// How long a room stays after its last subscriber left, in ms, with what it remembers: a
     /// client that comes back at once costs no trip to the region.
     pub linger_ms: u64,
+    /// How long the connect of a user waits, in ms, until the owner has heard of the user; and how
+    /// long after the end of a link connects wait for the next one.
+    pub arrival_ms: u64,
     /// Publishes of one instance that may wait at the edge's own door; further ones get 111.
     pub door_max: usize,
     /// Bytes of data that may wait at the door of one instance; further publishes get 111.
@@ -132,6 +135,7 @@ impl Default for HubConfig {
         Self {
             answer_ms: limits::PUBLISH_ANSWER_MS,
             linger_ms: 2_000,
+            arrival_ms: 2_000,
             door_max: 4_096,
             door_bytes_max: 16 * 1024 * 1024,
             interests_in_flight: 4_096,
@@ -214,6 +218,8 @@ pub struct HubCounters {
     pub queries_refused: u64,
     /// Subscriptions ended because the log could not continue them.
     pub evicted: u64,
+    /// Connects that went on before the owner had heard of their user.
+    pub arrivals_unheard: u64,
     /// Leases that ended.
     pub leases_ended: u64,
     /// Owners refused because they were stale.
@@ -255,4 +261,6 @@ pub struct HubGauges {
     pub ready_bytes: usize,
     /// Subscriptions that wait to be ended.
     pub evictions_waiting: usize,
+    /// Users with sessions here that are reported to the owner.
+    pub users: usize,
 }

@@ -1,20 +1,23 @@
-//! Questions that the owner answers once: presence, traces, removals of history; and its pushes of joins and leaves.
+//! Questions that the owner answers once: presence, traces, removals of history, a user's edges; and its
+//! pushes of joins and leaves.
 //!
 //! A question is asked once for all who wait for it, a bounded number of questions is under way,
 //! and instances take turns. Who asks while an equal question is under way waits for the next one:
 //! that one may have been answered before the asker itself came into the room.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use gb6_core_model::{ErrorCode, InstanceEpoch, Offset, Turns};
 use gb6_core_wire::client::Event;
 use gb6_core_wire::mesh::{
-    HistoryRemoved, OwnerFrame, Presence, PresenceQuery, RemoveHistory, RoomRef, TraceQuery, Traced,
+    HistoryRemoved, OwnerFrame, Presence, PresenceQuery, RemoveHistory, RoomRef, TraceQuery,
+    Traced, UserAnswer, UserQuery,
 };
 
 use super::encode::{Frames, Told};
 use super::{Asked, Hub, HubOut, Op};
-use crate::request::{Answer, PresenceAnswer, TraceAnswer};
+use crate::request::{Answer, EdgesAnswer, PresenceAnswer, TraceAnswer};
 
 /// What is asked about a room.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -23,6 +26,8 @@ enum About {
     Presence { entries: bool },
     /// Where the record at this offset lies.
     Trace(Offset),
+    /// Which edges have sessions of the user whose own channel it is, by this snapshot revision.
+    Edges(u64),
     /// That it has no history any more, or none below an offset. Asking twice removes what came
     /// between, as if the first had taken so long.
     Removal(InstanceEpoch, Option<Offset>),
@@ -105,6 +110,10 @@ impl<S: Clone> Hub<S> {
         self.query(asked, About::Trace(offset), out);
     }
 
+    pub(super) fn edges_of(&mut self, asked: Asked<S>, revision: u64, out: &mut impl HubOut<S>) {
+        self.query(asked, About::Edges(revision), out);
+    }
+
     pub(super) fn remove_history(
         &mut self,
         asked: Asked<S>,
@@ -159,6 +168,16 @@ impl<S: Clone> Hub<S> {
                     room,
                     instance_epoch: epoch.0,
                     first: first.unwrap_or(0),
+                }),
+                About::Edges(revision) => OwnerFrame::UserQuery(UserQuery {
+                    request,
+                    user: room
+                        .channel
+                        .strip_prefix('#')
+                        .unwrap_or_default()
+                        .to_owned(),
+                    instance: room.instance,
+                    revision,
                 }),
                 About::Trace(offset) => OwnerFrame::Trace(TraceQuery {
                     request,
@@ -218,6 +237,16 @@ impl<S: Clone> Hub<S> {
             }),
             code => Answer::Failed(ErrorCode::from_code(code).unwrap_or(ErrorCode::Internal)),
         };
+        self.answer_query(now, frame.request, asked, answer, out);
+    }
+
+    pub(super) fn edges_answered(&mut self, now: u64, frame: UserAnswer, out: &mut impl HubOut<S>) {
+        let asked = |about: &About| matches!(about, About::Edges(_));
+        let answer = Answer::EdgesOf(Arc::new(EdgesAnswer {
+            edges: frame.edges,
+            reported: frame.reported,
+            reported_sum: frame.reported_sum,
+        }));
         self.answer_query(now, frame.request, asked, answer, out);
     }
 

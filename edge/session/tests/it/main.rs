@@ -15,6 +15,7 @@ mod hub_queries;
 mod hub_reads;
 mod hub_rules;
 mod hub_signals;
+mod hub_users;
 mod owner;
 mod session_delivery;
 mod session_granted;

@@ -79,6 +79,9 @@ pub(crate) struct Owner {
     /// Sessions that are known to have ended.
     pub(crate) sessions_ended: BTreeSet<u64>,
     pub(crate) history_reads: usize,
+    /// Users that the edge has reported on this link, and whether all.
+    pub(crate) users: BTreeSet<(String, String)>,
+    pub(crate) users_complete: bool,
     /// Data of all signals that came.
     pub(crate) signals: BTreeSet<bytes::Bytes>,
 }
@@ -100,6 +103,8 @@ impl Owner {
     /// Both streams break: what is on its way is lost.
     pub(crate) fn break_link(&mut self) {
         self.attached = None;
+        self.users.clear();
+        self.users_complete = false;
         self.interests.clear();
         self.to_edge.clear();
         self.to_owner.clear();
@@ -203,6 +208,22 @@ impl Owner {
                 self.heard.insert(incarnation, now);
                 self.say(EdgeFrame::Renewed(renew));
             }
+            OwnerFrame::UsersHere(report) => {
+                for change in report.changes {
+                    let user = (change.instance, change.user);
+                    match change.left {
+                        true => assert!(self.users.remove(&user), "it was not told"),
+                        false => assert!(self.users.insert(user), "it was told twice"),
+                    }
+                }
+                self.users_complete |= report.complete_by > 0;
+            }
+            OwnerFrame::UserQuery(q) => self.say(EdgeFrame::UserAnswer(UserAnswer {
+                request: q.request,
+                edges: Vec::new(),
+                reported: u32::from(self.users_complete),
+                reported_sum: 0,
+            })),
             OwnerFrame::SessionEnded(ended) => {
                 self.sessions_ended.insert(ended.session);
                 self.numbers.retain(|(_, s, _), _| *s != ended.session);
@@ -241,6 +262,8 @@ impl Owner {
         self.heard.insert(incarnation, now);
         self.attachment += 1;
         self.attached = Some(incarnation);
+        self.users.clear();
+        self.users_complete = false;
         self.interests.clear();
         self.parts.clear();
         self.unanswered.clear();

@@ -65,6 +65,8 @@ fn answer_to(request: &HubRequest, luck: u8) -> Answer {
             sync_us: 1,
             batch: 1,
         }),
+        // No session asks it.
+        Request::EdgesOf { .. } => Answer::Failed(ErrorCode::Internal),
     }
 }
 

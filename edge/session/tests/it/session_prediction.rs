@@ -217,6 +217,7 @@ fn wanted(request: &HubRequest) -> (String, &'static str) {
         Request::History(_) => "history",
         Request::RemoveHistory { .. } => "remove",
         Request::Trace { .. } => "trace",
+        Request::EdgesOf { .. } => "edges",
     };
     (request.room.channel.clone(), what)
 }

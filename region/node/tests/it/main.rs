@@ -9,3 +9,4 @@ mod relay;
 mod retention;
 mod serve;
 mod signals;
+mod users;

@@ -7,5 +7,6 @@ mod history;
 mod presence;
 mod publish_model;
 mod signals;
+mod users;
 mod versions;
 mod world;

@@ -1,0 +1,163 @@
+//! Which edges have sessions of each named user: what edges report on their links, forgotten with
+//! those. An edge that has not reported all of its users is not counted among those that have, so
+//! that whoever asks knows that it may have anybody.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use gb6_core_wire::mesh::{EdgeFrame, RefusedReason, UserAnswer, UserQuery, UsersHere, edges_sum};
+use slab::Slab;
+
+use crate::machine::{LinkId, Shard};
+
+type UserIx = usize;
+
+/// A user that some edge has.
+#[derive(Debug)]
+struct User {
+    instance: Arc<str>,
+    name: Arc<str>,
+    /// Edges by their slab index, ascending.
+    edges: Vec<u32>,
+}
+
+/// The users of every edge.
+#[derive(Debug, Default)]
+pub(crate) struct Users {
+    list: Slab<User>,
+    by_name: HashMap<Arc<str>, HashMap<Arc<str>, UserIx>>,
+    /// How many (user, edge) there are.
+    pairs: usize,
+}
+
+/// What an edge has reported on its present link.
+#[derive(Debug, Default)]
+pub(crate) struct Reported {
+    node: String,
+    users: BTreeSet<UserIx>,
+    /// The snapshot revision by which it has reported all of its users; 0: it has not.
+    complete_by: u64,
+    /// It has more than fit: it counts as one that has not reported, for as long as its link lasts.
+    too_many: bool,
+}
+
+impl Users {
+    /// (User, edge) pairs.
+    pub(crate) fn pairs(&self) -> usize {
+        self.pairs
+    }
+
+    fn find(&self, instance: &str, user: &str) -> Option<UserIx> {
+        self.by_name.get(instance)?.get(user).copied()
+    }
+
+    fn ensure(&mut self, instance: &str, user: &str) -> UserIx {
+        if let Some(ix) = self.find(instance, user) {
+            return ix;
+        }
+        let instance = match self.by_name.get_key_value(instance) {
+            Some((known, _)) => known.clone(),
+            None => Arc::from(instance),
+        };
+        let name: Arc<str> = Arc::from(user);
+        let ix = self.list.insert(User {
+            instance: instance.clone(),
+            name: name.clone(),
+            edges: Vec::with_capacity(1),
+        });
+        self.by_name.entry(instance).or_default().insert(name, ix);
+        ix
+    }
+
+    fn insert(&mut self, ix: UserIx, edge: u32) {
+        let edges = &mut self.list[ix].edges;
+        if let Err(at) = edges.binary_search(&edge) {
+            edges.insert(at, edge);
+            self.pairs += 1;
+        }
+    }
+
+    fn remove(&mut self, ix: UserIx, edge: u32) {
+        let Some(user) = self.list.get_mut(ix) else {
+            return;
+        };
+        if let Ok(at) = user.edges.binary_search(&edge) {
+            user.edges.remove(at);
+            self.pairs -= 1;
+        }
+        if !user.edges.is_empty() {
+            return;
+        }
+        let user = self.list.remove(ix);
+        if let Some(names) = self.by_name.get_mut(&user.instance) {
+            names.remove(&user.name);
+            if names.is_empty() {
+                self.by_name.remove(&user.instance);
+            }
+        }
+    }
+}
+
+impl Shard {
+    /// An edge says which users have come to it and left it.
+    pub(crate) fn users_here(&mut self, link: LinkId, edge: usize, report: UsersHere) {
+        let Ok(number) = u32::try_from(edge) else {
+            return;
+        };
+        if report.changes.iter().any(|change| change.user.is_empty()) {
+            return self.refuse(link, RefusedReason::Violation, "a user without a name");
+        }
+        for change in report.changes {
+            let reported = &mut self.edges.list[edge].reported;
+            if change.left {
+                if let Some(ix) = self.users.find(&change.instance, &change.user)
+                    && reported.users.remove(&ix)
+                {
+                    self.users.remove(ix, number);
+                }
+            } else if self.users.pairs >= self.config.users_max && !reported.too_many {
+                // overflow: all users of this edge are forgotten, and commands go to it whoever they
+                // are about.
+                self.users_forgotten(edge);
+                self.edges.list[edge].reported.too_many = true;
+            } else if !reported.too_many {
+                let ix = self.users.ensure(&change.instance, &change.user);
+                reported.users.insert(ix);
+                self.users.insert(ix, number);
+            }
+        }
+        let reported = &mut self.edges.list[edge].reported;
+        reported.node = report.node;
+        if report.complete_by > 0 && !reported.too_many {
+            reported.complete_by = report.complete_by;
+        }
+    }
+
+    /// Forgets what an edge has reported.
+    pub(crate) fn users_forgotten(&mut self, edge: usize) {
+        let reported = std::mem::take(&mut self.edges.list[edge].reported);
+        let Ok(number) = u32::try_from(edge) else {
+            return;
+        };
+        for ix in reported.users {
+            self.users.remove(ix, number);
+        }
+    }
+
+    /// Which edges have a user, and which have said whom they have.
+    pub(crate) fn user_query(&mut self, link: LinkId, query: &UserQuery) {
+        let found = self.users.find(&query.instance, &query.user);
+        let has = found.map_or(&[][..], |ix| &self.users.list[ix].edges);
+        let has = has.iter().map(|edge| &self.edges.list[*edge as usize]);
+        let edges = has.map(|edge| edge.reported.node.clone()).collect();
+        let all = self.edges.list.iter().map(|(_, edge)| &edge.reported);
+        let reported = all.filter(|r| r.complete_by != 0 && r.complete_by == query.revision);
+        let answer = UserAnswer {
+            request: query.request,
+            edges,
+            reported: u32::try_from(reported.clone().count()).unwrap_or(u32::MAX),
+            reported_sum: edges_sum(reported.map(|r| r.node.as_str())),
+        };
+        self.send(link, EdgeFrame::UserAnswer(answer));
+    }
+}

@@ -1,0 +1,226 @@
+//! Which edges have a user, against a naive model of what edges have reported on their links.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use gb6_core_wire::mesh::{
+    EdgeFrame, OwnerFrame, RefusedReason, UserAnswer, UserChange, UserQuery, UsersHere, edges_sum,
+};
+use gb6_region_shard::{LinkId, Shard, ShardConfig};
+use proptest::prelude::*;
+
+use crate::world::{World, rules};
+
+const EDGES: u64 = 4;
+
+fn change(instance: &str, user: &str, left: bool) -> UserChange {
+    UserChange {
+        instance: instance.into(),
+        user: user.into(),
+        left,
+    }
+}
+
+fn report(world: &mut World, link: LinkId, node: &str, changes: &[UserChange], complete_by: u64) {
+    let report = UsersHere {
+        node: node.into(),
+        changes: changes.to_vec(),
+        complete_by,
+    };
+    world.frame(link, OwnerFrame::UsersHere(report));
+}
+
+fn ask(world: &mut World, link: LinkId, instance: &str, user: &str, revision: u64) -> UserAnswer {
+    let query = UserQuery {
+        request: 5,
+        instance: instance.into(),
+        user: user.into(),
+        revision,
+    };
+    world.frame(link, OwnerFrame::UserQuery(query));
+    let sent = world.take_sent(link).into_iter();
+    let mut answers = sent.filter_map(|frame| match frame {
+        EdgeFrame::UserAnswer(answer) => Some(answer),
+        _ => None,
+    });
+    answers.next().expect("an answer")
+}
+
+#[derive(Clone, Debug)]
+enum Op {
+    Attach(u64),
+    Drop(u64),
+    Report(u64, Vec<(usize, bool)>, u64),
+    Tick(u64),
+    Restart,
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let change = (0..NAMES.len(), any::<bool>());
+    let changes = proptest::collection::vec(change, 0..6);
+    prop_oneof![
+        2 => (0..EDGES).prop_map(Op::Attach),
+        1 => (0..EDGES).prop_map(Op::Drop),
+        12 => (0..EDGES, changes, 0..3u64).prop_map(|(e, c, by)| Op::Report(e, c, by)),
+        1 => (1..1900u64).prop_map(Op::Tick),
+        1 => Just(Op::Restart),
+    ]
+}
+
+const NAMES: [(&str, &str); 5] = [
+    ("demo", "alice"),
+    ("demo", "bob"),
+    ("other", "alice"),
+    // What joins to the same text is not the same.
+    ("demo", "xalice"),
+    ("demox", "alice"),
+];
+
+/// What an edge has said on its link.
+struct Said {
+    link: LinkId,
+    users: BTreeSet<usize>,
+    complete_by: u64,
+    lease_until: u64,
+}
+
+fn run(ops: Vec<Op>) {
+    let mut world = World::new(rules());
+    let asker = world.attach(1_000);
+    let mut asker = asker;
+    let mut edges: BTreeMap<u64, Said> = BTreeMap::new();
+    let mut incarnation = 0;
+    for op in ops {
+        match op {
+            Op::Attach(edge) => {
+                incarnation += 1;
+                if let Some(old) = edges.remove(&edge) {
+                    world.shard.link_closed(old.link);
+                }
+                let said = Said {
+                    link: world.attach(incarnation),
+                    users: BTreeSet::new(),
+                    complete_by: 0,
+                    lease_until: world.now_ms + 10_000,
+                };
+                edges.insert(edge, said);
+            }
+            Op::Drop(edge) => {
+                if let Some(old) = edges.remove(&edge) {
+                    world.shard.link_closed(old.link);
+                }
+            }
+            Op::Report(edge, changes, complete_by) => {
+                let Some(said) = edges.get_mut(&edge) else {
+                    continue;
+                };
+                let frames: Vec<UserChange> = changes
+                    .iter()
+                    .map(|(n, left)| change(NAMES[*n].0, NAMES[*n].1, *left))
+                    .collect();
+                for (n, left) in changes {
+                    match left {
+                        true => said.users.remove(&n),
+                        false => said.users.insert(n),
+                    };
+                }
+                if complete_by > 0 {
+                    said.complete_by = complete_by;
+                }
+                report(
+                    &mut world,
+                    said.link,
+                    &format!("e{edge}"),
+                    &frames,
+                    complete_by,
+                );
+            }
+            Op::Tick(ms) => {
+                world.tick(ms);
+                edges.retain(|_, said| said.lease_until > world.now_ms);
+                let renew = OwnerFrame::Renew(gb6_core_wire::mesh::Renew { sequence: 1 });
+                world.frame(asker, renew);
+            }
+            Op::Restart => {
+                edges.clear();
+                world.start();
+                asker = world.attach(1_000);
+            }
+        }
+        for (n, (instance, user)) in NAMES.iter().enumerate() {
+            for revision in [1, 2] {
+                let answer = ask(&mut world, asker, instance, user, revision);
+                let has = edges.iter().filter(|(_, said)| said.users.contains(&n));
+                let has: BTreeSet<String> = has.map(|(edge, _)| format!("e{edge}")).collect();
+                assert_eq!(answer.edges.iter().cloned().collect::<BTreeSet<_>>(), has);
+                let told = edges.iter().filter(|(_, s)| s.complete_by == revision);
+                let told: Vec<String> = told.map(|(edge, _)| format!("e{edge}")).collect();
+                assert_eq!(answer.reported as usize, told.len());
+                let sum = edges_sum(told.iter().map(String::as_str));
+                assert_eq!(answer.reported_sum, sum);
+            }
+        }
+        let pairs: usize = edges.values().map(|said| said.users.len()).sum();
+        assert_eq!(world.shard.gauges().users, pairs);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 300, failure_persistence: None, ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn the_owner_knows_what_edges_have_said(ops in proptest::collection::vec(op(), 1..60)) {
+        run(ops);
+    }
+}
+
+#[test]
+fn an_edge_with_more_users_than_fit_counts_as_one_that_has_told_nothing() {
+    let mut world = World::new(rules());
+    let config = ShardConfig {
+        users_max: 3,
+        ..world.shard.config().clone()
+    };
+    world.shard = Shard::new(config, world.snapshot.clone());
+    world.shard.serve(world.now_ms, 1, 101, 1);
+    let (a, b) = (world.attach(10), world.attach(11));
+    report(&mut world, a, "a", &[change("demo", "u1", false)], 1);
+    let many: Vec<UserChange> = (0..5)
+        .map(|n| change("demo", &format!("u{n}"), false))
+        .collect();
+    report(&mut world, b, "b", &many, 1);
+    let answer = ask(&mut world, a, "demo", "u1", 1);
+    assert_eq!(answer.edges, ["a"]);
+    assert_eq!(
+        (answer.reported, answer.reported_sum),
+        (1, edges_sum(["a"]))
+    );
+    // Not even if it says so again, until it attaches anew.
+    report(&mut world, b, "b", &[], 1);
+    assert_eq!(ask(&mut world, a, "demo", "u1", 1).reported, 1);
+    assert_eq!(
+        world.shard.gauges().users,
+        1,
+        "it takes no room from others"
+    );
+    world.shard.link_closed(b);
+    let b = world.attach(11);
+    report(&mut world, b, "b", &many[..2], 1);
+    let answer = ask(&mut world, a, "demo", "u1", 1);
+    assert_eq!((answer.edges.len(), answer.reported), (2, 2));
+}
+
+#[test]
+fn a_user_without_a_name_ends_the_link() {
+    let mut world = World::new(rules());
+    let link = world.attach(10);
+    report(&mut world, link, "a", &[change("demo", "", false)], 1);
+    let refused = world
+        .take_sent(link)
+        .into_iter()
+        .any(|f| matches!(f, EdgeFrame::Refused(r) if r.reason() == RefusedReason::Violation));
+    assert!(refused);
+    let other = world.attach(11);
+    assert_eq!(ask(&mut world, other, "demo", "", 1).reported, 0);
+}
