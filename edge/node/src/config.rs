@@ -9,6 +9,7 @@ use gb6_core_outbound::OutboundConfig;
 use gb6_edge_session::{HubConfig, SessionConfig};
 
 use crate::auth::KeySetTiming;
+use crate::revocation::RevocationConfig;
 use crate::tls::CertificateSource;
 
 /// The settings of one edge.
@@ -79,6 +80,8 @@ pub struct EdgeConfig {
     pub outbound: OutboundConfig,
     /// When key sets are fetched.
     pub key_sets: KeySetTiming,
+    /// How revocations are followed and kept.
+    pub revocations: RevocationConfig,
     /// Subscriptions ended a second because the log can not continue them, over all shards: the
     /// clients come back at once.
     pub evictions_per_second: u64,
@@ -121,6 +124,7 @@ impl EdgeConfig {
             data_dir: None,
             outbound: OutboundConfig::default(),
             key_sets: KeySetTiming::default(),
+            revocations: RevocationConfig::default(),
             evictions_per_second: 500,
             session: SessionConfig::default(),
             hub: HubConfig::default(),

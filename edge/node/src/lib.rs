@@ -40,4 +40,5 @@ pub use auth::{IssueError, KeySetTiming, SigningKey, TokenRequest, issue_token, 
 pub use config::{ConfigError, EdgeConfig};
 pub use edge::{Edge, EdgeDeps, EdgeError, EdgeHandle};
 pub use http::assets::{Asset, AssetSource, no_assets};
+pub use revocation::RevocationConfig;
 pub use tls::{CertificateError, CertificateSource, SelfMade};

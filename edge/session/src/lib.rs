@@ -27,8 +27,8 @@ pub use request::{
     SubscribeQuery, TraceAnswer, Version,
 };
 pub use revocation::{
-    Identity, Revocation, RevocationFollower, RevocationPage, RevocationRead, id_of_client,
-    id_of_user,
+    Identity, Revocation, RevocationFollower, RevocationPage, RevocationRead, RevocationUpkeep,
+    id_of_client, id_of_user,
 };
 pub use session::{
     Action, Claims, CloseReason, Context, ErrorCounts, FrameKind, Overrides, RecoverSince,

@@ -106,6 +106,8 @@ pub(super) fn bound_clients(config: &mut EdgeConfig, clients: &ClientsTable) {
     config.connect_wait = Duration::from_millis(clients.connect_wait.0);
     config.outbox_bytes = usize::try_from(clients.queue.0).unwrap_or(usize::MAX);
     config.write_timeout = Duration::from_millis(clients.write.0);
+    config.revocations.hold_max =
+        (clients.revocations_wait.0 > 0).then(|| Duration::from_millis(clients.revocations_wait.0));
     config.session.ping_interval_ms = clients.ping.0;
     config.session.pong_timeout_ms = clients.pong.0;
     config.session.connect_timeout_ms = clients.connect.0;

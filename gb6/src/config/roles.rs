@@ -174,6 +174,11 @@ pub(super) fn client_bounds(clients: &ClientsTable) -> Vec<(&'static str, String
         outside("clients.pong", &clients.pong, second..=day),
         outside("clients.connect", &clients.connect, second..=day),
         outside("clients.write", &clients.write, second..=day),
+        outside(
+            "clients.revocations_wait",
+            &clients.revocations_wait,
+            Millis(0)..=day,
+        ),
     ]
     .into_iter()
     .flatten()

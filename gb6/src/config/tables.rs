@@ -128,6 +128,9 @@ config! {
         /// How long a client may take nothing at all of what waits for it before it is
         /// disconnected (3009).
         write: Millis = Millis(30_000),
+        /// How long an instance stands still while its newest revocations can not be read, before
+        /// its clients are served by those that are known; "0": for as long as it takes.
+        revocations_wait: Millis = Millis(0),
     }
 }
 

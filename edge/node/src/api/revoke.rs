@@ -14,9 +14,16 @@ use crate::revocation::revoke;
 /// How long a revocation is remembered for whose end no time is given, in ms: 400 days.
 const KEPT_MS: i64 = 400 * 24 * 3600 * 1000;
 
-/// Revokes one token.
+/// Revokes one token, or one connection.
 pub(super) async fn token(call: &Call, request: RevokeTokenRequest) -> Result<Done, ApiError> {
     let uid = &request.uid;
+    if let Some(client) = request.client.filter(|client| !client.is_empty()) {
+        if !uid.is_empty() {
+            return Err(ApiError::bad("uid and client are two things: name one"));
+        }
+        let until = end(call, request.expire_at)?;
+        return write(call, Revocation::Session { client, until }).await;
+    }
     let key = key_of_token(uid).ok_or_else(|| {
         let why =
             format!("uid is the token's jti, 1 to {TOKEN_ID_BYTES_MAX} bytes, or the token itself");
@@ -84,7 +91,7 @@ fn end(call: &Call, expire_at: Option<i64>) -> Result<i64, ApiError> {
 async fn write(call: &Call, revocation: Revocation) -> Result<Done, ApiError> {
     match revoke(&call.shared, &call.instance, &revocation).await {
         Ok(()) => Ok(Done {}),
-        Err(ErrorCode::BadRequest) => Err(ApiError::bad("the user has 1 to 255 bytes")),
+        Err(ErrorCode::BadRequest) => Err(ApiError::bad("a user or client has 1 to 255 bytes")),
         Err(ErrorCode::LimitExceeded) => {
             let why = "too much of the instance is revoked and not expired: give expire_at";
             Err(ApiError::with(ErrorCode::LimitExceeded, why))

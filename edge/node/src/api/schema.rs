@@ -260,11 +260,15 @@ pub(super) struct RpcResult {
     pub(super) data: Json,
 }
 
-/// Names a token to revoke.
+/// Names a token to revoke, or one connection.
 #[derive(Deserialize, JsonSchema)]
 pub(super) struct RevokeTokenRequest {
     /// The token's `jti`, or the token itself.
+    #[serde(default)]
     pub(super) uid: String,
+    /// In place of `uid`, the client id of a connection: it is ended at whichever edge it is, and
+    /// its token stays valid.
+    pub(super) client: Option<String>,
     /// When the token expires, Unix seconds: until then it is remembered. 0 or nothing: 400 days.
     pub(super) expire_at: Option<i64>,
 }

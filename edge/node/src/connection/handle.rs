@@ -114,9 +114,7 @@ impl SessionHandle {
     /// Whether nothing may be delivered or accepted, because the newest revocations are not known.
     #[inline]
     pub(crate) fn is_held(&self) -> bool {
-        self.revoked
-            .get()
-            .is_some_and(|revoked| !revoked.is_current())
+        self.revoked.get().is_some_and(|revoked| !revoked.is_open())
     }
 
     /// Commands of its client that came by another connection, of which at most `max` bytes may

@@ -14,7 +14,7 @@ use super::handle::{Event, JudgedSubscription};
 use super::instance::InstanceTag;
 use crate::auth::jwks::Waited;
 use crate::auth::{KeyTable, Refusal, TokenRef, verify_subscription_token, verify_token};
-use crate::revocation::Revoked;
+use crate::shared::Shared;
 
 /// How long a token waits until the newest revocations are known. After that its connection begins,
 /// and is held still: nothing is delivered to it or accepted of it until they are.
@@ -22,6 +22,15 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What a session is told of a token; an error ends it.
 pub(super) type Judged = Result<Result<Claims, TokenError>, Disconnect>;
+
+/// Waits until the newest revocations of an instance are known, or can not be in time: what is not
+/// known then is found out while the connection is held.
+async fn until_known(shared: &Arc<Shared>, instance: &InstanceId) {
+    let revoked = shared.revocations.of(shared, instance);
+    if !revoked.is_open() {
+        let _ = tokio::time::timeout(PATIENCE, revoked.until_current()).await;
+    }
+}
 
 impl<C: Carrier, F: Framing> Connection<C, F> {
     /// What a token says; `None`: that is found out later, and comes as an event.
@@ -33,16 +42,17 @@ impl<C: Carrier, F: Framing> Connection<C, F> {
                 let verify = move |keys: &KeyTable, instance: &InstanceId| {
                     verify_token(keys, instance, &token, shared.clock.unix_ms())
                 };
-                self.verify_later(self.origin.instance.clone(), verify, move |result| {
+                let of = |verified: &(Claims, TokenRef)| verified.0.instance.clone();
+                self.verify_later(self.origin.instance.clone(), verify, of, move |result| {
                     Event::Verified(request, Box::new(result))
                 });
                 None
             }
             Ok(verified) => {
-                let instance = &verified.0.instance;
-                let revoked = self.shared.revocations.of(&self.shared, instance);
-                if !revoked.is_current() {
-                    self.once_current(revoked, Event::Verified(request, Box::new(Ok(verified))));
+                let instance = verified.0.instance.clone();
+                if !self.knows_revoked(&instance) {
+                    let event = Event::Verified(request, Box::new(Ok(verified)));
+                    self.once_known(instance, event);
                     return None;
                 }
                 let judged = self.judge(Ok(verified));
@@ -52,12 +62,18 @@ impl<C: Carrier, F: Framing> Connection<C, F> {
         }
     }
 
-    /// Tells the session of a token once the newest revocations are known, or can not be in time.
-    fn once_current(&self, revoked: Arc<Revoked>, event: Event) {
-        let handle = self.handle.clone();
+    /// Whether the revocations of an instance are known, as far as tokens wait for that.
+    fn knows_revoked(&self, instance: &InstanceId) -> bool {
+        let revoked = self.shared.revocations.of(&self.shared, instance);
+        revoked.is_open()
+    }
+
+    /// Tells the session of a token of `instance` once the newest revocations are known, or can not
+    /// be in time.
+    fn once_known(&self, instance: InstanceId, event: Event) {
+        let (shared, handle) = (self.shared.clone(), self.handle.clone());
         tokio::spawn(async move {
-            // What is not known then is found out while the connection is held.
-            let _ = tokio::time::timeout(PATIENCE, revoked.until_current()).await;
+            until_known(&shared, &instance).await;
             handle.outbox.event(event);
         });
     }
@@ -81,7 +97,8 @@ impl<C: Carrier, F: Framing> Connection<C, F> {
                 let verify = move |keys: &KeyTable, instance: &InstanceId| {
                     verify_subscription_token(keys, instance, &token, shared.clock.unix_ms())
                 };
-                self.verify_later(instance, verify, move |result| {
+                let of = |verified: &(SubscriptionClaims, TokenRef)| verified.0.instance.clone();
+                self.verify_later(instance, verify, of, move |result| {
                     Event::SubscriptionVerified(request, channel, Box::new(result))
                 });
                 None
@@ -90,12 +107,13 @@ impl<C: Carrier, F: Framing> Connection<C, F> {
         }
     }
 
-    /// Verifies a token of `instance` once its key has been fetched, or can not be, and tells the
-    /// session.
+    /// Verifies a token once its key has been fetched, or can not be, and tells the session.
+    /// `instance` is the connection's, `of` the one that a good token is of.
     fn verify_later<T: Send + 'static>(
         &self,
         instance: InstanceId,
         verify: impl Fn(&KeyTable, &InstanceId) -> Result<T, Refusal> + Send + Sync + 'static,
+        of: fn(&T) -> InstanceId,
         event: impl FnOnce(Result<T, Refusal>) -> Event + Send + 'static,
     ) {
         let (shared, handle) = (self.shared.clone(), self.handle.clone());
@@ -109,9 +127,8 @@ impl<C: Carrier, F: Framing> Connection<C, F> {
                 }
                 result => result,
             };
-            if result.is_ok() {
-                let revoked = shared.revocations.of(&shared, &instance);
-                let _ = tokio::time::timeout(PATIENCE, revoked.until_current()).await;
+            if let Ok(verified) = &result {
+                until_known(&shared, &of(verified)).await;
             }
             handle.outbox.event(event(result));
         });
@@ -155,9 +172,9 @@ impl<C: Carrier, F: Framing> Connection<C, F> {
     /// A connection without a token, which its instance allows; `None`: what is revoked is found out
     /// first, and it comes as an event.
     pub(super) fn admit_without_token(&mut self, request: u32, claims: Claims) -> Option<Judged> {
-        let revoked = self.shared.revocations.of(&self.shared, &claims.instance);
-        if !revoked.is_current() {
-            self.once_current(revoked, Event::Admitted(request, Box::new(claims)));
+        if !self.knows_revoked(&claims.instance) {
+            let instance = claims.instance.clone();
+            self.once_known(instance, Event::Admitted(request, Box::new(claims)));
             return None;
         }
         let judged = self.admit(&claims).map(|()| Ok(claims));

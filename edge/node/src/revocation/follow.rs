@@ -4,9 +4,9 @@
 use std::future::poll_fn;
 use std::sync::{Arc, Weak};
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use gb6_core_model::ErrorCode;
+use gb6_core_model::{ErrorCode, Offset};
 use gb6_core_wire::client::Dialect;
 use gb6_core_wire::mesh::ShardRef;
 use gb6_edge_session::{Answer, Delivery, HubRequest, Request, RevocationFollower, SubscribeQuery};
@@ -28,6 +28,9 @@ const BELL_BYTES: usize = 1024 * 1024;
 /// Follows until the edge is gone.
 pub(super) async fn run(shared: Weak<Shared>, revoked: Arc<Revoked>) {
     let mut bell: Option<Bell> = None;
+    // Since when the newest are not known.
+    let mut held_since = Some(Instant::now());
+    let mut upkeep_at = Instant::now();
     loop {
         let Some(strong) = shared.upgrade() else {
             return;
@@ -38,18 +41,34 @@ pub(super) async fn run(shared: Weak<Shared>, revoked: Arc<Revoked>) {
         {
             bell = Bell::hang(&strong, &revoked);
         }
-        let looked = look(&strong, &revoked).await;
-        drop(strong);
-        let pause = match looked {
-            Ok(()) => LOOK,
+        let pause = match look(&strong, &revoked).await {
+            Ok(first) => {
+                held_since = None;
+                if upkeep_at > Instant::now() {
+                    LOOK
+                } else if more_upkeep(&strong, &revoked, first).await {
+                    Duration::ZERO
+                } else {
+                    let spread = rand::random_range(0.5..1.5);
+                    upkeep_at =
+                        Instant::now() + strong.config.revocations.upkeep_every.mul_f64(spread);
+                    LOOK
+                }
+            }
             Err(code) => {
                 if revoked.is_current() {
                     tracing::warn!(instance = %revoked.instance, %code, "revocations can not be read");
                     revoked.close();
                 }
+                let since = *held_since.get_or_insert_with(Instant::now);
+                let max = strong.config.revocations.hold_max;
+                if max.is_some_and(|max| since.elapsed() >= max) {
+                    revoked.opens_outdated(&strong);
+                }
                 RETRY
             }
         };
+        drop(strong);
         let rung = async {
             match &mut bell {
                 Some(bell) => bell.rung().await,
@@ -64,18 +83,25 @@ pub(super) async fn run(shared: Weak<Shared>, revoked: Arc<Revoked>) {
     }
 }
 
-/// Reads what is new and applies it.
-async fn look(shared: &Arc<Shared>, revoked: &Revoked) -> Result<(), ErrorCode> {
-    let read = revoked.follower.read().begin();
+/// Makes the log small, and says whether there is more to do soon.
+async fn more_upkeep(shared: &Arc<Shared>, revoked: &Revoked, first: Offset) -> bool {
+    revoked.upkeep(shared, first).await.unwrap_or_else(|code| {
+        let instance = &revoked.instance;
+        tracing::debug!(%instance, %code, "expired revocations stay in the log");
+        false
+    })
+}
+
+/// Reads what is new and applies it; the first offset that the log has.
+async fn look(shared: &Arc<Shared>, revoked: &Revoked) -> Result<Offset, ErrorCode> {
+    let mut read = revoked.follower.read().begin();
     loop {
         let query = revoked.follower.read().query();
-        let session = shared.api.of(shared, &revoked.instance);
-        let answer = session.ask(shared, revoked.room(), Request::History(query));
-        let Answer::History(page) = answer.await? else {
-            return Err(ErrorCode::Internal);
-        };
-        let unix_ms = shared.clock.unix_ms();
-        let page = revoked.follower.write().page(&page, unix_ms)?;
+        let answer = revoked.read(shared, query).await?;
+        let page = revoked.take(&answer, shared.clock.unix_ms())?;
+        if page.restarts {
+            read = revoked.follower.read().begin();
+        }
         for offset in &page.unreadable {
             let instance = &revoked.instance;
             tracing::warn!(%instance, offset, "a revocation can not be read");
@@ -83,7 +109,7 @@ async fn look(shared: &Arc<Shared>, revoked: &Revoked) -> Result<(), ErrorCode> 
         revoked.cut_off(shared, &page);
         if !page.more {
             revoked.opens(shared, read);
-            return Ok(());
+            return Ok(answer.first);
         }
     }
 }

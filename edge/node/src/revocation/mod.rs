@@ -5,20 +5,22 @@
 //! open. While it can not know the newest of them it delivers nothing and accepts nothing for the
 //! instance: what it missed is applied first.
 
+mod config;
 mod follow;
+mod upkeep;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
-use gb6_core_model::{Disconnect, ErrorCode, InstanceId};
+use gb6_core_model::{Disconnect, ErrorCode, InstanceEpoch, InstanceId};
 use gb6_core_obs::metrics::Samples;
 use gb6_core_wire::mesh::{Person, RoomRef, ShardRef};
 use gb6_core_wire::record::ContentType;
 use gb6_edge_session::{
-    Answer, Identity, PublishQuery, Request, Revocation, RevocationFollower, RevocationPage,
-    RevocationRead,
+    Answer, HistoryAnswer, HistoryQuery, Identity, PublishQuery, Request, Revocation,
+    RevocationFollower, RevocationPage, RevocationRead,
 };
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, watch};
@@ -27,6 +29,8 @@ use tokio::task::JoinHandle;
 use crate::auth::TokenRef;
 use crate::connection::handle::Event;
 use crate::shared::Shared;
+
+pub use config::RevocationConfig;
 
 /// Longest user id that can be named, in bytes: that of tokens.
 const USER_BYTES_MAX: usize = 255;
@@ -53,10 +57,12 @@ impl Drop for Following {
 pub(crate) struct Revoked {
     instance: InstanceId,
     follower: RwLock<RevocationFollower>,
-    /// Whether that is current, to be waited for. Written under its lock, as the next.
+    /// Whether that is current, to be waited for. Written under its lock, as the next two.
     current: watch::Sender<bool>,
-    /// The same, to be looked at often.
+    /// Whether connections may be served, to be looked at often.
     open: AtomicBool,
+    /// Whether they may be because too much time has gone by, not because all is known.
+    outdated: AtomicBool,
     /// The shard that the channel is in.
     shard: Mutex<Option<ShardRef>>,
     /// Something may be new in the log.
@@ -73,7 +79,7 @@ impl Revocations {
         }
         let mut instances = self.instances.write();
         let following = instances.entry(instance.clone()).or_insert_with(|| {
-            let revoked = Arc::new(Revoked::new(instance.clone()));
+            let revoked = Arc::new(Revoked::new(instance.clone(), &shared.config.revocations));
             let task = follow::run(Arc::downgrade(shared), revoked.clone());
             let task = match self.stopped.load(Ordering::Acquire) {
                 // Nobody is let in any more either.
@@ -127,7 +133,7 @@ impl Revocations {
             };
             out.gauge(
                 "gb6_edge_revocations",
-                "Tokens and users of an instance that are revoked and not expired.",
+                "Tokens, users and connections of an instance that are remembered as revoked.",
                 &labels,
                 entries as f64,
             );
@@ -136,6 +142,12 @@ impl Revocations {
                 "Whether the newest revocations of an instance are known here.",
                 &labels,
                 f64::from(u8::from(revoked.is_current())),
+            );
+            out.gauge(
+                "gb6_edge_revocations_outdated",
+                "Whether an instance is served though its newest revocations are not known here.",
+                &labels,
+                f64::from(u8::from(revoked.outdated.load(Ordering::Relaxed))),
             );
             out.counter(
                 "gb6_edge_revoked_connections_total",
@@ -154,12 +166,15 @@ impl Revocations {
 }
 
 impl Revoked {
-    fn new(instance: InstanceId) -> Self {
+    fn new(instance: InstanceId, config: &RevocationConfig) -> Self {
+        let grace_ms = i64::try_from(config.grace.as_millis()).unwrap_or(i64::MAX);
+        let follower = RevocationFollower::with_grace(RevocationFollower::ENTRIES_MAX, grace_ms);
         Self {
             instance,
-            follower: RwLock::new(RevocationFollower::new(RevocationFollower::ENTRIES_MAX)),
+            follower: RwLock::new(follower),
             current: watch::channel(false).0,
             open: AtomicBool::new(false),
+            outdated: AtomicBool::new(false),
             shard: Mutex::default(),
             bell: Notify::new(),
             cut: AtomicU64::new(0),
@@ -174,10 +189,16 @@ impl Revoked {
         }
     }
 
-    /// Whether the newest revocations are known.
+    /// Whether its connections may be served: the newest revocations are known, or were waited for
+    /// for as long as the operator wants.
     #[inline]
-    pub(crate) fn is_current(&self) -> bool {
+    pub(crate) fn is_open(&self) -> bool {
         self.open.load(Ordering::Acquire)
+    }
+
+    /// Whether the newest revocations are known.
+    fn is_current(&self) -> bool {
+        *self.current.borrow()
     }
 
     /// Waits until they are. Safe to cancel.
@@ -187,11 +208,32 @@ impl Revoked {
         let _ = current.wait_for(|current| *current).await;
     }
 
+    /// The way to the log is lost: the newest revocations are not known from here on.
     fn close(&self) {
         let mut follower = self.follower.write();
         follower.lost();
-        self.open.store(false, Ordering::Release);
-        self.current.send_replace(false);
+        self.follows(&follower);
+    }
+
+    /// Takes in a page of the log.
+    fn take(&self, page: &HistoryAnswer, unix_ms: i64) -> Result<RevocationPage, ErrorCode> {
+        let mut follower = self.follower.write();
+        let taken = follower.page(page, unix_ms);
+        self.follows(&follower);
+        taken
+    }
+
+    /// Says whether connections may be served, by what `follower` knows.
+    fn follows(&self, follower: &RevocationFollower) {
+        let current = follower.is_current();
+        if current {
+            self.outdated.store(false, Ordering::Release);
+        }
+        // Who is served by what was known goes on so until all is known.
+        let open = current || self.outdated.load(Ordering::Acquire);
+        self.open.store(open, Ordering::Release);
+        self.current
+            .send_if_modified(|was| std::mem::replace(was, current) != current);
     }
 
     /// Everything up to now is applied, unless the way was lost since this read began.
@@ -201,10 +243,31 @@ impl Revoked {
             if !follower.finished(read) {
                 return;
             }
-            self.open.store(true, Ordering::Release);
-            self.current.send_replace(true);
+            self.follows(&follower);
         }
-        // What waited for them goes on.
+        self.wake(shared);
+    }
+
+    /// The newest revocations have not been known for too long: connections are served by those
+    /// that are.
+    fn opens_outdated(&self, shared: &Shared) {
+        {
+            let follower = self.follower.write();
+            if self.is_open() {
+                return;
+            }
+            self.outdated.store(true, Ordering::Release);
+            self.follows(&follower);
+        }
+        tracing::error!(
+            instance = %self.instance,
+            "the newest revocations can not be read, and the instance is served without them"
+        );
+        self.wake(shared);
+    }
+
+    /// What waited goes on.
+    fn wake(&self, shared: &Shared) {
         for session in shared.all() {
             if session.is_held_by(self) {
                 session.outbox.wake();
@@ -221,10 +284,9 @@ impl Revoked {
         let mut cut = 0;
         let follower = self.follower.read();
         for session in shared.all() {
-            let Some(identity) = session.identity_of(self) else {
-                continue;
-            };
-            if let Some(why) = follower.verdict_behind(page, &identity, unix_ms) {
+            let identity = session.identity_of(self);
+            let why = identity.and_then(|identity| follower.verdict(&identity, unix_ms));
+            if let Some(why) = why {
                 session.outbox.event(Event::Cut(why));
                 cut += 1;
             }
@@ -267,44 +329,75 @@ pub(crate) async fn revoke(
         Revocation::UserTokens { user, .. }
         | Revocation::Block { user, .. }
         | Revocation::Unblock { user } => user,
-        Revocation::Session { client } => client,
+        Revocation::Session { client, .. } => client,
     };
     if !(1..=USER_BYTES_MAX).contains(&name.len()) {
         return Err(ErrorCode::BadRequest);
     }
     let revoked = shared.revocations.of(shared, instance);
-    let adds = !matches!(
-        revocation,
-        Revocation::Unblock { .. } | Revocation::Session { .. }
-    );
-    if adds {
+    if !matches!(revocation, Revocation::Unblock { .. }) {
         let unix_ms = shared.clock.unix_ms();
         if !revoked.follower.write().has_room(unix_ms) {
             return Err(ErrorCode::LimitExceeded);
         }
     }
-    let snapshot = shared.snapshot.load_full();
-    let placed = snapshot.instances.get(instance);
-    let publish = PublishQuery {
-        instance_epoch: placed.map_or_else(Default::default, |i| i.epoch),
-        from: Arc::new(Person::default()),
-        id: Bytes::new(),
-        data: Bytes::from(revocation.to_json()),
-        content_type: ContentType::Json,
-        tags: BTreeMap::new(),
-        traceparent: String::new(),
-        version: None,
-        after: None,
-        signal: false,
-    };
-    let session = shared.api.of(shared, instance);
-    let request = Request::Publish(Box::new(publish));
-    match session.ask(shared, revoked.room(), request).await? {
-        Answer::Published(_) => {
-            // This edge need not wait until it is told.
-            revoked.bell.notify_one();
-            Ok(())
+    revoked.write(shared, revocation, None).await?;
+    // This edge need not wait until it is told.
+    revoked.bell.notify_one();
+    Ok(())
+}
+
+impl Revoked {
+    /// Writes a record to the log, only behind `after` if that is given; its offset.
+    async fn write(
+        &self,
+        shared: &Arc<Shared>,
+        revocation: &Revocation,
+        after: Option<u64>,
+    ) -> Result<u64, ErrorCode> {
+        let publish = PublishQuery {
+            instance_epoch: self.instance_epoch(shared),
+            from: Arc::new(Person::default()),
+            id: Bytes::new(),
+            data: Bytes::from(revocation.to_json()),
+            content_type: ContentType::Json,
+            tags: BTreeMap::new(),
+            traceparent: String::new(),
+            version: None,
+            after,
+            signal: false,
+        };
+        match self
+            .ask(shared, Request::Publish(Box::new(publish)))
+            .await?
+        {
+            Answer::Published(written) => Ok(written.offset),
+            _ => Err(ErrorCode::Internal),
         }
-        _ => Err(ErrorCode::Internal),
+    }
+
+    /// Asks for a page of the log.
+    async fn read(
+        &self,
+        shared: &Arc<Shared>,
+        query: HistoryQuery,
+    ) -> Result<Box<HistoryAnswer>, ErrorCode> {
+        match self.ask(shared, Request::History(query)).await? {
+            Answer::History(page) => Ok(page),
+            _ => Err(ErrorCode::Internal),
+        }
+    }
+
+    /// Asks the shard of the channel.
+    async fn ask(&self, shared: &Arc<Shared>, request: Request) -> Result<Answer, ErrorCode> {
+        let session = shared.api.of(shared, &self.instance);
+        session.ask(shared, self.room(), request).await
+    }
+
+    /// The epoch of the instance that requests are routed by.
+    fn instance_epoch(&self, shared: &Shared) -> InstanceEpoch {
+        let snapshot = shared.snapshot.load();
+        let placed = snapshot.instances.get(&self.instance);
+        placed.map_or_else(Default::default, |i| i.epoch)
     }
 }

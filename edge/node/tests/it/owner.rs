@@ -27,6 +27,7 @@ struct State {
     rooms: BTreeMap<RoomRef, Vec<Publication>>,
     /// The first kept offset of rooms whose history was removed.
     firsts: BTreeMap<RoomRef, u64>,
+    unreadable: Option<String>,
     /// Sessions that have ended.
     ended: BTreeSet<u64>,
     /// Publishes, as they came.
@@ -160,6 +161,18 @@ impl Owner {
         let edges = edges.filter(|a| a.users.contains(&user));
         let names = edges.map(|a| a.node.clone()).collect();
         (names, state.users_reports)
+    }
+
+    /// The first offset of a room that is kept, and its newest.
+    pub(crate) fn extent(&self, room: &RoomRef) -> (u64, u64) {
+        let state = self.state.lock();
+        let first = state.firsts.get(room).copied().unwrap_or(1);
+        (first, state.rooms.get(room).map_or(0, |r| r.len() as u64))
+    }
+
+    /// From now on the log of this channel can not be read; `None`: any can.
+    pub(crate) fn unreadable(&self, channel: Option<&str>) {
+        self.state.lock().unreadable = channel.map(str::to_owned);
     }
 
     /// Sessions that have ended.
@@ -353,11 +366,16 @@ impl State {
             }
             OwnerFrame::RemoveHistory(wanted) => {
                 let top = self.rooms.get(&wanted.room).map_or(0, |r| r.len() as u64);
-                self.firsts.insert(wanted.room.clone(), top + 1);
+                let wanted_first = match wanted.first {
+                    0 => top + 1,
+                    first => first.min(top + 1),
+                };
+                let first = self.firsts.entry(wanted.room.clone()).or_insert(1);
+                *first = wanted_first.max(*first);
                 let removed = HistoryRemoved {
                     request: wanted.request,
                     room: wanted.room,
-                    first: top + 1,
+                    first: *first,
                     error: 0,
                 };
                 self.tell(edge, EdgeFrame::HistoryRemoved(removed));
@@ -402,6 +420,15 @@ impl State {
     fn publish(&mut self, edge: u64, publish: Publish) {
         let time = 1_700_000_000_000;
         self.published.push(publish.clone());
+        let top = self.rooms.get(&publish.room).map_or(0, |r| r.len() as u64);
+        if publish.next_after > 0 && publish.next_after != top + 1 {
+            let late = Published {
+                request: publish.request,
+                error: 112,
+                ..Published::default()
+            };
+            return self.tell(edge, EdgeFrame::Published(late));
+        }
         let nobody = publish.from.user.is_empty() && publish.from.client.is_empty();
         let offset = self.append(
             &publish.room,
@@ -447,6 +474,13 @@ impl State {
     }
 
     fn page(&self, request: HistoryRequest) -> HistoryPage {
+        if self.unreadable.as_ref() == Some(&request.room.channel) {
+            return HistoryPage {
+                request: request.request,
+                error: 1002,
+                ..HistoryPage::default()
+            };
+        }
         let empty = Vec::new();
         let log = self.rooms.get(&request.room).unwrap_or(&empty);
         let first = self.firsts.get(&request.room).copied().unwrap_or(1);

@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use gb6_core_wire::mesh::RoomRef;
 use gb6_edge_node::auth::{SigningKey, sign_claims};
 use serde_json::{Value, json};
 
@@ -239,10 +238,7 @@ async fn nobody_touches_the_log_of_revocations() {
             assert!(answer["error"]["code"].is_number(), "{method}: {answer}");
         }
     }
-    let log = RoomRef {
-        instance: "demo".to_owned(),
-        channel: "!revoked".to_owned(),
-    };
+    let log = room("!revoked");
     // What is no revocation there is passed over.
     world.owner.append(&log, b"{\"kind\":\"planet\"}".to_vec());
     world.owner.append(&log, b"garbage".to_vec());
@@ -261,6 +257,9 @@ async fn what_can_not_be_revoked_is_refused_in_words() {
         ("revoke_token", json!({"uid": "x".repeat(256)}), 107),
         ("revoke_token", json!({"uid": "x", "expire_at": 1}), 107),
         ("revoke_token", json!({}), 107),
+        ("revoke_token", json!({"uid": "x", "client": "y"}), 107),
+        ("revoke_token", json!({"client": "x".repeat(256)}), 107),
+        ("revoke_token", json!({"client": "x", "expire_at": 1}), 107),
         ("block_user", json!({"user": ""}), 107),
         ("block_user", json!({"user": "x".repeat(256)}), 107),
         ("block_user", json!({"user": "x", "expire_at": 1}), 107),
@@ -281,10 +280,7 @@ async fn what_can_not_be_revoked_is_refused_in_words() {
 #[tokio::test(flavor = "multi_thread")]
 async fn many_revocations_are_read_page_by_page() {
     let world = World::start(config());
-    let log = RoomRef {
-        instance: "demo".to_owned(),
-        channel: "!revoked".to_owned(),
-    };
+    let log = room("!revoked");
     for n in 0..2_000 {
         let block = json!({"kind": "block", "user": format!("user-{n}"), "until": null});
         world.owner.append(&log, block.to_string().into_bytes());
@@ -296,4 +292,154 @@ async fn many_revocations_are_read_page_by_page() {
         world.metric("gb6_edge_revocations{instance=\"demo\"}"),
         2_000.0
     );
+}
+
+/// The settings of an edge that looks after the log at once.
+fn tidy() -> gb6_edge_node::EdgeConfig {
+    let mut config = config();
+    config.revocations.upkeep_every = Duration::from_millis(40);
+    config.revocations.grace = Duration::ZERO;
+    config.revocations.records_spare = 20;
+    config
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_has_expired_leaves_the_log_and_what_holds_it_back_is_written_anew() {
+    let world = World::start(tidy());
+    let log = room("!revoked");
+    let write = |record: Value| world.owner.append(&log, record.to_string().into_bytes());
+    let revoked =
+        |n: u64, until: i64| json!({"kind": "token", "id": format!("{n:032x}"), "until": until});
+    let (past, ahead) = ((unix_s() - 1) * 1000, (unix_s() + 600) * 1000);
+    for n in 0..10 {
+        write(revoked(n, past));
+    }
+    write(json!({"kind": "block", "user": "alice", "until": null}));
+    write(json!({"kind": "block", "user": "bob", "until": null}));
+    for n in 10..400 {
+        write(revoked(n, past));
+    }
+    write(json!({"kind": "unblock", "user": "bob"}));
+    write(revoked(400, ahead));
+    let (alice, bob) = (world.token("alice"), world.token("bob"));
+    assert!(is_refused(world.address, &alice).await);
+    assert!(is_in(world.address, &bob).await);
+    eventually("the log to be small", || {
+        let (first, top) = world.owner.extent(&log);
+        first > 402 && top - first < 22
+    })
+    .await;
+    let remembered = "gb6_edge_revocations{instance=\"demo\"}";
+    assert_eq!(world.metric(remembered), 2.0);
+    // An edge that starts now reads what is left, and knows the same.
+    let other = world.another_edge("e2");
+    assert!(is_refused(other.address, &alice).await);
+    assert!(is_in(other.address, &bob).await);
+    eventually("as many", || other.metric(remembered) == 2.0).await;
+    // The last of them goes too.
+    done(world.address, "unblock_user", json!({"user": "alice"})).await;
+    write(revoked(400, ahead));
+    eventually("all but one to leave", || {
+        let (first, top) = world.owner.extent(&log);
+        first == top
+    })
+    .await;
+    assert!(is_in(other.address, &alice).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_edge_under_which_the_log_was_removed_forgets_what_is_not_in_it() {
+    let world = World::start(config());
+    let other = world.another_edge_with("e2", tidy());
+    let log = room("!revoked");
+    let alice = world.token("alice");
+    done(world.address, "block_user", json!({"user": "alice"})).await;
+    done(world.address, "block_user", json!({"user": "bob"})).await;
+    for address in [world.address, other.address] {
+        let begin = Instant::now();
+        while !is_refused(address, &alice).await {
+            assert!(begin.elapsed() < SOON);
+        }
+    }
+    world.network.cut(&"e1".into(), &"r1".into());
+    let current = "gb6_edge_revocations_current{instance=\"demo\"}";
+    world.metric_falls(current, 0.0).await;
+    done(other.address, "unblock_user", json!({"user": "alice"})).await;
+    done(other.address, "unblock_user", json!({"user": "bob"})).await;
+    done(other.address, "block_user", json!({"user": "bob"})).await;
+    eventually("the log to be removed", || {
+        world.owner.extent(&log) == (5, 5)
+    })
+    .await;
+    world.network.heal(&"e1".into(), &"r1".into());
+    world.metric_reaches(current, 1.0).await;
+    assert!(is_in(world.address, &alice).await);
+    assert!(is_refused(world.address, &world.token("bob")).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_may_bound_how_long_an_instance_stands_still() {
+    let mut patient = config();
+    patient.revocations.hold_max = Some(Duration::from_millis(300));
+    let world = World::start(patient);
+    let holds = world.another_edge("e2");
+    world.owner.unreadable(Some("!revoked"));
+    done(world.address, "block_user", json!({"user": "alice"})).await;
+    let subscribe = json!({"id": 2, "subscribe": {"channel": "room:1"}});
+    let mut held = Client::connect(holds.address, &world.token("bob")).await;
+    assert_eq!(held.call(subscribe.clone()).await["error"]["code"], 1002);
+    let (outdated, current) = (
+        "gb6_edge_revocations_outdated{instance=\"demo\"}",
+        "gb6_edge_revocations_current{instance=\"demo\"}",
+    );
+    world.metric_reaches(outdated, 1.0).await;
+    assert_eq!(world.metric(current), 0.0);
+    assert_eq!(holds.metric(outdated), 0.0);
+    // Also whoever was revoked and is not known to be.
+    let mut alice = Client::connect(world.address, &world.token("alice")).await;
+    assert!(alice.call(subscribe).await["subscribe"].is_object());
+    world.owner.unreadable(None);
+    assert_eq!(alice.closed().await.0, 3500);
+    world.metric_reaches(current, 1.0).await;
+    assert_eq!(world.metric(outdated), 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_connection_is_ended_wherever_it_is_and_its_token_stays_valid() {
+    let world = World::start(config());
+    let other = world.another_edge("e2");
+    let alice = world.token("alice");
+    let mut clients = Vec::new();
+    for address in [world.address, other.address] {
+        let mut client = Client::open(address).await;
+        let reply = client
+            .call(json!({"id": 1, "connect": {"token": alice}}))
+            .await;
+        let id = reply["connect"]["client"].as_str().unwrap().to_owned();
+        clients.push((client, id));
+    }
+    let acme = api_of(
+        world.address,
+        "acme",
+        "revoke_token",
+        json!({"client": clients[1].1}),
+    )
+    .await;
+    assert_eq!(acme, json!({"result": {}}));
+    // The edge at which it is can not be reached when it is revoked.
+    world.network.cut(&"e2".into(), &"r1".into());
+    let current = "gb6_edge_revocations_current{instance=\"demo\"}";
+    eventually("the cut", || other.metric(current) == 0.0).await;
+    done(
+        world.address,
+        "revoke_token",
+        json!({"client": clients[1].1}),
+    )
+    .await;
+    world.network.heal(&"e2".into(), &"r1".into());
+    assert_eq!(clients[1].0.closed().await.0, 3503);
+    // The other one of the same token goes on, and another begins.
+    let subscribe = json!({"id": 2, "subscribe": {"channel": "room:1"}});
+    assert!(clients[0].0.call(subscribe).await["subscribe"].is_object());
+    assert!(is_in(other.address, &alice).await);
 }

@@ -248,9 +248,14 @@ impl World {
 
     /// Starts another edge of the same mesh.
     pub(crate) fn another_edge(&self, name: &str) -> Other {
+        self.another_edge_with(name, config())
+    }
+
+    /// Starts another edge of the same mesh with `config`.
+    pub(crate) fn another_edge_with(&self, name: &str, config: EdgeConfig) -> Other {
         let deps = deps_of(name, &self.network, self.placement.subscribe());
         let metrics = deps.metrics.clone();
-        let edge = Edge::start(config(), deps).unwrap();
+        let edge = Edge::start(config, deps).unwrap();
         Other {
             address: edge.local_addr(),
             metrics,

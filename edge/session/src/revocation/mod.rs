@@ -4,13 +4,18 @@
 //! A driver asks the shard for what [`RevocationFollower::query`] wants, hands in each page, cuts
 //! off the connections that it names, and only then says that the read is finished. While
 //! [`RevocationFollower::is_current`] is false, connections of the instance are held still.
+//!
+//! The log is kept as small as what it says: what has expired goes, from memory and from the log's
+//! beginning, and what holds it back there is written anew at its end. Every edge that follows a log
+//! does so, whenever it knows all of it, and none needs to know of the others: a removal only takes
+//! records that nobody needs, and a record is only written anew where the log is just as its writer
+//! knows it, so that it never says anything that was true no more.
 
 mod record;
 mod set;
 
-use std::collections::HashSet;
-
 use gb6_core_model::{Disconnect, ErrorCode, Offset, limits};
+use gb6_core_wire::mesh::Publication;
 
 use crate::request::{HistoryAnswer, HistoryQuery};
 use set::RevokedSet;
@@ -44,8 +49,9 @@ pub struct RevocationPage {
     pub unreadable: Vec<Offset>,
     /// Whether there is more to be read before the top is reached.
     pub more: bool,
-    /// Connections that it names by their client id.
-    clients: HashSet<[u8; 16]>,
+    /// Whether nothing that was known before counts any more, and the log is read from its beginning
+    /// by another read, which begins now.
+    pub restarts: bool,
 }
 
 impl RevocationPage {
@@ -56,20 +62,41 @@ impl RevocationPage {
     }
 }
 
+/// What is to be done so that a log has only what it says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct RevocationUpkeep {
+    /// Remove everything below this offset.
+    pub remove_below: Option<Offset>,
+    /// Write anew at the log's end what a page behind this offset says and is needed:
+    /// [`RevocationFollower::anew`].
+    pub write_anew_behind: Option<Offset>,
+}
+
 impl RevocationFollower {
     /// The system channel of revocations.
     pub const CHANNEL: &'static str = "!revoked";
-    /// Tokens and users of one instance that are remembered at most.
+    /// Tokens, users and connections of one instance that are remembered at most.
     pub const ENTRIES_MAX: usize = 200_000;
+    /// For how long something is kept behind its end, in ms: by so much the clocks of edges may
+    /// differ.
+    pub const GRACE_MS: i64 = 300_000;
+    /// Records that a log may have beyond twice what is revoked.
+    pub const RECORDS_SPARE: u64 = 1_000;
     /// Between two looks at the log without being told that there is something, in ms.
     pub const LOOK_MS: u64 = 1_000;
     /// Before the next look where one failed, in ms.
     pub const RETRY_MS: u64 = 200;
 
-    /// Of an instance of which nothing is known, with at most `entries_max` tokens and users.
+    /// Of an instance of which nothing is known, with at most `entries_max` tokens, users and
+    /// connections, each kept [`RevocationFollower::GRACE_MS`] behind its end.
     pub fn new(entries_max: usize) -> Self {
+        Self::with_grace(entries_max, Self::GRACE_MS)
+    }
+
+    /// The same with another time, in ms.
+    pub fn with_grace(entries_max: usize, grace_ms: i64) -> Self {
         Self {
-            set: RevokedSet::new(entries_max),
+            set: RevokedSet::new(entries_max, grace_ms),
             applied: 0,
             losses: 0,
             current: false,
@@ -110,7 +137,7 @@ impl RevocationFollower {
     }
 
     /// Takes in the page that was asked for, at `unix_ms`. Open connections are to be judged by
-    /// [`RevocationFollower::verdict_behind`] next.
+    /// [`RevocationFollower::verdict`] next.
     ///
     /// # Errors
     /// Why the log could not be read: call [`RevocationFollower::lost`].
@@ -123,12 +150,15 @@ impl RevocationFollower {
             records: Vec::new(),
             unreadable: Vec::new(),
             more: true,
-            clients: HashSet::new(),
+            restarts: false,
         };
         let gone = page.error == Some(ErrorCode::UnrecoverablePosition) && self.applied > 0;
         if gone || (page.error.is_none() && page.top < self.applied) {
-            // Older ones are gone, or the channel is another than before: all that there are.
+            // What was to come next is gone, or the channel is another than before.
+            self.lost();
+            self.set.clear();
             self.applied = 0;
+            taken.restarts = true;
             return Ok(taken);
         }
         if let Some(error) = page.error {
@@ -137,14 +167,21 @@ impl RevocationFollower {
         for publication in page.publications.iter() {
             match Revocation::parse(&publication.data) {
                 Some(record) => {
-                    self.set.apply(&record, unix_ms, &mut taken.clients);
+                    self.set.apply(&record, publication.offset, unix_ms);
                     taken.records.push(record);
                 }
-                None => taken.unreadable.push(publication.offset),
+                None => {
+                    self.set.could_not_read(publication.offset);
+                    taken.unreadable.push(publication.offset);
+                }
             }
             self.applied = publication.offset;
         }
         taken.more = !page.publications.is_empty() && self.applied < page.top;
+        if !taken.more {
+            // Also where nothing of it is left.
+            self.applied = page.top;
+        }
         Ok(taken)
     }
 
@@ -163,25 +200,37 @@ impl RevocationFollower {
         self.set.verdict(identity, unix_ms)
     }
 
-    /// The same of a connection that was open when this page came.
-    pub fn verdict_behind(
-        &self,
-        page: &RevocationPage,
-        identity: &Identity,
-        unix_ms: i64,
-    ) -> Option<Disconnect> {
-        match page.clients.contains(&identity.client) {
-            true => Some(Disconnect::ForceDisconnect),
-            false => self.verdict(identity, unix_ms),
-        }
-    }
-
     /// Whether the token with this key is taken back at `unix_ms`.
     pub fn has_token(&self, id: &[u8; 16], unix_ms: i64) -> bool {
         self.set.has_token(id, unix_ms)
     }
 
-    /// Whether one more token or user can be remembered, behind the ones that have not expired at
+    /// Forgets at `unix_ms` what has expired, and says what is to be done about the log, whose first
+    /// record is `first` and all of which is applied. With more than `spare` records beyond twice what
+    /// is revoked, the oldest that are needed are to be written anew.
+    pub fn upkeep(&mut self, first: Offset, unix_ms: i64, spare: u64) -> RevocationUpkeep {
+        self.set.expire(unix_ms);
+        if !self.current || !self.set.is_whole() {
+            // Others know what it is that this edge does not.
+            return RevocationUpkeep::default();
+        }
+        let needed = self.set.first_needed(self.applied + 1);
+        let records = self.applied + 1 - needed;
+        let many = records > 2 * self.set.len() as u64 + spare;
+        RevocationUpkeep {
+            remove_below: (needed > first).then_some(needed),
+            write_anew_behind: many.then_some(needed - 1),
+        }
+    }
+
+    /// The record that is to be written behind the newest one so that this one is needed no more;
+    /// `None`: it is not needed.
+    pub fn anew(&self, publication: &Publication) -> Option<Revocation> {
+        let record = Revocation::parse(&publication.data)?;
+        self.set.anew(&record, publication.offset)
+    }
+
+    /// Whether one more token, user or connection can be remembered, behind the ones that have not expired at
     /// `unix_ms`.
     pub fn has_room(&mut self, unix_ms: i64) -> bool {
         if self.set.is_full() {
@@ -190,7 +239,7 @@ impl RevocationFollower {
         !self.set.is_full()
     }
 
-    /// Tokens and users that are remembered.
+    /// Tokens, users and connections that are remembered.
     pub fn entries(&self) -> usize {
         self.set.len()
     }
@@ -204,7 +253,6 @@ impl RevocationFollower {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use gb6_core_wire::mesh::Publication;
 
     const NOW: i64 = 1_000;
 
@@ -278,38 +326,68 @@ mod tests {
     }
 
     #[test]
-    fn a_log_that_does_not_continue_is_read_from_its_beginning() {
+    fn a_log_that_does_not_continue_is_read_from_its_beginning_and_nothing_else_counts() {
         let mut follower = RevocationFollower::new(10);
-        let record = block("a").to_json();
-        follower.page(&page(1, 1, &[&record]), NOW).unwrap();
+        let (a, b) = (block("a").to_json(), block("b").to_json());
+        let read = follower.begin();
+        follower.page(&page(1, 1, &[&a]), NOW).unwrap();
+        assert!(follower.finished(read));
         let mut gone = page(0, 9, &[]);
         gone.error = Some(ErrorCode::UnrecoverablePosition);
-        assert!(follower.page(&gone, NOW).unwrap().more);
+        let read = follower.begin();
+        let taken = follower.page(&gone, NOW).unwrap();
+        assert!(taken.more && taken.restarts && !follower.is_current());
+        assert!(!follower.finished(read), "it began before");
         assert_eq!(follower.query().since, None);
         let again = follower.page(&gone, NOW).map(|page| page.more);
         assert_eq!(again, Err(ErrorCode::UnrecoverablePosition));
-        follower.page(&page(1, 1, &[&record]), NOW).unwrap();
-        assert!(follower.page(&page(0, 0, &[]), NOW).unwrap().more);
+        let read = follower.begin();
+        follower.page(&page(9, 9, &[&b]), NOW).unwrap();
+        assert!(follower.finished(read));
+        assert!(follower.verdict(&identity("a"), NOW).is_none());
+        assert!(follower.verdict(&identity("b"), NOW).is_some());
+        // Another channel than before.
+        assert!(follower.page(&page(0, 0, &[]), NOW).unwrap().restarts);
         assert_eq!(follower.applied(), 0);
         assert!(!follower.page(&page(0, 0, &[]), NOW).unwrap().more);
     }
 
     #[test]
-    fn a_connection_is_named_by_its_client_id_once() {
+    fn a_log_of_which_nothing_is_left_is_known_to_its_top() {
         let mut follower = RevocationFollower::new(10);
-        let session = Revocation::Session {
-            client: "c".to_owned(),
-        };
-        let record = session.to_json();
-        let page = follower.page(&page(1, 1, &[&record]), NOW).unwrap();
-        let verdict = follower.verdict_behind(&page, &identity("a"), NOW);
-        assert_eq!(verdict, Some(Disconnect::ForceDisconnect));
-        assert_eq!(follower.verdict(&identity("a"), NOW), None);
+        assert!(!follower.page(&page(9, 8, &[]), NOW).unwrap().more);
+        assert_eq!(follower.applied(), 8);
+    }
+
+    #[test]
+    fn expired_records_go_and_needed_ones_are_written_anew_where_there_are_many() {
+        let mut follower = RevocationFollower::with_grace(10, 5);
+        let token = |n: u8, until| Revocation::of_token([n; 16], until).to_json();
+        let (a, one, two) = (block("a").to_json(), token(1, NOW), token(2, NOW + 1));
+        let read = follower.begin();
+        let log = page(1, 4, &[&one, &a, &one, &two]);
+        follower.page(&log, NOW).unwrap();
+        assert_eq!(follower.upkeep(1, NOW + 9, 0), RevocationUpkeep::default());
+        follower.finished(read);
+        // The block alone is needed, of three records.
+        let upkeep = follower.upkeep(1, NOW + 9, 0);
+        assert_eq!(upkeep.remove_below, Some(2));
+        assert_eq!(upkeep.write_anew_behind, Some(1));
+        assert_eq!(follower.upkeep(2, NOW + 9, 1), RevocationUpkeep::default());
+        let anew: Vec<_> = log.publications.iter().map(|p| follower.anew(p)).collect();
+        assert_eq!(anew, [None, Some(block("a")), None, None]);
+        follower.page(&page(5, 5, &[&a]), NOW + 9).unwrap();
+        let upkeep = follower.upkeep(2, NOW + 9, 0);
+        assert_eq!(upkeep.remove_below, Some(5));
+        assert_eq!(upkeep.write_anew_behind, None);
+        // Who does not know all of it does nothing.
+        follower.page(&page(6, 6, &[b"{}"]), NOW + 9).unwrap();
+        assert_eq!(follower.upkeep(2, NOW + 9, 0), RevocationUpkeep::default());
     }
 
     #[test]
     fn there_is_room_again_when_something_has_expired() {
-        let mut follower = RevocationFollower::new(1);
+        let mut follower = RevocationFollower::with_grace(1, 0);
         let record = Revocation::of_token([1; 16], NOW + 5).to_json();
         follower.page(&page(1, 1, &[&record]), NOW).unwrap();
         assert!(!follower.has_room(NOW + 4));

@@ -38,10 +38,12 @@ pub enum Revocation {
         /// The user.
         user: String,
     },
-    /// One connection, now.
+    /// One connection.
     Session {
         /// Its client id.
         client: String,
+        /// Unix ms behind which it has ended by itself, so that nothing need be remembered.
+        until: i64,
     },
 }
 
@@ -133,8 +135,9 @@ mod tests {
             (
                 Revocation::Session {
                     client: "c".to_owned(),
+                    until: 3,
                 },
-                r#"{"kind":"session","client":"c"}"#,
+                r#"{"kind":"session","client":"c","until":3}"#,
             ),
         ] {
             assert_eq!(revocation.to_json(), json.as_bytes());

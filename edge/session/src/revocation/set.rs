@@ -1,6 +1,6 @@
 //! What is revoked in one instance: compact, bounded, and in the order of the log.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use gb6_core_model::Disconnect;
 
@@ -19,44 +19,96 @@ pub struct Identity {
     pub client: [u8; 16],
 }
 
+/// How long something is revoked, and the newest record that says so.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Until {
+    /// Unix ms; `i64::MAX`: for good.
+    unix_ms: i64,
+    /// The record's offset: without it the log would not say all of this.
+    offset: u64,
+}
+
+impl Until {
+    /// Takes in that another record says the same, until some time.
+    fn prolong(&mut self, other: Until) {
+        if other.unix_ms >= self.unix_ms {
+            *self = other;
+        }
+    }
+}
+
 /// What is revoked of a user.
 #[derive(Clone, Copy, Default)]
 struct User {
-    /// Tokens issued before are not valid, and until when that matters, Unix ms.
-    tokens: Option<(i64, i64)>,
-    /// Blocked until then, Unix ms; `i64::MAX`: for good.
-    blocked_until: Option<i64>,
+    /// Tokens issued before (Unix ms) are not valid, and until when that matters.
+    tokens: Option<(i64, Until)>,
+    /// Until when the user is blocked.
+    blocked: Option<Until>,
 }
 
 impl User {
     fn matters_until(&self) -> i64 {
-        let tokens = self.tokens.map_or(i64::MIN, |(_, until)| until);
-        tokens.max(self.blocked_until.unwrap_or(i64::MIN))
+        let tokens = self.tokens.map_or(i64::MIN, |(_, until)| until.unix_ms);
+        tokens.max(self.blocked.map_or(i64::MIN, |until| until.unix_ms))
+    }
+
+    /// Takes in that tokens issued before some time are not valid.
+    fn revoke_tokens(&mut self, before: i64, until: Until) {
+        let Some((known, known_until)) = self.tokens else {
+            self.tokens = Some((before, until));
+            return;
+        };
+        // Where the newer record alone does not say all of it, the older one is needed too.
+        let says_all = before >= known && until.unix_ms >= known_until.unix_ms;
+        let all = Until {
+            unix_ms: until.unix_ms.max(known_until.unix_ms),
+            offset: match says_all {
+                true => until.offset,
+                false => known_until.offset,
+            },
+        };
+        self.tokens = Some((before.max(known), all));
     }
 }
 
 /// The revocations of one instance.
 #[derive(Default)]
 pub(super) struct RevokedSet {
-    tokens: HashMap<[u8; 16], i64>,
+    tokens: HashMap<[u8; 16], Until>,
     users: HashMap<[u8; 16], User>,
+    /// Connections by the keys of their client ids.
+    sessions: HashMap<[u8; 16], Until>,
     /// Revocations that were forgotten before their time, because there were too many.
     pub(super) forgotten: u64,
+    /// The first record that could not be read: nobody here knows how long it matters.
+    unread: Option<u64>,
     max: usize,
+    /// For how long something is remembered behind its end, in ms.
+    grace_ms: i64,
 }
 
 impl RevokedSet {
-    /// A set of at most `max` tokens and users.
-    pub(super) fn new(max: usize) -> Self {
+    /// A set of at most `max` tokens, users and connections, each remembered `grace_ms` longer than
+    /// it matters.
+    pub(super) fn new(max: usize, grace_ms: i64) -> Self {
         Self {
             max,
+            grace_ms,
             ..Self::default()
         }
     }
 
-    /// Tokens and users in it.
+    /// Forgets everything, since the log is read from its beginning again.
+    pub(super) fn clear(&mut self) {
+        *self = Self {
+            forgotten: self.forgotten,
+            ..Self::new(self.max, self.grace_ms)
+        };
+    }
+
+    /// Tokens, users and connections in it.
     pub(super) fn len(&self) -> usize {
-        self.tokens.len() + self.users.len()
+        self.tokens.len() + self.users.len() + self.sessions.len()
     }
 
     /// Whether another one needs the place of one that is known.
@@ -64,45 +116,110 @@ impl RevokedSet {
         self.len() >= self.max
     }
 
-    /// Takes in what `revocation` says. Connections that it cuts off by their client id are added to
-    /// `clients`.
-    pub(super) fn apply(
-        &mut self,
-        revocation: &Revocation,
-        unix_ms: i64,
-        clients: &mut HashSet<[u8; 16]>,
-    ) {
+    /// The record at `offset` can not be read.
+    pub(super) fn could_not_read(&mut self, offset: u64) {
+        self.unread.get_or_insert(offset);
+    }
+
+    /// Whether the set is all that the log says.
+    pub(super) fn is_whole(&self) -> bool {
+        self.unread.is_none() && self.forgotten == 0
+    }
+
+    /// The first record without which the log would not say all that is in here; `next` where all
+    /// before that one can go.
+    pub(super) fn first_needed(&self, next: u64) -> u64 {
+        let users = self.users.values();
+        let users = users.flat_map(|u| {
+            u.tokens
+                .map(|(_, until)| until)
+                .into_iter()
+                .chain(u.blocked)
+        });
+        let untils = self.tokens.values().chain(self.sessions.values()).copied();
+        let needed = untils.chain(users).map(|until| until.offset);
+        needed.chain(self.unread).min().unwrap_or(next)
+    }
+
+    /// What is to be written at the end of the log so that the record at `offset` is needed no
+    /// more; `None`: it is not needed.
+    pub(super) fn anew(&self, revocation: &Revocation, offset: u64) -> Option<Revocation> {
+        let is_here = |until: &Until| until.offset == offset;
         match revocation {
-            Revocation::Token { id, until } => {
-                if let Some(id) = token_id(id).filter(|_| *until > unix_ms) {
+            Revocation::Token { id, .. } => {
+                let until = self.tokens.get(&token_id(id)?).filter(|u| is_here(u))?;
+                Some(Revocation::Token {
+                    id: id.clone(),
+                    until: until.unix_ms,
+                })
+            }
+            Revocation::UserTokens { user, .. } => {
+                let (before, until) = self.users.get(&id_of_user(user))?.tokens?;
+                is_here(&until).then(|| Revocation::UserTokens {
+                    user: user.clone(),
+                    before,
+                    until: until.unix_ms,
+                })
+            }
+            Revocation::Block { user, .. } => {
+                let until = self.users.get(&id_of_user(user))?.blocked?;
+                is_here(&until).then(|| Revocation::Block {
+                    user: user.clone(),
+                    until: (until.unix_ms < i64::MAX).then_some(until.unix_ms),
+                })
+            }
+            Revocation::Unblock { .. } => None,
+            Revocation::Session { client, .. } => {
+                let until = self.sessions.get(&id_of_client(client));
+                let until = until.filter(|u| is_here(u))?;
+                Some(Revocation::Session {
+                    client: client.clone(),
+                    until: until.unix_ms,
+                })
+            }
+        }
+    }
+
+    /// Takes in what the record at `offset` says.
+    pub(super) fn apply(&mut self, revocation: &Revocation, offset: u64, unix_ms: i64) {
+        let remembered = |until: i64| self.is_remembered(until, unix_ms);
+        let until = |unix_ms: i64| Until { unix_ms, offset };
+        match revocation {
+            Revocation::Token { id, until: end } => {
+                if let Some(id) = token_id(id).filter(|_| remembered(*end)) {
                     self.make_room(unix_ms);
-                    let known = self.tokens.entry(id).or_insert(*until);
-                    *known = (*known).max(*until);
+                    let known = self.tokens.entry(id).or_insert(until(*end));
+                    known.prolong(until(*end));
                 }
             }
             Revocation::UserTokens {
                 user,
                 before,
-                until,
+                until: end,
             } => {
-                let user = self.user(user, unix_ms);
-                let (known, known_until) = user.tokens.unwrap_or((i64::MIN, i64::MIN));
-                user.tokens = Some((known.max(*before), known_until.max(*until)));
+                if remembered(*end) {
+                    self.user(user, unix_ms).revoke_tokens(*before, until(*end));
+                }
             }
-            Revocation::Block { user, until } => {
-                self.user(user, unix_ms).blocked_until = Some(until.unwrap_or(i64::MAX));
+            Revocation::Block { user, until: end } => {
+                let end = until(end.unwrap_or(i64::MAX));
+                self.user(user, unix_ms).blocked = Some(end);
             }
             Revocation::Unblock { user } => {
                 let id = id_of_user(user);
                 if let Some(user) = self.users.get_mut(&id) {
-                    user.blocked_until = None;
+                    user.blocked = None;
                     if user.tokens.is_none() {
                         self.users.remove(&id);
                     }
                 }
             }
-            Revocation::Session { client } => {
-                clients.insert(id_of_client(client));
+            Revocation::Session { client, until: end } => {
+                if remembered(*end) {
+                    self.make_room(unix_ms);
+                    let known = self.sessions.entry(id_of_client(client));
+                    known.or_insert(until(*end)).prolong(until(*end));
+                }
             }
         }
     }
@@ -116,46 +233,68 @@ impl RevokedSet {
     // overflow: what expires first is forgotten, counted and told: whoever writes revocations is
     // refused before, so only writers that did not know of each other come here.
     fn make_room(&mut self, unix_ms: i64) {
-        if !self.is_full() {
+        if self.len() < self.max {
             return;
         }
         self.expire(unix_ms);
-        if !self.is_full() {
+        if self.len() < self.max {
             return;
         }
-        let mut ends: Vec<i64> = self.tokens.values().copied().collect();
+        let untils = self.tokens.values().chain(self.sessions.values());
+        let mut ends: Vec<i64> = untils.map(|until| until.unix_ms).collect();
         ends.extend(self.users.values().map(User::matters_until));
         // A tenth at once, so that the next ones cost nothing.
         let nth = (ends.len() / 10).min(ends.len().saturating_sub(1));
         let before = self.len();
         if !ends.is_empty() {
             let (_, limit, _) = ends.select_nth_unstable(nth);
-            self.expire(*limit);
+            self.forget_through(*limit);
         }
         self.forgotten += (before - self.len()) as u64;
     }
 
     /// Forgets what does not matter any more at `unix_ms`.
     pub(super) fn expire(&mut self, unix_ms: i64) {
-        self.tokens.retain(|_, until| *until > unix_ms);
-        self.users.retain(|_, user| user.matters_until() > unix_ms);
+        self.forget_through(unix_ms.saturating_sub(self.grace_ms));
+    }
+
+    /// Whether something that ends then is remembered.
+    fn is_remembered(&self, until: i64, unix_ms: i64) -> bool {
+        until > unix_ms.saturating_sub(self.grace_ms)
+    }
+
+    /// Forgets what ends at `end` or before.
+    fn forget_through(&mut self, end: i64) {
+        let stays = |until: &Until| until.unix_ms > end;
+        self.tokens.retain(|_, until| stays(until));
+        self.sessions.retain(|_, until| stays(until));
+        self.users.retain(|_, user| {
+            user.tokens = user.tokens.filter(|(_, until)| stays(until));
+            user.blocked = user.blocked.filter(stays);
+            user.tokens.is_some() || user.blocked.is_some()
+        });
     }
 
     /// Whether this token is taken back.
     pub(super) fn has_token(&self, id: &[u8; 16], unix_ms: i64) -> bool {
-        self.tokens.get(id).is_some_and(|until| *until > unix_ms)
+        let until = self.tokens.get(id);
+        until.is_some_and(|until| until.unix_ms > unix_ms)
     }
 
     /// Why a connection may not be, if it may not.
     pub(super) fn verdict(&self, identity: &Identity, unix_ms: i64) -> Option<Disconnect> {
+        let lasts = |until: &Until| until.unix_ms > unix_ms;
+        if self.sessions.get(&identity.client).is_some_and(lasts) {
+            return Some(Disconnect::ForceDisconnect);
+        }
         let token = identity.token?;
         if self.has_token(&token, unix_ms) {
             return Some(Disconnect::InvalidToken);
         }
         let user = self.users.get(&identity.user)?;
-        let blocked = user.blocked_until.is_some_and(|until| until > unix_ms);
+        let blocked = user.blocked.as_ref().is_some_and(lasts);
         let too_old = user.tokens.is_some_and(|(before, until)| {
-            until > unix_ms && identity.issued_unix_ms.is_none_or(|issued| issued < before)
+            lasts(&until) && identity.issued_unix_ms.is_none_or(|issued| issued < before)
         });
         (blocked || too_old).then_some(Disconnect::InvalidToken)
     }
@@ -177,9 +316,9 @@ mod tests {
     }
 
     fn set(revocations: &[Revocation]) -> RevokedSet {
-        let mut set = RevokedSet::new(100);
-        for revocation in revocations {
-            set.apply(revocation, NOW, &mut HashSet::new());
+        let mut set = RevokedSet::new(100, 0);
+        for (revocation, offset) in revocations.iter().zip(1..) {
+            set.apply(revocation, offset, NOW);
         }
         set
     }
@@ -207,12 +346,8 @@ mod tests {
 
     #[test]
     fn the_tokens_of_a_user_that_were_issued_before() {
-        let of = |before, until| Revocation::UserTokens {
-            user: "u".to_owned(),
-            before,
-            until,
-        };
-        let set = set(&[of(500, NOW + 10), of(400, NOW + 5)]);
+        let records = [(500, NOW + 10), (400, NOW + 5)];
+        let set = set(&records.map(|(before, until)| user_tokens("u", before, until)));
         let verdict = |user: &str, issued| set.verdict(&identity(1, user, issued), NOW);
         assert!(verdict("u", Some(499)).is_some());
         assert!(verdict("u", None).is_some(), "it does not say when");
@@ -244,30 +379,150 @@ mod tests {
     }
 
     #[test]
-    fn sessions_are_cut_and_not_remembered() {
-        let mut clients = HashSet::new();
-        let mut set = RevokedSet::new(10);
-        let session = Revocation::Session {
+    fn connections_by_their_client_ids_with_and_without_a_token() {
+        let session = |until| Revocation::Session {
             client: "c".to_owned(),
+            until,
         };
-        set.apply(&session, NOW, &mut clients);
-        assert!(clients.contains(&id_of_client("c")));
+        let set = set(&[session(NOW + 5), session(NOW + 3)]);
+        assert_eq!(set.len(), 1);
+        let mut one = identity(1, "u", None);
+        for token in [Some([1; 16]), None] {
+            one.token = token;
+            let cut = Some(Disconnect::ForceDisconnect);
+            assert_eq!(set.verdict(&one, NOW + 4), cut);
+            assert_eq!(set.verdict(&one, NOW + 5), None);
+        }
+        one.client = id_of_client("other");
+        assert_eq!(set.verdict(&one, NOW), None);
+    }
+
+    fn user_tokens(user: &str, before: i64, until: i64) -> Revocation {
+        Revocation::UserTokens {
+            user: user.to_owned(),
+            before,
+            until,
+        }
+    }
+
+    #[test]
+    fn the_first_record_that_is_needed_is_the_oldest_that_still_says_something() {
+        let token = |n: u8, until| Revocation::of_token([n; 16], until);
+        let unblock = |user: &str| Revocation::Unblock {
+            user: user.to_owned(),
+        };
+        for (records, first) in [
+            (vec![], 1),
+            (vec![token(1, NOW)], 2),
+            (vec![token(1, NOW), token(2, NOW + 1)], 2),
+            // What is said again is needed where it was said last, if that says no less.
+            (vec![token(1, NOW + 1), token(1, NOW + 1)], 2),
+            (vec![token(1, NOW + 2), token(1, NOW + 1)], 1),
+            (vec![block("u", None), block("u", None)], 2),
+            (vec![block("u", None), unblock("u")], 3),
+            (vec![block("u", None), unblock("v")], 1),
+            (
+                vec![user_tokens("u", 1, NOW + 1), user_tokens("u", 2, NOW + 1)],
+                2,
+            ),
+            // Neither of two says all.
+            (
+                vec![user_tokens("u", 1, NOW + 9), user_tokens("u", 2, NOW + 1)],
+                1,
+            ),
+            (vec![block("u", None), user_tokens("u", 2, NOW + 1)], 1),
+        ] {
+            let set = set(&records);
+            let next = records.len() as u64 + 1;
+            assert_eq!(set.first_needed(next), first, "{records:?}");
+        }
+        let mut unread = set(&[token(1, NOW), token(2, NOW)]);
+        unread.could_not_read(2);
+        unread.could_not_read(3);
+        assert_eq!(unread.first_needed(4), 2);
+        assert!(!unread.is_whole());
+        unread.clear();
+        assert!(unread.is_whole());
+        assert_eq!(unread.first_needed(4), 4);
+    }
+
+    #[test]
+    fn what_is_written_anew_takes_the_place_of_what_it_is_of() {
+        let records = [
+            Revocation::of_token([1; 16], NOW + 9),
+            user_tokens("u", 5, NOW + 9),
+            user_tokens("u", 7, NOW + 4),
+            block("v", None),
+            block("w", Some(NOW + 3)),
+            Revocation::Session {
+                client: "c".to_owned(),
+                until: NOW + 2,
+            },
+            Revocation::Unblock {
+                user: "x".to_owned(),
+            },
+            block("v", Some(NOW + 8)),
+            block("gone", Some(NOW)),
+        ];
+        let mut all = set(&records);
+        all.expire(NOW);
+        let before = all.len();
+        let mut next = records.len() as u64 + 1;
+        let mut written = Vec::new();
+        for (record, offset) in records.iter().zip(1..) {
+            if let Some(anew) = all.anew(record, offset) {
+                all.apply(&anew, next, NOW);
+                written.push(anew);
+                next += 1;
+            }
+        }
+        assert_eq!(written.len(), 5, "{written:?}");
+        assert!(all.first_needed(next) > records.len() as u64);
+        assert_eq!(all.len(), before);
+        // Who reads only what was written anew knows the same.
+        let again = set(&written);
+        for user in ["u", "v", "w", "x", "gone"] {
+            for token in [1, 2] {
+                for at in 0..10 {
+                    for issued in [None, Some(4), Some(6), Some(7)] {
+                        let mut who = identity(token, user, issued);
+                        for client in ["c", "d"] {
+                            who.client = id_of_client(client);
+                            let verdict = all.verdict(&who, NOW + at);
+                            assert_eq!(again.verdict(&who, NOW + at), verdict);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_has_ended_is_remembered_a_little_longer() {
+        let mut set = RevokedSet::new(10, 5);
+        let revocation = Revocation::of_token([1; 16], NOW);
+        set.apply(&revocation, 1, NOW + 4);
+        assert!(!set.has_token(&[1; 16], NOW));
+        set.expire(NOW + 4);
+        assert_eq!(set.first_needed(2), 1);
+        set.expire(NOW + 5);
+        assert_eq!((set.len(), set.first_needed(2)), (0, 2));
+        set.apply(&revocation, 1, NOW + 5);
         assert_eq!(set.len(), 0);
     }
 
     #[test]
     fn the_set_is_bounded_and_forgets_what_expires_first() {
-        let mut set = RevokedSet::new(100);
-        let nothing = &mut HashSet::new();
-        set.apply(&block("for good", None), NOW, nothing);
+        let mut set = RevokedSet::new(100, 0);
+        set.apply(&block("for good", None), 1, NOW);
         for n in 0..1_000_u32 {
             let mut id = [0; 16];
             id[..4].copy_from_slice(&n.to_be_bytes());
             let revocation = Revocation::of_token(id, NOW + 1 + i64::from(n));
-            set.apply(&revocation, NOW, nothing);
+            set.apply(&revocation, u64::from(n) + 2, NOW);
             assert!(set.len() <= 100);
         }
-        assert!(set.forgotten >= 900);
+        assert!(set.forgotten >= 900 && !set.is_whole());
         assert!(set.verdict(&identity(9, "for good", None), NOW).is_some());
         let mut last = [0; 16];
         last[..4].copy_from_slice(&999_u32.to_be_bytes());
