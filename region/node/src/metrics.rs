@@ -205,6 +205,11 @@ pub(crate) fn export(
             n.gauges.numbers as f64,
         );
         gauge(
+            "gb6_shard_users",
+            "Users that edges have, counted once for each edge.",
+            n.gauges.users as f64,
+        );
+        gauge(
             "gb6_tail_bytes",
             "Bytes of recent records in memory.",
             n.tail_bytes as f64,

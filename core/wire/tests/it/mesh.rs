@@ -353,6 +353,49 @@ fn golden_removal() {
     assert_eq!(removed(0).class(), deliver().class());
 }
 
+const USERS_HERE: &str = "8201 17 0a026531 120f 0a0464656d6f 1205616c696365 1801 1803";
+
+#[test]
+fn golden_users() {
+    let here = ToOwner {
+        frame: Some(OwnerFrame::UsersHere(UsersHere {
+            node: "e1".into(),
+            changes: vec![UserChange {
+                instance: "demo".into(),
+                user: "alice".into(),
+                left: true,
+            }],
+            complete_by: 3,
+        })),
+    };
+    assert_eq!(to_hex(&here.encode_to_vec()), to_hex(&hex(USERS_HERE)));
+    let query = ToOwner {
+        frame: Some(OwnerFrame::UserQuery(UserQuery {
+            request: 7,
+            instance: "demo".into(),
+            user: "alice".into(),
+            revision: 3,
+        })),
+    };
+    let golden = hex("8a0111 0807 120464656d6f 1a05616c696365 2003");
+    assert_eq!(to_hex(&query.encode_to_vec()), to_hex(&golden));
+    let answer = ToEdge {
+        frame: Some(EdgeFrame::UserAnswer(UserAnswer {
+            request: 7,
+            edges: vec!["e1".into()],
+            reported: 2,
+            reported_sum: edges_sum(["e1", "e2"]),
+        })),
+    };
+    let bytes = answer.encode_to_vec();
+    assert_eq!(ToEdge::decode(&*bytes), Ok(answer.clone()));
+    assert_eq!(answer.class(), Class::Acknowledgement);
+    // The same in any order, and another for other names.
+    assert_eq!(edges_sum(["e1", "e2"]), edges_sum(["e2", "e1"]));
+    assert_ne!(edges_sum(["e1", "e2"]), edges_sum(["e1", "e3"]));
+    assert_eq!(edges_sum(["e1"]), 1_310_181_725_571_906_966);
+}
+
 #[test]
 fn a_frame_of_a_later_version_is_seen_as_none() {
     let later = ToEdge::decode(&*hex("ea06056c61746572")).unwrap();
