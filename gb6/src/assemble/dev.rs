@@ -122,8 +122,11 @@ pub(crate) async fn run_dev(config: DevConfig, stop: Stop) -> anyhow::Result<()>
         },
     )?;
     parts.registrations.push(storage.metrics(&parts.metrics));
+    let mut region = RegionConfig::new(region_node);
+    let reach = &config.setup.file.outbound;
+    region.outbound = outbound(&reach.allow, &reach.ca)?;
     let region = Region::start(
-        RegionConfig::new(region_node),
+        region,
         RegionDeps {
             endpoint: at_region,
             snapshot,

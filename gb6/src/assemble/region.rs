@@ -11,6 +11,7 @@ use gb6_region_node::{Region, RegionConfig, RegionDeps};
 use super::admin_http::AdminHttp;
 use super::node::{NodeParts, TlsFiles, listen, local_node, placement};
 use super::node_metrics;
+use super::outbound::outbound;
 use super::process::Stop;
 use super::ready::{NodeReady, VERSION, absolute, http_url, print_line};
 use super::record_keys::KeyFile;
@@ -57,8 +58,10 @@ pub(crate) async fn run_region(
     let record_keys = keys.keys();
     let snapshot = keys.follow(placed.snapshot.clone())?;
     let mesh = endpoint.local_addr();
+    let mut config = settings(&file, node);
+    config.outbound = outbound(&file.outbound.allow, &file.outbound.ca)?;
     let region = Region::start(
-        settings(&file, node),
+        config,
         RegionDeps {
             endpoint,
             snapshot,

@@ -93,6 +93,8 @@ config! {
         mesh: MeshTable,
         /// How the shards behave.
         shards: ShardsTable,
+        /// Which servers of customers the node may reach: receivers of webhooks.
+        outbound: OutboundTable,
         /// What is logged, always to standard error.
         log: LogTable,
     }
@@ -251,6 +253,7 @@ impl RoleFile for RegionFile {
             &shards.dedupe_ids_max,
             1..=100_000_000,
         ));
+        problems.extend(ranges(&self.outbound.allow));
         problems
     }
 }

@@ -135,7 +135,7 @@ config! {
 }
 
 config! {
-    /// Which servers of customers the node may reach: key sets and the like.
+    /// Which servers of customers the node may reach: key sets, receivers of webhooks and the like.
     pub(crate) struct OutboundTable {
         /// Ranges of addresses, such as 10.0.0.0/8, that may be reached though they are not public.
         /// Plain HTTP is spoken only to these.
@@ -147,7 +147,7 @@ config! {
 }
 
 config! {
-    /// Which servers of customers the process may reach: key sets and the like.
+    /// Which servers of customers the process may reach: key sets, receivers of webhooks and the like.
     pub(crate) struct DevOutboundTable {
         /// Ranges of addresses, such as 10.0.0.0/8, that may be reached though they are not public.
         /// Plain HTTP is spoken only to these.

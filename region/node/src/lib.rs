@@ -25,6 +25,7 @@ mod retention;
 mod signals;
 mod tail;
 mod turns;
+mod webhooks;
 mod worker;
 
 pub use bodies::RecordKeys;

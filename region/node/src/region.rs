@@ -11,11 +11,12 @@ use gb6_core_model::snapshot::Snapshot;
 use gb6_core_model::{NodeId, ShardId, limits};
 use gb6_core_obs::health::{Component, Health};
 use gb6_core_obs::metrics::{Metrics, Registration};
+use gb6_core_outbound::{Outbound, OutboundConfig};
 use gb6_core_ports::{RateLimiter, RoomStore, ShardLog, Signals, StoreError};
 use gb6_core_wire::mesh::ShardRef;
 use gb6_region_shard::{Admin, AdminOutcome, ShardConfig};
 use parking_lot::Mutex;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::accept::{self, Served, Shards};
@@ -30,6 +31,7 @@ use crate::regain::Regain;
 use crate::relay::{Relay, RelayMetrics};
 use crate::signals::ShardSignals;
 use crate::turns::CommitTurns;
+use crate::webhooks::{self, Feed, ShardWebhooks, WebhookMetrics};
 use crate::worker::{Ended, Input, Surroundings, Worker};
 
 /// Inputs that may wait for a shard's actor; streams wait beyond it.
@@ -57,6 +59,12 @@ pub struct RegionConfig {
     pub retention_interval: Duration,
     /// Message ids remembered by a shard; default 1,000,000.
     pub dedupe_ids_max: usize,
+    /// Which servers of customers webhooks may reach; default public addresses, by TLS.
+    pub outbound: OutboundConfig,
+    /// Least pause before a request of a webhook is repeated; default 1 s.
+    pub webhook_retry_min: Duration,
+    /// The longest; default 5 min.
+    pub webhook_retry_max: Duration,
 }
 
 impl RegionConfig {
@@ -69,6 +77,9 @@ impl RegionConfig {
             checkpoint_interval: Duration::from_secs(60),
             retention_interval: Duration::from_secs(60),
             dedupe_ids_max: limits::DEDUPE_IDS_MAX,
+            outbound: OutboundConfig::default(),
+            webhook_retry_min: Duration::from_secs(1),
+            webhook_retry_max: Duration::from_secs(300),
         }
     }
 }
@@ -107,6 +118,9 @@ pub enum RegionError {
     /// The snapshot gives this node nothing to do.
     #[error("the snapshot names no shard that {0} owns: check `owners` of its region")]
     NoShards(NodeId),
+    /// An authority for webhooks is no certificate.
+    #[error("an authority that webhooks are to trust can not be used: {0}")]
+    Authority(#[source] rustls::Error),
     /// No such shard here.
     #[error("this node does not own shard {0}")]
     NotOwner(ShardId),
@@ -131,7 +145,7 @@ impl Region {
     /// says when all are served.
     ///
     /// # Errors
-    /// The snapshot gives this node no shard.
+    /// The snapshot gives this node no shard, or an authority for webhooks is no certificate.
     pub fn start(config: RegionConfig, deps: RegionDeps) -> Result<Self, RegionError> {
         let snapshot = deps.snapshot.borrow().clone();
         let owned = owned_shards(&snapshot, &config.node);
@@ -140,11 +154,18 @@ impl Region {
         }
         let (drain, draining) = watch::channel(false);
         let region_metrics = RegionMetrics::new(&deps.metrics);
+        let webhook_metrics = WebhookMetrics::new(&deps.metrics);
         let deps = Arc::new(deps);
         let turns = Arc::new(CommitTurns::default());
         let mut shards = HashMap::new();
         let mut workers = Vec::new();
-        let mut registrations = Vec::new();
+        let mut registrations = vec![webhook_metrics.export(&deps.metrics)];
+        let webhooks = Arc::new(webhooks::Shared {
+            outbound: Outbound::new(config.outbound.clone()).map_err(RegionError::Authority)?,
+            metrics: webhook_metrics,
+            pace: webhooks::Pace::new(config.webhook_retry_min, config.webhook_retry_max),
+            scans: Arc::new(Semaphore::new(webhooks::SCANS_MAX)),
+        });
         for shard in owned {
             // overflow: streams wait; the credit of each edge and instance bounds what they hold.
             let (inbox, inputs) = mpsc::channel(INBOX_MAX);
@@ -159,6 +180,7 @@ impl Region {
                 metrics: region_metrics.clone(),
                 numbers,
                 turns: turns.clone(),
+                webhooks: webhooks.clone(),
             };
             workers.push(tokio::spawn(keeper.run(inputs, draining.clone())));
             shards.insert(shard, inbox);
@@ -253,6 +275,7 @@ struct Keeper {
     metrics: RegionMetrics,
     numbers: Arc<Mutex<ShardNumbers>>,
     turns: Arc<CommitTurns>,
+    webhooks: Arc<webhooks::Shared>,
 }
 
 impl Keeper {
@@ -407,6 +430,15 @@ impl Keeper {
             index: follows.state(),
         });
         let feed = follows.feed();
+        let sessions = Feed::new(next_position);
+        let webhooks = ShardWebhooks::start(webhooks::Setup {
+            shard: self.shard.clone(),
+            log: reader.log.clone(),
+            keys: reader.keys.clone(),
+            snapshot: self.deps.snapshot.clone(),
+            shared: self.webhooks.clone(),
+            feed: sessions.clone(),
+        });
         *indexer = Some(follows);
         let now_ms = started.elapsed().as_millis() as u64;
         shard.serve(
@@ -431,6 +463,7 @@ impl Keeper {
                 numbers: self.numbers.clone(),
                 turns: self.turns.clone(),
                 signals: ShardSignals::new(self.deps.signals.clone(), self.metrics.clone()),
+                webhooks: sessions,
                 checkpoint_every: every,
                 retention_every: self.config.retention_interval,
                 started,
@@ -438,6 +471,7 @@ impl Keeper {
         );
         self.component.ready();
         let ended = worker.run(inputs, &mut snapshot, drain).await;
+        webhooks.stop().await;
         // The index thread is waited for, which takes a moment.
         let follows = indexer.take();
         let stopping = tokio::task::spawn_blocking(move || {

@@ -24,6 +24,7 @@ use crate::regain::Regain;
 use crate::retention;
 use crate::signals::ShardSignals;
 use crate::turns::{Asked, CommitTurns, Turn, Wait};
+use crate::webhooks::Feed;
 
 /// Inputs handled before a batch is formed.
 const INPUTS_MAX: usize = 64;
@@ -62,6 +63,7 @@ pub(crate) struct Surroundings {
     pub(crate) numbers: Arc<Mutex<ShardNumbers>>,
     pub(crate) turns: Arc<CommitTurns>,
     pub(crate) signals: ShardSignals,
+    pub(crate) webhooks: Feed,
     pub(crate) checkpoint_every: CheckpointEvery,
     /// How often space is given back.
     pub(crate) retention_every: Duration,
@@ -91,6 +93,7 @@ pub(crate) struct Worker {
     pub(crate) numbers: Arc<Mutex<ShardNumbers>>,
     pub(crate) turns: Arc<CommitTurns>,
     pub(crate) signals: ShardSignals,
+    pub(crate) webhooks: Feed,
     pub(crate) retention_every: Duration,
     pub(crate) started: Instant,
     pub(crate) links: HashMap<LinkId, FrameSender<ToEdge>>,
@@ -125,6 +128,7 @@ impl Worker {
             numbers,
             turns,
             signals,
+            webhooks,
             checkpoint_every,
             retention_every,
             started,
@@ -139,6 +143,7 @@ impl Worker {
             numbers,
             turns,
             signals,
+            webhooks,
             retention_every,
             started,
             links: HashMap::new(),
@@ -344,6 +349,7 @@ impl Worker {
                 self.metrics.batch_records.observe(batch.len() as f64);
                 self.checkpoints.written(commit.bytes);
                 self.reader.tail.lock().push(batch.clone());
+                self.webhooks.committed(&batch);
                 self.feed.committed(batch);
                 let stats = SyncStats {
                     sync_us: commit.sync_us,

@@ -12,7 +12,7 @@ use gb6_core_mesh::{
 };
 use gb6_core_model::snapshot::{Instance, Namespace, Node, Region as Placed, Snapshot};
 use gb6_core_model::{
-    ChannelKey, Incarnation, InstanceEpoch, InstanceId, NodeId, Role, ShardId, Slot,
+    ChannelKey, Incarnation, InstanceEpoch, InstanceId, NodeId, Role, ShardId, Slot, Webhooks,
 };
 use gb6_core_obs::{Health, Metrics};
 use gb6_core_ports::memory::{MemoryLogConfig, MemoryRateLimiter, MemoryRooms, MemoryStorage};
@@ -53,13 +53,14 @@ pub(crate) fn room() -> RoomRef {
     }
 }
 
-fn snapshot(rules: Namespace) -> Arc<Snapshot> {
+fn snapshot(rules: Namespace, webhooks: Option<Webhooks>) -> Arc<Snapshot> {
     let demo = Instance {
         region: "eu".into(),
         epoch: InstanceEpoch(1),
         slots: vec![Slot(1)],
         namespaces: BTreeMap::from([("room".to_owned(), rules)]),
         subscriptions_max: 8,
+        webhooks,
         ..Instance::default()
     };
     let eu = Placed {
@@ -202,6 +203,8 @@ pub(crate) struct Machine {
     /// The id of the instance's record key.
     pub(crate) key_id: u32,
     pub(crate) metrics: Metrics,
+    /// Of the instance.
+    pub(crate) webhooks: Option<Webhooks>,
     network: MemoryNetwork,
     rules: Namespace,
     next_incarnation: u64,
@@ -218,6 +221,7 @@ impl Machine {
             watched: Arc::default(),
             key_id: 1,
             metrics: Metrics::bare(),
+            webhooks: None,
             network: MemoryNetwork::new(),
             rules,
             next_incarnation: 1,
@@ -236,7 +240,7 @@ impl Machine {
     /// Starts the region and waits until its shard is served.
     pub(crate) async fn start(&mut self) -> Region {
         let endpoint = self.bind("r1", Role::Region);
-        let (_, snapshot) = watch::channel(snapshot(self.rules.clone()));
+        let (_, snapshot) = watch::channel(snapshot(self.rules.clone(), self.webhooks.clone()));
         let (storage, faults) = (self.storage.clone(), self.faults.clone());
         let keys = RecordKeys::default();
         keys.add("demo", self.key_id, [7; 32]);

@@ -10,3 +10,4 @@ mod retention;
 mod serve;
 mod signals;
 mod users;
+mod webhooks;

@@ -12,7 +12,8 @@ const FILE: &str = "consumers";
 const FIRST_LINE: &str = "gb6 consumers 1";
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
 const CONSUMERS_MAX: usize = 256;
-const NAME_BYTES_MAX: usize = 63;
+/// The name of an instance and what it consumes for.
+const NAME_BYTES_MAX: usize = 127;
 
 /// The consumers of one log, in memory as in the file.
 #[derive(Clone, Debug, Default)]
@@ -89,7 +90,7 @@ impl Consumers {
                 .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
         if !valid {
             return Err(StoreError::Conflict {
-                what: format!("{name:?} is no consumer's name: 1 to 63 of [A-Za-z0-9._-]"),
+                what: format!("{name:?} is no consumer's name: 1 to {NAME_BYTES_MAX} of [A-Za-z0-9._-]"),
             });
         }
         let stored = self.0.get(name).copied();
