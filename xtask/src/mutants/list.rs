@@ -22,6 +22,7 @@ pub(crate) struct Mutant {
 }
 
 const SHARD: &str = "gb6-region-shard";
+const REGION: &str = "gb6-region-node";
 const STORE: &str = "gb6-region-stores-embedded";
 const EDGE: &str = "gb6-edge-session";
 const SIMULATION: &str = "gb6-tests-simulation";
@@ -30,7 +31,7 @@ const SEEDS: &[(&str, &str)] = &[("GB6_SEEDS", "60")];
 
 /// Every mutant.
 pub(crate) fn all() -> Vec<Mutant> {
-    [shard(), store(), edge(), simulation()].concat()
+    [shard(), webhooks(), store(), edge(), simulation()].concat()
 }
 
 fn shard() -> Vec<Mutant> {
@@ -133,6 +134,33 @@ fn shard() -> Vec<Mutant> {
             "let Some(batch) = self.in_flight.take() else {\n            return;\n        };\n        for ix in",
             "if failure == AppendFailure::StorageFull {\n            return self.committed(now_ms, SyncStats::default());\n        }\n        let Some(batch) = self.in_flight.take() else {\n            return;\n        };\n        for ix in",
             model,
+        ),
+    ]
+}
+
+fn webhooks() -> Vec<Mutant> {
+    let by = |name, about, old, new| Mutant {
+        name,
+        about,
+        file: "region/node/src/webhooks/consumer.rs",
+        old,
+        new,
+        package: REGION,
+        test: "webhooks::what_the_log_holds_is_told_and_again_where_it_was_not_taken",
+        env: &[],
+    };
+    vec![
+        by(
+            "webhook-refusal-taken-for-yes",
+            "a webhook goes on though its receiver has not taken the events",
+            "false => Err(Failure::Status(status.as_u16())),",
+            "false => Ok(()),",
+        ),
+        by(
+            "webhook-place-beyond-what-was-taken",
+            "a webhook remembers what it has read, and not what was taken",
+            "let waiting = self.pending.front().map(|event| event.position);",
+            "let waiting: Option<Position> = None;",
         ),
     ]
 }

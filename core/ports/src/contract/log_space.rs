@@ -43,6 +43,10 @@ pub(super) fn trimming_waits_for_consumers(fixture: &impl LogFixture) {
     let error = log.trim(&fence(7), 1000).expect_err("not the owner");
     assert!(matches!(error, StoreError::Fenced { .. }), "{error}");
     assert_eq!(log.range().expect("range").next, 61);
+    // A name may be that of an instance, which has 63 characters, and what it consumes for.
+    let long = format!("webhook.{}", "x".repeat(63));
+    let state = log.register_consumer(&long, 61).expect("a long name");
+    assert_eq!((state.name, state.position), (long, 61));
     append(&*log, &fence(1), messages(61, "room:a", 1)).expect("append goes on");
 }
 

@@ -163,6 +163,32 @@ async fn nodes_get_the_snapshot_and_every_change_of_it() {
 }
 
 #[tokio::test]
+async fn regions_alone_are_given_where_webhooks_go() {
+    let world = World::new();
+    let hidden = "https://hooks.example/deep-in-the-url";
+    let secret = "and-0123456789abcdef0123456789abcdef";
+    world.write(&format!(
+        "{EXAMPLE}\n[instances.demo.webhooks]\nurl = \"{hidden}\"\nsecret = \"{secret}\"\n"
+    ));
+    let _geo = world.geo().await.unwrap();
+    let edge = world.follower("e1", Role::Edge).await;
+    let region = world.follower("r1", Role::Region).await;
+    let mut at_edge = soon("the first snapshot", edge.ready()).await;
+    let mut at_region = soon("the first snapshot", region.ready()).await;
+    let given = revision(&mut at_region, 1).await;
+    let webhooks = given.instances["demo"].webhooks.as_ref().unwrap();
+    assert_eq!(
+        (webhooks.url.as_str(), webhooks.secret.as_str()),
+        (hidden, secret)
+    );
+    let given = revision(&mut at_edge, 1).await;
+    let webhooks = given.instances["demo"].webhooks.as_ref().unwrap();
+    assert_eq!(webhooks.events.len(), 2, "it knows what is to be told");
+    let kept = fs::read_to_string(world.store("e1").path()).unwrap();
+    assert!(!kept.contains("deep-in-the-url") && !kept.contains(secret));
+}
+
+#[tokio::test]
 async fn a_mistake_changes_nothing_until_it_is_mended() {
     let world = World::new();
     let geo = world.geo().await.unwrap();
