@@ -39,9 +39,9 @@ pub struct OutboundConfig {
     pub reach: Reach,
     /// Authorities that it trusts besides the public ones.
     pub authorities: Vec<CertificateDer<'static>>,
-    /// Requests to one host under way at once; further ones are refused.
+    /// Requests to one host for one customer under way at once; further ones are refused.
     pub per_host_max: usize,
-    /// Connections without a request that are kept for one host.
+    /// Connections without a request that are kept for one host and customer.
     pub idle_per_host_max: usize,
     /// Hosts for which connections are kept.
     pub hosts_max: usize,
@@ -108,8 +108,8 @@ impl std::fmt::Debug for Outbound {
     }
 }
 
-/// Scheme, host and port.
-type Key = (bool, String, u16);
+/// For whom, scheme, host and port.
+type Key = (String, bool, String, u16);
 type Sender = SendRequest<Full<Bytes>>;
 
 #[derive(Default)]
@@ -156,9 +156,23 @@ impl Outbound {
     /// # Errors
     /// There is no answer within the limits.
     pub async fn send(&self, request: Request, limits: Limits) -> Result<Response, OutboundError> {
+        self.send_for("", request, limits).await
+    }
+
+    /// The same for somebody, whose requests and kept connections are bounded apart from those of
+    /// others to the same host.
+    ///
+    /// # Errors
+    /// There is no answer within the limits.
+    pub async fn send_for(
+        &self,
+        whose: &str,
+        request: Request,
+        limits: Limits,
+    ) -> Result<Response, OutboundError> {
         let target = request.target.clone();
         let host = || target.host().to_owned();
-        let under_way = self.begin(&target)?;
+        let under_way = self.begin(whose, &target)?;
         let exchange = self.exchange(request, limits.body_bytes_max, &under_way);
         tokio::time::timeout(limits.deadline, exchange)
             .await
@@ -169,8 +183,9 @@ impl Outbound {
     }
 
     /// Counts a request in; it counts itself out.
-    fn begin(&self, target: &Target) -> Result<UnderWay<'_>, OutboundError> {
-        let key = (target.is_tls(), target.host().to_owned(), target.port());
+    fn begin(&self, whose: &str, target: &Target) -> Result<UnderWay<'_>, OutboundError> {
+        let host = target.host().to_owned();
+        let key = (whose.to_owned(), target.is_tls(), host, target.port());
         let busy = || OutboundError::Busy {
             host: target.host().to_owned(),
         };
