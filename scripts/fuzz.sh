@@ -32,6 +32,7 @@ TARGETS=(
     key_set:edge/node/corpus/key_set
     public_key:edge/node/corpus/public_key
     revocation:edge/node/corpus/revocation
+    proxy_answer:edge/node/corpus/proxy_answer
     upgrade:edge/node/corpus/upgrade
     log_directory:region/stores/embedded/tests/corpus/segment
     checkpoint:region/shard/corpus/checkpoint

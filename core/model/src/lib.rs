@@ -9,6 +9,7 @@ pub mod hash;
 pub mod ids;
 pub mod limits;
 mod patterns;
+mod proxies;
 pub mod public_key;
 pub mod snapshot;
 mod snapshot_check;

@@ -13,6 +13,8 @@ use crate::ids::{InstanceEpoch, InstanceId, NodeId, Role, ShardId, Slot};
 use crate::limits;
 use crate::webhooks::Webhooks;
 
+pub use crate::proxies::{OnFailure, Proxies, Proxy, ProxyKind};
+
 /// One revision of the whole configuration that nodes share.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -73,6 +75,8 @@ pub struct Instance {
     pub connections_max: Option<usize>,
     /// Where ends of sessions and subscriptions are told; `None`: nowhere.
     pub webhooks: Option<Webhooks>,
+    /// The application's backends that are asked; empty on nodes that verify no tokens.
+    pub proxies: Proxies,
 }
 
 impl Default for Instance {
@@ -97,6 +101,7 @@ impl Default for Instance {
             subscriptions_max: limits::SUBSCRIPTIONS_MAX,
             connections_max: None,
             webhooks: None,
+            proxies: Proxies::default(),
         }
     }
 }
@@ -310,6 +315,8 @@ pub struct Namespace {
     pub allow_history: Who,
     /// Largest data of one publication in bytes.
     pub max_message_bytes: usize,
+    /// Whether the instance's publish proxy is asked about publications of clients.
+    pub publish_proxy: bool,
 }
 
 impl Default for Namespace {
@@ -334,6 +341,7 @@ impl Default for Namespace {
             allow_presence: Who::Member,
             allow_history: Who::Member,
             max_message_bytes: limits::PUBLISH_BYTES_MAX,
+            publish_proxy: false,
         }
     }
 }
@@ -446,6 +454,7 @@ impl Snapshot {
             if !roles.contains(&Role::Edge) {
                 instance.keys.clear();
                 instance.jwks_url = None;
+                instance.proxies = Proxies::default();
             }
             if !roles.contains(&Role::Region)
                 && let Some(webhooks) = &mut instance.webhooks

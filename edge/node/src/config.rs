@@ -9,6 +9,7 @@ use gb6_core_outbound::OutboundConfig;
 use gb6_edge_session::{HubConfig, SessionConfig};
 
 use crate::auth::KeySetTiming;
+use crate::proxies::ProxyBounds;
 use crate::revocation::RevocationConfig;
 use crate::tls::CertificateSource;
 
@@ -82,6 +83,8 @@ pub struct EdgeConfig {
     pub key_sets: KeySetTiming,
     /// How revocations are followed and kept.
     pub revocations: RevocationConfig,
+    /// The bounds of the applications' backends.
+    pub proxies: ProxyBounds,
     /// Subscriptions ended a second because the log can not continue them, over all shards: the
     /// clients come back at once.
     pub evictions_per_second: u64,
@@ -125,6 +128,7 @@ impl EdgeConfig {
             outbound: OutboundConfig::default(),
             key_sets: KeySetTiming::default(),
             revocations: RevocationConfig::default(),
+            proxies: ProxyBounds::default(),
             evictions_per_second: 500,
             session: SessionConfig::default(),
             hub: HubConfig::default(),

@@ -25,6 +25,7 @@ use crate::connection::handle::Event;
 use crate::http::assets::AssetSource;
 use crate::limits;
 use crate::metrics::EdgeMetrics;
+use crate::proxies::Proxies;
 use crate::quic::{self, QuicListener};
 use crate::relay::{self, Relays};
 use crate::shards::Shards;
@@ -190,9 +191,11 @@ impl Edge {
         let snapshot = snapshots.borrow_and_update().clone();
         let placed = snapshot.revision > 0;
         let outbound = Outbound::new(config.outbound.clone()).map_err(EdgeError::Authority)?;
+        let outbound = Arc::new(outbound);
+        let proxies = Proxies::new(outbound.clone(), config.proxies, &snapshot, &deps.metrics);
         let keys = KeySets::new(
             snapshot.clone(),
-            Arc::new(outbound),
+            outbound,
             config.data_dir.clone(),
             config.key_sets,
             &deps.metrics,
@@ -200,6 +203,7 @@ impl Edge {
         let shared = Arc::new(Shared::new(SharedParts {
             snapshot,
             keys,
+            proxies,
             admission: Admission::new(
                 live_max,
                 half_open_max,
@@ -478,6 +482,7 @@ fn collect(shared: &Arc<Shared>, metrics: &Metrics) -> Registration {
             );
         }
         shared.keys.collect(shared.clock.unix_ms(), out);
+        shared.proxies.collect(out);
         shared.revocations.collect(out);
         shared.shards.collect(out);
         shared.limits.collect(shared.clock.now_ms(), out);

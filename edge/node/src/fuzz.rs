@@ -20,6 +20,7 @@ use crate::connection::framing::Incoming;
 use crate::hosts::Hosts;
 use crate::http::{stream, upgrade};
 use crate::origin::{self, Verdict};
+use crate::proxies::{self, answer::Said};
 use crate::stream::reader::CommandReader;
 use crate::ws::reader::{FrameError, FrameReader};
 
@@ -261,6 +262,43 @@ pub fn revocation(data: &[u8]) {
 /// A public key as a person writes it into a file.
 pub fn public_key(text: &[u8]) {
     gb6_core_model::public_key::fuzz_public_key(text);
+}
+
+/// The answer of an application's backend. What is taken of it is bounded, is of the instance that was
+/// asked about, and can be told to a client; who refuses is never taken for one who consents.
+pub fn proxy_answer(body: &[u8]) {
+    let refuses = serde_json::from_slice::<serde_json::Value>(body).is_ok_and(|answer| {
+        let says = |key| answer.get(key).is_some_and(|value| !value.is_null());
+        says("error") || says("disconnect")
+    });
+    let sound = |error: &gb6_core_wire::client::Error| {
+        (1..=1999).contains(&error.code) && !error.message.is_empty()
+    };
+    match proxies::answer::connect(&"demo".into(), body, NOW_MS) {
+        Ok(Said::Result(claims)) => {
+            assert!(!refuses);
+            if let Some(claims) = claims {
+                assert_eq!(claims.instance.as_str(), "demo");
+                assert!(claims.user.len() <= 255 && !claims.client_refreshes);
+                assert!(claims.expires_unix_ms.is_none_or(|end| end > NOW_MS));
+                for json in [&claims.info, &claims.data, &claims.meta] {
+                    assert!(json.is_empty() || json_depth_within(json, 128));
+                }
+            }
+        }
+        Ok(Said::Error(error)) => assert!(sound(&error)),
+        Ok(Said::Disconnect(why)) => assert!(!why.text().is_empty()),
+        Err(_) => {}
+    }
+    match proxies::answer::publish(body) {
+        Ok(Said::Result(replacement)) => {
+            assert!(!refuses);
+            assert!(replacement.is_none_or(|new| new.data.len() <= body.len()));
+        }
+        Ok(Said::Error(error)) => assert!(sound(&error)),
+        Ok(Said::Disconnect(why)) => assert!(!why.text().is_empty()),
+        Err(_) => {}
+    }
 }
 
 fn key() -> hmac::Key {

@@ -25,6 +25,7 @@ mod origin;
 mod pace;
 mod people;
 mod places;
+mod proxies;
 mod quic;
 mod relay;
 mod revocation;
@@ -40,5 +41,6 @@ pub use auth::{IssueError, KeySetTiming, SigningKey, TokenRequest, issue_token, 
 pub use config::{ConfigError, EdgeConfig};
 pub use edge::{Edge, EdgeDeps, EdgeError, EdgeHandle};
 pub use http::assets::{Asset, AssetSource, no_assets};
+pub use proxies::ProxyBounds;
 pub use revocation::RevocationConfig;
 pub use tls::{CertificateError, CertificateSource, SelfMade};

@@ -33,6 +33,7 @@ use crate::metrics::EdgeMetrics;
 use crate::pace::Pace;
 use crate::people::{People, home_of};
 use crate::places::Places;
+use crate::proxies::Proxies;
 use crate::relay::Relays;
 use crate::revocation::Revocations;
 use crate::shards::{ShardInbox, Shards};
@@ -53,6 +54,8 @@ pub(crate) struct Shared {
     hosts: ArcSwap<Hosts>,
     /// The keys of the snapshot's instances, fetched ones too.
     pub(crate) keys: Arc<KeySets>,
+    /// The applications' backends.
+    pub(crate) proxies: Proxies,
     /// What is revoked.
     pub(crate) revocations: Revocations,
     pub(crate) counters: SessionCounters,
@@ -147,6 +150,7 @@ pub(crate) struct SharedParts {
     pub(crate) config: EdgeConfig,
     pub(crate) snapshot: Arc<Snapshot>,
     pub(crate) keys: Arc<KeySets>,
+    pub(crate) proxies: Proxies,
     pub(crate) metrics: EdgeMetrics,
     pub(crate) registry: Metrics,
     pub(crate) health: Health,
@@ -178,6 +182,7 @@ impl Shared {
             clock: Clock::new(),
             hosts: ArcSwap::from_pointee(Hosts::of(&parts.snapshot)),
             keys: parts.keys,
+            proxies: parts.proxies,
             snapshot: ArcSwap::new(parts.snapshot),
             revocations: Revocations::default(),
             counters: SessionCounters::default(),
@@ -213,6 +218,7 @@ impl Shared {
         self.limits.place(&snapshot);
         self.hosts.store(Arc::new(Hosts::of(&snapshot)));
         self.keys.place(snapshot.clone());
+        self.proxies.place(&snapshot);
         self.revocations
             .keep(|instance| snapshot.instances.contains_key(instance));
         let revision = snapshot.revision;

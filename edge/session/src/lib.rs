@@ -31,7 +31,7 @@ pub use revocation::{
     id_of_client, id_of_user,
 };
 pub use session::{
-    Action, Claims, CloseReason, Context, ErrorCounts, FrameKind, Overrides, RecoverSince,
-    ServerCommand, Session, SessionConfig, SessionCounters, SessionSeed, SharedLimits,
-    SubscriptionClaims, SubscriptionGrant, TokenError,
+    Action, Claims, CloseReason, Context, Decision, ErrorCounts, FrameKind, Overrides,
+    RecoverSince, Replacement, ServerCommand, Session, SessionConfig, SessionCounters, SessionSeed,
+    SharedLimits, SubscriptionClaims, SubscriptionGrant, TokenError,
 };

@@ -11,6 +11,7 @@ use serde::{Deserialize, Deserializer, de};
 use toml::Spanned;
 
 use crate::key_file::{KeyFile, PublicKeyFile, SecretText};
+use crate::proxy_file::ProxiesFile;
 use crate::slots::SLOTS_DEFAULT;
 use crate::units::{Bytes, Millis};
 use crate::webhooks_file::WebhooksFile;
@@ -127,6 +128,9 @@ pub struct InstanceFile {
     /// Where ends of sessions and subscriptions are told. Default: nowhere.
     #[serde(default)]
     pub webhooks: Option<Spanned<WebhooksFile>>,
+    /// The application's backends that are asked. Default none.
+    #[serde(default)]
+    pub proxies: Option<Spanned<ProxiesFile>>,
 }
 
 /// `slots = 8` or `slots = [17, 4711]`.
@@ -250,6 +254,8 @@ pub struct NamespaceFile {
     pub allow_history: Who,
     /// Largest data of one publication. Default and most: 64 KiB.
     pub max_message_bytes: Option<Spanned<Bytes>>,
+    /// Whether the publish proxy is asked about publications of clients. Default false.
+    pub publish_proxy: Option<Spanned<bool>>,
 }
 
 impl Default for NamespaceFile {
@@ -275,6 +281,7 @@ impl Default for NamespaceFile {
             allow_presence: rules.allow_presence,
             allow_history: rules.allow_history,
             max_message_bytes: None,
+            publish_proxy: None,
         }
     }
 }

@@ -7,6 +7,7 @@ mod demo;
 mod file;
 mod key_file;
 mod problem;
+mod proxy_file;
 mod resolve;
 mod slots;
 mod toml_text;
@@ -20,6 +21,7 @@ pub use demo::{
 pub use file::{EXAMPLE, InstanceFile, NamespaceFile, NodeFile, RegionFile, SnapshotFile};
 pub use key_file::{KeyFile, PublicKeyFile, SecretText};
 pub use problem::{Problem, Problems};
+pub use proxy_file::{ProxiesFile, ProxyFile};
 pub use resolve::{INSTANCES_TABLE, SECRET_BYTES_MIN, read_instances, read_snapshot};
 pub use slots::{SLOTS_DEFAULT, choose_slots};
 pub use toml_text::{nearest, parse_toml, parse_toml_without};

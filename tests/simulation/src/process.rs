@@ -434,8 +434,8 @@ impl World {
             Action::VerifySubscription {
                 request, channel, ..
             } => self.verify_subscription(edge, connection, request, channel),
-            // Nobody comes without a token.
-            Action::Admit { .. } => {}
+            // Nobody comes without a token, and no backend is asked about publications.
+            Action::Admit { .. } | Action::AskConnect { .. } | Action::AskPublish { .. } => {}
             Action::Hub(request) => self.with_hub(edge, |running, ears| {
                 running.hub.request(now, &connection, request, ears);
             }),

@@ -25,6 +25,9 @@ impl World {
             caps: Caps(None),
             expires_unix_ms,
             subscriptions,
+            data: Bytes::new(),
+            meta: Bytes::new(),
+            client_refreshes: true,
         });
         self.with_session(edge, connection, |session, cx, out| {
             session.verified(cx, request, result, out);

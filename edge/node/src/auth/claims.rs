@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use gb6_core_model::caps::{Match, PATTERNS_MAX};
 use gb6_core_model::hash::digest128;
 use gb6_core_model::{Capability, Caps, Channel, InstanceId, limits};
@@ -11,11 +12,12 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::Refusal;
+use super::backend::meta;
 use super::grant::{RawGrant, RawOverrides, end, json_of};
 use super::keys::InstanceKeys;
 
 /// Longest user id in bytes: it is repeated in every message of the user.
-const USER_BYTES_MAX: usize = 255;
+pub(super) const USER_BYTES_MAX: usize = 255;
 /// Longest `jti` in bytes: revocations name tokens by it.
 pub(crate) const TOKEN_ID_BYTES_MAX: usize = 255;
 /// Names and patterns in `caps` at most: commands are compared with each.
@@ -55,6 +57,8 @@ pub(super) struct Raw {
     channels: Vec<String>,
     #[serde(default)]
     subs: BTreeMap<String, RawGrant>,
+    #[serde(default)]
+    meta: Option<Box<RawValue>>,
     // Of subscription tokens: only they name a channel.
     #[serde(default)]
     channel: Option<serde_json::Value>,
@@ -136,6 +140,9 @@ impl Raw {
             caps: caps(self.caps)?,
             expires_unix_ms,
             subscriptions: subscriptions(self.channels, self.subs, unix_ms)?,
+            data: Bytes::new(),
+            meta: meta(self.meta)?,
+            client_refreshes: true,
         })
     }
 
@@ -196,7 +203,7 @@ impl Raw {
     }
 }
 
-fn caps(caps: Option<Vec<Capability>>) -> Result<Caps, Refusal> {
+pub(super) fn caps(caps: Option<Vec<Capability>>) -> Result<Caps, Refusal> {
     let list = caps.iter().flatten();
     let names: usize = list.clone().map(|c| c.channels.len()).sum();
     let patterns: usize = list
@@ -210,7 +217,7 @@ fn caps(caps: Option<Vec<Capability>>) -> Result<Caps, Refusal> {
 }
 
 /// The server-side subscriptions; what `subs` says of a channel counts before `channels`.
-fn subscriptions(
+pub(super) fn subscriptions(
     channels: Vec<String>,
     subs: BTreeMap<String, RawGrant>,
     unix_ms: i64,

@@ -4,6 +4,7 @@
 //! `iss` names an instance only if it is a key id that GB6 made; else the host name or the listener
 //! names it, and the token must verify with one of that instance's keys.
 
+mod backend;
 mod claims;
 mod grant;
 mod issue;
@@ -18,6 +19,7 @@ use gb6_core_model::snapshot::KeyAlgorithm;
 use gb6_edge_session::{Claims, SubscriptionClaims, TokenError};
 use serde::Deserialize;
 
+pub(crate) use backend::{claims_of_backend, object};
 pub(crate) use claims::{TOKEN_ID_BYTES_MAX, TokenRef};
 pub use issue::{IssueError, SigningKey, TokenRequest, issue_token, sign_claims};
 pub use jwks::KeySetTiming;

@@ -89,6 +89,17 @@ impl<C: Carrier, F: Framing> Connection<C, F> {
                         }
                     }
                 }
+                // The answers of backends come as events.
+                Action::AskConnect {
+                    request,
+                    client,
+                    connect,
+                } => self.ask_connect(request, &client, &connect),
+                Action::AskPublish {
+                    request,
+                    channel,
+                    data,
+                } => self.ask_publish(request, &channel, &data),
                 Action::Close(why) => self.begin_close_for(now_ms, &why),
             }
             // What follows from an action comes before the actions behind it.

@@ -20,6 +20,7 @@ use gb6_edge_session::{
 use tokio::io::ReadBuf;
 
 use super::actions::client_id;
+use super::asking::Shown;
 use super::batch::Batch;
 use super::carrier::Carrier;
 use super::framing::{Framing, Incoming, Verdict};
@@ -95,6 +96,8 @@ pub(super) struct Origin {
     pub(super) client: [u8; 16],
     pub(super) instance: InstanceId,
     pub(super) foreign: Option<Box<str>>,
+    /// What the application's backends are shown of it; `None`: nothing more.
+    pub(super) shown: Option<Box<Shown>>,
 }
 
 /// How far the end has come.
@@ -184,6 +187,7 @@ impl<C: Carrier, F: Framing> Connection<C, F> {
                 client: client_key,
                 instance: opening.instance,
                 foreign: opening.foreign_origin,
+                shown: opening.headers.map(|headers| Box::new(Shown::of(*headers))),
             }),
             place,
             dialect: opening.dialect,

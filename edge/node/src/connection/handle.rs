@@ -6,7 +6,9 @@ use bytes::Bytes;
 use gb6_core_model::{Channel, Disconnect, SessionId};
 use gb6_core_obs::{Invariant, check_invariant};
 use gb6_core_wire::client::Dialect;
-use gb6_edge_session::{Answer, Claims, FrameKind, Identity, Notice, SubscriptionClaims};
+use gb6_edge_session::{
+    Answer, Claims, Decision, FrameKind, Identity, Notice, Replacement, SubscriptionClaims,
+};
 use parking_lot::Mutex;
 
 use super::instance::{InstanceTag, SessionInstance};
@@ -39,6 +41,10 @@ pub(crate) enum Event {
     SubscriptionVerified(u32, Channel, Box<JudgedSubscription>),
     /// Whoever needs no token waited long enough to come in.
     Admitted(u32, Box<Claims>),
+    /// The application's backend has decided about its connect, and has given no claims.
+    ConnectDecided(u32, Box<Decision<()>>),
+    /// The application's backend has decided about a publication.
+    PublishDecided(u32, Box<Decision<Option<Replacement>>>),
     /// It was revoked: it ends before anything else that waits is done or sent.
     Cut(Disconnect),
     /// Its client sent commands by another connection.

@@ -7,6 +7,7 @@
 //! WebSocket pays nothing for the others.
 
 mod actions;
+mod asking;
 pub(crate) mod batch;
 pub(crate) mod carrier;
 pub(crate) mod driver;

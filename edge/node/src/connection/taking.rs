@@ -84,6 +84,12 @@ impl<C: Carrier, F: Framing> Connection<C, F> {
                 Event::Describe(roll) => self.describe(&roll),
                 Event::Complete(ARRIVAL, answer) => self.arrived(now_ms, &answer),
                 event => self.input(now_ms, |s, cx, out| match event {
+                    Event::ConnectDecided(request, decision) => {
+                        s.connect_decided(cx, request, *decision, out);
+                    }
+                    Event::PublishDecided(request, decision) => {
+                        s.publish_decided(cx, request, *decision, out);
+                    }
                     Event::Complete(token, answer) => s.complete(cx, token, *answer, out),
                     Event::Notice(notice) => s.notice(cx, *notice, out),
                     Event::Shutdown(why) => s.shutdown(cx, why, out),

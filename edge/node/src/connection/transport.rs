@@ -2,6 +2,7 @@
 
 use gb6_core_model::InstanceId;
 use gb6_core_wire::client::Dialect;
+use http::HeaderMap;
 
 /// By what a session is carried.
 #[expect(
@@ -69,4 +70,6 @@ pub(crate) struct Opening {
     pub(crate) instance: InstanceId,
     /// The page's origin, where only the connection's instance can let it in.
     pub(crate) foreign_origin: Option<Box<str>>,
+    /// The headers of its request that the instance's backends are shown; `None`: none.
+    pub(crate) headers: Option<Box<HeaderMap>>,
 }

@@ -18,7 +18,7 @@ use crate::shared::Shared;
 
 /// How long a token waits until the newest revocations are known. After that its connection begins,
 /// and is held still: nothing is delivered to it or accepted of it until they are.
-const PATIENCE: Duration = Duration::from_secs(1);
+pub(super) const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What a session is told of a token; an error ends it.
 pub(super) type Judged = Result<Result<Claims, TokenError>, Disconnect>;
@@ -289,6 +289,7 @@ impl<C: Carrier, F: Framing> Connection<C, F> {
             self.handle.identify(&revoked, identity);
         }
         self.unproven = None;
+        self.keep_shown(claims);
         Ok(())
     }
 

@@ -109,6 +109,7 @@ async fn open(
         false => dialect_of_body(request.headers()),
     };
     let instance = shared.instance_of(single(request.headers(), header::HOST));
+    let headers = shared.proxies.shown(&instance, request.headers());
     let given = if *request.method() == Method::GET {
         connect_of(request.uri().query()).unwrap_or_default()
     } else {
@@ -134,6 +135,7 @@ async fn open(
             frame_ping: false,
             instance,
             foreign_origin: from.foreign.clone(),
+            headers,
         },
         head: head(from, events, dialect),
         framing: OneWay::new(commands, dialect, events, transport.is_unidirectional()),

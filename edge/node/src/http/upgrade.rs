@@ -75,11 +75,13 @@ pub(super) fn answer<B>(
     let Ok(accept) = HeaderValue::try_from(derive_accept_key(key.as_bytes())) else {
         return refuse("key", StatusCode::BAD_REQUEST, "bad Sec-WebSocket-Key");
     };
+    let instance = shared.instance_of(host);
     *granted.lock() = Some(Grant::WebSocket(Opening {
         transport,
         dialect,
         frame_ping: query_has(request.uri().query(), "cf_ws_frame_ping_pong", "true"),
-        instance: shared.instance_of(host),
+        headers: shared.proxies.shown(&instance, headers),
+        instance,
         foreign_origin,
     }));
     let mut response = Response::new(Full::default());

@@ -188,6 +188,7 @@ async fn handshake(
         frame_ping: false,
         instance: shared.instance_of(name.as_deref()),
         foreign_origin: None,
+        headers: None,
     };
     let carrier = QuicStream::new(connection, send, recv);
     begin(shared, carrier, opening, unproven, permit);

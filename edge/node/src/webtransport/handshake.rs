@@ -155,11 +155,13 @@ fn judge(
         Verdict::Refused => return Err(("origin", StatusCode::FORBIDDEN)),
     };
     let (dialect, _) = upgrade::dialect(&HeaderMap::new(), url.query());
+    let instance = shared.instance_of(Some(host));
     Ok(Opening {
         transport: Transport::WebTransport,
         dialect,
         frame_ping: false,
-        instance: shared.instance_of(Some(host)),
+        headers: shared.proxies.shown(&instance, headers),
+        instance,
         foreign_origin,
     })
 }

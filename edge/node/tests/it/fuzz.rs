@@ -8,7 +8,7 @@ use proptest::sample::Index;
 
 type Entry = fn(&[u8]);
 
-const ENTRIES: [(&str, Entry); 10] = [
+const ENTRIES: [(&str, Entry); 11] = [
     ("api_request", fuzz::api_request),
     ("websocket", fuzz::websocket),
     ("stream", fuzz::stream),
@@ -18,6 +18,7 @@ const ENTRIES: [(&str, Entry); 10] = [
     ("key_set", fuzz::key_set),
     ("public_key", fuzz::public_key),
     ("revocation", fuzz::revocation),
+    ("proxy_answer", fuzz::proxy_answer),
     ("upgrade", fuzz::upgrade),
 ];
 

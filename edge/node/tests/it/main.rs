@@ -7,6 +7,7 @@
 
 mod api;
 mod api_users;
+mod backend;
 mod backlog;
 mod bad_input;
 mod body;
@@ -27,6 +28,7 @@ mod memory;
 mod origins;
 mod owner;
 mod presence;
+mod proxies;
 mod quic;
 mod relay;
 mod revocations;

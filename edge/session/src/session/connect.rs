@@ -9,9 +9,11 @@ use gb6_core_wire::client::{Command, ConnectResult, Method, SubscribeRequest, Su
 use gb6_core_wire::mesh::Person;
 
 use super::Closes;
+use super::decision::Decision;
 use super::live::Live;
 use super::options::Options;
 use super::reply::Turn;
+use super::server::CloseReason;
 use super::types::{Claims, Context, SessionSeed, TokenError, count};
 
 /// The number of the connect token's verification; refreshes count on from it.
@@ -88,12 +90,59 @@ impl Opening {
                 self.step = Step::Verifying(command.id);
                 self.positions = connect.subs.clone();
                 self.options = Options::of(connect, turn.dialect);
-                if connect.token.is_empty() {
-                    let nobody = self.nobody(turn.cx).ok_or(Disconnect::BadRequest)?;
-                    turn.admit(CONNECT_VERIFICATION, nobody);
-                } else {
+                if !connect.token.is_empty() {
                     turn.verify(CONNECT_VERIFICATION, connect.token.clone());
+                } else if self.is_asked_about(turn.cx) {
+                    let client = self.client.clone();
+                    turn.ask_connect(CONNECT_VERIFICATION, client, connect.clone());
+                } else {
+                    self.admit_nobody(turn)?;
                 }
+                Ok(())
+            }
+        }
+    }
+
+    /// Whether the application's backend decides about connections without a token.
+    fn is_asked_about(&self, cx: &Context<'_>) -> bool {
+        let instance = cx.snapshot.instances.get(&self.instance);
+        instance.is_some_and(|i| i.proxies.connect.is_some())
+    }
+
+    fn admit_nobody(&mut self, turn: &mut Turn<'_>) -> Closes {
+        let nobody = self.nobody(turn.cx).ok_or(Disconnect::BadRequest)?;
+        turn.admit(CONNECT_VERIFICATION, nobody);
+        Ok(())
+    }
+
+    /// The application's backend has decided, and has given no claims.
+    pub(super) fn decided(
+        &mut self,
+        turn: &mut Turn<'_>,
+        request: u32,
+        decision: Decision<()>,
+    ) -> Result<(), CloseReason> {
+        let Step::Verifying(id) = self.step else {
+            return Ok(());
+        };
+        if request != CONNECT_VERIFICATION {
+            return Ok(());
+        }
+        match decision {
+            // As though nobody had been asked.
+            Decision::Allow(()) => Ok(self.admit_nobody(turn)?),
+            Decision::Disconnect(why) => Err(why),
+            Decision::Error(error) if turn.cx.config.unidirectional => {
+                Err(match (ErrorCode::from_code(error.code), error.temporary) {
+                    (_, true) => Disconnect::ServerError,
+                    (Some(ours), false) => end_for(ours),
+                    (None, false) => Disconnect::PermissionDenied,
+                }
+                .into())
+            }
+            Decision::Error(error) => {
+                self.step = Step::Refused;
+                turn.refuse(id, error);
                 Ok(())
             }
         }
@@ -109,6 +158,9 @@ impl Opening {
             caps: Caps(Some(instance.anonymous.caps.clone())),
             expires_unix_ms: None,
             subscriptions: BTreeMap::new(),
+            data: Bytes::new(),
+            meta: Bytes::new(),
+            client_refreshes: true,
         })
     }
 
@@ -149,16 +201,17 @@ impl Opening {
         let reply = ConnectReply {
             id,
             secret: self.secret,
+            data: std::mem::take(&mut claims.data),
+            tells_expiry: claims.client_refreshes,
         };
         let granted = std::mem::take(&mut claims.subscriptions);
         let positions = std::mem::take(&mut self.positions);
         let mut live = Box::new(Live::new(turn.cx, claims, person, self.spread));
         live.options = self.options;
-        if let Err(code) = live.join(turn, reply, granted, positions)? {
-            return self.refuse(turn, id, code);
-        }
-        if !live.is_joining() {
-            connected(turn, &live, reply, BTreeMap::new());
+        match live.join(turn, reply, granted, positions)? {
+            Err(code) => return self.refuse(turn, id, code),
+            Ok(Some(reply)) => connected(turn, &live, reply, BTreeMap::new()),
+            Ok(None) => {}
         }
         Ok(Some(live))
     }
@@ -202,12 +255,15 @@ pub(super) fn end_for(code: ErrorCode) -> Disconnect {
 }
 
 /// What the answer to a connect is made from besides the session.
-#[derive(Clone, Copy)]
 pub(super) struct ConnectReply {
     /// The command's id.
     pub(super) id: u32,
     /// What names the session to whoever carries its commands otherwise.
     pub(super) secret: u128,
+    /// Data for the client.
+    pub(super) data: Bytes,
+    /// Whether it is told when it expires.
+    pub(super) tells_expiry: bool,
 }
 
 /// Answers the connect command.
@@ -220,11 +276,13 @@ pub(super) fn connected(
     count(&turn.cx.counters.connected);
     let config = turn.cx.config;
     let ttl = live.ttl_seconds(turn.cx.now_ms);
+    let ttl = ttl.filter(|_| reply.tells_expiry);
     let result = ConnectResult {
         client: live.person().client.clone(),
         version: config.version.clone(),
         expires: ttl.is_some(),
         ttl: ttl.unwrap_or(0),
+        data: reply.data,
         subs,
         ping: u32::try_from(config.ping_interval_ms / 1000).unwrap_or(u32::MAX),
         pong: config.ping_interval_ms > 0 && !config.unidirectional,

@@ -51,7 +51,8 @@ pub(super) enum Joined {
 impl Live {
     /// Begins the subscriptions that a connect brings: those of its token, and the user's own
     /// channel where the instance has such. `positions`: what the client has already, of which only
-    /// what is granted counts; of a client that can not subscribe, also what it would.
+    /// what is granted counts; of a client that can not subscribe, also what it would. Gives `reply`
+    /// back where there is nothing to wait for.
     ///
     /// # Errors
     /// The outer one ends the session: there are more than a session may have (3505). The inner one
@@ -63,7 +64,7 @@ impl Live {
         reply: ConnectReply,
         mut granted: BTreeMap<String, SubscriptionGrant>,
         mut positions: BTreeMap<String, SubscribeRequest>,
-    ) -> Result<Result<(), ErrorCode>, Disconnect> {
+    ) -> Result<Result<Option<ConnectReply>, ErrorCode>, Disconnect> {
         let snapshot = turn.cx.snapshot;
         let instance = snapshot.instances.get(self.instance());
         if instance.is_some_and(|i| i.personal_channel && i.defaults.is_some())
@@ -81,7 +82,7 @@ impl Live {
             }
         }
         if granted.is_empty() {
-            return Ok(Ok(()));
+            return Ok(Ok(Some(reply)));
         }
         if granted.len() > self.subscriptions_max(turn.cx) {
             return Err(Disconnect::ChannelLimit);
@@ -93,6 +94,7 @@ impl Live {
                 Err(code) => return Ok(Err(code)),
             }
         }
+        let reply_data = reply.data.len();
         self.joining = Some(Box::new(Joining {
             reply,
             waiting: begins.len(),
@@ -107,6 +109,7 @@ impl Live {
             channel.as_str().len() + grant.data.len() + ENTRY_BYTES
         };
         let entries: usize = begins.iter().map(entry).sum();
+        let entries = entries + reply_data;
         let room = REPLY_BYTES_MAX.saturating_sub(entries) / 4 * 3;
         let room = u32::try_from(room).unwrap_or(u32::MAX);
         self.recovery.bytes = self.recovery.bytes.min(room);
@@ -118,7 +121,7 @@ impl Live {
             let request = positions.remove(channel.as_str()).unwrap_or_default();
             self.begin(turn, 0, at, rules, &request, Some(grant), Told::Connect);
         }
-        Ok(Ok(()))
+        Ok(Ok(None))
     }
 
     /// Whether the connect is not answered yet.

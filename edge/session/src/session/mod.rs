@@ -4,9 +4,11 @@
 //! without a reply, the budget of what may be recovered, its rate, its pings. Rooms belong to the
 //! hubs. An idle session is small: what only busy ones need is allocated when it is needed.
 
+mod asking;
 mod bulk;
 mod commands;
 mod connect;
+mod decision;
 mod delivery;
 mod granted;
 mod live;
@@ -28,6 +30,7 @@ use bytes::Bytes;
 use gb6_core_model::{Disconnect, ErrorCode, SessionId, limits};
 use gb6_core_wire::client::{CodecError, Commands, Dialect};
 
+pub use decision::{Decision, Replacement};
 pub use server::{CloseReason, RecoverSince, ServerCommand};
 pub use types::{
     Action, Claims, Context, ErrorCounts, FrameKind, Overrides, SessionConfig, SessionCounters,
@@ -146,6 +149,38 @@ impl Session {
     ) {
         self.turn(cx, out, |session, turn| match &mut session.state {
             State::Live(live) => live.proven(turn, request, result),
+            State::Opening(_) | State::Closed => Ok(()),
+        });
+    }
+
+    /// The application's backend has decided about the connect, and has given no claims: an answer
+    /// to [`Action::AskConnect`].
+    pub fn connect_decided(
+        &mut self,
+        cx: &Context<'_>,
+        request: u32,
+        decision: Decision<()>,
+        out: &mut Vec<Action>,
+    ) {
+        self.turn(cx, out, |session, turn| {
+            if let State::Opening(opening) = &mut session.state {
+                opening.decided(turn, request, decision)?;
+            }
+            Ok::<(), CloseReason>(session.waiting_commands(turn)?)
+        });
+    }
+
+    /// The application's backend has decided about a publication: the answer to
+    /// [`Action::AskPublish`].
+    pub fn publish_decided(
+        &mut self,
+        cx: &Context<'_>,
+        request: u32,
+        decision: Decision<Option<Replacement>>,
+        out: &mut Vec<Action>,
+    ) {
+        self.turn(cx, out, |session, turn| match &mut session.state {
+            State::Live(live) => live.decided(turn, request, decision),
             State::Opening(_) | State::Closed => Ok(()),
         });
     }

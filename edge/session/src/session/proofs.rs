@@ -1,7 +1,9 @@
-//! Subscription tokens that are being verified, and what waits for them.
+//! Commands that wait for somebody outside: subscription tokens that are being verified, and
+//! publications about which the application's backend is asked.
 //!
-//! What the client asks of a channel behind a subscribe whose token is being verified is done
-//! behind it: commands about one channel keep their order. Those about other channels go on.
+//! What the client asks of a channel behind a subscribe whose token is being verified, or behind
+//! such a publication, is done behind it: commands about one channel keep their order. Those about
+//! other channels go on.
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
@@ -13,6 +15,7 @@ use gb6_core_wire::client::{
 };
 
 use super::Closes;
+use super::asking::Publishing;
 use super::live::{Asked, Live};
 use super::liveness::{expires_at, seconds_until};
 use super::reply::Turn;
@@ -20,10 +23,11 @@ use super::rpc::channel_named;
 use super::subscription::{Told, VERIFYING};
 use super::types::{SubscriptionClaims, SubscriptionGrant, TokenError, count};
 
-/// Tokens on their way; this exists while there are any.
+/// What is waited for; this exists while there is anything.
 #[derive(Default)]
 pub(super) struct Proofs {
-    /// In the order in which they came: at most two for each subscription.
+    /// In the order in which they came: at most two for each subscription, and as many publications
+    /// as may be asked about at once.
     under_way: Vec<Proof>,
     /// Commands that wait for one of them.
     held: usize,
@@ -41,19 +45,25 @@ struct Proof {
     behind: VecDeque<Command>,
 }
 
-enum What {
+pub(super) enum What {
     Subscribe(Box<SubscribeRequest>),
     Refresh,
+    Publish(Box<Publishing>),
 }
 
 impl Proof {
     fn is_subscribe_to(&self, name: &str) -> bool {
         matches!(self.what, What::Subscribe(_)) && self.channel.as_str() == name
     }
+
+    /// Whether commands about this channel wait for it.
+    fn is_before(&self, name: &str) -> bool {
+        !matches!(self.what, What::Refresh) && self.channel.as_str() == name
+    }
 }
 
 impl Live {
-    /// Commands without a reply because of tokens.
+    /// Commands without a reply because of what is waited for.
     pub(super) fn unproven(&self) -> usize {
         let proofs = self.proofs.as_ref();
         proofs.map_or(0, |p| p.under_way.len() + p.held)
@@ -103,20 +113,33 @@ impl Live {
     }
 
     fn prove(&mut self, turn: &mut Turn<'_>, id: u32, channel: Channel, token: String, what: What) {
+        let request = self.under_way(id, channel.clone(), what);
+        turn.verify_subscription(request, channel, token);
+    }
+
+    /// Lists what is waited for; its number.
+    pub(super) fn under_way(&mut self, id: u32, channel: Channel, what: What) -> u32 {
         self.verifications += 1;
         let request = self.verifications;
         self.proofs.get_or_insert_default().under_way.push(Proof {
             request,
             id,
-            channel: channel.clone(),
+            channel,
             what,
             behind: VecDeque::new(),
         });
-        turn.verify_subscription(request, channel, token);
+        request
     }
 
-    /// Keeps a command back that is about a channel whose subscribe waits for its token; gives back
-    /// one that need not wait.
+    /// Publications about which the backend is being asked.
+    pub(super) fn being_asked(&self) -> usize {
+        let under_way = self.proofs.iter().flat_map(|p| &p.under_way);
+        let asked = under_way.filter(|p| matches!(p.what, What::Publish(_)));
+        asked.count()
+    }
+
+    /// Keeps a command back that is about a channel whose subscribe waits for its token, or about
+    /// which the backend is asked; gives back one that need not wait.
     pub(super) fn hold(&mut self, turn: &mut Turn<'_>, mut command: Command) -> Option<Command> {
         let Some(proofs) = &mut self.proofs else {
             return Some(command);
@@ -124,7 +147,7 @@ impl Live {
         let name = channel_of(&command);
         let proof = name.and_then(|name| {
             let mut under_way = proofs.under_way.iter_mut();
-            under_way.find(|p| p.is_subscribe_to(&name))
+            under_way.find(|p| p.is_before(&name))
         });
         let Some(proof) = proof else {
             return Some(command);
@@ -150,7 +173,8 @@ impl Live {
         request: u32,
         result: Result<SubscriptionClaims, TokenError>,
     ) -> Closes {
-        let Some(proof) = self.take_proof(|p| p.request == request) else {
+        let is_it = |p: &Proof| p.request == request && !matches!(p.what, What::Publish(_));
+        let Some(proof) = self.take_proof(is_it) else {
             return Ok(());
         };
         let grant = match result {
@@ -185,8 +209,20 @@ impl Live {
                 }
             }
             What::Refresh => self.proven_refresh(turn, id, &channel, grant),
+            What::Publish(_) => {}
         }
-        self.go_on(turn, behind)
+        self.go_on(turn, &channel, behind)
+    }
+
+    /// Takes what was waited for under this number from the list, if it is that: the command's id,
+    /// the channel, and what waits behind it.
+    pub(super) fn take_under_way(
+        &mut self,
+        request: u32,
+        is_it: impl Fn(&What) -> bool,
+    ) -> Option<(u32, Channel, What, VecDeque<Command>)> {
+        let proof = self.take_proof(|p| p.request == request && is_it(&p.what))?;
+        Some((proof.id, proof.channel, proof.what, proof.behind))
     }
 
     /// Whether a token was made for this session and channel.
@@ -261,7 +297,7 @@ impl Live {
             return Ok(());
         };
         self.refused(turn, proof.id, channel, code);
-        self.go_on(turn, proof.behind)
+        self.go_on(turn, channel, proof.behind)
     }
 
     /// The subscription has ended: a fresh token for it is not waited for any more.
@@ -293,9 +329,24 @@ impl Live {
         turn.fail(id, code);
     }
 
-    fn go_on(&mut self, turn: &mut Turn<'_>, behind: VecDeque<Command>) -> Closes {
-        for command in behind {
+    /// Carries out what waited, until one of them has to be waited for in its turn.
+    pub(super) fn go_on(
+        &mut self,
+        turn: &mut Turn<'_>,
+        channel: &Channel,
+        mut behind: VecDeque<Command>,
+    ) -> Closes {
+        while let Some(command) = behind.pop_front() {
             self.dispatch(turn, command)?;
+            // They had room, and still have: nothing came in between.
+            if let Some(proofs) = &mut self.proofs {
+                let mut under_way = proofs.under_way.iter_mut();
+                if let Some(next) = under_way.find(|p| p.is_before(channel.as_str())) {
+                    proofs.held += behind.len();
+                    proofs.held_bytes += behind.iter().map(size).sum::<usize>();
+                    next.behind.append(&mut behind);
+                }
+            }
         }
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use gb6_core_model::{Channel, ErrorCode, SessionId, limits};
-use gb6_core_wire::client::{self, Dialect, Reply};
+use gb6_core_wire::client::{self, ConnectRequest, Dialect, Reply};
 
 use super::types::{Action, Claims, Context, count};
 use crate::request::HubRequest;
@@ -73,6 +73,18 @@ impl<'a> Turn<'a> {
         }
     }
 
+    /// Answers command `id` with an error of the application's own.
+    pub(super) fn refuse(&mut self, id: u32, error: client::Error) {
+        count(&self.cx.counters.errors);
+        if let Some(ours) = ErrorCode::from_code(error.code) {
+            self.cx.counters.error_codes.count(ours);
+        }
+        self.failures += usize::from(!error.temporary);
+        if id != 0 {
+            self.answer(id, error);
+        }
+    }
+
     /// Sends the gathered replies.
     pub(super) fn flush(&mut self) {
         if !self.replies.is_empty() {
@@ -108,6 +120,22 @@ impl<'a> Turn<'a> {
         self.out.push(Action::Admit {
             request,
             claims: Box::new(claims),
+        });
+    }
+
+    pub(super) fn ask_connect(&mut self, request: u32, client: String, connect: ConnectRequest) {
+        self.out.push(Action::AskConnect {
+            request,
+            client,
+            connect: Box::new(connect),
+        });
+    }
+
+    pub(super) fn ask_publish(&mut self, request: u32, channel: Channel, data: Bytes) {
+        self.out.push(Action::AskPublish {
+            request,
+            channel,
+            data,
         });
     }
 

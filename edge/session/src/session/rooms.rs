@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use gb6_core_model::snapshot::ChannelKind;
+use gb6_core_model::snapshot::{ChannelKind, Namespace};
 use gb6_core_model::{Allow, Channel, ErrorCode, hash, limits};
 use gb6_core_wire::client::{
     ClientInfo, Dialect, HistoryRequest, HistoryResult, PresenceResult, PresenceStatsResult,
@@ -12,6 +12,7 @@ use gb6_core_wire::client::{
 };
 use gb6_core_wire::record::ContentType;
 
+use super::asking::Publishing;
 use super::live::{Asked, HistoryAsked, Live, Pending};
 use super::message_id;
 use super::reply::{Turn, fitting};
@@ -42,7 +43,8 @@ impl Live {
         self.write(turn, id, &request.channel, message, |_| Asked::Publish)
     }
 
-    /// Writes a message: `asked` says what the reply is made from.
+    /// Writes a message, or first has the backend asked about it: `asked` says what the reply is made
+    /// from.
     pub(super) fn write(
         &mut self,
         turn: &mut Turn<'_>,
@@ -61,7 +63,6 @@ impl Live {
         if signal && matches!(message.id, MessageId::Given(_)) {
             return Err(ErrorCode::NotAvailable);
         }
-        let instance = snapshot.instances.get(self.instance());
         let (id_text, shown) = match (message.id, &rules.dedupe_field) {
             (MessageId::Given(given), _) => (given, true),
             // Subscribers see it in the data. Of signals no id is remembered.
@@ -70,25 +71,48 @@ impl Live {
             }
             (MessageId::InData, _) => (None, false),
         };
-        let tags = id_text.iter().filter(|_| shown);
+        let written = Written {
+            id: id_text,
+            id_shown: shown,
+            data: message.data,
+            content_type: message.content_type,
+        };
+        let asked = asked(channel.clone());
+        if rules.publish_proxy {
+            return self.ask_about(turn, id, channel, Publishing { written, asked });
+        }
+        self.written(turn, id, &channel, rules, written, asked);
+        Ok(())
+    }
+
+    /// Hands what is to be written to the hub.
+    pub(super) fn written(
+        &mut self,
+        turn: &mut Turn<'_>,
+        id: u32,
+        channel: &Channel,
+        rules: &Namespace,
+        written: Written,
+        asked: Asked,
+    ) {
+        let instance = turn.cx.snapshot.instances.get(self.instance());
+        let tags = written.id.iter().filter(|_| written.id_shown);
         let tags = tags.map(|id| ("id".to_owned(), id.clone())).collect();
         let query = PublishQuery {
             instance_epoch: instance.map_or_else(Default::default, |i| i.epoch),
-            from: Arc::clone(self.person_in(&channel)),
+            from: Arc::clone(self.person_in(channel)),
             tags,
-            id: id_text.map_or_else(Bytes::new, Bytes::from),
-            data: message.data,
-            content_type: message.content_type,
+            id: written.id.map_or_else(Bytes::new, Bytes::from),
+            data: written.data,
+            content_type: written.content_type,
             traceparent: String::new(),
             version: None,
             after: None,
-            signal,
+            signal: rules.kind == ChannelKind::Signal,
         };
-        let asked = asked(channel.clone());
         let request = Request::Publish(Box::new(query));
-        let request = self.request(turn, id, &channel, asked, request);
+        let request = self.request(turn, id, channel, asked, request);
         turn.hub(request);
-        Ok(())
     }
 
     pub(super) fn presence(
@@ -214,6 +238,16 @@ impl Live {
     pub(super) fn epoch(&self, channel: &Channel, generation: u32) -> String {
         hash::stream_epoch(self.instance(), channel.as_str(), generation)
     }
+}
+
+/// A message that may be written, as it is.
+pub(super) struct Written {
+    /// Its message id, if it has one.
+    pub(super) id: Option<String>,
+    /// Whether subscribers are told that beside the data.
+    pub(super) id_shown: bool,
+    pub(super) data: Bytes,
+    pub(super) content_type: ContentType,
 }
 
 /// A message to be written.

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use gb6_core_model::snapshot::{CommandRate, Instance, Snapshot};
 use gb6_core_model::{Caps, Channel, ErrorCode, InstanceId, SessionId};
-use gb6_core_wire::client::Dialect;
+use gb6_core_wire::client::{ConnectRequest, Dialect};
 
 use super::server::CloseReason;
 use crate::request::HubRequest;
@@ -36,9 +36,12 @@ pub struct SessionConfig {
     /// How long the answer to a connect may wait for its server-side subscriptions, in ms, before
     /// it is an error: less than SDKs wait for it, which is 5 s.
     pub connect_subscriptions_ms: u64,
-    /// Commands of one session that may wait for its subscription tokens to be verified; further
-    /// ones are answered 111.
+    /// Commands of one session that may wait for its subscription tokens to be verified, or for the
+    /// application's backend to be asked; further ones are answered 111.
     pub verifying_waiting_max: usize,
+    /// Publications of one session about which the application's backend may be asked at once;
+    /// further ones are answered 111.
+    pub asking_max: usize,
     /// Commands that may fail at once, and a second, through the client's own doing, before the
     /// session ends with 3509.
     pub errors_max: CommandRate,
@@ -68,6 +71,7 @@ impl Default for SessionConfig {
             bulk_waiting_max: 128,
             connect_subscriptions_ms: 4_000,
             verifying_waiting_max: 128,
+            asking_max: 32,
             errors_max: CommandRate {
                 per_second: 50,
                 burst: 4_096,
@@ -156,6 +160,27 @@ pub enum Action {
         /// What the connection is and may do.
         claims: Box<Claims>,
     },
+    /// Ask the instance's connect proxy about this connection without a token. Of claims do what is
+    /// done when a token was good, and call `Session::verified` with the same number; of any other
+    /// answer tell `Session::connect_decided`, in any case and within seconds.
+    AskConnect {
+        /// The number.
+        request: u32,
+        /// The client id.
+        client: String,
+        /// What the client says.
+        connect: Box<ConnectRequest>,
+    },
+    /// Ask the instance's publish proxy about these data for this channel, and call
+    /// `Session::publish_decided` with the same number, in any case and within seconds.
+    AskPublish {
+        /// The number.
+        request: u32,
+        /// The channel.
+        channel: Channel,
+        /// The data as the client sent them.
+        data: Bytes,
+    },
     /// Hand this to the hub of the room's shard. Where there is no hub for the room, call
     /// `Session::complete` with `Answer::Failed(ErrorCode::OwnerMoving)`.
     Hub(HubRequest),
@@ -173,10 +198,10 @@ pub enum FrameKind {
     Binary,
 }
 
-/// What a verified connection token says.
+/// What a verified connection token says, or the application's backend in its place.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Claims {
-    /// The instance whose key verified it.
+    /// The instance whose key verified it, or whose backend says so.
     pub instance: InstanceId,
     /// The user; empty: anonymous.
     pub user: String,
@@ -189,6 +214,14 @@ pub struct Claims {
     /// Channels that the server subscribes the connection to (claims `channels` and `subs`), with
     /// what it is given there.
     pub subscriptions: BTreeMap<String, SubscriptionGrant>,
+    /// Data for the client, in the answer to its connect: JSON, or empty.
+    pub data: Bytes,
+    /// What only the application's backend is shown of the connection: JSON, or empty. Sessions
+    /// pass it over.
+    pub meta: Bytes,
+    /// Whether the client is told when the connection expires, so that it brings another token in
+    /// time. One that a backend let in has none to bring: it connects again.
+    pub client_refreshes: bool,
 }
 
 /// What a token gives a subscription besides the right to it.

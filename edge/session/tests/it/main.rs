@@ -17,6 +17,7 @@ mod hub_rules;
 mod hub_signals;
 mod hub_users;
 mod owner;
+mod session_asking;
 mod session_delivery;
 mod session_granted;
 mod session_model;

@@ -71,6 +71,9 @@ pub(crate) fn claims() -> Claims {
         caps: Caps(None),
         expires_unix_ms: None,
         subscriptions: Default::default(),
+        data: Bytes::new(),
+        meta: Bytes::new(),
+        client_refreshes: true,
     }
 }
 

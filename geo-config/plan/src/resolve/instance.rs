@@ -90,6 +90,7 @@ impl Resolver<'_> {
         }
         let keys = self.keys(name, &path, instance, secret_of);
         let webhooks = self.webhooks(&path, instance, secret_of);
+        let proxies = self.proxies(&path, instance);
         let namespaces = instance
             .namespaces
             .iter()
@@ -130,6 +131,7 @@ impl Resolver<'_> {
             subscriptions_max,
             connections_max,
             webhooks,
+            proxies,
         }
     }
 
@@ -321,6 +323,7 @@ impl Resolver<'_> {
             allow_presence: rules.allow_presence,
             allow_history: rules.allow_history,
             max_message_bytes,
+            publish_proxy: rules.publish_proxy.as_ref().is_some_and(|on| *on.get_ref()),
         }
     }
 }

@@ -6,6 +6,7 @@ mod api_keys;
 mod instance;
 mod keys;
 mod place;
+mod proxies;
 mod webhooks;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -4,6 +4,7 @@ mod accepted;
 mod demo;
 mod dev;
 mod keys;
+mod proxies;
 mod refused;
 mod webhooks;
 

@@ -90,7 +90,9 @@ impl Consumers {
                 .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
         if !valid {
             return Err(StoreError::Conflict {
-                what: format!("{name:?} is no consumer's name: 1 to {NAME_BYTES_MAX} of [A-Za-z0-9._-]"),
+                what: format!(
+                    "{name:?} is no consumer's name: 1 to {NAME_BYTES_MAX} of [A-Za-z0-9._-]"
+                ),
             });
         }
         let stored = self.0.get(name).copied();
