@@ -138,6 +138,16 @@ impl Capability {
     }
 }
 
+impl Capability {
+    /// Whether it covers every channel whose name begins with `prefix`: a wildcard pattern that ends
+    /// in `*` and matches the prefix itself does. Of a regular expression that is not known.
+    fn covers_prefix(&self, prefix: &str) -> bool {
+        let mut patterns = self.channels.iter();
+        self.matching == Match::Wildcard
+            && patterns.any(|p| p.ends_with('*') && wildcard(p, prefix))
+    }
+}
+
 /// What a connection may do: `None` where its token has no `caps` claim, then any member of the
 /// instance's rules apply; otherwise exactly what the list allows.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -152,6 +162,19 @@ impl Caps {
             Some(list) => list
                 .iter()
                 .any(|c| c.allow.contains(&what) && c.covers(channel)),
+        }
+    }
+}
+
+impl Caps {
+    /// Whether these capabilities cover subscribing to every channel whose name begins with
+    /// `prefix`. Without a list every member is covered.
+    pub fn allow_prefix(&self, prefix: &str) -> bool {
+        match &self.0 {
+            None => true,
+            Some(list) => list
+                .iter()
+                .any(|c| c.allow.contains(&Allow::Subscribe) && c.covers_prefix(prefix)),
         }
     }
 }
@@ -224,6 +247,31 @@ mod tests {
         assert_eq!(parse(text).unwrap(), capability);
         assert!(parse(r#"{"channels":["("],"match":"regex","allow":[]}"#).is_err());
         assert!(parse(r#"{"channels":[],"match":"glob","allow":[]}"#).is_err());
+    }
+
+    #[test]
+    fn prefixes_are_covered_by_wildcards_that_match_all_of_their_channels() {
+        let caps = |channels: &str, matching: &str, allow: &str| {
+            let text =
+                format!(r#"{{"channels":[{channels}],"match":"{matching}","allow":["{allow}"]}}"#);
+            Caps(Some(vec![parse(&text).unwrap()]))
+        };
+        for (channels, matching, allow, want) in [
+            (r#""room:*""#, "wildcard", "sub", true),
+            (r#""room:lobby.*""#, "wildcard", "sub", true),
+            (r#""x","*""#, "wildcard", "sub", true),
+            (r#""room:lobby.*""#, "wildcard", "pub", false),
+            (r#""room:lobby.a*""#, "wildcard", "sub", false),
+            (r#""room:lobby.""#, "wildcard", "sub", false),
+            (r#""*.""#, "wildcard", "sub", false),
+            (r#""room:lobby.*""#, "", "sub", false),
+            (r#""room:.*""#, "regex", "sub", false),
+        ] {
+            let got = caps(channels, matching, allow).allow_prefix("room:lobby.");
+            assert_eq!(got, want, "{channels} {matching} {allow}");
+        }
+        assert!(Caps(None).allow_prefix("room:lobby."));
+        assert!(!Caps(Some(Vec::new())).allow_prefix("room:lobby."));
     }
 
     #[test]

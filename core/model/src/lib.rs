@@ -9,6 +9,7 @@ pub mod hash;
 pub mod ids;
 pub mod limits;
 mod patterns;
+pub mod prefix;
 mod proxies;
 pub mod public_key;
 pub mod snapshot;

@@ -20,6 +20,14 @@ pub const COMMAND_BYTES_MAX: usize = PUBLISH_BYTES_MAX + 16 * 1024;
 pub const JSON_DEPTH_MAX: usize = 128;
 /// Subscriptions of one session, by default.
 pub const SUBSCRIPTIONS_MAX: usize = 1024;
+/// Fewest bytes of a prefix behind its namespace: what follows a whole namespace costs every client
+/// that does as much as the namespace's rooms together.
+pub const PREFIX_BYTES_MIN: usize = 3;
+/// Prefixes that one session may follow: each costs a subscriber in every shard of its instance.
+pub const PREFIXES_SESSION_MAX: usize = 16;
+/// Different prefixes of one instance that one edge follows, and four times as many over all edges
+/// in one shard.
+pub const PREFIXES_INSTANCE_MAX: usize = 1024;
 /// Publications recovered for one connection attempt, over all its rooms.
 pub const RECOVERY_PUBLICATIONS_MAX: usize = 10_000;
 /// Bytes recovered for one connection attempt, over all its rooms.

@@ -1,7 +1,7 @@
 //! The placement snapshot: everything that a node must know to work without the control plane.
 //! geo-config reads and validates it; every node keeps the last good one on disk.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -313,6 +313,9 @@ pub struct Namespace {
     pub allow_presence: Who,
     /// Who may ask for history.
     pub allow_history: Who,
+    /// Who may follow prefixes of its channels' names; with [`Who::Nobody`] a name that ends in `*`
+    /// is a channel like any other.
+    pub allow_prefix: Who,
     /// Largest data of one publication in bytes.
     pub max_message_bytes: usize,
     /// Whether the instance's publish proxy is asked about publications of clients.
@@ -340,6 +343,7 @@ impl Default for Namespace {
             allow_publish: Who::Member,
             allow_presence: Who::Member,
             allow_history: Who::Member,
+            allow_prefix: Who::Nobody,
             max_message_bytes: limits::PUBLISH_BYTES_MAX,
             publish_proxy: false,
         }
@@ -430,6 +434,21 @@ impl Snapshot {
         let shard = region.shard_of(hash::slot_of(instance, channel, &placed.slots)?)?;
         region.owners.get(shard.0 as usize)?;
         Some((&placed.region, shard))
+    }
+
+    /// The region of `instance` and every shard that has rooms of it, ascending; `None` when the
+    /// placement is incomplete.
+    pub fn shards_of(&self, instance: &InstanceId) -> Option<(&str, Vec<ShardId>)> {
+        let placed = self.instances.get(instance)?;
+        let region = self.regions.get(&placed.region)?;
+        let shard = |slot: &Slot| {
+            let shard = region.shard_of(*slot)?;
+            region.owners.get(shard.0 as usize)?;
+            Some(shard)
+        };
+        let shards: Option<BTreeSet<ShardId>> = placed.slots.iter().map(shard).collect();
+        let shards = shards.filter(|shards| !shards.is_empty())?;
+        Some((&placed.region, shards.into_iter().collect()))
     }
 
     /// The instance that an API key names: what stands between `gb6_` and the last `_` of

@@ -87,7 +87,7 @@ impl HeldRequests {
 }
 
 fn leaves(request: &HubRequest) -> bool {
-    matches!(request.request, Request::Unsubscribe)
+    request.request.leaves()
 }
 
 fn bytes_of(request: &HubRequest) -> usize {

@@ -11,6 +11,7 @@
 //! Times are `now_ms`: milliseconds of a monotonic clock of the driver's; wall time is passed
 //! apart, in Unix ms, where a wire format wants it.
 
+mod following;
 mod held;
 mod hub;
 mod pace;
@@ -18,13 +19,14 @@ mod request;
 mod revocation;
 mod session;
 
+pub use following::Following;
 pub use held::{GivenUp, HeldRequests};
 pub use hub::{Detach, Hub, HubConfig, HubCounters, HubGauges, HubOut};
 pub use pace::{ConnectLater, ConnectPace, drain_turn};
 pub use request::{
-    ARRIVAL, Answer, Delivery, EdgesAnswer, HistoryAnswer, HistoryQuery, HubRequest, Notice,
-    PresenceAnswer, PublishAnswer, PublishQuery, Recent, RecoverFrom, Request, SubscribeAnswer,
-    SubscribeQuery, TraceAnswer, Version,
+    ARRIVAL, Answer, Delivery, EdgesAnswer, FollowQuery, HistoryAnswer, HistoryQuery, HubRequest,
+    Notice, PresenceAnswer, PublishAnswer, PublishQuery, Recent, RecoverFrom, Request,
+    SubscribeAnswer, SubscribeQuery, TraceAnswer, Version,
 };
 pub use revocation::{
     Identity, Revocation, RevocationFollower, RevocationPage, RevocationRead, RevocationUpkeep,

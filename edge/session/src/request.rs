@@ -9,6 +9,8 @@ use gb6_core_wire::client::{Dialect, TagsFilter};
 use gb6_core_wire::mesh::{Person, Publication, RoomRef};
 use gb6_core_wire::record::ContentType;
 
+use crate::following::Following;
+
 /// A request of a session to the hub of the room's shard. Every one is answered exactly once,
 /// through [`crate::HubOut::complete`] with the same token, unless the session closes first.
 #[derive(Clone, Debug)]
@@ -30,6 +32,13 @@ pub enum Request {
     Subscribe(Box<SubscribeQuery>),
     /// To be one no longer. Always succeeds.
     Unsubscribe,
+    /// To be told what is published in every room whose name begins like the one that the request
+    /// names, which ends in `*`. It goes to every shard in which the subscription is; the last to
+    /// have begun answers `Subscribed`, the first that can not, `Failed`.
+    Follow(Box<FollowQuery>),
+    /// To be so no longer, of the subscription that a `Follow` made: also to be asked once for one
+    /// that failed. It goes to the same shards, always succeeds, and the last of them answers.
+    Unfollow(Arc<Following>),
     /// To write a publication.
     Publish(Box<PublishQuery>),
     /// Who is present; `entries`: the people and not only their number.
@@ -71,6 +80,26 @@ pub struct SubscribeQuery {
     pub recover: Option<RecoverFrom>,
     /// What it is delivered, and in which form.
     pub delivery: Delivery,
+}
+
+impl Request {
+    /// Whether it makes room, and so is never refused.
+    pub fn leaves(&self) -> bool {
+        matches!(self, Request::Unsubscribe | Request::Unfollow(_))
+    }
+}
+
+/// How a session wants to follow a prefix.
+#[derive(Clone, Debug)]
+pub struct FollowQuery {
+    /// The encoding of what it is sent.
+    pub dialect: Dialect,
+    /// The publications that it wants; `None`: all.
+    pub filter: Option<Arc<TagsFilter>>,
+    /// Who it is, where it does not want publications of its own connection.
+    pub without_own: Option<Arc<Person>>,
+    /// The subscription, in all its shards.
+    pub following: Arc<Following>,
 }
 
 /// What of a room's events a subscriber is delivered, and in which form; by default everything,

@@ -252,6 +252,9 @@ pub struct NamespaceFile {
     pub allow_presence: Who,
     /// Who may ask for history.
     pub allow_history: Who,
+    /// Who may follow prefixes, channels whose names end in `*`. Default `nobody`: then such a name is
+    /// a channel like any other.
+    pub allow_prefix: Who,
     /// Largest data of one publication. Default and most: 64 KiB.
     pub max_message_bytes: Option<Spanned<Bytes>>,
     /// Whether the publish proxy is asked about publications of clients. Default false.
@@ -280,6 +283,7 @@ impl Default for NamespaceFile {
             allow_publish: rules.allow_publish,
             allow_presence: rules.allow_presence,
             allow_history: rules.allow_history,
+            allow_prefix: rules.allow_prefix,
             max_message_bytes: None,
             publish_proxy: None,
         }

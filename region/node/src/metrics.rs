@@ -200,6 +200,11 @@ pub(crate) fn export(
             n.gauges.dedupe_window_ms as f64 / 1000.0,
         );
         gauge(
+            "gb6_prefixes",
+            "Different prefixes of channel names that edges follow.",
+            n.gauges.prefixes as f64,
+        );
+        gauge(
             "gb6_publish_numbers",
             "Sessions and rooms whose publish numbers are remembered.",
             n.gauges.numbers as f64,

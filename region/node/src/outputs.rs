@@ -58,6 +58,7 @@ impl Worker {
                         time,
                         ..publication
                     };
+                    self.shard.signal_sent(&room, &publication);
                     self.signals.send(&room, publication);
                 }
                 Output::FollowSignals { room } => self.signals.follow(&room, true),

@@ -238,17 +238,18 @@ impl Shard {
         self.send(link, EdgeFrame::Published(published));
     }
 
-    /// One copy of a publication to each edge that wants it.
+    /// One copy of a publication to each edge that wants it, for the room or for a prefix.
     fn deliver(&mut self, room_ix: RoomIx, record: &Record) {
         let room = self.rooms.get(room_ix);
-        if room.edges.is_empty() {
+        let edges = self.prefixes.with_edges(&room.key, &room.edges);
+        if edges.is_empty() {
             return;
         }
         let deliver = Deliver {
             room: room.key.clone(),
             publication: Publication::of(record),
         };
-        let links = room.edges.iter().filter_map(|ix| self.edges.list[*ix].link);
+        let links = edges.iter().filter_map(|ix| self.edges.list[*ix].link);
         let links: Vec<LinkId> = links.collect();
         for link in links {
             self.counters.delivered += 1;

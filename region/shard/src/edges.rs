@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use gb6_core_wire::mesh::{
-    Attach, Attached, EdgeFrame, Interested, Person, Presence, PresenceAnswer, PresenceQuery,
-    PresenceSet, Refused, RefusedReason, Renew, RoomRef,
+    Attach, Attached, EdgeFrame, Interested, Person, PrefixRef, Presence, PresenceAnswer,
+    PresenceQuery, PresenceSet, Refused, RefusedReason, Renew, RoomRef,
 };
 use slab::Slab;
 
@@ -31,6 +31,8 @@ pub(crate) struct Edge {
     wanted: BTreeSet<RoomIx>,
     /// Rooms where it reports people; each of them has people, if only of other edges.
     present: BTreeSet<RoomIx>,
+    /// Prefixes that it follows on the current link, without request numbers.
+    pub(crate) prefixes: BTreeSet<PrefixRef>,
     /// The presence set that is coming in, until its last part: who it reports by now.
     set: Option<BTreeSet<(RoomIx, String)>>,
     /// The users that it has reported on the current link.
@@ -150,6 +152,7 @@ impl Shard {
                     lease_until,
                     wanted: BTreeSet::new(),
                     present: BTreeSet::new(),
+                    prefixes: BTreeSet::new(),
                     set: None,
                     reported: Reported::default(),
                     unanswered: HashMap::new(),
@@ -202,7 +205,8 @@ impl Shard {
         edge.link = None;
         edge.set = None;
         edge.unanswered.clear();
-        for room in std::mem::take(&mut edge.wanted) {
+        self.forget_prefixes(ix);
+        for room in std::mem::take(&mut self.edges.list[ix].wanted) {
             self.rooms.get_mut(room).edges.retain(|e| *e != ix);
             self.follow_signals(room);
             self.rooms.drop_if_unused(room);

@@ -20,6 +20,7 @@ mod inbox;
 mod machine;
 mod numbers;
 mod ownership;
+mod prefixes;
 mod presence;
 mod removal;
 mod retention;

@@ -17,6 +17,7 @@ use crate::history::HistoryRead;
 use crate::inbox::{Inbox, Waiting};
 use crate::numbers::Numbers;
 use crate::ownership::Ownership;
+use crate::prefixes::Prefixes;
 use crate::room::{RoomIx, Rooms};
 use crate::trace::Traces;
 use crate::users::Users;
@@ -196,6 +197,8 @@ pub struct Gauges {
     pub numbers: usize,
     /// Users that edges have, counted once for each edge.
     pub users: usize,
+    /// Different prefixes that edges follow.
+    pub prefixes: usize,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -216,6 +219,7 @@ pub struct Shard {
     pub(crate) inbox: Inbox,
     pub(crate) edges: Edges,
     pub(crate) users: Users,
+    pub(crate) prefixes: Prefixes,
     pub(crate) ownership: Ownership,
     pub(crate) traces: Traces,
     pub(crate) aging: BTreeSet<RoomIx>,
@@ -253,6 +257,7 @@ impl Shard {
             inbox: Inbox::default(),
             edges: Edges::default(),
             users: Users::default(),
+            prefixes: Prefixes::default(),
             ownership: Ownership::default(),
             traces: Traces::default(),
             aging: BTreeSet::new(),
@@ -351,6 +356,8 @@ impl Shard {
             OwnerFrame::Signal(signal) => self.signal(link, signal),
             OwnerFrame::UsersHere(report) => self.users_here(link, edge, report),
             OwnerFrame::UserQuery(query) => self.user_query(link, &query),
+            OwnerFrame::FollowPrefix(key) => self.follow_prefix(link, edge, key),
+            OwnerFrame::UnfollowPrefix(key) => self.unfollow_prefix(edge, key),
         }
     }
 
@@ -463,6 +470,7 @@ impl Shard {
             dedupe_window_ms: self.dedupe.window_ms(self.served_ms),
             numbers: self.numbers.len(),
             users: self.users.pairs(),
+            prefixes: self.prefixes.len(),
         }
     }
 

@@ -30,6 +30,7 @@ mod field {
     pub(super) const PUB_TAGS: u32 = 7;
     pub(super) const PUB_DELTA: u32 = 8;
     pub(super) const PUB_TIME: u32 = 9;
+    pub(super) const PUB_CHANNEL: u32 = 10;
 }
 
 /// How a push names its channel.
@@ -52,6 +53,9 @@ impl<'a> From<&'a str> for ChannelRef<'a> {
 pub enum Event<'a> {
     /// A publication, with its data as the subscription has them.
     Publication(&'a mesh::Publication, PublicationData<'a>),
+    /// A publication in the channel of this name, told to a subscription that stands for many: that
+    /// one's name is the push's.
+    OfPrefix(&'a mesh::Publication, &'a str),
     /// Somebody came.
     Join(&'a mesh::Person),
     /// Somebody left.
@@ -141,6 +145,10 @@ fn json_estimate(channel: ChannelRef<'_>, event: Event<'_>) -> usize {
             };
             96 + data + tags + p.from.as_ref().map_or(0, person)
         }
+        Event::OfPrefix(p, channel) => {
+            let plain = Event::Publication(p, PublicationData::Plain);
+            return json_estimate(ChannelRef::Name(channel), plain) + name;
+        }
     };
     64 + name + event
 }
@@ -151,25 +159,31 @@ fn json_push(channel: ChannelRef<'_>, event: Event<'_>, o: &mut Object<'_>) {
         ChannelRef::Id(id) => o.number("id", id),
     }
     match event {
-        Event::Publication(p, data) => o.object("pub", |o| {
-            match data {
-                PublicationData::Plain => o.data("data", &p.data, p.content_type()),
-                PublicationData::Whole(text) => o.text_always("data", text),
-                PublicationData::Delta(delta) => {
-                    o.text_always("data", std::str::from_utf8(delta).unwrap_or_default());
-                }
-            }
-            if let Some(from) = &p.from {
-                o.object("info", |o| json_person(from, o));
-            }
-            o.number("offset", p.offset);
-            o.texts("tags", &p.tags);
-            o.flag("delta", matches!(data, PublicationData::Delta(_)));
-            o.number("time", p.time);
+        Event::Publication(p, data) => o.object("pub", |o| json_publication(p, data, o)),
+        Event::OfPrefix(p, channel) => o.object("pub", |o| {
+            json_publication(p, PublicationData::Plain, o);
+            o.text("channel", channel);
         }),
         Event::Join(p) => o.object("join", |o| o.object("info", |o| json_person(p, o))),
         Event::Leave(p) => o.object("leave", |o| o.object("info", |o| json_person(p, o))),
     }
+}
+
+fn json_publication(p: &mesh::Publication, data: PublicationData<'_>, o: &mut Object<'_>) {
+    match data {
+        PublicationData::Plain => o.data("data", &p.data, p.content_type()),
+        PublicationData::Whole(text) => o.text_always("data", text),
+        PublicationData::Delta(delta) => {
+            o.text_always("data", std::str::from_utf8(delta).unwrap_or_default());
+        }
+    }
+    if let Some(from) = &p.from {
+        o.object("info", |o| json_person(from, o));
+    }
+    o.number("offset", p.offset);
+    o.texts("tags", &p.tags);
+    o.flag("delta", matches!(data, PublicationData::Delta(_)));
+    o.number("time", p.time);
 }
 
 fn json_person(person: &mesh::Person, o: &mut Object<'_>) {
@@ -239,6 +253,7 @@ fn put_channel(channel: ChannelRef<'_>, out: &mut Vec<u8>) {
 fn event_len(event: Event<'_>) -> usize {
     match event {
         Event::Publication(p, data) => nested_len(field::PUSH_PUB, publication_len(p, data)),
+        Event::OfPrefix(p, channel) => nested_len(field::PUSH_PUB, of_prefix_len(p, channel)),
         Event::Join(p) => nested_len(
             field::PUSH_JOIN,
             nested_len(field::EVENT_INFO, person_len(p)),
@@ -255,6 +270,11 @@ fn put_event(event: Event<'_>, out: &mut Vec<u8>) {
         Event::Publication(p, data) => {
             begin(field::PUSH_PUB, publication_len(p, data), out);
             put_publication(p, data, out);
+        }
+        Event::OfPrefix(p, channel) => {
+            begin(field::PUSH_PUB, of_prefix_len(p, channel), out);
+            put_publication(p, PublicationData::Plain, out);
+            put_bytes(field::PUB_CHANNEL, channel.as_bytes(), out);
         }
         Event::Join(p) => {
             let info = nested_len(field::EVENT_INFO, person_len(p));
@@ -286,6 +306,10 @@ fn publication_len(p: &mesh::Publication, data: PublicationData<'_>) -> usize {
         + varint_len(field::PUB_OFFSET, p.offset)
         + tags_len(p)
         + varint_len(field::PUB_TIME, p.time as u64)
+}
+
+fn of_prefix_len(p: &mesh::Publication, channel: &str) -> usize {
+    publication_len(p, PublicationData::Plain) + bytes_len(field::PUB_CHANNEL, channel.as_bytes())
 }
 
 fn put_publication(p: &mesh::Publication, data: PublicationData<'_>, out: &mut Vec<u8>) {

@@ -30,11 +30,16 @@
 //! - `users_here` names the users that have sessions at an edge; the owner forgets them with the link.
 //!   Whoever asks for a user's edges goes to them alone only if every edge that it knows has
 //!   reported by the same snapshot.
+//! - `follow_prefix` is answered by `prefix_followed`. From then on the owner sends every publication
+//!   and signal of a room whose name begins with the prefix, other than lists of users, once to the
+//!   edge, whether or not that has interest in the room. It ends with `unfollow_prefix` or the stream;
+//!   what is missed then is not made up for.
 //! - A refused or ended stream says nothing about the fate of publishes in flight.
 
 mod history;
 mod limits;
 mod people;
+mod prefix;
 mod presence;
 mod publication;
 mod relay;
@@ -47,6 +52,7 @@ use bytes::Bytes;
 pub use history::*;
 pub use limits::*;
 pub use people::*;
+pub use prefix::*;
 pub use presence::*;
 pub use publication::*;
 pub use relay::*;

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 use super::{
-    Class, Deliver, Presence, PresenceAnswer, PresenceQuery, PresenceSet, SignalPublish,
-    UserAnswer, UserQuery, UsersHere,
+    Class, Deliver, PrefixFollowed, PrefixRef, Presence, PresenceAnswer, PresenceQuery,
+    PresenceSet, SignalPublish, UserAnswer, UserQuery, UsersHere,
 };
 
 /// A frame from an edge to a shard's owner.
@@ -15,7 +15,7 @@ pub struct ToOwner {
     /// The frame.
     #[prost(
         oneof = "OwnerFrame",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 15, 16, 17, 20"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 15, 16, 17, 20, 40, 41"
     )]
     pub frame: Option<OwnerFrame>,
 }
@@ -68,6 +68,12 @@ pub enum OwnerFrame {
     /// Asks which edges have a user.
     #[prost(message, tag = "17")]
     UserQuery(UserQuery),
+    /// The edge has subscribers of all rooms whose names begin alike.
+    #[prost(message, tag = "40")]
+    FollowPrefix(PrefixRef),
+    /// The edge has none any more.
+    #[prost(message, tag = "41")]
+    UnfollowPrefix(PrefixRef),
 }
 
 /// A frame from a shard's owner to an edge.
@@ -76,7 +82,7 @@ pub struct ToEdge {
     /// The frame.
     #[prost(
         oneof = "EdgeFrame",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 15, 17, 20"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 15, 17, 20, 40"
     )]
     pub frame: Option<EdgeFrame>,
 }
@@ -126,6 +132,9 @@ pub enum EdgeFrame {
     /// The answer to a user query.
     #[prost(message, tag = "17")]
     UserAnswer(UserAnswer),
+    /// The answer to `follow_prefix`.
+    #[prost(message, tag = "40")]
+    PrefixFollowed(PrefixFollowed),
 }
 
 impl ToEdge {

@@ -115,6 +115,24 @@ fn every_form_says_the_same() {
 }
 
 #[test]
+fn a_publication_of_a_prefix_names_its_channel_and_the_subscriptions() {
+    let publication = publication("{\"a\":1}");
+    for dialect in Dialect::ALL {
+        let event = Event::OfPrefix(&publication, "room:lobby.1");
+        let got = payload(dialect, ChannelRef::Name("room:lobby.*"), event);
+        let want = Push {
+            channel: "room:lobby.*".to_owned(),
+            publication: Some(Publication {
+                channel: "room:lobby.1".to_owned(),
+                ..Publication::from(&publication)
+            }),
+            ..Push::default()
+        };
+        assert_eq!(read(dialect, &got), want, "{dialect:?}");
+    }
+}
+
+#[test]
 fn there_is_always_a_text_to_go_on_from() {
     for (data, content_type, text) in [
         (&b""[..], ContentType::Json, "null"),

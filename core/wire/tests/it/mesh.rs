@@ -397,6 +397,37 @@ fn golden_users() {
 }
 
 #[test]
+fn golden_prefixes() {
+    // Fields 40 and 41 of a frame to the owner, 40 of one to the edge.
+    const FOLLOW: &str = "c202150a0464656d6f120b726f6f6d3a6c6f6262792e1807";
+    const UNFOLLOW: &str = "ca02130a0464656d6f120b726f6f6d3a6c6f6262792e";
+    const FOLLOWED: &str = "c202040807106a";
+    let key = |request| PrefixRef {
+        instance: "demo".into(),
+        prefix: "room:lobby.".into(),
+        request,
+    };
+    for (frame, bytes) in [
+        (OwnerFrame::FollowPrefix(key(7)), FOLLOW),
+        (OwnerFrame::UnfollowPrefix(key(0)), UNFOLLOW),
+    ] {
+        let frame = ToOwner { frame: Some(frame) };
+        assert_eq!(to_hex(&frame.encode_to_vec()), to_hex(&hex(bytes)));
+        assert_eq!(ToOwner::decode(&*hex(bytes)), Ok(frame));
+    }
+    let followed = PrefixFollowed {
+        request: 7,
+        error: 106,
+    };
+    let followed = ToEdge {
+        frame: Some(EdgeFrame::PrefixFollowed(followed)),
+    };
+    assert_eq!(to_hex(&followed.encode_to_vec()), to_hex(&hex(FOLLOWED)));
+    assert_eq!(ToEdge::decode(&*hex(FOLLOWED)), Ok(followed.clone()));
+    assert_eq!(followed.class(), Class::Control);
+}
+
+#[test]
 fn a_frame_of_a_later_version_is_seen_as_none() {
     let later = ToEdge::decode(&*hex("ea06056c61746572")).unwrap();
     assert_eq!(later.frame, None);

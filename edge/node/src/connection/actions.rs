@@ -3,15 +3,18 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use gb6_core_model::ErrorCode;
 use gb6_core_model::snapshot::Snapshot;
-use gb6_edge_session::{Action, Answer, Context, HubRequest, Session, SharedLimits};
+use gb6_core_model::{ErrorCode, ShardId};
+use gb6_edge_session::{
+    Action, Answer, Context, Following, HubRequest, Request, Session, SharedLimits,
+};
 
 use super::carrier::Carrier;
 use super::driver::{Connection, End};
 use super::framing::Framing;
 use super::instance::InstanceTag;
 use crate::limits::SessionLimits;
+use crate::shards::ShardInbox;
 
 impl<C: Carrier, F: Framing> Connection<C, F> {
     /// Calls the session and does what it asks for.
@@ -142,12 +145,47 @@ impl<C: Carrier, F: Framing> Connection<C, F> {
         snapshot: &Snapshot,
         request: HubRequest,
     ) -> Result<(), ErrorCode> {
+        let following = match &request.request {
+            Request::Follow(query) => Some(query.following.clone()),
+            Request::Unfollow(following) => Some(following.clone()),
+            _ => None,
+        };
+        if let Some(following) = following {
+            return self.hand_to_all(&following, &request);
+        }
         let inbox = self
             .shared
             .shards
             .inbox_for(&self.shared, snapshot, &request.room)
             .ok_or(ErrorCode::OwnerMoving)?;
-        if !self.asked.iter().any(|known| Arc::ptr_eq(known, &inbox)) {
+        self.hand_to(&inbox, request)
+    }
+
+    /// Puts a request about a prefix into the inbox of every shard that it is in. An error is the
+    /// whole request's answer.
+    fn hand_to_all(
+        &mut self,
+        following: &Following,
+        request: &HubRequest,
+    ) -> Result<(), ErrorCode> {
+        let mut outcome = Ok(());
+        for shard in following.shards() {
+            let shards = &self.shared.shards;
+            let inbox = shards.inbox(&self.shared, &shard.region, ShardId(shard.shard));
+            let handed = self.hand_to(&inbox, request.clone());
+            match (handed, request.request.leaves()) {
+                (Ok(()), _) => {}
+                // Whoever leaves has left a shard whose task is gone.
+                (Err(code), true) if following.left() => outcome = Err(code),
+                (Err(_), true) => {}
+                (Err(code), false) => return Err(code),
+            }
+        }
+        outcome
+    }
+
+    fn hand_to(&mut self, inbox: &Arc<ShardInbox>, request: HubRequest) -> Result<(), ErrorCode> {
+        if !self.asked.iter().any(|known| Arc::ptr_eq(known, inbox)) {
             self.asked.reserve_exact(1);
             self.asked.push(inbox.clone());
         }

@@ -111,7 +111,7 @@ impl ShardInbox {
                 return Err(InboxFull);
             }
             let full = waiting.asks.len() >= self.max || waiting.bytes + bytes > BYTES_MAX;
-            if full && !matches!(request.request, Request::Unsubscribe) {
+            if full && !request.request.leaves() {
                 return Err(InboxFull);
             }
             waiting.bytes += bytes;

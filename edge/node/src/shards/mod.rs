@@ -81,12 +81,22 @@ impl Shards {
         room: &RoomRef,
     ) -> Option<Arc<ShardInbox>> {
         let instance = InstanceId::from(room.instance.as_str());
-        let (region, ShardId(number)) = snapshot.shard_of(&instance, &room.channel)?;
+        let (region, shard) = snapshot.shard_of(&instance, &room.channel)?;
+        Some(self.inbox(shared, region, shard))
+    }
+
+    /// The inbox of a shard that the placement names.
+    pub(crate) fn inbox(
+        &self,
+        shared: &Arc<Shared>,
+        region: &str,
+        ShardId(number): ShardId,
+    ) -> Arc<ShardInbox> {
         let known = |shards: &BTreeMap<String, BTreeMap<u32, Shard>>| {
             Some(shards.get(region)?.get(&number)?.inbox.clone())
         };
         if let Some(inbox) = known(&self.shards.read()) {
-            return Some(inbox);
+            return inbox;
         }
         let mut shards = self.shards.write();
         let shards = shards.entry(region.to_owned()).or_default();
@@ -105,7 +115,7 @@ impl Shards {
                 task: tokio::spawn(attended(shared.clone(), inbox, task.run())),
             }
         });
-        Some(shard.inbox.clone())
+        shard.inbox.clone()
     }
 
     /// Every user was told of to its shard by the placement of this revision.
@@ -267,6 +277,16 @@ fn collect_one(
             g.subscribers as f64,
         ),
         (
+            "gb6_edge_prefixes",
+            "Different prefixes of channel names followed here.",
+            g.prefixes as f64,
+        ),
+        (
+            "gb6_edge_prefix_subscribers",
+            "Subscriptions to prefixes here.",
+            g.prefix_subscribers as f64,
+        ),
+        (
             "gb6_edge_interests_unanswered",
             "Rooms that the owner was told of and has not answered.",
             g.interests_unanswered as f64,
@@ -354,6 +374,11 @@ fn collect_one(
             "gb6_edge_fan_out_total",
             "Frames handed to subscribers.",
             c.fan_out,
+        ),
+        (
+            "gb6_edge_prefix_fan_out_total",
+            "Frames handed to subscribers of prefixes.",
+            c.prefix_fan_out,
         ),
         (
             "gb6_edge_encoded_total",

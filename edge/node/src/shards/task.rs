@@ -7,10 +7,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use gb6_core_model::{Incarnation, NodeId, ShardId};
+use gb6_core_model::{Incarnation, InstanceId, NodeId, ShardId};
 use gb6_core_obs::{Invariant, check_invariant};
 use gb6_core_wire::mesh::{HistoryPage, ShardRef, ToEdge};
-use gb6_edge_session::{Detach, Hub, HubConfig, HubOut as _};
+use gb6_edge_session::{Detach, Hub, HubConfig, HubOut as _, Request};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
@@ -84,6 +84,8 @@ pub(super) struct ShardTask {
     hint: Option<NodeId>,
     /// The owner by the snapshot when the streams were last opened, and that snapshot's revision.
     placed: (Option<NodeId>, u64),
+    /// The snapshot that the shards of all subscriptions to prefixes were last compared with.
+    prefixes_placed: Option<u64>,
     /// Until when publishes may still be answered after the task was told to end.
     until: Option<Instant>,
     /// When what did not fit into the streams is offered to them again.
@@ -119,6 +121,7 @@ impl ShardTask {
             failures: 0,
             hint: None,
             placed: (None, 0),
+            prefixes_placed: None,
             until: None,
             send_at: None,
             counts: Report::default(),
@@ -160,6 +163,7 @@ impl ShardTask {
             // Whatever woke it: requests that have come meanwhile are part of this round.
             self.asks();
             self.follow_snapshot();
+            self.follow_placement();
             let now = Instant::now();
             if now >= tick {
                 self.hub.tick(self.now(), &mut self.out);
@@ -266,6 +270,10 @@ impl ShardTask {
         for ask in asks {
             match ask {
                 Ask::Request(from, request) => {
+                    if matches!(request.request, Request::Follow(_)) {
+                        // Its session may have looked at another snapshot.
+                        self.prefixes_placed = None;
+                    }
                     self.hub.request(now, &from, *request, &mut self.out);
                 }
                 Ask::Closed(session) => self.hub.session_closed(now, session, &mut self.out),
@@ -387,6 +395,23 @@ impl ShardTask {
         self.pages.clear();
         self.send_at = None;
         self.link = Link::Waiting(Instant::now() + wait);
+    }
+
+    /// Ends subscriptions to prefixes that are in other shards than a newer snapshot names.
+    fn follow_placement(&mut self) {
+        let snapshot = self.shared.snapshot.load();
+        if self.prefixes_placed == Some(snapshot.revision) {
+            return;
+        }
+        self.prefixes_placed = Some(snapshot.revision);
+        self.hub.placement_changed(|instance| {
+            let (region, shards) = snapshot.shards_of(&InstanceId::from(instance))?;
+            let shard = |shard: ShardId| ShardRef {
+                region: region.to_owned(),
+                shard: shard.0,
+            };
+            Some(shards.into_iter().map(shard).collect())
+        });
     }
 
     /// Goes to the new owner where a newer snapshot names another one.

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gb6_core_mesh::{Endpoint, FrameSender, Link, QueueLimits, Stream};
+use gb6_core_model::snapshot::Snapshot;
 use gb6_core_wire::mesh::{
     Attached, Class, Deliver, EdgeFrame, HistoryPage, HistoryRemoved, HistoryRequest, Interested,
-    LimitShared, LimitWanted, LimitsShared, LimitsWanted, OwnerFrame, Person, Presence,
-    PresenceAnswer, Publication, Publish, Published, Purpose, RoomRef, ToEdge, ToOwner, Traced,
-    UserAnswer, edges_sum,
+    LimitShared, LimitWanted, LimitsShared, LimitsWanted, OwnerFrame, Person, PrefixFollowed,
+    PrefixRef, Presence, PresenceAnswer, Publication, Publish, Published, Purpose, RoomRef,
+    ShardRef, ToEdge, ToOwner, Traced, UserAnswer, edges_sum,
 };
 use parking_lot::Mutex;
 
@@ -50,16 +51,31 @@ struct State {
     /// Interest in this channel is kept and not answered.
     withheld: Option<String>,
     uninformed: Vec<(u64, RoomRef)>,
+    /// Which shard a room is in.
+    placement: Snapshot,
 }
 
 struct Attachment {
     to: Arc<FrameSender<ToEdge>>,
     interests: BTreeSet<RoomRef>,
-    shard: u32,
+    shard: ShardRef,
     node: String,
     /// Instance and name of the users that it has.
     users: BTreeSet<(String, String)>,
     complete_by: u64,
+    prefixes: BTreeSet<(String, String)>,
+}
+
+impl Attachment {
+    /// Whether it wants what is published in a room, which is in this shard.
+    fn wants(&self, room: &RoomRef, shard: Option<&ShardRef>) -> bool {
+        let mut prefixes = self.prefixes.iter();
+        let begins = |(instance, p): &(String, String)| {
+            *instance == room.instance && room.channel.starts_with(p)
+        };
+        let followed = shard == Some(&self.shard) && !room.channel.contains('#');
+        self.interests.contains(room) || (followed && prefixes.any(begins))
+    }
 }
 
 impl Owner {
@@ -96,6 +112,17 @@ impl Owner {
         for (edge, room) in std::mem::take(&mut state.uninformed) {
             state.frame(edge, OwnerFrame::Interest(room));
         }
+    }
+
+    /// From now on rooms are where this placement has them.
+    pub(crate) fn place(&self, placement: Snapshot) {
+        self.state.lock().placement = placement;
+    }
+
+    /// Prefixes that edges follow, in every shard.
+    pub(crate) fn prefixes(&self) -> usize {
+        let state = self.state.lock();
+        state.edges.values().map(|a| a.prefixes.len()).sum()
     }
 
     /// Appends a publication as if another edge had sent it.
@@ -185,7 +212,7 @@ impl Owner {
             match open.purpose {
                 Some(Purpose::Shard(shard)) => {
                     let node = link.peer().node.as_str().to_owned();
-                    tokio::spawn(self.clone().shard(shard.shard, node, stream));
+                    tokio::spawn(self.clone().shard(shard, node, stream));
                 }
                 Some(Purpose::CatchUp(_)) => {
                     tokio::spawn(self.clone().catch_up(stream));
@@ -201,7 +228,7 @@ impl Owner {
         }
     }
 
-    async fn shard(self, shard: u32, node: String, stream: Stream) {
+    async fn shard(self, shard: ShardRef, node: String, stream: Stream) {
         let (to, mut from) = stream.split::<ToEdge, ToOwner>(QueueLimits::default());
         let to = Arc::new(to);
         let edge = {
@@ -217,6 +244,7 @@ impl Owner {
                     node,
                     users: BTreeSet::new(),
                     complete_by: 0,
+                    prefixes: BTreeSet::new(),
                 },
             );
             edge
@@ -380,6 +408,22 @@ impl State {
                 };
                 self.tell(edge, EdgeFrame::HistoryRemoved(removed));
             }
+            OwnerFrame::FollowPrefix(PrefixRef {
+                instance,
+                prefix,
+                request,
+            }) => {
+                if let Some(attachment) = self.edges.get_mut(&edge) {
+                    attachment.prefixes.insert((instance, prefix));
+                }
+                let followed = PrefixFollowed { request, error: 0 };
+                self.tell(edge, EdgeFrame::PrefixFollowed(followed));
+            }
+            OwnerFrame::UnfollowPrefix(key) => {
+                if let Some(attachment) = self.edges.get_mut(&edge) {
+                    attachment.prefixes.remove(&(key.instance, key.prefix));
+                }
+            }
             OwnerFrame::SessionEnded(ended) => {
                 self.ended.insert(ended.session);
             }
@@ -399,8 +443,8 @@ impl State {
                 }
             }
             OwnerFrame::UserQuery(query) => {
-                let shard = self.edges.get(&edge).map(|a| a.shard);
-                let all = self.edges.values().filter(|a| Some(a.shard) == shard);
+                let shard = self.edges.get(&edge).map(|a| a.shard.shard);
+                let all = self.edges.values().filter(|a| Some(a.shard.shard) == shard);
                 let reported = all.clone().filter(|a| a.complete_by == query.revision);
                 let user = (query.instance, query.user);
                 let answer = UserAnswer {
@@ -461,8 +505,9 @@ impl State {
             room: room.clone(),
             publication,
         });
+        let shard = self.shard_of(room);
         for attachment in self.edges.values() {
-            if attachment.interests.contains(room) {
+            if attachment.wants(room, shard.as_ref()) {
                 let frame = ToEdge {
                     frame: Some(deliver.clone()),
                 };
@@ -471,6 +516,15 @@ impl State {
             }
         }
         offset
+    }
+
+    fn shard_of(&self, room: &RoomRef) -> Option<ShardRef> {
+        let instance = room.instance.as_str().into();
+        let (region, shard) = self.placement.shard_of(&instance, &room.channel)?;
+        Some(ShardRef {
+            region: region.to_owned(),
+            shard: shard.0,
+        })
     }
 
     fn page(&self, request: HistoryRequest) -> HistoryPage {

@@ -192,6 +192,7 @@ impl World {
             .bind(local("r1", Role::Region), Timing::default())
             .unwrap();
         let owner = Owner::default();
+        owner.place(snapshot.clone());
         owner.serve(region.clone());
         let (placement, receiver) = watch::channel(Arc::new(snapshot.clone()));
         let deps = deps(&network, receiver);
@@ -212,6 +213,7 @@ impl World {
 
     /// Gives the edge another placement.
     pub(crate) fn place(&self, snapshot: Snapshot) {
+        self.owner.place(snapshot.clone());
         self.placement.send_replace(Arc::new(snapshot));
     }
 

@@ -249,7 +249,7 @@ impl<S: Clone> Hub<S> {
         let filter = match filter {
             None => None,
             Some(filter) => {
-                let left = self.config.filter_bytes.saturating_sub(self.filter_bytes);
+                let left = self.filter_room();
                 let filters = room.filters.get_or_insert_default();
                 let left = left.saturating_sub(filters.bytes());
                 let added = filters.add(filter, left);

@@ -55,6 +55,7 @@ impl<S: Clone> Hub<S> {
         self.reads.link_down();
         self.queries.link_down();
         self.interests.link_down();
+        self.prefixes_link_down();
         self.ahead_bytes = 0;
         self.ready_bytes = 0;
         self.fills_paused.clear();
@@ -99,6 +100,7 @@ impl<S: Clone> Hub<S> {
         self.tick_ops(now, out);
         self.resend_publishes(out);
         self.want_all(out);
+        self.ask_for_prefixes(out);
         self.tell_all_present(out);
         self.start_queries(now, out);
         for session in self.numbers.untold(self.lease.sequence()) {

@@ -52,6 +52,7 @@ impl<S: Clone> Hub<S> {
     /// A publication came live.
     pub(super) fn delivered(&mut self, now: u64, frame: Deliver, out: &mut impl HubOut<S>) {
         self.counters.delivers += 1;
+        self.hand_to_followers(&frame, usize::MAX, out);
         let found = self.rooms.find(&frame.room);
         let Some((id, mut room)) = found.and_then(|id| Some((id, self.take_room(id)?))) else {
             // Interest was withdrawn and the owner does not know it yet.
@@ -90,9 +91,10 @@ impl<S: Clone> Hub<S> {
     /// whether the room's position is known.
     pub(super) fn signalled(&mut self, frame: Deliver, out: &mut impl HubOut<S>) {
         self.counters.signals += 1;
+        let bound = self.config.signal_backlog_bytes;
+        self.hand_to_followers(&frame, bound, out);
         let found = self.rooms.find(&frame.room);
         if let Some((id, mut room)) = found.and_then(|id| Some((id, self.take_room(id)?))) {
-            let bound = self.config.signal_backlog_bytes;
             self.hand_out(&mut room, &frame.publication, bound, out);
             self.put_room(id, room);
         }

@@ -18,6 +18,7 @@ mod link;
 mod live;
 mod numbers;
 mod out;
+mod prefix;
 mod publish;
 mod query;
 mod reads;
@@ -37,6 +38,7 @@ use crate::request::{Answer, HubRequest, Notice, Request};
 use interest::{Interest, Interests};
 use lease::Lease;
 use numbers::Numbers;
+use prefix::Prefixes;
 use publish::{Doors, PendingPublish};
 use query::Queries;
 use reads::Reads;
@@ -50,6 +52,7 @@ pub struct Hub<S> {
     lease: Lease,
     rooms: Rooms<S>,
     interests: Interests,
+    prefixes: Prefixes<S>,
     /// What each session is to each room.
     members: BTreeMap<(SessionId, RoomId), Member>,
     /// Requests without an answer, in the order in which they came: so their deadlines ascend.
@@ -119,6 +122,7 @@ impl<S: Clone> Hub<S> {
             lease: Lease::default(),
             rooms: Rooms::new(),
             interests: Interests::default(),
+            prefixes: Prefixes::default(),
             members: BTreeMap::new(),
             ops: BTreeMap::new(),
             next_op: 1,
@@ -167,6 +171,8 @@ impl<S: Clone> Hub<S> {
         match request {
             Request::Subscribe(query) => self.subscribe(asked, *query, out),
             Request::Unsubscribe => self.unsubscribe(asked, out),
+            Request::Follow(query) => self.follow(asked, *query, out),
+            Request::Unfollow(following) => self.unfollow(asked, &following, out),
             Request::Publish(query) => self.publish(asked, *query, out),
             Request::Presence { entries } => self.presence(asked, entries, out),
             Request::History(query) => self.history(asked, query, out),
@@ -191,6 +197,7 @@ impl<S: Clone> Hub<S> {
         for room in rooms {
             self.leave(session, room, out);
         }
+        self.leave_prefixes(session, out);
         let ended = self.numbers.close(session);
         if ended {
             self.session_ended(session, out);
@@ -216,6 +223,7 @@ impl<S: Clone> Hub<S> {
             EdgeFrame::HistoryRemoved(f) => self.history_removed(now_ms, &f, out),
             EdgeFrame::Signal(f) => self.signalled(f, out),
             EdgeFrame::UserAnswer(f) => self.edges_answered(now_ms, f, out),
+            EdgeFrame::PrefixFollowed(f) => self.prefix_followed(f, out),
         }
     }
 
@@ -234,6 +242,7 @@ impl<S: Clone> Hub<S> {
         self.tick_lease(now_ms, out);
         self.tick_ops(now_ms, out);
         self.tick_queries(now_ms, out);
+        self.tick_prefixes(now_ms, out);
         self.tick_evictions(out);
         self.tick_reads(now_ms, out);
         self.continue_fills(now_ms, out);
@@ -252,6 +261,8 @@ impl<S: Clone> Hub<S> {
             shard_epoch: self.lease.shard_epoch(),
             rooms: self.rooms.len(),
             subscribers: self.rooms.iter().map(|(_, r)| r.subscribers.len()).sum(),
+            prefixes: self.prefixes.len(),
+            prefix_subscribers: self.prefixes.subscribers(),
             interests_unanswered: self.interests.unanswered(),
             interests_waiting: self.interests.waiting(),
             joining: self.rooms.iter().map(|(_, r)| r.joiners.len()).sum(),
@@ -263,10 +274,10 @@ impl<S: Clone> Hub<S> {
             at_door: self.doors.waiting(),
             ring_bytes: self.ring_bytes,
             base_bytes: self.base_bytes,
-            filter_bytes: self.filter_bytes,
+            filter_bytes: self.filter_bytes + self.prefixes.filter_bytes(),
             ahead_bytes: self.ahead_bytes,
             ready_bytes: self.ready_bytes,
-            evictions_waiting: self.evictions.len(),
+            evictions_waiting: self.evictions.len() + self.prefixes.ending(),
             users: self.users.len(),
         }
     }
@@ -281,7 +292,8 @@ impl<S: Clone> Hub<S> {
 
     /// Whether nothing is waited for: no room, no request, no publish, nobody who comes.
     pub fn is_idle(&self) -> bool {
-        self.rooms.len() == 0 && self.ops.is_empty() && !self.users.are_waited_for()
+        let asked = self.ops.is_empty() && !self.users.are_waited_for();
+        self.rooms.len() == 0 && asked && self.prefixes.is_empty()
     }
 
     fn wait(&mut self, asked: &Asked<S>, op: Op) -> u64 {

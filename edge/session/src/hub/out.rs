@@ -172,6 +172,8 @@ pub struct HubCounters {
     pub delivers: u64,
     /// Frames handed to subscribers.
     pub fan_out: u64,
+    /// Frames handed to those that follow a prefix.
+    pub prefix_fan_out: u64,
     /// Publications encoded, once per form in use.
     pub encoded: u64,
     /// Deltas made, once per publication and dialect in use.
@@ -239,6 +241,10 @@ pub struct HubGauges {
     pub rooms: usize,
     /// Subscribers in all rooms.
     pub subscribers: usize,
+    /// Different prefixes that are followed.
+    pub prefixes: usize,
+    /// Subscriptions to them.
+    pub prefix_subscribers: usize,
     /// Rooms that the owner was told of and has not answered.
     pub interests_unanswered: usize,
     /// Rooms that the owner has still to be told of.

@@ -16,6 +16,7 @@ mod liveness;
 mod message_id;
 mod options;
 mod permission;
+mod prefix;
 mod proofs;
 mod rate;
 mod reply;

@@ -1,7 +1,8 @@
 //! Whether a session may do a thing in a channel: name, namespace, switches, capabilities, tokens.
 
+use gb6_core_model::prefix::{self, PrefixError};
 use gb6_core_model::snapshot::{ChannelKind, Namespace, Snapshot, Who};
-use gb6_core_model::{Allow, Caps, Channel, ErrorCode, InstanceId};
+use gb6_core_model::{Allow, Caps, Channel, ErrorCode, InstanceId, limits};
 
 use super::subscription::Subscription;
 
@@ -25,6 +26,10 @@ impl Asker<'_> {
         what: Allow,
     ) -> Result<(Channel, &'s Namespace), ErrorCode> {
         let (channel, namespace) = known(snapshot, self.instance, name)?;
+        // It stands for channels, and is none.
+        if prefix_in(&channel, namespace).is_some() {
+            return Err(ErrorCode::BadRequest);
+        }
         let held = || {
             let by_name = |s: &Subscription| s.channel.as_str().cmp(channel.as_str());
             let at = self.subscriptions.binary_search_by(by_name);
@@ -42,8 +47,34 @@ impl Asker<'_> {
         token: bool,
     ) -> Result<(Channel, &'s Namespace), ErrorCode> {
         let (channel, namespace) = known(snapshot, self.instance, name)?;
-        self.allowed(&channel, namespace, Allow::Subscribe, || token)?;
+        match prefix_in(&channel, namespace) {
+            Some(prefix) => self.may_follow(prefix, namespace, token)?,
+            None => self.allowed(&channel, namespace, Allow::Subscribe, || token)?,
+        }
         Ok((channel, namespace))
+    }
+
+    /// Whether this session may follow a prefix, which says nothing of single channels.
+    fn may_follow(&self, prefix: &str, rules: &Namespace, token: bool) -> Result<(), ErrorCode> {
+        let covered = self.caps.allow_prefix(prefix);
+        let member = covered && (self.caps.0.is_some() || !self.user.is_empty());
+        let allowed = match rules.allow_prefix {
+            Who::Anyone => true,
+            Who::Member => member || token,
+            Who::Token => token,
+            Who::Nobody => false,
+        };
+        if !allowed {
+            return Err(ErrorCode::PermissionDenied);
+        }
+        let mine = self
+            .subscriptions
+            .iter()
+            .filter(|s| s.following().is_some());
+        match mine.count() >= limits::PREFIXES_SESSION_MAX {
+            true => Err(ErrorCode::LimitExceeded),
+            false => Ok(()),
+        }
     }
 
     fn allowed(
@@ -86,7 +117,8 @@ impl Asker<'_> {
     }
 }
 
-/// A channel that may be named from outside, with its rules: 107, 103 for the server's own, 102.
+/// A channel that may be named from outside, with its rules: 107, 103 for the server's own, 102; and
+/// 107 or 103 for what ends like a prefix and is none.
 pub(super) fn known<'s>(
     snapshot: &'s Snapshot,
     instance: &InstanceId,
@@ -97,5 +129,23 @@ pub(super) fn known<'s>(
         return Err(ErrorCode::PermissionDenied);
     }
     let namespace = snapshot.namespace(instance, &channel)?;
+    if let Some(Err(why)) = prefix_of(&channel, namespace) {
+        return Err(match why {
+            PrefixError::Reserved => ErrorCode::PermissionDenied,
+            PrefixError::Short | PrefixError::Mark => ErrorCode::BadRequest,
+        });
+    }
     Ok((channel, namespace))
+}
+
+/// The prefix that a channel's name stands for, where its namespace has prefixes: one that ends in
+/// `*` there is a prefix, or nothing.
+fn prefix_of<'c>(channel: &'c Channel, rules: &Namespace) -> Option<Result<&'c str, PrefixError>> {
+    let offered = rules.allow_prefix != Who::Nobody && channel.namespace().is_some();
+    prefix::prefix_of(channel.as_str()).filter(|_| offered)
+}
+
+/// The prefix that a name stands for of which it is known that it may be named.
+pub(super) fn prefix_in<'c>(channel: &'c Channel, rules: &Namespace) -> Option<&'c str> {
+    prefix_of(channel, rules)?.ok()
 }

@@ -19,6 +19,7 @@ use super::bulk;
 use super::delivery::delivery;
 use super::live::{Asked, Live, RecoveryBudget};
 use super::liveness::{expires_at, seconds_until};
+use super::permission::prefix_in;
 use super::reply::Turn;
 use super::subscription::{
     Features, Subscribing, Subscription, Terms, Told, VERIFYING, subscribe_result, tell_subscribed,
@@ -98,6 +99,9 @@ impl Live {
         told: Told,
     ) {
         let channel = self.subscriptions[at].channel.clone();
+        if prefix_in(&channel, rules).is_some() {
+            return self.begin_following(turn, id, at, rules, request, grant, told);
+        }
         let overrides = grant.as_ref().map(|g| g.overrides).unwrap_or_default();
         let positions = rules.kind == ChannelKind::Stream;
         let forced = overrides.force_recovery.unwrap_or(rules.force_recovery);
@@ -168,7 +172,7 @@ impl Live {
     }
 
     /// What a grant makes of a subscription, and the data for its client.
-    fn terms(
+    pub(super) fn terms(
         &self,
         cx: &Context<'_>,
         grant: Option<SubscriptionGrant>,
@@ -187,6 +191,7 @@ impl Live {
             server_side: told != Told::Reply,
             person,
             expires: expires_at(cx, grant.expires_unix_ms),
+            following: None,
         };
         (Some(Box::new(terms)), grant.data)
     }
@@ -226,7 +231,11 @@ impl Live {
             Answer::Subscribed(answer) => answer,
             failed => {
                 if let Some(at) = ours {
-                    self.subscriptions.remove(at);
+                    // Some shards may have it.
+                    match self.subscriptions[at].following() {
+                        Some(_) => self.end_subscription(turn, at, 0, Asked::Nothing),
+                        None => drop(self.subscriptions.remove(at)),
+                    }
                 }
                 let code = match failed {
                     Answer::Failed(code) => code,
@@ -354,9 +363,10 @@ impl Live {
         id: u32,
         then: Asked,
     ) {
-        let channel = self.subscriptions.remove(at).channel;
-        self.drop_refresh(turn, &channel);
-        let request = self.request(turn, id, &channel, then, Request::Unsubscribe);
+        let subscription = self.subscriptions.remove(at);
+        let channel = &subscription.channel;
+        self.drop_refresh(turn, channel);
+        let request = self.request(turn, id, channel, then, subscription.leaving());
         turn.hub(request);
     }
 
@@ -398,6 +408,11 @@ impl Live {
             // A client does not subscribe again to what it did not subscribe to.
             return Err(Disconnect::InsufficientState);
         }
+        if self.subscriptions[at].following().is_some() {
+            // The other shards have it still: told behind what they send.
+            self.unsubscribed_by_server(turn, at, why);
+            return Ok(());
+        }
         self.subscriptions.remove(at);
         self.drop_refresh(turn, channel);
         turn.say(&unsubscribe_push(channel, why));
@@ -417,8 +432,8 @@ impl Live {
             let waits = pending == VERIFYING || (pending != 0 && self.withdraw(pending));
             if !waits {
                 let channel = &subscription.channel;
-                let leave: HubRequest =
-                    self.request(turn, 0, channel, Asked::Nothing, Request::Unsubscribe);
+                let leaving = subscription.leaving();
+                let leave: HubRequest = self.request(turn, 0, channel, Asked::Nothing, leaving);
                 turn.hub(leave);
             }
         }

@@ -8,7 +8,8 @@ use gb6_core_wire::client::{Publication, Push, Reply, Subscribe, SubscribeResult
 use gb6_core_wire::mesh::Person;
 
 use super::reply::Turn;
-use crate::request::SubscribeAnswer;
+use crate::following::Following;
+use crate::request::{Request, SubscribeAnswer};
 
 /// A subscription of this session.
 pub(super) struct Subscription {
@@ -30,6 +31,8 @@ pub(super) struct Terms {
     pub(super) person: Option<Arc<Person>>,
     /// When it expires, in ms of the monotonic clock.
     pub(super) expires: Option<u64>,
+    /// Of one to a prefix: how far it is in the shards.
+    pub(super) following: Option<Arc<Following>>,
 }
 
 impl Default for Terms {
@@ -39,14 +42,29 @@ impl Default for Terms {
             server_side: false,
             person: None,
             expires: None,
+            following: None,
         }
     }
 }
 
 impl Subscription {
-    /// Whether it is one, and by a token for this channel or by the server's own will.
+    /// Whether it is one, and by a token for this channel or by the server's own will. What stands for
+    /// many channels proves nothing of one.
     pub(super) fn is_proof(&self) -> bool {
-        self.pending != VERIFYING && self.terms.is_some()
+        self.pending != VERIFYING && self.terms.is_some() && self.following().is_none()
+    }
+
+    /// Of one to a prefix: how far it is in the shards.
+    pub(super) fn following(&self) -> Option<&Arc<Following>> {
+        self.terms.as_ref()?.following.as_ref()
+    }
+
+    /// What ends it.
+    pub(super) fn leaving(&self) -> Request {
+        match self.following() {
+            Some(following) => Request::Unfollow(following.clone()),
+            None => Request::Unsubscribe,
+        }
     }
 
     pub(super) fn is_server_side(&self) -> bool {
@@ -77,7 +95,7 @@ pub(super) struct Subscribing {
 }
 
 /// What a subscription was granted.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Features {
     pub(super) positioned: bool,
     pub(super) recoverable: bool,

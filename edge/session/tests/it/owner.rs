@@ -204,6 +204,9 @@ impl Owner {
                     entries: Vec::new(),
                 }));
             }
+            OwnerFrame::FollowPrefix(_) | OwnerFrame::UnfollowPrefix(_) => {
+                unreachable!("nobody follows prefixes in this model")
+            }
             OwnerFrame::Renew(renew) => {
                 self.heard.insert(incarnation, now);
                 self.say(EdgeFrame::Renewed(renew));

@@ -211,6 +211,8 @@ fn wanted(request: &HubRequest) -> (String, &'static str) {
         Request::Subscribe(query) if query.recover.is_some() => "recover",
         Request::Subscribe(_) => "subscribe",
         Request::Unsubscribe => "unsubscribe",
+        Request::Follow(_) => "follow",
+        Request::Unfollow(_) => "unfollow",
         Request::Publish(_) => "publish",
         Request::Presence { entries: true } => "presence",
         Request::Presence { entries: false } => "stats",

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use gb6_core_model::ids::SLOT_COUNT;
-use gb6_core_model::snapshot::{CommandRate, Instance, Namespace};
+use gb6_core_model::snapshot::{CommandRate, Instance, Namespace, Who};
 use gb6_core_model::{InstanceEpoch, InstanceId, Slot, limits};
 use toml::Spanned;
 
@@ -86,6 +86,15 @@ impl Resolver<'_> {
                 &format!("{path}.personal_channel"),
                 "a channel `#user` stands outside every namespace, and this instance has no rules for such channels".into(),
                 format!("add a table [{path}.defaults]"),
+            );
+        }
+        if let Some(rules) = &instance.defaults
+            && rules.get_ref().allow_prefix != Who::Nobody
+        {
+            self.wrong(
+                rules,
+                &format!("{path}.defaults.allow_prefix"),
+                "channels outside every namespace have no prefixes",
             );
         }
         let keys = self.keys(name, &path, instance, secret_of);
@@ -322,6 +331,7 @@ impl Resolver<'_> {
             allow_publish: rules.allow_publish,
             allow_presence: rules.allow_presence,
             allow_history: rules.allow_history,
+            allow_prefix: rules.allow_prefix,
             max_message_bytes,
             publish_proxy: rules.publish_proxy.as_ref().is_some_and(|on| *on.get_ref()),
         }

@@ -4,6 +4,7 @@ mod dedupe;
 mod frames;
 mod fuzz;
 mod history;
+mod prefixes;
 mod presence;
 mod publish_model;
 mod signals;
