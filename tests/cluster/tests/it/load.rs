@@ -20,7 +20,12 @@ pub(crate) struct Load {
     name: &'static str,
     publishers: Vec<Publisher>,
     subscribers: Vec<Subscriber>,
+    /// Who reads everything in the end.
+    reader: Target,
 }
+
+/// Who [`Load::finish`] reads as.
+const READER: &str = "reads-everything";
 
 pub(crate) fn target(mesh: &Mesh, edge: &str, user: &str, dialect: Dialect) -> Target {
     Target::new(&mesh.ws(edge), &mesh.token(&member(user)), dialect)
@@ -61,24 +66,35 @@ impl Load {
         amount: Amount,
         urls: [String; 2],
     ) -> Self {
+        let by = |edge: usize, n: usize, user: &str| {
+            let dialect = Dialect::ALL[n % 2];
+            Target::new(&urls[edge], &mesh.token(&member(user)), dialect)
+        };
+        Self::start_with(name, seed, amount, by).await
+    }
+
+    /// As [`Load::start`], where clients reach edge 0 or 1 by what `by` says for the nth of them and
+    /// its user.
+    pub(crate) async fn start_with(
+        name: &'static str,
+        seed: u64,
+        amount: Amount,
+        by: impl Fn(usize, usize, &str) -> Target,
+    ) -> Self {
         let Amount {
             publishers,
             rooms,
             pause,
         } = amount;
-        let by = |edge: usize, user: &str, dialect| {
-            Target::new(&urls[edge % 2], &mesh.token(&member(user)), dialect)
-        };
         let recorder = Recorder::new();
         let rooms: Vec<String> = (0..rooms).map(|n| format!("room:{name}-{n}")).collect();
         let subscribers: Vec<Subscriber> = (0..2)
-            .zip(Dialect::ALL)
-            .map(|(edge, dialect)| {
+            .map(|edge| {
                 let user = format!("reader-e{}", edge + 1);
                 let options = SubscriberOptions {
                     name: user.clone(),
                     instance: "demo".into(),
-                    targets: vec![by(edge, &user, dialect)],
+                    targets: vec![by(edge, edge, &user)],
                     user,
                     rooms: rooms.clone(),
                     seed,
@@ -95,11 +111,10 @@ impl Load {
         let publishers = (0..publishers)
             .map(|n| {
                 let user = format!("writer-{n}");
-                let dialect = Dialect::ALL[n / 2 % 2];
                 let options = PublisherOptions {
                     name: user.clone(),
                     instance: "demo".into(),
-                    targets: vec![by(n, &user, dialect), by(n + 1, &user, dialect)],
+                    targets: vec![by(n % 2, n / 2, &user), by((n + 1) % 2, n / 2, &user)],
                     user: user.clone(),
                     rooms: rooms.clone(),
                     pause,
@@ -110,6 +125,7 @@ impl Load {
             })
             .collect();
         Load {
+            reader: by(0, 0, READER),
             recorder,
             rooms,
             name,
@@ -152,9 +168,8 @@ impl Load {
                 panic!("{error}; {}", self.saved());
             }
         }
-        let name = "reads-everything";
-        let target = target(mesh, "e1", name, Dialect::Protobuf);
-        let (session, _pushes) = Session::connect(&target).await.unwrap();
+        let name = READER;
+        let (session, _pushes) = Session::connect(&self.reader).await.unwrap();
         let client = What::Client {
             instance: "demo".into(),
             user: name.into(),

@@ -1,27 +1,93 @@
-//! Edges and regions are killed and paused at random moments, under publishers with ids and
-//! retries and subscribers on both edges.
+//! Edges and regions are killed and paused at random moments, and edges drained, under publishers
+//! with ids and retries and subscribers on both edges: over WebSockets, HTTP streams and QUIC.
 
 use std::time::Duration;
 
+use gb6_core_mesh::identity::MESH_DNS_NAME;
+use gb6_core_wire::client::Dialect;
 use gb6_tests_cluster::Rounds;
-use gb6_tests_harness::process::{Mesh, MeshOptions, PATIENCE};
+use gb6_tests_harness::client::Target;
+use gb6_tests_harness::process::{Mesh, MeshOptions, PATIENCE, member};
 use rand::RngExt;
 
-use crate::load::Load;
+use crate::load::{Amount, Load};
+
+/// Of a publisher, after each acknowledgement.
+const PAUSE: Duration = Duration::from_millis(2);
+const AMOUNT: Amount = Amount {
+    publishers: 6,
+    rooms: 4,
+    pause: PAUSE,
+};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_and_paused_at_random_moments() {
-    let mut rounds = Rounds::new("killed_and_paused", 20);
-    let mut mesh = Mesh::start(MeshOptions::new("rounds")).await.unwrap();
-    let pause = Duration::from_millis(2);
-    let load = Load::start(&mesh, "rounds", rounds.seed, (6, 4), pause).await;
+    let rounds = Rounds::new("killed_and_paused_at_random_moments", 20);
+    let mesh = Mesh::start(MeshOptions::new("rounds")).await.unwrap();
+    let load = Load::start(&mesh, "rounds", rounds.seed, (6, 4), PAUSE).await;
+    run(mesh, rounds, load).await;
+}
+
+/// Over event streams and HTTP streaming, in both encodings. Every second client says what it has to
+/// say to the other edge than the one that its stream is of.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_and_paused_under_http_streams() {
+    let rounds = Rounds::new("killed_and_paused_under_http_streams", 8);
+    let mesh = Mesh::start(MeshOptions::new("streams")).await.unwrap();
+    let edges = ["e1", "e2"].map(|edge| mesh.clients(edge));
+    let by = |edge: usize, n: usize, user: &str| {
+        let (path, dialect) = [
+            ("sse", Dialect::Json),
+            ("http_stream", Dialect::Protobuf),
+            ("http_stream", Dialect::Json),
+        ][n % 3];
+        let url = format!("http://{}/connection/{path}", edges[edge]);
+        let back = edges[(edge + n) % 2].clone();
+        Target {
+            back: Some(back),
+            ..Target::new(&url, &mesh.token(&member(user)), dialect)
+        }
+    };
+    let load = Load::start_with("streams", rounds.seed, AMOUNT, by).await;
+    run(mesh, rounds, load).await;
+}
+
+/// Over raw QUIC, in Protobuf.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_and_paused_under_quic() {
+    let rounds = Rounds::new("killed_and_paused_under_quic", 8);
+    let mesh = Mesh::start(MeshOptions::quic("quic")).await.unwrap();
+    let edges = ["e1", "e2"];
+    let by = |edge: usize, _: usize, user: &str| {
+        let (name, address) = (edges[edge], mesh.clients(edges[edge]));
+        let url = format!("quic://{name}.{MESH_DNS_NAME}@{address}");
+        Target {
+            ca: Some(mesh.ca()),
+            ..Target::new(&url, &mesh.token(&member(user)), Dialect::Protobuf)
+        }
+    };
+    let load = Load::start_with("quic", rounds.seed, AMOUNT, by).await;
+    run(mesh, rounds, load).await;
+}
+
+/// Runs the rounds, and checks what everybody saw.
+async fn run(mut mesh: Mesh, mut rounds: Rounds, load: Load) {
     for round in 1..=rounds.count {
         load.progress(20).await;
         let moment = Duration::from_millis(rounds.random.random_range(0..500));
         tokio::time::sleep(moment).await;
         // Every second round meets the region, which there is only one of.
         let victim = ["r1", "e1", "r1", "e2"][rounds.random.random_range(0..4)];
-        if rounds.random.random_bool(0.5) {
+        let drains = victim != "r1" && rounds.random.random_bool(0.3);
+        if drains {
+            println!("round {round}: {victim} drains");
+            let process = mesh.node(victim).running();
+            process.terminate();
+            let ended = process.wait(PATIENCE).await.unwrap();
+            assert!(ended.success(), "{victim} ended with {ended}");
+            mesh.node(victim).start().unwrap();
+            mesh.node(victim).ready(PATIENCE).await.unwrap();
+        } else if rounds.random.random_bool(0.5) {
             let away = Duration::from_millis(rounds.random.random_range(0..2_000));
             println!("round {round}: {victim} is killed, and comes back after {away:?}");
             mesh.node(victim).kill().await.unwrap();

@@ -1,14 +1,19 @@
 //! A small client of the Centrifuge protocol for tests: it says what the test tells it to, also
 //! what no SDK would say, and records what it sees. SDKs that others wrote are tested elsewhere.
 
+mod carrier;
 mod codec;
+mod framing;
 mod log;
 mod publisher;
+mod quic_wire;
 mod session;
 mod socket_task;
+mod stream_wire;
 mod subscriber;
 mod wire;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -27,12 +32,17 @@ pub const ANSWER: Duration = Duration::from_secs(5);
 /// Where and as whom a client connects.
 #[derive(Clone, Debug)]
 pub struct Target {
-    /// The WebSocket's address, `ws://host:port/path`.
+    /// `ws://host:port/path` of a WebSocket, `http://host:port/path` of an HTTP stream (`…/sse`: an
+    /// event stream), or `quic://name@ip:port`.
     pub url: String,
     /// The token; empty: none.
     pub token: String,
     /// How commands are written.
     pub dialect: Dialect,
+    /// Of an HTTP stream: `host:port` that takes its commands; `None`: as the stream's.
+    pub back: Option<String>,
+    /// Of QUIC: the file with the authority of the server's certificate (PEM).
+    pub ca: Option<PathBuf>,
 }
 
 impl Target {
@@ -42,6 +52,8 @@ impl Target {
             url: url.to_owned(),
             token: token.to_owned(),
             dialect,
+            back: None,
+            ca: None,
         }
     }
 }

@@ -16,8 +16,9 @@ use serde::Deserialize;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
+use super::carrier::Carrier;
 use super::socket_task::Run;
-use super::{ANSWER, ClientError, Incoming, Target, Wire};
+use super::{ANSWER, ClientError, Incoming, Target};
 
 /// Pushes that may wait for the test.
 const PUSHES: usize = 1024;
@@ -85,7 +86,7 @@ impl Session {
     /// # Errors
     /// There is no connection, or the server refuses the session.
     pub async fn connect(target: &Target) -> Result<(Self, mpsc::Receiver<Push>), ClientError> {
-        let mut wire = Wire::open(&target.url, target.dialect, ANSWER).await?;
+        let mut wire = Carrier::open(target, ANSWER).await?;
         let connect = Command {
             id: 1,
             connect: Some(Box::new(ConnectRequest {

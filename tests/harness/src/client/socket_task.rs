@@ -7,12 +7,13 @@ use gb6_core_wire::client::{Command, Reply};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
+use super::carrier::Carrier;
 use super::session::{Calls, Push, Waiting};
-use super::{ClientError, Incoming, Wire};
+use super::{ClientError, Incoming};
 
 /// What the task works on.
 pub(super) struct Run {
-    pub(super) wire: Wire,
+    pub(super) wire: Carrier,
     pub(super) calls: Arc<Mutex<Calls>>,
     pub(super) commands: mpsc::Receiver<Command>,
     pub(super) pushes: mpsc::Sender<Push>,

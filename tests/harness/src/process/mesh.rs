@@ -40,6 +40,25 @@ pub struct MeshOptions {
 }
 
 impl MeshOptions {
+    /// The same for clients over QUIC: its edges show the certificates that they have in the mesh, to
+    /// clients over TCP too.
+    pub fn quic(name: &str) -> Self {
+        let node = |name: &str, config: &mut Table| {
+            if config.contains_key("admin") {
+                let (cert, key) = (format!("certs/{name}.pem"), format!("certs/{name}.key"));
+                config.insert("tls_cert".into(), Value::String(cert));
+                config.insert("tls_key".into(), Value::String(key));
+                // UDP, of the same number.
+                let quic = config["http"].clone();
+                config.insert("quic".into(), quic);
+            }
+        };
+        Self {
+            node: Box::new(node),
+            ..Self::new(name)
+        }
+    }
+
     /// Two edges and one region.
     pub fn new(name: &str) -> Self {
         Self {
@@ -172,6 +191,22 @@ impl Mesh {
         }
     }
 
+    /// Where clients reach an edge, `host:port`; over QUIC by the same number.
+    ///
+    /// # Panics
+    /// There is no such edge: the test is wrong.
+    pub fn clients(&self, edge: &str) -> String {
+        match self.nodes.get(edge) {
+            Some(node) => node.http.to_string(),
+            None => panic!("the mesh has no edge {edge}"),
+        }
+    }
+
+    /// The file with the authority of its certificates (PEM).
+    pub fn ca(&self) -> PathBuf {
+        self.scratch.path().join("certs/ca.pem")
+    }
+
     /// A token of the demo instance.
     pub fn token(&self, claims: &Claims) -> String {
         hs256(SECRET.as_bytes(), KEY, claims)
@@ -202,7 +237,8 @@ impl Node {
     pub async fn ready(&mut self, patience: Duration) -> Result<(), ProcessError> {
         let start = Instant::now();
         loop {
-            let answer = http_get(self.http, "/readyz", Duration::from_secs(2)).await;
+            // Not where clients are: there it may be TLS that is spoken.
+            let answer = http_get(self.metrics, "/readyz", Duration::from_secs(2)).await;
             // First of all: whoever answers on its port is not it if it ended.
             let process = self.running();
             if let Some(error) = process.ended() {
