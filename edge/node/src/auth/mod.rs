@@ -113,7 +113,7 @@ pub(crate) fn verify_token(
     token: &str,
     unix_ms: i64,
 ) -> Result<(Claims, TokenRef), Refusal> {
-    let signed = Signed::verify(keys, listener, token)?;
+    let signed = Signed::verify(keys, listener, token, Keys::OfAny)?;
     let raw = signed.claims()?;
     let token = raw.token(token)?;
     let claims = raw.connection(signed.instance.clone(), signed.keys, unix_ms)?;
@@ -131,15 +131,21 @@ pub(crate) fn verify_subscription_token(
     token: &str,
     unix_ms: i64,
 ) -> Result<(SubscriptionClaims, TokenRef), Refusal> {
-    let signed = Signed::verify(keys, instance, token)?;
     // A key of another instance says nothing about this one's channels.
-    if signed.instance != instance {
-        return Err(Refusal::UnknownKey);
-    }
+    let signed = Signed::verify(keys, instance, token, Keys::OfListener)?;
     let raw = signed.claims()?;
     let token = raw.token(token)?;
     let claims = raw.subscription(signed.instance.clone(), signed.keys, unix_ms)?;
     Ok((claims, token))
+}
+
+/// Whose keys count.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Keys {
+    /// Those of the instance that a key id in the token names, and the listener's.
+    OfAny,
+    /// The listener's alone.
+    OfListener,
 }
 
 /// A token whose signature is good.
@@ -150,7 +156,12 @@ struct Signed<'a> {
 }
 
 impl<'a> Signed<'a> {
-    fn verify(table: &'a KeyTable, listener: &InstanceId, token: &str) -> Result<Self, Refusal> {
+    fn verify(
+        table: &'a KeyTable,
+        listener: &InstanceId,
+        token: &str,
+        whose: Keys,
+    ) -> Result<Self, Refusal> {
         if token.is_empty() || token.len() > TOKEN_BYTES_MAX {
             return Err(Refusal::Malformed);
         }
@@ -167,22 +178,31 @@ impl<'a> Signed<'a> {
         let issuer: Issuer = serde_json::from_slice(&payload).map_err(|_| Refusal::Malformed)?;
         let algorithm = header.alg.as_deref().and_then(KeyAlgorithm::parse);
         let algorithm = algorithm.ok_or(Refusal::Algorithm)?;
-        let Meant {
-            instance,
-            keys,
-            candidates,
-            otherwise,
-        } = Meant::by(table, listener, header.kid.as_deref(), issuer)?;
-        let mut fitting = candidates.iter().filter(|k| k.fits(algorithm)).peekable();
-        if fitting.peek().is_none() && otherwise == Refusal::Signature {
-            return Err(Refusal::Algorithm);
-        }
-        if !fitting.any(|key| key.verifies(algorithm, message, signature)) {
-            return Err(otherwise);
-        }
+        let signs = |meant: &Meant<'_>| meant.verify(algorithm, message, signature);
+        let kid = header.kid.as_deref();
+        let named = Meant::named(table, kid, &issuer);
+        let named = named.filter(|m| whose == Keys::OfAny || m.instance == listener);
+        let by_listener = || {
+            let meant = Meant::by_listener(table, listener, kid)?;
+            signs(&meant)?;
+            Ok(meant)
+        };
+        let meant = match named {
+            None => by_listener(),
+            Some(meant) => match signs(&meant) {
+                Ok(()) => Ok(meant),
+                Err(refusal) if meant.instance == listener => Err(refusal),
+                // What another instance calls its keys is nobody's business here: the token fares
+                // like one with an id that no key has.
+                Err(refusal) => by_listener().map_err(|otherwise| match otherwise {
+                    Refusal::KeyNotFetched => otherwise,
+                    _ => refusal,
+                }),
+            },
+        }?;
         Ok(Self {
-            instance,
-            keys,
+            instance: meant.instance,
+            keys: meant.keys,
             payload,
         })
     }
@@ -202,12 +222,8 @@ struct Meant<'a> {
 }
 
 impl<'a> Meant<'a> {
-    fn by(
-        table: &'a KeyTable,
-        listener: &InstanceId,
-        kid: Option<&str>,
-        issuer: Issuer,
-    ) -> Result<Self, Refusal> {
+    /// The key that the token itself names, with its instance.
+    fn named(table: &'a KeyTable, kid: Option<&str>, issuer: &Issuer) -> Option<Self> {
         let iss = match &issuer.iss {
             Some(serde_json::Value::String(iss)) => Some(iss.as_str()),
             _ => None,
@@ -216,14 +232,20 @@ impl<'a> Meant<'a> {
             .into_iter()
             .flatten()
             .find_map(|id| table.made_here(id));
-        if let Some((instance, keys, key)) = named {
-            return Ok(Self {
-                instance,
-                keys,
-                candidates: vec![key],
-                otherwise: Refusal::Signature,
-            });
-        }
+        named.map(|(instance, keys, key)| Self {
+            instance,
+            keys,
+            candidates: vec![key],
+            otherwise: Refusal::Signature,
+        })
+    }
+
+    /// Keys of the instance that the listener or the host name names.
+    fn by_listener(
+        table: &'a KeyTable,
+        listener: &InstanceId,
+        kid: Option<&str>,
+    ) -> Result<Self, Refusal> {
         let (instance, keys) = table.of(listener.as_str()).ok_or(Refusal::UnknownKey)?;
         let all = || keys.stored.iter().chain(keys.fetched.keys());
         let chosen: Vec<_> = all()
@@ -247,6 +269,24 @@ impl<'a> Meant<'a> {
             },
             otherwise,
         })
+    }
+
+    /// Whether one of the keys made this signature.
+    fn verify(
+        &self,
+        algorithm: KeyAlgorithm,
+        message: &str,
+        signature: &str,
+    ) -> Result<(), Refusal> {
+        let fitting = self.candidates.iter().filter(|k| k.fits(algorithm));
+        let mut fitting = fitting.peekable();
+        if fitting.peek().is_none() && self.otherwise == Refusal::Signature {
+            return Err(Refusal::Algorithm);
+        }
+        match fitting.any(|key| key.verifies(algorithm, message, signature)) {
+            true => Ok(()),
+            false => Err(self.otherwise),
+        }
     }
 }
 

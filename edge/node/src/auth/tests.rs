@@ -142,16 +142,22 @@ fn which_key_must_have_signed() {
         ok("acme", &sign(legacy, claims, "s-two")),
         Err(TokenError::Invalid)
     );
-    // Made here: names its instance, through kid or iss, and only that key will do.
+    // Made here: names its instance, through kid or iss.
     let acme = r#"{"alg":"HS256","kid":"acme.k1"}"#;
     assert_eq!(
         ok("demo", &sign(acme, claims, "s-acme")),
         Ok("acme".to_owned())
     );
-    assert_eq!(
-        ok("demo", &sign(acme, claims, "s-one")),
-        Err(TokenError::Invalid)
-    );
+    // Nobody learns at another instance that there is such a key: it is an id that no key has.
+    let nobody = r#"{"alg":"HS256","kid":"acme.k9"}"#;
+    for head in [acme, nobody] {
+        let own = ok("demo", &sign(head, claims, "s-one"));
+        assert_eq!(own, Ok("demo".to_owned()), "{head}");
+        for (listener, secret) in [("demo", "guessed"), ("acme", "s-one"), ("nobody", "s-one")] {
+            let refused = ok(listener, &sign(head, claims, secret));
+            assert_eq!(refused, Err(TokenError::Invalid), "{head} {listener}");
+        }
+    }
     let iss = r#"{"sub":"u","iss":"acme.k1"}"#;
     assert_eq!(ok("demo", &sign(HS, iss, "s-acme")), Ok("acme".to_owned()));
     // An empty secret signs nothing.

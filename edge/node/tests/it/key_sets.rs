@@ -15,8 +15,8 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::client::Client;
-use crate::world::{World, config, eventually, snapshot, unix_s};
+use crate::client::{Client, open};
+use crate::world::{World, config, eventually, room, snapshot, unix_s};
 
 const P256: &str = include_str!("../keys/p256.pem");
 const P384: &str = include_str!("../keys/p384.pem");
@@ -342,7 +342,17 @@ async fn a_set_that_claims_key_ids_of_another_instance_gains_nothing() {
     let server = Server::start(set(&[&stolen])).await;
     let world = world(&server, None);
     let token = token(Some("acme.k1"), KeyAlgorithm::ES256, P256);
-    assert_eq!(connect(world.address, &token).await, Err(3500));
+    let acme = [("Host", "acme.example.org")];
+    let mut client = Client::over(open(world.address, "", &acme).await.unwrap());
+    let connects = json!({"id": 1, "connect": {"token": token}});
+    client.send(&connects).await;
+    assert_eq!(client.closed().await.0, 3500);
+    // At home it is an id like any other, and its token is one of demo.
+    let mut client = Client::connect(world.address, &token).await;
+    let history = json!({"id": 2, "history": {"channel": "room:1", "limit": 1}});
+    world.owner.append(&room("room:1"), b"\"of demo\"".to_vec());
+    let reply = client.call(history).await;
+    assert_eq!(reply["history"]["publications"][0]["data"], "of demo");
     // And a placement that names another set, or none, forgets the keys of the old one.
     let other = Server::start(set(&[JWK_P256])).await;
     world.place(fetching(&other.url()));
