@@ -45,7 +45,11 @@ fn a_server_that_runs_is_measured_and_drops_nothing() {
         assert_eq!(found["cpu"][0]["name"], "gb6", "{found:#}");
         none(&found, &["unanswered", "closed"]);
     }
-    for load in ["--in-flight 4", "--pace 2000"] {
+    for load in [
+        "--in-flight 4",
+        "--pace 2000",
+        "--in-flight 4 --protocol json",
+    ] {
         let command = format!("fanout {server} {second} --subscribers 50 {load}");
         let found = figures(dir.path(), &command);
         more_than(&found, "delivered", 500);
@@ -55,12 +59,57 @@ fn a_server_that_runs_is_measured_and_drops_nothing() {
     let found = figures(dir.path(), &command);
     more_than(&found["memory"][0], "after", 0);
     none(&found, &["closed"]);
-    let command = format!("reconnect {server} --clients 100 --rooms 10 --missed 5 --storm-rate 5");
-    let found = figures(dir.path(), &command);
-    assert_eq!(found["back"].as_u64(), Some(100), "{found:#}");
-    more_than(&found, "acked", 50);
-    none(&found, &["lost", "doubled", "unrecovered"]);
+    for each in ["1", "7"] {
+        let command = format!(
+            "reconnect {server} --clients 100 --rooms 10 --each {each} --missed 5 --storm-rate 5"
+        );
+        let found = figures(dir.path(), &command);
+        assert_eq!(found["back"].as_u64(), Some(100), "{found:#}");
+        more_than(&found, "acked", 50);
+        none(&found, &["lost", "doubled", "unrecovered"]);
+    }
     assert!(node.stop().0.success());
+}
+
+#[test]
+fn connections_over_tls_and_quic_are_weighed_beside_bare_ones() {
+    let dir = tempfile::tempdir().unwrap();
+    let small = "--connections 40 --rooms 4 --settle 0.2 --no-pin";
+    for carrier in ["tls", "quic"] {
+        let ours = figures(dir.path(), &format!("secure --over {carrier} {small}"));
+        let floor = if carrier == "tls" { "tls" } else { "quinn" };
+        let bare = figures(dir.path(), &format!("floor {floor} {small}"));
+        for found in [&ours, &bare] {
+            assert_eq!(found["accept"]["count"].as_u64(), Some(40), "{found:#}");
+            none(found, &["closed"]);
+        }
+        let session = &ours["session"]["latency"]["count"];
+        assert_eq!(session.as_u64(), Some(40), "{ours:#}");
+        assert!(bare["session"].is_null(), "{bare:#}");
+    }
+}
+
+#[test]
+fn a_user_at_two_edges_is_blocked_and_nobody_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let found = figures(dir.path(), "revoke --connections 60 --others 20 --no-pin");
+    assert_eq!(found["cut"].as_u64(), Some(60), "{found:#}");
+    assert_eq!(found["ends"]["count"].as_u64(), Some(60), "{found:#}");
+    more_than(&found, "answered_ms", 0);
+    none(&found, &["otherwise", "others_cut"]);
+    let names = found["cpu"].as_array().unwrap().iter();
+    let names: Vec<&str> = names.map(|share| share["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["edge-2", "edge", "region"], "{found:#}");
+}
+
+#[test]
+fn deltas_are_measured_in_both_encodings() {
+    let dir = tempfile::tempdir().unwrap();
+    let said = printed(dir.path(), &["bench", "delta", "--publications", "100"]);
+    assert!(
+        said.contains("delta, json:") && said.contains("delta, protobuf:"),
+        "{said}"
+    );
 }
 
 #[test]

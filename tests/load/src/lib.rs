@@ -7,6 +7,7 @@ mod all;
 pub mod args;
 mod clock;
 mod codec;
+mod delta;
 mod floor;
 mod histogram;
 mod load;

@@ -9,8 +9,8 @@ use anyhow::{Context, Result, anyhow, bail};
 use serde::Serialize;
 
 use crate::args::{
-    AppendArgs, Bench, FairnessArgs, FanoutArgs, Floor, IdleArgs, Peer, PublishArgs, ReconnectArgs,
-    SecureArgs, ServerArgs,
+    AppendArgs, Bench, DeltaArgs, FairnessArgs, FanoutArgs, Floor, IdleArgs, Peer, PublishArgs,
+    ReconnectArgs, RevokeArgs, SecureArgs, ServerArgs,
 };
 use crate::codec::Method;
 use crate::floor::append::{AppendFile, AppendPlan};
@@ -19,11 +19,12 @@ use crate::load::fanout::FanoutPlan;
 use crate::load::idle::IdlePlan;
 use crate::load::publish::PublishPlan;
 use crate::load::reconnect::ReconnectPlan;
-use crate::load::{fairness, fanout, idle, publish, reconnect};
+use crate::load::revoke::RevokePlan;
+use crate::load::{fairness, fanout, idle, publish, reconnect, revoke};
 use crate::process::{Pinning, Watched, raise_file_limit};
 use crate::secure::{self, Carrier, SecurePlan};
 use crate::subject::{self, ReadyLine, Subject, Tokens, Workspace};
-use crate::{all, floor};
+use crate::{all, delta, floor};
 
 /// Subscribers above which fewer publications are in flight unless said: their deliveries are
 /// already many.
@@ -41,6 +42,8 @@ pub fn run(bench: Bench) -> Result<()> {
         Bench::Idle(args) => run_idle(&args),
         Bench::Secure(args) => run_secure(&args, args.over, false),
         Bench::Reconnect(args) => run_reconnect(&args),
+        Bench::Revoke(args) => run_revoke(&args),
+        Bench::Delta(args) => run_delta(&args),
         Bench::Fairness(args) => run_fairness(&args),
         Bench::Floor(Floor::Epoll(mut args)) => {
             args.floor = true;
@@ -126,8 +129,8 @@ fn server(
         Some(Peer::NatsWs) => Ok((subject::nats_websocket(workspace)?, None)),
         Some(Peer::Jetstream) => Ok((subject::jetstream(workspace)?, None)),
         None if args.mesh => {
-            let (subject, tokens) = subject::mesh(workspace, method)?;
-            Ok((subject, Some(tokens)))
+            let mesh = subject::mesh(workspace, method)?;
+            Ok((mesh.subject, Some(mesh.second)))
         }
         None => Ok((subject::dev(workspace, method)?, None)),
     }
@@ -189,11 +192,14 @@ fn run_fanout(args: &FanoutArgs) -> Result<()> {
         bail!("fan-out is measured against nats-server's WebSocket: use --peer nats-ws");
     }
     let workspace = workspace(&args.server)?;
-    let subject = if args.floor {
+    let mut subject = if args.floor {
         subject::epoll_floor(&workspace)?
     } else {
         subject(&args.server, &workspace, Method::Publish)?.0
     };
+    if let Some(protocol) = args.protocol {
+        subject.speak(protocol.into())?;
+    }
     let plan = FanoutPlan {
         subscribers: args.subscribers,
         pressure: match args.pace {
@@ -258,12 +264,37 @@ fn run_reconnect(args: &ReconnectArgs) -> Result<()> {
     let plan = ReconnectPlan {
         clients: args.clients,
         rooms: args.rooms,
+        each: args.each,
         missed: args.missed,
         storm_rate: args.storm_rate,
         size: args.size,
     };
     let figures = reconnect::run(&subject, &plan).map_err(|e| subject.explain(e))?;
     show(&figures, args.server.json)
+}
+
+fn run_revoke(args: &RevokeArgs) -> Result<()> {
+    let pinning = if args.no_pin {
+        Pinning::Off
+    } else {
+        Pinning::auto()
+    };
+    pinning.as_load()?;
+    let workspace = Workspace::new(&args.work_dir, args.gb6.clone(), pinning)?;
+    let mesh = subject::mesh_of(&workspace, Method::Publish, args.edges)?;
+    let plan = RevokePlan {
+        connections: args.connections,
+        others: args.others,
+    };
+    show(&revoke::run(&mesh, &plan)?, args.json)
+}
+
+fn run_delta(args: &DeltaArgs) -> Result<()> {
+    Pinning::auto().as_load()?;
+    for figures in delta::run(args.publications) {
+        show(&figures, args.json)?;
+    }
+    Ok(())
 }
 
 fn run_fairness(args: &FairnessArgs) -> Result<()> {

@@ -52,11 +52,13 @@ impl Echo {
         } else if !self.subscribed && message == SUBSCRIBE {
             self.subscribed = true;
             on(Event::Subscribed {
+                nth: 0,
                 position: Position::default(),
                 recovered: false,
             });
         } else {
             on(Event::Delivered {
+                nth: 0,
                 offset: 0,
                 data: message,
             });

@@ -4,10 +4,13 @@ mod echo;
 mod gb6;
 mod nats;
 mod peek;
+mod peek_json;
+
+use gb6_core_wire::client::Dialect;
 
 pub(crate) use echo::{Echo, SUBSCRIBE, TAG_BYTES};
-pub(crate) use gb6::Gb6;
 pub use gb6::Method;
+pub(crate) use gb6::{Gb6, SUBSCRIPTIONS_MAX};
 pub(crate) use nats::{Nats, STREAM_SUBJECTS};
 
 /// What a server does that its protocol does not allow, or that ends a run.
@@ -40,8 +43,10 @@ pub(crate) struct Position {
 pub(crate) enum Event<'a> {
     /// The session has begun.
     Ready,
-    /// The subscription has begun; where it was recovered, the publications come first.
+    /// A subscription has begun; where it was recovered, the publications come first.
     Subscribed {
+        /// Which of the connection's, from 0 in the order in which they were asked for.
+        nth: usize,
         /// Where it stands now.
         position: Position,
         /// Whether everything since the asked position has come.
@@ -70,6 +75,8 @@ pub(crate) enum Event<'a> {
     },
     /// A publication.
     Delivered {
+        /// By which of the connection's subscriptions.
+        nth: usize,
         /// Its offset; 0 where the protocol has none.
         offset: u64,
         /// Its data.
@@ -84,7 +91,7 @@ pub(crate) enum Event<'a> {
 
 /// A codec of any protocol.
 pub(crate) enum Codec {
-    /// The Centrifuge client protocol in Protobuf.
+    /// The Centrifuge client protocol.
     Gb6(Gb6),
     /// The NATS client protocol.
     Nats(Nats),
@@ -105,6 +112,11 @@ impl Codec {
     /// Whether the session has begun as soon as the transport is open.
     pub(crate) fn ready_at_once(&self) -> bool {
         matches!(self, Codec::Echo(_))
+    }
+
+    /// Whether its WebSocket messages are text.
+    pub(crate) fn is_text(&self) -> bool {
+        matches!(self, Codec::Gb6(c) if c.dialect() == Dialect::Json)
     }
 
     /// Asks for a subscription, from `since` if given.

@@ -119,6 +119,7 @@ impl Nats {
                     } else if self.subscribing {
                         self.subscribing = false;
                         on(Event::Subscribed {
+                            nth: 0,
                             position: Position::default(),
                             recovered: false,
                         });
@@ -151,6 +152,7 @@ impl Nats {
             .transpose()?;
         match tag {
             None => on(Event::Delivered {
+                nth: 0,
                 offset: 0,
                 data: content,
             }),
@@ -247,7 +249,10 @@ mod tests {
         let whole = events(&mut Nats::jetstream(7), &[STREAM]);
         assert_eq!(whole.1, b"PONG\r\n");
         assert_eq!(whole.0[0], "Ready");
-        assert_eq!(whole.0[1], "Delivered { offset: 0, data: [104, 105] }");
+        assert_eq!(
+            whole.0[1],
+            "Delivered { nth: 0, offset: 0, data: [104, 105] }"
+        );
         assert_eq!(whole.0[2], "Acked { tag: 42 }");
         assert!(whole.0[3].starts_with("Failed { tag: 43"));
         assert!(whole.0[4].starts_with("Failed { tag: 44"));

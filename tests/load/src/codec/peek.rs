@@ -2,11 +2,22 @@
 //! load generator shares the machine with what it measures. Whatever is not on the hot path is
 //! decoded by `gb6_core_wire`.
 
+/// How a push names its room.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Room<'a> {
+    /// By the number that the subscription was given.
+    Id(i64),
+    /// By its name, in UTF-8.
+    Name(&'a [u8]),
+}
+
 /// What a reply is, as far as the hot path asks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Peeked<'a> {
     /// A push of a publication.
     Publication {
+        /// Where it was published.
+        room: Room<'a>,
         /// Its offset.
         offset: u64,
         /// Its data.
@@ -25,7 +36,9 @@ pub(super) enum Peeked<'a> {
 const REPLY_ID: u64 = 1;
 const REPLY_PUSH: u64 = 4;
 const REPLY_PUBLISH: u64 = 8;
+const PUSH_CHANNEL: u64 = 2;
 const PUSH_PUB: u64 = 4;
+const PUSH_ID: u64 = 1;
 const PUB_DATA: u64 = 4;
 const PUB_OFFSET: u64 = 6;
 
@@ -85,17 +98,21 @@ pub(super) fn peek(mut reply: &[u8]) -> Peeked<'_> {
         }
     }
     match (publication, published) {
-        (Some((offset, data)), false) => Peeked::Publication { offset, data },
+        (Some((room, offset, data)), false) => Peeked::Publication { room, offset, data },
         (None, true) => Peeked::Published { id },
         _ => Peeked::Other,
     }
 }
 
-fn peek_push(mut push: &[u8]) -> Option<(u64, &[u8])> {
+fn peek_push(mut push: &[u8]) -> Option<(Room<'_>, u64, &[u8])> {
     let mut content = None;
+    let mut room = Room::Name(b"");
     while !push.is_empty() {
-        if let (PUSH_PUB, Value::Bytes(found)) = field(&mut push)? {
-            content = Some(found);
+        match field(&mut push)? {
+            (PUSH_PUB, Value::Bytes(found)) => content = Some(found),
+            (PUSH_ID, Value::Number(id)) => room = Room::Id(id as i64),
+            (PUSH_CHANNEL, Value::Bytes(name)) => room = Room::Name(name),
+            _ => (),
         }
     }
     let mut content = content?;
@@ -107,7 +124,7 @@ fn peek_push(mut push: &[u8]) -> Option<(u64, &[u8])> {
             _ => (),
         }
     }
-    Some((offset, data))
+    Some((room, offset, data))
 }
 
 #[cfg(test)]
@@ -127,9 +144,13 @@ mod tests {
         fn a_publication_is_what_the_codec_wrote(
             data: Vec<u8>, offset: u64, time: i64, id: i64, user: Option<String>, channel in "[a-z:]{0,20}"
         ) {
+            let room = match id {
+                0 => Room::Name(channel.as_bytes()),
+                id => Room::Id(id),
+            };
             let reply = Reply::push(Push {
                 id,
-                channel,
+                channel: if id == 0 { channel.clone() } else { String::new() },
                 publication: Some(Publication {
                     data: Bytes::from(data.clone()),
                     offset,
@@ -140,12 +161,12 @@ mod tests {
                 ..Push::default()
             });
             let bytes = reply.encode_to_vec();
-            prop_assert_eq!(peek(&bytes), Peeked::Publication { offset, data: &data });
+            prop_assert_eq!(peek(&bytes), Peeked::Publication { room, offset, data: &data });
         }
 
         #[test]
         fn nothing_panics_and_nothing_is_invented(bytes: Vec<u8>) {
-            if let Peeked::Publication { offset, data } = peek(&bytes)
+            if let Peeked::Publication { offset, data, .. } = peek(&bytes)
                 && let Ok(reply) = Reply::decode(&bytes[..])
             {
                 let publication = reply.push.and_then(|p| p.publication);
@@ -163,7 +184,10 @@ mod tests {
             data: Bytes::from_static(b"{}"),
             ..mesh::Publication::default()
         };
-        for channel in [ChannelRef::Name("room:1"), ChannelRef::Id(3)] {
+        for (channel, room) in [
+            (ChannelRef::Name("room:1"), Room::Name(b"room:1")),
+            (ChannelRef::Id(3), Room::Id(3)),
+        ] {
             let frame = encode_publication_push(Dialect::Protobuf, channel, &publication);
             let payload = frame_payload(&frame);
             let (length, reply) = varint(&payload).unwrap();
@@ -171,6 +195,7 @@ mod tests {
             assert_eq!(
                 peek(reply),
                 Peeked::Publication {
+                    room,
                     offset: 7,
                     data: b"{}"
                 }

@@ -11,6 +11,8 @@ use super::figures::FairnessFigures;
 use super::publish::{PublishPlan, Publisher, measure};
 use super::run_name;
 use crate::clock::now_ns;
+use gb6_core_wire::client::Dialect;
+
 use crate::codec::{Codec, Gb6};
 use crate::process::{Pinning, Watched};
 use crate::subject::{Speech, Subject, Tokens};
@@ -78,7 +80,12 @@ pub(crate) fn run(
     let open = || {
         let mut codec = |n: usize| {
             let tokens = flood.of(n, &subject.room_prefix);
-            Codec::Gb6(Gb6::new(tokens, *method, format!("{run}-f{n}")))
+            Codec::Gb6(Gb6::new(
+                Dialect::Protobuf,
+                tokens,
+                *method,
+                format!("{run}-f{n}"),
+            ))
         };
         let rooms = (0..FLOOD_CONNECTIONS)
             .map(|n| subject.room(&format!("{run}-flood"), n))

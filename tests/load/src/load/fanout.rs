@@ -102,7 +102,7 @@ pub(crate) fn run(subject: &Subject, plan: &FanoutPlan) -> Result<FanoutFigures>
         plan.subscribers,
         SETUP_AT_ONCE,
         &mut codec,
-        &|_| Some(room.clone()),
+        &|_| vec![room.clone()],
         &mut |_, _, _| (),
     )?;
     let connect_us = (now_ns() - setup) as f64 / 1000.0 / plan.subscribers.max(1) as f64;
@@ -111,7 +111,7 @@ pub(crate) fn run(subject: &Subject, plan: &FanoutPlan) -> Result<FanoutFigures>
         1,
         1,
         &mut |_| subject.codec(&run, publisher),
-        &|_| None,
+        &|_| Vec::new(),
         &mut |_, _, _| (),
     )?;
 

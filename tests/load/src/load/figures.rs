@@ -50,7 +50,12 @@ pub(crate) fn cpu_ns(shares: &[CpuShare], only: Option<&str>) -> f64 {
         .sum()
 }
 
-fn show_cpu(f: &mut fmt::Formatter<'_>, shares: &[CpuShare], operation: &str) -> fmt::Result {
+/// Writes processor time for each operation, a line for each process.
+pub(crate) fn show_cpu(
+    f: &mut fmt::Formatter<'_>,
+    shares: &[CpuShare],
+    operation: &str,
+) -> fmt::Result {
     for share in shares {
         writeln!(
             f,
@@ -223,6 +228,21 @@ pub(crate) fn idle_memory(
         .collect()
 }
 
+/// Writes memory for each connection, a line for each process.
+pub(crate) fn show_memory(f: &mut fmt::Formatter<'_>, memory: &[IdleMemory]) -> fmt::Result {
+    for memory in memory {
+        writeln!(
+            f,
+            "  resident in {}: {:.2} kB for each connection ({:.1} MB, then {:.1} MB)",
+            memory.name,
+            memory.per_connection / 1000.0,
+            memory.before as f64 / 1e6,
+            memory.after as f64 / 1e6
+        )?;
+    }
+    Ok(())
+}
+
 impl fmt::Display for IdleFigures {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
@@ -230,16 +250,7 @@ impl fmt::Display for IdleFigures {
             "{}: {} idle connections in {} rooms, {:.0} us to set up each",
             self.side, self.connections, self.rooms, self.connect_us
         )?;
-        for memory in &self.memory {
-            writeln!(
-                f,
-                "  resident in {}: {:.2} kB for each connection ({:.1} MB, then {:.1} MB)",
-                memory.name,
-                memory.per_connection / 1000.0,
-                memory.before as f64 / 1e6,
-                memory.after as f64 / 1e6
-            )?;
-        }
+        show_memory(f, &self.memory)?;
         show_cpu(f, &self.connect_cpu, "connection set up")?;
         show_cpu(f, &self.cpu, "connection and second idle")?;
         write!(f, "  ended by the server: {}", self.closed)
@@ -253,17 +264,19 @@ pub(crate) struct ReconnectFigures {
     pub side: String,
     /// Clients.
     pub clients: usize,
-    /// Rooms that they are subscribed to, one each.
+    /// Rooms.
     pub rooms: usize,
+    /// Rooms that each client is subscribed to.
+    pub each: usize,
     /// Publications that each client missed, before those of the storm itself.
     pub missed_each: u64,
     /// Clients that came back.
     pub back: usize,
-    /// Clients whose recovery the server refused.
+    /// Subscriptions whose recovery the server refused.
     pub unrecovered: usize,
     /// Until the last was back, in seconds.
     pub all_back_s: f64,
-    /// From the first attempt of a client until it was subscribed.
+    /// From the first attempt of a client until it had all its subscriptions.
     pub latency: Latency,
     /// Attempts that failed and were repeated.
     pub retries: u64,
@@ -292,12 +305,49 @@ pub(crate) struct StormMemory {
     pub peak: u64,
 }
 
+/// Writes the peak of each process, a line for each.
+fn show_peaks(f: &mut fmt::Formatter<'_>, memory: &[StormMemory]) -> fmt::Result {
+    for (n, memory) in memory.iter().enumerate() {
+        if n > 0 {
+            writeln!(f)?;
+        }
+        write!(
+            f,
+            "  resident in {}: {:.1} MB before, {:.1} MB at most",
+            memory.name,
+            memory.before.resident as f64 / 1e6,
+            memory.peak as f64 / 1e6
+        )?;
+    }
+    Ok(())
+}
+
+/// The peak of each process since the readings `before`.
+pub(crate) fn peaks(watched: &[Watched], before: &[Memory], after: &[Memory]) -> Vec<StormMemory> {
+    let readings = before.iter().zip(after);
+    watched
+        .iter()
+        .zip(readings)
+        .map(|(who, (before, after))| StormMemory {
+            name: who.name.clone(),
+            before: *before,
+            peak: after.peak.max(after.resident),
+        })
+        .collect()
+}
+
 impl fmt::Display for ReconnectFigures {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "{}: {} of {} clients back in {:.2} s ({} rooms, {} publications missed by each)",
-            self.side, self.back, self.clients, self.all_back_s, self.rooms, self.missed_each
+            "{}: {} of {} clients back in {:.2} s, each in {} of {} rooms, {} publications missed by each",
+            self.side,
+            self.back,
+            self.clients,
+            self.all_back_s,
+            self.each,
+            self.rooms,
+            self.missed_each
         )?;
         writeln!(f, "  from attempt to subscribed: {}", self.latency)?;
         writeln!(
@@ -309,19 +359,53 @@ impl fmt::Display for ReconnectFigures {
             writeln!(f, "  the first failed attempt: {why}")?;
         }
         show_cpu(f, &self.cpu, "client")?;
-        for (n, memory) in self.memory.iter().enumerate() {
-            if n > 0 {
-                writeln!(f)?;
-            }
-            write!(
-                f,
-                "  resident in {}: {:.1} MB before, {:.1} MB at most",
-                memory.name,
-                memory.before.resident as f64 / 1e6,
-                memory.peak as f64 / 1e6
-            )?;
-        }
-        Ok(())
+        show_peaks(f, &self.memory)
+    }
+}
+
+/// Of a user who was blocked.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub(crate) struct RevokeFigures {
+    /// The server.
+    pub side: String,
+    /// Edges.
+    pub edges: usize,
+    /// Connections of the user.
+    pub connections: usize,
+    /// Those that were cut off.
+    pub cut: usize,
+    /// Those among them that were told another reason than that their token is not valid.
+    pub otherwise: usize,
+    /// Connections of other users that ended.
+    pub others_cut: usize,
+    /// The answer of the server API, in milliseconds.
+    pub answered_ms: f64,
+    /// From that answer to the last end, in seconds; 0 where that came before the answer.
+    pub last_s: f64,
+    /// From the request to each end.
+    pub ends: Latency,
+    /// Processor time for each connection that was cut off.
+    pub cpu: Vec<CpuShare>,
+    /// Memory of each process before, and at its peak.
+    pub memory: Vec<StormMemory>,
+}
+
+impl fmt::Display for RevokeFigures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "{}: {} of {} connections on {} edges cut off, the last {:.3} s after the answer to \
+             block_user, which took {:.1} ms",
+            self.side, self.cut, self.connections, self.edges, self.last_s, self.answered_ms
+        )?;
+        writeln!(f, "  from the request to the end: {}", self.ends)?;
+        writeln!(
+            f,
+            "  for another reason {}, of others {}",
+            self.otherwise, self.others_cut
+        )?;
+        show_cpu(f, &self.cpu, "connection cut off")?;
+        show_peaks(f, &self.memory)
     }
 }
 

@@ -45,7 +45,7 @@ pub(crate) fn run(subject: &Subject, plan: &IdlePlan) -> Result<IdleFigures> {
         plan.connections,
         SETUP_AT_ONCE,
         &mut |n| subject.codec(&run, n),
-        &|n| Some(subject.room(&run, n % rooms)),
+        &|n| vec![subject.room(&run, n % rooms)],
         &mut |_, _, _| (),
     )?;
     let took = now_ns() - start;

@@ -6,6 +6,8 @@ pub(crate) mod figures;
 pub(crate) mod idle;
 pub(crate) mod publish;
 pub(crate) mod reconnect;
+pub(crate) mod revoke;
+mod storm;
 
 use std::time::Duration;
 

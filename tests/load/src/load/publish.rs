@@ -82,7 +82,7 @@ impl Publisher {
             connections,
             SETUP_AT_ONCE,
             codec,
-            &|_| None,
+            &|_| Vec::new(),
             &mut |_, _, _| (),
         )?;
         Ok(Publisher {
@@ -98,11 +98,6 @@ impl Publisher {
             failed: BTreeMap::new(),
             last_answer: now_ns(),
         })
-    }
-
-    /// How many rooms it publishes to.
-    pub(crate) fn rooms(&self) -> usize {
-        self.rooms.len()
     }
 
     /// Forgets what was measured so far.

@@ -1,5 +1,6 @@
 //! The client side: full handshakes without resumption, certificates taken as they come, and the
-//! first words of the protocol.
+//! first words of the protocol, in two steps, so that accepting a connection and beginning its
+//! session are measured apart.
 
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
@@ -17,29 +18,50 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
 
-use super::{Carrier, SecureTarget};
+use super::{Carrier, SOCKET_BUFFER, SecureTarget};
+use crate::clock::now_ns;
 use crate::codec::{Codec, Event};
+use crate::histogram::Histogram;
 use crate::ws::{frame, handshake};
 
-/// Bytes asked for as the receive buffer of the UDP socket; the system may give less.
-const SOCKET_BUFFER: usize = 4 * 1024 * 1024;
 /// The ALPN protocol of GB6's clients.
 const ALPN: &[u8] = b"gb6";
 /// Bytes that a server may say before the subscription has begun.
 const SAID_BYTES_MAX: usize = 1024 * 1024;
+/// Handshakes, or sessions that begin, under way at any time.
+const AT_ONCE: usize = 64;
+/// How long one of them may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 /// The mask of every frame: nobody between the two reads along here.
 const MASK: [u8; 4] = [1, 2, 3, 4];
 /// The key of every WebSocket handshake.
 const KEY: [u8; 16] = [7; 16];
 
-/// What is said once the transport is open.
+/// What is said over a connection.
 pub(super) enum Greeting {
-    /// One byte, which the server answers with one.
+    /// One byte, which the server answers with one: there is no session behind it.
     Byte,
-    /// A WebSocket handshake, then connect and subscribe.
+    /// A WebSocket handshake; the session's words are connect and subscribe.
     WebSocket(Codec),
-    /// Connect and subscribe, in length-delimited Protobuf.
+    /// Connect and subscribe in length-delimited Protobuf, of which the first byte opens the stream.
     Framed(Codec),
+}
+
+/// A connection that the server has accepted, and what is still to be said on it.
+pub(super) struct Accepted {
+    kept: Kept,
+    /// `None`: nothing, it was a bare server.
+    rest: Option<Rest>,
+}
+
+/// What begins the session.
+struct Rest {
+    codec: Codec,
+    /// Words that were made and not said yet.
+    words: Vec<u8>,
+    /// What the server has said before it was asked.
+    said: Vec<u8>,
+    websocket: bool,
 }
 
 /// A connection that is kept open.
@@ -48,7 +70,7 @@ pub(super) enum Kept {
     Quic {
         connection: quinn::Connection,
         /// Both ends, which would be closed if they were dropped.
-        _streams: (quinn::SendStream, quinn::RecvStream),
+        streams: (quinn::SendStream, quinn::RecvStream),
     },
 }
 
@@ -112,37 +134,8 @@ impl Client {
         })
     }
 
-    /// Opens `count` connections, `at_once` of them under way at any time.
-    ///
-    /// # Errors
-    /// One fails, or takes longer than `timeout`.
-    pub(super) async fn open_all(
-        &self,
-        count: usize,
-        at_once: usize,
-        timeout: Duration,
-        mut greeting: impl FnMut(usize) -> (Greeting, String),
-    ) -> Result<Vec<Kept>> {
-        let mut under_way = JoinSet::new();
-        let mut kept = Vec::with_capacity(count);
-        for n in 0..count {
-            if under_way.len() >= at_once {
-                kept.push(joined(under_way.join_next().await, kept.len(), count)?);
-            }
-            let (client, (greeting, room)) = (self.clone(), greeting(n));
-            under_way.spawn(async move {
-                tokio::time::timeout(timeout, client.open(greeting, &room))
-                    .await
-                    .map_err(|_| anyhow!("it was not set up within {} s", timeout.as_secs()))?
-            });
-        }
-        while !under_way.is_empty() {
-            kept.push(joined(under_way.join_next().await, kept.len(), count)?);
-        }
-        Ok(kept)
-    }
-
-    async fn open(&self, greeting: Greeting, room: &str) -> Result<Kept> {
+    /// One connection, as far as the server does something for it before it knows who is there.
+    async fn accept(&self, greeting: Greeting) -> Result<Accepted> {
         match &self.how {
             How::Tls(connector) => {
                 let tcp = TcpStream::connect(self.target.addr).await?;
@@ -153,9 +146,12 @@ impl Client {
                     .await
                     .context("the handshake")?;
                 let host = self.target.addr.to_string();
-                let (mut read, mut write) = tokio::io::split(&mut stream);
-                greet(&mut read, &mut write, greeting, &host, room).await?;
-                Ok(Kept::Tls(Box::new(stream)))
+                let rest = {
+                    let (mut read, mut write) = tokio::io::split(&mut stream);
+                    greet(&mut read, &mut write, greeting, &host).await?
+                };
+                let kept = Kept::Tls(Box::new(stream));
+                Ok(Accepted { kept, rest })
             }
             How::Quic(endpoint) => {
                 let connection = endpoint
@@ -163,38 +159,114 @@ impl Client {
                     .await
                     .context("the handshake")?;
                 let (mut write, mut read) = connection.open_bi().await?;
-                greet(&mut read, &mut write, greeting, "localhost", room).await?;
-                Ok(Kept::Quic {
+                let rest = greet(&mut read, &mut write, greeting, "localhost").await?;
+                let kept = Kept::Quic {
                     connection,
-                    _streams: (write, read),
-                })
+                    streams: (write, read),
+                };
+                Ok(Accepted { kept, rest })
             }
         }
     }
+
+    /// Has the server accept `greetings.len()` connections.
+    ///
+    /// # Errors
+    /// One fails, or takes too long.
+    pub(super) async fn accept_all(
+        &self,
+        greetings: Vec<Greeting>,
+        took: &mut Histogram,
+    ) -> Result<Vec<Accepted>> {
+        let ways = greetings.into_iter().map(|greeting| {
+            let client = self.clone();
+            async move { client.accept(greeting).await }
+        });
+        all(ways, took).await
+    }
 }
 
-type Joined = Option<Result<Result<Kept>, tokio::task::JoinError>>;
+impl Accepted {
+    /// Begins the session and subscribes to `room`; nothing where there is none.
+    async fn begin(self, room: String) -> Result<Kept> {
+        let Accepted { mut kept, rest } = self;
+        if let Some(rest) = rest {
+            match &mut kept {
+                Kept::Tls(stream) => {
+                    let (mut read, mut write) = tokio::io::split(stream);
+                    begin(&mut read, &mut write, rest, &room).await?;
+                }
+                Kept::Quic {
+                    streams: (write, read),
+                    ..
+                } => begin(read, write, rest, &room).await?,
+            }
+        }
+        Ok(kept)
+    }
 
-fn joined(done: Joined, nth: usize, count: usize) -> Result<Kept> {
-    let kept = done.context("no connection is under way")?;
-    kept.context("a connection's task failed")?
-        .with_context(|| format!("connection {} of {count} failed", nth + 1))
+    /// Begins the sessions of all of them, each subscribed to its room.
+    ///
+    /// # Errors
+    /// One fails, or takes too long.
+    pub(super) async fn begin_all(
+        accepted: Vec<(Accepted, String)>,
+        took: &mut Histogram,
+    ) -> Result<Vec<Kept>> {
+        let ways = accepted.into_iter().map(|(one, room)| one.begin(room));
+        all(ways, took).await
+    }
 }
 
-/// Says the greeting and waits until the server has answered all of it.
+/// Goes all ways, [`AT_ONCE`] of them at any time, each in bounded time, which is noted.
+async fn all<T: Send + 'static>(
+    ways: impl Iterator<Item = impl Future<Output = Result<T>> + Send + 'static>,
+    took: &mut Histogram,
+) -> Result<Vec<T>> {
+    let mut under_way = JoinSet::new();
+    let mut done = Vec::new();
+    let mut keep = |joined: Joined<T>, done: &mut Vec<T>| {
+        let (one, ns) = joined
+            .context("no connection is under way")?
+            .context("a connection's task failed")?
+            .with_context(|| format!("connection {} failed", done.len() + 1))?;
+        took.record(ns);
+        done.push(one);
+        anyhow::Ok(())
+    };
+    for way in ways {
+        if under_way.len() >= AT_ONCE {
+            keep(under_way.join_next().await, &mut done)?;
+        }
+        under_way.spawn(async move {
+            let began = now_ns();
+            let one = tokio::time::timeout(CONNECT_TIMEOUT, way)
+                .await
+                .map_err(|_| anyhow!("it took more than {} s", CONNECT_TIMEOUT.as_secs()))??;
+            Ok((one, now_ns() - began))
+        });
+    }
+    while !under_way.is_empty() {
+        keep(under_way.join_next().await, &mut done)?;
+    }
+    Ok(done)
+}
+
+type Joined<T> = Option<Result<Result<(T, u64)>, tokio::task::JoinError>>;
+
+/// Says the greeting and waits until the server has answered all of it; what is to be said then.
 async fn greet(
     read: &mut (impl AsyncRead + Unpin),
     write: &mut (impl AsyncWrite + Unpin),
     greeting: Greeting,
     host: &str,
-    room: &str,
-) -> Result<()> {
+) -> Result<Option<Rest>> {
     let (mut codec, websocket) = match greeting {
         Greeting::Byte => {
             write.write_all(b"x").await?;
             write.flush().await?;
             read.read_u8().await.context("the answer")?;
-            return Ok(());
+            return Ok(None);
         }
         Greeting::WebSocket(codec) => (codec, true),
         Greeting::Framed(codec) => (codec, false),
@@ -215,6 +287,32 @@ async fn greet(
     }
     let mut words = Vec::new();
     codec.hello(&mut words);
+    if !websocket && !words.is_empty() {
+        // A stream is not there for the server before something of it comes.
+        let first = words.remove(0);
+        write.write_all(&[first]).await.context("writing")?;
+    }
+    Ok(Some(Rest {
+        codec,
+        words,
+        said,
+        websocket,
+    }))
+}
+
+/// Connects, subscribes and waits until that is answered.
+async fn begin(
+    read: &mut (impl AsyncRead + Unpin),
+    write: &mut (impl AsyncWrite + Unpin),
+    rest: Rest,
+    room: &str,
+) -> Result<()> {
+    let Rest {
+        mut codec,
+        mut words,
+        mut said,
+        websocket,
+    } = rest;
     say(write, &words, websocket).await?;
     loop {
         let Some((message, used)) = message(&said, websocket)? else {
@@ -226,7 +324,7 @@ async fn greet(
         codec.read(&message, &mut words, &mut |event| match event {
             Event::Ready => ready = true,
             Event::Subscribed { .. } => subscribed = true,
-            Event::SubscriptionLost { code, message } => {
+            Event::SubscriptionLost { code, message, .. } => {
                 wrong = Some(format!("the subscription was refused: {code} {message}"));
             }
             _ => {}

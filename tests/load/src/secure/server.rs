@@ -2,7 +2,7 @@
 //! one byte, and keep the connection.
 
 use std::io::Write as _;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_rustls::TlsAcceptor;
 
-use super::Carrier;
+use super::{Carrier, SOCKET_BUFFER};
 use crate::process::raise_file_limit;
 
 /// How long a connection that says nothing is kept: longer than any run.
@@ -104,8 +104,14 @@ async fn quic(certificate: CertificateDer<'static>, key: PrivateKeyDer<'static>)
         .datagram_receive_buffer_size(None)
         .max_idle_timeout(Some(IDLE.try_into().context("the idle timeout")?));
     config.transport_config(Arc::new(transport));
-    let endpoint =
-        quinn::Endpoint::server(config, (Ipv4Addr::LOCALHOST, 0).into()).context("listening")?;
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).context("listening")?;
+    // As much as ours asks for: what is lost in a burst and said again would be in every figure.
+    let options = socket2::SockRef::from(&socket);
+    let _ = options.set_recv_buffer_size(SOCKET_BUFFER);
+    let _ = options.set_send_buffer_size(SOCKET_BUFFER);
+    let runtime = Arc::new(quinn::TokioRuntime);
+    let endpoint = quinn::Endpoint::new(Default::default(), Some(config), socket, runtime)
+        .context("speaking QUIC on a UDP socket")?;
     tell(endpoint.local_addr()?)?;
     while let Some(incoming) = endpoint.accept().await {
         tokio::spawn(async move {

@@ -1,23 +1,17 @@
-//! GB6 itself: one that runs already, `gb6 dev`, or a mesh of a process for each role, so that the
-//! edge's figures are the edge's alone.
+//! GB6 itself in one process: one that runs already, or `gb6 dev`.
 
 use std::ffi::OsStr;
-use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs as _};
-use std::path::Path;
+use std::net::ToSocketAddrs as _;
 
 use anyhow::{Context, Result, bail};
 use gb6_core_wire::client::Dialect;
 use serde::Deserialize;
 
-use super::{Running, Speech, Subject, Tokens, Workspace, free_port, free_udp_port};
+use super::{Running, Speech, Subject, Tokens, Workspace};
 use crate::codec::Method;
-use crate::payload::Random;
 use crate::process::Watched;
 use crate::secure::{Carrier, SecureTarget};
 use crate::swarm::{Target, Transport};
-
-/// Rooms of the two instances of a mesh that was started for a run.
-const NAMESPACE: &str = "room";
 
 /// What `--ready-json` prints.
 #[derive(Deserialize)]
@@ -197,131 +191,6 @@ pub(crate) fn secure(workspace: &Workspace, carrier: Carrier) -> Result<(Subject
             bare,
         },
     ))
-}
-
-/// Geo, a region and an edge, each a process, with two instances. The subject signs in to the
-/// first; the second answer are the tokens of the other.
-///
-/// # Errors
-/// One does not start.
-pub(crate) fn mesh(workspace: &Workspace, method: Method) -> Result<(Subject, Tokens)> {
-    let dir = workspace.fresh("mesh")?;
-    let gb6 = &workspace.gb6;
-    let certificates = dir.join("certs");
-    run(gb6, &["cert", "ca", &text(&certificates)], &dir, workspace)?;
-    let nodes = [("geo", "g1"), ("region", "r1"), ("edge", "e1")];
-    for (role, name) in nodes {
-        let ca = text(&certificates);
-        let arguments = ["cert", "node", "--ca", &ca, "--role", role, "--name", name];
-        run(gb6, &arguments, &dir, workspace)?;
-    }
-    let (geo_port, region_port) = (free_udp_port()?, free_udp_port()?);
-    let secrets = [secret(), secret()];
-    let snapshot = dir.join("snapshot.toml");
-    std::fs::write(&snapshot, snapshot_text(&secrets, geo_port, region_port))
-        .with_context(|| format!("writing {}", snapshot.display()))?;
-
-    let mut running = Vec::new();
-    let mut watched = Vec::new();
-    let mut edge = None;
-    for (role, name) in nodes {
-        let http = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
-        let mut config = format!(
-            "name = {name:?}\nhttp = \"{http}\"\ndata_dir = {:?}\n",
-            text(&dir.join(name))
-        );
-        let listen = match role {
-            "geo" => {
-                config.push_str(&format!("snapshot = {:?}\n", text(&snapshot)));
-                Some(geo_port)
-            }
-            "edge" => {
-                config.push_str("default_instance = \"bench\"\n");
-                None
-            }
-            _ => Some(region_port),
-        };
-        config.push_str("[mesh]\n");
-        if let Some(port) = listen {
-            config.push_str(&format!("listen = \"127.0.0.1:{port}\"\n"));
-        }
-        if role != "geo" {
-            config.push_str(&format!("geo = [\"g1@127.0.0.1:{geo_port}\"]\n"));
-        }
-        for (key, file) in [
-            ("ca", "ca.pem"),
-            ("cert", &format!("{name}.pem")),
-            ("key", &format!("{name}.key")),
-        ] {
-            config.push_str(&format!("{key} = {:?}\n", text(&certificates.join(file))));
-        }
-        let file = dir.join(format!("{name}.toml"));
-        std::fs::write(&file, config).with_context(|| format!("writing {}", file.display()))?;
-        let arguments = [OsStr::new(role), OsStr::new("--config"), file.as_os_str()];
-        let mut node = Running::start(role, gb6, &arguments, &dir, workspace.pinning)?;
-        node.wait_http(http)?;
-        if role == "edge" {
-            edge = Some(http);
-        }
-        if role != "geo" {
-            watched.push(Watched::process(role, node.pid()));
-        }
-        running.push(node);
-    }
-    // Edges end first.
-    running.reverse();
-    watched.reverse();
-    let edge = edge.context("the mesh has no edge")?;
-    let [first, second] = secrets;
-    let signed = |secret, instance: &str| Tokens::Signed {
-        secret,
-        key_id: Some(format!("{instance}.main")),
-    };
-    let subject = Subject::new(
-        "gb6 mesh",
-        websocket_target(&format!("ws://{edge}/connection/websocket"))?,
-        Speech::Gb6(signed(first, "bench"), method),
-        watched,
-        running,
-    );
-    Ok((subject, signed(second, "flood")))
-}
-
-fn text(path: &Path) -> String {
-    path.display().to_string()
-}
-
-fn run(program: &Path, arguments: &[&str], dir: &Path, workspace: &Workspace) -> Result<()> {
-    let arguments: Vec<&OsStr> = arguments.iter().map(OsStr::new).collect();
-    Running::start("gb6-cert", program, &arguments, dir, workspace.pinning)?.finish()
-}
-
-/// A secret for a mesh that lives as long as the run, on loopback.
-fn secret() -> String {
-    let mut seed = [0; 8];
-    let rng = ring::rand::SystemRandom::new();
-    // Without the system's randomness the secret is weak, and a bench on loopback still runs.
-    let _ = ring::rand::SecureRandom::fill(&rng, &mut seed);
-    let mut random = Random::new(u64::from_ne_bytes(seed));
-    (0..4).map(|_| format!("{:016x}", random.next())).collect()
-}
-
-fn snapshot_text(secrets: &[String; 2], geo_port: u16, region_port: u16) -> String {
-    let mut out = String::new();
-    for (instance, secret) in ["bench", "flood"].iter().zip(secrets) {
-        out.push_str(&format!(
-            "[instances.{instance}]\nregion = \"eu\"\ncommand_rate = \"unlimited\"\n\
-             [[instances.{instance}.keys]]\nid = \"{instance}.main\"\nsecret = \"{secret}\"\n\
-             [instances.{instance}.namespaces.{NAMESPACE}]\n"
-        ));
-    }
-    out.push_str(&format!(
-        "[regions.eu]\nshards = 4\nowners = [\"r1\"]\n\
-         [nodes.g1]\nroles = [\"geo\"]\nmesh = \"127.0.0.1:{geo_port}\"\n\
-         [nodes.r1]\nroles = [\"region\"]\nmesh = \"127.0.0.1:{region_port}\"\nregion = \"eu\"\n\
-         [nodes.e1]\nroles = [\"edge\"]\n"
-    ));
-    out
 }
 
 #[cfg(test)]

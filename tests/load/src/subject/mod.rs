@@ -3,17 +3,20 @@
 mod child;
 mod floor;
 mod gb6;
+mod mesh;
 mod nats;
 mod token;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
+use gb6_core_wire::client::Dialect;
 use tempfile::TempDir;
 
 pub(crate) use child::{Running, free_port, free_udp_port};
-pub(crate) use gb6::{ReadyLine, dev, mesh, running, secure};
+pub(crate) use gb6::{ReadyLine, dev, running, secure};
+pub(crate) use mesh::{Mesh, mesh, mesh_of};
 pub(crate) use nats::{jetstream, nats_websocket};
 pub(crate) use token::Tokens;
 
@@ -24,7 +27,7 @@ pub(crate) use floor::{durable_floor, epoll_floor, secure_floor};
 use crate::args::ROOM_PREFIX;
 use crate::codec::{Codec, Echo, Gb6, Method, Nats};
 use crate::process::{Memory, Pinning, Watched};
-use crate::swarm::Target;
+use crate::swarm::{Target, Transport};
 
 /// How long a server may take until it is ready.
 pub(crate) const START_TIMEOUT: Duration = Duration::from_secs(30);
@@ -99,6 +102,8 @@ pub(crate) struct Subject {
     pub(crate) target: Target,
     /// How it is spoken to.
     pub(crate) speech: Speech,
+    /// The encoding of what is said, where there are two.
+    dialect: Dialect,
     /// What the names of its rooms begin with.
     pub(crate) room_prefix: String,
     /// Its processes; empty where they are not known.
@@ -120,9 +125,25 @@ impl Subject {
             name: name.to_owned(),
             target,
             speech,
+            dialect: Dialect::Protobuf,
             room_prefix: ROOM_PREFIX.to_owned(),
             watched,
             _running: running,
+        }
+    }
+
+    /// Has connections that are opened from here on speak another encoding.
+    ///
+    /// # Errors
+    /// The server has no other.
+    pub(crate) fn speak(&mut self, dialect: Dialect) -> Result<()> {
+        match (&self.speech, &mut self.target.transport) {
+            (Speech::Gb6(..), Transport::WebSocket { subprotocol, .. }) => {
+                *subprotocol = Some(dialect.subprotocol().to_owned());
+                self.dialect = dialect;
+                Ok(())
+            }
+            _ => bail!("only GB6 speaks two encodings: leave --protocol out"),
         }
     }
 
@@ -135,6 +156,7 @@ impl Subject {
     pub(crate) fn codec(&self, run: &str, n: usize) -> Codec {
         match &self.speech {
             Speech::Gb6(tokens, method) => Codec::Gb6(Gb6::new(
+                self.dialect,
                 tokens.of(n, &self.room_prefix),
                 *method,
                 format!("{run}-{n}"),

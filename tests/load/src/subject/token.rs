@@ -27,6 +27,11 @@ pub(crate) enum Tokens {
 }
 
 impl Tokens {
+    /// The user of a signed token.
+    pub(crate) fn user(n: usize) -> String {
+        format!("bench-{n}")
+    }
+
     /// The token of connection `n`, for rooms whose names begin with `room_prefix`; empty: none.
     pub(crate) fn of(&self, n: usize, room_prefix: &str) -> String {
         match self {
@@ -41,7 +46,7 @@ impl Tokens {
                     .duration_since(UNIX_EPOCH)
                     .map_or(0, |since| since.as_secs());
                 let claims = json!({
-                    "sub": format!("bench-{n}"),
+                    "sub": Self::user(n),
                     "exp": now + VALID_SECONDS,
                     "caps": [{
                         "channels": [format!("{room_prefix}*")],

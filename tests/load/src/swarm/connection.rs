@@ -117,7 +117,11 @@ impl Connection {
         }
         let first = self.out.is_empty();
         if self.websocket {
-            frame::write(frame::BINARY, message, mask, &mut self.out);
+            let opcode = match self.codec.is_text() {
+                true => frame::TEXT,
+                false => frame::BINARY,
+            };
+            frame::write(opcode, message, mask, &mut self.out);
         } else {
             self.out.extend_from_slice(message);
         }

@@ -221,7 +221,7 @@ impl Swarm {
     }
 
     /// Opens `count` connections, `at_once` of them being set up at any time. `codec` makes each
-    /// one's codec; `room` says what it subscribes to, and from where. Tells every event besides.
+    /// one's codec; `rooms` says what it subscribes to. Tells every event besides.
     ///
     /// # Errors
     /// A connection fails or the time is over: with what the server said.
@@ -230,29 +230,30 @@ impl Swarm {
         count: usize,
         at_once: usize,
         codec: &mut dyn FnMut(usize) -> Codec,
-        room: &dyn Fn(usize) -> Option<String>,
+        rooms: &dyn Fn(usize) -> Vec<String>,
         on: &mut dyn FnMut(usize, u64, Event<'_>),
     ) -> Result<()> {
         let first = self.len();
         let deadline = now_ns() + ns(SETUP_TIMEOUT);
         let mut done = 0;
+        // Subscriptions that are still to be answered.
+        let mut missing: Vec<usize> = Vec::with_capacity(count);
         let mut ready: Vec<usize> = Vec::new();
         let mut failed: Option<String> = None;
         while done < count {
             while self.len() - first < count && self.len() - first - done < at_once {
                 let n = self.len() - first;
+                missing.push(rooms(n).len());
                 self.open(codec(n))?;
             }
             self.turn(Duration::from_millis(100), &mut |number, now, event| {
                 match &event {
-                    Event::Ready => {
-                        if room(number - first).is_some() {
-                            ready.push(number);
-                        } else {
-                            done += 1;
-                        }
+                    Event::Ready if missing[number - first] > 0 => ready.push(number),
+                    Event::Ready => done += 1,
+                    Event::Subscribed { .. } => {
+                        missing[number - first] -= 1;
+                        done += usize::from(missing[number - first] == 0);
                     }
-                    Event::Subscribed { .. } => done += 1,
                     Event::SubscriptionLost { code, message } => {
                         failed.get_or_insert_with(|| {
                             format!("the subscription was refused: {code} {message}")
@@ -266,9 +267,12 @@ impl Swarm {
                 on(number, now, event);
             })?;
             for number in ready.drain(..) {
-                if let Some(room) = room(number - first) {
-                    self.send(number, |codec, out| codec.subscribe(&room, None, out));
-                }
+                let rooms = rooms(number - first);
+                self.send(number, |codec, out| {
+                    for room in &rooms {
+                        codec.subscribe(room, None, out);
+                    }
+                });
             }
             if let Some(why) = failed {
                 bail!("connection {} of {count} failed: {why}", done + 1);

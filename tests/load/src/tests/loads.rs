@@ -180,6 +180,7 @@ fn reconnect_plan() -> ReconnectPlan {
     ReconnectPlan {
         clients: 40,
         rooms: 4,
+        each: 2,
         missed: 3,
         storm_rate: 50.0,
         size: 100,

@@ -166,12 +166,13 @@ fn answer(command: Command, out: &Arc<Mutex<TcpStream>>, shared: &Shared) -> std
         return send(Reply::error(id, ErrorCode::StorageFull));
     }
     let mut rooms = shared.rooms.lock().unwrap();
+    let channel = room.clone();
     let room = rooms.entry(room).or_default();
     room.log.push(data.clone());
     let offset = room.log.len() as u64;
     if shared.fault != Fault::Loses || !offset.is_multiple_of(5) {
         let push = Reply::push(Push {
-            channel: "room".to_owned(),
+            channel,
             publication: Some(publication(offset, &data)),
             ..Push::default()
         });

@@ -1,12 +1,16 @@
 //! The command line of `gb6 bench`.
 
+mod own;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
+use gb6_core_wire::client::Dialect;
+
+pub use own::{AppendArgs, DeltaArgs, Floor, RevokeArgs, SecureArgs};
 
 use crate::codec::Method;
-use crate::secure::Carrier;
 
 /// What names of rooms begin with unless said: the namespace of `gb6 dev`.
 pub const ROOM_PREFIX: &str = "room:";
@@ -25,6 +29,10 @@ pub enum Bench {
     Secure(SecureArgs),
     /// Clients with positions that all reconnect at once: whether anything is lost.
     Reconnect(ReconnectArgs),
+    /// A user with connections at every edge of a mesh is blocked: until the last of them is cut off.
+    Revoke(RevokeArgs),
+    /// What deltas cost and save: a JSON state of 2 kB, of which three fields change each time.
+    Delta(DeltaArgs),
     /// One instance beside another that floods.
     Fairness(FairnessArgs),
     /// The least that the same work costs on this machine.
@@ -91,6 +99,24 @@ pub struct ServerArgs {
     pub json: bool,
 }
 
+/// How the client protocol is encoded.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Protocol {
+    /// Text messages, a reply on each line.
+    Json,
+    /// Binary messages.
+    Protobuf,
+}
+
+impl From<Protocol> for Dialect {
+    fn from(protocol: Protocol) -> Self {
+        match protocol {
+            Protocol::Json => Dialect::Json,
+            Protocol::Protobuf => Dialect::Protobuf,
+        }
+    }
+}
+
 /// Another server.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub enum Peer {
@@ -144,6 +170,9 @@ pub struct FanoutArgs {
     /// Subscribers of the one room.
     #[arg(long, default_value_t = 1000)]
     pub subscribers: usize,
+    /// How the client protocol is encoded; Protobuf unless said.
+    #[arg(long, value_enum, conflicts_with_all = ["floor", "peer"])]
+    pub protocol: Option<Protocol>,
     /// Publications that have not reached every subscriber, at any time. Unless said: 16, and 4
     /// for more than 5,000 subscribers.
     #[arg(long, value_parser = in_flight)]
@@ -179,35 +208,6 @@ pub struct IdleArgs {
     pub settle: Duration,
 }
 
-/// Connections over TLS or QUIC.
-#[derive(Clone, Debug, Args)]
-pub struct SecureArgs {
-    /// What carries them.
-    #[arg(long, value_enum, default_value_t = Carrier::Tls)]
-    pub over: Carrier,
-    /// Connections.
-    #[arg(long, default_value_t = 5_000)]
-    pub connections: usize,
-    /// Rooms that they are spread over.
-    #[arg(long, default_value_t = 64)]
-    pub rooms: usize,
-    /// Seconds that they are left alone before memory is read.
-    #[arg(long, default_value = "3", value_parser = seconds)]
-    pub settle: Duration,
-    /// The gb6 binary to start; this program unless said.
-    #[arg(long, value_name = "PROGRAM")]
-    pub gb6: Option<PathBuf>,
-    /// Where servers that are started keep their data.
-    #[arg(long, value_name = "DIR", default_value = "bench-results")]
-    pub work_dir: PathBuf,
-    /// Leave it to the scheduler where servers and load run, instead of a processor for each.
-    #[arg(long)]
-    pub no_pin: bool,
-    /// Print the figures as JSON.
-    #[arg(long)]
-    pub json: bool,
-}
-
 /// A reconnect storm.
 #[derive(Clone, Debug, Args)]
 pub struct ReconnectArgs {
@@ -220,6 +220,9 @@ pub struct ReconnectArgs {
     /// Rooms that they are spread over.
     #[arg(long, default_value_t = 100)]
     pub rooms: usize,
+    /// Rooms that each of them is subscribed to.
+    #[arg(long, default_value_t = 1)]
+    pub each: usize,
     /// Publications for each room while the clients are away.
     #[arg(long, default_value_t = 10)]
     pub missed: usize,
@@ -251,51 +254,6 @@ pub struct FairnessArgs {
     pub duration: Duration,
 }
 
-/// A floor.
-#[derive(Clone, Debug, Subcommand)]
-pub enum Floor {
-    /// A bare fan-out server: epoll, one send for all that came in one wake-up.
-    Epoll(Box<FanoutArgs>),
-    /// Records written to a preallocated file, one fdatasync for each batch.
-    Append(AppendArgs),
-    /// A bare server that writes and syncs all that came in one wake-up, then acknowledges it.
-    Publish(Box<PublishArgs>),
-    /// A bare tokio-rustls server: TLS handshakes, and connections that are kept.
-    Tls(SecureArgs),
-    /// A bare quinn server with small windows: QUIC handshakes, and connections that are kept.
-    Quinn(SecureArgs),
-    /// A bare server alone; it prints its address.
-    #[command(hide = true)]
-    Serve {
-        /// The file that is synced before anything is acknowledged; without one: fan-out.
-        #[arg(long)]
-        log: Option<PathBuf>,
-        /// Handshakes over this instead.
-        #[arg(long, conflicts_with = "log")]
-        over: Option<Carrier>,
-    },
-}
-
-/// The append floor.
-#[derive(Clone, Debug, Args)]
-pub struct AppendArgs {
-    /// Records for one sync.
-    #[arg(long, default_value_t = 1)]
-    pub batch: usize,
-    /// Bytes of a record.
-    #[arg(long, default_value_t = 300)]
-    pub size: usize,
-    /// Seconds.
-    #[arg(long, default_value = "5", value_parser = seconds)]
-    pub duration: Duration,
-    /// The directory, on the disk that is to be measured.
-    #[arg(long, value_name = "DIR", default_value = "bench-results")]
-    pub work_dir: PathBuf,
-    /// Print the figures as JSON.
-    #[arg(long)]
-    pub json: bool,
-}
-
 /// A part of `all`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub enum Part {
@@ -305,23 +263,32 @@ pub enum Part {
     Fanout,
     /// Memory of idle connections.
     Idle,
-    /// The reconnect storm.
+    /// The reconnect storms.
     Reconnect,
     /// One instance beside a flood.
     Fairness,
     /// Handshakes and idle connections over TLS and QUIC.
     Secure,
+    /// A user who is blocked.
+    Revoke,
+    /// Fan-out in both encodings of the client protocol.
+    Protocols,
+    /// Deltas.
+    Delta,
 }
 
 impl Part {
     /// Every part, in the order of the table.
-    pub const ALL: [Part; 6] = [
+    pub const ALL: [Part; 9] = [
         Part::Publish,
         Part::Fanout,
         Part::Idle,
         Part::Reconnect,
         Part::Fairness,
         Part::Secure,
+        Part::Revoke,
+        Part::Protocols,
+        Part::Delta,
     ];
 }
 
