@@ -113,7 +113,16 @@ impl All<'_> {
         let subscribers = 1_000;
         let flood = fanout::Pressure::InFlight(usual_in_flight(subscribers));
         let paced = fanout::Pressure::DeliveriesPerSecond(20_000.0);
-        for (name, pressure) in [("1 to 1000", flood), ("1 to 1000 at 20000/s", paced)] {
+        // Paced, the cost is that of a write for each delivery, which is the same for both.
+        for (name, pressure, bound, goal) in [
+            ("1 to 1000", flood, 1.0, "<= 1 x JSON"),
+            (
+                "1 to 1000 at 20000/s",
+                paced,
+                1.05,
+                "<= 1 x JSON, give or take 5 %",
+            ),
+        ] {
             let plan = FanoutPlan {
                 subscribers,
                 pressure,
@@ -140,8 +149,8 @@ impl All<'_> {
             };
             self.rows.push(Row::ratio(
                 &format!("fan-out {name} in Protobuf, edge CPU per delivery"),
-                "<= 1 x JSON",
-                Bound::AtMost(1.0),
+                goal,
+                Bound::AtMost(bound),
                 (cpu(&protobuf), shown(&protobuf, "")),
                 (cpu(&json), shown(&json, "JSON ")),
             ));
