@@ -160,7 +160,7 @@ fn judge(
         transport: Transport::WebTransport,
         dialect,
         frame_ping: false,
-        headers: shared.proxies.shown(&instance, headers),
+        headers: shared.proxies.shown(&instance, &request.headers),
         instance,
         foreign_origin,
     })
