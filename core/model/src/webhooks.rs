@@ -5,6 +5,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::snapshot::Instance;
+
 /// Where an instance's events are told, and which.
 #[derive(Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -28,6 +30,14 @@ impl fmt::Debug for Webhooks {
             .field("events", &self.events)
             .field("timeout_ms", &self.timeout_ms)
             .finish_non_exhaustive()
+    }
+}
+
+impl Instance {
+    /// Whether somebody is told of such events of this instance.
+    pub fn tells(&self, event: WebhookEvent) -> bool {
+        let webhooks = self.webhooks.as_ref();
+        webhooks.is_some_and(|w| w.events.contains(&event))
     }
 }
 

@@ -23,7 +23,8 @@ pub fn retention_offset(record: &Record) -> RetentionOffset {
         // A trim is told again by every later one and by the room's first kept record; of a room
         // without one, both kept checkpoints know it before it goes.
         Kind::Trim => RetentionOffset::Room(record.target_offset.saturating_sub(1)),
-        Kind::Acquire | Kind::Checkpoint => RetentionOffset::Settled,
+        // What follows the log for sessions' ends is a consumer, and no consumer's records go.
+        Kind::Acquire | Kind::Checkpoint | Kind::Session => RetentionOffset::Settled,
         _ => RetentionOffset::Pinned,
     }
 }

@@ -29,6 +29,7 @@ mod proxies;
 mod quic;
 mod relay;
 mod revocation;
+mod session_ends;
 mod shards;
 mod shared;
 mod stream;

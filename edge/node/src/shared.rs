@@ -36,6 +36,7 @@ use crate::places::Places;
 use crate::proxies::Proxies;
 use crate::relay::Relays;
 use crate::revocation::Revocations;
+use crate::session_ends::SessionEnds;
 use crate::shards::{ShardInbox, Shards};
 use crate::wheel::Wheel;
 
@@ -81,6 +82,8 @@ pub(crate) struct Shared {
     pub(crate) tls: Option<TlsAcceptor>,
     pub(crate) shards: Shards,
     pub(crate) relays: Relays,
+    /// Ends of sessions of which somebody wants to hear.
+    pub(crate) session_ends: SessionEnds,
     /// Who is connected here.
     pub(crate) people: People,
     pub(crate) assets: AssetSource,
@@ -200,6 +203,7 @@ impl Shared {
             tls: parts.tls,
             shards: parts.shards,
             relays: parts.relays,
+            session_ends: SessionEnds::default(),
             people: People::default(),
             assets: parts.assets,
             body_bytes: BodyBytes::default(),

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use gb6_core_ports::retention::retention_offset;
 use gb6_core_ports::{Fence, Retain, ShardLog, StoreError};
 use gb6_core_wire::mesh::RoomRef;
-use gb6_core_wire::record::Record;
+use gb6_core_wire::record::{Kind, Record};
 use tokio::sync::oneshot;
 use tokio::sync::oneshot::error::TryRecvError;
 
@@ -57,6 +57,8 @@ impl Plan {
             {
                 Retain::Drop
             }
+            // A segment is rewritten when all consumers have passed it.
+            RetentionOffset::Settled if record.kind() == Kind::Session => Retain::Drop,
             _ if self.is_erased(record) => Retain::Erase,
             _ => Retain::Keep,
         }

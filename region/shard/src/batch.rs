@@ -13,6 +13,7 @@ use crate::inbox::Waiting;
 use crate::machine::{LinkId, Shard};
 use crate::numbers::Known;
 use crate::room::{RoomIx, Version};
+use crate::sessions::EndEntry;
 
 /// Numbers, lengths, epochs, and what sealing adds to a body: an upper bound for a record.
 pub(crate) const RECORD_OVERHEAD: usize = 320;
@@ -113,6 +114,8 @@ pub(crate) struct InFlight {
     pub(crate) admins: Vec<(u64, usize)>,
     /// Who asked for a room's history to be removed.
     pub(crate) removals: Vec<(LinkId, u64, RoomIx)>,
+    /// Ends of sessions whose records it has.
+    pub(crate) ends: Vec<EndEntry>,
 }
 
 /// A batch while it is formed.
@@ -124,6 +127,7 @@ pub(crate) struct Forming {
     waiters: Vec<Waiter>,
     admins: Vec<(u64, usize)>,
     pub(crate) removals: Vec<(LinkId, u64, RoomIx)>,
+    pub(crate) ends: Vec<EndEntry>,
     ids: HashMap<IdKey, usize>,
     /// The newest version of each room in the batch, and its record.
     versions: HashMap<RoomIx, (Version, usize)>,
@@ -152,6 +156,7 @@ impl Shard {
         let gated = self.form_admin(&mut forming, unix_ms);
         if !gated {
             self.form_removals(&mut forming, unix_ms);
+            self.form_sessions(&mut forming, unix_ms);
             self.dedupe.expire(self.served_ms);
             while let Some(next) = self.inbox.peek() {
                 let cost = publish_cost(&next.publish);
@@ -174,6 +179,7 @@ impl Shard {
             waiters: forming.waiters,
             admins: forming.admins,
             removals: forming.removals,
+            ends: forming.ends,
         });
         Some(Batch { records })
     }
@@ -504,6 +510,10 @@ impl Shard {
     }
 
     fn form_import(&mut self, forming: &mut Forming, mut record: Record) {
+        if record.kind() == Kind::Session {
+            // It is in no room.
+            return self.push_record(forming, record, None);
+        }
         let room_ix = self.rooms.ensure(&room_of(&record));
         if record.takes_offset() {
             record.kind = Kind::Import.into();

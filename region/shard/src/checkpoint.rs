@@ -62,6 +62,19 @@ struct Checkpoint {
     /// programs.
     #[prost(uint64, optional, tag = "11")]
     ids_pushed_out_ms: Option<u64>,
+    /// Ends of sessions that edges may report again.
+    #[prost(message, repeated, tag = "12")]
+    processes: Vec<ProcessState>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct ProcessState {
+    #[prost(fixed64, tag = "1")]
+    process: u64,
+    #[prost(uint64, repeated, tag = "2")]
+    written: Vec<u64>,
+    #[prost(uint64, tag = "3")]
+    served_ms: u64,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -261,6 +274,17 @@ impl Shard {
             numbers: numbers.collect(),
             instances: instances.collect(),
             ids_pushed_out_ms: self.dedupe.pushed_out_ms(),
+            processes: self
+                .sessions
+                .processes
+                .iter()
+                .filter(|(_, known)| !known.written.is_empty())
+                .map(|(process, known)| ProcessState {
+                    process: *process,
+                    written: known.written.iter().copied().collect(),
+                    served_ms: known.served_ms,
+                })
+                .collect(),
             erasures: self
                 .erasures
                 .iter()
@@ -353,6 +377,11 @@ impl Shard {
                 sealed,
             };
             self.ownership.instances.insert(saved.instance, standing);
+        }
+        for saved in state.processes {
+            let known = self.sessions.processes.entry(saved.process).or_default();
+            known.written = saved.written.into_iter().collect();
+            known.served_ms = saved.served_ms;
         }
         let erasures = state.erasures.into_iter();
         self.erasures = erasures.map(|e| (e.room, e.offset)).collect();

@@ -40,6 +40,7 @@ impl Shard {
             waiters,
             admins,
             removals,
+            ends,
         } = batch;
         let spans = touched.iter().map(|ix| {
             let room = self.rooms.get(*ix);
@@ -77,6 +78,7 @@ impl Shard {
         for (token, end) in admins {
             self.admin_done(token, AdminOutcome::Done(first_position + end as u64));
         }
+        self.ends_committed(ends);
         for (link, request, room) in removals {
             self.history_removed(link, request, room);
         }
@@ -150,6 +152,7 @@ impl Shard {
             self.stop_serving();
             return;
         }
+        self.ends_failed(batch.ends);
         for (link, request, room) in batch.removals {
             self.removal_failed(link, request, room, code);
         }
@@ -279,7 +282,8 @@ impl Shard {
 
     /// A committed record that was read from the log, in order. Only before [`Shard::serve`].
     pub fn replay(&mut self, record: &Record) {
-        let room = (!record.channel.is_empty()).then(|| {
+        let in_room = !record.channel.is_empty() && record.kind() != Kind::Session;
+        let room = in_room.then(|| {
             self.rooms.ensure(&RoomRef {
                 instance: record.instance.clone(),
                 channel: record.channel.clone(),
@@ -331,6 +335,7 @@ impl Shard {
                 self.tell_erased(&told, offset, erasures);
             }
             (Kind::Seal | Kind::Open, _) => self.ownership.fold(record),
+            (Kind::Session, _) => self.sessions.fold(record),
             (Kind::Acquire, _) => {
                 self.log_epoch = self.log_epoch.max(record.shard_epoch);
             }

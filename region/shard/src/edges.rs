@@ -11,6 +11,7 @@ use slab::Slab;
 use crate::machine::{LinkId, Output, Shard};
 use crate::presence::RoomPresence;
 use crate::room::RoomIx;
+use crate::sessions::Live;
 use crate::users::Reported;
 
 /// Edges of one shard at a time.
@@ -35,6 +36,8 @@ pub(crate) struct Edge {
     pub(crate) prefixes: BTreeSet<PrefixRef>,
     /// The presence set that is coming in, until its last part: who it reports by now.
     set: Option<BTreeSet<(RoomIx, String)>>,
+    /// Its sessions of which somebody wants to hear the end.
+    pub(crate) live: Live,
     /// The users that it has reported on the current link.
     pub(crate) reported: Reported,
     /// Unanswered publishes of the current link, by instance: (number, bytes).
@@ -154,6 +157,7 @@ impl Shard {
                     present: BTreeSet::new(),
                     prefixes: BTreeSet::new(),
                     set: None,
+                    live: Live::default(),
                     reported: Reported::default(),
                     unanswered: HashMap::new(),
                 });
@@ -164,6 +168,7 @@ impl Shard {
         let edge = &mut self.edges.list[ix];
         edge.link = Some(link);
         edge.lease_until = lease_until;
+        edge.live.begin();
         self.edges.by_link.insert(link, ix);
         self.send(
             link,
@@ -267,6 +272,7 @@ impl Shard {
                 self.absent_client(ix, room, &client);
             }
         }
+        self.sessions_lost(ix);
         self.edges.by_incarnation.remove(&incarnation);
         self.edges.list.remove(ix);
         self.numbers.end_edge(incarnation);

@@ -25,6 +25,7 @@ mod presence;
 mod removal;
 mod retention;
 mod room;
+mod sessions;
 mod signals;
 mod trace;
 mod users;

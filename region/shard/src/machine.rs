@@ -19,6 +19,7 @@ use crate::numbers::Numbers;
 use crate::ownership::Ownership;
 use crate::prefixes::Prefixes;
 use crate::room::{RoomIx, Rooms};
+use crate::sessions::Sessions;
 use crate::trace::Traces;
 use crate::users::Users;
 
@@ -170,6 +171,10 @@ pub struct Counters {
     pub delivered: u64,
     /// Signals taken.
     pub signals: u64,
+    /// Ends of sessions and subscriptions written.
+    pub session_ends: u64,
+    /// Ends of sessions that nobody will write: too many sessions, or the instance has moved.
+    pub session_ends_dropped: u64,
     /// Attachments refused or ended.
     pub refused: u64,
     /// Attachments ended because the edge read too slowly.
@@ -199,6 +204,10 @@ pub struct Gauges {
     pub users: usize,
     /// Different prefixes that edges follow.
     pub prefixes: usize,
+    /// Ends of sessions that wait for a batch.
+    pub session_ends: usize,
+    /// Sessions of which somebody wants to hear the end.
+    pub sessions: usize,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -220,6 +229,7 @@ pub struct Shard {
     pub(crate) edges: Edges,
     pub(crate) users: Users,
     pub(crate) prefixes: Prefixes,
+    pub(crate) sessions: Sessions,
     pub(crate) ownership: Ownership,
     pub(crate) traces: Traces,
     pub(crate) aging: BTreeSet<RoomIx>,
@@ -258,6 +268,7 @@ impl Shard {
             edges: Edges::default(),
             users: Users::default(),
             prefixes: Prefixes::default(),
+            sessions: Sessions::default(),
             ownership: Ownership::default(),
             traces: Traces::default(),
             aging: BTreeSet::new(),
@@ -358,6 +369,7 @@ impl Shard {
             OwnerFrame::UserQuery(query) => self.user_query(link, &query),
             OwnerFrame::FollowPrefix(key) => self.follow_prefix(link, edge, key),
             OwnerFrame::UnfollowPrefix(key) => self.unfollow_prefix(edge, key),
+            OwnerFrame::Sessions(report) => self.sessions_report(link, edge, report),
         }
     }
 
@@ -434,6 +446,10 @@ impl Shard {
             self.plan_aging(unix_ms);
             let (edges, served_ms) = (&self.edges, self.served_ms);
             self.numbers.expire(served_ms, |e| edges.holds_lease(e));
+            let gone = self.sessions.processes.keys().copied();
+            let here: BTreeSet<u64> = gone.filter(|p| self.is_process_here(*p)).collect();
+            self.sessions
+                .expire(served_ms, |process| here.contains(&process));
         }
     }
 
@@ -445,7 +461,7 @@ impl Shard {
     /// Whether something waits for a batch and none is in flight.
     pub fn wants_batch(&self) -> bool {
         let waits = !(self.inbox.is_empty() && self.admins.is_empty() && self.removals.is_empty());
-        self.in_flight.is_none() && waits
+        self.in_flight.is_none() && (waits || self.sessions.are_due(self.now_ms))
     }
 
     /// Whether an instance waits that commits less than its share of this shard: its publishes
@@ -471,6 +487,8 @@ impl Shard {
             numbers: self.numbers.len(),
             users: self.users.pairs(),
             prefixes: self.prefixes.len(),
+            session_ends: self.sessions.sizes().0,
+            sessions: self.sessions.sizes().1,
         }
     }
 

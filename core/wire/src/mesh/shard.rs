@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::{
     Class, Deliver, PrefixFollowed, PrefixRef, Presence, PresenceAnswer, PresenceQuery,
-    PresenceSet, SignalPublish, UserAnswer, UserQuery, UsersHere,
+    PresenceSet, SessionsReport, SessionsWritten, SignalPublish, UserAnswer, UserQuery, UsersHere,
 };
 
 /// A frame from an edge to a shard's owner.
@@ -15,7 +15,7 @@ pub struct ToOwner {
     /// The frame.
     #[prost(
         oneof = "OwnerFrame",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 15, 16, 17, 20, 40, 41"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 15, 16, 17, 18, 20, 40, 41"
     )]
     pub frame: Option<OwnerFrame>,
 }
@@ -74,6 +74,9 @@ pub enum OwnerFrame {
     /// The edge has none any more.
     #[prost(message, tag = "41")]
     UnfollowPrefix(PrefixRef),
+    /// Which sessions there are at the edge, and which have ended.
+    #[prost(message, tag = "18")]
+    Sessions(SessionsReport),
 }
 
 /// A frame from a shard's owner to an edge.
@@ -82,7 +85,7 @@ pub struct ToEdge {
     /// The frame.
     #[prost(
         oneof = "EdgeFrame",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 15, 17, 20, 40"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 15, 17, 18, 20, 40"
     )]
     pub frame: Option<EdgeFrame>,
 }
@@ -135,13 +138,16 @@ pub enum EdgeFrame {
     /// The answer to `follow_prefix`.
     #[prost(message, tag = "40")]
     PrefixFollowed(PrefixFollowed),
+    /// The answer to ends of sessions.
+    #[prost(message, tag = "18")]
+    SessionsWritten(SessionsWritten),
 }
 
 impl ToEdge {
     /// The class of this frame.
     pub fn class(&self) -> Class {
         match &self.frame {
-            Some(EdgeFrame::Published(_)) => Class::Acknowledgement,
+            Some(EdgeFrame::Published(_) | EdgeFrame::SessionsWritten(_)) => Class::Acknowledgement,
             Some(
                 EdgeFrame::Deliver(_)
                 | EdgeFrame::Join(_)

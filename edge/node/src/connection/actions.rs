@@ -4,7 +4,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use gb6_core_model::snapshot::Snapshot;
-use gb6_core_model::{ErrorCode, ShardId};
+use gb6_core_model::{Channel, ErrorCode, ShardId, WebhookEvent};
+use gb6_core_wire::mesh::{SessionEnd, SessionHere};
+use gb6_core_wire::record::SessionEvent;
 use gb6_edge_session::{
     Action, Answer, Context, Following, HubRequest, Request, Session, SharedLimits,
 };
@@ -103,6 +105,11 @@ impl<C: Carrier, F: Framing> Connection<C, F> {
                     channel,
                     data,
                 } => self.ask_publish(request, &channel, &data),
+                Action::SubscriptionEnded {
+                    channel,
+                    code,
+                    reason,
+                } => self.subscription_ended(&channel, code, reason),
                 Action::Close(why) => self.begin_close_for(now_ms, &why),
             }
             // What follows from an action comes before the actions behind it.
@@ -110,7 +117,48 @@ impl<C: Carrier, F: Framing> Connection<C, F> {
                 queue.push_front(action);
             }
         }
+        if !self.began && self.session.is_connected() {
+            self.began = true;
+            self.session_began(&snapshot);
+        }
         self.release();
+    }
+
+    /// The session is connected: somebody may want to hear of its end.
+    fn session_began(&mut self, snapshot: &Snapshot) {
+        let Some(here) = self.session_here() else {
+            return;
+        };
+        let instance = snapshot.instances.get(here.instance.as_str());
+        if instance.is_some_and(|i| i.tells(WebhookEvent::Disconnect)) {
+            self.shared.session_here(here.clone());
+            self.reported = Some(Box::new(here));
+        }
+    }
+
+    /// A subscription has ended and the session goes on, of which somebody wants to hear.
+    fn subscription_ended(&self, channel: &Channel, code: u32, reason: &str) {
+        if let Some(of) = self.session_here() {
+            self.shared.session_ended(SessionEnd {
+                of,
+                event: SessionEvent::Unsubscribe.into(),
+                channel: channel.as_str().to_owned(),
+                code,
+                reason: reason.to_owned(),
+                ..SessionEnd::default()
+            });
+        }
+    }
+
+    /// What it is reported as.
+    fn session_here(&self) -> Option<SessionHere> {
+        let (instance, user) = self.session.identity()?;
+        Some(SessionHere {
+            session: self.handle.session.0,
+            instance: instance.as_str().to_owned(),
+            user: user.to_owned(),
+            client: self.session.client()?.to_owned(),
+        })
     }
 
     /// The limits that the session shares with others; `None`: there are none, or it has no

@@ -14,6 +14,7 @@ use std::task::{Context as TaskContext, Poll};
 use bytes::Bytes;
 use gb6_core_model::{Disconnect, InstanceId};
 use gb6_core_wire::client::Dialect;
+use gb6_core_wire::mesh::SessionHere;
 use gb6_edge_session::{
     Action, Claims, Context, FrameKind, HeldRequests, Session, SessionSeed, id_of_client,
 };
@@ -35,6 +36,8 @@ use crate::shards::ShardInbox;
 use crate::shared::Shared;
 use crate::ws::ping::FramePing;
 
+/// Why a session ended of whose client nothing more was heard.
+const CONNECTION_LOST: &str = "connection lost";
 /// Bytes read or written at once.
 const SCRATCH_BYTES: usize = 64 * 1024;
 /// Bytes read of one connection before others have their turn: of small publishes some hundreds of
@@ -83,6 +86,10 @@ pub(crate) struct Connection<C, F: Framing> {
     pub(super) counted: Option<Place>,
     /// Its entry among the sessions of its user.
     pub(super) listed: Option<Listed>,
+    /// Whether its connect was answered.
+    pub(super) began: bool,
+    /// What it was reported as, where somebody wants to hear of its end.
+    pub(super) reported: Option<Box<SessionHere>>,
     /// Its verified token and the verification's number, until the owner of its user's shard has heard
     /// of the user.
     pub(super) arriving: Option<Box<(u32, Claims)>>,
@@ -194,6 +201,8 @@ impl<C: Carrier, F: Framing> Connection<C, F> {
             transport: opening.transport,
             unproven: Some(unproven),
             counted: None,
+            began: false,
+            reported: None,
             arriving: None,
             waiting: None,
             limits: None,
@@ -353,13 +362,13 @@ impl<C: Carrier, F: Framing> Connection<C, F> {
         self.tick(now_ms);
         if !self.read(now_ms, cx, scratch) {
             // Whoever closes before reading what it was sent gets no more of it.
-            self.leave(0);
+            self.leave(0, CONNECTION_LOST);
             return Poll::Ready(());
         }
         let mut others_first = false;
         loop {
             if !self.write(now_ms, cx, scratch) {
-                self.leave(0);
+                self.leave(0, CONNECTION_LOST);
                 return Poll::Ready(());
             }
             if self.end != End::Open {
@@ -415,7 +424,7 @@ impl<C: Carrier, F: Framing> Future for Connection<C, F> {
 
 impl<C, F: Framing> Drop for Connection<C, F> {
     fn drop(&mut self) {
-        self.leave(0);
+        self.leave(0, CONNECTION_LOST);
         self.shared.gone();
     }
 }

@@ -4,6 +4,8 @@
 use std::time::Duration;
 
 use gb6_core_model::Disconnect;
+use gb6_core_wire::mesh::SessionEnd;
+use gb6_core_wire::record::SessionEvent;
 use gb6_edge_session::CloseReason;
 
 use super::carrier::Carrier;
@@ -75,7 +77,7 @@ impl<C: Carrier, F: Framing> Connection<C, F> {
             verdict,
         };
         self.log_end(verdict.code, verdict.reason);
-        self.leave(verdict.code);
+        self.leave(verdict.code, verdict.reason);
     }
 
     /// Says why a session ended: at level info, as often as is good, where its client broke the
@@ -101,7 +103,7 @@ impl<C: Carrier, F: Framing> Connection<C, F> {
 
 impl<C, F: Framing> Connection<C, F> {
     /// Ends the session for everybody else. Done once.
-    pub(super) fn leave(&mut self, code: u16) {
+    pub(super) fn leave(&mut self, code: u16, reason: &str) {
         self.handle.outbox.end();
         let known = self.shared.leave(self.place, self.handle.session);
         if !known {
@@ -109,6 +111,15 @@ impl<C, F: Framing> Connection<C, F> {
         }
         for inbox in self.asked.drain(..) {
             inbox.session_closed(self.handle.session);
+        }
+        if let Some(of) = self.reported.take() {
+            self.shared.session_ended(SessionEnd {
+                of: *of,
+                event: SessionEvent::Disconnect.into(),
+                code: code.into(),
+                reason: reason.to_owned(),
+                ..SessionEnd::default()
+            });
         }
         self.unproven = None;
         self.counted = None;

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use gb6_core_model::{InstanceId, SessionId};
 use gb6_core_obs::{Invariant, check_invariant};
+use gb6_core_wire::mesh::{SessionEnd, SessionHere};
 use gb6_edge_session::{HubRequest, Request};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -26,6 +27,10 @@ pub(crate) enum Ask {
     Came(Box<Came>),
     /// The last session of a user has left.
     Left(InstanceId, Arc<str>),
+    /// A session has begun, of whose end its instance wants to hear.
+    Here(Box<SessionHere>),
+    /// A session, or one of its subscriptions, has ended.
+    Ended(Box<SessionEnd>),
     /// All users of the shard by the placement of this revision have been told of.
     Placed(u64),
 }
@@ -147,6 +152,16 @@ impl ShardInbox {
     /// Says that the last session of a user has left, which always fits.
     pub(crate) fn user_left(&self, instance: &InstanceId, user: &Arc<str>) {
         self.tell(Ask::Left(instance.clone(), user.clone()));
+    }
+
+    /// Says that a session has begun, which always fits: it is one for each session.
+    pub(crate) fn session_here(&self, here: SessionHere) {
+        self.tell(Ask::Here(Box::new(here)));
+    }
+
+    /// Says that a session or a subscription has ended, which always fits: the task bounds what waits.
+    pub(crate) fn session_ended(&self, end: SessionEnd) {
+        self.tell(Ask::Ended(Box::new(end)));
     }
 
     /// Says by which revision of the placement all users of the shard have been told of.

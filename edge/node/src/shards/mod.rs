@@ -342,6 +342,11 @@ fn collect_one(
             g.users as f64,
         ),
         (
+            "gb6_edge_session_ends_waiting",
+            "Ends of sessions and subscriptions that the shard's owner has not answered.",
+            g.session_ends as f64,
+        ),
+        (
             "gb6_edge_evictions_waiting",
             "Subscriptions waiting to be ended.",
             g.evictions_waiting as f64,
@@ -490,6 +495,16 @@ fn collect_one(
             "gb6_edge_evicted_total",
             "Subscriptions the log could not continue.",
             c.evicted,
+        ),
+        (
+            "gb6_edge_session_ends_total",
+            "Ends of sessions and subscriptions that are in the log.",
+            c.session_ends,
+        ),
+        (
+            "gb6_edge_session_ends_dropped_total",
+            "Ends of sessions and subscriptions dropped because too many of their instance waited.",
+            c.session_ends_dropped,
         ),
         (
             "gb6_edge_arrivals_unheard_total",

@@ -167,6 +167,9 @@ impl ShardTask {
             let now = Instant::now();
             if now >= tick {
                 self.hub.tick(self.now(), &mut self.out);
+                for end in self.hub.take_moved(self.now()) {
+                    self.shared.session_ended(end);
+                }
                 tick = now + if self.hub.is_idle() { IDLE_TICK } else { TICK };
             } else if !self.hub.is_idle() {
                 tick = tick.min(now + TICK);
@@ -178,6 +181,7 @@ impl ShardTask {
             }
             // What has come together is one report.
             self.hub.report_users(self.now(), &mut self.out);
+            self.hub.report_sessions(self.now(), &mut self.out);
             self.send();
             self.tell(now);
             if self.out.handed >= HANDED_AT_ONCE {
@@ -213,7 +217,8 @@ impl ShardTask {
         let now = Instant::now();
         let patience = Duration::from_millis(self.shared.config.hub.answer_ms) + TICK;
         let until = *self.until.get_or_insert(now + patience);
-        now >= until || self.hub.gauges().unanswered == 0
+        let gauges = self.hub.gauges();
+        now >= until || (gauges.unanswered == 0 && gauges.session_ends == 0)
     }
 
     fn now(&self) -> u64 {
@@ -284,6 +289,15 @@ impl ShardTask {
                     self.hub.user_came(now, user, first, waits, &mut self.out);
                 }
                 Ask::Left(instance, user) => self.hub.user_left(now, (instance.as_str(), &user)),
+                Ask::Here(here) => {
+                    let process = self.shared.session_ends.process;
+                    self.hub.session_here(now, process, *here);
+                }
+                Ask::Ended(mut end) => {
+                    let ends = &self.shared.session_ends;
+                    end.number = ends.next_number();
+                    self.hub.session_ended_here(now, ends.process, *end);
+                }
                 Ask::Placed(revision) => self.hub.users_placed(now, revision),
             }
             if self.out.owner_full() {

@@ -33,6 +33,7 @@ mod proxies;
 mod quic;
 mod relay;
 mod revocations;
+mod session_ends;
 mod slow;
 mod streams;
 mod streams_hostile;

@@ -10,7 +10,8 @@ use gb6_core_wire::mesh::{
     Attached, Class, Deliver, EdgeFrame, HistoryPage, HistoryRemoved, HistoryRequest, Interested,
     LimitShared, LimitWanted, LimitsShared, LimitsWanted, OwnerFrame, Person, PrefixFollowed,
     PrefixRef, Presence, PresenceAnswer, Publication, Publish, Published, Purpose, RoomRef,
-    ShardRef, ToEdge, ToOwner, Traced, UserAnswer, edges_sum,
+    SessionEnd, SessionHere, SessionsWritten, ShardRef, ToEdge, ToOwner, Traced, UserAnswer,
+    edges_sum,
 };
 use parking_lot::Mutex;
 
@@ -45,6 +46,9 @@ struct State {
     share: u32,
     limits_wanted: Vec<LimitWanted>,
     users_reports: usize,
+    /// Sessions that are here, by process and session; ends, by process and number.
+    sessions: BTreeMap<(u64, u64), SessionHere>,
+    ends: BTreeMap<(u64, u64), SessionEnd>,
     /// Publishes are kept and not answered while this is set.
     mute: bool,
     kept: Vec<(u64, Publish)>,
@@ -200,6 +204,17 @@ impl Owner {
     /// From now on the log of this channel can not be read; `None`: any can.
     pub(crate) fn unreadable(&self, channel: Option<&str>) {
         self.state.lock().unreadable = channel.map(str::to_owned);
+    }
+
+    /// Clients of sessions of whose ends somebody wants to hear.
+    pub(crate) fn sessions(&self) -> Vec<String> {
+        let state = self.state.lock();
+        state.sessions.values().map(|s| s.client.clone()).collect()
+    }
+
+    /// Ends of sessions and subscriptions, in the order of their numbers.
+    pub(crate) fn session_ends(&self) -> Vec<SessionEnd> {
+        self.state.lock().ends.values().cloned().collect()
     }
 
     /// Sessions that have ended.
@@ -440,6 +455,29 @@ impl State {
                         assert!(known, "told twice");
                     }
                     attachment.complete_by = attachment.complete_by.max(report.complete_by);
+                }
+            }
+            OwnerFrame::Sessions(report) => {
+                for here in report.here {
+                    self.sessions.insert((report.process, here.session), here);
+                }
+                let numbers: Vec<u64> = report.ended.iter().map(|end| end.number).collect();
+                for end in report.ended {
+                    if self
+                        .ends
+                        .insert((report.process, end.number), end.clone())
+                        .is_none()
+                        && end.channel.is_empty()
+                    {
+                        self.sessions.remove(&(report.process, end.of.session));
+                    }
+                }
+                if !numbers.is_empty() {
+                    let written = SessionsWritten {
+                        numbers,
+                        moved: Vec::new(),
+                    };
+                    self.tell(edge, EdgeFrame::SessionsWritten(written));
                 }
             }
             OwnerFrame::UserQuery(query) => {

@@ -51,6 +51,7 @@ impl<S: Clone> Hub<S> {
         self.now = now_ms;
         self.lease.down();
         self.users_link_down(now_ms);
+        self.sessions_link_down();
         self.publishes_link_down(out);
         self.reads.link_down();
         self.queries.link_down();
@@ -111,6 +112,8 @@ impl<S: Clone> Hub<S> {
         self.start_reads(now, out);
         self.tell_all_users();
         self.report_users(now, out);
+        self.tell_all_sessions();
+        self.report_sessions(now, out);
     }
 
     /// Everybody that is present here, in parts that fit into frames.

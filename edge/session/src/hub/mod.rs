@@ -9,6 +9,7 @@
 pub(crate) mod cost;
 mod delta;
 mod encode;
+mod ends;
 mod erase;
 mod fill;
 mod interest;
@@ -35,6 +36,7 @@ use gb6_core_wire::mesh::{EdgeFrame, HistoryPage, OwnerFrame, Presence};
 pub use out::{Detach, HubConfig, HubCounters, HubGauges, HubOut};
 
 use crate::request::{Answer, HubRequest, Notice, Request};
+use ends::Ends;
 use interest::{Interest, Interests};
 use lease::Lease;
 use numbers::Numbers;
@@ -64,6 +66,7 @@ pub struct Hub<S> {
     reads: Reads,
     queries: Queries,
     users: Users<S>,
+    ends: Ends,
     /// Ended at a pace ([`HubOut::may_evict`]), because the clients come back at once.
     evictions: BTreeMap<u64, Evicted<S>>,
     /// Rooms without members, with when they may go and which of their idle times is meant.
@@ -131,6 +134,7 @@ impl<S: Clone> Hub<S> {
             reads: Reads::default(),
             queries: Queries::default(),
             users: Users::new(),
+            ends: Ends::default(),
             evictions: BTreeMap::new(),
             idle: VecDeque::new(),
             ring_bytes: 0,
@@ -224,6 +228,7 @@ impl<S: Clone> Hub<S> {
             EdgeFrame::Signal(f) => self.signalled(f, out),
             EdgeFrame::UserAnswer(f) => self.edges_answered(now_ms, f, out),
             EdgeFrame::PrefixFollowed(f) => self.prefix_followed(f, out),
+            EdgeFrame::SessionsWritten(f) => self.sessions_written(&f),
         }
     }
 
@@ -239,6 +244,7 @@ impl<S: Clone> Hub<S> {
         self.now = now_ms;
         // Before a renewal, which proves what was reported before it.
         self.tick_users(now_ms, out);
+        self.report_sessions(now_ms, out);
         self.tick_lease(now_ms, out);
         self.tick_ops(now_ms, out);
         self.tick_queries(now_ms, out);
@@ -279,6 +285,7 @@ impl<S: Clone> Hub<S> {
             ready_bytes: self.ready_bytes,
             evictions_waiting: self.evictions.len() + self.prefixes.ending(),
             users: self.users.len(),
+            session_ends: self.ends.len(),
         }
     }
 
@@ -293,7 +300,7 @@ impl<S: Clone> Hub<S> {
     /// Whether nothing is waited for: no room, no request, no publish, nobody who comes.
     pub fn is_idle(&self) -> bool {
         let asked = self.ops.is_empty() && !self.users.are_waited_for();
-        self.rooms.len() == 0 && asked && self.prefixes.is_empty()
+        self.rooms.len() == 0 && asked && self.prefixes.is_empty() && self.ends.len() == 0
     }
 
     fn wait(&mut self, asked: &Asked<S>, op: Op) -> u64 {

@@ -220,6 +220,10 @@ pub struct HubCounters {
     pub queries_refused: u64,
     /// Subscriptions ended because the log could not continue them.
     pub evicted: u64,
+    /// Ends of sessions that the owner has written.
+    pub session_ends: u64,
+    /// Ends of sessions that were dropped because too many of their instance waited.
+    pub session_ends_dropped: u64,
     /// Connects that went on before the owner had heard of their user.
     pub arrivals_unheard: u64,
     /// Leases that ended.
@@ -269,4 +273,6 @@ pub struct HubGauges {
     pub evictions_waiting: usize,
     /// Users with sessions here that are reported to the owner.
     pub users: usize,
+    /// Ends of sessions that the owner has not answered.
+    pub session_ends: usize,
 }

@@ -139,6 +139,15 @@ impl<'a> Turn<'a> {
         });
     }
 
+    /// A subscription of this session has ended.
+    pub(super) fn subscription_ended(&mut self, channel: Channel, code: u32, reason: &'static str) {
+        self.out.push(Action::SubscriptionEnded {
+            channel,
+            code,
+            reason,
+        });
+    }
+
     pub(super) fn hub(&mut self, request: HubRequest) {
         self.out.push(Action::Hub(request));
     }

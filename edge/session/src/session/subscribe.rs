@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use gb6_core_model::snapshot::{ChannelKind, Namespace, RecoveryMode};
-use gb6_core_model::{Channel, Disconnect, ErrorCode, Unsubscribed, limits};
+use gb6_core_model::{Channel, Disconnect, ErrorCode, Unsubscribed, WebhookEvent, limits};
 use gb6_core_wire::client::{
     Dialect, SubscribeRequest, UnsubscribeRequest, UnsubscribeResult, subscribe_flags,
 };
@@ -366,8 +366,23 @@ impl Live {
         let subscription = self.subscriptions.remove(at);
         let channel = &subscription.channel;
         self.drop_refresh(turn, channel);
+        let (code, reason) = match &then {
+            Asked::Ended(ended) => (ended.1.code(), ended.1.text()),
+            _ => (0, "client unsubscribed"),
+        };
+        if subscription.pending == 0 {
+            self.tell_ended(turn, channel, code, reason);
+        }
         let request = self.request(turn, id, channel, then, subscription.leaving());
         turn.hub(request);
+    }
+
+    /// Says that a subscription has ended, where the instance wants to hear of it.
+    fn tell_ended(&self, turn: &mut Turn<'_>, channel: &Channel, code: u32, reason: &'static str) {
+        let instance = turn.cx.snapshot.instances.get(self.instance());
+        if instance.is_some_and(|i| i.tells(WebhookEvent::Unsubscribe)) {
+            turn.subscription_ended(channel.clone(), code, reason);
+        }
     }
 
     /// The server ends a subscription: the client is told behind everything that the room still
@@ -416,6 +431,7 @@ impl Live {
         self.subscriptions.remove(at);
         self.drop_refresh(turn, channel);
         turn.say(&unsubscribe_push(channel, why));
+        self.tell_ended(turn, channel, why.code(), why.text());
         Ok(())
     }
 

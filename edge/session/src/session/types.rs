@@ -184,6 +184,15 @@ pub enum Action {
     /// Hand this to the hub of the room's shard. Where there is no hub for the room, call
     /// `Session::complete` with `Answer::Failed(ErrorCode::OwnerMoving)`.
     Hub(HubRequest),
+    /// A subscription has ended while the session goes on, and its instance wants to hear of that.
+    SubscriptionEnded {
+        /// The channel.
+        channel: Channel,
+        /// The code; 0: the client wanted it no longer.
+        code: u32,
+        /// Why, for people.
+        reason: &'static str,
+    },
     /// Write what is queued, then close with this code and reason. Nothing comes behind it; call
     /// `Hub::session_closed` on every hub that got a request of this session.
     Close(CloseReason),

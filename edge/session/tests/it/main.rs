@@ -8,6 +8,7 @@ mod client;
 mod hub_bounds;
 mod hub_cache;
 mod hub_delivery;
+mod hub_ends;
 mod hub_erase;
 mod hub_fills;
 mod hub_model;

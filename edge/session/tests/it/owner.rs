@@ -82,6 +82,12 @@ pub(crate) struct Owner {
     /// Users that the edge has reported on this link, and whether all.
     pub(crate) users: BTreeSet<(String, String)>,
     pub(crate) users_complete: bool,
+    /// Sessions of whose ends somebody wants to hear, and those named since the edge attached.
+    pub(crate) sessions: BTreeSet<u64>,
+    sessions_named: BTreeSet<u64>,
+    /// Ends that are written, by their numbers, and those that have no answer yet.
+    pub(crate) ends: BTreeMap<u64, SessionEnd>,
+    pub(crate) ends_unanswered: Vec<u64>,
     /// Data of all signals that came.
     pub(crate) signals: BTreeSet<bytes::Bytes>,
 }
@@ -105,6 +111,8 @@ impl Owner {
         self.attached = None;
         self.users.clear();
         self.users_complete = false;
+        self.sessions_named.clear();
+        self.ends_unanswered.clear();
         self.interests.clear();
         self.to_edge.clear();
         self.to_owner.clear();
@@ -146,6 +154,17 @@ impl Owner {
                     ..Refused::default()
                 }));
             }
+        }
+    }
+
+    /// Answers the ends of sessions that it was told of.
+    pub(crate) fn answer_ends(&mut self) {
+        let numbers = std::mem::take(&mut self.ends_unanswered);
+        if !numbers.is_empty() {
+            self.say(EdgeFrame::SessionsWritten(SessionsWritten {
+                numbers,
+                moved: Vec::new(),
+            }));
         }
     }
 
@@ -221,6 +240,26 @@ impl Owner {
                 }
                 self.users_complete |= report.complete_by > 0;
             }
+            OwnerFrame::Sessions(report) => {
+                assert_ne!(report.process, 0);
+                self.sessions
+                    .extend(report.here.iter().map(|here| here.session));
+                self.sessions_named
+                    .extend(report.here.iter().map(|here| here.session));
+                if report.complete {
+                    let named = std::mem::take(&mut self.sessions_named);
+                    self.sessions.retain(|session| named.contains(session));
+                }
+                for end in report.ended {
+                    if end.channel.is_empty() {
+                        self.sessions.remove(&end.of.session);
+                    }
+                    let written = self.ends.insert(end.number, end.clone());
+                    assert!(written.is_none_or(|before| before == end));
+                    self.ends_unanswered.push(end.number);
+                }
+                assert!(self.ends_unanswered.len() <= SESSION_ENDS_UNANSWERED_MAX);
+            }
             OwnerFrame::UserQuery(q) => self.say(EdgeFrame::UserAnswer(UserAnswer {
                 request: q.request,
                 edges: Vec::new(),
@@ -267,6 +306,8 @@ impl Owner {
         self.attached = Some(incarnation);
         self.users.clear();
         self.users_complete = false;
+        self.sessions_named.clear();
+        self.ends_unanswered.clear();
         self.interests.clear();
         self.parts.clear();
         self.unanswered.clear();

@@ -7,6 +7,7 @@ mod history;
 mod prefixes;
 mod presence;
 mod publish_model;
+mod sessions;
 mod signals;
 mod users;
 mod versions;
