@@ -99,9 +99,8 @@ impl Shared {
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(USER_AGENT, HeaderValue::from_static("gb6"));
-        if let Ok(signed) = HeaderValue::try_from(signed) {
-            headers.insert(SIGNATURE, signed);
-        }
+        let signed = HeaderValue::try_from(signed).expect("digits and signs are a header's value");
+        headers.insert(SIGNATURE, signed);
         let request = Request {
             method: Method::POST,
             target: Target::parse(&to.url)?,
@@ -138,6 +137,8 @@ pub(super) struct Consumer {
     stored_at: Instant,
     /// Requests that failed in a row.
     failures: u32,
+    /// The log failed when it was worked on last.
+    log_fails: bool,
 }
 
 impl Consumer {
@@ -161,6 +162,7 @@ impl Consumer {
             stored: 0,
             stored_at: Instant::now(),
             failures: 0,
+            log_fails: false,
         }
     }
 
@@ -193,7 +195,10 @@ impl Consumer {
                     (self.read_to, self.stored) = (place.position, place.position);
                     return;
                 }
-                Err(error) => self.log_failed(&error).await,
+                Err(error) => {
+                    self.log_failed("its consumer can not be registered", &error)
+                        .await
+                }
             }
         }
     }
@@ -209,7 +214,7 @@ impl Consumer {
                         self.lapsed();
                         self.read_to = first;
                     }
-                    Err(error) => self.log_failed(&error).await,
+                    Err(error) => self.log_failed("the log can not be read", &error).await,
                 }
             } else {
                 self.deliver().await;
@@ -247,6 +252,7 @@ impl Consumer {
             }
             next @ Next::At(..) => self.on_log(move |source| source.read(from, next)).await?,
         };
+        self.log_fails = false;
         self.read_to = read.to;
         self.follower.passed(read.to);
         self.pending.extend(read.events);
@@ -334,10 +340,9 @@ impl Consumer {
             Ok(place) => {
                 self.stands(place);
                 self.stored = place.position;
+                self.log_fails = false;
             }
-            Err(error) => {
-                tracing::warn!(instance = %self.source.instance, shard = self.shard, %error, "how far the webhook is could not be stored");
-            }
+            Err(error) => self.trouble("its place can not be stored", &error),
         }
     }
 
@@ -367,9 +372,20 @@ impl Consumer {
         metrics.waits(&self.source.instance, self.shard, waiting);
     }
 
-    async fn log_failed(&self, error: &StoreError) {
-        tracing::warn!(instance = %self.source.instance, shard = self.shard, %error, "the webhook can not read the log, and tries again");
+    async fn log_failed(&mut self, what: &'static str, error: &StoreError) {
+        self.trouble(what, error);
         tokio::time::sleep(LOG_RETRY).await;
+    }
+
+    /// One line when it begins; a log that fails for long fills no other.
+    fn trouble(&mut self, what: &'static str, error: &StoreError) {
+        let (instance, shard) = (self.source.instance.as_str(), self.shard);
+        match std::mem::replace(&mut self.log_fails, true) {
+            false => {
+                tracing::warn!(instance, shard, %error, what, "the webhook has trouble with the log, and tries again");
+            }
+            true => tracing::debug!(instance, shard, %error, what, "the trouble goes on"),
+        }
     }
 
     /// Works on the log off the async threads, one thing at a time, even where the last one was not
