@@ -93,8 +93,8 @@ impl Failure {
 }
 
 impl Shared {
-    /// Sends `body`; `Ok`: the receiver has taken it.
-    async fn send(&self, to: &Webhooks, body: Vec<u8>) -> Result<(), Failure> {
+    /// Sends `body` for `instance`; `Ok`: the receiver has taken it.
+    async fn send(&self, instance: &str, to: &Webhooks, body: Vec<u8>) -> Result<(), Failure> {
         let signed = signature(to.secret.as_bytes(), unix_ms() / 1000, &body);
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -111,7 +111,8 @@ impl Shared {
             deadline: Duration::from_millis(to.timeout_ms),
             body_bytes_max: ANSWER_BYTES_MAX,
         };
-        let status = self.outbound.send(request, limits).await?.status;
+        let sending = self.outbound.send_for(instance, request, limits);
+        let status = sending.await?.status;
         match status.is_success() {
             true => Ok(()),
             false => Err(Failure::Status(status.as_u16())),
@@ -279,7 +280,7 @@ impl Consumer {
         let mut config = self.config.clone();
         let began = Instant::now();
         let result = tokio::select! {
-            result = self.shared.send(&to, body) => result,
+            result = self.shared.send(&self.source.instance, &to, body) => result,
             // What it is waited for is not wanted there any more.
             Ok(()) = config.changed() => return self.failures = 0,
         };
