@@ -19,7 +19,8 @@ impl<C: Carrier, F: Framing> Connection<C, F> {
             return;
         }
         self.tell(verdict);
-        self.ended(now_ms, verdict, self.shared.config.close_timeout);
+        let patience = self.shared.config.close_timeout;
+        self.ended(now_ms, verdict, verdict.reason, patience);
     }
 
     /// The client reads too slowly: its queue is full.
@@ -39,7 +40,8 @@ impl<C: Carrier, F: Framing> Connection<C, F> {
         });
         self.batch.keep_half_written();
         self.tell(why.into());
-        self.ended(now_ms, why.into(), self.shared.config.slow_close_timeout);
+        let (verdict, patience) = (Verdict::from(why), self.shared.config.slow_close_timeout);
+        self.ended(now_ms, verdict, verdict.reason, patience);
     }
 
     /// [`Connection::begin_close`] for a reason that may be the application's own.
@@ -55,13 +57,14 @@ impl<C: Carrier, F: Framing> Connection<C, F> {
                 reason: why.text(),
                 reconnect,
             });
-            // What is remembered and logged of it leaves the application's words out.
+            // What is logged of it leaves the application's words out; who hears of the end gets them.
             let verdict = Verdict {
                 code,
                 reason: "ended by the application",
                 reconnect,
             };
-            self.ended(now_ms, verdict, self.shared.config.close_timeout);
+            let patience = self.shared.config.close_timeout;
+            self.ended(now_ms, verdict, why.text(), patience);
         }
     }
 
@@ -69,7 +72,8 @@ impl<C: Carrier, F: Framing> Connection<C, F> {
         self.batch.push(self.framing.verdict(self.dialect, verdict));
     }
 
-    fn ended(&mut self, now_ms: u64, verdict: Verdict, patience: Duration) {
+    /// `told` is the reason for those who hear of the end.
+    fn ended(&mut self, now_ms: u64, verdict: Verdict, told: &str, patience: Duration) {
         let patience = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
         self.end = End::Closing {
             until: now_ms.saturating_add(patience),
@@ -77,7 +81,7 @@ impl<C: Carrier, F: Framing> Connection<C, F> {
             verdict,
         };
         self.log_end(verdict.code, verdict.reason);
-        self.leave(verdict.code, verdict.reason);
+        self.leave(verdict.code, told);
     }
 
     /// Says why a session ended: at level info, as often as is good, where its client broke the
