@@ -50,6 +50,13 @@ impl<C: Carrier, F: Framing> Connection<C, F> {
             handle.outbox.event(decided(unavailable()));
             return;
         };
+        // Before it is asked in the name of whoever's cookies the page's browser sent.
+        let snapshot = shared.snapshot.load();
+        if let Err(refused) = self.comes_from_a_page_of(snapshot.instances.get(instance)) {
+            let decision = Decision::Disconnect(refused.into());
+            handle.outbox.event(decided(decision));
+            return;
+        }
         let permit = match shared.proxies.begin(&backend) {
             Ok(permit) => permit,
             Err(failure) => {

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use gb6_core_model::snapshot::Instance;
 use gb6_core_model::{Channel, Disconnect, InstanceId};
 use gb6_edge_session::{Answer, Claims, Identity, SubscriptionClaims, TokenError, id_of_user};
 
@@ -257,14 +258,7 @@ impl<C: Carrier, F: Framing> Connection<C, F> {
     pub(super) fn admit(&mut self, claims: &Claims) -> Result<(), Disconnect> {
         let snapshot = self.shared.snapshot.load();
         let placed = snapshot.instances.get(&claims.instance);
-        if let Some(origin) = &self.origin.foreign {
-            let listed =
-                placed.is_some_and(|i| crate::origin::is_listed(origin, &i.allowed_origins));
-            if !listed {
-                self.refused_token("origin");
-                return Err(Disconnect::PermissionDenied);
-            }
-        }
+        self.comes_from_a_page_of(placed)?;
         let tag = InstanceTag::of(claims.instance.as_str());
         if self.counted.is_none() {
             let max = placed.and_then(|i| i.connections_max).unwrap_or(usize::MAX);
@@ -291,6 +285,19 @@ impl<C: Carrier, F: Framing> Connection<C, F> {
         self.unproven = None;
         self.keep_shown(claims);
         Ok(())
+    }
+
+    /// Whether the page that the connection is from may connect to this instance.
+    pub(super) fn comes_from_a_page_of(&self, placed: Option<&Instance>) -> Result<(), Disconnect> {
+        let Some(origin) = &self.origin.foreign else {
+            return Ok(());
+        };
+        let listed = |i: &Instance| crate::origin::is_listed(origin, &i.allowed_origins);
+        if placed.is_some_and(listed) {
+            return Ok(());
+        }
+        self.refused_token("origin");
+        Err(Disconnect::PermissionDenied)
     }
 
     /// Enters the session among those of its user, when its first token is good. `None`: the owner of

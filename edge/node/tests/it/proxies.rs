@@ -617,6 +617,28 @@ async fn instances_have_their_own_backends_and_secrets() {
 }
 
 #[tokio::test]
+async fn pages_from_elsewhere_ask_nothing_in_a_visitors_name() {
+    let backend = Backend::start(user("victim", json!({}))).await;
+    let mut proxy = asks(&backend);
+    proxy.headers = vec!["cookie".into()];
+    let mut snapshot = connecting(proxy);
+    let world = start(snapshot.clone());
+    // A page that only another instance lets in, with the cookies of whoever looks at it.
+    let page = [("Origin", "https://app.acme.example"), ("Cookie", "sid=1")];
+    let mut client = Client::over(open(world.address, "", &page).await.unwrap());
+    client.send(&json!({"id": 1, "connect": {}})).await;
+    assert_eq!(client.closed().await.0, 3507);
+    assert_eq!(backend.count(), 0);
+    let listed = vec!["https://app.acme.example".to_owned()];
+    demo(&mut snapshot).allowed_origins = listed;
+    let world = start(snapshot);
+    let mut client = Client::over(open(world.address, "", &page).await.unwrap());
+    client.send(&json!({"id": 1, "connect": {}})).await;
+    assert!(client.next().await["connect"].is_object());
+    assert_eq!(backend.asked()[0].header("cookie"), ["sid=1"]);
+}
+
+#[tokio::test]
 async fn another_backend_is_asked_once_it_is_placed() {
     let first = Backend::start(user("alice", json!({}))).await;
     let second = Backend::start(user("bob", json!({}))).await;
