@@ -339,6 +339,14 @@ fn edge() -> Vec<Mutant> {
             "session_tokens::a_token_that_is_not_for_this_session_and_channel_ends_it",
         ),
         by(
+            "proxied-publications-reordered",
+            "a publication overtakes one about which the backend is asked",
+            "edge/session/src/session/proofs.rs",
+            "!matches!(self.what, What::Refresh) && self.channel.as_str() == name",
+            "matches!(self.what, What::Subscribe(_)) && self.channel.as_str() == name",
+            "session_asking::commands_of_a_channel_keep_their_order",
+        ),
+        by(
             "gap-of-a-server-side-room-not-told",
             "a client goes on behind a gap in a room that the server gave it",
             "edge/session/src/session/subscribe.rs",

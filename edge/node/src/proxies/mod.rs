@@ -350,3 +350,54 @@ impl Backend {
         );
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use gb6_core_model::snapshot::Instance;
+    use gb6_core_outbound::OutboundConfig;
+
+    use super::*;
+
+    /// What an operator reads of a failure: nothing that stands behind the host of the URL, in headers
+    /// or in the question.
+    #[tokio::test]
+    async fn failures_tell_no_secrets() {
+        crate::auth::install_crypto();
+        for (url, result) in [
+            ("http://127.0.0.1:1/hunter2?key=hunter2", "forbidden"),
+            ("https://127.0.0.1:1/hunter2", "forbidden"),
+            ("ftp://app.example/hunter2", "bad_url"),
+            ("https://hunter2@app.example/", "bad_url"),
+        ] {
+            let settings = Proxy {
+                url: url.into(),
+                timeout_ms: 500,
+                headers: Vec::new(),
+                static_headers: BTreeMap::from([("x-key".into(), "hunter2".into())]),
+                binary_encoding: false,
+                include_meta: false,
+                on_failure: OnFailure::Refuse,
+            };
+            let mut demo = Instance::default();
+            demo.proxies.publish = Some(settings.clone());
+            let snapshot = Snapshot {
+                instances: BTreeMap::from([("demo".into(), demo)]),
+                ..Snapshot::default()
+            };
+            let outbound = Arc::new(Outbound::new(OutboundConfig::default()).unwrap());
+            let bounds = ProxyBounds::default();
+            let proxies = Proxies::new(outbound, bounds, &snapshot, &Metrics::bare());
+            let backend = proxies.of(&"demo".into(), ProxyKind::Publish).unwrap();
+            let permit = proxies.begin(&backend).unwrap();
+            let headers = question::headers(&settings, None, None);
+            let shown = format!("{headers:?} {:?}", backend.settings);
+            assert!(!shown.contains("hunter2"), "{shown}");
+            let body = Some(Bytes::from_static(b"{\"data\":\"hunter2\"}"));
+            let asked = proxies.ask(&backend, permit, headers, body, answer::publish);
+            let failure = asked.await.unwrap_err();
+            assert_eq!(failure.result, result);
+            let shown = format!("{failure:?}");
+            assert!(!shown.contains("hunter2"), "{shown}");
+        }
+    }
+}

@@ -17,7 +17,7 @@ use crate::body::{Body, emulate, post};
 use crate::client::{Client, http, open};
 use crate::world::{World, api_key, config, eventually, room, snapshot, unix_s};
 
-fn asks(backend: &Backend) -> Proxy {
+pub(crate) fn asks(backend: &Backend) -> Proxy {
     Proxy {
         url: backend.url(),
         timeout_ms: 400,
@@ -33,7 +33,7 @@ fn demo(snapshot: &mut Snapshot) -> &mut gb6_core_model::snapshot::Instance {
     snapshot.instances.get_mut("demo").unwrap()
 }
 
-fn connecting(proxy: Proxy) -> Snapshot {
+pub(crate) fn connecting(proxy: Proxy) -> Snapshot {
     let mut snapshot = snapshot();
     demo(&mut snapshot).proxies.connect = Some(proxy);
     snapshot

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use gb6_core_outbound::Reach;
 use gb6_core_wire::client::{
     Command, ConnectRequest, Dialect, PublishRequest, Push, Reply, SubscribeRequest, decode_replies,
 };
@@ -16,8 +17,10 @@ use quinn::{ClientConfig, Connection, ConnectionError, Endpoint, RecvStream, Sen
 use serde_json::json;
 use tokio::net::UdpSocket;
 
+use crate::backend::{Backend, user};
 use crate::child::Child;
 use crate::client::{Client, PATIENCE};
+use crate::proxies::{asks, connecting};
 use crate::tls::{self_made, trusting};
 use crate::world::{World, config, eventually};
 
@@ -505,4 +508,31 @@ async fn many_that_come_at_once_all_come_in() {
     assert_eq!(world.edge.sessions(), clients.len());
     let retried = "gb6_edge_quic_handshakes_total{result=\"retry\"}";
     assert!(world.metric(retried) > 0.0);
+}
+
+#[tokio::test]
+async fn a_backend_is_asked_who_comes_by_quic_without_a_token() {
+    let backend = Backend::start(user("alice", json!({"data": {"hi": 1}}))).await;
+    let mut config = with_quic();
+    config.outbound.reach = Reach::with_loopback();
+    let world = World::start_placed(config, connecting(asks(&backend))).unwrap();
+    let mut client = Quic::open(world.edge.quic_addr().unwrap()).await;
+    client
+        .say(&[Command {
+            id: 1,
+            connect: Some(Box::new(ConnectRequest {
+                data: Bytes::from_static(b"\x01\x02"),
+                ..ConnectRequest::default()
+            })),
+            ..Command::default()
+        }])
+        .await;
+    let reply = client.next().await.connect.unwrap();
+    assert_eq!(&reply.data[..], b"{\"hi\":1}");
+    let asked = backend.asked().remove(0).body;
+    assert_eq!(
+        asked,
+        json!({"client": reply.client, "transport": "quic", "protocol": "protobuf",
+               "encoding": "binary", "b64data": "AQI="})
+    );
 }

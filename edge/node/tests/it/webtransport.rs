@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
+use gb6_core_outbound::Reach;
 use gb6_core_wire::client::{Dialect, Reply, decode_replies};
 use http::{HeaderValue, header};
 use quinn::{Connection, ConnectionError, RecvStream, SendStream, VarInt};
@@ -14,7 +15,9 @@ use web_transport_proto::{
     Capsule, ConnectRequest, ConnectResponse, Frame, Http3CapsuleReader, Settings, StreamUni,
 };
 
+use crate::backend::{Backend, user};
 use crate::client::PATIENCE;
+use crate::proxies::{asks, connecting};
 use crate::quic::{closed, connect, dial, subscribe, with_quic};
 use crate::world::{World, eventually};
 
@@ -386,4 +389,23 @@ async fn streams_of_other_sessions_and_too_many_are_refused() {
         .await
         .unwrap();
     assert!(session.json().await["connect"].is_object());
+}
+
+#[tokio::test]
+async fn a_backend_is_asked_who_comes_without_a_token() {
+    let backend = Backend::start(user("alice", json!({}))).await;
+    let mut config = with_quic();
+    config.outbound.reach = Reach::with_loopback();
+    let mut proxy = asks(&backend);
+    proxy.headers = vec!["origin".into()];
+    let world = World::start_placed(config, connecting(proxy)).unwrap();
+    let mut session = Session::open(address(&world), Dialect::Json).await;
+    let connect = json!({"connect": {"headers": {"origin": "said"}}, "id": 1});
+    let line = format!("{connect}\n");
+    session.send.write_all(line.as_bytes()).await.unwrap();
+    let reply = session.json().await;
+    assert!(reply["connect"]["client"].is_string(), "{reply}");
+    let asked = backend.asked().remove(0);
+    assert_eq!(asked.body["transport"], "webtransport");
+    assert_eq!(asked.header("origin"), ["said"]);
 }
