@@ -2,7 +2,7 @@
 
 use gb6_core_model::Role;
 use gb6_core_model::snapshot::{OnFailure, Proxies};
-use gb6_geo_config_plan::EXAMPLE;
+use gb6_geo_config_plan::{EXAMPLE, read_instances};
 
 use crate::{example_with, read};
 
@@ -108,4 +108,19 @@ fn mistakes_are_told_without_secrets() {
     let open = example_with("allow = false", "allow = true");
     let text = format!("{open}\n[instances.demo.proxies.connect]\n{URL}on_failure = \"allow\"");
     assert!(read(&text).is_ok(), "an anonymous connection is let in");
+}
+
+#[test]
+fn the_page_shows_a_configuration_that_is_one() {
+    let page = include_str!("../../../../docs/proxies.md");
+    let toml = page
+        .split("```")
+        .find_map(|part| part.strip_prefix("toml\n"));
+    let instances = read_instances(toml.unwrap(), "here", |_| Err("none".to_owned())).unwrap();
+    let demo = instances.values().next().unwrap();
+    assert!(demo.proxies.connect.is_some() && demo.namespaces["room"].publish_proxy);
+    assert_eq!(
+        demo.proxies.publish.as_ref().unwrap().on_failure,
+        OnFailure::Allow
+    );
 }
