@@ -152,11 +152,22 @@ impl<C: Carrier, F: Framing> Connection<C, F> {
         let settings = backend.as_ref().map(|backend| &backend.settings);
         // What was sent to one instance's host name is not for another one's backend.
         let ours = claims.instance == self.origin.instance;
-        if !(ours && settings.is_some_and(|settings| !settings.headers.is_empty())) {
-            self.origin.shown = None;
-        }
-        if settings.is_some_and(|settings| settings.include_meta) && !claims.meta.is_empty() {
+        let headers = ours && settings.is_some_and(|settings| !settings.headers.is_empty());
+        let meta = settings.is_some_and(|settings| settings.include_meta);
+        if meta && !claims.meta.is_empty() {
             self.origin.shown.get_or_insert_default().meta = claims.meta.clone();
+        }
+        let Some(shown) = &mut self.origin.shown else {
+            return;
+        };
+        if !headers {
+            shown.headers = HeaderMap::new();
+        }
+        if !meta {
+            shown.meta = Bytes::new();
+        }
+        if shown.headers.is_empty() && shown.meta.is_empty() {
+            self.origin.shown = None;
         }
     }
 }

@@ -100,6 +100,8 @@ pub(crate) struct Failure {
 
 /// More is asked than the bound lets through.
 const BUSY: &str = "busy";
+/// The question has no form.
+const UNWRITABLE: &str = "unwritable";
 
 impl Failure {
     fn of(result: &'static str, why: impl ToString) -> Self {
@@ -109,10 +111,14 @@ impl Failure {
         }
     }
 
-    /// Whether the backend is down, or so slow that it is as good as down: an answer that makes no
-    /// sense has cost nobody any time.
-    fn is_outage(&self) -> bool {
-        !matches!(self.result, "garbage" | "status")
+    /// Whether it says something of the backend: whether that is up. An answer that makes no sense has
+    /// cost nobody any time.
+    fn is_up(&self) -> Option<bool> {
+        match self.result {
+            "garbage" | "status" => Some(true),
+            BUSY | UNWRITABLE => None,
+            _ => Some(false),
+        }
     }
 }
 
@@ -257,11 +263,10 @@ impl Proxies {
         let seconds = begun.elapsed().as_secs_f64();
         self.metrics.seconds.with(&[kind]).observe(seconds);
         let said = answered.and_then(|body| Ok(read(&body)?));
-        let up = said
-            .as_ref()
-            .err()
-            .is_none_or(|failure| !failure.is_outage());
-        backend.breaker.lock().done(self.now_ms(), up);
+        let up = said.as_ref().err().map_or(Some(true), Failure::is_up);
+        if let Some(up) = up {
+            backend.breaker.lock().done(self.now_ms(), up);
+        }
         let result = match &said {
             Ok(Said::Result(_)) => "allowed",
             Ok(Said::Error(_)) => "error",
@@ -280,8 +285,7 @@ impl Proxies {
     ) -> Result<Bytes, Failure> {
         let target = Target::parse(&backend.settings.url);
         let target = target.map_err(|error| Failure::of(error.name(), error))?;
-        let body =
-            body.ok_or_else(|| Failure::of("unwritable", "the question has no JSON form"))?;
+        let body = body.ok_or_else(|| Failure::of(UNWRITABLE, "the question has no JSON form"))?;
         let request = Request {
             method: Method::POST,
             target,

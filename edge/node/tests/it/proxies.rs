@@ -304,6 +304,13 @@ async fn a_publication_is_what_its_backend_makes_of_it() {
                "user": "alice", "channel": "room:1", "data": {"n": 1}, "meta": {"plan": "free"}})
     );
     assert_eq!(asked.header("cookie"), ["sid=1"]);
+    // A fresh token that says nothing of it takes nothing away.
+    let claims = json!({"sub": "alice", "exp": unix_s() + 120});
+    let fresh = sign_claims(&key, &claims).unwrap();
+    let reply = alice
+        .call(json!({"id": 2, "refresh": {"token": fresh}}))
+        .await;
+    assert!(reply["refresh"].is_object(), "{reply}");
     backend.does_next([
         Does::says(&json!({"result": {"data": {"clean": 1}}})),
         Does::says(&json!({"result": {"b64data": "eyJiIjoxfQ=="}})),
@@ -322,7 +329,11 @@ async fn a_publication_is_what_its_backend_makes_of_it() {
     backend.asked();
     let reply = alice.call(json!({"id": 3, "rpc": rpc})).await;
     assert_eq!(reply["rpc"]["data"]["offset"], 4, "{reply}");
-    assert_eq!(backend.asked()[0].body["data"], 3);
+    let asked = backend.asked().remove(0);
+    assert_eq!(
+        (&asked.body["data"], &asked.body["meta"]),
+        (&json!(3), &json!({"plan": "free"}))
+    );
     backend.does(Does::says(
         &json!({"disconnect": {"code": 4500, "reason": "spam"}}),
     ));
