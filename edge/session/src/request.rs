@@ -39,6 +39,9 @@ pub enum Request {
     /// To be so no longer, of the subscription that a `Follow` made: also to be asked once for one
     /// that failed. It goes to the same shards, always succeeds, and the last of them answers.
     Unfollow(Arc<Following>),
+    /// That others see this of a subscriber that is present from here on. Of no effect where it is no
+    /// subscriber, or nobody is told that it is there.
+    Introduce(Arc<Person>),
     /// To write a publication.
     Publish(Box<PublishQuery>),
     /// Who is present; `entries`: the people and not only their number.
@@ -202,6 +205,8 @@ pub enum Answer {
     Subscribed(Box<SubscribeAnswer>),
     /// To `Unsubscribe`: nothing of the room follows.
     Unsubscribed,
+    /// To `Introduce`.
+    Introduced,
     /// To `Publish`: it is durable; a signal was handed on, and has no offset.
     Published(PublishAnswer),
     /// To `Presence`.

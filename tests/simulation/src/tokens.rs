@@ -71,6 +71,7 @@ impl World {
                     expires_unix_ms,
                     ..SubscriptionGrant::default()
                 },
+                token: [0; 16],
             });
             session.subscription_verified(cx, request, result, out);
         });

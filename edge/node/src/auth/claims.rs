@@ -151,6 +151,7 @@ impl Raw {
         self,
         instance: InstanceId,
         keys: &InstanceKeys,
+        token: &TokenRef,
         unix_ms: i64,
     ) -> Result<SubscriptionClaims, Refusal> {
         let exp = self.valid(keys, unix_ms)?;
@@ -172,6 +173,7 @@ impl Raw {
             channel,
             client: self.client.filter(|client| !client.is_empty()),
             grant: grant.check(exp, unix_ms)?,
+            token: token.id,
         })
     }
 

@@ -135,7 +135,7 @@ pub(crate) fn verify_subscription_token(
     let signed = Signed::verify(keys, instance, token, Keys::OfListener)?;
     let raw = signed.claims()?;
     let token = raw.token(token)?;
-    let claims = raw.subscription(signed.instance.clone(), signed.keys, unix_ms)?;
+    let claims = raw.subscription(signed.instance.clone(), signed.keys, &token, unix_ms)?;
     Ok((claims, token))
 }
 

@@ -1,5 +1,6 @@
 //! A session as the rest of the edge holds it: where to send to, and which instance it is of.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
@@ -49,6 +50,9 @@ pub(crate) enum Event {
     Cut(Disconnect),
     /// Its client sent commands by another connection.
     Commands(FrameKind, Bytes),
+    /// Tokens were revoked, perhaps of its subscriptions; whether the newest revocations were not
+    /// known when that was found out.
+    TokensRevoked { late: bool },
     /// The application's server wants something of some of a user's sessions.
     Ordered(Arc<Ordered>),
     /// Somebody asks what it is.
@@ -71,6 +75,8 @@ pub(crate) struct SessionHandle {
     revoked: OnceLock<Arc<Revoked>>,
     /// By what those may name it.
     identity: Mutex<Option<Box<Identity>>>,
+    /// Whether it has shown tokens for channels, by which they may name its subscriptions.
+    shows_tokens: AtomicBool,
 }
 
 impl SessionHandle {
@@ -90,6 +96,7 @@ impl SessionHandle {
             instance: SessionInstance::default(),
             revoked: OnceLock::new(),
             identity: Mutex::new(None),
+            shows_tokens: AtomicBool::new(false),
         }
     }
 
@@ -103,6 +110,16 @@ impl SessionHandle {
     /// Whether revocations may name it.
     pub(crate) fn is_identified(&self) -> bool {
         self.revoked.get().is_some()
+    }
+
+    /// It shows a token for a channel, which is looked up after this.
+    pub(crate) fn shows_token(&self) {
+        self.shows_tokens.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether revocations may name one of its subscriptions.
+    pub(crate) fn has_shown_tokens(&self) -> bool {
+        self.shows_tokens.load(Ordering::SeqCst)
     }
 
     /// By what revocations may name it, if these are those of its instance.

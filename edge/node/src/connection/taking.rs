@@ -14,6 +14,7 @@ use super::framing::Framing;
 use super::handle::Event;
 use super::outbox::{Phase, Taken};
 use crate::people::{Ordered, Roll};
+use crate::revocation::Revoked;
 use crate::shards::ShardInbox;
 
 impl<C: Carrier, F: Framing> Connection<C, F> {
@@ -45,6 +46,32 @@ impl<C: Carrier, F: Framing> Connection<C, F> {
         }
     }
 
+    /// What its instance has revoked, where it has one.
+    fn revocations(&self) -> Option<Arc<Revoked>> {
+        let (instance, _) = self.session.identity()?;
+        Some(self.shared.revocations.of(&self.shared, instance))
+    }
+
+    /// Whether one of its subscriptions is by a token that is revoked.
+    fn has_revoked_token(&self) -> bool {
+        let unix_ms = self.shared.clock.unix_ms();
+        let revoked = self.revocations();
+        revoked.is_some_and(|revoked| {
+            let session = &self.session;
+            session.has_revoked_token(|id| revoked.has_token(id, unix_ms))
+        })
+    }
+
+    /// Tokens were revoked, perhaps of its subscriptions.
+    fn tokens_revoked(&mut self, now_ms: u64) {
+        let unix_ms = self.shared.clock.unix_ms();
+        if let Some(revoked) = self.revocations() {
+            self.input(now_ms, |s, cx, out| {
+                s.tokens_revoked(cx, |id| revoked.has_token(id, unix_ms), out);
+            });
+        }
+    }
+
     /// Takes what waits in the outbox.
     pub(super) fn take(&mut self, now_ms: u64, taken: Taken<Event>) {
         let Taken {
@@ -55,6 +82,13 @@ impl<C: Carrier, F: Framing> Connection<C, F> {
         let cut = events.iter().find_map(|(_, event)| match event {
             Event::Cut(why) => Some(*why),
             _ => None,
+        });
+        // What waits was delivered while it was not known, and may be of what is revoked.
+        let late =
+            |(_, event): &(usize, Event)| matches!(event, Event::TokensRevoked { late: true });
+        let cut = cut.or_else(|| {
+            let revoked = events.iter().any(late) && self.has_revoked_token();
+            revoked.then_some(Disconnect::InsufficientState)
         });
         if let Some(why) = cut {
             return self.input(now_ms, |s, cx, out| s.shutdown(cx, why, out));
@@ -82,6 +116,7 @@ impl<C: Carrier, F: Framing> Connection<C, F> {
                 }
                 Event::Ordered(ordered) => self.ordered(now_ms, &ordered),
                 Event::Describe(roll) => self.describe(&roll),
+                Event::TokensRevoked { .. } => self.tokens_revoked(now_ms),
                 Event::Complete(ARRIVAL, answer) => self.arrived(now_ms, &answer),
                 event => self.input(now_ms, |s, cx, out| match event {
                     Event::ConnectDecided(request, decision) => {
@@ -100,6 +135,7 @@ impl<C: Carrier, F: Framing> Connection<C, F> {
                     | Event::SubscriptionVerified(..)
                     | Event::Cut(_)
                     | Event::Ordered(_)
+                    | Event::TokensRevoked { .. }
                     | Event::Describe(_) => {}
                 }),
             }

@@ -235,10 +235,12 @@ impl<C: Carrier, F: Framing> Connection<C, F> {
         channel: &Channel,
         result: JudgedSubscription,
     ) -> Result<SubscriptionClaims, TokenError> {
+        // Before it is looked up: what is revoked from here on finds the connection.
+        self.handle.shows_token();
         let user = self.session.identity().map(|(_, user)| user);
         let result = result.and_then(|(claims, token)| {
             let revoked = self.shared.revocations.of(&self.shared, &claims.instance);
-            match revoked.has_token(&token, self.shared.clock.unix_ms()) {
+            match revoked.has_token(&token.id, self.shared.clock.unix_ms()) {
                 true => Err(Refusal::Revoked),
                 false => Ok((claims, token)),
             }

@@ -26,7 +26,6 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
-use crate::auth::TokenRef;
 use crate::connection::handle::Event;
 use crate::shared::Shared;
 
@@ -282,6 +281,7 @@ impl Revoked {
         }
         let unix_ms = shared.clock.unix_ms();
         let mut cut = 0;
+        let late = !self.is_current();
         let follower = self.follower.read();
         for session in shared.all() {
             let identity = session.identity_of(self);
@@ -289,6 +289,8 @@ impl Revoked {
             if let Some(why) = why {
                 session.outbox.event(Event::Cut(why));
                 cut += 1;
+            } else if page.names_tokens() && session.has_shown_tokens() {
+                session.outbox.event(Event::TokensRevoked { late });
             }
         }
         drop(follower);
@@ -308,8 +310,8 @@ impl Revoked {
     }
 
     /// Whether a token is taken back.
-    pub(crate) fn has_token(&self, token: &TokenRef, unix_ms: i64) -> bool {
-        self.follower.read().has_token(&token.id, unix_ms)
+    pub(crate) fn has_token(&self, id: &[u8; 16], unix_ms: i64) -> bool {
+        self.follower.read().has_token(id, unix_ms)
     }
 }
 

@@ -443,3 +443,57 @@ async fn one_connection_is_ended_wherever_it_is_and_its_token_stays_valid() {
     assert!(clients[0].0.call(subscribe).await["subscribe"].is_object());
     assert!(is_in(other.address, &alice).await);
 }
+
+/// A token for a channel, with an id.
+fn channel_token(world: &World, user: &str, channel: &str, id: &str) -> String {
+    token(world, json!({"sub": user, "channel": channel, "jti": id}))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_subscription_token_ends_the_subscription_at_every_edge_and_opens_none() {
+    let world = World::start(config());
+    let other = world.another_edge("e2");
+    let mut alice = Client::connect(other.address, &world.token("alice")).await;
+    for (id, channel) in [(2, "room:1"), (3, "room:2")] {
+        let token = channel_token(&world, "alice", channel, &format!("t{id}"));
+        let subscribe = json!({"channel": channel, "token": token});
+        alice.call(json!({"id": id, "subscribe": subscribe})).await;
+    }
+    let begin = Instant::now();
+    done(world.address, "revoke_token", json!({"uid": "t2"})).await;
+    let push = alice.next().await;
+    assert_eq!(push["push"]["channel"], "room:1", "{push}");
+    assert_eq!(push["push"]["unsubscribe"]["code"], 2000, "{push}");
+    assert!(begin.elapsed() < SOON, "after {:?}", begin.elapsed());
+    // Neither again, and nothing else has changed.
+    for (id, token, code) in [(4, "t2", json!(103)), (5, "t5", Value::Null)] {
+        let token = channel_token(&world, "alice", "room:1", token);
+        let subscribe = json!({"channel": "room:1", "token": token});
+        let reply = alice.call(json!({"id": id, "subscribe": subscribe})).await;
+        assert_eq!(reply["error"]["code"], code, "{reply}");
+    }
+    world.owner.append(&room("room:2"), b"2".to_vec());
+    assert_eq!(alice.next().await["push"]["channel"], "room:2");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_revoked_of_subscriptions_while_an_edge_was_cut_off_counts_before_it_delivers() {
+    let world = World::start(config());
+    let other = world.another_edge("e2");
+    let mut alice = Client::connect(world.address, &world.token("alice")).await;
+    let mut bob = Client::connect(world.address, &world.token("bob")).await;
+    for (client, user) in [(&mut alice, "alice"), (&mut bob, "bob")] {
+        let token = channel_token(&world, user, "room:1", user);
+        let subscribe = json!({"channel": "room:1", "token": token});
+        client.call(json!({"id": 2, "subscribe": subscribe})).await;
+    }
+    world.network.cut(&"e1".into(), &"r1".into());
+    let current = "gb6_edge_revocations_current{instance=\"demo\"}";
+    world.metric_falls(current, 0.0).await;
+    done(other.address, "revoke_token", json!({"uid": "alice"})).await;
+    world.owner.append(&room("room:1"), b"1".to_vec());
+    world.network.heal(&"e1".into(), &"r1".into());
+    let closed = alice.event().await.expect_err("nothing is delivered");
+    assert_eq!(u16::from(closed.unwrap().code), 3010);
+    assert_eq!(bob.next().await["push"]["pub"]["data"], 1);
+}

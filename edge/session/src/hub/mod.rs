@@ -13,6 +13,7 @@ mod ends;
 mod erase;
 mod fill;
 mod interest;
+mod introduce;
 mod join;
 mod lease;
 mod link;
@@ -175,6 +176,7 @@ impl<S: Clone> Hub<S> {
         match request {
             Request::Subscribe(query) => self.subscribe(asked, *query, out),
             Request::Unsubscribe => self.unsubscribe(asked, out),
+            Request::Introduce(person) => self.introduce(asked, &person, out),
             Request::Follow(query) => self.follow(asked, *query, out),
             Request::Unfollow(following) => self.unfollow(asked, &following, out),
             Request::Publish(query) => self.publish(asked, *query, out),

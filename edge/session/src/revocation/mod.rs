@@ -55,6 +55,12 @@ pub struct RevocationPage {
 }
 
 impl RevocationPage {
+    /// Whether it names tokens, which may be those of subscriptions.
+    pub fn names_tokens(&self) -> bool {
+        let names = |record: &Revocation| matches!(record, Revocation::Token { .. });
+        self.records.iter().any(names)
+    }
+
     /// Whether it can cut off any connection.
     pub fn cuts(&self) -> bool {
         let cuts = |record: &Revocation| !matches!(record, Revocation::Unblock { .. });

@@ -262,18 +262,22 @@ impl Live {
         while self.is_verifying(channel) {
             self.give_up_proof(turn, channel, ErrorCode::PermissionDenied)?;
         }
-        let Ok(at) = self.find(channel) else {
-            return Ok(());
-        };
+        if let Ok(at) = self.find(channel) {
+            self.take_back(turn, at);
+        }
+        Ok(())
+    }
+
+    /// Ends a subscription for good, or refuses what would have become one.
+    pub(super) fn take_back(&mut self, turn: &mut Turn<'_>, at: usize) {
         let pending = self.subscriptions[at].pending;
         if pending != 0 && self.withdraw(pending) {
             self.subscriptions.remove(at);
             if let Some(subscribe) = self.settle(pending) {
                 turn.fail(subscribe.id, ErrorCode::PermissionDenied);
             }
-            return Ok(());
+            return;
         }
         self.unsubscribed_by_server(turn, at, Unsubscribed::Server);
-        Ok(())
     }
 }

@@ -304,6 +304,30 @@ impl Session {
         matches!(self.state, State::Closed)
     }
 
+    /// Whether one of its subscriptions is by a token that is revoked.
+    pub fn has_revoked_token(&self, revoked: impl Fn(&[u8; 16]) -> bool) -> bool {
+        match &self.state {
+            State::Live(live) => live.has_revoked_token(revoked),
+            _ => false,
+        }
+    }
+
+    /// Tokens were revoked: subscriptions that are the client's by one of them end, and it is told by
+    /// pushes with code 2000.
+    pub fn tokens_revoked(
+        &mut self,
+        cx: &Context<'_>,
+        revoked: impl Fn(&[u8; 16]) -> bool,
+        out: &mut Vec<Action>,
+    ) {
+        self.turn(cx, out, |s, turn| {
+            if let State::Live(live) = &mut s.state {
+                live.tokens_revoked(turn, revoked);
+            }
+            Ok::<(), Disconnect>(())
+        });
+    }
+
     /// The client id of a connected session.
     pub fn client(&self) -> Option<&str> {
         match &self.state {

@@ -7,12 +7,14 @@
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use gb6_core_model::{Channel, Disconnect, ErrorCode, Unsubscribed, limits};
 use gb6_core_wire::client::{
     Command, Method, SubRefreshRequest, SubRefreshResult, SubscribeRequest,
 };
+use gb6_core_wire::mesh::Person;
 
 use super::Closes;
 use super::asking::Publishing;
@@ -22,6 +24,7 @@ use super::reply::Turn;
 use super::rpc::channel_named;
 use super::subscription::{Told, VERIFYING};
 use super::types::{SubscriptionClaims, SubscriptionGrant, TokenError, count};
+use crate::request::Request;
 
 /// What is waited for; this exists while there is anything.
 #[derive(Default)]
@@ -44,6 +47,9 @@ struct Proof {
     /// Commands about the channel that came behind it.
     behind: VecDeque<Command>,
 }
+
+/// What a good token gives, and its key.
+type Shown = (SubscriptionGrant, [u8; 16]);
 
 pub(super) enum What {
     Subscribe(Box<SubscribeRequest>),
@@ -182,7 +188,7 @@ impl Live {
                 count(&turn.cx.counters.tokens_refused);
                 return Err(Disconnect::InvalidToken);
             }
-            Ok(claims) => Ok(claims.grant),
+            Ok(claims) => Ok((claims.grant, claims.token)),
             Err(TokenError::Unavailable) => Err(ErrorCode::Internal),
             Err(TokenError::Invalid) => Err(ErrorCode::PermissionDenied),
             Err(TokenError::Expired) => Err(ErrorCode::TokenExpired),
@@ -239,14 +245,64 @@ impl Live {
         id: u32,
         channel: &Channel,
         wanted: &SubscribeRequest,
-        grant: SubscriptionGrant,
+        (grant, token): Shown,
     ) -> Result<(), ErrorCode> {
         // The rules may have changed while the token was looked at.
         let asker = self.asker();
         let (_, rules) = asker.may_subscribe(turn.cx.snapshot, channel.as_str(), true)?;
         let at = self.find(channel).map_err(|_| ErrorCode::Internal)?;
         self.begin(turn, id, at, rules, wanted, Some(grant), Told::Reply);
+        self.held_by(channel, token);
         Ok(())
+    }
+
+    /// A subscription is the client's by this token from here on.
+    fn held_by(&mut self, channel: &Channel, token: [u8; 16]) {
+        if let Ok(at) = self.find(channel) {
+            let terms = self.subscriptions[at].terms.get_or_insert_default();
+            terms.token = Some(token);
+        }
+    }
+
+    /// Whether a subscription is the client's by a token that is revoked.
+    pub(super) fn has_revoked_token(&self, revoked: impl Fn(&[u8; 16]) -> bool) -> bool {
+        let mut subscriptions = self.subscriptions.iter();
+        subscriptions.any(|s| s.token().is_some_and(&revoked))
+    }
+
+    /// Ends the subscriptions that are the client's by tokens that are revoked.
+    pub(super) fn tokens_revoked(
+        &mut self,
+        turn: &mut Turn<'_>,
+        revoked: impl Fn(&[u8; 16]) -> bool,
+    ) {
+        for at in (0..self.subscriptions.len()).rev() {
+            if self.subscriptions[at].token().is_some_and(&revoked) {
+                count(&turn.cx.counters.subscriptions_revoked);
+                self.take_back(turn, at);
+            }
+        }
+    }
+
+    /// Others see this of the connection in a channel from here on.
+    fn introduce(&mut self, turn: &mut Turn<'_>, at: usize, info: Bytes) {
+        let person = Arc::new(Person {
+            chan_info: info,
+            ..Person::clone(self.person())
+        });
+        let subscription = &mut self.subscriptions[at];
+        let terms = subscription.terms.get_or_insert_default();
+        let (before, rooms) = (&mut terms.person, terms.following.is_none());
+        let known = before
+            .as_ref()
+            .is_some_and(|p| p.chan_info == person.chan_info);
+        *before = Some(person.clone());
+        if !known && rooms {
+            let channel = subscription.channel.clone();
+            let introduce = Request::Introduce(person);
+            let request = self.request(turn, 0, &channel, Asked::Nothing, introduce);
+            turn.hub(request);
+        }
     }
 
     fn proven_refresh(
@@ -254,13 +310,17 @@ impl Live {
         turn: &mut Turn<'_>,
         id: u32,
         channel: &Channel,
-        grant: Result<SubscriptionGrant, ErrorCode>,
+        shown: Result<Shown, ErrorCode>,
     ) {
         let Ok(at) = self.find(channel) else {
             return turn.fail(id, ErrorCode::PermissionDenied);
         };
-        match grant {
-            Ok(grant) => {
+        match shown {
+            Ok((grant, token)) => {
+                self.held_by(channel, token);
+                if !grant.info.is_empty() {
+                    self.introduce(turn, at, grant.info);
+                }
                 let expires = expires_at(turn.cx, grant.expires_unix_ms);
                 let terms = self.subscriptions[at].terms.get_or_insert_default();
                 terms.expires = expires;

@@ -192,6 +192,7 @@ impl Live {
             person,
             expires: expires_at(cx, grant.expires_unix_ms),
             following: None,
+            token: None,
         };
         (Some(Box::new(terms)), grant.data)
     }

@@ -33,6 +33,8 @@ pub(super) struct Terms {
     pub(super) expires: Option<u64>,
     /// Of one to a prefix: how far it is in the shards.
     pub(super) following: Option<Arc<Following>>,
+    /// The key of the token that the client has it by.
+    pub(super) token: Option<[u8; 16]>,
 }
 
 impl Default for Terms {
@@ -43,6 +45,7 @@ impl Default for Terms {
             person: None,
             expires: None,
             following: None,
+            token: None,
         }
     }
 }
@@ -57,6 +60,11 @@ impl Subscription {
     /// Of one to a prefix: how far it is in the shards.
     pub(super) fn following(&self) -> Option<&Arc<Following>> {
         self.terms.as_ref()?.following.as_ref()
+    }
+
+    /// The key of the token that the client has it by.
+    pub(super) fn token(&self) -> Option<&[u8; 16]> {
+        self.terms.as_ref()?.token.as_ref()
     }
 
     /// What ends it.

@@ -274,6 +274,8 @@ pub struct SubscriptionClaims {
     pub client: Option<String>,
     /// What it gives.
     pub grant: SubscriptionGrant,
+    /// The key of the token, by which it can be revoked.
+    pub token: [u8; 16],
 }
 
 /// Why a token was not accepted.
@@ -345,6 +347,8 @@ counters! {
         stale,
         /// Subscriptions that ended because their token was not refreshed.
         subscriptions_expired,
+        /// Subscriptions that ended because their token was revoked.
+        subscriptions_revoked,
         /// Connects that were refused because a server-side subscription could not begin.
         connects_unready,
         /// Sessions that ended because too many of their commands failed.

@@ -11,6 +11,7 @@ mod hub_delivery;
 mod hub_ends;
 mod hub_erase;
 mod hub_fills;
+mod hub_introduce;
 mod hub_model;
 mod hub_prefix;
 mod hub_queries;

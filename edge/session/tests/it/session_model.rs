@@ -40,6 +40,7 @@ fn answer_to(request: &HubRequest, luck: u8) -> Answer {
             }))
         }
         Request::Unsubscribe | Request::Unfollow(_) => Answer::Unsubscribed,
+        Request::Introduce(_) => Answer::Introduced,
         Request::Follow(_) => unreachable!("no namespace of this test has prefixes"),
         Request::Publish(_) => Answer::Published(PublishAnswer {
             offset: 1,

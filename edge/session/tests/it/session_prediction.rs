@@ -211,6 +211,7 @@ fn wanted(request: &HubRequest) -> (String, &'static str) {
         Request::Subscribe(query) if query.recover.is_some() => "recover",
         Request::Subscribe(_) => "subscribe",
         Request::Unsubscribe => "unsubscribe",
+        Request::Introduce(_) => "introduce",
         Request::Follow(_) => "follow",
         Request::Unfollow(_) => "unfollow",
         Request::Publish(_) => "publish",
@@ -264,6 +265,7 @@ fn proof_of(proof: Proof, channel: &str, user: &str) -> Result<SubscriptionClaim
         channel: channel.to_owned(),
         client: None,
         grant: SubscriptionGrant::default(),
+        token: [1; 16],
     };
     match proof {
         Proof::Good => Ok(claims(channel)),

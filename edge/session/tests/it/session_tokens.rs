@@ -2,10 +2,11 @@
 
 use bytes::Bytes;
 use gb6_core_model::snapshot::Who;
-use gb6_core_model::{Allow, Capability, Caps, InstanceId};
+use gb6_core_model::{Allow, Capability, Caps, ErrorCode, InstanceId};
 use gb6_core_wire::client::Dialect;
 use gb6_edge_session::{
-    Action, Answer, Claims, Overrides, Request, SubscriptionClaims, SubscriptionGrant, TokenError,
+    Action, Answer, Claims, HubRequest, Overrides, Request, SubscriptionClaims, SubscriptionGrant,
+    TokenError,
 };
 
 use crate::session_rooms::{recents, subscribed};
@@ -18,6 +19,7 @@ fn proof(channel: &str) -> SubscriptionClaims {
         channel: channel.to_owned(),
         client: None,
         grant: SubscriptionGrant::default(),
+        token: [1; 16],
     }
 }
 
@@ -497,5 +499,121 @@ fn refreshes_that_can_not_be() {
     assert_eq!(
         (replies[1].id, replies[1].error.as_ref().unwrap().code),
         (5, 109)
+    );
+}
+
+#[test]
+fn a_refresh_brings_a_new_info_and_what_is_seen_of_it() {
+    let mut desk = Desk::live();
+    let shown = |info: &'static str| SubscriptionGrant {
+        info: Bytes::from_static(info.as_bytes()),
+        ..SubscriptionGrant::default()
+    };
+    desk.subscribe_by("room:1", shown("1"));
+    desk.replies();
+    let refresh = |desk: &mut Desk, grant: SubscriptionGrant| {
+        desk.text(r#"{"id":9,"sub_refresh":{"channel":"room:1","token":"T2"}}"#);
+        let (request, ..) = desk.tokens().remove(0);
+        let told = SubscriptionClaims {
+            grant,
+            ..proof("room:1")
+        };
+        desk.proven(request, Ok(told));
+        assert!(desk.replies().remove(0).sub_refresh.is_some());
+        let requests = desk.requests();
+        for request in &requests {
+            desk.complete(request.token, Answer::Introduced);
+        }
+        requests
+    };
+    let seen = |desk: &mut Desk| {
+        let publish = desk.ask(r#"{"id":10,"publish":{"channel":"room:1","data":1}}"#);
+        let Request::Publish(query) = publish.request else {
+            panic!("{publish:?}");
+        };
+        String::from_utf8(query.from.chan_info.to_vec()).unwrap()
+    };
+    let asked = refresh(&mut desk, shown("2"));
+    let [
+        HubRequest {
+            room,
+            request: Request::Introduce(person),
+            ..
+        },
+    ] = &asked[..]
+    else {
+        panic!("{asked:?}");
+    };
+    assert_eq!(
+        (room.channel.as_str(), &person.chan_info[..]),
+        ("room:1", &b"2"[..])
+    );
+    assert_eq!(person.client, "client-7");
+    assert_eq!(seen(&mut desk), "2");
+    // The same again, and a token without any, change nothing.
+    assert!(refresh(&mut desk, shown("2")).is_empty());
+    assert!(refresh(&mut desk, SubscriptionGrant::default()).is_empty());
+    assert_eq!(seen(&mut desk), "2");
+}
+
+#[test]
+fn a_revoked_token_ends_the_subscription_that_is_by_it() {
+    let mut desk = Desk::live();
+    let by = |desk: &mut Desk, channel: &str, token: u8| {
+        desk.text(&format!(
+            r#"{{"id":2,"subscribe":{{"channel":"{channel}","token":"T"}}}}"#
+        ));
+        let (request, ..) = desk.tokens().remove(0);
+        let told = SubscriptionClaims {
+            token: [token; 16],
+            ..proof(channel)
+        };
+        desk.proven(request, Ok(told));
+        desk.one().token
+    };
+    let revoke = |desk: &mut Desk, token: u8| {
+        desk.with(|s, cx, out| s.tokens_revoked(cx, |id| *id == [token; 16], out));
+    };
+    for (channel, token) in [("room:1", 1), ("room:2", 2)] {
+        let asked = by(&mut desk, channel, token);
+        desk.complete(asked, subscribed(3, false, Vec::new()));
+    }
+    desk.replies();
+    assert!(desk.session.has_revoked_token(|id| *id == [2; 16]));
+    assert!(!desk.session.has_revoked_token(|id| *id == [3; 16]));
+    revoke(&mut desk, 3);
+    assert!(desk.actions.is_empty());
+    revoke(&mut desk, 1);
+    let leave = desk.one();
+    assert!(matches!(leave.request, Request::Unsubscribe));
+    desk.complete(leave.token, Answer::Unsubscribed);
+    let push = desk.replies().remove(0).push.unwrap();
+    assert_eq!(
+        (push.channel.as_str(), push.unsubscribe.unwrap().code),
+        ("room:1", 2000)
+    );
+    // A fresh one is what counts from then on.
+    desk.text(r#"{"id":9,"sub_refresh":{"channel":"room:2","token":"T2"}}"#);
+    let (request, ..) = desk.tokens().remove(0);
+    let told = SubscriptionClaims {
+        token: [4; 16],
+        ..proof("room:2")
+    };
+    desk.proven(request, Ok(told));
+    desk.replies();
+    revoke(&mut desk, 2);
+    assert!(desk.actions.is_empty());
+    // One that has not begun is refused.
+    let asked = by(&mut desk, "room:3", 5);
+    revoke(&mut desk, 5);
+    let leave = desk.one();
+    desk.complete(asked, Answer::Failed(ErrorCode::Internal));
+    assert_eq!(desk.errors().len(), 1);
+    desk.complete(leave.token, Answer::Unsubscribed);
+    assert_eq!(
+        desk.counters
+            .subscriptions_revoked
+            .load(std::sync::atomic::Ordering::Relaxed),
+        2
     );
 }

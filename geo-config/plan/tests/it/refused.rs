@@ -127,6 +127,12 @@ fn one_mistake_one_message() {
             "this instance has no rules for such channels",
         ),
         (
+            "[regions.eu]",
+            "[instances.demo.defaults]\nallow_prefix = \"anyone\"\n[regions.eu]",
+            "[instances.demo.defaults]",
+            "channels outside every namespace have no prefixes",
+        ),
+        (
             "per_second = 1000",
             "per_second = 0",
             "command_rate",
