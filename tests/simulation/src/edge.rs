@@ -1,15 +1,22 @@
 //! An edge process: sessions and the hub of the one shard.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use gb6_core_model::snapshot::Snapshot;
 use gb6_core_wire::mesh::{HistoryRequest, OwnerFrame};
 use gb6_edge_session::{
-    Answer, Detach, Hub, HubConfig, HubOut, Notice, Session, SessionConfig, SessionCounters,
+    Answer, Detach, HeldRequests, Hub, HubConfig, HubOut, Notice, Session, SessionConfig,
+    SessionCounters,
 };
 use gb6_region_shard::LinkId;
+
+use crate::connections::Heard;
+use crate::crowds::Door;
+use crate::revocations::Following;
+use crate::scenario::Scenario;
+use crate::tokens::Token;
 
 /// What an edge process holds while it runs.
 pub(crate) struct Edge {
@@ -26,9 +33,13 @@ pub(crate) struct Running {
     pub(crate) sessions: BTreeMap<u64, Connected>,
     /// The current link, once dialled.
     pub(crate) link: Option<LinkId>,
+    /// When that was.
+    pub(crate) linked_at: u64,
     pub(crate) dialling: bool,
     pub(crate) config: SessionConfig,
     pub(crate) counters: SessionCounters,
+    pub(crate) following: Following,
+    pub(crate) door: Door,
 }
 
 pub(crate) struct Connected {
@@ -36,6 +47,12 @@ pub(crate) struct Connected {
     pub(crate) client: usize,
     /// What hubs have delivered before its connect was answered.
     pub(crate) held: Vec<Bytes>,
+    /// Its token, once that was good: revocations may name it.
+    pub(crate) token: Option<Token>,
+    /// What waits for it while it is held still.
+    pub(crate) outbox: VecDeque<Heard>,
+    /// What it asks meanwhile; `None`: nothing.
+    pub(crate) waiting: Option<HeldRequests>,
 }
 
 impl Connected {
@@ -44,13 +61,20 @@ impl Connected {
             session,
             client,
             held: Vec::new(),
+            token: None,
+            outbox: VecDeque::new(),
+            waiting: None,
         }
     }
 }
 
 impl Running {
-    pub(crate) fn new() -> Self {
+    /// One that begins `now`, and asks the hub for itself as `session`.
+    pub(crate) fn new(scenario: &Scenario, now: u64, session: u64) -> Self {
         Self {
+            following: Following::new(session),
+            door: Door::new(scenario, now),
+            linked_at: 0,
             hub: Hub::new(HubConfig::default()),
             sessions: BTreeMap::new(),
             link: None,

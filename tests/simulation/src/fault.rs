@@ -41,11 +41,17 @@ pub enum FaultKind {
     GeoDies,
     /// A new revision of the placement that moves nothing.
     NewRevision,
+    /// The application revokes tokens, or a user for a while.
+    Revokes,
+    /// An edge drains: it sends its sessions elsewhere, ends, and begins again.
+    EdgeDrains,
+    /// The connections of all clients break at once.
+    Storm,
 }
 
 impl FaultKind {
     /// Every kind.
-    pub const ALL: [FaultKind; 16] = [
+    pub const ALL: [FaultKind; 19] = [
         FaultKind::LinkBreaks,
         FaultKind::LinkStalls,
         FaultKind::LinkDies,
@@ -62,6 +68,9 @@ impl FaultKind {
         FaultKind::Checkpoint,
         FaultKind::GeoDies,
         FaultKind::NewRevision,
+        FaultKind::Revokes,
+        FaultKind::EdgeDrains,
+        FaultKind::Storm,
     ];
 
     pub(crate) fn draw(rng: &mut Rng, of: &[FaultKind]) -> Option<Self> {
@@ -94,15 +103,19 @@ impl World {
         match kind {
             FaultKind::LinkBreaks => {
                 if let Some(link) = self.link_of(edge) {
+                    // What it sends may be lost already.
+                    self.ledger.disturb(edge, now + 2_000);
                     self.soon(0, 50, Event::EdgeLinkDown(link));
                     self.soon(0, 2_000, Event::RegionLinkDown(link));
                 }
             }
             FaultKind::LinkStalls => {
                 let until = now + self.rng.range(200, 3_000);
+                self.ledger.disturb(edge, until);
                 self.stall_link(edge, until);
             }
             FaultKind::LinkDies => {
+                self.ledger.disturb(edge, now + 6_000);
                 self.stall_link(edge, u64::MAX / 2);
                 if let Some(link) = self.link_of(edge) {
                     self.soon(3_000, 6_000, Event::EdgeLinkDown(link));
@@ -118,7 +131,7 @@ impl World {
             }
             FaultKind::RegionPauses => {
                 let until = now + self.rng.range(100, 12_000);
-                self.pauses.pause(Node::Region(owner), until);
+                self.pause(Node::Region(owner), until);
             }
             FaultKind::Takeover => self.take_over(),
             FaultKind::PowerCut => {
@@ -141,7 +154,7 @@ impl World {
             }
             FaultKind::EdgePauses => {
                 let until = now + self.rng.range(100, 15_000);
-                self.pauses.pause(Node::Edge(edge), until);
+                self.pause(Node::Edge(edge), until);
             }
             FaultKind::ClientLeaves => {
                 let client = self.rng.range(0, self.clients.len() as u64) as usize;
@@ -154,7 +167,18 @@ impl World {
             }
             FaultKind::GeoDies => self.geo_dies(),
             FaultKind::NewRevision => self.place(owner),
+            FaultKind::Revokes => self.revoke(),
+            FaultKind::EdgeDrains => self.drain(edge),
+            FaultKind::Storm => self.storm(),
         }
+    }
+
+    fn pause(&mut self, node: Node, until: u64) {
+        match node {
+            Node::Edge(edge) => self.ledger.disturb(edge, until),
+            Node::Region(_) => self.ledger.disturb_all(until),
+        }
+        self.pauses.pause(node, until);
     }
 
     fn link_of(&self, edge: usize) -> Option<LinkId> {
@@ -174,7 +198,7 @@ impl World {
         let old = self.owner();
         if self.rng.one_in(2) {
             let until = self.now + self.rng.range(100, 8_000);
-            self.pauses.pause(Node::Region(old), until);
+            self.pause(Node::Region(old), until);
         }
         self.place(1 - old);
     }

@@ -2,11 +2,14 @@
 //! time, from one seed.
 //!
 //! What runs is the product's own code wherever a decision is made: the session and hub machines
-//! of edges, the shard machine, and the segmented log on a simulated disk. What is simulated is
-//! what a driver does: delays, orders, losses, pauses, deaths. The same seed gives the same run.
+//! of edges, their followers of revocations and paces of connects, the shard machine, and the
+//! segmented log on a simulated disk. What is simulated is what a driver does: delays, orders,
+//! losses, pauses, deaths. The same seed gives the same run.
 
 mod check;
 mod client;
+mod connections;
+mod crowds;
 mod edge;
 mod fault;
 mod geo;
@@ -15,9 +18,13 @@ pub mod network;
 mod pause;
 mod process;
 mod region;
+mod rest;
+mod revocations;
 mod rng;
+mod scenario;
 mod tokens;
 mod world;
 
 pub use fault::FaultKind;
-pub use world::{Outcome, Scenario, run};
+pub use scenario::{Outcome, Scenario};
+pub use world::run;

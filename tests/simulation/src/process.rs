@@ -1,19 +1,19 @@
-//! What the drivers of edges and regions do: carry bytes and time to the machines, and what comes
-//! out of them to the network.
+//! What the drivers of regions and of the shards of edges do: carry frames and time to the machines,
+//! and what comes out of them to the network.
 
-use bytes::Bytes;
-use gb6_core_model::{Disconnect, Incarnation, InstanceId, SessionId};
-use gb6_core_wire::client::Dialect;
+use gb6_core_model::Incarnation;
 use gb6_core_wire::mesh::{Class, EdgeFrame, HistoryPage, HistoryRequest, OwnerFrame, ToEdge};
-use gb6_edge_session::{Action, Context, FrameKind, Session, SessionSeed};
 use gb6_region_shard::{LinkId, Output};
 
-use crate::client::Wish;
-use crate::edge::{Connected, Ears, Running, Said};
+use crate::connections::Heard;
+use crate::edge::{Ears, Running, Said};
 use crate::geo::owner_of;
 use crate::network::{Stream, Wire};
 use crate::region::Append;
-use crate::world::{Event, Work, World, client_id};
+use crate::world::{Event, Work, World};
+
+/// How long it may take until an edge notices that a region's process is gone, in ms.
+const LATE_MS: u64 = 6_000;
 
 impl World {
     // Regions.
@@ -178,6 +178,7 @@ impl World {
         }
         self.regions[region].up = None;
         self.regions[region].life += 1;
+        self.ledger.disturb_all(self.now + LATE_MS);
         let links: Vec<LinkId> = self
             .wires
             .values()
@@ -189,7 +190,7 @@ impl World {
                 wire.open_at_region = false;
             }
             // A reset arrives soon, or the path's silence is noticed.
-            let late = if self.rng.one_in(4) { 6_000 } else { 200 };
+            let late = if self.rng.one_in(4) { LATE_MS } else { 200 };
             self.soon(1, late, Event::EdgeLinkDown(link));
         }
     }
@@ -239,6 +240,7 @@ impl World {
         let life = self.edges[edge].life;
         if let Some(running) = &mut self.edges[edge].up {
             running.link = None;
+            running.following.follower.lost();
             if !running.dialling {
                 running.dialling = true;
                 self.soon(10, 400, Event::Dial { edge, life });
@@ -267,6 +269,8 @@ impl World {
         let to = (owner, self.regions[owner].life);
         self.wires.insert(link, Wire::new(link, (edge, life), to));
         running.link = Some(link);
+        running.linked_at = self.now;
+        running.following.ring();
         let (now, fresh) = (self.now, Incarnation(self.rng.next().max(1)));
         let revision = self.edges[edge].kept.revision;
         self.with_hub(edge, |running, ears| {
@@ -292,11 +296,14 @@ impl World {
         for connection in due {
             self.with_session(edge, connection, |session, cx, out| session.tick(cx, out));
         }
+        self.tick_waiting(edge);
+        self.tick_following(edge);
         self.at(now + 50, Event::EdgeTick { edge, life });
+        self.tick_drain(edge);
     }
 
     /// Lets the hub of an edge do something, and does what it says.
-    fn with_hub(&mut self, edge: usize, act: impl FnOnce(&mut Running, &mut Ears)) {
+    pub(crate) fn with_hub(&mut self, edge: usize, act: impl FnOnce(&mut Running, &mut Ears)) {
         let Some(running) = &mut self.edges[edge].up else {
             return;
         };
@@ -314,22 +321,34 @@ impl World {
                 Work::Action(edge, connection, action) => {
                     self.session_wants(edge, connection, *action);
                 }
+                Work::Take(edge, connection) => self.take(edge, connection),
             }
         }
     }
 
     fn hub_said(&mut self, edge: usize, said: Said) {
         match said {
-            Said::Deliver(connection, frame) => self.deliver(edge, connection, frame),
+            Said::Deliver(connection, frame) => {
+                self.hears(edge, connection, Heard::Deliver(frame));
+            }
             Said::Complete(connection, token, answer) => {
-                self.with_session(edge, connection, |session, cx, out| {
-                    session.complete(cx, token, answer, out);
-                });
+                let up = self.edges[edge].up.as_ref();
+                if up.is_some_and(|running| running.following.session == connection) {
+                    // A task of its own takes it, when it comes to that.
+                    let life = self.edges[edge].life;
+                    let answer = Box::new(answer);
+                    let followed = Event::Followed {
+                        edge,
+                        life,
+                        token,
+                        answer,
+                    };
+                    return self.soon(0, 40, followed);
+                }
+                self.hears(edge, connection, Heard::Complete(token, answer));
             }
             Said::Notice(connection, notice) => {
-                self.with_session(edge, connection, |session, cx, out| {
-                    session.notice(cx, notice, out);
-                });
+                self.hears(edge, connection, Heard::Notice(notice));
             }
             Said::ToOwner(frame) => {
                 self.send_to_owner(edge, Stream::ToOwner, |link| Event::ToOwner(link, *frame));
@@ -361,259 +380,6 @@ impl World {
         self.at(at, Event::Frame(place, Box::new(event(link))));
     }
 
-    /// Sends what a hub delivers, or holds it back until the connect is answered.
-    fn deliver(&mut self, edge: usize, connection: u64, frame: Bytes) {
-        let running = self.edges[edge].up.as_mut();
-        let connected = running.and_then(|r| r.sessions.get_mut(&connection));
-        match connected {
-            Some(connected) if !connected.session.is_connected() => connected.held.push(frame),
-            _ => self.send_to_client(edge, connection, frame),
-        }
-    }
-
-    /// Sends what was held back, if it need not be any more.
-    fn release(&mut self, edge: usize, connection: u64) {
-        let running = self.edges[edge].up.as_mut();
-        if let Some(connected) = running.and_then(|r| r.sessions.get_mut(&connection))
-            && connected.session.is_connected()
-        {
-            for frame in std::mem::take(&mut connected.held) {
-                self.send_to_client(edge, connection, frame);
-            }
-        }
-    }
-
-    /// Lets a session do something, and does what it wants done.
-    pub(crate) fn with_session(
-        &mut self,
-        edge: usize,
-        connection: u64,
-        act: impl FnOnce(&mut Session, &Context<'_>, &mut Vec<Action>),
-    ) {
-        let (now_ms, unix_ms) = (self.now, self.unix());
-        let snapshot = self.edges[edge].kept.clone();
-        let mut actions = Vec::new();
-        if let Some(running) = &mut self.edges[edge].up
-            && let Some(connected) = running.sessions.get_mut(&connection)
-        {
-            let cx = Context {
-                now_ms,
-                unix_ms,
-                snapshot: &snapshot,
-                config: &running.config,
-                counters: &running.counters,
-                outbox_bytes: 0,
-                limits: None,
-            };
-            act(&mut connected.session, &cx, &mut actions);
-        }
-        // What follows from an input comes before what hubs have said behind it.
-        for action in actions.into_iter().rev() {
-            let work = Work::Action(edge, connection, Box::new(action));
-            self.work.push_front(work);
-        }
-    }
-
-    fn session_wants(&mut self, edge: usize, connection: u64, action: Action) {
-        let now = self.now;
-        match action {
-            Action::Send(bytes) => {
-                self.send_to_client(edge, connection, bytes);
-                self.release(edge, connection);
-                let wants = |r: &Running| {
-                    let connected = r.sessions.get(&connection);
-                    connected.is_some_and(|c| c.session.wants_drain())
-                };
-                if self.edges[edge].up.as_ref().is_some_and(wants) {
-                    self.with_session(edge, connection, |session, cx, out| {
-                        session.drained(cx, out);
-                    });
-                }
-            }
-            Action::Verify { request, token } => self.verify(edge, connection, request, token),
-            Action::VerifySubscription {
-                request, channel, ..
-            } => self.verify_subscription(edge, connection, request, channel),
-            // Nobody comes without a token, and no backend is asked about publications.
-            Action::Admit { .. } | Action::AskConnect { .. } | Action::AskPublish { .. } => {}
-            Action::Hub(request) => self.with_hub(edge, |running, ears| {
-                running.hub.request(now, &connection, request, ears);
-            }),
-            Action::Close(why) => {
-                if why.standard() == Some(Disconnect::ConnectionExpired) {
-                    self.expired += 1;
-                }
-                self.end_session(edge, connection);
-            }
-        }
-    }
-
-    /// A session ends from the server's side, or because its client is gone.
-    pub(crate) fn end_session(&mut self, edge: usize, connection: u64) {
-        let now = self.now;
-        let Some(running) = &mut self.edges[edge].up else {
-            return;
-        };
-        let Some(connected) = running.sessions.remove(&connection) else {
-            return;
-        };
-        self.with_hub(edge, |running, ears| {
-            running.hub.session_closed(now, SessionId(connection), ears);
-        });
-        let at = self.pipes.get(&connection).map_or(now, |p| p.1.max(now)) + 1;
-        self.at(
-            at,
-            Event::ClientClosed {
-                client: connected.client,
-                connection,
-            },
-        );
-    }
-
-    // Clients.
-
-    fn send_to_client(&mut self, edge: usize, connection: u64, bytes: Bytes) {
-        let Some(running) = &self.edges[edge].up else {
-            return;
-        };
-        let Some(connected) = running.sessions.get(&connection) else {
-            return;
-        };
-        let client = connected.client;
-        let delay = self.rng.range(0, 3);
-        let pipe = self.pipes.entry(connection).or_default();
-        pipe.1 = pipe.1.max(self.now + delay);
-        let at = pipe.1;
-        self.at(
-            at,
-            Event::ToClient {
-                client,
-                connection,
-                bytes,
-            },
-        );
-    }
-
-    fn send_from_client(&mut self, client: usize, bytes: Bytes) {
-        let Some((edge, connection)) = self.clients[client].connection else {
-            return;
-        };
-        let delay = self.rng.range(0, 3);
-        let pipe = self.pipes.entry(connection).or_default();
-        pipe.0 = pipe.0.max(self.now + delay);
-        let at = pipe.0;
-        self.at(
-            at,
-            Event::FromClient {
-                edge,
-                connection,
-                bytes,
-            },
-        );
-    }
-
-    pub(crate) fn client_bytes(&mut self, edge: usize, connection: u64, bytes: Bytes) {
-        self.with_session(edge, connection, |session, cx, out| {
-            session.frame(cx, FrameKind::Text, bytes, out);
-        });
-    }
-
-    pub(crate) fn client_hears(&mut self, client: usize, connection: u64, bytes: &Bytes) {
-        let now = self.now;
-        let c = &mut self.clients[client];
-        if c.connection
-            .is_none_or(|(_, current)| current != connection)
-        {
-            return;
-        }
-        c.contended = now <= self.contended_until;
-        let wishes = c.receive(now, bytes);
-        self.grant(client, wishes);
-    }
-
-    fn grant(&mut self, client: usize, wishes: Vec<Wish>) {
-        for wish in wishes {
-            match wish {
-                Wish::Send(bytes) => self.send_from_client(client, bytes),
-                Wish::Reconnect => self.client_leaves(client),
-            }
-        }
-    }
-
-    /// The client's connection breaks: the edge learns of it behind what was sent on it.
-    pub(crate) fn client_leaves(&mut self, client: usize) {
-        let Some((edge, connection)) = self.clients[client].connection else {
-            return;
-        };
-        let (now, back_at) = (self.now, self.now + self.rng.range(50, 800));
-        self.clients[client].lost(now, back_at);
-        let sent = self.pipes.get(&connection).map_or(now, |p| p.0.max(now));
-        self.at(sent, Event::ClientGone { edge, connection });
-    }
-
-    pub(crate) fn client_closed(&mut self, client: usize, connection: u64) {
-        let c = &mut self.clients[client];
-        if c.connection
-            .is_some_and(|(_, current)| current == connection)
-        {
-            let back_at = self.now + self.rng.range(50, 800);
-            c.lost(self.now, back_at);
-        }
-    }
-
-    pub(crate) fn client_step(&mut self, client: usize) {
-        let now = self.now;
-        if self.clients[client].connection.is_none() && self.clients[client].back_at <= now {
-            self.connect(client);
-        }
-        if !self.calm && self.clients[client].wanted.len() < 4 && self.rng.percent(60) {
-            let (room, with_id) = (self.rng.range(0, 2) as usize, self.rng.percent(75));
-            self.clients[client].want(room, with_id, now);
-        }
-        let wishes = self.clients[client].step(now);
-        self.grant(client, wishes);
-        self.soon(20, 150, Event::ClientStep(client));
-    }
-
-    pub(crate) fn connect(&mut self, client: usize) {
-        let edge = self.rng.range(0, 2) as usize;
-        let (now_ms, unix_ms) = (self.now, self.unix());
-        let snapshot = self.edges[edge].kept.clone();
-        let connection = self.next_connection;
-        let spread = self.rng.next() as u32;
-        let Some(running) = &mut self.edges[edge].up else {
-            self.clients[client].back_at = now_ms + 200;
-            return;
-        };
-        self.next_connection += 1;
-        let cx = Context {
-            now_ms,
-            unix_ms,
-            snapshot: &snapshot,
-            config: &running.config,
-            counters: &running.counters,
-            outbox_bytes: 0,
-            limits: None,
-        };
-        let seed = SessionSeed {
-            session: SessionId(connection),
-            secret: u128::from(connection),
-            client: client_id(connection),
-            dialect: Dialect::Json,
-            instance: InstanceId::from("demo"),
-            spread,
-        };
-        let session = Session::new(&cx, seed);
-        running
-            .sessions
-            .insert(connection, Connected::new(session, client));
-        self.clients[client].connection = Some((edge, connection));
-        let hello = self.clients[client].hello(now_ms);
-        self.send_from_client(client, hello);
-    }
-
-    // Faults.
-
     pub(crate) fn edge_dies(&mut self, edge: usize) {
         let Some(running) = self.edges[edge].up.take() else {
             return;
@@ -621,7 +387,12 @@ impl World {
         self.edges[edge].life += 1;
         for (connection, connected) in running.sessions {
             let client = connected.client;
-            self.soon(1, 300, Event::ClientClosed { client, connection });
+            let closed = Event::ClientClosed {
+                client,
+                connection,
+                why: None,
+            };
+            self.soon(1, 300, closed);
         }
         if let Some(link) = running.link {
             if let Some(wire) = self.wires.get_mut(&link) {

@@ -4,21 +4,77 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use gb6_core_model::hash::digest128;
 use gb6_core_model::{Caps, Channel, InstanceId};
-use gb6_edge_session::{Claims, SubscriptionClaims, SubscriptionGrant, TokenError};
+use gb6_edge_session::{
+    Claims, Identity, SubscriptionClaims, SubscriptionGrant, TokenError, id_of_client, id_of_user,
+};
 
 use crate::client::Way;
-use crate::world::{Event, World};
+use crate::world::{Event, World, client_id};
+
+/// A connection token.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Token {
+    pub(crate) user: String,
+    /// When it was issued, Unix ms.
+    pub(crate) issued: i64,
+}
+
+impl Token {
+    /// What the client shows.
+    pub(crate) fn text(&self) -> String {
+        format!("{}@{}", self.user, self.issued)
+    }
+
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let (user, issued) = text.split_once('@')?;
+        Some(Self {
+            user: user.to_owned(),
+            issued: issued.parse().ok()?,
+        })
+    }
+
+    /// The key by which revocations name it.
+    pub(crate) fn key(&self) -> [u8; 16] {
+        digest128(&[b"token", self.text().as_bytes()])
+    }
+
+    /// By what the connection that showed it can be cut off.
+    pub(crate) fn identity(&self, connection: u64) -> Identity {
+        Identity {
+            token: Some(self.key()),
+            issued_unix_ms: Some(self.issued),
+            user: id_of_user(&self.user),
+            client: id_of_client(&client_id(connection)),
+        }
+    }
+}
 
 impl World {
-    /// A connection token was shown.
-    pub(crate) fn verify(&mut self, edge: usize, connection: u64, request: u32, user: String) {
+    /// What follows from a connection token, for whose connection is named by it from here on.
+    pub(crate) fn judge(&mut self, edge: usize, connection: u64, request: u32, token: Token) {
+        let (unix_ms, user) = (self.unix(), token.user.clone());
+        let verdict = self.verdict();
+        let Some(running) = &mut self.edges[edge].up else {
+            return;
+        };
+        let Some(connected) = running.sessions.get_mut(&connection) else {
+            return;
+        };
+        let identity = token.identity(connection);
+        connected.token = Some(token);
+        let revoked = running.following.follower.verdict(&identity, unix_ms);
+        let verdict = match revoked {
+            Some(_) => Err(TokenError::Invalid),
+            None => verdict,
+        };
         let client = self.clients.iter().find(|c| c.user == user);
         let rooms = client.filter(|c| c.way == Way::Granted).map(|c| &c.rooms);
         let grant = |room: &String| (room.clone(), SubscriptionGrant::default());
         let subscriptions: BTreeMap<String, SubscriptionGrant> =
             rooms.into_iter().flatten().map(grant).collect();
-        let result = self.verdict().map(|expires_unix_ms| Claims {
+        let result = verdict.map(|expires_unix_ms| Claims {
             instance: InstanceId::from("demo"),
             user,
             info: Bytes::new(),
@@ -42,23 +98,17 @@ impl World {
         request: u32,
         channel: Channel,
     ) {
-        let verified = Event::Verified {
+        let proven = Event::Proven {
             edge,
             connection,
             request,
             channel,
         };
-        self.soon(0, 300, verified);
+        self.soon(0, 300, proven);
     }
 
     /// The verdict about a subscription token.
-    pub(crate) fn verified(
-        &mut self,
-        edge: usize,
-        connection: u64,
-        request: u32,
-        channel: &Channel,
-    ) {
+    pub(crate) fn proven(&mut self, edge: usize, connection: u64, request: u32, channel: &Channel) {
         let verdict = self.verdict();
         self.with_session(edge, connection, |session, cx, out| {
             let user = session.identity().map_or("", |(_, user)| user).to_owned();

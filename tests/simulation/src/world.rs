@@ -3,85 +3,29 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
-use gb6_core_model::Channel;
+use gb6_core_model::{Channel, Disconnect};
 use gb6_core_wire::mesh::{EdgeFrame, HistoryPage, HistoryRequest, OwnerFrame, RoomRef};
-use gb6_edge_session::Action;
+use gb6_edge_session::{Action, Answer};
 use gb6_region_shard::LinkId;
 use gb6_region_stores_embedded::sim_disk::SimDisk;
 
 use crate::check;
 use crate::client::Client;
+use crate::connections::Heard;
 use crate::edge::{Edge, Running, Said};
 use crate::fault::FaultKind;
 use crate::geo::{Geo, NODES, Node, owner_of};
 use crate::network::{Place, Wire};
 use crate::pause::Pauses;
 use crate::region::{Owner, Region};
+use crate::revocations::Ledger;
 use crate::rng::Rng;
+use crate::scenario::{Outcome, Scenario};
 
 /// Wall-clock time at the start of every run, Unix ms.
 const UNIX_START_MS: i64 = 1_700_000_000_000;
 /// How long a run may take to come to rest once nothing goes wrong any more, in virtual ms.
 const SETTLE_MS: u64 = 120_000;
-
-/// What a run is about.
-#[derive(Clone, Debug)]
-pub struct Scenario {
-    /// Decides everything else.
-    pub seed: u64,
-    /// How long things go wrong, in virtual ms.
-    pub chaos_ms: u64,
-    /// What goes wrong.
-    pub faults: Vec<FaultKind>,
-    /// The mean time between two faults, in virtual ms.
-    pub fault_every_ms: u64,
-    /// Clients.
-    pub clients: usize,
-}
-
-impl Scenario {
-    /// Everything that can go wrong, for fifteen virtual seconds; with every fourth seed in quicker
-    /// succession, so that one fault meets what another has left, and with every eighth so quickly
-    /// that hardly anything comes to its end.
-    pub fn everything(seed: u64) -> Self {
-        Self {
-            seed,
-            chaos_ms: 15_000,
-            faults: FaultKind::ALL.to_vec(),
-            fault_every_ms: match seed % 8 {
-                0 => 400,
-                4 => 1_000,
-                _ => 1_200,
-            },
-            clients: 5,
-        }
-    }
-}
-
-/// What a run that ended well has done. Equal for equal scenarios.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Outcome {
-    /// Messages in the log at the end.
-    pub records: usize,
-    /// Publishes acknowledged to clients.
-    pub acknowledged: usize,
-    /// Publishes without an id whose outcome stayed unknown.
-    pub unknown: u64,
-    /// Faults, by kind.
-    pub faults: BTreeMap<FaultKind, u64>,
-    /// Edges and regions that started by a placement that was no longer the newest.
-    pub stale_starts: u64,
-    /// Tokens that clients renewed, of connections and of subscriptions.
-    pub renewed: u64,
-    /// Connections and subscriptions that ended because theirs was not renewed.
-    pub expired: u64,
-    /// Events handled.
-    pub events: u64,
-    /// Virtual ms.
-    pub took_ms: u64,
-    /// A digest of everything that happened, in order.
-    pub digest: u64,
-}
 
 /// Things that happen.
 #[derive(Clone, Debug)]
@@ -132,14 +76,35 @@ pub(crate) enum Event {
         edge: usize,
         connection: u64,
     },
-    /// The client learns it.
+    /// The client learns it, and why if the edge has ended it.
     ClientClosed {
         client: usize,
         connection: u64,
+        why: Option<Disconnect>,
     },
     ClientStep(usize),
+    /// A connect that waited has its turn.
+    Turn {
+        edge: usize,
+        life: u64,
+        client: usize,
+        connection: u64,
+    },
+    /// A draining edge sends a session away.
+    Leave {
+        edge: usize,
+        life: u64,
+        connection: u64,
+    },
+    /// An edge's follower of revocations takes an answer.
+    Followed {
+        edge: usize,
+        life: u64,
+        token: u64,
+        answer: Box<Answer>,
+    },
     /// An edge knows what to think of a subscription token.
-    Verified {
+    Proven {
         edge: usize,
         connection: u64,
         request: u32,
@@ -159,6 +124,8 @@ pub(crate) enum Event {
 pub(crate) enum Work {
     Said(usize, Said),
     Action(usize, u64, Box<Action>),
+    /// What waits for a session is taken.
+    Take(usize, u64),
 }
 
 /// Everything.
@@ -191,6 +158,11 @@ pub(crate) struct World {
     stale_starts: u64,
     /// Connections that ended because their token was not renewed.
     pub(crate) expired: u64,
+    /// Who has acquired the shard last: a region, in which life.
+    pub(crate) newest_owner: Option<(usize, u64)>,
+    pub(crate) ledger: Ledger,
+    pub(crate) drained: u64,
+    pub(crate) refused: u64,
     events: u64,
     digest: u64,
 }
@@ -204,6 +176,11 @@ pub fn run(scenario: &Scenario) -> Outcome {
 /// What the session of a connection is called.
 pub(crate) fn client_id(connection: u64) -> String {
     format!("c{connection}")
+}
+
+/// Wall-clock time at a moment of the run, Unix ms.
+pub(crate) fn unix_of(now: u64) -> i64 {
+    UNIX_START_MS + now as i64
 }
 
 pub(crate) fn room(channel: &str) -> RoomRef {
@@ -258,6 +235,10 @@ impl World {
             faults: BTreeMap::new(),
             stale_starts: 0,
             expired: 0,
+            newest_owner: None,
+            ledger: Ledger::default(),
+            drained: 0,
+            refused: 0,
             events: 0,
             digest: 0xcbf2_9ce4_8422_2325,
             rng,
@@ -280,7 +261,7 @@ impl World {
     }
 
     pub(crate) fn unix(&self) -> i64 {
-        UNIX_START_MS + self.now as i64
+        unix_of(self.now)
     }
 
     /// The region that owns the shard by the newest placement.
@@ -340,6 +321,13 @@ impl World {
             stale_starts: self.stale_starts,
             renewed: self.clients.iter().map(|c| c.renewed).sum(),
             expired: self.expired + self.clients.iter().map(|c| c.expired).sum::<u64>(),
+            revoked: self.ledger.len() as u64,
+            cut: self.ledger.cut,
+            removed: self.ledger.removed,
+            anew: self.ledger.anew,
+            drained: self.drained,
+            refused: self.refused,
+            away_ms: self.clients.iter().map(|c| c.away_ms).max().unwrap_or(0),
             events: self.events,
             took_ms: self.now,
             digest: self.digest,
@@ -360,56 +348,6 @@ impl World {
         self.stall_ms = 0;
         self.disk.set_capacity(u64::MAX);
         NODES.into_iter().for_each(|node| self.pauses.end(node));
-    }
-
-    /// What keeps the run from being at rest; empty: nothing. A run ends only where this has been so
-    /// for longer than a lease: so a person who stays present, or is never seen, fails it.
-    fn unrest(&self) -> String {
-        let newest = self.geo.newest().revision;
-        let edges = self.edges.iter().map(|e| e.kept.revision);
-        let regions = self.regions.iter().map(|r| r.kept.revision);
-        if edges.chain(regions).any(|revision| revision != newest) {
-            return format!("somebody has not heard of revision {newest}");
-        }
-        let Some(owner) = &self.regions[self.owner()].up else {
-            return "the shard has no owner".into();
-        };
-        for client in &self.clients {
-            if client.connection.is_none() || !client.wanted.is_empty() {
-                return format!("{} has {:?}", client.user, client.wanted);
-            }
-            for name in &client.rooms {
-                let at = client.positions.get(name).map_or(0, |p| p.0);
-                let top = owner.shard.top_offset(&room(name));
-                if at != top {
-                    return format!("{} is at {at} of {top} in {name}", client.user);
-                }
-            }
-        }
-        // Last, because a session that comes or goes is a moment ahead of its presence.
-        self.absent(owner)
-    }
-
-    /// Everybody who is connected is present, and nobody else; else what is wrong.
-    fn absent(&self, owner: &Owner) -> String {
-        for name in ["room:a", "room:b", "room:c"] {
-            let here = |c: &&Client| c.connection.is_some() && c.rooms.iter().any(|r| r == name);
-            let want = self.clients.iter().filter(here).count();
-            let got = owner.shard.present_clients(&room(name));
-            if got != want {
-                return format!("{got} people are present in {name}, not {want}");
-            }
-            for client in self.clients.iter().filter(here) {
-                let connection = client.connection.map_or(0, |c| c.1);
-                if !owner.shard.is_present(&room(name), &client_id(connection)) {
-                    return format!(
-                        "{} is not present in {name}, but somebody else is",
-                        client.user
-                    );
-                }
-            }
-        }
-        String::new()
     }
 
     /// What happens next, and when that is.
@@ -436,7 +374,10 @@ impl World {
             Event::Dial { edge, .. }
             | Event::EdgeTick { edge, .. }
             | Event::FromClient { edge, .. }
-            | Event::Verified { edge, .. }
+            | Event::Proven { edge, .. }
+            | Event::Turn { edge, .. }
+            | Event::Leave { edge, .. }
+            | Event::Followed { edge, .. }
             | Event::ClientGone { edge, .. } => Some(Node::Edge(*edge)),
             Event::Push(node, _) => Some(*node),
             Event::RegionTick { region, .. }
@@ -484,15 +425,40 @@ impl World {
                 connection,
                 bytes,
             } => self.client_hears(client, connection, &bytes),
-            Event::ClientGone { edge, connection } => self.end_session(edge, connection),
-            Event::ClientClosed { client, connection } => self.client_closed(client, connection),
+            Event::ClientGone { edge, connection } => self.end_session(edge, connection, None),
+            Event::ClientClosed {
+                client,
+                connection,
+                why,
+            } => self.client_closed(client, connection, why),
             Event::ClientStep(client) => self.client_step(client),
-            Event::Verified {
+            Event::Turn {
+                edge,
+                life,
+                client,
+                connection,
+            } => self.turn(edge, life, client, connection),
+            Event::Leave {
+                edge,
+                life,
+                connection,
+            } => self.leave(edge, life, connection),
+            Event::Followed {
+                edge,
+                life,
+                token,
+                answer,
+            } => {
+                if self.edges[edge].life == life {
+                    self.followed(edge, token, *answer);
+                }
+            }
+            Event::Proven {
                 edge,
                 connection,
                 request,
                 channel,
-            } => self.verified(edge, connection, request, &channel),
+            } => self.hears(edge, connection, Heard::Proven(request, channel)),
             Event::Wake(node) => {
                 if let Some(until) = self.pauses.wake(self.now, node) {
                     self.at(until, Event::Wake(node));
@@ -526,6 +492,7 @@ impl World {
                     self.contended_until = u64::MAX;
                 }
                 let life = self.regions[region].life;
+                self.newest_owner = Some((region, life));
                 self.at(now + 250, Event::RegionTick { region, life });
             }
             Err(gb6_core_ports::StoreError::Corrupt {
@@ -543,7 +510,9 @@ impl World {
         if self.edges[edge].up.is_some() {
             return;
         }
-        self.edges[edge].up = Some(Running::new());
+        let asks_as = self.next_connection;
+        self.next_connection += 1;
+        self.edges[edge].up = Some(Running::new(&self.scenario, self.now, asks_as));
         let kept = self.edges[edge].kept.revision;
         self.stale_starts += u64::from(kept < self.geo.newest().revision);
         let life = self.edges[edge].life;

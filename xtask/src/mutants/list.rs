@@ -28,6 +28,9 @@ const EDGE: &str = "gb6-edge-session";
 const SIMULATION: &str = "gb6-tests-simulation";
 const EVERYTHING: &str = "everything_that_can_go_wrong";
 const SEEDS: &[(&str, &str)] = &[("GB6_SEEDS", "60")];
+const IN_CONTACT: &str = "crowds::edges_in_contact_apply_revocations_in_time_and_drain_in_time";
+const STORM: &str = "crowds::a_storm_of_many_is_let_in_at_the_pace_and_all_are_back_in_time";
+const CROWDS: &[(&str, &str)] = &[("GB6_CROWDS", "20")];
 
 /// Every mutant.
 pub(crate) fn all() -> Vec<Mutant> {
@@ -358,16 +361,21 @@ fn edge() -> Vec<Mutant> {
 }
 
 fn simulation() -> Vec<Mutant> {
-    let by = |name, about, file, old, new| Mutant {
-        name,
-        about,
-        file,
-        old,
-        new,
-        package: SIMULATION,
-        test: EVERYTHING,
-        env: SEEDS,
+    let test = |test, env| {
+        move |name, about, file, old, new| Mutant {
+            name,
+            about,
+            file,
+            old,
+            new,
+            package: SIMULATION,
+            test,
+            env,
+        }
     };
+    let by = test(EVERYTHING, SEEDS);
+    let contact = test(IN_CONTACT, CROWDS);
+    let storm = test(STORM, CROWDS);
     vec![
         by(
             "mesh-sync-forgotten",
@@ -396,6 +404,69 @@ fn simulation() -> Vec<Mutant> {
             "region/shard/src/edges.rs",
             ".filter(|(_, e)| e.lease_until <= now)",
             ".filter(|(_, e)| e.lease_until == 0 && now > 0)",
+        ),
+        by(
+            "mesh-edge-cut-off-goes-on",
+            "an edge without a way to the log of revocations delivers and accepts as before",
+            "edge/session/src/revocation/mod.rs",
+            "self.losses += 1;\n        self.current = false;",
+            "self.losses += 1;",
+        ),
+        by(
+            "mesh-read-of-before-a-loss-believed",
+            "what an edge read before it was cut off opens it again afterwards",
+            "edge/session/src/revocation/mod.rs",
+            "if self.current || self.losses != read.losses {",
+            "if self.current {",
+        ),
+        by(
+            "mesh-blocked-user-let-in",
+            "a record that blocks a user does nothing",
+            "edge/session/src/revocation/set.rs",
+            "self.user(user, unix_ms).blocked = Some(end);",
+            "let _ = (self.user(user, unix_ms), end);",
+        ),
+        by(
+            "mesh-request-not-held",
+            "an edge that does not know what is revoked accepts what its sessions send",
+            "edge/session/src/held.rs",
+            "waiting.is_some() || (held && !leaves(request))",
+            "waiting.is_some() && held && !leaves(request)",
+        ),
+        contact(
+            "mesh-log-of-revocations-not-looked-at",
+            "an edge reads what is revoked when it begins, and hardly ever again",
+            "edge/session/src/revocation/mod.rs",
+            "pub const LOOK_MS: u64 = 1_000;",
+            "pub const LOOK_MS: u64 = 600_000;",
+        ),
+        contact(
+            "mesh-needed-revocation-removed",
+            "what is still revoked leaves the log with what has expired",
+            "edge/session/src/revocation/set.rs",
+            "needed.chain(self.unread).min().unwrap_or(next)",
+            "needed.chain(self.unread).max().unwrap_or(next)",
+        ),
+        contact(
+            "mesh-drain-tells-too-late",
+            "a draining edge ends before it has told everybody to go",
+            "edge/session/src/pace.rs",
+            "window.mul_f64(place as f64 / count.max(1) as f64)",
+            "window.mul_f64((place + count) as f64 / count.max(1) as f64)",
+        ),
+        storm(
+            "mesh-storm-without-a-pace",
+            "everybody who comes back at once is let in at once",
+            "edge/session/src/pace.rs",
+            "self.next = turn + self.interval;",
+            "self.next = turn;",
+        ),
+        storm(
+            "mesh-storm-waits-without-bound",
+            "nobody is told to come back later: all wait at the door",
+            "edge/session/src/pace.rs",
+            "if wait > ns(self.wait) {",
+            "if wait > ns(self.wait) * 100 {",
         ),
     ]
 }

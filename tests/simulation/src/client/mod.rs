@@ -1,11 +1,15 @@
 //! A client as an SDK behaves: subscribes with positions, renews its tokens, publishes with ids and
 //! retries, comes back after every end of its connection.
 
+mod tokens;
+
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use gb6_core_wire::client::{Dialect, Publication, Reply, SubscribeResult, decode_replies, frame};
 use serde_json::{Value, json};
+
+use crate::tokens::Token;
 
 /// How long an SDK waits for a reply, in ms.
 const REPLY_MS: u64 = 5_000;
@@ -55,6 +59,14 @@ pub(crate) struct Client {
     /// The edge that it uses, and its connection's number; `None` while it is away.
     pub(crate) connection: Option<(usize, u64)>,
     pub(crate) back_at: u64,
+    /// The connection that is to begin, and since when that is waited for.
+    pub(crate) entering: Option<(u64, u64)>,
+    /// The token that the application gave it; `None`: it asks for one.
+    pub(crate) token: Option<Token>,
+    /// When its connection was lost, until all of it is back.
+    lost_at: Option<u64>,
+    /// The longest time for which it was away, in ms.
+    pub(crate) away_ms: u64,
     /// Room → the last offset received, and the epoch.
     pub(crate) positions: BTreeMap<String, (u64, String)>,
     /// Rooms subscribed on this connection.
@@ -106,6 +118,10 @@ impl Client {
             expired: 0,
             connection: None,
             back_at: 0,
+            entering: None,
+            token: None,
+            lost_at: None,
+            away_ms: 0,
             positions: BTreeMap::new(),
             contended: false,
             live: Vec::new(),
@@ -136,7 +152,11 @@ impl Client {
         self.renew_at.clear();
         self.renewing.clear();
         self.joining = self.way == Way::Granted;
-        let mut connect = json!({"token": self.user});
+        let token = match &self.token {
+            Some(token) => token.text(),
+            None => self.fresh_token(now),
+        };
+        let mut connect = json!({"token": token});
         if self.joining {
             let subs = self
                 .rooms
@@ -151,6 +171,12 @@ impl Client {
             }
         }
         Bytes::from(lines.join("\n"))
+    }
+
+    /// Whether it waits for a connection to begin; not for longer than `patience` ms.
+    pub(crate) fn is_entering(&mut self, now: u64, patience: u64) -> bool {
+        self.entering.take_if(|(_, since)| now > *since + patience);
+        self.entering.is_some()
     }
 
     /// A subscribe to a room, from where the client is.
@@ -183,6 +209,7 @@ impl Client {
     pub(crate) fn lost(&mut self, now: u64, back_at: u64) {
         self.connection = None;
         self.back_at = back_at;
+        self.lost_at.get_or_insert(now);
         let unknown = &mut self.unknown;
         self.wanted.retain_mut(|w| {
             if w.sent.is_some() && w.id.is_none() {
@@ -253,56 +280,6 @@ impl Client {
     /// Whether something that it waits for has not begun.
     fn begins(&self) -> bool {
         self.joining || !self.subscribing.is_empty()
-    }
-
-    /// Renews tokens that expire, most of them.
-    fn renew(&mut self, now: u64) -> Vec<Wish> {
-        let due = self.renew_at.iter().filter(|(_, at)| **at <= now);
-        let due: Vec<Option<String>> = due.map(|(what, _)| what.clone()).collect();
-        let mut wishes = Vec::new();
-        for what in due {
-            self.renew_at.remove(&what);
-            self.renewals += 1;
-            if self.renewals.is_multiple_of(4) {
-                // Forgotten: the server ends what it was for.
-                continue;
-            }
-            let body = match &what {
-                None => json!({"refresh": {"token": self.user}}),
-                Some(room) => json!({"sub_refresh": {"channel": room, "token": self.user}}),
-            };
-            let (id, line) = self.command(body);
-            self.renewing.insert(id, what);
-            wishes.push(Wish::Send(Bytes::from(line)));
-        }
-        wishes
-    }
-
-    /// A token lasts so long.
-    fn lasts(&mut self, now: u64, what: Option<String>, expires: bool, ttl: u32) {
-        assert_eq!(expires, ttl > 0, "{}: {what:?}", self.user);
-        if expires {
-            self.renew_at.insert(what, now + u64::from(ttl) * 1000);
-        }
-    }
-
-    fn renewed(&mut self, now: u64, what: Option<String>, reply: &Reply) {
-        self.renewed += u64::from(reply.error.is_none());
-        if let Some(result) = &reply.refresh {
-            return self.lasts(now, what, result.expires, result.ttl);
-        }
-        if let Some(result) = &reply.sub_refresh {
-            return self.lasts(now, what, result.expires, result.ttl);
-        }
-        match reply.error.as_ref().map(|e| e.code) {
-            // It could not be verified: again, soon.
-            Some(100) => {
-                self.renew_at.insert(what, now + 500);
-            }
-            // It had expired, or the subscription has: a push has said so.
-            Some(103 | 109) => {}
-            _ => panic!("{}: {reply:?}", self.user),
-        }
     }
 
     /// A WebSocket frame of the server came.
@@ -403,6 +380,9 @@ impl Client {
                 "{}: {error:?}",
                 self.user
             );
+            if error.code == 109 {
+                self.refused();
+            }
             return Some(Wish::Reconnect);
         };
         self.lasts(now, None, result.expires, result.ttl);
@@ -445,6 +425,11 @@ impl Client {
         }
         if self.way == Way::Proven {
             self.lasts(now, Some(room), result.expires, result.ttl);
+        }
+        if !self.begins()
+            && let Some(lost_at) = self.lost_at.take()
+        {
+            self.away_ms = self.away_ms.max(now - lost_at);
         }
     }
 

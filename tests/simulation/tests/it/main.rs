@@ -2,6 +2,7 @@
 //! (default 500), from `GB6_SEED_FROM` (default 1) on; `GB6_FAULT_MS=n` puts n ms between two faults
 //! in the mean, whatever the seed.
 
+mod crowds;
 mod links;
 mod moving;
 
