@@ -13,6 +13,7 @@ mod crowds;
 mod edge;
 mod fault;
 mod geo;
+mod ledger;
 pub mod moving;
 pub mod network;
 mod pause;

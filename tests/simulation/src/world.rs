@@ -15,10 +15,10 @@ use crate::connections::Heard;
 use crate::edge::{Edge, Running, Said};
 use crate::fault::FaultKind;
 use crate::geo::{Geo, NODES, Node, owner_of};
+use crate::ledger::Ledger;
 use crate::network::{Place, Wire};
 use crate::pause::Pauses;
 use crate::region::{Owner, Region};
-use crate::revocations::Ledger;
 use crate::rng::Rng;
 use crate::scenario::{Outcome, Scenario};
 
