@@ -43,6 +43,7 @@ fn everything_that_can_go_wrong() {
     let count = number("GB6_SEEDS").unwrap_or(500);
     let (mut acknowledged, mut stale_starts) = (0, 0);
     let (mut renewed, mut expired) = (0, 0);
+    let (mut revoked, mut cut, mut drained) = (0, 0, 0);
     let mut hit = std::collections::BTreeMap::new();
     for seed in from..from + count {
         let outcome = one(seed);
@@ -50,12 +51,15 @@ fn everything_that_can_go_wrong() {
         stale_starts += outcome.stale_starts;
         renewed += outcome.renewed;
         expired += outcome.expired;
+        revoked += outcome.revoked;
+        cut += outcome.cut;
+        drained += outcome.drained;
         for (kind, times) in outcome.faults {
             *hit.entry(kind).or_insert(0) += times;
         }
     }
     println!(
-        "{count} seeds, {acknowledged} acknowledged publishes, {stale_starts} starts by an old placement, {renewed} tokens renewed and {expired} not, faults {hit:?}"
+        "{count} seeds, {acknowledged} acknowledged publishes, {stale_starts} starts by an old placement, {renewed} tokens renewed and {expired} not, {revoked} revocations, {cut} connections cut off, {drained} drains, faults {hit:?}"
     );
     assert!(
         acknowledged as u64 > count * 100,
@@ -74,6 +78,10 @@ fn everything_that_can_go_wrong() {
         assert!(
             renewed > count && expired > count,
             "hardly any token was renewed, or hardly any was not: {renewed}, {expired}"
+        );
+        assert!(
+            revoked > count / 4 && cut > count / 20 && drained > count / 4,
+            "hardly anything was revoked, nobody cut off, or no edge drained"
         );
     }
 }
