@@ -2,9 +2,10 @@
 //! SDKs proved when they ran. `--check` compares the committed page with it.
 //!
 //! `tests/conformance/features.json` says what is to be shown, on what, and where it can not be and
-//! why; each suite writes its results to `target/conformance`. A cell without a proof and without a
+//! why; `codes.json` beside it names a test for each code; each suite writes its results to `target/conformance`. A cell without a proof and without a
 //! reason is an error, and so is a reason that a proof contradicts.
 
+mod codes;
 mod page;
 mod plan;
 
@@ -29,9 +30,11 @@ pub(crate) fn run(argument: Option<&str>) -> Result<ExitCode> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let text = fs::read_to_string(root.join(PLAN)).with_context(|| format!("{PLAN} is missing"))?;
     let plan: Plan = serde_json::from_str(&text).with_context(|| format!("{PLAN} is malformed"))?;
+    let mut problems = codes::problems(&root)?;
     let page = match plan.tables(&proofs(&results_folder(&root))?) {
-        Ok(tables) => page::render(&plan, &tables),
-        Err(problems) => {
+        Ok(tables) if problems.is_empty() => page::render(&plan, &tables),
+        tables => {
+            problems.extend(tables.err().into_iter().flatten());
             for problem in &problems {
                 println!("conformance: {problem}");
             }
