@@ -77,6 +77,7 @@ api_keys = ["{API_KEYS[name]}"]
 presence = true
 join_leave = true
 force_join_leave = true
+allow_prefix = "member"
 """
 
 

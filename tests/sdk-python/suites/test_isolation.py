@@ -104,6 +104,7 @@ def _cells():
             yield command, what, theirs, nobodys, answer
 
     yield from of_rooms("subscribe", lambda c: {"subscribe": {"channel": c}}, OK)
+    yield from of_rooms("subscribe to a prefix", lambda c: {"subscribe": {"channel": f"{c}*"}}, OK)
     yield "subscribe", "a position", lambda c: _recover(c.never, c.epoch), lambda c: _recover(c.never, "made-up"), "nothing recovered"
     yield "subscribe", "a token", _with_token("subscribe", SECRETS["shop"], "shop.main"), _with_token("subscribe", MADE_UP, "nobody.main"), "103"
     yield "subscribe", "a secret, under one's own key id", _with_token("subscribe", SECRETS["shop"], "acme.main"), _with_token("subscribe", MADE_UP, "acme.main"), "103"
@@ -305,6 +306,22 @@ class Isolation(unittest.IsolatedAsyncioTestCase):
                         continue
                     self.is_of_nobody(name, *replies, answer, c.their, c.never, *owns)
         await self.is_untouched()
+
+    async def test_who_follows_a_prefix_hears_its_own_instance_alone(self):
+        for kind, form in TWO_WAY:
+            way = await self.enter(kind, form, "acme", "alice")
+            prefix = self.fresh("prefix")
+            self.assertIn("subscribe", await way.ask({"subscribe": {"channel": f"{prefix}*"}}))
+            for n, who in enumerate((self.shop, way)):
+                for command in ("subscribe", "publish"):
+                    more = {"data": n} if command == "publish" else {}
+                    await who.ask({command: {"channel": f"{prefix}-{n}", **more}})
+                await self.api("shop", "publish", {"channel": f"{prefix}-{n}", "data": "api"})
+            # One's own is told behind all that was before it.
+            async with asyncio.timeout(PATIENCE):
+                while not (told := [p for p in way.pushes if "pub" in p]):
+                    await way.ask({"presence": {"channel": f"{prefix}-1"}})
+            self.assertEqual({push["pub"]["data"] for push in told}, {1}, kind.name)
 
     async def api(self, key, method, body):
         headers = {"X-API-Key": API_KEYS.get(key, key), "Content-Type": "application/json"}
