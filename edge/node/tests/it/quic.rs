@@ -55,7 +55,7 @@ pub(crate) async fn dial(
 }
 
 /// A client with its stream.
-struct Quic {
+pub(crate) struct Quic {
     connection: Connection,
     send: SendStream,
     recv: RecvStream,
@@ -77,7 +77,7 @@ impl Quic {
         }
     }
 
-    async fn connect(address: SocketAddr, token: &str) -> Self {
+    pub(crate) async fn connect(address: SocketAddr, token: &str) -> Self {
         let mut client = Self::open(address).await;
         client.authenticate(token).await;
         client
@@ -135,7 +135,7 @@ impl Quic {
 
     /// The code of the Disconnect push, which the end of the stream and a close with the same code
     /// and reason follow.
-    async fn closed(&mut self) -> u32 {
+    pub(crate) async fn closed(&mut self) -> u32 {
         let told = loop {
             let reply = self.next().await;
             if let Some(disconnect) = reply.push.and_then(|push| push.disconnect) {
@@ -535,4 +535,37 @@ async fn a_backend_is_asked_who_comes_by_quic_without_a_token() {
         json!({"client": reply.client, "transport": "quic", "protocol": "protobuf",
                "encoding": "binary", "b64data": "AQI="})
     );
+}
+
+#[tokio::test]
+async fn in_a_storm_a_client_is_told_to_come_back_later() {
+    let mut settings = with_quic();
+    settings.connects_per_second = Some(1);
+    settings.connect_wait = Duration::ZERO;
+    let world = World::start(settings);
+    let token = world.token("alice");
+    let mut first = Quic::connect(address(&world), &token).await;
+    let begin = std::time::Instant::now();
+    let storm = "gb6_edge_upgrades_refused_total{why=\"storm\"}";
+    // A slow machine may have time for another one in between.
+    while world.metric(storm) == 0.0 {
+        assert!(begin.elapsed() < PATIENCE);
+        let mut next = Quic::open(address(&world)).await;
+        // The stream is opened by what is said on it, which may come to a closed door.
+        let mut bytes = Vec::new();
+        connect(&token).encode_length_delimited(&mut bytes).unwrap();
+        let _ = next.send.write_all(&bytes).await;
+        tokio::select! {
+            told = closed(&next.connection) => {
+                assert_eq!(told, (3001, "shutdown".to_owned()));
+            }
+            read = next.recv.read_chunk(64 * 1024, true) => {
+                let served = matches!(read, Ok(Some(_)));
+                assert!(served || world.metric(storm) > 0.0);
+            }
+        }
+    }
+    // Who is in stays.
+    first.say(&[subscribe(2, "room:1")]).await;
+    assert!(first.next().await.subscribe.is_some());
 }

@@ -12,7 +12,8 @@ use quinn::{Connection, ConnectionError, RecvStream, SendStream, VarInt};
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
 use web_transport_proto::{
-    Capsule, ConnectRequest, ConnectResponse, Frame, Http3CapsuleReader, Settings, StreamUni,
+    Capsule, ConnectError, ConnectRequest, ConnectResponse, Frame, Http3CapsuleReader, Settings,
+    StreamUni,
 };
 
 use crate::backend::{Backend, user};
@@ -408,4 +409,31 @@ async fn a_backend_is_asked_who_comes_without_a_token() {
     let asked = backend.asked().remove(0);
     assert_eq!(asked.body["transport"], "webtransport");
     assert_eq!(asked.header("origin"), ["said"]);
+}
+
+#[tokio::test]
+async fn in_a_storm_a_session_is_refused_with_503() {
+    let mut settings = with_quic();
+    settings.connects_per_second = Some(1);
+    settings.connect_wait = Duration::ZERO;
+    let world = World::start(settings);
+    let mut refused = 0;
+    // A slow machine has time for some of them.
+    for _ in 0..20 {
+        let http3 = Http3::open(address(&world)).await;
+        let mut asked = http3
+            .ask(address(&world), "/connection/webtransport", None)
+            .await;
+        match ConnectResponse::read(&mut asked.recv).await {
+            Ok(_) => {}
+            Err(ConnectError::WrongStatus(Some(status))) => {
+                assert_eq!(status, 503);
+                refused += 1;
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert!(refused > 0);
+    let storm = "gb6_edge_upgrades_refused_total{why=\"storm\"}";
+    assert_eq!(world.metric(storm) as usize, refused);
 }
