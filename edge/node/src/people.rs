@@ -174,7 +174,7 @@ impl People {
     }
 
     /// The sessions of a user; empty: of anonymous people.
-    fn of(&self, instance: InstanceTag, user: &str) -> Vec<Arc<SessionHandle>> {
+    pub(crate) fn of(&self, instance: InstanceTag, user: &str) -> Vec<Arc<SessionHandle>> {
         let instances = self.instances.lock();
         let Some(members) = instances.get(&instance) else {
             return Vec::new();
@@ -186,6 +186,16 @@ impl People {
                 user.map(|u| u.sessions.clone()).unwrap_or_default()
             }
         }
+    }
+
+    /// All sessions of an instance.
+    pub(crate) fn all(&self, instance: &InstanceId) -> Vec<Arc<SessionHandle>> {
+        let instances = self.instances.lock();
+        let Some(members) = instances.get(&InstanceTag::of(instance.as_str())) else {
+            return Vec::new();
+        };
+        let named = members.users.values().flat_map(|user| &user.sessions);
+        named.chain(members.anonymous.values()).cloned().collect()
     }
 
     /// Tells a user's sessions of a command; each sees for itself whether it is meant.
@@ -283,6 +293,9 @@ mod tests {
         assert_eq!(of(&demo, ""), [4]);
         assert_eq!(of(&acme, "alice"), [5]);
         assert!(of(&acme, "bob").is_empty());
+        for (instance, sessions) in [(&demo, 4), (&acme, 1), (&InstanceId::from("none"), 0)] {
+            assert_eq!(people.all(instance).len(), sessions);
+        }
         assert_eq!(people.count("demo"), (4, 3));
         assert_eq!(people.count("acme"), (1, 1));
         for (listed, session) in listed.iter().zip(&sessions) {

@@ -223,13 +223,27 @@ impl Shared {
         self.hosts.store(Arc::new(Hosts::of(&snapshot)));
         self.keys.place(snapshot.clone());
         self.proxies.place(&snapshot);
-        self.revocations
-            .keep(|instance| snapshot.instances.contains_key(instance));
         let revision = snapshot.revision;
-        let before = self.snapshot.swap(snapshot);
+        let before = self.snapshot.swap(snapshot.clone());
+        let is_placed = |instance: &InstanceId| snapshot.instances.contains_key(instance);
+        for instance in before.instances.keys().filter(|i| !is_placed(i)) {
+            self.end_instance(instance);
+        }
+        // Behind their ends: what was held of them may go.
+        self.revocations.keep(self, is_placed);
         self.place_users();
         self.shards.users_placed(revision);
         before
+    }
+
+    /// Ends the sessions of an instance that there is no more. One that begins meanwhile sees for itself
+    /// that its instance is gone: it looks once it is among them.
+    fn end_instance(&self, instance: &InstanceId) {
+        let sessions = self.people.all(instance);
+        tracing::info!(%instance, sessions = sessions.len(), "the instance is gone: its sessions end");
+        for session in sessions {
+            session.outbox.event(Event::Cut(Disconnect::NotAvailable));
+        }
     }
 
     /// Tells the shards of users' channels of those that they have not been told of.

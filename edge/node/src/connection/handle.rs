@@ -46,7 +46,7 @@ pub(crate) enum Event {
     ConnectDecided(u32, Box<Decision<()>>),
     /// The application's backend has decided about a publication.
     PublishDecided(u32, Box<Decision<Option<Replacement>>>),
-    /// It was revoked: it ends before anything else that waits is done or sent.
+    /// It was revoked, or its instance is gone: it ends before anything else that waits is done or sent.
     Cut(Disconnect),
     /// Its client sent commands by another connection.
     Commands(FrameKind, Bytes),

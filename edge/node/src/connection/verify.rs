@@ -314,6 +314,10 @@ impl<C: Carrier, F: Framing> Connection<C, F> {
         let people = &self.shared.people;
         let (listed, waits) = people.enter(instance, user, &self.handle, home);
         self.listed = Some(listed);
+        // What came before the session was found there has passed it by.
+        if let Some(why) = self.missed(&claims.instance) {
+            return Some(Err(why));
+        }
         let Some(shard) = waits else {
             return Some(Ok(Ok(claims)));
         };
@@ -321,6 +325,18 @@ impl<C: Carrier, F: Framing> Connection<C, F> {
         self.asked.push(shard);
         self.arriving = Some(Box::new((request, claims)));
         None
+    }
+
+    /// Why a session has to end that was entered a moment ago: its instance is gone, or it was revoked
+    /// while it could not be found.
+    fn missed(&self, instance: &InstanceId) -> Option<Disconnect> {
+        let snapshot = self.shared.snapshot.load();
+        if !snapshot.instances.contains_key(instance) {
+            return Some(Disconnect::NotAvailable);
+        }
+        let revoked = self.shared.revocations.of(&self.shared, instance);
+        let identity = self.handle.identity_of(&revoked)?;
+        revoked.verdict(&identity, self.shared.clock.unix_ms())
     }
 
     /// The owner of the user's shard has heard of the user, or will not in time.

@@ -9,7 +9,7 @@ mod config;
 mod follow;
 mod upkeep;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -26,7 +26,9 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
-use crate::connection::handle::Event;
+use crate::auth::TokenRef;
+use crate::connection::handle::{Event, SessionHandle};
+use crate::connection::instance::InstanceTag;
 use crate::shared::Shared;
 
 pub use config::RevocationConfig;
@@ -90,9 +92,19 @@ impl Revocations {
         following.revoked.clone()
     }
 
-    /// Instances that are placed no longer are followed no longer.
-    pub(crate) fn keep(&self, placed: impl Fn(&InstanceId) -> bool) {
-        self.instances.write().retain(|id, _| placed(id));
+    /// Instances that are placed no longer are followed no longer, and hold nobody.
+    pub(crate) fn keep(&self, shared: &Shared, placed: impl Fn(&InstanceId) -> bool) {
+        let mut gone = Vec::new();
+        self.instances.write().retain(|id, following| {
+            let stays = placed(id);
+            if !stays {
+                gone.push(following.revoked.clone());
+            }
+            stays
+        });
+        for revoked in gone {
+            revoked.opens_for_good(shared);
+        }
     }
 
     /// Nothing is followed any more.
@@ -265,13 +277,37 @@ impl Revoked {
         self.wake(shared);
     }
 
-    /// What waited goes on.
+    /// The instance is gone, and nobody follows this any more: what is told its sessions gets to them.
+    fn opens_for_good(&self, shared: &Shared) {
+        self.open.store(true, Ordering::Release);
+        self.wake(shared);
+    }
+
+    /// What waited goes on. Who is not among the people of the instance yet has nothing that waits.
     fn wake(&self, shared: &Shared) {
-        for session in shared.all() {
-            if session.is_held_by(self) {
-                session.outbox.wake();
+        for session in shared.people.all(&self.instance) {
+            session.outbox.wake();
+        }
+    }
+
+    /// The connections that these records may cut off, as far as they can be found.
+    fn named_by(&self, shared: &Shared, records: &[Revocation]) -> Vec<Arc<SessionHandle>> {
+        let mut users = BTreeSet::new();
+        for record in records {
+            match record {
+                Revocation::UserTokens { user, .. } | Revocation::Block { user, .. } => {
+                    users.insert(user.as_str());
+                }
+                Revocation::Unblock { .. } => {}
+                // No index leads to these: it would cost every connection memory.
+                Revocation::Token { .. } | Revocation::Session { .. } => {
+                    return shared.people.all(&self.instance);
+                }
             }
         }
+        let tag = InstanceTag::of(self.instance.as_str());
+        let of = |user| shared.people.of(tag, user);
+        users.into_iter().flat_map(of).collect()
     }
 
     /// Cuts off whom a page names that was applied.
@@ -283,7 +319,8 @@ impl Revoked {
         let mut cut = 0;
         let late = !self.is_current();
         let follower = self.follower.read();
-        for session in shared.all() {
+        // Who is entered meanwhile looks for itself, once it can be found.
+        for session in self.named_by(shared, &page.records) {
             let identity = session.identity_of(self);
             let why = identity.and_then(|identity| follower.verdict(&identity, unix_ms));
             if let Some(why) = why {

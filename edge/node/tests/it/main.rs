@@ -32,6 +32,7 @@ mod presence;
 mod proxies;
 mod quic;
 mod relay;
+mod removed;
 mod revocations;
 mod session_ends;
 mod slow;
