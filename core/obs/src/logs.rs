@@ -2,9 +2,11 @@
 
 use std::io::{self, IsTerminal};
 use std::str::FromStr;
+use std::sync::OnceLock;
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::reload;
 
 /// The environment variable that chooses what is logged, such as `info,gb6_edge_node=debug`.
 pub const FILTER_VARIABLE: &str = "GB6_LOG";
@@ -27,7 +29,7 @@ pub enum LogError {
         "{source_name} holds {filter:?}, which is no log filter: {reason}; write a level (error, warn, info, debug, trace) or target=level, joined by commas"
     )]
     Filter {
-        /// Where the filter came from: the variable's name, or `the default`.
+        /// Where the filter came from: the name of the variable or key, or `the default`.
         source_name: &'static str,
         /// The filter.
         filter: String,
@@ -57,24 +59,49 @@ impl FromStr for Format {
     }
 }
 
+/// Puts another filter in place of the one in force.
+type Change = Box<dyn Fn(EnvFilter) + Send + Sync>;
+
+/// That of this process, once its logs are started.
+static CHANGE: OnceLock<Change> = OnceLock::new();
+
 /// Starts the logs of this process, to stderr, with the filter in `GB6_LOG` or else
 /// `default_filter`. Call it once, first thing in `main`.
 ///
 /// # Errors
 /// When the filter makes no sense, or logs were started before.
 pub fn init(format: Format, default_filter: &str) -> Result<(), LogError> {
-    let (source_name, filter) = match std::env::var(FILTER_VARIABLE) {
-        Ok(set) if !set.trim().is_empty() => (FILTER_VARIABLE, set),
-        Ok(_) | Err(std::env::VarError::NotPresent) => ("the default", default_filter.to_owned()),
-        Err(std::env::VarError::NotUnicode(_)) => return Err(LogError::NotText),
+    let filter = match set_by_variable()? {
+        Some(set) => parse_filter(FILTER_VARIABLE, &set)?,
+        None => parse_filter("the default", default_filter)?,
     };
-    let subscriber = subscriber(
-        format,
-        parse_filter(source_name, &filter)?,
-        io::stderr().is_terminal(),
-        io::stderr,
-    );
-    tracing::subscriber::set_global_default(subscriber).map_err(|_| LogError::Started)
+    let (subscriber, change) = subscriber(format, filter, io::stderr().is_terminal(), io::stderr);
+    tracing::subscriber::set_global_default(subscriber).map_err(|_| LogError::Started)?;
+    CHANGE.set(change).map_err(|_| LogError::Started)
+}
+
+/// Logs by another filter from now on, unless `GB6_LOG` says which one. `false`: it does.
+///
+/// # Errors
+/// When the filter makes no sense; the one in force stays.
+pub fn set_filter(filter: &str) -> Result<bool, LogError> {
+    let filter = parse_filter("log.filter", filter)?;
+    if set_by_variable()?.is_some() {
+        return Ok(false);
+    }
+    if let Some(change) = CHANGE.get() {
+        change(filter);
+    }
+    Ok(true)
+}
+
+/// The filter in `GB6_LOG`.
+fn set_by_variable() -> Result<Option<String>, LogError> {
+    match std::env::var(FILTER_VARIABLE) {
+        Ok(set) => Ok(Some(set).filter(|set| !set.trim().is_empty())),
+        Err(std::env::VarError::NotPresent) => Ok(None),
+        Err(std::env::VarError::NotUnicode(_)) => Err(LogError::NotText),
+    }
 }
 
 fn parse_filter(source_name: &'static str, filter: &str) -> Result<EnvFilter, LogError> {
@@ -92,7 +119,7 @@ fn subscriber<W>(
     filter: EnvFilter,
     colour: bool,
     writer: W,
-) -> Box<dyn tracing::Subscriber + Send + Sync>
+) -> (Box<dyn tracing::Subscriber + Send + Sync>, Change)
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
@@ -100,16 +127,29 @@ where
         .with_env_filter(filter)
         .with_writer(writer);
     match format {
-        Format::Human => Box::new(builder.with_ansi(colour).finish()),
-        Format::Json => Box::new(
-            builder
+        Format::Human => {
+            let builder = builder.with_ansi(colour).with_filter_reloading();
+            let handle = builder.reload_handle();
+            (Box::new(builder.finish()), change_by(handle))
+        }
+        Format::Json => {
+            let builder = builder
                 .json()
                 .flatten_event(true)
                 .with_current_span(true)
                 .with_span_list(false)
-                .finish(),
-        ),
+                .with_filter_reloading();
+            let handle = builder.reload_handle();
+            (Box::new(builder.finish()), change_by(handle))
+        }
     }
+}
+
+fn change_by<S: 'static>(handle: reload::Handle<EnvFilter, S>) -> Change {
+    Box::new(move |filter| {
+        // An error says that nothing is logged any more.
+        let _ = handle.reload(filter);
+    })
 }
 
 #[cfg(test)]
@@ -137,7 +177,7 @@ mod tests {
         let lines = Lines::default();
         let out = lines.clone();
         let filter = parse_filter("the default", filter).unwrap();
-        let subscriber = subscriber(format, filter, false, move || out.clone());
+        let (subscriber, _) = subscriber(format, filter, false, move || out.clone());
         tracing::subscriber::with_default(subscriber, || {
             tracing::info!(room = "room:1", "kept");
             tracing::debug!("left out");
@@ -170,6 +210,29 @@ mod tests {
         assert_eq!(lines[0]["level"], "INFO");
         assert_eq!(lines[0]["message"], "kept");
         assert_eq!(lines[0]["room"], "room:1");
+    }
+
+    #[test]
+    fn another_filter_is_in_force_at_once() {
+        for format in [Format::Human, Format::Json] {
+            let lines = Lines::default();
+            let out = lines.clone();
+            let filter = parse_filter("the default", "warn").unwrap();
+            let (subscriber, change) = subscriber(format, filter, false, move || out.clone());
+            tracing::subscriber::with_default(subscriber, || {
+                for filter in ["info", "warn"] {
+                    tracing::info!("before {filter}");
+                    change(parse_filter("log.filter", filter).unwrap());
+                }
+                tracing::info!("at the end");
+            });
+            let text = String::from_utf8(lines.0.lock().clone()).unwrap();
+            assert!(text.contains("before warn"), "{text}");
+            assert!(
+                !text.contains("before info") && !text.contains("at the end"),
+                "{text}"
+            );
+        }
     }
 
     #[test]

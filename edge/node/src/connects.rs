@@ -35,6 +35,11 @@ impl Connects {
         }
     }
 
+    /// Another pace from now on. Who waits keeps its turn.
+    pub(crate) fn set(&self, per_second: Option<u32>, wait: Duration) {
+        *self.pace.lock() = ConnectPace::new(per_second, wait);
+    }
+
     /// Waits for the turn of one session. Whoever gives up waiting has had its turn.
     pub(crate) async fn enter(&self) -> Result<(), ConnectLater> {
         let turn = self.pace.lock().turn(self.began.elapsed(), rand::random());
@@ -56,6 +61,20 @@ mod tests {
     fn connects(per_second: Option<u32>, wait_ms: u64) -> Connects {
         let waiting = Metrics::bare().gauge("gb6_waiting", "For the test.");
         Connects::new(per_second, Duration::from_millis(wait_ms), waiting)
+    }
+
+    #[tokio::test]
+    async fn another_pace_is_in_force_at_once() {
+        let connects = connects(Some(1), 0);
+        connects.enter().await.unwrap();
+        assert!(connects.enter().await.is_err());
+        connects.set(None, Duration::ZERO);
+        for _ in 0..100 {
+            connects.enter().await.unwrap();
+        }
+        connects.set(Some(1), Duration::ZERO);
+        connects.enter().await.unwrap();
+        assert!(connects.enter().await.is_err());
     }
 
     #[tokio::test]

@@ -117,6 +117,7 @@ pub struct EdgeHandle {
     stop: watch::Sender<bool>,
     tasks: Vec<JoinHandle<()>>,
     component: Arc<Component>,
+    drain_window: Duration,
     _collectors: Vec<Registration>,
 }
 
@@ -262,6 +263,7 @@ impl Edge {
             component.not_ready("it has no placement yet, and can serve nobody");
         }
         Ok(EdgeHandle {
+            drain_window: shared.config.drain_window,
             shared,
             local_addr,
             admin_addr,
@@ -322,6 +324,17 @@ impl EdgeHandle {
         self.shared.admission.live()
     }
 
+    /// Over how long the sessions are told to reconnect when the edge drains.
+    pub fn set_drain_window(&mut self, window: Duration) {
+        self.drain_window = window;
+    }
+
+    /// How many sessions may begin each second from now on (`None`: any number), and how long one
+    /// more may wait for its turn.
+    pub fn set_connects(&self, per_second: Option<u32>, wait: Duration) {
+        self.shared.connects.set(per_second, wait);
+    }
+
     /// Is not ready and begins no session any more, tells those that are open to reconnect, spread
     /// over the drain window (at once when none is left), brings the publishes under way to an end,
     /// and stops. Until then it answers for its health, and refuses sessions with 503.
@@ -332,7 +345,7 @@ impl EdgeHandle {
         self.stop_accepting.send_replace(true);
         let shared = self.shared.clone();
         let handles = shared.begin_drain();
-        let (count, window) = (handles.len(), shared.config.drain_window);
+        let (count, window) = (handles.len(), self.drain_window);
         tracing::info!(sessions = count, "edge drains");
         let begin = Instant::now();
         for (i, handle) in handles.into_iter().enumerate() {

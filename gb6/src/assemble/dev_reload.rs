@@ -8,13 +8,14 @@ use std::sync::Arc;
 use anyhow::Context;
 use gb6_core_model::snapshot::{Instance, Snapshot};
 use gb6_core_model::{InstanceId, NodeId};
-use gb6_core_obs::{Counter, Gauge, Metrics};
+use gb6_core_obs::{Gauge, Metrics};
 use gb6_geo_config_plan::{DEMO_INSTANCE, DevMesh, demo_instance, dev_snapshot};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use super::dev_keys::DevKeys;
 use super::process::Stop;
+use super::reload::{FileSeen, changed_keys};
 use crate::config::{DevFile, DevSetup, Overrides};
 
 /// What the placement is made of besides the instances of the file.
@@ -69,7 +70,8 @@ pub(super) struct Reloader {
     plan: DevPlan,
     placement: watch::Sender<Arc<Snapshot>>,
     hangup: Signal,
-    seen: Seen,
+    seen: FileSeen,
+    revision: Gauge,
 }
 
 /// What a reading of the file came to.
@@ -100,7 +102,15 @@ impl Reloader {
             plan,
             placement,
             hangup: signal(SignalKind::hangup()).context("signals can not be listened to")?,
-            seen: Seen::new(metrics),
+            seen: FileSeen::new(metrics),
+            revision: {
+                let revision = metrics.gauge(
+                    "gb6_config_revision",
+                    "How often the instances of the configuration file have changed, from 1.",
+                );
+                revision.set(1);
+                revision
+            },
         })
     }
 
@@ -148,7 +158,9 @@ impl Reloader {
     fn tell(&self, outcome: anyhow::Result<Outcome>) {
         let file = self.file.0.display();
         let revision = self.placement.borrow().revision;
-        self.seen.took(outcome.is_ok(), revision);
+        self.seen.took(outcome.is_ok());
+        self.revision
+            .set(i64::try_from(revision).unwrap_or(i64::MAX));
         match outcome {
             Ok(Outcome::Taken(revision)) => {
                 eprintln!(
@@ -169,71 +181,13 @@ impl Reloader {
 
 /// The keys of the process, and its default instance, in which two setups differ.
 fn fixed_that_changed(running: &DevSetup, now: &DevSetup) -> anyhow::Result<Vec<String>> {
-    let mut keys = Vec::new();
+    let mut keys = changed_keys(&running.file, &now.file)?;
     if running.default_instance() != now.default_instance() {
         keys.push("default_instance".to_owned());
     }
-    let (old, new) = (flat(&running.file)?, flat(&now.file)?);
-    let changed = old
-        .iter()
-        .filter(|(key, value)| new.get(*key) != Some(value));
-    keys.extend(changed.map(|(key, _)| key.clone()));
     keys.sort();
     keys.dedup();
     Ok(keys)
-}
-
-/// Every key of a file by its path.
-fn flat(file: &DevFile) -> anyhow::Result<BTreeMap<String, toml::Value>> {
-    let mut flat = BTreeMap::new();
-    for (key, value) in toml::Table::try_from(file)? {
-        match value {
-            toml::Value::Table(table) => {
-                flat.extend(table.into_iter().map(|(k, v)| (format!("{key}.{k}"), v)));
-            }
-            value => {
-                flat.insert(key, value);
-            }
-        }
-    }
-    Ok(flat)
-}
-
-/// The metrics.
-struct Seen {
-    revision: Gauge,
-    file_good: Gauge,
-    refused: Counter,
-}
-
-impl Seen {
-    fn new(metrics: &Metrics) -> Self {
-        let seen = Self {
-            revision: metrics.gauge(
-                "gb6_config_revision",
-                "How often the instances of the configuration file have changed, from 1.",
-            ),
-            file_good: metrics.gauge(
-                "gb6_config_file_good",
-                "Whether the configuration file was good when it was read last (1) or had a mistake (0).",
-            ),
-            refused: metrics.counter(
-                "gb6_config_refused_total",
-                "Readings of the configuration file that were not taken over.",
-            ),
-        };
-        seen.took(true, 1);
-        seen
-    }
-
-    fn took(&self, good: bool, revision: u64) {
-        self.file_good.set(i64::from(good));
-        self.revision
-            .set(i64::try_from(revision).unwrap_or(i64::MAX));
-        if !good {
-            self.refused.inc();
-        }
-    }
 }
 
 #[cfg(test)]

@@ -17,14 +17,27 @@ use super::node_metrics;
 use super::outbound::outbound;
 use super::process::Stop;
 use super::ready::{NodeReady, QuicReady, VERSION, absolute, http_url, print_line, ws_url};
+use super::reload::{NodeReload, Source};
 use crate::config::{ClientsTable, EdgeFile};
 
+/// Keys that are in force when the file is read again.
+const APPLIED: [&str; 3] = [
+    "drain",
+    "clients.connects_per_second",
+    "clients.connect_wait",
+];
 /// How long peers may take to learn that the node is gone.
 const GOODBYE: Duration = Duration::from_millis(500);
 
 /// Runs until it is told to stop.
-pub(crate) async fn run_edge(file: EdgeFile, ready_json: bool, stop: Stop) -> anyhow::Result<()> {
+pub(crate) async fn run_edge(
+    file: EdgeFile,
+    source: Source<EdgeFile>,
+    ready_json: bool,
+    stop: Stop,
+) -> anyhow::Result<()> {
     let mut parts = NodeParts::new();
+    let reload = NodeReload::new(source, file.clone(), &parts.metrics)?;
     let files = TlsFiles {
         ca: &file.mesh.ca,
         cert: &file.mesh.cert,
@@ -50,7 +63,7 @@ pub(crate) async fn run_edge(file: EdgeFile, ready_json: bool, stop: Stop) -> an
     };
     let mut config = settings(&file);
     config.outbound = outbound(&file.outbound.allow, &file.outbound.ca)?;
-    let edge = Edge::start(config, deps).map_err(|error| {
+    let mut edge = Edge::start(config, deps).map_err(|error| {
         let busy = Busy::of_edge(&error, file.http);
         explain(error, &busy)
     })?;
@@ -76,7 +89,13 @@ pub(crate) async fn run_edge(file: EdgeFile, ready_json: bool, stop: Stop) -> an
                 data_dir: absolute(data_dir),
             })?;
         }
-        stop.asked().await;
+        let in_force = |file: &EdgeFile| {
+            let clients = &file.clients;
+            let wait = Duration::from_millis(clients.connect_wait.0);
+            edge.set_connects(connects_per_second(clients), wait);
+        };
+        let file = reload.run(&stop, &APPLIED, in_force).await;
+        edge.set_drain_window(Duration::from_millis(file.drain.0));
     }
     edge.drain().await;
     endpoint
@@ -95,14 +114,18 @@ async fn pass_on(mut from: watch::Receiver<Arc<Snapshot>>, place: watch::Sender<
     }
 }
 
+/// How many sessions may begin each second; `None`: any number.
+fn connects_per_second(clients: &ClientsTable) -> Option<u32> {
+    Some(clients.connects_per_second).filter(|n| *n > 0)
+}
+
 /// What a file says of clients, as the edge has it.
 pub(super) fn bound_clients(config: &mut EdgeConfig, clients: &ClientsTable) {
     config.connections_max =
         (clients.connections_max > 0).then_some(clients.connections_max as usize);
     config.connections_per_address =
         (clients.connections_per_address > 0).then_some(clients.connections_per_address as usize);
-    config.connects_per_second =
-        (clients.connects_per_second > 0).then_some(clients.connects_per_second);
+    config.connects_per_second = connects_per_second(clients);
     config.connect_wait = Duration::from_millis(clients.connect_wait.0);
     config.outbox_bytes = usize::try_from(clients.queue.0).unwrap_or(usize::MAX);
     config.write_timeout = Duration::from_millis(clients.write.0);

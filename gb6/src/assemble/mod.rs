@@ -17,6 +17,7 @@ mod process;
 mod ready;
 mod record_keys;
 mod region;
+mod reload;
 mod storage;
 
 pub(crate) use dev::{DevConfig, run_dev};
@@ -26,3 +27,4 @@ pub(crate) use geo::run_geo;
 pub(crate) use port_owner::{Holder, Protocol, who_listens};
 pub(crate) use process::{Stop, run};
 pub(crate) use region::run_region;
+pub(crate) use reload::Source;

@@ -15,6 +15,7 @@ use super::outbound::outbound;
 use super::process::Stop;
 use super::ready::{NodeReady, VERSION, absolute, http_url, print_line};
 use super::record_keys::KeyFile;
+use super::reload::{NodeReload, Source};
 use super::storage::Storage;
 use crate::config::RegionFile;
 
@@ -25,10 +26,13 @@ const REATTACH_SPREAD_MS: u32 = 250;
 /// Runs until it is told to stop.
 pub(crate) async fn run_region(
     file: RegionFile,
+    source: Source<RegionFile>,
     ready_json: bool,
     stop: Stop,
 ) -> anyhow::Result<()> {
     let mut parts = NodeParts::new();
+    let reload = NodeReload::new(source, file.clone(), &parts.metrics)?;
+    let mut patience = file.drain;
     let data_dir = Path::new(&file.data_dir);
     // First of all: a second process on the same logs must not even say that it is here.
     let storage = Storage::open(data_dir)?;
@@ -95,10 +99,10 @@ pub(crate) async fn run_region(
                 data_dir: absolute(data_dir),
             })?;
         }
-        stop.asked().await;
+        patience = reload.run(&stop, &["drain"], |_| {}).await.drain;
     }
     parts.health.drain();
-    let patience = Duration::from_millis(file.drain.0);
+    let patience = Duration::from_millis(patience.0);
     if tokio::time::timeout(patience, region.drain())
         .await
         .is_err()

@@ -7,7 +7,7 @@ use clap::builder::BoolishValueParser;
 
 use super::config::RoleArgs;
 use super::exit::Failure;
-use crate::assemble::{DevConfig, Stop, run, run_dev, run_edge, run_geo, run_region};
+use crate::assemble::{DevConfig, Source, Stop, run, run_dev, run_edge, run_geo, run_region};
 use crate::config::{DevFile, DevSetup, EdgeFile, GeoFile, LogTable, RegionFile, RoleFile};
 
 #[derive(Args, Debug)]
@@ -49,8 +49,10 @@ pub(crate) struct RoleRun<F: RoleFile + Clone + std::fmt::Debug + Send + Sync + 
 impl RoleRun<EdgeFile> {
     pub(crate) fn run(self) -> Result<(), Failure> {
         let file = self.args.load()?;
+        let (path, overrides) = self.args.parts();
+        let source = Source { path, overrides };
         start(&file.log.clone(), |stop| {
-            run_edge(file, self.ready_json, stop)
+            run_edge(file, source, self.ready_json, stop)
         })
     }
 }
@@ -58,8 +60,10 @@ impl RoleRun<EdgeFile> {
 impl RoleRun<RegionFile> {
     pub(crate) fn run(self) -> Result<(), Failure> {
         let file = self.args.load()?;
+        let (path, overrides) = self.args.parts();
+        let source = Source { path, overrides };
         start(&file.log.clone(), |stop| {
-            run_region(file, self.ready_json, stop)
+            run_region(file, source, self.ready_json, stop)
         })
     }
 }

@@ -362,3 +362,61 @@ fn an_instance_that_is_added_to_a_running_mesh_is_encrypted_from_its_first_messa
     assert_eq!(content.unwrap().publications.len(), 1);
     drop((edge, region, geo));
 }
+
+#[test]
+fn nodes_read_their_files_again_and_keep_the_last_good_one() {
+    let mesh = Mesh::new();
+    let _geo = Node::start(mesh.command("geo"));
+    let region = Node::start(mesh.command("region"));
+    let file = mesh.path().join("edge.toml");
+    let write = |text: &str| fs::write(&file, text).unwrap();
+    write("[log]\nfilter = \"warn\"\n");
+    let mut command = mesh.quiet_command_at("edge", "127.0.0.1:0", "127.0.0.1:0");
+    command.args(["--config", "edge.toml"]);
+    let edge = Node::start(command);
+    let admin: SocketAddr = edge
+        .text("admin")
+        .trim_start_matches("http://")
+        .parse()
+        .unwrap();
+    let shows = |address, metric: &str| get(address, "/metrics").1.lines().any(|l| l == metric);
+    let good = "gb6_config_file_good 1";
+    assert!(shows(admin, good));
+
+    write("[clients]\nconnects_per_secnd = 1\n");
+    edge.signal("-HUP");
+    eventually("the mistake", || shows(admin, "gb6_config_refused_total 1"));
+    assert!(!shows(admin, good));
+    assert_eq!(upgrade(edge.http()), "HTTP/1.1 101 Switching Protocols");
+
+    write(
+        "[clients]\nconnects_per_second = 1\nconnect_wait = \"0s\"\nconnections_max = 77\n\
+         [log]\nfilter = \"info\"\n",
+    );
+    edge.signal("-HUP");
+    eventually("the other file", || shows(admin, good));
+    eventually("sessions to begin more slowly", || {
+        upgrade(edge.http()) == "HTTP/1.1 503 Service Unavailable"
+    });
+    let (status, _, said) = edge.stop();
+    assert_eq!(status.code(), Some(0), "{said}");
+    assert!(
+        said.contains("edge.toml") && said.contains("connects_per_second"),
+        "{said}"
+    );
+    let next_start: Vec<&str> = said
+        .lines()
+        .filter(|l| l.contains("from the next start on"))
+        .collect();
+    assert_eq!(next_start.len(), 1, "{said}");
+    assert!(next_start[0].contains("clients.connections_max"), "{said}");
+    assert!(said.contains("edge drains"), "at level info: {said}");
+
+    // Without a file there is nothing to be read, and no reason to end.
+    region.signal("-HUP");
+    let http = region.http();
+    eventually("it lives", || get(http, "/readyz").0 == 200);
+    let (status, _, said) = region.stop();
+    assert_eq!(status.code(), Some(0), "{said}");
+    assert!(said.contains("there is no configuration file"), "{said}");
+}
