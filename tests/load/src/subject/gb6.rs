@@ -119,23 +119,36 @@ pub(crate) fn running(
     ))
 }
 
-/// `gb6 dev` with a fresh data directory.
+/// What `gb6 dev` is told: rooms without presence, as those of a mesh are. The rooms of its own
+/// instance tell everybody in them who comes, so that one session would cost a write to each other.
+const DEV_CONFIG: &str = "[instances.bench]\ncommand_rate = \"unlimited\"\n\
+     [instances.bench.namespaces.room]\n";
+
+/// Starts `gb6 dev` with a fresh data directory.
+fn start(workspace: &Workspace, name: &str, more: &[&str]) -> Result<Running> {
+    let dir = workspace.fresh(name)?;
+    let (data, config) = (dir.join("data"), dir.join("dev.toml"));
+    std::fs::write(&config, DEV_CONFIG).with_context(|| format!("writing {}", config.display()))?;
+    let mut arguments = ["dev", "--http", "127.0.0.1:0", "--ready-json"]
+        .map(OsStr::new)
+        .to_vec();
+    arguments.extend(more.iter().map(OsStr::new));
+    arguments.extend([
+        OsStr::new("--config"),
+        config.as_os_str(),
+        OsStr::new("--data-dir"),
+        data.as_os_str(),
+    ]);
+    let (gb6, pinning) = (&workspace.gb6, workspace.pinning);
+    Running::start("gb6-dev", gb6, &arguments, &dir, pinning)
+}
+
+/// `gb6 dev`.
 ///
 /// # Errors
 /// It does not start.
 pub(crate) fn dev(workspace: &Workspace, method: Method) -> Result<Subject> {
-    let dir = workspace.fresh("dev")?;
-    let data = dir.join("data");
-    let arguments = ["dev", "--http", "127.0.0.1:0", "--ready-json", "--data-dir"];
-    let mut arguments: Vec<&OsStr> = arguments.iter().map(OsStr::new).collect();
-    arguments.push(data.as_os_str());
-    let mut running = Running::start(
-        "gb6-dev",
-        &workspace.gb6,
-        &arguments,
-        &dir,
-        workspace.pinning,
-    )?;
+    let mut running = start(workspace, "dev", &[])?;
     let ready = ReadyLine::parse(&running.first_line()?)?;
     Ok(Subject::new(
         "gb6 dev",
@@ -151,23 +164,7 @@ pub(crate) fn dev(workspace: &Workspace, method: Method) -> Result<Subject> {
 /// # Errors
 /// It does not start.
 pub(crate) fn secure(workspace: &Workspace, carrier: Carrier) -> Result<(Subject, SecureTarget)> {
-    let dir = workspace.fresh("secure")?;
-    let data = dir.join("data");
-    let any = "127.0.0.1:0";
-    let arguments = [
-        "dev",
-        "--http",
-        any,
-        "--quic",
-        any,
-        "--tls",
-        "--ready-json",
-        "--data-dir",
-    ];
-    let mut arguments: Vec<&OsStr> = arguments.iter().map(OsStr::new).collect();
-    arguments.push(data.as_os_str());
-    let (gb6, pinning) = (&workspace.gb6, workspace.pinning);
-    let mut running = Running::start("gb6-dev", gb6, &arguments, &dir, pinning)?;
+    let mut running = start(workspace, "secure", &["--quic", "127.0.0.1:0", "--tls"])?;
     let ready = ReadyLine::parse(&running.first_line()?)?;
     let tokens = ready.tokens()?;
     // The scheme is all that differs from what is spoken without TLS.
