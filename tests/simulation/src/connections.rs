@@ -222,8 +222,12 @@ impl World {
             Action::VerifySubscription {
                 request, channel, ..
             } => self.verify_subscription(edge, connection, request, channel),
-            // Nobody comes without a token, and no backend is asked about publications.
-            Action::Admit { .. } | Action::AskConnect { .. } | Action::AskPublish { .. } => {}
+            // Nobody comes without a token, no backend is asked about publications, and no webhook
+            // wants to hear of ends.
+            Action::Admit { .. }
+            | Action::AskConnect { .. }
+            | Action::AskPublish { .. }
+            | Action::SubscriptionEnded { .. } => {}
             Action::Hub(request) => self.wants(edge, connection, request),
             Action::Close(why) => {
                 let standard = why.standard();

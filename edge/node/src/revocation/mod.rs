@@ -26,7 +26,6 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
-use crate::auth::TokenRef;
 use crate::connection::handle::{Event, SessionHandle};
 use crate::connection::instance::InstanceTag;
 use crate::shared::Shared;
