@@ -215,6 +215,16 @@ pub(crate) fn export(
             n.gauges.users as f64,
         );
         gauge(
+            "gb6_sessions_known",
+            "Sessions of whose ends somebody wants to hear.",
+            n.gauges.sessions as f64,
+        );
+        gauge(
+            "gb6_session_ends_waiting",
+            "Ends of sessions that wait for a batch.",
+            n.gauges.session_ends as f64,
+        );
+        gauge(
             "gb6_tail_bytes",
             "Bytes of recent records in memory.",
             n.tail_bytes as f64,

@@ -75,6 +75,22 @@ fn shard() -> Vec<Mutant> {
             "history::an_instance_moves_with_its_offsets_and_ids",
         ),
         by(
+            "end-written-twice",
+            "an edge's report of an end that is in the log is written again",
+            "region/shard/src/sessions.rs",
+            "if known.written.contains(&end.number) {",
+            "if known.written.contains(&end.number) && end.number == 0 {",
+            "sessions::every_end_is_in_the_log_once",
+        ),
+        by(
+            "end-forgotten-with-a-full-disk",
+            "ends that a full disk did not take are dropped",
+            "region/shard/src/sessions.rs",
+            "self.sessions.queue.push_front(entry);",
+            "drop(entry);",
+            "sessions::every_end_is_in_the_log_once",
+        ),
+        by(
             "id-of-the-open-batch-unknown",
             "two publishes with one id in one batch are both written",
             "region/shard/src/batch.rs",
@@ -261,6 +277,22 @@ fn edge() -> Vec<Mutant> {
     let model = "hub_model::a_hub_keeps_its_promises";
     let session = "session_prediction::a_session_says_what_the_model_says";
     vec![
+        by(
+            "arrival-proved-too-early",
+            "a connect is answered before the owner has heard of its user",
+            "edge/session/src/hub/users.rs",
+            "stay.told = Some(self.lease.sequence() + 1);",
+            "stay.told = Some(self.lease.sequence());",
+            "hub_users::a_renewal_that_was_sent_before_proves_nothing",
+        ),
+        by(
+            "end-not-said-again",
+            "the end of a session that was on its way when a link broke is never written",
+            "edge/session/src/hub/ends.rs",
+            "waiting.sent = false;",
+            "waiting.sent &= true;",
+            "hub_ends::the_owner_hears_of_every_end_and_knows_who_is_here",
+        ),
         by(
             "resume-one-too-late",
             "a client that comes back misses the first publication behind its position",

@@ -428,6 +428,50 @@ fn golden_prefixes() {
 }
 
 #[test]
+fn golden_sessions() {
+    let of = SessionHere {
+        session: 7,
+        instance: "demo".into(),
+        user: "alice".into(),
+        client: "c1".into(),
+    };
+    let report = ToOwner {
+        frame: Some(OwnerFrame::Sessions(SessionsReport {
+            process: 9,
+            here: vec![of.clone()],
+            complete: true,
+            ended: vec![SessionEnd {
+                number: 3,
+                of,
+                instance_epoch: 1,
+                event: gb6_core_wire::record::SessionEvent::Disconnect.into(),
+                channel: String::new(),
+                code: 3001,
+                reason: "shutdown".into(),
+            }],
+        })),
+    };
+    let golden = hex(
+        "92014a 090900000000000000 1213 0807 120464656d6f 1a05616c696365 22026331 1801 \
+         2228 0803 1213 0807 120464656d6f 1a05616c696365 22026331 1801 2001 30b917 3a0873687574646f776e",
+    );
+    assert_eq!(to_hex(&report.encode_to_vec()), to_hex(&golden));
+    assert_eq!(ToOwner::decode(&*golden), Ok(report));
+    let written = ToEdge {
+        frame: Some(EdgeFrame::SessionsWritten(SessionsWritten {
+            numbers: vec![3, 4],
+            moved: vec![5],
+        })),
+    };
+    let golden = hex("920107 0a020304 120105");
+    assert_eq!(to_hex(&written.encode_to_vec()), to_hex(&golden));
+    assert_eq!(written.class(), Class::Acknowledgement);
+    // Of whom no channel can be is in the channel of nobody.
+    assert_eq!(SessionEnd::home("alice"), "#alice");
+    assert_eq!([SessionEnd::home(""), SessionEnd::home("a,b")], ["#", "#"]);
+}
+
+#[test]
 fn a_frame_of_a_later_version_is_seen_as_none() {
     let later = ToEdge::decode(&*hex("ea06056c61746572")).unwrap();
     assert_eq!(later.frame, None);

@@ -8,6 +8,7 @@ mod presence;
 mod relay;
 mod retention;
 mod serve;
+mod session_ends;
 mod signals;
 mod users;
 mod webhooks;
