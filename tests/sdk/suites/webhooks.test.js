@@ -127,10 +127,11 @@ for (const format of formats) {
   });
 }
 
-test('who is disconnected by the server is told with the code and the reason', async () => {
-  await clients.connect(formats[0], 'bob', token('acme', 'bob'));
+test('who is disconnected by the server is told with the code and the reason, and once for all of it', async () => {
+  const client = await clients.connect(formats[0], 'bob', token('acme', 'bob'));
+  await new Room(client, formats[0], 'room:d').subscribe();
   await api('disconnect', { user: 'bob', disconnect: { code: 4321, reason: 'off you go' } });
-  await receivers.acme.until('the end', (r) => r.of('bob').length === 1);
+  await receivers.acme.until('the end', (r) => r.of('bob').some((event) => event.type === 'disconnect'));
   const [end] = receivers.acme.of('bob');
   assert.deepEqual([end.type, end.code, end.reason], ['disconnect', 4321, 'off you go']);
 });
