@@ -154,6 +154,14 @@ fn shard() -> Vec<Mutant> {
             "if failure == AppendFailure::StorageFull {\n            return self.committed(now_ms, SyncStats::default());\n        }\n        let Some(batch) = self.in_flight.take() else {\n            return;\n        };\n        for ix in",
             model,
         ),
+        by(
+            "prefix-shows-lists-of-users",
+            "whoever follows a prefix is told what is for certain users only",
+            "region/shard/src/prefixes.rs",
+            "if self.0.is_empty() || !prefix::may_be_followed(&room.channel) {",
+            "if self.0.is_empty() {",
+            "prefixes::an_edge_is_sent_each_publication_once_whatever_it_follows_it_for",
+        ),
     ]
 }
 
@@ -388,6 +396,30 @@ fn edge() -> Vec<Mutant> {
             "return Err(Disconnect::InsufficientState);",
             "return Ok(());",
             session,
+        ),
+        by(
+            "prefix-tells-before-its-answer",
+            "a publication of a prefix comes before the answer to its subscribe",
+            "edge/session/src/hub/prefix.rs",
+            "if !subscriber.following.is_open() {",
+            "if subscriber.token == 0 {",
+            "hub_prefix::it_begins_when_every_shard_follows_and_is_answered_first",
+        ),
+        by(
+            "prefix-outlives-a-cut",
+            "what a prefix missed while a link was cut is told to nobody",
+            "edge/session/src/hub/prefix.rs",
+            "if std::mem::take(&mut followed.confirmed) {",
+            "if std::mem::take(&mut followed.confirmed) && followed.filters.is_some() {",
+            "hub_prefix::a_cut_ends_it_at_a_pace_and_only_once",
+        ),
+        by(
+            "revoked-token-keeps-its-subscription",
+            "a subscription goes on whose token was revoked",
+            "edge/session/src/session/proofs.rs",
+            "terms.token = Some(token);",
+            "terms.token = terms.token.filter(|held| *held == token);",
+            "session_tokens::a_revoked_token_ends_the_subscription_that_is_by_it",
         ),
     ]
 }

@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use gb6_core_model::{Incarnation, InstanceId, NodeId, ShardId};
+use gb6_core_model::{Incarnation, InstanceId, NodeId, SessionId, ShardId};
 use gb6_core_obs::{Invariant, check_invariant};
 use gb6_core_wire::mesh::{HistoryPage, ShardRef, ToEdge};
 use gb6_edge_session::{Detach, Hub, HubConfig, HubOut as _, Request};
@@ -85,7 +85,9 @@ pub(super) struct ShardTask {
     /// The owner by the snapshot when the streams were last opened, and that snapshot's revision.
     placed: (Option<NodeId>, u64),
     /// The snapshot that the shards of all subscriptions to prefixes were last compared with.
-    prefixes_placed: Option<u64>,
+    prefixes_placed: u64,
+    /// Sessions that have followed a prefix since: at most one for each request of a round.
+    followers: Vec<SessionId>,
     /// Until when publishes may still be answered after the task was told to end.
     until: Option<Instant>,
     /// When what did not fit into the streams is offered to them again.
@@ -121,7 +123,8 @@ impl ShardTask {
             failures: 0,
             hint: None,
             placed: (None, 0),
-            prefixes_placed: None,
+            prefixes_placed: 0,
+            followers: Vec::new(),
             until: None,
             send_at: None,
             counts: Report::default(),
@@ -276,8 +279,8 @@ impl ShardTask {
             match ask {
                 Ask::Request(from, request) => {
                     if matches!(request.request, Request::Follow(_)) {
-                        // Its session may have looked at another snapshot.
-                        self.prefixes_placed = None;
+                        // It may have looked at another snapshot.
+                        self.followers.push(request.session);
                     }
                     self.hub.request(now, &from, *request, &mut self.out);
                 }
@@ -411,21 +414,27 @@ impl ShardTask {
         self.link = Link::Waiting(Instant::now() + wait);
     }
 
-    /// Ends subscriptions to prefixes that are in other shards than a newer snapshot names.
+    /// Ends subscriptions to prefixes that are in other shards than the snapshot names: all that are,
+    /// where it is a newer one, else of the sessions that have followed something since.
     fn follow_placement(&mut self) {
         let snapshot = self.shared.snapshot.load();
-        if self.prefixes_placed == Some(snapshot.revision) {
-            return;
-        }
-        self.prefixes_placed = Some(snapshot.revision);
-        self.hub.placement_changed(|instance| {
+        let shards = |instance: &str| {
             let (region, shards) = snapshot.shards_of(&InstanceId::from(instance))?;
             let shard = |shard: ShardId| ShardRef {
                 region: region.to_owned(),
                 shard: shard.0,
             };
             Some(shards.into_iter().map(shard).collect())
-        });
+        };
+        let followers = std::mem::take(&mut self.followers);
+        if self.prefixes_placed != snapshot.revision {
+            self.prefixes_placed = snapshot.revision;
+            self.hub.placement_changed(shards);
+        } else {
+            for session in followers {
+                self.hub.placement_of(session, shards);
+            }
+        }
     }
 
     /// Goes to the new owner where a newer snapshot names another one.

@@ -419,7 +419,7 @@ impl<S: Clone> Hub<S> {
     }
 
     /// There is another placement: `shards` says which shards have rooms of an instance. A
-    /// subscription that is in others has to begin anew.
+    /// subscription that is in others has to begin anew. Costs a look at every one.
     pub fn placement_changed(&mut self, shards: impl Fn(&str) -> Option<Vec<ShardRef>>) {
         let mut moved = Vec::new();
         for (instance, prefixes) in &self.prefixes.by_instance {
@@ -427,12 +427,32 @@ impl<S: Clone> Hub<S> {
                 continue;
             };
             for (_, followed) in prefixes.iter() {
-                let elsewhere = |s: &Subscriber<S>| s.following.shards() != now;
                 let subscribers = followed.subscribers.iter();
-                let subscribers = subscribers.filter(|(_, subscriber)| elsewhere(subscriber));
-                moved.extend(subscribers.map(|(session, _)| (*session, followed.key.clone())));
+                let elsewhere = subscribers.filter(|(_, s)| s.following.shards() != now);
+                moved.extend(elsewhere.map(|(session, _)| (*session, followed.key.clone())));
             }
         }
+        self.end_following(moved);
+    }
+
+    /// The same for one session, which has followed something since: its request may have been made by
+    /// another placement than the present one.
+    pub fn placement_of(
+        &mut self,
+        session: SessionId,
+        shards: impl Fn(&str) -> Option<Vec<ShardRef>>,
+    ) {
+        let first = (session, Arc::new(RoomRef::default()));
+        let members = self.prefixes.members.range(first..);
+        let members = members.take_while(|(of, _)| *of == session).cloned();
+        let mut moved: Vec<_> = members.collect();
+        moved.retain(|(_, key)| {
+            let now = shards(&key.instance);
+            let subscriber = self.prefixes.followed(key);
+            let subscriber = subscriber.and_then(|f| f.subscribers.get(&session));
+            let here = subscriber.map(|s| s.following.shards());
+            now.is_some_and(|now| here.is_some_and(|here| here != now))
+        });
         self.end_following(moved);
     }
 

@@ -276,9 +276,15 @@ fn another_placement_ends_what_is_in_other_shards() {
     edge.hubs[0].placement_changed(|_| None);
     edge.hubs[0].tick(20, &mut edge.said);
     assert!(edge.said.notices.is_empty());
-    edge.hubs[0].placement_changed(|_| Some(shards(3)));
+    edge.follow(2, "room:lob*");
+    edge.hubs[0].placement_of(SessionId(1), |_| Some(shards(2)));
+    edge.hubs[0].placement_of(SessionId(3), |_| Some(shards(3)));
+    edge.hubs[0].placement_of(SessionId(2), |_| Some(shards(3)));
     edge.hubs[0].tick(30, &mut edge.said);
-    assert_eq!(edge.said.notices, [1]);
+    assert_eq!(edge.said.notices, [2]);
+    edge.hubs[0].placement_changed(|_| Some(shards(3)));
+    edge.hubs[0].tick(40, &mut edge.said);
+    assert_eq!(edge.said.notices, [2, 1]);
 }
 
 #[test]

@@ -4,6 +4,7 @@ mod edge;
 mod index;
 mod limits;
 mod lying;
+mod prefixes;
 mod presence;
 mod relay;
 mod retention;
