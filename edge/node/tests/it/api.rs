@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::client::{Client, http, http_or_reset};
+use crate::client::{Client, PATIENCE, http, http_or_reset};
 use crate::world::{World, api_key, config, room};
 
 fn request(path: &str, headers: &str, body: &str) -> String {
@@ -541,7 +541,12 @@ async fn a_draining_edge_ends_what_it_has_in_hand() {
     let owner = world.owner.clone();
     crate::world::eventually("the publish", || owner.kept() == 1).await;
     let drain = tokio::spawn(world.edge.drain());
-    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    // It begins nothing any more, and waits for what it has.
+    let next = request("/api/info", &keyed("demo"), "{}");
+    let begin = std::time::Instant::now();
+    while http(address, &next).await.0 != 503 {
+        assert!(begin.elapsed() < PATIENCE);
+    }
     owner.mute(false);
     let (status, _, body) = last.await.unwrap();
     assert_eq!(status, 200, "{body}");
