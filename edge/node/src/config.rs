@@ -27,6 +27,8 @@ pub struct EdgeConfig {
     pub tls: bool,
     /// Where clients connect by QUIC; `None`: they do not. Port 0: any.
     pub quic: Option<SocketAddr>,
+    /// Whether any other port of that address will do where the port is taken.
+    pub quic_elsewhere: bool,
     /// How often the files of the certificate are looked at.
     pub certificate_check: Duration,
     /// The instance of a connection whose host name and token name none.
@@ -103,6 +105,7 @@ impl EdgeConfig {
             certificate: None,
             tls: false,
             quic: None,
+            quic_elsewhere: false,
             certificate_check: Duration::from_secs(1),
             default_instance,
             dev_tokens: false,

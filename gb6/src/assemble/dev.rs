@@ -1,7 +1,7 @@
 //! `gb6 dev`: every role in one process, joined by links in memory, on embedded storage.
 
 use std::collections::BTreeMap;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -166,6 +166,8 @@ fn start_edge(setup: &DevSetup, deps: EdgeDeps) -> anyhow::Result<EdgeHandle> {
     edge.dev_tokens = file.http.ip().is_loopback();
     edge.loopback_origins = true;
     edge.quic = file.quic.0.map(|quic| quic_address(quic, file.http));
+    // Nobody who did not ask for the usual port is to be kept from starting by it.
+    edge.quic_elsewhere = file.quic.0 == Some(USUAL_QUIC);
     let files = certificate_files(&file.tls_cert, &file.tls_key);
     edge.tls = file.tls || files.is_some();
     edge.certificate = Some(files.unwrap_or_else(|| {
@@ -188,14 +190,12 @@ fn start_edge(setup: &DevSetup, deps: EdgeDeps) -> anyhow::Result<EdgeHandle> {
     })
 }
 
-/// The address for QUIC. Nobody who did not ask for it is to be kept from starting by it, so any
-/// other port will do where the usual one is taken, or where any will do for HTTP.
+/// The address for QUIC: any port will do where any will do for HTTP.
 fn quic_address(wanted: SocketAddr, http: SocketAddr) -> SocketAddr {
-    let free = || UdpSocket::bind(wanted).is_ok();
-    if wanted == USUAL_QUIC && (http.port() == 0 || !free()) {
-        return SocketAddr::new(wanted.ip(), 0);
+    match wanted == USUAL_QUIC && http.port() == 0 {
+        true => SocketAddr::new(wanted.ip(), 0),
+        false => wanted,
     }
-    wanted
 }
 
 /// What is told when everything is ready.

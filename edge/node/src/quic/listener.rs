@@ -39,7 +39,12 @@ impl QuicListener {
         tls: Arc<QuicServerConfig>,
         config: &crate::config::EdgeConfig,
     ) -> io::Result<Self> {
-        let socket = UdpSocket::bind(address)?;
+        let socket = match UdpSocket::bind(address) {
+            Err(error) if config.quic_elsewhere && error.kind() == io::ErrorKind::AddrInUse => {
+                UdpSocket::bind(SocketAddr::new(address.ip(), 0))?
+            }
+            bound => bound?,
+        };
         let options = socket2::SockRef::from(&socket);
         // With less a burst costs retransmissions, nothing else.
         let _ = options.set_recv_buffer_size(SOCKET_BUFFER);

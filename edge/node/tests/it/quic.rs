@@ -569,3 +569,19 @@ async fn in_a_storm_a_client_is_told_to_come_back_later() {
     first.say(&[subscribe(2, "room:1")]).await;
     assert!(first.next().await.subscribe.is_some());
 }
+
+#[tokio::test]
+async fn a_port_that_is_taken_is_an_error_unless_any_other_will_do() {
+    let taken = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let mut settings = with_quic();
+    settings.quic = Some(taken.local_addr().unwrap());
+    let error = World::try_start(settings.clone())
+        .err()
+        .unwrap()
+        .to_string();
+    assert!(error.contains("can not listen for QUIC"), "{error}");
+    settings.quic_elsewhere = true;
+    let world = World::start(settings);
+    assert_ne!(address(&world), taken.local_addr().unwrap());
+    Quic::connect(address(&world), &world.token("alice")).await;
+}
