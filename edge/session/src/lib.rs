@@ -33,7 +33,8 @@ pub use revocation::{
     id_of_client, id_of_user,
 };
 pub use session::{
-    Action, Claims, CloseReason, Context, Decision, ErrorCounts, FrameKind, Overrides,
-    RecoverSince, Replacement, ServerCommand, Session, SessionConfig, SessionCounters, SessionSeed,
-    SharedLimits, SubscriptionClaims, SubscriptionGrant, TokenError,
+    Action, App, Claims, CloseReason, Context, Decision, ErrorCounts, FrameKind, Overrides,
+    RecoverSince, Replacement, RoomPublished, RoomTraced, ServerCommand, Session, SessionConfig,
+    SessionCounters, SessionSeed, SharedLimits, SubscriptionClaims, SubscriptionGrant, TokenError,
+    room_channel,
 };

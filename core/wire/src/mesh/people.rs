@@ -210,4 +210,10 @@ pub struct ConnectionThere {
     /// Its encoding: `json` or `protobuf`.
     #[prost(string, tag = "3")]
     pub protocol: String,
+    /// What its client calls the program that it is part of; empty: nothing.
+    #[prost(string, tag = "4")]
+    pub app_name: String,
+    /// That program's version, as its client says; empty: it does not.
+    #[prost(string, tag = "5")]
+    pub app_version: String,
 }

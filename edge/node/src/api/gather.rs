@@ -94,6 +94,8 @@ pub(super) async fn connections(
                 transport: one.transport,
                 protocol: one.protocol,
                 user: user.clone(),
+                app_name: one.app_name,
+                app_version: one.app_version,
             };
             connections.insert(one.client, info);
         }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use gb6_core_model::snapshot::ChannelKind;
 use gb6_core_model::{ErrorCode, Offset, limits};
-use gb6_edge_session::{Answer, Request};
+use gb6_edge_session::{Answer, Request, RoomPublished, RoomTraced, room_channel};
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 
@@ -22,28 +22,10 @@ struct PublishParams {
     data: Json,
 }
 
-#[derive(Serialize)]
-struct PublishReply {
-    offset: Offset,
-    epoch: String,
-    time: i64,
-    duplicate: bool,
-}
-
 #[derive(Deserialize)]
 struct TraceParams {
     room: String,
     offset: Offset,
-}
-
-#[derive(Serialize)]
-struct TraceReply<'a> {
-    edge: &'a str,
-    shard: u32,
-    shard_epoch: u64,
-    offset: Offset,
-    sync_us: u64,
-    batch: u32,
 }
 
 /// Calls a method.
@@ -74,18 +56,14 @@ async fn publish(call: &Call, params: PublishParams) -> Result<RpcResult, ApiErr
         version: 0,
         version_epoch: String::new(),
     })?;
-    let name = full_name(params.room);
+    let name = room_channel(&params.room);
     if call.channel(&name)?.1.kind == ChannelKind::Signal {
         let why = "room.publish is durable; in a channel of kind = \"signal\" use publish";
         return Err(ApiError::with(ErrorCode::NotAvailable, why));
     }
     let (channel, published) = call.publish(&name, message).await?;
-    answer(&PublishReply {
-        offset: published.offset,
-        epoch: call.epoch(&channel, published.generation),
-        time: published.time,
-        duplicate: published.duplicate,
-    })
+    let epoch = call.epoch(&channel, published.generation);
+    answer(&RoomPublished::new(&published, epoch))
 }
 
 async fn trace(call: &Call, params: TraceParams) -> Result<RpcResult, ApiError> {
@@ -93,25 +71,12 @@ async fn trace(call: &Call, params: TraceParams) -> Result<RpcResult, ApiError> 
     if offset == 0 {
         return Err(ApiError::bad("offsets begin at 1"));
     }
-    let (channel, _) = call.channel(&full_name(params.room))?;
+    let (channel, _) = call.channel(&room_channel(&params.room))?;
     let Answer::Traced(traced) = call.ask(&channel, Request::Trace { offset }).await? else {
         return Err(ErrorCode::Internal.into());
     };
-    answer(&TraceReply {
-        edge: &call.shared.config.session.node,
-        shard: traced.shard,
-        shard_epoch: traced.shard_epoch,
-        offset,
-        sync_us: traced.sync_us,
-        batch: traced.batch,
-    })
-}
-
-fn full_name(room: String) -> String {
-    match room.contains(':') {
-        true => room,
-        false => format!("room:{room}"),
-    }
+    let node = &call.shared.config.session.node;
+    answer(&RoomTraced::new(node, offset, &traced))
 }
 
 fn parse<'a, T: Deserialize<'a>>(params: &'a RawValue) -> Result<T, ApiError> {

@@ -506,6 +506,14 @@ pub(super) struct ConnectionInfo {
     pub(super) protocol: String,
     /// The user.
     pub(super) user: String,
+    /// What the client calls the program that it is part of, at most 32 bytes of it.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    #[schemars(default)]
+    pub(super) app_name: String,
+    /// That program's version, as the client says.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    #[schemars(default)]
+    pub(super) app_version: String,
 }
 
 #[expect(

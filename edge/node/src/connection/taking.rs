@@ -7,6 +7,7 @@ use bytes::Bytes;
 use gb6_core_model::Disconnect;
 use gb6_core_wire::mesh::ConnectionThere;
 use gb6_edge_session::ARRIVAL;
+use gb6_edge_session::App;
 
 use super::carrier::Carrier;
 use super::driver::{Connection, End};
@@ -38,10 +39,14 @@ impl<C: Carrier, F: Framing> Connection<C, F> {
     /// Somebody asks what it is.
     fn describe(&self, roll: &Roll) {
         if let Some(client) = self.session.client() {
+            let app = self.session.app();
+            let said = |text: fn(&App) -> &str| app.map_or("", text).to_owned();
             roll.add(ConnectionThere {
                 client: client.to_owned(),
                 transport: self.transport.name().to_owned(),
                 protocol: self.dialect.name().to_owned(),
+                app_name: said(|app| &app.name),
+                app_version: said(|app| &app.version),
             });
         }
     }

@@ -321,3 +321,28 @@ async fn what_makes_no_sense_is_refused_before_anybody_is_asked() {
         assert!(message.contains(words), "{method} {answer}");
     }
 }
+
+#[tokio::test]
+async fn connections_say_which_program_they_are_of() {
+    let (world, _other) = edges().await;
+    let token = world.token("alice");
+    // The second one cut in front of a letter that does not fit whole.
+    let long = "x".repeat(31) + "é";
+    let programs = [("shop", "1.2"), (&long, ""), ("", "")];
+    let mut clients = Vec::new();
+    for (name, version) in programs {
+        let mut client = Client::open(world.address).await;
+        let connect = json!({"token": token, "name": name, "version": version});
+        let reply = client.call(json!({"id": 1, "connect": connect})).await;
+        let id = reply["connect"]["client"].as_str().unwrap().to_owned();
+        clients.push((client, id));
+    }
+    let answer = call(&world, "connections", json!({"user": "alice"})).await;
+    let said = |n: usize| &answer["result"]["connections"][&clients[n].1];
+    assert_eq!(
+        (&said(0)["app_name"], &said(0)["app_version"]),
+        (&json!("shop"), &json!("1.2"))
+    );
+    assert_eq!(said(1)["app_name"], json!("x".repeat(31)));
+    assert!(said(1)["app_version"].is_null() && said(2)["app_name"].is_null());
+}

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use gb6_core_model::{Caps, Disconnect, ErrorCode, InstanceId};
-use gb6_core_wire::client::{Command, ConnectResult, Method, SubscribeRequest, SubscribeResult};
+use gb6_core_wire::client::{
+    Command, ConnectRequest, ConnectResult, Method, SubscribeRequest, SubscribeResult,
+};
 use gb6_core_wire::mesh::Person;
 
 use super::Closes;
@@ -30,6 +32,33 @@ pub(super) struct Opening {
     /// What the client has of its server-side subscriptions.
     positions: BTreeMap<String, SubscribeRequest>,
     options: Options,
+    app: Option<Box<App>>,
+}
+
+/// What a client says of the program that it is part of.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct App {
+    /// Its name, cut to [`App::BYTES_MAX`].
+    pub name: Box<str>,
+    /// Its version, cut likewise.
+    pub version: Box<str>,
+}
+
+impl App {
+    /// Longest name and version that are kept, in bytes: every idle connection has them.
+    pub const BYTES_MAX: usize = 32;
+
+    /// `None`: it says nothing.
+    fn of(connect: &ConnectRequest) -> Option<Box<Self>> {
+        let kept = |text: &str| text[..text.floor_char_boundary(Self::BYTES_MAX)].into();
+        let says = !connect.name.is_empty() || !connect.version.is_empty();
+        says.then(|| {
+            Box::new(Self {
+                name: kept(&connect.name),
+                version: kept(&connect.version),
+            })
+        })
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -53,6 +82,7 @@ impl Opening {
             step: Step::Waiting,
             positions: BTreeMap::new(),
             options: Options::default(),
+            app: None,
         }
     }
 
@@ -67,6 +97,7 @@ impl Opening {
             step: Step::Refused,
             positions: BTreeMap::new(),
             options: Options::default(),
+            app: None,
         }
     }
 
@@ -90,6 +121,7 @@ impl Opening {
                 self.step = Step::Verifying(command.id);
                 self.positions = connect.subs.clone();
                 self.options = Options::of(connect, turn.dialect);
+                self.app = App::of(connect);
                 if !connect.token.is_empty() {
                     turn.verify(CONNECT_VERIFICATION, connect.token.clone());
                 } else if self.is_asked_about(turn.cx) {
@@ -208,6 +240,7 @@ impl Opening {
         let positions = std::mem::take(&mut self.positions);
         let mut live = Box::new(Live::new(turn.cx, claims, person, self.spread));
         live.options = self.options;
+        live.app = self.app.take();
         match live.join(turn, reply, granted, positions)? {
             Err(code) => return self.refuse(turn, id, code),
             Ok(Some(reply)) => connected(turn, &live, reply, BTreeMap::new()),

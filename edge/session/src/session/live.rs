@@ -50,6 +50,8 @@ pub(super) struct Live {
     /// How many of its commands may still fail; `None`: none has.
     errors: Option<Box<Bucket>>,
     pub(super) options: Options,
+    /// What its client says of the program that it is part of.
+    pub(super) app: Option<Box<super::connect::App>>,
 }
 
 // Every idle connection has one: above this, allocators hand out 320 bytes.
@@ -131,6 +133,7 @@ impl Live {
             proofs: None,
             errors: None,
             options: Options::default(),
+            app: None,
         }
     }
 

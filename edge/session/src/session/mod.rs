@@ -31,7 +31,9 @@ use bytes::Bytes;
 use gb6_core_model::{Disconnect, ErrorCode, SessionId, limits};
 use gb6_core_wire::client::{CodecError, Commands, Dialect};
 
+pub use connect::App;
 pub use decision::{Decision, Replacement};
+pub use rpc::{RoomPublished, RoomTraced, room_channel};
 pub use server::{CloseReason, RecoverSince, ServerCommand};
 pub use types::{
     Action, Claims, Context, ErrorCounts, FrameKind, Overrides, SessionConfig, SessionCounters,
@@ -326,6 +328,14 @@ impl Session {
             }
             Ok::<(), Disconnect>(())
         });
+    }
+
+    /// What the client of a connected session says of the program that it is part of.
+    pub fn app(&self) -> Option<&App> {
+        match &self.state {
+            State::Live(live) => live.app.as_deref(),
+            _ => None,
+        }
     }
 
     /// The client id of a connected session.

@@ -28,12 +28,25 @@ struct PublishArgument<'a> {
     data: &'a RawValue,
 }
 
+/// What `room.publish` answers, whoever calls it.
 #[derive(Serialize)]
-struct PublishReply {
+pub struct RoomPublished {
     offset: Offset,
     epoch: String,
     time: i64,
     duplicate: bool,
+}
+
+impl RoomPublished {
+    /// The answer for what was written under this stream epoch.
+    pub fn new(published: &PublishAnswer, epoch: String) -> Self {
+        Self {
+            offset: published.offset,
+            epoch,
+            time: published.time,
+            duplicate: published.duplicate,
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -42,14 +55,29 @@ struct TraceArgument {
     offset: Offset,
 }
 
+/// What `room.trace` answers, whoever calls it.
 #[derive(Serialize)]
-struct TraceReply<'a> {
+pub struct RoomTraced<'a> {
     edge: &'a str,
     shard: u32,
     shard_epoch: u64,
     offset: Offset,
     sync_us: u64,
     batch: u32,
+}
+
+impl<'a> RoomTraced<'a> {
+    /// The answer of the node `edge` about the record at `offset`.
+    pub fn new(edge: &'a str, offset: Offset, traced: &TraceAnswer) -> Self {
+        Self {
+            edge,
+            shard: traced.shard,
+            shard_epoch: traced.shard_epoch,
+            offset,
+            sync_us: traced.sync_us,
+            batch: traced.batch,
+        }
+    }
 }
 
 impl Live {
@@ -77,7 +105,7 @@ impl Live {
             data: data.slice_ref(argument.data.get().as_bytes()),
             content_type: ContentType::Json,
         };
-        let channel = full_name(&argument.room);
+        let channel = room_channel(&argument.room);
         self.write(turn, id, &channel, message, Asked::RpcPublish)
     }
 
@@ -88,13 +116,8 @@ impl Live {
         channel: &Channel,
         published: PublishAnswer,
     ) {
-        let reply = PublishReply {
-            offset: published.offset,
-            epoch: self.epoch(channel, published.generation),
-            time: published.time,
-            duplicate: published.duplicate,
-        };
-        answer(turn, id, &reply);
+        let epoch = self.epoch(channel, published.generation);
+        answer(turn, id, &RoomPublished::new(&published, epoch));
     }
 
     fn rpc_trace(&mut self, turn: &mut Turn<'_>, id: u32, data: &Bytes) -> Result<(), ErrorCode> {
@@ -102,7 +125,7 @@ impl Live {
         if offset == 0 {
             return Err(ErrorCode::BadRequest);
         }
-        let name = full_name(&room);
+        let name = room_channel(&room);
         let (channel, _) = self.asker().may(turn.cx.snapshot, &name, Allow::History)?;
         let asked = Asked::RpcTrace(offset);
         let request = self.request(turn, id, &channel, asked, Request::Trace { offset });
@@ -117,15 +140,8 @@ impl Live {
         offset: Offset,
         traced: TraceAnswer,
     ) {
-        let reply = TraceReply {
-            edge: &turn.cx.config.node,
-            shard: traced.shard,
-            shard_epoch: traced.shard_epoch,
-            offset,
-            sync_us: traced.sync_us,
-            batch: traced.batch,
-        };
-        answer(turn, id, &reply);
+        let node = &turn.cx.config.node;
+        answer(turn, id, &RoomTraced::new(node, offset, &traced));
     }
 }
 
@@ -142,10 +158,12 @@ pub(super) fn channel_named(data: &Bytes) -> Option<String> {
     struct Named {
         room: String,
     }
-    Some(full_name(&parse::<Named>(data).ok()?.room))
+    Some(room_channel(&parse::<Named>(data).ok()?.room))
 }
 
-fn full_name(room: &str) -> String {
+/// The channel that the argument `room` of these methods names: a full name, or one without its
+/// namespace.
+pub fn room_channel(room: &str) -> String {
     match room.contains(':') {
         true => room.to_owned(),
         false => format!("{ROOM_NAMESPACE}:{room}"),
