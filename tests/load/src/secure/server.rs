@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 use quinn::crypto::rustls::QuicServerConfig;
 use rustls::ServerConfig;
 use rustls::crypto::ring::default_provider;
+use rustls::server::NoServerSessionStorage;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_rustls::TlsAcceptor;
@@ -55,6 +56,9 @@ fn config(
         .with_single_cert(vec![certificate], key)
         .context("using the certificate")?;
     config.alpn_protocols = vec![alpn.to_vec()];
+    // As ours: nothing is kept for a next connection.
+    config.send_tls13_tickets = 0;
+    config.session_storage = Arc::new(NoServerSessionStorage {});
     Ok(config)
 }
 
