@@ -6,13 +6,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Result, anyhow, bail};
+use gb6_core_wire::client::Dialect;
 
 use super::figures::FairnessFigures;
 use super::publish::{PublishPlan, Publisher, measure};
 use super::run_name;
 use crate::clock::now_ns;
-use gb6_core_wire::client::Dialect;
-
 use crate::codec::{Codec, Gb6};
 use crate::process::{Pinning, Watched};
 use crate::subject::{Speech, Subject, Tokens};
