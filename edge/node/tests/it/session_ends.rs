@@ -78,7 +78,7 @@ async fn whoever_ends_it_an_end_is_told_once() {
         "disconnect": {"code": 4501, "reason": "you moved"},
     });
     call(&world, "disconnect", one).await;
-    wanted.push(ended(1, "", 4501, "ended by the application"));
+    wanted.push(ended(1, "", 4501, "you moved"));
     assert_eq!(ends(&world, 3).await, wanted);
     clients[2].send(&json!({"id": 9, "send": {}})).await;
     wanted.push(ended(2, "", 3508, "not available"));
