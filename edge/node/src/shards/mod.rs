@@ -287,6 +287,11 @@ fn collect_one(
             g.prefix_subscribers as f64,
         ),
         (
+            "gb6_edge_prefixes_waiting",
+            "Subscribes to prefixes that had to wait for the owner, in the time of an answer.",
+            g.prefixes_waiting as f64,
+        ),
+        (
             "gb6_edge_interests_unanswered",
             "Rooms that the owner was told of and has not answered.",
             g.interests_unanswered as f64,

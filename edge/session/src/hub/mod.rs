@@ -271,6 +271,7 @@ impl<S: Clone> Hub<S> {
             subscribers: self.rooms.iter().map(|(_, r)| r.subscribers.len()).sum(),
             prefixes: self.prefixes.len(),
             prefix_subscribers: self.prefixes.subscribers(),
+            prefixes_waiting: self.prefixes.waiting(),
             interests_unanswered: self.interests.unanswered(),
             interests_waiting: self.interests.waiting(),
             joining: self.rooms.iter().map(|(_, r)| r.joiners.len()).sum(),

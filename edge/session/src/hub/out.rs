@@ -249,6 +249,8 @@ pub struct HubGauges {
     pub prefixes: usize,
     /// Subscriptions to them.
     pub prefix_subscribers: usize,
+    /// Subscribes to prefixes that had to wait for the owner, and are remembered for it.
+    pub prefixes_waiting: usize,
     /// Rooms that the owner was told of and has not answered.
     pub interests_unanswered: usize,
     /// Rooms that the owner has still to be told of.

@@ -31,7 +31,8 @@ pub(super) struct Prefixes<S> {
     /// Prefixes that the owner was asked for, by request number, so in the order of asking.
     asked: BTreeMap<u64, Arc<RoomRef>>,
     /// Subscribes that had to wait, with when they came and their tokens, in that order; some are
-    /// over by now.
+    /// over by now. Each goes when it would have had no answer in time, so there are as many as come
+    /// in that time.
     waiting: VecDeque<(u64, SessionId, u64, Arc<RoomRef>)>,
     /// Subscriptions to be ended.
     ending: BTreeMap<(SessionId, Arc<RoomRef>), Ending<S>>,
@@ -79,6 +80,11 @@ impl<S> Default for Prefixes<S> {
 }
 
 impl<S> Prefixes<S> {
+    /// Subscribes that had to wait, also those that are over.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
     /// Whether nobody follows any.
     pub(super) fn is_empty(&self) -> bool {
         self.members.is_empty() && self.ending.is_empty()
@@ -484,6 +490,8 @@ impl<S: Clone> Hub<S> {
     /// Gives up on what waits for too long, and ends what has to end.
     pub(super) fn tick_prefixes(&mut self, now: u64, out: &mut impl HubOut<S>) {
         if self.prefixes.is_empty() {
+            // Those who waited have all gone.
+            self.prefixes.waiting = VecDeque::new();
             return;
         }
         let answer_ms = self.config.answer_ms;

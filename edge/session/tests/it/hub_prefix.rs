@@ -236,6 +236,28 @@ fn what_was_refused_or_not_answered_fails_once() {
 }
 
 #[test]
+fn who_comes_and_goes_before_an_answer_leaves_nothing() {
+    let mut edge = Edge::new(1);
+    let late = HubConfig::default().answer_ms;
+    for begin in [0, 10] {
+        for _ in 0..1_000 {
+            let (_, following) = edge.follow(1, "room:lob*");
+            edge.ask(1, "room:lob*", Request::Unfollow(following));
+        }
+        assert_eq!(edge.hubs[0].gauges().prefixes_waiting, 1_000);
+        // Whether or not somebody else is there when the time is looked at.
+        if begin > 0 {
+            edge.follow(2, "room:abc*");
+            edge.hubs[0].tick(late - 1, &mut edge.said);
+            assert_eq!(edge.hubs[0].gauges().prefixes_waiting, 1_001);
+        }
+        edge.hubs[0].tick(late, &mut edge.said);
+        assert_eq!(edge.hubs[0].gauges().prefixes_waiting, 0);
+        assert!(edge.hubs[0].is_idle());
+    }
+}
+
+#[test]
 fn a_cut_ends_it_at_a_pace_and_only_once() {
     let mut edge = Edge::new(2);
     for session in 1..=3 {
