@@ -12,6 +12,9 @@ use crate::edge::{Connected, Running};
 use crate::tokens::Token;
 use crate::world::{Event, Work, World};
 
+/// Within which time a client has what its edge sends now, in ms.
+const ON_ITS_WAY_MS: u64 = 50;
+
 /// What waits for a session in its outbox, in order.
 pub(crate) enum Heard {
     Deliver(Bytes),
@@ -43,6 +46,7 @@ impl World {
     /// Something comes for a session: it is done at once, or behind what waits already.
     pub(crate) fn hears(&mut self, edge: usize, connection: u64, heard: Heard) {
         let held = self.is_held(edge, connection);
+        let contended = self.now <= self.contended_until;
         let Some(connected) = self.connected(edge, connection) else {
             return;
         };
@@ -51,7 +55,7 @@ impl World {
             return;
         }
         if held || !connected.outbox.is_empty() {
-            connected.outbox.push_back(heard);
+            connected.outbox.push_back((contended, heard));
         } else {
             self.attend(edge, connection, heard);
         }
@@ -65,13 +69,17 @@ impl World {
         let Some(connected) = self.connected(edge, connection) else {
             return;
         };
-        let Some(heard) = connected.outbox.pop_front() else {
+        let Some((contended, heard)) = connected.outbox.pop_front() else {
             let waiting = connected.waiting.take();
             for request in waiting.into_iter().flat_map(HeldRequests::release) {
                 self.hand(edge, connection, request);
             }
             return;
         };
+        if contended {
+            // Who was fenced may have said it, however long ago.
+            self.contended_until = self.contended_until.max(self.now + ON_ITS_WAY_MS);
+        }
         // Behind what follows from it.
         self.work.push_front(Work::Take(edge, connection));
         self.attend(edge, connection, heard);

@@ -49,8 +49,9 @@ pub(crate) struct Connected {
     pub(crate) held: Vec<Bytes>,
     /// Its token, once that was good: revocations may name it.
     pub(crate) token: Option<Token>,
-    /// What waits for it while it is held still.
-    pub(crate) outbox: VecDeque<Heard>,
+    /// What waits for it while it is held still, each with whether an owner that was fenced may have
+    /// said it.
+    pub(crate) outbox: VecDeque<(bool, Heard)>,
     /// What it asks meanwhile; `None`: nothing.
     pub(crate) waiting: Option<HeldRequests>,
 }

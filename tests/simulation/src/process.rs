@@ -172,12 +172,18 @@ impl World {
 
     /// The process is gone, or no longer owns the shard.
     pub(crate) fn region_dies(&mut self, region: usize) {
-        if self.regions.iter().all(|r| r.up.is_some()) {
+        self.regions[region].up = None;
+        self.regions[region].life += 1;
+        let left = self
+            .regions
+            .iter()
+            .enumerate()
+            .find(|(_, r)| r.up.is_some());
+        let left = left.map(|(n, region)| (n, region.life));
+        if self.contended_until == u64::MAX && (left.is_none() || left == self.newest_owner) {
             // What the one that was fenced has said may still be on its way.
             self.contended_until = self.now + 2_000;
         }
-        self.regions[region].up = None;
-        self.regions[region].life += 1;
         self.ledger.disturb_all(self.now + LATE_MS);
         let links: Vec<LinkId> = self
             .wires

@@ -409,8 +409,9 @@ impl Client {
             let older = self.contended && result.offset < had;
             assert!(
                 result.recovered || older,
-                "{}: {room} was not recovered",
-                self.user
+                "{}: {room} was not recovered at {now}: {had} of {}",
+                self.user,
+                result.offset
             );
         }
         if !result.recovered {
