@@ -7,7 +7,7 @@ use gb6_core_mesh::identity::MESH_DNS_NAME;
 use gb6_core_wire::client::Dialect;
 use gb6_tests_cluster::Rounds;
 use gb6_tests_harness::client::Target;
-use gb6_tests_harness::process::{Mesh, MeshOptions, PATIENCE, member};
+use gb6_tests_harness::process::{Mesh, MeshOptions, Metrics, PATIENCE, member};
 use rand::RngExt;
 
 use crate::load::{Amount, Load};
@@ -49,6 +49,12 @@ async fn killed_and_paused_under_http_streams() {
         }
     };
     let load = Load::start_with("streams", rounds.seed, AMOUNT, by).await;
+    load.progress(1).await;
+    for transport in ["sse", "http_stream"] {
+        assert!(sessions(&mesh, transport).await > 0.0, "{transport}");
+    }
+    let relayed = of_edges(&mesh, "gb6_edge_relay_questions_total", &[]).await;
+    assert!(relayed > 0.0, "nothing was said to another edge");
     run(mesh, rounds, load).await;
 }
 
@@ -67,7 +73,26 @@ async fn killed_and_paused_under_quic() {
         }
     };
     let load = Load::start_with("quic", rounds.seed, AMOUNT, by).await;
+    let all = (AMOUNT.publishers + 2) as f64;
+    load.progress(1).await;
+    assert!(sessions(&mesh, "quic").await >= all);
     run(mesh, rounds, load).await;
+}
+
+/// Sessions of this transport at both edges.
+async fn sessions(mesh: &Mesh, transport: &str) -> f64 {
+    let label = format!("transport=\"{transport}\"");
+    of_edges(mesh, "gb6_edge_sessions", &[&label]).await
+}
+
+/// The sum of a metric of the edges.
+async fn of_edges(mesh: &Mesh, name: &str, labels: &[&str]) -> f64 {
+    let mut sum = 0.0;
+    for (_, address) in mesh.addresses().filter(|(node, _)| node.starts_with('e')) {
+        let metrics = Metrics::read(address).await.unwrap();
+        sum += metrics.sum(name, labels).unwrap_or(0.0);
+    }
+    sum
 }
 
 /// Runs the rounds, and checks what everybody saw.
