@@ -266,7 +266,8 @@ async fn speak_http<C: Carrier + AsyncRead + AsyncWrite>(
         let (shared, granted, unproven) = (shared.clone(), granted.clone(), unproven.clone());
         move |request| {
             unproven.prolong(EXCHANGE_TIMEOUT);
-            Box::pin(http::serve(shared.clone(), granted.clone(), request))
+            let (shared, granted) = (shared.clone(), granted.clone());
+            Box::pin(http::serve(shared, granted, unproven.clone(), request))
         }
     });
     let mut http = http1::Builder::new();

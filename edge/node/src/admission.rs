@@ -2,10 +2,10 @@
 //! shown who they are, whose oldest makes room for a newer one. Somebody who opens connections
 //! and says nothing pushes out only others of that kind.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use gb6_core_model::Disconnect;
@@ -35,6 +35,9 @@ pub(crate) struct Admission {
 struct HalfOpen {
     /// By order of arrival.
     waiting: BTreeMap<u64, Waiting>,
+    /// Those that make room for nobody at the moment, by their numbers. Bounded by how many may wait
+    /// for the turn of their session.
+    aside: HashMap<u64, Waiting>,
     arrivals: u64,
 }
 
@@ -42,8 +45,8 @@ struct Waiting {
     /// Until when it must have sent a request, or the next one; `None`: its session keeps its own
     /// deadline.
     until: Option<Instant>,
-    /// `None` for the moment in which the task is being started: then it is not evicted.
-    task: Option<AbortHandle>,
+    /// Empty for the moment in which the task is being started: then it is not evicted.
+    task: Arc<OnceLock<AbortHandle>>,
 }
 
 /// The place of one connection among all that are open, and among those of its address.
@@ -57,7 +60,14 @@ pub(crate) struct Permit {
 /// The place of one connection among the half-open ones, given up when it is dropped.
 pub(crate) struct Unproven {
     admission: Arc<Admission>,
-    number: u64,
+    /// Changed under the lock of the table.
+    number: AtomicU64,
+}
+
+/// A half-open connection that makes room for nobody until this is dropped.
+pub(crate) struct Aside<'a> {
+    unproven: &'a Unproven,
+    since: Instant,
 }
 
 impl Admission {
@@ -120,36 +130,25 @@ impl Admission {
         timeout: Duration,
         spawn: impl FnOnce(Unproven) -> AbortHandle,
     ) {
+        let started = Arc::<OnceLock<_>>::default();
+        let waiting = Waiting {
+            until: Some(Instant::now() + timeout),
+            task: started.clone(),
+        };
         let number = {
             let mut half_open = self.half_open.lock();
             while half_open.waiting.len() >= self.half_open_max && self.drop_first(&mut half_open) {
             }
-            let number = half_open.arrivals;
-            half_open.arrivals += 1;
-            half_open.waiting.insert(
-                number,
-                Waiting {
-                    until: Some(Instant::now() + timeout),
-                    task: None,
-                },
-            );
-            number
+            half_open.arrives(waiting)
         };
         self.metrics.half_open.inc();
         let task = spawn(Unproven {
             admission: self.clone(),
-            number,
+            number: AtomicU64::new(number),
         });
-        self.started(number, task);
-    }
-
-    /// Notes how to stop the connection's task, unless the connection has already shown who it is
-    /// or ended. Never under the lock of the table: a runtime that is shutting down drops a new
-    /// task where it is spawned, and that takes the lock.
-    fn started(&self, number: u64, task: AbortHandle) {
-        if let Some(waiting) = self.half_open.lock().waiting.get_mut(&number) {
-            waiting.task = Some(task);
-        }
+        // Never under the lock of the table: a runtime that is shutting down drops a new task where
+        // it is spawned, and that takes the lock. It is the only one that is put there.
+        let _ = started.set(task);
     }
 
     /// Drops the oldest half-open connection. `false`: there is none.
@@ -162,7 +161,7 @@ impl Admission {
         let mut half_open = self.half_open.lock();
         let before = half_open.waiting.len();
         half_open.waiting.retain(|_, waiting| {
-            let Some(task) = &waiting.task else {
+            let Some(task) = waiting.task.get() else {
                 return true;
             };
             let stays = waiting.until.is_none_or(|until| now < until);
@@ -190,7 +189,7 @@ impl Admission {
         let first = half_open
             .waiting
             .iter()
-            .find_map(|(number, waiting)| Some((*number, waiting.task.clone()?)));
+            .find_map(|(number, waiting)| Some((*number, waiting.task.get()?.clone())));
         match first {
             Some((number, task)) => {
                 half_open.waiting.remove(&number);
@@ -201,6 +200,16 @@ impl Admission {
             }
             None => false,
         }
+    }
+}
+
+impl HalfOpen {
+    /// The newest one; its number.
+    fn arrives(&mut self, waiting: Waiting) -> u64 {
+        let number = self.arrivals;
+        self.arrivals += 1;
+        self.waiting.insert(number, waiting);
+        number
     }
 }
 
@@ -227,7 +236,7 @@ impl Unproven {
             .half_open
             .lock()
             .waiting
-            .get_mut(&self.number)
+            .get_mut(&self.number())
         {
             waiting.until = Some(Instant::now() + timeout);
         }
@@ -236,32 +245,59 @@ impl Unproven {
     /// Goes on as half-open in another task, which keeps its own deadline.
     pub(crate) fn hand_over(self, spawn: impl FnOnce(Unproven) -> AbortHandle) {
         let admission = self.admission.clone();
-        let number = self.number;
-        match admission.half_open.lock().waiting.get_mut(&number) {
+        let started = Arc::<OnceLock<_>>::default();
+        match admission.half_open.lock().waiting.get_mut(&self.number()) {
             Some(waiting) => {
                 *waiting = Waiting {
                     until: None,
-                    task: None,
+                    task: started.clone(),
                 }
             }
             // Evicted a moment ago: this task is about to be dropped, and starts no other.
             None => return,
         }
         let task = spawn(self);
-        admission.started(number, task);
+        let _ = started.set(task);
+    }
+
+    /// Makes room for nobody, and loses no time, until what is given back is dropped: it waits for
+    /// its turn, and whoever comes later waits behind it.
+    pub(crate) fn aside(&self) -> Aside<'_> {
+        let mut half_open = self.admission.half_open.lock();
+        let number = self.number();
+        if let Some(waiting) = half_open.waiting.remove(&number) {
+            half_open.aside.insert(number, waiting);
+        }
+        Aside {
+            unproven: self,
+            since: Instant::now(),
+        }
+    }
+
+    fn number(&self) -> u64 {
+        self.number.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Aside<'_> {
+    fn drop(&mut self) {
+        let mut half_open = self.unproven.admission.half_open.lock();
+        if let Some(mut waiting) = half_open.aside.remove(&self.unproven.number()) {
+            waiting.until = waiting.until.map(|until| until + self.since.elapsed());
+            // Like one that has just come: it would be the next to go otherwise.
+            let number = half_open.arrives(waiting);
+            self.unproven.number.store(number, Ordering::Relaxed);
+        }
     }
 }
 
 impl Drop for Unproven {
     fn drop(&mut self) {
-        if self
-            .admission
-            .half_open
-            .lock()
-            .waiting
-            .remove(&self.number)
-            .is_some()
-        {
+        let number = self.number();
+        let mut half_open = self.admission.half_open.lock();
+        let waiting = half_open.waiting.remove(&number);
+        let aside = half_open.aside.remove(&number);
+        if waiting.or(aside).is_some() {
             self.admission.metrics.half_open.dec();
         }
     }

@@ -40,13 +40,14 @@ impl Connects {
         *self.pace.lock() = ConnectPace::new(per_second, wait);
     }
 
-    /// Waits for the turn of one session. Whoever gives up waiting has had its turn.
-    pub(crate) async fn enter(&self) -> Result<(), ConnectLater> {
+    /// Waits for the turn of one session, holding what `aside` gives meanwhile. Whoever gives up
+    /// waiting has had its turn.
+    pub(crate) async fn enter<G>(&self, aside: impl FnOnce() -> G) -> Result<(), ConnectLater> {
         let turn = self.pace.lock().turn(self.began.elapsed(), rand::random());
         let wait = turn?;
         if !wait.is_zero() {
             self.waiting.inc();
-            let _waiting = Waiting(&self.waiting);
+            let _waiting = (Waiting(&self.waiting), aside());
             tokio::time::sleep(wait).await;
         }
         Ok(())
@@ -66,29 +67,29 @@ mod tests {
     #[tokio::test]
     async fn another_pace_is_in_force_at_once() {
         let connects = connects(Some(1), 0);
-        connects.enter().await.unwrap();
-        assert!(connects.enter().await.is_err());
+        connects.enter(|| ()).await.unwrap();
+        assert!(connects.enter(|| ()).await.is_err());
         connects.set(None, Duration::ZERO);
         for _ in 0..100 {
-            connects.enter().await.unwrap();
+            connects.enter(|| ()).await.unwrap();
         }
         connects.set(Some(1), Duration::ZERO);
-        connects.enter().await.unwrap();
-        assert!(connects.enter().await.is_err());
+        connects.enter(|| ()).await.unwrap();
+        assert!(connects.enter(|| ()).await.is_err());
     }
 
     #[tokio::test]
     async fn those_that_wait_are_counted_until_they_are_served_or_gone() {
         let connects = connects(Some(10), 1_000);
         for _ in 0..10 {
-            connects.enter().await.unwrap();
+            connects.enter(|| ()).await.unwrap();
         }
-        let mut waits = std::pin::pin!(connects.enter());
+        let mut waits = std::pin::pin!(connects.enter(|| ()));
         let moment = Duration::from_millis(1);
         let looked = tokio::time::timeout(moment, waits.as_mut()).await;
         assert!(looked.is_err() && connects.waiting.get() == 1);
         {
-            let mut gone = std::pin::pin!(connects.enter());
+            let mut gone = std::pin::pin!(connects.enter(|| ()));
             let looked = tokio::time::timeout(moment, gone.as_mut()).await;
             assert!(looked.is_err() && connects.waiting.get() == 2);
         }

@@ -21,6 +21,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use parking_lot::Mutex;
 
+use crate::admission::Unproven;
 use crate::connection::transport::{Opening, Transport};
 use crate::shared::Shared;
 use assets::Asset;
@@ -50,6 +51,7 @@ pub(crate) type Refused = Box<Answer>;
 pub(crate) async fn serve(
     shared: Arc<Shared>,
     granted: Granted,
+    unproven: Arc<Unproven>,
     request: Request<Incoming>,
 ) -> Result<Answer, TakenOver> {
     let body = BodyLength::of(&request);
@@ -60,7 +62,7 @@ pub(crate) async fn serve(
     if body == BodyLength::Two {
         return Ok(finished(&shared, body, ambiguous()));
     }
-    if begins && let Err(refused) = turn_of(&shared).await {
+    if begins && let Err(refused) = turn_of(&shared, &unproven).await {
         return Ok(finished(&shared, body, *refused));
     }
     let response = match transport {
@@ -145,7 +147,7 @@ fn ambiguous() -> Answer {
 const SESSIONS: &str = "/connection/";
 
 /// Waits until a session may begin; the answer says why none may.
-async fn turn_of(shared: &Shared) -> Result<(), Refused> {
+async fn turn_of(shared: &Shared, unproven: &Unproven) -> Result<(), Refused> {
     let refuse = |why: &'static str, words: &str, retry_after_s: u32| {
         shared.metrics.upgrades_refused.with(&[why]).inc();
         let mut response = text(StatusCode::SERVICE_UNAVAILABLE, PLAIN, format!("{words}\n"));
@@ -160,7 +162,7 @@ async fn turn_of(shared: &Shared) -> Result<(), Refused> {
         return Err(draining());
     }
     let words = "too many clients connect at once: come back in a moment";
-    let turn = shared.connects.enter().await;
+    let turn = shared.connects.enter(|| unproven.aside()).await;
     turn.map_err(|busy| refuse("storm", words, busy.retry_after_s))?;
     match shared.is_draining() {
         true => Err(draining()),

@@ -165,7 +165,7 @@ async fn handshake(
     // Long enough that whoever opens no stream is told so.
     unproven.prolong(patience + shared.config.close_timeout);
     if protocol.as_deref() == Some(webtransport::ALPN) {
-        let session = webtransport::accept(&shared, &connection);
+        let session = webtransport::accept(&shared, &connection, &unproven);
         match tokio::time::timeout(patience, session).await {
             Ok(Some((carrier, opening))) => begin(shared, carrier, opening, unproven, permit),
             Ok(None) => {}
@@ -179,7 +179,7 @@ async fn handshake(
         Ok(Err(_)) => return,
         Err(_) => return close(&connection, Disconnect::Stale.into()),
     };
-    if shared.connects.enter().await.is_err() {
+    if (shared.connects.enter(|| unproven.aside()).await).is_err() {
         shared.metrics.upgrades_refused.with(&["storm"]).inc();
         return close(&connection, Disconnect::Shutdown.into());
     }

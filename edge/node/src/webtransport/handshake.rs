@@ -9,6 +9,7 @@ use quinn::{Connection, RecvStream, SendStream, VarInt};
 use web_transport_proto::{ConnectRequest, ConnectResponse, Frame, Settings, StreamUni};
 
 use super::carrier::{Http3, WebTransportStream};
+use crate::admission::Unproven;
 use crate::connection::transport::{Opening, Transport};
 use crate::http::upgrade;
 use crate::origin::{self, Verdict};
@@ -35,9 +36,10 @@ impl Failed {
 pub(crate) async fn accept(
     shared: &Arc<Shared>,
     connection: &Connection,
+    unproven: &Unproven,
 ) -> Option<(WebTransportStream, Opening)> {
     connection.set_max_concurrent_bi_streams(VarInt::from_u32(BIDI_STREAMS));
-    match session(shared, connection).await {
+    match session(shared, connection, unproven).await {
         Ok(session) => Some(session),
         Err(Failed(code)) => {
             // Nothing where the connection is gone.
@@ -50,6 +52,7 @@ pub(crate) async fn accept(
 async fn session(
     shared: &Arc<Shared>,
     connection: &Connection,
+    unproven: &Unproven,
 ) -> Result<(WebTransportStream, Opening), Failed> {
     let lost = |_| Failed::GENERAL;
     let mut control = connection.open_uni().await.map_err(lost)?;
@@ -66,7 +69,7 @@ async fn session(
         .await
         .map_err(|_| Failed::MESSAGE)?;
     let judged = match judge(shared, &asked) {
-        Ok(_) if shared.connects.enter().await.is_err() => {
+        Ok(_) if shared.connects.enter(|| unproven.aside()).await.is_err() => {
             Err(("storm", StatusCode::SERVICE_UNAVAILABLE))
         }
         judged => judged,

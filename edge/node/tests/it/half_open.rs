@@ -1,5 +1,7 @@
 //! Connections that say nothing: bounded in number and time, and nobody else's problem.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -169,4 +171,42 @@ async fn ten_thousand_silent_connections_hurt_nobody() {
     }
     let each = child.resident().saturating_sub(before) / silent.len();
     assert!(each < 4 * 1024, "{each} bytes for each silent connection");
+}
+
+#[tokio::test]
+async fn who_waits_for_a_turn_makes_room_for_nobody() {
+    let mut settings = config();
+    settings.half_open_max = Some(4);
+    settings.connects_per_second = Some(1);
+    settings.connect_wait = PATIENCE;
+    let world = World::start(settings);
+    let (address, token) = (world.address, world.token("alice"));
+    let _first = Client::connect(address, &token).await;
+    // More than may be half-open, each a second behind the one before it.
+    let served = Arc::<AtomicUsize>::default();
+    let mut waiting = tokio::task::JoinSet::new();
+    for n in 1..=6 {
+        let (token, counts) = (token.clone(), served.clone());
+        waiting.spawn(async move {
+            let client = Client::connect(address, &token).await;
+            counts.fetch_add(1, Ordering::Relaxed);
+            client
+        });
+        let in_line = || {
+            let served = served.load(Ordering::Relaxed);
+            served + world.metric("gb6_edge_connects_waiting") as usize >= n
+        };
+        eventually("its place in the line", in_line).await;
+    }
+    let evicted = "gb6_edge_half_open_dropped_total{why=\"evicted\"}";
+    let before = world.metric(evicted);
+    let mut silent = Vec::new();
+    for _ in 0..12 {
+        silent.push(TcpStream::connect(address).await.unwrap());
+    }
+    eventually("evictions", || world.metric(evicted) >= before + 8.0).await;
+    assert!(world.metric("gb6_edge_half_open") <= 4.0 + 6.0);
+    tokio::time::timeout(2 * PATIENCE, waiting.join_all())
+        .await
+        .unwrap();
 }
