@@ -3,9 +3,12 @@
 //!
 //! A hub counts itself in when the owner of its shard has answered. The last to do so answers the
 //! subscribe and then opens the subscription; until then nobody delivers, so that the client's
-//! answer is the first that it hears. Whoever ends it first says so.
+//! answer is the first that it hears. Whoever has something to deliver in that moment waits for its
+//! end: a client that has the answer misses nothing of what comes behind it. Whoever ends it first
+//! says so.
 
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use gb6_core_wire::mesh::ShardRef;
 
@@ -25,6 +28,8 @@ pub struct Following {
     missing: AtomicUsize,
     staying: AtomicUsize,
     stage: AtomicU8,
+    /// Held while the subscribe is being answered, which is a push to a queue.
+    answering: Mutex<()>,
 }
 
 /// What is left to do for the one that ended it.
@@ -34,8 +39,6 @@ pub(crate) enum Ended {
     Unanswered,
     /// It was open: its session is to be told.
     Open,
-    /// Its answer is on its way: to be ended again.
-    NotYet,
     /// Nothing: it had ended.
     Before,
 }
@@ -47,6 +50,7 @@ impl Following {
             missing: AtomicUsize::new(shards.len()),
             staying: AtomicUsize::new(shards.len()),
             stage: AtomicU8::new(BEGINS),
+            answering: Mutex::default(),
             shards,
         }
     }
@@ -62,32 +66,47 @@ impl Following {
         self.staying.fetch_sub(1, Ordering::AcqRel) == 1
     }
 
-    /// The owner of one shard has answered. `true`: it was the last: whoever says so answers the
-    /// subscribe and opens it. Once for each shard.
-    pub(crate) fn confirmed(&self) -> bool {
-        self.missing.fetch_sub(1, Ordering::AcqRel) == 1 && self.pass(BEGINS, ANSWERED)
-    }
-
-    /// The subscribe is answered.
-    pub(crate) fn open(&self) {
-        self.pass(ANSWERED, OPEN);
+    /// The owner of one shard has answered. Where it was the last one, `answer` answers the subscribe,
+    /// and the subscription is open. Once for each shard.
+    pub(crate) fn confirmed(&self, answer: impl FnOnce()) {
+        if self.missing.fetch_sub(1, Ordering::AcqRel) != 1 {
+            return;
+        }
+        let _answering = self
+            .answering
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if self.pass(BEGINS, ANSWERED) {
+            answer();
+            self.pass(ANSWERED, OPEN);
+        }
     }
 
     /// Whether publications are delivered.
     pub(crate) fn is_open(&self) -> bool {
-        self.stage.load(Ordering::Acquire) == OPEN
+        self.settled() == OPEN
     }
 
     /// It can not go on.
     pub(crate) fn end(&self) -> Ended {
-        if self.pass(OPEN, OVER) {
-            Ended::Open
-        } else if self.pass(BEGINS, OVER) {
-            Ended::Unanswered
-        } else if self.stage.load(Ordering::Acquire) == OVER {
-            Ended::Before
-        } else {
-            Ended::NotYet
+        loop {
+            match self.settled() {
+                OPEN if self.pass(OPEN, OVER) => return Ended::Open,
+                BEGINS if self.pass(BEGINS, OVER) => return Ended::Unanswered,
+                OVER => return Ended::Before,
+                _ => {}
+            }
+        }
+    }
+
+    /// The stage that it is in when no answer is being given.
+    fn settled(&self) -> u8 {
+        match self.stage.load(Ordering::Acquire) {
+            ANSWERED => {
+                drop(self.answering.lock());
+                self.stage.load(Ordering::Acquire)
+            }
+            stage => stage,
         }
     }
 
@@ -114,10 +133,12 @@ mod tests {
     #[test]
     fn the_last_answers_and_opens() {
         let f = following(3);
-        assert!(!f.confirmed() && !f.confirmed() && !f.is_open());
-        assert!(f.confirmed() && !f.is_open());
-        assert_eq!(f.end(), Ended::NotYet);
-        f.open();
+        let mut answers = 0;
+        for missing in [2, 1, 0] {
+            assert!(!f.is_open());
+            f.confirmed(|| answers += 1);
+            assert_eq!(answers, usize::from(missing == 0));
+        }
         assert!(f.is_open());
         assert_eq!(f.end(), Ended::Open);
         assert_eq!(f.end(), Ended::Before);
@@ -126,12 +147,31 @@ mod tests {
     }
 
     #[test]
+    fn what_comes_while_it_is_answered_waits_until_it_is_open() {
+        let f = &following(1);
+        let mut was_open = None;
+        std::thread::scope(|threads| {
+            let (asks, asked) = std::sync::mpsc::channel();
+            let look = move || {
+                asks.send(()).unwrap();
+                f.is_open()
+            };
+            let mut looks = None;
+            f.confirmed(|| {
+                looks = Some(threads.spawn(look));
+                asked.recv().unwrap();
+            });
+            was_open = looks.map(|looks| looks.join().unwrap());
+        });
+        assert_eq!(was_open, Some(true));
+    }
+
+    #[test]
     fn what_ended_before_it_began_is_never_answered() {
         let f = following(2);
-        assert!(!f.confirmed());
+        f.confirmed(|| panic!("one is missing"));
         assert_eq!(f.end(), Ended::Unanswered);
-        assert!(!f.confirmed());
-        f.open();
+        f.confirmed(|| panic!("it is over"));
         assert!(!f.is_open());
         assert_eq!(f.end(), Ended::Before);
     }

@@ -516,7 +516,6 @@ impl<S: Clone> Hub<S> {
                 break;
             }
             match ending.following.end() {
-                Ended::NotYet => continue,
                 Ended::Before => {}
                 Ended::Unanswered => {
                     let failed = Answer::Failed(ErrorCode::OwnerMoving);
@@ -539,22 +538,20 @@ impl<S: Clone> Hub<S> {
 
 /// The owner answers for a subscriber's prefix in this shard; the last shard answers the subscribe.
 fn confirm<S>(subscriber: &Subscriber<S>, out: &mut impl HubOut<S>) {
-    if !subscriber.following.confirmed() {
-        return;
-    }
-    let answer = SubscribeAnswer {
-        epoch: Arc::from(""),
-        offset: 0,
-        recovered: false,
-        publications: Vec::new(),
-        number: 0,
-    };
-    out.complete(
-        &subscriber.handle,
-        subscriber.token,
-        Answer::Subscribed(Box::new(answer)),
-    );
-    subscriber.following.open();
+    subscriber.following.confirmed(|| {
+        let answer = SubscribeAnswer {
+            epoch: Arc::from(""),
+            offset: 0,
+            recovered: false,
+            publications: Vec::new(),
+            number: 0,
+        };
+        out.complete(
+            &subscriber.handle,
+            subscriber.token,
+            Answer::Subscribed(Box::new(answer)),
+        );
+    });
 }
 
 /// The publication with its channel among the tags.
