@@ -15,6 +15,7 @@ cd "$(dirname "$0")/.."
 # Each target, and the directory of its corpus.
 TARGETS=(
     client_frame:core/wire/corpus/client_frame
+    one_way:core/wire/corpus/one_way
     mesh_frame:core/wire/corpus/mesh_frame
     record:core/wire/corpus/record
     fossil_delta:core/wire/corpus/fossil

@@ -266,3 +266,26 @@ fn who_may_not_run_the_last_stage_is_told_before_the_first() {
     sandbox.program("id", "echo 0");
     assert_eq!(check(&[]), (Some(0), String::new()));
 }
+
+#[test]
+fn every_parser_that_has_a_target_is_fuzzed_with_its_corpus() {
+    let script = workspace().join("scripts/fuzz.sh");
+    let output = Command::new("bash").arg(&script).arg("--list").output();
+    let listed = String::from_utf8(output.unwrap().stdout).unwrap();
+    let mut listed: Vec<&str> = listed.lines().collect();
+    listed.sort_unstable();
+    let targets = std::fs::read_dir(workspace().join("tests/fuzz/targets")).unwrap();
+    let mut targets: Vec<String> = targets
+        .map(|entry| entry.unwrap().path())
+        .map(|path| path.file_stem().unwrap().to_str().unwrap().to_owned())
+        .collect();
+    targets.sort_unstable();
+    assert_eq!(listed, targets);
+
+    let text = std::fs::read_to_string(script).unwrap();
+    for target in &targets {
+        let (_, corpus) = text.split_once(&format!("\n    {target}:")).unwrap();
+        let corpus = workspace().join(corpus.lines().next().unwrap());
+        assert!(corpus.is_dir(), "{target}: there is no {corpus:?}");
+    }
+}
