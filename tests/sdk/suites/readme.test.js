@@ -61,3 +61,14 @@ test('the client of the tour runs, and its second run is a duplicate', async () 
   assert.equal(first.duplicate, false);
   assert.deepEqual(await run(repository), { offset: first.offset, duplicate: true });
 });
+
+test('what moves over in the tour is what the page about it says, whose blocks run', () => {
+  const read = (file) => readFileSync(path.join(here, '../../..', file), 'utf8');
+  const diffs = (text) => [...text.matchAll(/^( *)```diff\n([^]*?)^ *```$/gm)].map(([, indent, block]) =>
+    block.replaceAll(new RegExp(`^${indent}`, 'gm'), ''),
+  );
+  const [, step] = read('README.md').match(/\*\*Bring an application\.\*\*([^]*?)\n## /);
+  const page = diffs(read('docs/migrating.md'));
+  assert.equal(page.length, 4, 'three languages, and the API key');
+  assert.deepEqual(diffs(step), page);
+});
