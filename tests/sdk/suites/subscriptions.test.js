@@ -4,6 +4,7 @@
 import assert from 'node:assert/strict';
 import { after, afterEach, before, describe, test } from 'node:test';
 import { Clients, Room, formats, next, rejection } from '../lib/client.js';
+import { proves } from '../lib/conformance.js';
 import { Server, within } from '../lib/server.js';
 import { member, signWith } from '../lib/token.js';
 
@@ -22,6 +23,8 @@ join_leave = true
 allow_subscribe = "anyone"
 allow_publish = "token"
 publish_debounce = "50ms"
+[instances.demo.namespaces.cursor]
+publish_debounce = "200ms"
 [instances.demo.namespaces.state]
 recovery_mode = "cache"
 dedupe_field = "key"
@@ -181,6 +184,18 @@ for (const format of formats) {
       await desk.sub.publish(format.encode({ n: 1 }));
       await room.count(1);
       assert.deepEqual(format.decode(room.publications[0].info.chanInfo), { desk: 1 });
+    });
+
+    proves(format, ['debounce'], `${format.name}: of publishes at once the first goes out, and the last`, async () => {
+      const channel = `cursor:${unique('debounce')}`;
+      const bob = await clients.connect(format, null, { token: user('bob') });
+      const alice = await clients.connect(format, null, { token: user('alice') });
+      const room = await new Room(alice, format, channel).subscribe();
+      await Promise.all([0, 1, 2, 3, 4].map((n) => room.sub.publish(format.encode({ n }))));
+      await room.count(2);
+      await bob.publish(channel, format.encode({ n: 'end' }));
+      await room.count(3);
+      assert.deepEqual(room.data, [{ n: 0 }, { n: 4 }, { n: 'end' }]);
     });
 
     test('of a state only the newest is recovered, and each key is written once', async () => {
