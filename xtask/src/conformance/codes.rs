@@ -1,5 +1,6 @@
 //! Every code that a client can see has a test that makes the server say it, named in
-//! `tests/conformance/codes.json`, or a reason why it is never said.
+//! `tests/conformance/codes.json`, or a reason why it is never said. Those that are said stand in
+//! the page on protocols.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,6 +12,8 @@ use serde::Deserialize;
 /// Where the codes stand.
 const CODES: &str = "core/model/src/codes.rs";
 const LIST: &str = "tests/conformance/codes.json";
+/// Where people read what they mean.
+const PAGE: &str = "docs/protocol.md";
 
 #[derive(Deserialize)]
 #[serde(untagged, deny_unknown_fields)]
@@ -34,6 +37,11 @@ pub(super) fn problems(root: &Path) -> Result<Vec<String>> {
     let mut wanted = codes(&read(CODES)?);
     let rows: Vec<Row> =
         serde_json::from_str(&read(LIST)?).with_context(|| format!("{LIST} is malformed"))?;
+    let page = read(PAGE)?;
+    let (_, page) = page
+        .split_once("\n### Codes\n")
+        .with_context(|| format!("{PAGE} has no section Codes"))?;
+    let page = page.split("\n### ").next().unwrap_or_default();
     let mut problems = Vec::new();
     for row in rows {
         let (Row::Shown { code, .. } | Row::Never { code, .. }) = row;
@@ -42,6 +50,11 @@ pub(super) fn problems(root: &Path) -> Result<Vec<String>> {
             continue;
         };
         match row {
+            Row::Shown { .. } if !says(page, code, &name) => {
+                problems.push(format!(
+                    "{PAGE}: {code} is said, and its codes have no {code}"
+                ));
+            }
             Row::Shown { file, test, .. } => {
                 let text = fs::read_to_string(root.join(&file)).unwrap_or_default();
                 match body_of(&text, &test) {

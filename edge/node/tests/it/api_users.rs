@@ -112,6 +112,14 @@ async fn a_user_is_disconnected_but_for_those_that_are_kept() {
     for client in [&mut kept, &mut foreign] {
         assert!(client.call(rpc.clone()).await["history"].is_object());
     }
+    // With a code of the protocol at which it comes back, in the application's words.
+    let (mut one, connect) = connected(other.address, &token).await;
+    let reconnect = json!({
+        "user": "alice", "client": connect["client"],
+        "disconnect": {"code": 3011, "reason": "to another edge"},
+    });
+    assert_eq!(call(&world, "disconnect", reconnect).await, done());
+    assert_eq!(one.closed().await, (3011, "to another edge".to_owned()));
     // By client id and by session id, at the other edge.
     for name in ["client", "session"] {
         let (mut one, connect) = connected(other.address, &token).await;
