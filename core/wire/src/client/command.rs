@@ -193,22 +193,28 @@ pub struct SubscribeRequest {
 pub struct FilterNode {
     /// `and`, `or`, `not`; empty: a leaf.
     #[prost(string, tag = "1")]
+    #[serde(deserialize_with = "or_default")]
     pub op: String,
     /// The tag that a leaf looks at.
     #[prost(string, tag = "2")]
+    #[serde(deserialize_with = "or_default")]
     pub key: String,
     /// The comparison of a leaf: `eq`, `neq`, `in`, `nin`, `ex`, `nex`, `sw`, `ew`, `ct`, `lt`,
     /// `lte`, `gt`, `gte`.
     #[prost(string, tag = "3")]
+    #[serde(deserialize_with = "or_default")]
     pub cmp: String,
     /// The value compared with.
     #[prost(string, tag = "4")]
+    #[serde(deserialize_with = "or_default")]
     pub val: String,
     /// The values of `in` and `nin`.
     #[prost(string, repeated, tag = "5")]
+    #[serde(deserialize_with = "or_default")]
     pub vals: Vec<String>,
     /// The children of `and`, `or` and `not`.
     #[prost(message, repeated, tag = "6")]
+    #[serde(deserialize_with = "or_default")]
     pub nodes: Vec<FilterNode>,
 }
 

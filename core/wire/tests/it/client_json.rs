@@ -208,7 +208,15 @@ fn filters_are_parsed_on_demand_in_both_dialects() {
     let tf = &got[0].subscribe.as_ref().unwrap().tf;
     assert_eq!(decode_filter(Dialect::Json, tf), Ok(Some(node.clone())));
     let tf = Bytes::from(prost::Message::encode_to_vec(&node));
-    assert_eq!(decode_filter(Dialect::Protobuf, &tf), Ok(Some(node)));
+    assert_eq!(
+        decode_filter(Dialect::Protobuf, &tf),
+        Ok(Some(node.clone()))
+    );
+    // Fields that are `null` count as absent, as they do in commands.
+    let nulls = r#"{"op":"and","key":null,"cmp":null,"val":null,"vals":null,"nodes":[
+        {"op":null,"key":"lang","cmp":"in","val":null,"vals":["en","de"],"nodes":null}]}"#;
+    let nulls = Bytes::from(nulls);
+    assert_eq!(decode_filter(Dialect::Json, &nulls), Ok(Some(node)));
     assert_eq!(decode_filter(Dialect::Json, &Bytes::new()), Ok(None));
     let null = Bytes::from_static(b"null");
     assert_eq!(decode_filter(Dialect::Json, &null), Ok(None));
