@@ -311,6 +311,47 @@ async fn one_stream_and_no_other() {
 }
 
 #[tokio::test]
+async fn floods_of_streams_that_are_reset_cost_the_others_nothing() {
+    let world = World::start(with_quic());
+    let mut neighbour = Quic::connect(address(&world), &world.token("b")).await;
+    for round in 0..20_u32 {
+        // The first other stream is the end, whatever comes behind it.
+        let client = Quic::connect(address(&world), &world.token("a")).await;
+        let flood = client.connection.clone();
+        let opened = tokio::spawn(async move {
+            let mut opened = 0_u32;
+            while let Ok(mut stream) = flood.open_uni().await {
+                let _ = stream.reset(VarInt::from_u32(7));
+                opened += 1;
+            }
+            opened
+        });
+        assert_eq!(closed(&client.connection).await.0, 3501);
+        assert!((1..1000).contains(&opened.await.unwrap()), "bounded");
+
+        // Resetting the stream of the session ends it, and there is never another one.
+        let flood = dial(address(&world), &[b"gb6"]).await.unwrap();
+        let ended = async {
+            let mut opened = 0_u32;
+            while let Ok((mut send, mut recv)) = flood.open_bi().await {
+                let _ = send.reset(VarInt::from_u32(7));
+                let _ = recv.stop(VarInt::from_u32(7));
+                opened += 1;
+            }
+            opened
+        };
+        let opened = tokio::time::timeout(PATIENCE, ended).await;
+        assert_eq!(opened.expect("no end"), 1);
+
+        neighbour
+            .say(&[publish(round + 2, "room:1", "\"here\"")])
+            .await;
+        assert!(neighbour.next().await.publish.is_some());
+    }
+    eventually("gone", || world.edge.connections() == 1).await;
+}
+
+#[tokio::test]
 async fn other_protocols_and_early_data_are_refused() {
     let world = World::start(with_quic());
     for protocols in [&[][..], &[&b"gb7"[..]], &[&b"http/1.1"[..]]] {
