@@ -13,14 +13,22 @@ use super::node::{NodeParts, TlsFiles, listen, local_node};
 use super::node_metrics;
 use super::process::Stop;
 use super::ready::{NodeReady, VERSION, absolute, http_url, print_line};
+use super::reload::{NodeReload, Source};
 use crate::config::GeoFile;
 
 /// How long peers may take to learn that the node is gone.
 const GOODBYE: Duration = Duration::from_millis(500);
 
 /// Runs until it is told to stop.
-pub(crate) async fn run_geo(file: GeoFile, ready_json: bool, stop: Stop) -> anyhow::Result<()> {
+pub(crate) async fn run_geo(
+    file: GeoFile,
+    source: Source<GeoFile>,
+    ready_json: bool,
+    stop: Stop,
+) -> anyhow::Result<()> {
     let mut parts = NodeParts::new();
+    let reload = NodeReload::new(source, file.clone(), &parts.metrics)?;
+    // Of the same signal, for the snapshot: it is looked at whatever the node's own file says.
     let mut hangup = signal(SignalKind::hangup()).context("signals can not be listened to")?;
     let files = TlsFiles {
         ca: &file.mesh.ca,
@@ -68,10 +76,16 @@ pub(crate) async fn run_geo(file: GeoFile, ready_json: bool, stop: Stop) -> anyh
             data_dir: absolute(Path::new(&file.data_dir)),
         })?;
     }
-    while let Some(asked) = stop.or(hangup.recv()).await {
-        if asked.is_some() {
+    let snapshots = async {
+        while hangup.recv().await.is_some() {
             geo.reload();
         }
+        // No signal can come any more.
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        _ = reload.run(&stop, &[], |_| {}) => {}
+        () = snapshots => {}
     }
     parts.health.drain();
     geo.drain(GOODBYE).await;

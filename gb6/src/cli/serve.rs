@@ -71,8 +71,10 @@ impl RoleRun<RegionFile> {
 impl RoleRun<GeoFile> {
     pub(crate) fn run(self) -> Result<(), Failure> {
         let file = self.args.load()?;
+        let (path, overrides) = self.args.parts();
+        let source = Source { path, overrides };
         start(&file.log.clone(), |stop| {
-            run_geo(file, self.ready_json, stop)
+            run_geo(file, source, self.ready_json, stop)
         })
     }
 }

@@ -366,7 +366,24 @@ fn an_instance_that_is_added_to_a_running_mesh_is_encrypted_from_its_first_messa
 #[test]
 fn nodes_read_their_files_again_and_keep_the_last_good_one() {
     let mesh = Mesh::new();
-    let _geo = Node::start(mesh.command("geo"));
+    let shows = |address, metric: &str| get(address, "/metrics").1.lines().any(|l| l == metric);
+    let good = "gb6_config_file_good 1";
+
+    let file = mesh.path().join("geo.toml");
+    fs::write(&file, "[log]\nfilter = \"warn\"\n").unwrap();
+    let mut command = mesh.quiet_command_at("geo", "127.0.0.1:0", "");
+    command.args(["--config", "geo.toml"]);
+    let geo = Node::start(command);
+    fs::write(&file, "[log]\nfiltre = \"warn\"\n").unwrap();
+    geo.signal("-HUP");
+    eventually("the mistake", || {
+        shows(geo.http(), "gb6_config_refused_total 1")
+    });
+    assert!(!shows(geo.http(), good));
+    fs::write(&file, "[log]\nfilter = \"info\"\n").unwrap();
+    geo.signal("-HUP");
+    eventually("the other file", || shows(geo.http(), good));
+
     let region = Node::start(mesh.command("region"));
     let file = mesh.path().join("edge.toml");
     let write = |text: &str| fs::write(&file, text).unwrap();
@@ -379,8 +396,6 @@ fn nodes_read_their_files_again_and_keep_the_last_good_one() {
         .trim_start_matches("http://")
         .parse()
         .unwrap();
-    let shows = |address, metric: &str| get(address, "/metrics").1.lines().any(|l| l == metric);
-    let good = "gb6_config_file_good 1";
     assert!(shows(admin, good));
 
     write("[clients]\nconnects_per_secnd = 1\n");
@@ -419,4 +434,10 @@ fn nodes_read_their_files_again_and_keep_the_last_good_one() {
     let (status, _, said) = region.stop();
     assert_eq!(status.code(), Some(0), "{said}");
     assert!(said.contains("there is no configuration file"), "{said}");
+
+    let (status, _, said) = geo.stop();
+    assert_eq!(status.code(), Some(0), "{said}");
+    let line_with = |words: [&str; 2]| said.lines().any(|l| words.iter().all(|w| l.contains(w)));
+    assert!(line_with(["geo.toml", "filtre"]), "{said}");
+    assert!(line_with(["log.filter", "is in force"]), "{said}");
 }
