@@ -39,6 +39,13 @@ impl ConnectPace {
         }
     }
 
+    /// Another pace from now on, in which turns that are taken count.
+    pub fn set(&mut self, per_second: Option<u32>, wait: Duration) {
+        let next = self.next;
+        *self = Self::new(per_second, wait);
+        self.next = next;
+    }
+
     /// How long it is to the next turn, which is then taken. `now` is the time since the driver
     /// began; `spread` is random, and spreads those who have to come back.
     ///
@@ -107,6 +114,17 @@ mod tests {
             .filter(|n| at(later + n) == Ok(Duration::ZERO))
             .count();
         assert!(over <= 200, "{over}");
+    }
+
+    #[test]
+    fn another_rate_is_no_second_burst() {
+        let mut pace = ConnectPace::new(Some(10), Duration::ZERO);
+        let now = Duration::from_secs(60);
+        assert_eq!((0..20).filter(|n| pace.turn(now, *n).is_ok()).count(), 10);
+        pace.set(Some(5), Duration::ZERO);
+        assert!(pace.turn(now, 0).is_err());
+        let later = now + Duration::from_secs(1);
+        assert_eq!((0..20).filter(|n| pace.turn(later, *n).is_ok()).count(), 5);
     }
 
     #[test]

@@ -111,11 +111,11 @@ impl Failure {
         }
     }
 
-    /// Whether it says something of the backend: whether that is up. An answer that makes no sense has
-    /// cost nobody any time.
+    /// Whether it says something of the backend: whether that is up. An answer that makes no sense, or
+    /// is too long, has cost nobody any time, and may be due to what one client sent.
     fn is_up(&self) -> Option<bool> {
         match self.result {
-            "garbage" | "status" => Some(true),
+            "garbage" | "status" | "too_large" => Some(true),
             BUSY | UNWRITABLE => None,
             _ => Some(false),
         }
