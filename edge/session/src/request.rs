@@ -158,9 +158,11 @@ pub struct PublishQuery {
     /// Write it only as the next one behind this offset; where another is the newest it fails with
     /// 112. `None`: in any case.
     pub after: Option<Offset>,
-    /// Whether its channel keeps nothing: it is delivered at most once and gets no offset. It has
-    /// no `id` then.
+    /// Whether it is kept nowhere: it is delivered at most once and gets no offset. It has no `id`
+    /// then.
     pub signal: bool,
+    /// Of a signal, whether its channel keeps other publications: it goes past them.
+    pub unkept: bool,
 }
 
 /// The version of a publication among those of its room.

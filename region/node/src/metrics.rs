@@ -135,7 +135,7 @@ pub(crate) fn export(
         );
         counter(
             "gb6_signals_total",
-            "Signals taken: publications of channels that keep nothing.",
+            "Signals taken: publications that are kept nowhere.",
             n.counters.signals,
         );
         counter(

@@ -53,13 +53,14 @@ impl Worker {
                         .unwrap_or(self.started);
                 }
                 Output::Signal { room, publication } => {
-                    let time = unix_ms();
-                    let publication = Publication {
-                        time,
-                        ..publication
-                    };
+                    let publication = now(publication);
                     self.shard.signal_sent(&room, &publication);
                     self.signals.send(&room, publication);
+                }
+                Output::Unkept { room, publication } => {
+                    let publication = now(publication);
+                    self.shard.signal_sent(&room, &publication);
+                    self.shard.signalled(&room, &publication);
                 }
                 Output::FollowSignals { room } => self.signals.follow(&room, true),
                 Output::UnfollowSignals { room } => self.signals.follow(&room, false),
@@ -169,5 +170,13 @@ async fn read_page(
                 return Reader::failed(&read);
             }
         }
+    }
+}
+
+/// The publication with the wall clock as its time.
+fn now(publication: Publication) -> Publication {
+    Publication {
+        time: unix_ms(),
+        ..publication
     }
 }

@@ -119,6 +119,14 @@ pub enum Output {
         /// The publication, without offset and time.
         publication: Publication,
     },
+    /// The same of a stream, which does not keep it: with the wall clock as its time it is given to
+    /// [`Shard::signal_sent`] and [`Shard::signalled`].
+    Unkept {
+        /// The room.
+        room: RoomRef,
+        /// The publication, without offset and time.
+        publication: Publication,
+    },
     /// Edges want a room's signals: from now on each is given to [`Shard::signalled`].
     FollowSignals {
         /// The room.

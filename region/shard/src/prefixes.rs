@@ -106,8 +106,9 @@ impl Shard {
         }
     }
 
-    /// A signal of this shard was handed to the engine. What comes back from there is for the edges
-    /// with interest in the room; those that only follow a prefix of its name are sent it now.
+    /// A signal of this shard was handed to the engine, or is handed to the edges without it. What
+    /// comes back from there is for the edges with interest in the room; those that only follow a
+    /// prefix of its name are sent it now.
     pub fn signal_sent(&mut self, room: &RoomRef, publication: &Publication) {
         let wanted = self.rooms.find(room).map(|ix| &self.rooms.get(ix).edges);
         let wanted = wanted.map_or(&[][..], Vec::as_slice);

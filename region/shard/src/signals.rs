@@ -1,6 +1,7 @@
-//! Signals: what is published in channels that keep nothing. The machine checks that the room is
-//! owned here and answers; the driver hands the signal to the engine of `Signals`, and what comes
-//! from there goes to every edge with interest in the room. Nothing of it is remembered.
+//! Signals: what is published in channels that keep nothing, and what a stream is not to keep. The
+//! machine checks that the room is owned here and answers; the driver hands the signal to the engine
+//! of `Signals`, and what comes from there goes to every edge with interest in the room. One of a
+//! stream, which has no other owner, goes to them at once. Nothing of it is remembered.
 
 use gb6_core_model::snapshot::ChannelKind;
 use gb6_core_model::{ErrorCode, limits};
@@ -39,12 +40,17 @@ impl Shard {
                 ..Publication::default()
             };
             let room = signal.room;
-            self.out.push_back(Output::Signal { room, publication });
+            self.out.push_back(match self.is_signal(&room) {
+                true => Output::Signal { room, publication },
+                false => Output::Unkept { room, publication },
+            });
         }
     }
 
     fn may_signal(&self, signal: &SignalPublish) -> Result<(), ErrorCode> {
-        if self.serving.is_none() || !self.is_signal(&signal.room) {
+        let rules = self.rules(&signal.room);
+        let taken = rules.is_some_and(|r| r.kind == ChannelKind::Signal || signal.unkept);
+        if self.serving.is_none() || !taken {
             // An edge with another snapshot thinks that the channel keeps nothing.
             return Err(ErrorCode::OwnerMoving);
         }
@@ -60,7 +66,8 @@ impl Shard {
         rules.is_some_and(|rules| rules.kind == ChannelKind::Signal)
     }
 
-    /// A signal came for a room that this shard follows: one copy to each edge that wants it.
+    /// A signal came for a room that this shard follows, or one that its stream does not keep: one
+    /// copy to each edge that wants it.
     pub fn signalled(&mut self, room: &RoomRef, publication: &Publication) {
         let edges = self.rooms.find(room).map(|ix| &self.rooms.get(ix).edges);
         let links = edges.into_iter().flatten();

@@ -144,6 +144,7 @@ impl World {
             }
             // Nobody here publishes any.
             Output::Signal { .. }
+            | Output::Unkept { .. }
             | Output::FollowSignals { .. }
             | Output::UnfollowSignals { .. } => {}
             Output::Read(_)

@@ -385,6 +385,7 @@ impl World {
             version: None,
             after,
             signal: false,
+            unkept: false,
         }))
     }
 

@@ -26,7 +26,7 @@
 //!   it answers one, without it tells an edge with interest in the room.
 //! - A `signal` to an owner counts against the same credit and has no number: it is answered by a
 //!   `published` without an offset and never sent again. One to an edge has no offset either, and
-//!   may be missing.
+//!   may be missing. In a stream it stands between publications and moves nobody's position.
 //! - `users_here` names the users that have sessions at an edge; the owner forgets them with the link.
 //!   Whoever asks for a user's edges goes to them alone only if every edge that it knows has
 //!   reported by the same snapshot.

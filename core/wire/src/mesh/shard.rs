@@ -59,7 +59,7 @@ pub enum OwnerFrame {
     /// Nothing that a room has now is to be shown any more.
     #[prost(message, tag = "20")]
     RemoveHistory(RemoveHistory),
-    /// A publish of a session in a channel that keeps nothing.
+    /// A publish of a session that is kept nowhere.
     #[prost(message, tag = "15")]
     Signal(SignalPublish),
     /// Which users have sessions at the edge.
@@ -129,7 +129,7 @@ pub enum EdgeFrame {
     /// The answer to `remove_history`, and what other edges hear of it.
     #[prost(message, tag = "20")]
     HistoryRemoved(HistoryRemoved),
-    /// A publication of a channel that keeps nothing.
+    /// A publication that is kept nowhere.
     #[prost(message, tag = "15")]
     Signal(Deliver),
     /// The answer to a user query.

@@ -1,4 +1,4 @@
-//! Signals: publications of channels that keep nothing. They go to the owner of the channel's
+//! Signals: publications of channels that keep nothing, and those that a stream is not to keep. They go to the owner of the channel's
 //! shard and from there to every edge with interest: at most once, in the order of each publisher.
 
 use std::collections::BTreeMap;
@@ -32,4 +32,8 @@ pub struct SignalPublish {
     /// Tags to show to clients.
     #[prost(btree_map = "string, string", tag = "7")]
     pub tags: BTreeMap<String, String>,
+    /// Hand it on in a stream too, where it gets no record and no offset. Without it a signal of a
+    /// stream is answered 1002: the edge thinks that the channel keeps nothing.
+    #[prost(bool, tag = "8")]
+    pub unkept: bool,
 }

@@ -124,7 +124,7 @@ fn golden_signal() {
     let EdgeFrame::Deliver(deliver) = deliver().frame.unwrap() else {
         panic!("a publication");
     };
-    let signal = ToOwner {
+    let signal = |unkept| ToOwner {
         frame: Some(OwnerFrame::Signal(SignalPublish {
             request: 7,
             room: deliver.room.clone(),
@@ -132,11 +132,17 @@ fn golden_signal() {
             from: deliver.publication.from.clone().unwrap(),
             data: deliver.publication.data.clone(),
             content_type: ContentType::Json.into(),
+            unkept,
             ..SignalPublish::default()
         })),
     };
-    assert_eq!(to_hex(&signal.encode_to_vec()), to_hex(&hex(SIGNAL)));
-    assert_eq!(ToOwner::decode(&*hex(SIGNAL)), Ok(signal));
+    // Past a stream, which is said behind all the rest.
+    let of_stream = format!("{} 4001", SIGNAL.replace("7a2c", "7a2e"));
+    for (unkept, golden) in [(false, SIGNAL), (true, &of_stream)] {
+        let signal = signal(unkept);
+        assert_eq!(to_hex(&signal.encode_to_vec()), to_hex(&hex(golden)));
+        assert_eq!(ToOwner::decode(&*hex(golden)), Ok(signal));
+    }
     // To an edge it is a publication under another number.
     let told = ToEdge {
         frame: Some(EdgeFrame::Signal(deliver)),

@@ -146,6 +146,7 @@ impl Call {
             // Only where nothing is kept anyway, which each channel says.
             after: None,
             signal: content.skip_history,
+            unkept: false,
         })
     }
 

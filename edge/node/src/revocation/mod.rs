@@ -404,6 +404,7 @@ impl Revoked {
             version: None,
             after,
             signal: false,
+            unkept: false,
         };
         match self
             .ask(shared, Request::Publish(Box::new(publish)))

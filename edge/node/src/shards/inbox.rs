@@ -264,6 +264,7 @@ mod tests {
             version: None,
             after: None,
             signal: false,
+            unkept: false,
         })))
     }
 

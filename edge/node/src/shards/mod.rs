@@ -402,7 +402,7 @@ fn collect_one(
         ),
         (
             "gb6_edge_signals_total",
-            "Signals received: publications of channels that keep nothing.",
+            "Signals received: publications that are kept nowhere.",
             c.signals,
         ),
         (

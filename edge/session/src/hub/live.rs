@@ -127,10 +127,13 @@ impl<S: Clone> Hub<S> {
         room.sent += 1;
         let sent = room.sent;
         out.of_room(&room.key);
+        // What a stream does not keep is told whole and is no base: who subscribes later recovers
+        // nothing of it, and stands at the position all the same.
+        let unkept = publication.offset == 0 && room.position > 0;
         let key = Arc::clone(&room.key);
         let mut frames = Frames::new(&key.channel, room.number);
-        let mut deltas =
-            (room.deltas > 0).then(|| Deltas::new(room.base.as_deref(), sent, publication));
+        let base = room.base.as_deref().filter(|_| !unkept);
+        let mut deltas = (room.deltas > 0).then(|| Deltas::new(base, sent, publication));
         if let Some(filters) = &mut room.filters {
             filters.look_at(publication);
         }
@@ -163,6 +166,9 @@ impl<S: Clone> Hub<S> {
                         Some(delta) => (PublicationData::Delta(delta), Told::Delta),
                         None => (PublicationData::Whole(deltas.text()), Told::Whole),
                     };
+                    if unkept {
+                        special.delta = Some(sent);
+                    }
                 }
             }
             let event = || Event::Publication(publication, data);
@@ -175,8 +181,8 @@ impl<S: Clone> Hub<S> {
         let longest = frames.longest();
         if let Some(deltas) = deltas {
             self.counters.deltas += deltas.made();
-            let base = deltas.into_base();
-            room.keep_base(Some(base), self.base_room());
+            let base = (!unkept).then(|| deltas.into_base());
+            room.keep_base(base, self.base_room());
         }
         longest
     }

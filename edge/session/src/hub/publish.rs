@@ -409,5 +409,6 @@ fn signal_frame(id: u64, publish: &PendingPublish) -> SignalPublish {
         data: query.data.clone(),
         content_type: query.content_type.into(),
         tags: query.tags.clone(),
+        unkept: query.unkept,
     }
 }

@@ -109,6 +109,7 @@ impl Live {
             version: None,
             after: None,
             signal: rules.kind == ChannelKind::Signal,
+            unkept: false,
         };
         let request = Request::Publish(Box::new(query));
         let request = self.request(turn, id, channel, asked, request);

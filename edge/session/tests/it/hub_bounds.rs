@@ -50,6 +50,7 @@ fn publish(b: &mut Bench, n: u64) {
         version: None,
         after: None,
         signal: false,
+        unkept: false,
     };
     let request = HubRequest {
         token: 1_000 + n,

@@ -161,6 +161,7 @@ impl World {
             version: None,
             after: None,
             signal: false,
+            unkept: false,
         };
         let question = Question::Publish {
             room: room.clone(),
@@ -170,7 +171,7 @@ impl World {
         data
     }
 
-    /// Publishes a signal: it may be lost, and is never there twice.
+    /// Publishes what the stream is not to keep: it may be lost, and is never there twice.
     fn signal(&mut self, session: u64, room: RoomRef) {
         self.written += 1;
         let query = PublishQuery {
@@ -184,6 +185,7 @@ impl World {
             version: None,
             after: None,
             signal: true,
+            unkept: true,
         };
         let request = Request::Publish(Box::new(query));
         self.ask(session, room, Question::Signal, request);
@@ -235,12 +237,12 @@ impl World {
                 let offset = 1 + u64::from(a) % 16;
                 self.owner.erase(&place, offset);
             }
-            96..=98 => {
+            96..=97 => {
                 self.written += 1;
                 let data = Bytes::from(format!("\"w{}\"", self.written));
                 self.owner.write(&place, data, None, BTreeMap::new());
             }
-            99 if b.is_multiple_of(2) => self.signal(session, place),
+            98 => self.signal(session, place),
             _ => self.close(usize::from(a) % self.sessions.len()),
         }
     }

@@ -201,6 +201,7 @@ impl Bench {
             version: None,
             after: None,
             signal: false,
+            unkept: false,
         };
         let request = HubRequest {
             token,

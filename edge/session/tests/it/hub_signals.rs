@@ -4,19 +4,21 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use gb6_core_model::{ErrorCode, InstanceEpoch, SessionId};
-use gb6_core_wire::client::Dialect;
+use gb6_core_wire::client::{Dialect, Publication as Told};
+use gb6_core_wire::fossil;
 use gb6_core_wire::mesh::*;
 use gb6_core_wire::record::ContentType;
 use gb6_edge_session::{
-    Answer, Delivery, HubConfig, HubRequest, PublishAnswer, PublishQuery, Request, SubscribeQuery,
+    Answer, Delivery, HubConfig, HubRequest, PublishAnswer, PublishQuery, RecoverFrom, Request,
+    SubscribeQuery,
 };
 
 use crate::client::{replies, room};
 use crate::hub_model::person;
-use crate::hub_rules::Bench;
+use crate::hub_rules::{Bench, from};
 
-fn signal(b: &mut Bench, now: u64, token: u64, data: &'static str) {
-    let query = PublishQuery {
+fn query(data: &'static str) -> PublishQuery {
+    PublishQuery {
         instance_epoch: InstanceEpoch(1),
         from: Arc::new(person(5)),
         id: Bytes::new(),
@@ -27,7 +29,15 @@ fn signal(b: &mut Bench, now: u64, token: u64, data: &'static str) {
         version: None,
         after: None,
         signal: true,
-    };
+        unkept: false,
+    }
+}
+
+fn signal(b: &mut Bench, now: u64, token: u64, data: &'static str) {
+    ask(b, now, token, query(data));
+}
+
+fn ask(b: &mut Bench, now: u64, token: u64, query: PublishQuery) {
     let request = HubRequest {
         token,
         session: SessionId(5),
@@ -233,4 +243,161 @@ fn signals_are_the_first_to_go_where_a_client_reads_slowly() {
     assert_eq!(got(&mut b, 0, 4), [(1, false), (2, false)]);
     assert_eq!(got(&mut b, 0, 5), [(1, false), (2, true)]);
     assert_eq!(b.hub.counters().signals_dropped, 2);
+}
+
+#[test]
+fn the_owner_is_told_that_a_stream_is_not_to_keep_it() {
+    let mut b = Bench::new();
+    for (token, unkept) in [(1, true), (2, false)] {
+        let query = PublishQuery {
+            unkept,
+            ..query("1")
+        };
+        ask(&mut b, 0, token, query);
+    }
+    let frames = std::mem::take(&mut b.said.owner).into_iter();
+    let unkept: Vec<bool> = frames
+        .filter_map(|frame| match frame {
+            OwnerFrame::Signal(signal) => Some(signal.unkept),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(unkept, [true, false]);
+}
+
+/// A room that stands at offset 4, with a subscriber that has deltas in each dialect.
+fn stream() -> Bench {
+    let mut b = Bench::new();
+    b.subscribe(99, None);
+    b.interested(4, 1);
+    b.answered(99);
+    for session in 0..2 {
+        subscribe_with_deltas(&mut b, session, None);
+    }
+    b
+}
+
+/// JSON where the session's number is even.
+fn dialect(session: u64) -> Dialect {
+    Dialect::ALL[session as usize % 2]
+}
+
+fn subscribe_with_deltas(b: &mut Bench, session: u64, recover: Option<RecoverFrom>) -> Vec<u64> {
+    let query = SubscribeQuery {
+        dialect: dialect(session),
+        join_leave: false,
+        presence: None,
+        recover,
+        delivery: Delivery {
+            delta: true,
+            ..Delivery::default()
+        },
+    };
+    b.ask(0, session, Request::Subscribe(Box::new(query)));
+    let recovered = b.answered(session).publications;
+    recovered.iter().map(|p| p.publication.offset).collect()
+}
+
+fn text(n: u64) -> String {
+    format!(r#"{{"n":{n},"rest":"what stays the same for a while"}}"#)
+}
+
+fn publish(b: &mut Bench, offset: u64) {
+    let publication = Publication {
+        offset,
+        data: text(offset).into(),
+        content_type: ContentType::Json.into(),
+        ..Publication::default()
+    };
+    let frame = Deliver {
+        room: room(1),
+        publication,
+    };
+    b.frame(0, EdgeFrame::Deliver(frame));
+}
+
+/// The one publication that a subscriber with deltas was told, and its data as text.
+fn told(b: &mut Bench, session: u64) -> (Told, String) {
+    let (its, others) = std::mem::take(&mut b.said.delivered)
+        .into_iter()
+        .partition(|(to, _)| *to == session);
+    b.said.delivered = others;
+    let [(_, frame)] = <[_; 1]>::try_from(its).unwrap();
+    let push = replies(dialect(session), &frame).remove(0).push.unwrap();
+    let told = push.publication.unwrap();
+    let text = match dialect(session) {
+        Dialect::Json => serde_json::from_slice(&told.data).unwrap(),
+        Dialect::Protobuf => String::from_utf8(told.data.to_vec()).unwrap(),
+    };
+    (told, text)
+}
+
+#[test]
+fn what_a_stream_does_not_keep_is_told_whole_and_moves_nothing() {
+    let mut b = stream();
+    publish(&mut b, 5);
+    publish(&mut b, 6);
+    b.said.delivered.clear();
+    let before = b.hub.gauges().ring_bytes;
+    for n in [100, 101] {
+        come(&mut b, text(n));
+        for session in 0..2 {
+            let (told, whole) = told(&mut b, session);
+            assert_eq!((told.delta, told.offset, whole), (false, 0, text(n)));
+        }
+    }
+    assert_eq!(b.hub.gauges().ring_bytes, before);
+    assert_eq!(b.hub.gauges().base_bytes, 0, "it is nobody's base");
+    // The next one is behind the same position: nothing was missed, and nothing is asked for.
+    for offset in 7..9 {
+        publish(&mut b, offset);
+        for session in 0..2 {
+            let (told, data) = told(&mut b, session);
+            assert_eq!((told.delta, told.offset), (offset == 8, offset));
+            match told.delta {
+                true => assert_eq!(
+                    fossil::apply(text(7).as_bytes(), data.as_bytes(), 1000).unwrap(),
+                    text(8).as_bytes()
+                ),
+                false => assert_eq!(data, text(7)),
+            }
+        }
+    }
+    assert!(b.said.history.is_empty());
+    // Who comes later has nothing of it, whether it wants all or the newest.
+    assert_eq!(subscribe_with_deltas(&mut b, 3, from(4)), [5, 6, 7, 8]);
+    come(&mut b, text(102));
+    let newest = from(0).map(|recover| RecoverFrom {
+        newest_only: true,
+        ..recover
+    });
+    assert_eq!(subscribe_with_deltas(&mut b, 4, newest), [8]);
+}
+
+#[test]
+fn who_recovers_behind_it_has_another_base_than_those_who_were_told() {
+    let mut b = stream();
+    publish(&mut b, 5);
+    publish(&mut b, 6);
+    come(&mut b, text(100));
+    // One has the newest as its base, the other nothing that could be relied on.
+    assert_eq!(subscribe_with_deltas(&mut b, 2, from(4)), [5, 6]);
+    assert_eq!(subscribe_with_deltas(&mut b, 3, from(6)), [0; 0]);
+    b.said.delivered.clear();
+    publish(&mut b, 7);
+    for session in [0, 1, 3] {
+        let (told, data) = told(&mut b, session);
+        assert_eq!((told.delta, data), (false, text(7)), "{session}");
+    }
+    let (told_2, data) = told(&mut b, 2);
+    assert!(told_2.delta);
+    let made = fossil::apply(text(6).as_bytes(), data.as_bytes(), 1000).unwrap();
+    assert_eq!(made, text(7).as_bytes());
+    publish(&mut b, 8);
+    for session in 0..4 {
+        let (told, data) = told(&mut b, session);
+        assert!(told.delta, "{session}");
+        let made = fossil::apply(text(7).as_bytes(), data.as_bytes(), 1000).unwrap();
+        assert_eq!(made, text(8).as_bytes());
+    }
 }

@@ -85,8 +85,19 @@ async fn what_is_durable_comes_once_and_behind_a_restart_from_where_it_is_follow
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn signals_come_whether_or_not_somebody_follows_their_room() {
+    hand_on(ChannelKind::Signal).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn so_does_what_a_stream_does_not_keep() {
+    hand_on(ChannelKind::Stream).await;
+}
+
+/// Of publications that are kept nowhere each comes once to an edge that follows the prefix, and to
+/// one that has interest in the room.
+async fn hand_on(kind: ChannelKind) {
     let mut machine = Machine::new(Namespace {
-        kind: ChannelKind::Signal,
+        kind,
         ..Namespace::default()
     });
     let _region = machine.start().await;
@@ -102,6 +113,7 @@ async fn signals_come_whether_or_not_somebody_follows_their_room() {
             instance_epoch: 1,
             from: Person::default(),
             data: n.to_string().into(),
+            unkept: kind == ChannelKind::Stream,
             ..SignalPublish::default()
         }));
     }

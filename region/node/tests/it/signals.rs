@@ -17,8 +17,13 @@ fn signals() -> Namespace {
 }
 
 fn signal(edge: &Edge, request: u64, data: String) {
+    send(edge, request, data, false);
+}
+
+fn send(edge: &Edge, request: u64, data: String, unkept: bool) {
     edge.send(OwnerFrame::Signal(SignalPublish {
         request,
+        unkept,
         room: room(),
         instance_epoch: 1,
         from: Person {
@@ -31,10 +36,10 @@ fn signal(edge: &Edge, request: u64, data: String) {
     }));
 }
 
-async fn next_signal(edge: &mut Edge) -> Publication {
+async fn next_publication(edge: &mut Edge) -> Publication {
     loop {
         match edge.next().await.expect("the link stays") {
-            EdgeFrame::Signal(deliver) => {
+            EdgeFrame::Deliver(deliver) | EdgeFrame::Signal(deliver) => {
                 assert_eq!(deliver.room, room());
                 return deliver.publication;
             }
@@ -64,7 +69,7 @@ async fn every_edge_that_wants_them_gets_them_in_order() {
     }
     for n in 1..=200 {
         for edge in [&mut here, &mut there] {
-            let publication = next_signal(edge).await;
+            let publication = next_publication(edge).await;
             assert_eq!(publication.data, n.to_string());
             assert_eq!(
                 (publication.offset, publication.from.unwrap().client),
@@ -144,4 +149,32 @@ async fn a_stream_takes_no_signals() {
         matches!(edge.next().await, Some(EdgeFrame::Published(p)) if (p.request, p.error) == (1, moving))
     );
     assert_eq!(edge.publish(1, 1, "1".into()).await, (1, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_hands_on_what_it_does_not_keep_between_what_it_keeps() {
+    let mut machine = Machine::new(Namespace::default());
+    let _region = machine.start().await;
+    let mut here = machine.edge("e1").await;
+    let mut there = machine.edge("e2").await;
+    there.send(OwnerFrame::Interest(room()));
+    assert!(matches!(there.next().await, Some(EdgeFrame::Interested(i)) if i.top == 0));
+    for n in 1..=20 {
+        assert_eq!(here.publish(1, n, n.to_string()).await, (n, 0));
+        send(&here, 100 + n, format!("unkept {n}"), true);
+        assert!(
+            matches!(here.next().await, Some(EdgeFrame::Published(p)) if (p.request, p.offset, p.error) == (100 + n, 0, 0))
+        );
+    }
+    for n in 1..=20 {
+        let kept = next_publication(&mut there).await;
+        assert_eq!((kept.offset, kept.data), (n, n.to_string().into()));
+        let unkept = next_publication(&mut there).await;
+        let data = format!("unkept {n}");
+        assert_eq!((unkept.offset, unkept.data), (0, data.into()));
+        assert!(unkept.time >= kept.time, "the wall clock of the owner");
+    }
+    let page = here.history(0, 100).await;
+    let kept: Vec<u64> = page.publications.iter().map(|p| p.offset).collect();
+    assert_eq!((page.top, kept), (20, (1..=20).collect()));
 }

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use gb6_core_model::ErrorCode;
 use gb6_core_model::snapshot::{ChannelKind, Namespace};
-use gb6_core_wire::mesh::{EdgeFrame, OwnerFrame, Publication, Published, RoomRef, SignalPublish};
+use gb6_core_wire::mesh::{
+    Deliver, EdgeFrame, OwnerFrame, Publication, Published, RoomRef, SignalPublish,
+};
 use gb6_region_shard::{LinkId, Output};
 
 use crate::world::{World, person, publish, room, rules, snapshot};
@@ -27,6 +29,17 @@ fn signal(room: RoomRef, request: u64) -> OwnerFrame {
     })
 }
 
+/// The same, which a stream takes too.
+fn unkept(room: RoomRef, request: u64) -> OwnerFrame {
+    let OwnerFrame::Signal(signal) = signal(room, request) else {
+        panic!("a signal");
+    };
+    OwnerFrame::Signal(SignalPublish {
+        unkept: true,
+        ..signal
+    })
+}
+
 fn answers(world: &mut World, link: LinkId) -> Vec<(u64, u64, u32)> {
     let sent = world.take_sent(link).into_iter();
     sent.filter_map(|frame| match frame {
@@ -41,7 +54,8 @@ fn answers(world: &mut World, link: LinkId) -> Vec<(u64, u64, u32)> {
     .collect()
 }
 
-/// What the machine asks of the engine: followed (`+`) and left (`-`) rooms, and signals.
+/// What the machine asks of the engine: followed (`+`) and left (`-`) rooms, and signals; and what
+/// is to be handed on without it (`!`).
 fn asked(world: &mut World) -> Vec<String> {
     let others = std::mem::take(&mut world.others).into_iter();
     others
@@ -52,6 +66,14 @@ fn asked(world: &mut World) -> Vec<String> {
                 assert_eq!((publication.offset, publication.time), (0, 0));
                 Some(format!(
                     "{}:{}",
+                    room.channel,
+                    String::from_utf8_lossy(&publication.data)
+                ))
+            }
+            Output::Unkept { room, publication } => {
+                assert_eq!((publication.offset, publication.time), (0, 0));
+                Some(format!(
+                    "!{}:{}",
                     room.channel,
                     String::from_utf8_lossy(&publication.data)
                 ))
@@ -171,4 +193,46 @@ fn another_snapshot_may_turn_a_namespace_round() {
     world.drain();
     assert_eq!(asked(&mut world), ["-room:1"]);
     assert_eq!(world.shard.top_offset(&room(1)), 1);
+}
+
+#[test]
+fn a_stream_hands_on_what_it_is_not_to_keep_and_stands_where_it_stood() {
+    let mut world = World::new(rules());
+    let links: Vec<LinkId> = (1..=2).map(|edge| world.attach(edge)).collect();
+    world.frame(links[1], OwnerFrame::Interest(room(1)));
+    world.frame(links[0], OwnerFrame::Publish(publish(room(1), 1, 1, 1)));
+    assert_eq!(world.commit(), 1);
+    links.iter().for_each(|link| drop(world.take_sent(*link)));
+    world.frame(links[0], unkept(room(1), 7));
+    world.frame(links[0], unkept(room(2), 8));
+    assert_eq!(answers(&mut world, links[0]), [(7, 0, 0), (8, 0, 0)]);
+    assert_eq!(asked(&mut world), ["!room:1:7", "!room:2:8"]);
+    assert_eq!(world.commit(), 0, "nothing is written");
+    assert_eq!(world.shard.top_offset(&room(1)), 1);
+    assert_eq!(world.shard.counters().signals, 2);
+    let publication = Publication {
+        data: "7".into(),
+        time: 5,
+        ..Publication::default()
+    };
+    world.shard.signalled(&room(1), &publication);
+    world.drain();
+    let deliver = Deliver {
+        room: room(1),
+        publication,
+    };
+    assert_eq!(world.take_sent(links[1]), [EdgeFrame::Signal(deliver)]);
+    assert_eq!(world.take_sent(links[0]), []);
+    // In a channel that keeps nothing it is a signal like others; who is not the owner refuses it.
+    let mut signals = World::new(signals());
+    let link = signals.attach(7);
+    signals.frame(link, unkept(room(1), 9));
+    assert_eq!(asked(&mut signals), ["room:1:9"]);
+    world.shard.stop_serving();
+    world.drain();
+    world.others.clear();
+    let late = world.attach(3);
+    world.take_sent(late);
+    world.frame(late, unkept(room(1), 10));
+    assert!(asked(&mut world).is_empty());
 }

@@ -166,6 +166,7 @@ impl MoveWorld {
             version: None,
             after: None,
             signal: false,
+            unkept: false,
         };
         let pending = Pending {
             publisher: at,

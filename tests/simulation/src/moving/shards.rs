@@ -197,6 +197,7 @@ impl MoveWorld {
                 }
                 // Signals are kept nowhere: nothing of them moves.
                 Output::Signal { .. }
+                | Output::Unkept { .. }
                 | Output::FollowSignals { .. }
                 | Output::UnfollowSignals { .. } => {}
                 Output::Read(_) | Output::Trimmed { .. } | Output::Erased { .. } | Output::Wake => {
