@@ -103,9 +103,27 @@ class ServerApi(Case):
         self.assertEqual(room.data, [5, 6, 1])
 
     @proves("api-skip-history")
-    async def test_skip_history_is_refused_for_a_stream(self):
-        request = cent.PublishRequest(channel=self.fresh("api-skip"), data=1, skip_history=True)
-        await self.failing(108, self.api.publish(request))
+    async def test_skip_history_reaches_who_is_there_and_is_kept_nowhere(self):
+        channel = self.fresh("api-skip")
+        rooms = await self.readers(channel)
+        kept = await self.api.publish(cent.PublishRequest(channel=channel, data="kept"))
+        skip = {"data": "typing", "skip_history": True}
+        result = await self.api.publish(cent.PublishRequest(channel=channel, **skip))
+        self.assertEqual((result.offset, result.epoch), (0, ""))
+        request = cent.BroadcastRequest(channels=[channel, "nowhere:b"], **skip)
+        responses = (await self.api.broadcast(request)).responses
+        self.assertEqual([r.result and r.result.offset for r in responses], [0, None])
+        again = await self.api.publish(cent.PublishRequest(channel=channel, data="again"))
+        self.assertEqual((again.offset, again.epoch), (2, kept.epoch))
+        for room in rooms:
+            await room.count(4)
+            self.assertEqual(room.data, ["kept", "typing", "typing", "again"])
+            self.assertEqual([offset or 0 for offset in room.offsets], [1, 0, 0, 2])
+        page = await self.api.history(cent.HistoryRequest(channel=channel, limit=-1))
+        self.assertEqual([(p.offset, p.data) for p in page.publications], [(1, "kept"), (2, "again")])
+        for remembered in ({"idempotency_key": "k"}, {"version": 1}):
+            request = cent.PublishRequest(channel=channel, **skip, **remembered)
+            await self.failing(108, self.api.publish(request))
 
     @proves("api-broadcast")
     async def test_broadcast_answers_for_each_channel(self):

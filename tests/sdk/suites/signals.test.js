@@ -1,4 +1,4 @@
-// Channels that keep nothing.
+// Channels that keep nothing, and what a stream is told not to keep.
 
 import assert from 'node:assert/strict';
 import { after, afterEach, before } from 'node:test';
@@ -50,5 +50,56 @@ for (const format of formats) {
     await rooms[0].sub.publish(format.encode(value(32)));
     await rooms[1].until('the last', (r) => r.data.at(-1).n === 32);
     assert.deepEqual(rooms[1].data.slice(30).map((d) => d.n).filter((n) => n !== 31), [32]);
+  });
+}
+
+/** The server API, as an application's backend uses it. */
+async function publish(channel, data, more = {}) {
+  const headers = { 'X-API-Key': server.ready.api_key };
+  const response = await fetch(`${server.http}/api/publish`, { method: 'POST', headers, body: JSON.stringify({ channel, data, ...more }) });
+  const { result, error } = await response.json();
+  assert.equal(error, undefined);
+  return result;
+}
+
+for (const format of formats) {
+  proves(format, ['signals'], `${format.name}: what a stream does not keep leaves its position, its history and its deltas alone`, async () => {
+    const channel = freshRoom('unkept');
+    const [alice, bob] = [await clients.connect(format, 'alice'), await clients.connect(format, 'bob')];
+    const kept = { positioned: true, recoverable: true };
+    const rooms = [await new Room(alice, format, channel, kept).subscribe(), await new Room(bob, format, channel, { ...kept, delta: 'fossil' }).subscribe()];
+    const value = (n) => ({ n, word: 'ж€漢'[n % 3], rest: 'what stays the same from one to the next' });
+    const skip = { skip_history: true };
+    assert.deepEqual(await publish(channel, value(100), skip), { offset: 0, epoch: '' });
+    const sent = [100];
+    for (let n = 1; n <= 9; n += 1) {
+      assert.equal((await publish(channel, value(n))).offset, n);
+      sent.push(n);
+      if (n % 3 > 0) continue;
+      await publish(channel, value(100 + n), skip);
+      sent.push(100 + n);
+    }
+    for (const room of rooms) {
+      await room.count(sent.length);
+      assert.deepEqual(room.data, sent.map(value));
+      assert.deepEqual(room.publications.map((p) => Number(p.offset ?? 0)), sent.map((n) => (n > 99 ? 0 : n)));
+    }
+    // The second of each three, and the third.
+    assert.ok(rooms[1].sub.deltaStats().numDeltaPayloads >= 6);
+    // The newest that they were told has no offset. They come back to where they stood before it, and
+    // of what came meanwhile they are told what was kept.
+    for (const client of [alice, bob]) client.link.cut();
+    await publish(channel, value(10));
+    await publish(channel, value(110), skip);
+    await publish(channel, value(11));
+    for (const room of rooms) {
+      await room.until('it is back and has the last', (r) => r.subscribed.length === 2 && r.data.at(-1)?.n === 11);
+      const { wasRecovering, recovered } = room.subscribed[1];
+      assert.deepEqual([wasRecovering, recovered], [true, true]);
+      const came = room.data.slice(sent.length).map((d) => d.n);
+      assert.deepEqual(came.filter((n) => n !== 110), [10, 11]);
+    }
+    const { publications } = await rooms[0].sub.history({ limit: 100 });
+    assert.deepEqual(publications.map((p) => format.decode(p.data)), Array.from({ length: 11 }, (_, n) => value(n + 1)));
   });
 }

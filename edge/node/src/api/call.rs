@@ -13,7 +13,7 @@ use gb6_core_wire::record::ContentType;
 use gb6_edge_session::{Answer, PublishAnswer, PublishQuery, Request, Version};
 
 use super::error::ApiError;
-use super::schema::Content;
+use super::schema::{Content, PublishResult};
 use super::session::ApiSession;
 use crate::shared::Shared;
 
@@ -71,6 +71,17 @@ impl Call {
             channel: channel.as_str().to_owned(),
         };
         Ok(self.session.ask(&self.shared, room, request).await?)
+    }
+
+    /// What is answered to a publish: with an offset of 0 no epoch either, as nothing was kept.
+    pub(super) fn published(&self, channel: &Channel, answer: &PublishAnswer) -> PublishResult {
+        PublishResult {
+            offset: answer.offset,
+            epoch: match answer.offset {
+                0 => String::new(),
+                _ => self.epoch(channel, answer.generation),
+            },
+        }
     }
 
     /// The stream epoch of a channel.
@@ -143,8 +154,8 @@ impl Call {
             tags: content.tags,
             traceparent: String::new(),
             version,
-            // Only where nothing is kept anyway, which each channel says.
             after: None,
+            // Each channel says whether it keeps other publications.
             signal: content.skip_history,
             unkept: false,
         })
@@ -158,16 +169,17 @@ impl Call {
     ) -> Result<(Channel, PublishAnswer), ApiError> {
         let (channel, rules) = self.channel(name)?;
         let signal = rules.kind == ChannelKind::Signal;
-        if query.signal && !signal {
-            let why = "skip_history: every publication of a stream is kept; use a channel whose \
-                       namespace has kind = \"signal\"";
+        query.unkept = query.signal && !signal;
+        query.signal |= signal;
+        if query.signal && (!query.id.is_empty() || query.version.is_some()) {
+            let why = match signal {
+                true => "a channel of kind = \"signal\" remembers neither ids nor versions",
+                false => {
+                    "with skip_history nothing is remembered: leave idempotency_key and version out"
+                }
+            };
             return Err(ApiError::with(ErrorCode::NotAvailable, why));
         }
-        if signal && (!query.id.is_empty() || query.version.is_some()) {
-            let why = "a channel of kind = \"signal\" remembers neither ids nor versions";
-            return Err(ApiError::with(ErrorCode::NotAvailable, why));
-        }
-        query.signal = signal;
         let (bytes, most) = (query.data.len(), rules.max_message_bytes);
         if bytes > most {
             return Err(ApiError::bad(format!(

@@ -21,10 +21,7 @@ pub(super) async fn publish(
     let (channel, content) = request.split();
     let message = call.message(content)?;
     let (channel, published) = call.publish(&channel, message).await?;
-    Ok(PublishResult {
-        offset: published.offset,
-        epoch: call.epoch(&channel, published.generation),
-    })
+    Ok(call.published(&channel, &published))
 }
 
 /// Publishes to several channels. One that fails does not keep the others.
@@ -49,10 +46,7 @@ pub(super) async fn broadcast(
         async move {
             match call.publish(&channel, message).await {
                 Ok((channel, published)) => PublishResponse {
-                    result: Some(PublishResult {
-                        offset: published.offset,
-                        epoch: call.epoch(&channel, published.generation),
-                    }),
+                    result: Some(call.published(&channel, &published)),
                     error: None,
                 },
                 Err(error) => PublishResponse {

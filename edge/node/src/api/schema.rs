@@ -28,7 +28,8 @@ macro_rules! carries_content {
             pub(super) data: Option<Json>,
             /// The data in base 64, for bytes that are not JSON; goes before `data`.
             pub(super) b64data: Option<String>,
-            /// Deliver it to who is there, without an offset, and keep it nowhere.
+            /// Deliver it to who is there, at most once and without an offset, and keep it nowhere;
+            /// with neither `idempotency_key` nor `version`.
             pub(super) skip_history: Option<bool>,
             /// Tags to show to clients: at most 32 and 4 KiB.
             pub(super) tags: Option<BTreeMap<String, String>>,
@@ -96,7 +97,7 @@ carries_content! {
 pub(super) struct PublishResult {
     /// Its offset.
     pub(super) offset: u64,
-    /// The channel's stream epoch.
+    /// The channel's stream epoch; empty with an offset of 0.
     pub(super) epoch: String,
 }
 

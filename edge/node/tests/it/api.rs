@@ -134,6 +134,38 @@ async fn publishes_reach_clients_as_nobodys_with_tags_and_bytes() {
 }
 
 #[tokio::test]
+async fn what_skips_history_is_a_signal_past_the_stream() {
+    let world = World::start(config());
+    let mut client = Client::connect(world.address, &world.token("alice")).await;
+    client
+        .call(json!({"id": 2, "subscribe": {"channel": "room:1"}}))
+        .await;
+    let publish = json!({"channel": "room:1", "data": 1});
+    let first = call(&world, "publish", publish).await;
+    assert_eq!(client.next().await["push"]["pub"]["offset"], 1, "{first}");
+    let body = json!({"channel": "room:1", "data": {"typing": true}, "skip_history": true});
+    let nowhere = json!({"offset": 0, "epoch": ""});
+    let answer = call(&world, "publish", body).await;
+    assert_eq!(answer, json!({"result": nowhere}));
+    let body = json!({
+        "channels": ["room:1", "none:1"], "data": {"typing": true}, "tags": null,
+        "skip_history": true, "version": 0, "version_epoch": "", "idempotency_key": "",
+    });
+    let answer = call(&world, "broadcast", body).await;
+    let responses = &answer["result"]["responses"];
+    assert_eq!(responses[0], json!({"result": nowhere}));
+    assert_eq!(responses[1]["error"]["code"], 102);
+    for _ in 0..2 {
+        let push = client.next().await;
+        let publication = &push["push"]["pub"];
+        assert_eq!(publication["data"], json!({"typing": true}));
+        assert_eq!(publication["offset"], Value::Null, "{push}");
+        assert_eq!(publication["info"], Value::Null, "{push}");
+    }
+    assert_eq!(world.owner.published().len(), 1);
+}
+
+#[tokio::test]
 async fn what_is_wrong_is_said_with_a_code_and_words() {
     let world = World::start(config());
     let long = "x".repeat(65 * 1024);
@@ -200,7 +232,13 @@ async fn what_is_wrong_is_said_with_a_code_and_words() {
         ),
         (
             "publish",
-            json!({"channel": "room:1", "data": 1, "skip_history": true}),
+            json!({"channel": "room:1", "data": 1, "skip_history": true, "idempotency_key": "k"}),
+            108,
+            "leave idempotency_key",
+        ),
+        (
+            "publish",
+            json!({"channel": "room:1", "data": 1, "skip_history": true, "version": 1}),
             108,
             "skip_history",
         ),

@@ -358,7 +358,8 @@ impl State {
                 let deliver = Deliver {
                     room: signal.room,
                     publication: Publication {
-                        from: Some(signal.from),
+                        // The server's own are nobody's.
+                        from: (signal.from != Person::default()).then_some(signal.from),
                         data: signal.data,
                         content_type: signal.content_type,
                         ..Publication::default()
