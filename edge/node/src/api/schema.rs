@@ -409,7 +409,7 @@ pub(super) struct RefreshRequest {
     pub(super) expired: Option<bool>,
     /// When they expire, Unix seconds; 0: never.
     pub(super) expire_at: Option<i64>,
-    /// The connection's info from now on.
+    /// The connection's info from now on, in presence and publications of all its channels.
     pub(super) info: Option<Json>,
 }
 

@@ -7,9 +7,11 @@
 //! them where both together would not fit.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use gb6_core_model::{ErrorCode, limits};
 use gb6_core_wire::client::Dialect;
+use gb6_core_wire::mesh::Person;
 
 use super::live::{Live, RecoveryBudget};
 use super::reply::Turn;
@@ -231,6 +233,21 @@ impl Live {
             bulk.end(token);
             self.next_bulk(turn);
         }
+    }
+
+    /// Changes who will be present by a subscribe that has not begun; `false`: it has.
+    pub(super) fn rename_waiting(&mut self, token: u64, person: &Arc<Person>) -> bool {
+        let shards = self.bulk.iter_mut().flat_map(|b| b.recoveries.values_mut());
+        let mut waiting = shards.flat_map(|shard| &mut shard.waiting);
+        let Some(found) = waiting.find(|r| r.token == token) else {
+            return false;
+        };
+        if let Request::Subscribe(query) = &mut found.request
+            && let Some(present) = &mut query.presence
+        {
+            *present = person.clone();
+        }
+        true
     }
 
     /// Takes a request back that has not begun.

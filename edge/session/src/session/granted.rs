@@ -2,11 +2,9 @@
 //! and those that come later, by a command of the application's server.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
 
 use gb6_core_model::{Channel, Disconnect, ErrorCode, Unsubscribed};
 use gb6_core_wire::client::{Push, Refresh, Reply, SubscribeRequest, SubscribeResult};
-use gb6_core_wire::mesh::Person;
 
 use super::Closes;
 use super::connect::ConnectReply;
@@ -218,11 +216,7 @@ impl Live {
                 ..
             } => {
                 if let Some(info) = info {
-                    let person = Person {
-                        conn_info: info,
-                        ..Person::clone(self.person())
-                    };
-                    self.set_person(Arc::new(person));
+                    self.introduce(turn, info);
                 }
                 self.times.expire(expires_at(turn.cx, expires_unix_ms));
                 let ttl = self.ttl_seconds(turn.cx.now_ms);

@@ -102,6 +102,8 @@ pub(super) enum Asked {
     History(Box<HistoryAsked>),
     RpcPublish(Channel),
     RpcTrace(Offset),
+    /// Others are told who the session is by now: no reply is made.
+    Introduced,
     /// No reply is made.
     Nothing,
 }
@@ -274,6 +276,11 @@ impl Live {
             },
             request,
         }
+    }
+
+    /// Whether there is no answer yet to a request of some kind.
+    pub(super) fn pending_any(&self, is: impl Fn(&Asked) -> bool) -> bool {
+        self.pending.iter().any(|p| is(&p.what))
     }
 
     /// Takes a request off the list.

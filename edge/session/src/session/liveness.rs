@@ -151,7 +151,8 @@ impl Live {
         if request.token.is_empty() {
             return turn.fail(id, ErrorCode::BadRequest);
         }
-        if self.refreshing.is_some() {
+        // The rooms are told by one of them at a time: there may be a thousand.
+        if self.refreshing.is_some() || self.is_introducing() {
             return turn.fail(id, ErrorCode::TooManyRequests);
         }
         self.verifications += 1;
@@ -195,6 +196,9 @@ impl Live {
             return Err(Disconnect::InvalidToken);
         }
         self.caps = claims.caps;
+        if !claims.info.is_empty() {
+            self.introduce(turn, claims.info);
+        }
         self.times
             .expire(expires_at(turn.cx, claims.expires_unix_ms));
         let ttl = self.ttl_seconds(turn.cx.now_ms);

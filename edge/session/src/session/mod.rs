@@ -16,6 +16,7 @@ mod liveness;
 mod message_id;
 mod options;
 mod permission;
+mod person;
 mod prefix;
 mod proofs;
 mod rate;

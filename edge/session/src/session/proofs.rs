@@ -7,14 +7,12 @@
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use gb6_core_model::{Channel, Disconnect, ErrorCode, Unsubscribed, limits};
 use gb6_core_wire::client::{
     Command, Method, SubRefreshRequest, SubRefreshResult, SubscribeRequest,
 };
-use gb6_core_wire::mesh::Person;
 
 use super::Closes;
 use super::asking::Publishing;
@@ -24,7 +22,6 @@ use super::reply::Turn;
 use super::rpc::channel_named;
 use super::subscription::{Told, VERIFYING};
 use super::types::{SubscriptionClaims, SubscriptionGrant, TokenError, count};
-use crate::request::Request;
 
 /// What is waited for; this exists while there is anything.
 #[derive(Default)]
@@ -284,27 +281,6 @@ impl Live {
         }
     }
 
-    /// Others see this of the connection in a channel from here on.
-    fn introduce(&mut self, turn: &mut Turn<'_>, at: usize, info: Bytes) {
-        let person = Arc::new(Person {
-            chan_info: info,
-            ..Person::clone(self.person())
-        });
-        let subscription = &mut self.subscriptions[at];
-        let terms = subscription.terms.get_or_insert_default();
-        let (before, rooms) = (&mut terms.person, terms.following.is_none());
-        let known = before
-            .as_ref()
-            .is_some_and(|p| p.chan_info == person.chan_info);
-        *before = Some(person.clone());
-        if !known && rooms {
-            let channel = subscription.channel.clone();
-            let introduce = Request::Introduce(person);
-            let request = self.request(turn, 0, &channel, Asked::Nothing, introduce);
-            turn.hub(request);
-        }
-    }
-
     fn proven_refresh(
         &mut self,
         turn: &mut Turn<'_>,
@@ -319,7 +295,7 @@ impl Live {
             Ok((grant, token)) => {
                 self.held_by(channel, token);
                 if !grant.info.is_empty() {
-                    self.introduce(turn, at, grant.info);
+                    self.introduce_in(turn, at, grant.info);
                 }
                 let expires = expires_at(turn.cx, grant.expires_unix_ms);
                 let terms = self.subscriptions[at].terms.get_or_insert_default();

@@ -199,7 +199,7 @@ impl Live {
             }
             // Whatever became of it, the session has no subscription any more.
             (Asked::Unsubscribe, _) => turn.answer(id, UnsubscribeResult {}),
-            (Asked::Nothing, _) => {}
+            (Asked::Introduced | Asked::Nothing, _) => {}
             (_, Answer::Failed(code)) => return Err(code),
             (Asked::Publish, Answer::Published(_)) => {
                 count(&turn.cx.counters.published);

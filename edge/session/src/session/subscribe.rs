@@ -197,17 +197,6 @@ impl Live {
         (Some(Box::new(terms)), grant.data)
     }
 
-    /// Who the session is in a channel.
-    pub(super) fn person_in(&self, channel: &Channel) -> &Arc<Person> {
-        let terms = self
-            .find(channel)
-            .ok()
-            .and_then(|at| self.subscriptions[at].terms.as_ref());
-        terms
-            .and_then(|t| t.person.as_ref())
-            .unwrap_or(self.person())
-    }
-
     /// A hub has answered a subscribe.
     pub(super) fn subscribed(
         &mut self,

@@ -27,6 +27,7 @@ mod session_model;
 mod session_naive;
 mod session_one_way;
 mod session_permissions;
+mod session_person;
 mod session_prediction;
 mod session_prefix;
 mod session_rooms;
