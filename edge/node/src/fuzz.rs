@@ -172,7 +172,9 @@ pub fn token(bytes: &[u8]) {
     };
     let listener = InstanceId::from("demo");
     let found = crate::auth::verify_token(&KEYS, &listener, text, NOW_MS);
-    if found.is_ok() {
+    let named = crate::auth::named_token(text);
+    if let Ok((_, token)) = found {
+        assert_eq!(named.map(|n| n.key), Some(token.id), "it can be revoked");
         let signed = text.rsplit_once('.').is_some_and(|(head, tag)| {
             let tag = URL_SAFE_NO_PAD.decode(tag).unwrap_or_default();
             hmac::verify(&key(), head.as_bytes(), &tag).is_ok()
@@ -187,7 +189,9 @@ pub fn claims(payload: &[u8]) {
     let depth = gb6_core_model::limits::JSON_DEPTH_MAX;
     let shown = |json: &Bytes| assert!(json.is_empty() || json_depth_within(json, depth));
     let another = InstanceId::from("another");
-    if let Ok((found, _)) = crate::auth::verify_token(&KEYS, &another, &token, NOW_MS) {
+    let named = crate::auth::named_token(&token).map(|n| n.key);
+    if let Ok((found, by)) = crate::auth::verify_token(&KEYS, &another, &token, NOW_MS) {
+        assert_eq!(named, Some(by.id), "it can be revoked by its text");
         assert_eq!(found.instance.as_str(), "demo", "the key decides");
         assert!(found.expires_unix_ms.is_none_or(|at| at > NOW_MS));
         shown(&found.info);
@@ -204,7 +208,8 @@ pub fn claims(payload: &[u8]) {
     let verify = |instance| {
         crate::auth::verify_subscription_token(&KEYS, &InstanceId::from(instance), &token, NOW_MS)
     };
-    if let Ok((found, _)) = verify("demo") {
+    if let Ok((found, by)) = verify("demo") {
+        assert_eq!(named, Some(by.id), "it can be revoked by its text");
         assert!(gb6_core_model::Channel::parse(&found.channel).is_ok());
         assert!(found.grant.expires_unix_ms.is_none_or(|at| at > NOW_MS));
         shown(&found.grant.info);

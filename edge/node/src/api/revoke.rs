@@ -8,7 +8,7 @@ use super::error::ApiError;
 use super::schema::{
     BlockUserRequest, Done, InvalidateUserTokensRequest, RevokeTokenRequest, UnblockUserRequest,
 };
-use crate::auth::{TOKEN_ID_BYTES_MAX, key_of_token};
+use crate::auth::{TOKEN_ID_BYTES_MAX, named_token};
 use crate::revocation::revoke;
 
 /// How long a revocation is remembered for whose end no time is given, in ms: 400 days.
@@ -24,13 +24,27 @@ pub(super) async fn token(call: &Call, request: RevokeTokenRequest) -> Result<Do
         let until = end(call, request.expire_at)?;
         return write(call, Revocation::Session { client, until }).await;
     }
-    let key = key_of_token(uid).ok_or_else(|| {
+    let token = named_token(uid).ok_or_else(|| {
         let why =
             format!("uid is the token's jti, 1 to {TOKEN_ID_BYTES_MAX} bytes, or the token itself");
         ApiError::bad(why)
     })?;
-    let until = end(call, request.expire_at)?;
-    write(call, Revocation::of_token(key, until)).await
+    let until = match (request.expire_at, token.ends_unix_ms) {
+        (None, Some(ends)) => {
+            let until = ends.saturating_add(grace_ms(call));
+            if until <= call.shared.clock.unix_ms() {
+                return Ok(Done {});
+            }
+            until
+        }
+        (expire_at, _) => end(call, expire_at)?,
+    };
+    write(call, Revocation::of_token(token.key, until)).await
+}
+
+/// How long a connection or subscription outlives its token, in ms.
+fn grace_ms(call: &Call) -> i64 {
+    i64::try_from(call.shared.config.session.expiry_grace_ms).unwrap_or(i64::MAX)
 }
 
 /// Revokes the tokens of a user that were issued before some time.

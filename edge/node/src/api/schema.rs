@@ -270,7 +270,8 @@ pub(super) struct RevokeTokenRequest {
     /// In place of `uid`, the client id of a connection: it is ended at whichever edge it is, and
     /// its token stays valid.
     pub(super) client: Option<String>,
-    /// When the token expires, Unix seconds: until then it is remembered. 0 or nothing: 400 days.
+    /// When the token expires, Unix seconds: until then it is remembered. Nothing: what the token
+    /// itself says, where `uid` is the whole of it. 0, or where nobody says: 400 days.
     pub(super) expire_at: Option<i64>,
 }
 

@@ -251,7 +251,7 @@ fn check_channel(name: &str) -> Result<(), Refusal> {
 }
 
 /// A NumericDate in ms; refused where it is no time.
-fn millis(seconds: f64) -> Result<i64, Refusal> {
+pub(super) fn millis(seconds: f64) -> Result<i64, Refusal> {
     if !seconds.is_finite() || seconds.abs() > 1e12 {
         return Err(Refusal::Claims);
     }

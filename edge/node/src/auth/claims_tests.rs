@@ -279,6 +279,27 @@ fn a_key_of_another_instance_gives_no_subscription() {
 }
 
 #[test]
+fn when_a_token_that_is_taken_back_has_ended() {
+    use serde_json::json;
+    let ends = |claims| named_token(&sign("demo", claims)).unwrap().ends_unix_ms;
+    assert_eq!(ends(json!({"exp": NOW})), Some(NOW * 1000));
+    assert_eq!(ends(json!({"exp": NOW as f64 + 0.5})), Some(NOW_MS));
+    assert_eq!(ends(json!({})), None);
+    let of_both = |expire_at: i64| ends(json!({"exp": NOW, "expire_at": expire_at}));
+    assert_eq!(of_both(NOW + 9), Some((NOW + 9) * 1000));
+    assert_eq!(of_both(NOW - 9), Some(NOW * 1000));
+    assert_eq!(of_both(0), None);
+    assert_eq!(ends(json!({"expire_at": NOW})), Some(NOW * 1000));
+    // Times that are none say nothing.
+    assert_eq!(ends(json!({"exp": 1e300})), None);
+    assert_eq!(ends(json!({"exp": "soon"})), None);
+    assert_eq!(named_token("t1").unwrap().ends_unix_ms, None);
+    assert_eq!(named_token("t1").unwrap().key, claims::id_of_jti("t1"));
+    assert_eq!(named_token(""), None);
+    assert_eq!(named_token(&"j".repeat(256)), None);
+}
+
+#[test]
 fn by_what_a_token_can_be_taken_back() {
     let keys = KeyTable::new(&snapshot(), |_| Fetched::None);
     let id = |claims: serde_json::Value| {

@@ -175,7 +175,7 @@ impl<'a> Signed<'a> {
         let payload = URL_SAFE_NO_PAD
             .decode(payload)
             .map_err(|_| Refusal::Malformed)?;
-        let issuer: Issuer = serde_json::from_slice(&payload).map_err(|_| Refusal::Malformed)?;
+        let issuer: Issuer = object(&payload).ok_or(Refusal::Malformed)?;
         let algorithm = header.alg.as_deref().and_then(KeyAlgorithm::parse);
         let algorithm = algorithm.ok_or(Refusal::Algorithm)?;
         let signs = |meant: &Meant<'_>| meant.verify(algorithm, message, signature);
@@ -208,7 +208,7 @@ impl<'a> Signed<'a> {
     }
 
     fn claims(&self) -> Result<claims::Raw, Refusal> {
-        serde_json::from_slice(&self.payload).map_err(|_| Refusal::Claims)
+        object(&self.payload).ok_or(Refusal::Claims)
     }
 }
 
@@ -290,12 +290,38 @@ impl<'a> Meant<'a> {
     }
 }
 
-/// The key by which a token is revoked, named by its `jti` or by its text; `None`: it is neither.
-pub(crate) fn key_of_token(uid: &str) -> Option<[u8; 16]> {
+/// A token that is to be revoked. Nobody has verified it: whoever revokes it may.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct NamedToken {
+    /// The key by which it is revoked.
+    pub(crate) key: [u8; 16],
+    /// When it has ended, and what it was let into too, Unix ms; `None`: never, or only its `jti` is
+    /// known.
+    pub(crate) ends_unix_ms: Option<i64>,
+}
+
+/// The token that is named by its `jti` or by its text; `None`: it is neither.
+pub(crate) fn named_token(uid: &str) -> Option<NamedToken> {
     #[derive(Deserialize)]
     struct Named {
         #[serde(default)]
         jti: Option<String>,
+        #[serde(default)]
+        exp: Option<serde_json::Value>,
+        #[serde(default)]
+        expire_at: Option<serde_json::Value>,
+    }
+    impl Named {
+        fn ends_unix_ms(&self) -> Option<i64> {
+            let exp = self.exp.as_ref().and_then(|exp| exp.as_f64());
+            let exp = exp.and_then(|exp| claims::millis(exp).ok());
+            // What it lets into ends then in place of `exp`.
+            match self.expire_at.as_ref().and_then(|at| at.as_i64()) {
+                None => exp,
+                Some(0) => None,
+                Some(at) => exp.max(Some(at.saturating_mul(1000))),
+            }
+        }
     }
     let mut parts = uid.split('.');
     let token = (parts.next(), parts.next(), parts.next(), parts.next());
@@ -303,19 +329,23 @@ pub(crate) fn key_of_token(uid: &str) -> Option<[u8; 16]> {
         && part::<Header>(header).is_some()
         && let Some(named) = part::<Named>(payload)
     {
-        return Some(match named.jti {
-            Some(jti) => claims::id_of_jti(&jti),
-            None => claims::id_of_text(uid),
-        });
+        let ends_unix_ms = named.ends_unix_ms();
+        let key = match named.jti {
+            Some(jti) if !jti.is_empty() => claims::id_of_jti(&jti),
+            _ => claims::id_of_text(uid),
+        };
+        return Some(NamedToken { key, ends_unix_ms });
     }
     (1..=TOKEN_ID_BYTES_MAX)
         .contains(&uid.len())
-        .then(|| claims::id_of_jti(uid))
+        .then(|| NamedToken {
+            key: claims::id_of_jti(uid),
+            ends_unix_ms: None,
+        })
 }
 
 fn part<T: for<'de> Deserialize<'de>>(encoded: &str) -> Option<T> {
-    let json = URL_SAFE_NO_PAD.decode(encoded).ok()?;
-    serde_json::from_slice(&json).ok()
+    object(&URL_SAFE_NO_PAD.decode(encoded).ok()?)
 }
 
 #[cfg(test)]

@@ -251,6 +251,54 @@ async fn nobody_touches_the_log_of_revocations() {
 }
 
 #[tokio::test]
+async fn a_token_that_is_given_whole_is_remembered_until_it_ends_by_itself() {
+    let world = World::start(config());
+    let now = unix_s();
+    let grace = 25_000;
+    let key = SigningKey::shared(&world.snapshot.instances["demo"].keys[0]).unwrap();
+    let with = |claims: Value| sign_claims(&key, &claims).unwrap();
+    // The newest record says until when, Unix ms.
+    let until = || {
+        let newest = world.owner.published().pop().unwrap();
+        assert_eq!(newest.room.channel, "!revoked");
+        let record: Value = serde_json::from_slice(&newest.data).unwrap();
+        record["until"].as_i64().unwrap()
+    };
+    for (token, want) in [
+        (json!({"sub": "a", "exp": now + 60}), now + 60),
+        (json!({"sub": "a", "exp": now - 9, "jti": "t"}), now - 9),
+        // What it lets into outlives it.
+        (
+            json!({"channel": "$room:1", "exp": now - 3600, "expire_at": now + 90}),
+            now + 90,
+        ),
+    ] {
+        done(world.address, "revoke_token", json!({"uid": with(token)})).await;
+        assert_eq!(until(), want * 1000 + grace);
+    }
+    // Nothing is left of it.
+    let written = world.owner.published().len();
+    let over = json!({"uid": with(json!({"sub": "a", "exp": now - 3600}))});
+    done(world.address, "revoke_token", over.clone()).await;
+    assert_eq!(world.owner.published().len(), written);
+    // Whoever says more is believed; where nobody does, it is long.
+    let ends = with(json!({"sub": "a", "exp": now + 60}));
+    let ask = json!({"uid": ends, "expire_at": now + 600});
+    done(world.address, "revoke_token", ask).await;
+    assert_eq!(until(), (now + 600) * 1000);
+    let days_400 = (now + 400 * 24 * 3600) * 1000;
+    for long in [
+        json!({"uid": ends, "expire_at": 0}),
+        json!({"uid": with(json!({"sub": "a"}))}),
+        json!({"uid": with(json!({"channel": "a", "exp": now - 3600, "expire_at": 0}))}),
+        json!({"uid": "t1"}),
+    ] {
+        done(world.address, "revoke_token", long).await;
+        assert!((0..60_000).contains(&(until() - days_400)));
+    }
+}
+
+#[tokio::test]
 async fn what_can_not_be_revoked_is_refused_in_words() {
     let world = World::start(config());
     for (method, body, code) in [
