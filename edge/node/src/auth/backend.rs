@@ -36,7 +36,7 @@ struct Raw {
     #[serde(default)]
     channels: Option<Vec<String>>,
     #[serde(default)]
-    subs: Option<BTreeMap<String, RawGrant>>,
+    subs: Option<BTreeMap<String, Option<RawGrant>>>,
     #[serde(default)]
     caps: Option<Vec<Capability>>,
     #[serde(default)]
@@ -57,11 +57,10 @@ pub(crate) fn claims_of_backend(
     if user.len() > USER_BYTES_MAX {
         return Err(Refusal::Claims);
     }
-    let given = |b64: Option<String>| b64.filter(|text| !text.is_empty());
     Ok(Claims {
         instance,
         user,
-        info: json_of(raw.info, given(raw.b64info))?,
+        info: json_of(raw.info, raw.b64info)?,
         caps: caps(raw.caps)?,
         expires_unix_ms: end(raw.expire_at, None, unix_ms)?,
         subscriptions: subscriptions(
@@ -69,7 +68,7 @@ pub(crate) fn claims_of_backend(
             raw.subs.unwrap_or_default(),
             unix_ms,
         )?,
-        data: json_of(raw.data, given(raw.b64data))?,
+        data: json_of(raw.data, raw.b64data)?,
         meta: meta(raw.meta)?,
         client_refreshes: false,
     })

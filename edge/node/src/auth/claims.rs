@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 
 use super::Refusal;
 use super::backend::meta;
-use super::grant::{RawGrant, RawOverrides, end, json_of};
+use super::grant::{RawGrant, RawOverrides, end, json_of, or_default};
 use super::keys::InstanceKeys;
 
 /// Longest user id in bytes: it is repeated in every message of the user.
@@ -25,10 +25,10 @@ const CAPABILITY_NAMES_MAX: usize = 1024;
 /// Channels in `channels` and `subs` together at most.
 const GRANTS_MAX: usize = limits::SUBSCRIPTIONS_MAX;
 
-/// The claims as they stand in the token. Unknown ones are passed over.
+/// The claims as they stand in the token. `null` is as good as absent, and unknown ones are passed over.
 #[derive(Deserialize)]
 pub(super) struct Raw {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     sub: String,
     /// RFC 7519 section 4.1.4: seconds, possibly with a fraction.
     #[serde(default)]
@@ -53,10 +53,10 @@ pub(super) struct Raw {
     // Of connection tokens.
     #[serde(default)]
     caps: Option<Vec<Capability>>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     channels: Vec<String>,
-    #[serde(default)]
-    subs: BTreeMap<String, RawGrant>,
+    #[serde(default, deserialize_with = "or_default")]
+    subs: BTreeMap<String, Option<RawGrant>>,
     #[serde(default)]
     meta: Option<Box<RawValue>>,
     // Of subscription tokens: only they name a channel.
@@ -68,7 +68,7 @@ pub(super) struct Raw {
     data: Option<Box<RawValue>>,
     #[serde(default)]
     b64data: Option<String>,
-    #[serde(default, rename = "override")]
+    #[serde(default, rename = "override", deserialize_with = "or_default")]
     overrides: RawOverrides,
 }
 
@@ -92,7 +92,8 @@ impl Audience {
 /// By what a token can be taken back.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct TokenRef {
-    /// The key that it is remembered by: of its `jti` where it has one, else of its text.
+    /// The key that it is remembered by: of its `jti` where it has one that is not empty, else of
+    /// its text.
     pub(crate) id: [u8; 16],
     /// When it was issued, Unix ms; `None`: it does not say.
     pub(crate) issued_unix_ms: Option<i64>,
@@ -113,9 +114,9 @@ impl Raw {
     pub(super) fn token(&self, token: &str) -> Result<TokenRef, Refusal> {
         Ok(TokenRef {
             id: match self.jti.as_deref() {
-                Some(jti) if (1..=TOKEN_ID_BYTES_MAX).contains(&jti.len()) => id_of_jti(jti),
+                None | Some("") => id_of_text(token),
+                Some(jti) if jti.len() <= TOKEN_ID_BYTES_MAX => id_of_jti(jti),
                 Some(_) => return Err(Refusal::Claims),
-                None => id_of_text(token),
             },
             issued_unix_ms: self.iat.map(millis).transpose()?,
         })
@@ -221,7 +222,7 @@ pub(super) fn caps(caps: Option<Vec<Capability>>) -> Result<Caps, Refusal> {
 /// The server-side subscriptions; what `subs` says of a channel counts before `channels`.
 pub(super) fn subscriptions(
     channels: Vec<String>,
-    subs: BTreeMap<String, RawGrant>,
+    subs: BTreeMap<String, Option<RawGrant>>,
     unix_ms: i64,
 ) -> Result<BTreeMap<String, SubscriptionGrant>, Refusal> {
     if channels.len() + subs.len() > GRANTS_MAX {
@@ -235,7 +236,7 @@ pub(super) fn subscriptions(
     for (channel, raw) in subs {
         check_channel(&channel)?;
         // One whose time is over is no subscription any more; the others are.
-        match raw.check(None, unix_ms) {
+        match raw.unwrap_or_default().check(None, unix_ms) {
             Ok(grant) => all.insert(channel, grant),
             Err(Refusal::Expired) => all.remove(&channel),
             Err(refusal) => return Err(refusal),

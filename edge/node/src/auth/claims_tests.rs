@@ -122,7 +122,6 @@ fn what_no_claim_may_be() {
         serde_json::json!({"subs": {"a": {"override": {"presence": true}}}}),
         serde_json::json!({"subs": {"a": {"override": {"presence": {"value": 1}}}}}),
         serde_json::json!({"sub": "u".repeat(256)}),
-        serde_json::json!({"jti": ""}),
         serde_json::json!({"jti": "j".repeat(256)}),
         serde_json::json!({"jti": 7}),
         serde_json::json!({"iat": "now"}),
@@ -144,8 +143,45 @@ fn what_no_claim_may_be() {
             &shown[..shown.len().min(80)]
         );
     }
-    // Nothing of it is shown to anybody, so nothing of it is looked at.
+    // Claims that nobody knows are passed over.
     assert!(connection(serde_json::json!({"meta": {"role": "x"}, "unknown": [1]})).is_ok());
+}
+
+#[test]
+fn claims_are_an_object() {
+    // Serde would take the claims in the order in which they are declared.
+    for array in [serde_json::json!([]), serde_json::json!(["alice"])] {
+        assert_eq!(connection(array), Err(Refusal::Malformed));
+    }
+}
+
+/// What a server in Go or PHP writes where it has nothing to say.
+#[test]
+fn null_is_as_good_as_absent_and_base_64_of_nothing_is_none() {
+    use serde_json::json;
+    let nothing = json!({
+        "sub": null, "exp": null, "nbf": null, "iat": null, "jti": null, "aud": null, "iss": null,
+        "expire_at": null, "info": null, "b64info": null, "caps": null, "channels": null,
+        "subs": null, "meta": null, "channel": null, "client": null, "data": null,
+        "b64data": null, "override": null,
+    });
+    assert_eq!(connection(nothing.clone()), connection(json!({})));
+    let channel = |mut claims: serde_json::Value| {
+        claims["channel"] = json!("room:1");
+        let claims = subscription(claims).unwrap();
+        (claims.user, claims.client, claims.grant)
+    };
+    assert_eq!(channel(nothing), channel(json!({})));
+    let claims = connection(json!({
+        "sub": "u", "jti": "", "info": {"a": 1}, "b64info": "",
+        "subs": {"room:1": null, "room:2": {"data": [1], "b64data": "", "override": null}},
+    }));
+    let claims = claims.unwrap();
+    assert_eq!(&claims.info[..], br#"{"a":1}"#);
+    assert_eq!(claims.subscriptions["room:1"], SubscriptionGrant::default());
+    assert_eq!(&claims.subscriptions["room:2"].data[..], b"[1]");
+    let (.., grant) = channel(json!({"info": 7, "b64info": "", "data": 8, "b64data": ""}));
+    assert_eq!((&grant.info[..], &grant.data[..]), (&b"7"[..], &b"8"[..]));
 }
 
 #[test]
@@ -318,6 +354,11 @@ fn by_what_a_token_can_be_taken_back() {
         id(serde_json::json!({"sub": "b"})),
     );
     assert_ne!(a.id, b.id);
+    // An empty one is none, also where the API names the token by its text.
+    let empty = serde_json::json!({"sub": "a", "jti": ""});
+    let text = sign("demo", empty.clone());
+    assert_eq!(id(empty).id, claims::id_of_text(&text));
+    assert_eq!(named_token(&text).unwrap().key, claims::id_of_text(&text));
     assert_eq!(
         a.id,
         claims::id_of_text(&sign("demo", serde_json::json!({"sub": "a"})))

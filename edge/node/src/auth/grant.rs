@@ -6,10 +6,20 @@ use bytes::Bytes;
 use gb6_core_model::limits;
 use gb6_core_wire::client::json_depth_within;
 use gb6_edge_session::{Overrides, SubscriptionGrant};
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use super::Refusal;
+
+/// A claim in which `null` counts as absent: what servers in Go or PHP write where they have nothing
+/// to say.
+pub(super) fn or_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de> + Default,
+{
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
 
 /// One entry of the claim `subs`, or the like claims of a subscription token.
 #[derive(Default, Deserialize)]
@@ -22,7 +32,7 @@ pub(super) struct RawGrant {
     pub(super) data: Option<Box<RawValue>>,
     #[serde(default)]
     pub(super) b64data: Option<String>,
-    #[serde(default, rename = "override")]
+    #[serde(default, rename = "override", deserialize_with = "or_default")]
     pub(super) overrides: RawOverrides,
     #[serde(default)]
     pub(super) expire_at: Option<i64>,
@@ -96,10 +106,10 @@ pub(super) fn end(
     }
 }
 
-/// JSON to show to clients, that was given as it is or in base 64; empty: none was. What is nested
-/// deeper than clients can read is refused.
+/// JSON to show to clients, that was given as it is or in base 64; empty: none was, and base 64 of
+/// nothing is none. What is nested deeper than clients can read is refused.
 pub(super) fn json_of(json: Option<Box<RawValue>>, b64: Option<String>) -> Result<Bytes, Refusal> {
-    let data = match (json, b64) {
+    let data = match (json, b64.filter(|text| !text.is_empty())) {
         (_, Some(b64)) => from_base64(&b64)?,
         (Some(json), None) => Bytes::copy_from_slice(json.get().as_bytes()),
         (None, None) => return Ok(Bytes::new()),

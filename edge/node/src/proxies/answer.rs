@@ -206,6 +206,11 @@ mod tests {
             panic!("an empty answer");
         };
         assert_eq!((claims.user.as_str(), claims.expires_unix_ms), ("", None));
+        let subs = r#"{"result":{"user":"1","subs":{"room:1":null,"room:2":{"override":null}}}}"#;
+        let Ok(Said::Result(Some(claims))) = connect_of(subs) else {
+            panic!("subscriptions without options");
+        };
+        assert_eq!(claims.subscriptions.len(), 2);
         let data = r#"{"result":{"user":"1","b64data":"eyJhIjoxfQ=="}}"#;
         let Ok(Said::Result(Some(claims))) = connect_of(data) else {
             panic!("data in base 64");
