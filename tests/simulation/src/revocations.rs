@@ -361,7 +361,7 @@ impl World {
         let Some(running) = &mut self.edges[edge].up else {
             return;
         };
-        if !running.following.follower.has_room(unix_ms) {
+        if !running.following.follower.has_room(&revocation, unix_ms) {
             return;
         }
         self.ledger.is_tried(&revocation);

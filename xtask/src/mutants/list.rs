@@ -487,8 +487,8 @@ fn simulation() -> Vec<Mutant> {
             "mesh-blocked-user-let-in",
             "a record that blocks a user does nothing",
             "edge/session/src/revocation/set.rs",
-            "self.user(user, unix_ms).blocked = Some(end);",
-            "let _ = (self.user(user, unix_ms), end);",
+            "self.user(user).blocked = Some(end);",
+            "let _ = (self.user(user), end);",
         ),
         by(
             "mesh-request-not-held",

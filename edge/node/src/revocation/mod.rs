@@ -373,11 +373,9 @@ pub(crate) async fn revoke(
         return Err(ErrorCode::BadRequest);
     }
     let revoked = shared.revocations.of(shared, instance);
-    if !matches!(revocation, Revocation::Unblock { .. }) {
-        let unix_ms = shared.clock.unix_ms();
-        if !revoked.follower.write().has_room(unix_ms) {
-            return Err(ErrorCode::LimitExceeded);
-        }
+    let unix_ms = shared.clock.unix_ms();
+    if !revoked.follower.write().has_room(revocation, unix_ms) {
+        return Err(ErrorCode::LimitExceeded);
     }
     revoked.write(shared, revocation, None).await?;
     // This edge need not wait until it is told.

@@ -31,6 +31,10 @@ pub struct RevocationFollower {
     /// How often the way to the log was lost: what was read before says nothing of now.
     losses: u64,
     current: bool,
+    /// Up to how many entries others are accepted.
+    entries_max: usize,
+    /// When it was last looked for what has expired, Unix ms.
+    expired_unix_ms: i64,
 }
 
 /// A read of the log from what is applied up to its top.
@@ -81,8 +85,11 @@ pub struct RevocationUpkeep {
 impl RevocationFollower {
     /// The system channel of revocations.
     pub const CHANNEL: &'static str = "!revoked";
-    /// Tokens, users and connections of one instance that are remembered at most.
+    /// Tokens, users and connections of one instance up to which more are accepted. A tenth more is
+    /// remembered: of what others write meanwhile an edge hears a moment later.
     pub const ENTRIES_MAX: usize = 200_000;
+    /// Between two looks for what has expired where there is no room, in ms.
+    const EXPIRE_MS: u64 = 1_000;
     /// For how long something is kept behind its end, in ms: by so much the clocks of edges may
     /// differ.
     pub const GRACE_MS: i64 = 300_000;
@@ -93,7 +100,7 @@ impl RevocationFollower {
     /// Before the next look where one failed, in ms.
     pub const RETRY_MS: u64 = 200;
 
-    /// Of an instance of which nothing is known, with at most `entries_max` tokens, users and
+    /// Of an instance of which nothing is known, that accepts up to `entries_max` tokens, users and
     /// connections, each kept [`RevocationFollower::GRACE_MS`] behind its end.
     pub fn new(entries_max: usize) -> Self {
         Self::with_grace(entries_max, Self::GRACE_MS)
@@ -102,10 +109,12 @@ impl RevocationFollower {
     /// The same with another time, in ms.
     pub fn with_grace(entries_max: usize, grace_ms: i64) -> Self {
         Self {
-            set: RevokedSet::new(entries_max, grace_ms),
+            set: RevokedSet::new(entries_max + entries_max / 10, grace_ms),
             applied: 0,
             losses: 0,
             current: false,
+            entries_max,
+            expired_unix_ms: i64::MIN,
         }
     }
 
@@ -215,7 +224,7 @@ impl RevocationFollower {
     /// record is `first` and all of which is applied. With more than `spare` records beyond twice what
     /// is revoked, the oldest that are needed are to be written anew.
     pub fn upkeep(&mut self, first: Offset, unix_ms: i64, spare: u64) -> RevocationUpkeep {
-        self.set.expire(unix_ms);
+        self.expire(unix_ms);
         if !self.current || !self.set.is_whole() {
             // Others know what it is that this edge does not.
             return RevocationUpkeep::default();
@@ -236,13 +245,21 @@ impl RevocationFollower {
         self.set.anew(&record, publication.offset)
     }
 
-    /// Whether one more token, user or connection can be remembered, behind the ones that have not expired at
-    /// `unix_ms`.
-    pub fn has_room(&mut self, unix_ms: i64) -> bool {
-        if self.set.is_full() {
-            self.set.expire(unix_ms);
+    /// Whether this may be written at `unix_ms`: what it names is remembered already, or there is room
+    /// for one more. It is found out once a second at most what has expired.
+    pub fn has_room(&mut self, revocation: &Revocation, unix_ms: i64) -> bool {
+        if self.set.len() < self.entries_max || self.set.has_place_for(revocation) {
+            return true;
         }
-        !self.set.is_full()
+        if unix_ms.abs_diff(self.expired_unix_ms) >= Self::EXPIRE_MS {
+            self.expire(unix_ms);
+        }
+        self.set.len() < self.entries_max
+    }
+
+    fn expire(&mut self, unix_ms: i64) {
+        self.expired_unix_ms = unix_ms;
+        self.set.expire(unix_ms);
     }
 
     /// Tokens, users and connections that are remembered.
@@ -394,10 +411,40 @@ mod tests {
     #[test]
     fn there_is_room_again_when_something_has_expired() {
         let mut follower = RevocationFollower::with_grace(1, 0);
-        let record = Revocation::of_token([1; 16], NOW + 5).to_json();
-        follower.page(&page(1, 1, &[&record]), NOW).unwrap();
-        assert!(!follower.has_room(NOW + 4));
-        assert!(follower.has_room(NOW + 5));
+        let (one, two) = (
+            Revocation::of_token([1; 16], NOW + 5),
+            Revocation::of_token([2; 16], NOW + 5),
+        );
+        let log = page(1, 1, &[&one.to_json()]);
+        follower.page(&log, NOW).unwrap();
+        assert!(!follower.has_room(&two, NOW + 4));
+        // It is not looked again at once.
+        assert!(!follower.has_room(&two, NOW + 5));
+        assert_eq!(follower.entries(), 1);
+        assert!(follower.has_room(&one, NOW + 5), "it is there already");
+        let unblock = Revocation::Unblock {
+            user: "u".to_owned(),
+        };
+        assert!(follower.has_room(&unblock, NOW + 5));
+        assert!(follower.has_room(&two, NOW + 1_004));
         assert_eq!((follower.entries(), follower.forgotten()), (0, 0));
+    }
+
+    #[test]
+    fn what_others_write_meanwhile_has_a_place_where_no_more_is_accepted() {
+        let mut follower = RevocationFollower::with_grace(10, 0);
+        let records: Vec<Vec<u8>> = (0..12).map(|n| block(&n.to_string()).to_json()).collect();
+        let records: Vec<&[u8]> = records.iter().map(Vec::as_slice).collect();
+        let user = |n: usize| identity(&n.to_string());
+        follower.page(&page(1, 10, &records[..10]), NOW).unwrap();
+        assert!(!follower.has_room(&block("x"), NOW));
+        follower.page(&page(11, 11, &records[10..11]), NOW).unwrap();
+        assert_eq!((follower.entries(), follower.forgotten()), (11, 0));
+        assert!(follower.verdict(&user(0), NOW).is_some());
+        // Beyond that one goes for one.
+        follower.page(&page(12, 12, &records[11..]), NOW).unwrap();
+        assert_eq!((follower.entries(), follower.forgotten()), (11, 1));
+        assert!(follower.verdict(&user(0), NOW).is_none());
+        assert!((1..12).all(|n| follower.verdict(&user(n), NOW).is_some()));
     }
 }

@@ -28,7 +28,15 @@ struct Until {
     offset: u64,
 }
 
+/// In which order things end: when, Unix ms, and the offset of the record that says so, which no other
+/// has.
+type End = (i64, u64);
+
 impl Until {
+    fn end(&self) -> End {
+        (self.unix_ms, self.offset)
+    }
+
     /// Takes in that another record says the same, until some time.
     fn prolong(&mut self, other: Until) {
         if other.unix_ms >= self.unix_ms {
@@ -47,9 +55,10 @@ struct User {
 }
 
 impl User {
-    fn matters_until(&self) -> i64 {
-        let tokens = self.tokens.map_or(i64::MIN, |(_, until)| until.unix_ms);
-        tokens.max(self.blocked.map_or(i64::MIN, |until| until.unix_ms))
+    /// When the last of it ends; `None`: nothing is revoked.
+    fn end(&self) -> Option<End> {
+        let tokens = self.tokens.as_ref().map(|(_, until)| until.end());
+        tokens.max(self.blocked.as_ref().map(Until::end))
     }
 
     /// Takes in that tokens issued before some time are not valid.
@@ -80,6 +89,8 @@ pub(super) struct RevokedSet {
     sessions: HashMap<[u8; 16], Until>,
     /// Revocations that were forgotten before their time, because there were too many.
     pub(super) forgotten: u64,
+    /// When the last of what was forgotten since the log was read from its beginning ends, Unix ms.
+    missing_until: Option<i64>,
     /// The first record that could not be read: nobody here knows how long it matters.
     unread: Option<u64>,
     max: usize,
@@ -98,7 +109,8 @@ impl RevokedSet {
         }
     }
 
-    /// Forgets everything, since the log is read from its beginning again.
+    /// Forgets everything, since the log is read from its beginning again. The count of what was
+    /// forgotten before its time goes on.
     pub(super) fn clear(&mut self) {
         *self = Self {
             forgotten: self.forgotten,
@@ -111,9 +123,18 @@ impl RevokedSet {
         self.tokens.len() + self.users.len() + self.sessions.len()
     }
 
-    /// Whether another one needs the place of one that is known.
-    pub(super) fn is_full(&self) -> bool {
-        self.len() >= self.max
+    /// Whether this names a token, user or connection that has a place already, or needs none.
+    pub(super) fn has_place_for(&self, revocation: &Revocation) -> bool {
+        match revocation {
+            Revocation::Token { id, .. } => {
+                token_id(id).is_none_or(|id| self.tokens.contains_key(&id))
+            }
+            Revocation::UserTokens { user, .. } | Revocation::Block { user, .. } => {
+                self.users.contains_key(&id_of_user(user))
+            }
+            Revocation::Unblock { .. } => true,
+            Revocation::Session { client, .. } => self.sessions.contains_key(&id_of_client(client)),
+        }
     }
 
     /// The record at `offset` can not be read.
@@ -121,9 +142,9 @@ impl RevokedSet {
         self.unread.get_or_insert(offset);
     }
 
-    /// Whether the set is all that the log says.
+    /// Whether the set is all that the log says and is not over.
     pub(super) fn is_whole(&self) -> bool {
-        self.unread.is_none() && self.forgotten == 0
+        self.unread.is_none() && self.missing_until.is_none()
     }
 
     /// The first record without which the log would not say all that is in here; `next` where all
@@ -184,10 +205,21 @@ impl RevokedSet {
     pub(super) fn apply(&mut self, revocation: &Revocation, offset: u64, unix_ms: i64) {
         let remembered = |until: i64| self.is_remembered(until, unix_ms);
         let until = |unix_ms: i64| Until { unix_ms, offset };
+        let speaks = match revocation {
+            Revocation::Token { until, .. }
+            | Revocation::UserTokens { until, .. }
+            | Revocation::Session { until, .. } => remembered(*until),
+            Revocation::Block { .. } | Revocation::Unblock { .. } => true,
+        };
+        if !speaks {
+            return;
+        }
+        if !self.has_place_for(revocation) {
+            self.make_room(unix_ms);
+        }
         match revocation {
             Revocation::Token { id, until: end } => {
-                if let Some(id) = token_id(id).filter(|_| remembered(*end)) {
-                    self.make_room(unix_ms);
+                if let Some(id) = token_id(id) {
                     let known = self.tokens.entry(id).or_insert(until(*end));
                     known.prolong(until(*end));
                 }
@@ -197,13 +229,11 @@ impl RevokedSet {
                 before,
                 until: end,
             } => {
-                if remembered(*end) {
-                    self.user(user, unix_ms).revoke_tokens(*before, until(*end));
-                }
+                self.user(user).revoke_tokens(*before, until(*end));
             }
             Revocation::Block { user, until: end } => {
                 let end = until(end.unwrap_or(i64::MAX));
-                self.user(user, unix_ms).blocked = Some(end);
+                self.user(user).blocked = Some(end);
             }
             Revocation::Unblock { user } => {
                 let id = id_of_user(user);
@@ -215,47 +245,51 @@ impl RevokedSet {
                 }
             }
             Revocation::Session { client, until: end } => {
-                if remembered(*end) {
-                    self.make_room(unix_ms);
-                    let known = self.sessions.entry(id_of_client(client));
-                    known.or_insert(until(*end)).prolong(until(*end));
-                }
+                let known = self.sessions.entry(id_of_client(client));
+                known.or_insert(until(*end)).prolong(until(*end));
             }
         }
     }
 
-    fn user(&mut self, user: &str, unix_ms: i64) -> &mut User {
-        self.make_room(unix_ms);
+    fn user(&mut self, user: &str) -> &mut User {
         self.users.entry(id_of_user(user)).or_default()
     }
 
-    /// Forgets what has expired, and where that is not enough what expires first.
-    // overflow: what expires first is forgotten, counted and told: whoever writes revocations is
-    // refused before, so only writers that did not know of each other come here.
+    /// Makes room for another one.
+    // overflow: what ends first is forgotten, counted and told: whoever writes revocations is
+    // refused well before, so only very many writers that do not know of each other come here.
     fn make_room(&mut self, unix_ms: i64) {
         if self.len() < self.max {
             return;
         }
-        self.expire(unix_ms);
-        if self.len() < self.max {
+        let untils = self.tokens.values().chain(self.sessions.values());
+        let mut ends: Vec<End> = untils.map(Until::end).collect();
+        ends.extend(self.users.values().filter_map(User::end));
+        if ends.is_empty() {
             return;
         }
-        let untils = self.tokens.values().chain(self.sessions.values());
-        let mut ends: Vec<i64> = untils.map(|until| until.unix_ms).collect();
-        ends.extend(self.users.values().map(User::matters_until));
-        // A tenth at once, so that the next ones cost nothing.
-        let nth = (ends.len() / 10).min(ends.len().saturating_sub(1));
-        let before = self.len();
-        if !ends.is_empty() {
-            let (_, limit, _) = ends.select_nth_unstable(nth);
-            self.forget_through(*limit);
+        // A thousandth at once, so that the next ones cost nothing. No two have the same offset, so
+        // no more go where many end together.
+        let last = (self.max / 1_000).max(1).min(ends.len()) - 1;
+        let (before, limit, _) = ends.select_nth_unstable(last);
+        let limit = *limit;
+        // What is over would have gone anyway.
+        let going = before.iter().chain([&limit]);
+        let missed = going.filter(|(until, _)| self.is_remembered(*until, unix_ms));
+        self.forgotten += missed.count() as u64;
+        if self.is_remembered(limit.0, unix_ms) {
+            self.missing_until = self.missing_until.max(Some(limit.0));
         }
-        self.forgotten += (before - self.len()) as u64;
+        self.tokens.retain(|_, until| until.end() > limit);
+        self.sessions.retain(|_, until| until.end() > limit);
+        self.users.retain(|_, user| user.end() > Some(limit));
     }
 
     /// Forgets what does not matter any more at `unix_ms`.
     pub(super) fn expire(&mut self, unix_ms: i64) {
-        self.forget_through(unix_ms.saturating_sub(self.grace_ms));
+        let end = unix_ms.saturating_sub(self.grace_ms);
+        self.missing_until = self.missing_until.filter(|until| *until > end);
+        self.forget_through(end);
     }
 
     /// Whether something that ends then is remembered.
@@ -511,21 +545,91 @@ mod tests {
         assert_eq!(set.len(), 0);
     }
 
+    fn numbered(n: u32) -> [u8; 16] {
+        u128::from(n).to_be_bytes()
+    }
+
     #[test]
-    fn the_set_is_bounded_and_forgets_what_expires_first() {
+    fn the_set_is_bounded_and_forgets_what_ends_first_and_no_more_than_it_must() {
         let mut set = RevokedSet::new(100, 0);
         set.apply(&block("for good", None), 1, NOW);
         for n in 0..1_000_u32 {
-            let mut id = [0; 16];
-            id[..4].copy_from_slice(&n.to_be_bytes());
-            let revocation = Revocation::of_token(id, NOW + 1 + i64::from(n));
+            let revocation = Revocation::of_token(numbered(n), NOW + 1 + i64::from(n));
             set.apply(&revocation, u64::from(n) + 2, NOW);
             assert!(set.len() <= 100);
         }
-        assert!(set.forgotten >= 900 && !set.is_whole());
+        assert!(set.forgotten == 901 && !set.is_whole());
         assert!(set.verdict(&identity(9, "for good", None), NOW).is_some());
-        let mut last = [0; 16];
-        last[..4].copy_from_slice(&999_u32.to_be_bytes());
-        assert!(set.has_token(&last, NOW));
+        for n in 0..1_000 {
+            assert_eq!(set.has_token(&numbered(n), NOW), n >= 901, "{n}");
+        }
+        // What was forgotten is over by then: nothing is missing any more.
+        set.expire(NOW + 900);
+        assert!(!set.is_whole());
+        set.expire(NOW + 901);
+        assert!(set.is_whole() && set.forgotten == 901);
+    }
+
+    #[test]
+    fn of_many_that_end_together_only_the_oldest_goes() {
+        let mut set = RevokedSet::new(100, 0);
+        for n in 0..100 {
+            set.apply(&block(&format!("u{n}"), None), n + 1, NOW);
+        }
+        assert!(set.is_whole());
+        set.apply(&block("last", None), 101, NOW);
+        let blocked = |set: &RevokedSet, user: &str| {
+            let verdict = set.verdict(&identity(1, user, Some(NOW)), NOW);
+            verdict.is_some()
+        };
+        assert_eq!((set.len(), set.forgotten), (100, 1));
+        for n in 0..100 {
+            assert_eq!(blocked(&set, &format!("u{n}")), n > 0, "{n}");
+        }
+        assert!(blocked(&set, "last"));
+        // What is missing is so for good, until the log is read again.
+        set.expire(i64::MAX - 1);
+        assert!(!set.is_whole());
+        set.clear();
+        assert!(set.is_whole());
+        assert_eq!(set.forgotten, 1, "a count never goes back");
+    }
+
+    #[test]
+    fn what_is_known_needs_no_room_when_it_is_said_again() {
+        let session = |client: u64, until| Revocation::Session {
+            client: client.to_string(),
+            until,
+        };
+        let mut set = RevokedSet::new(40, 0);
+        let known: Vec<Revocation> = (0..10)
+            .flat_map(|n| {
+                [
+                    Revocation::of_token([n; 16], NOW + 5),
+                    block(&format!("b{n}"), None),
+                    user_tokens(&format!("t{n}"), 1, NOW + 5),
+                    session(n.into(), NOW + 5),
+                ]
+            })
+            .collect();
+        for (revocation, offset) in known.iter().zip(1..) {
+            set.apply(revocation, offset, NOW);
+        }
+        assert_eq!(set.len(), 40);
+        for (revocation, offset) in known.iter().zip(41..) {
+            assert!(set.has_place_for(revocation));
+            set.apply(revocation, offset, NOW);
+        }
+        // Nor what is over, or names a user that is not known.
+        set.apply(&Revocation::of_token([99; 16], NOW), 81, NOW);
+        let unblock = Revocation::Unblock {
+            user: "nobody".to_owned(),
+        };
+        set.apply(&unblock, 82, NOW);
+        assert_eq!((set.len(), set.forgotten), (40, 0));
+        assert!(set.is_whole());
+        // What is over makes room, and nothing is missing for it.
+        set.apply(&session(10, NOW + 9), 83, NOW + 5);
+        assert_eq!(set.forgotten, 0);
     }
 }
