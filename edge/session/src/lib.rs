@@ -30,7 +30,7 @@ pub use request::{
 };
 pub use revocation::{
     Identity, Revocation, RevocationFollower, RevocationPage, RevocationRead, RevocationUpkeep,
-    id_of_client, id_of_user,
+    TokenRef, id_of_client, id_of_user,
 };
 pub use session::{
     Action, App, Claims, CloseReason, Context, Decision, ErrorCounts, FrameKind, Overrides,

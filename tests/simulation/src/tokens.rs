@@ -7,7 +7,8 @@ use bytes::Bytes;
 use gb6_core_model::hash::digest128;
 use gb6_core_model::{Caps, Channel, InstanceId};
 use gb6_edge_session::{
-    Claims, Identity, SubscriptionClaims, SubscriptionGrant, TokenError, id_of_client, id_of_user,
+    Claims, Identity, SubscriptionClaims, SubscriptionGrant, TokenError, TokenRef, id_of_client,
+    id_of_user,
 };
 
 use crate::client::Way;
@@ -121,7 +122,10 @@ impl World {
                     expires_unix_ms,
                     ..SubscriptionGrant::default()
                 },
-                token: [0; 16],
+                token: TokenRef {
+                    id: [0; 16],
+                    issued_unix_ms: None,
+                },
             });
             session.subscription_verified(cx, request, result, out);
         });

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use gb6_core_model::caps::{Match, PATTERNS_MAX};
 use gb6_core_model::hash::digest128;
 use gb6_core_model::{Capability, Caps, Channel, InstanceId, limits};
-use gb6_edge_session::{Claims, SubscriptionClaims, SubscriptionGrant};
+use gb6_edge_session::{Claims, SubscriptionClaims, SubscriptionGrant, TokenRef};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -89,16 +89,6 @@ impl Audience {
     }
 }
 
-/// By what a token can be taken back.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct TokenRef {
-    /// The key that it is remembered by: of its `jti` where it has one that is not empty, else of
-    /// its text.
-    pub(crate) id: [u8; 16],
-    /// When it was issued, Unix ms; `None`: it does not say.
-    pub(crate) issued_unix_ms: Option<i64>,
-}
-
 /// The key under which the token with this `jti` is remembered.
 pub(crate) fn id_of_jti(jti: &str) -> [u8; 16] {
     digest128(&[b"jti", jti.as_bytes()])
@@ -174,7 +164,7 @@ impl Raw {
             channel,
             client: self.client.filter(|client| !client.is_empty()),
             grant: grant.check(exp, unix_ms)?,
-            token: token.id,
+            token: *token,
         })
     }
 

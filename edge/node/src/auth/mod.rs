@@ -16,11 +16,11 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use gb6_core_model::InstanceId;
 use gb6_core_model::snapshot::KeyAlgorithm;
-use gb6_edge_session::{Claims, SubscriptionClaims, TokenError};
+use gb6_edge_session::{Claims, SubscriptionClaims, TokenError, TokenRef};
 use serde::Deserialize;
 
 pub(crate) use backend::{claims_of_backend, object};
-pub(crate) use claims::{TOKEN_ID_BYTES_MAX, TokenRef};
+pub(crate) use claims::TOKEN_ID_BYTES_MAX;
 pub use issue::{IssueError, SigningKey, TokenRequest, issue_token, sign_claims};
 pub use jwks::KeySetTiming;
 pub(crate) use keys::{Fetched, KeyTable, VerifyingKey};

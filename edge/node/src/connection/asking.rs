@@ -6,7 +6,7 @@ use bytes::Bytes;
 use gb6_core_model::snapshot::ProxyKind;
 use gb6_core_model::{Channel, ErrorCode};
 use gb6_core_wire::client::ConnectRequest;
-use gb6_edge_session::{Claims, Decision};
+use gb6_edge_session::{Claims, Decision, TokenRef};
 use http::HeaderMap;
 
 use super::carrier::Carrier;
@@ -14,7 +14,6 @@ use super::driver::Connection;
 use super::framing::Framing;
 use super::handle::Event;
 use super::verify::PATIENCE;
-use crate::auth::TokenRef;
 use crate::proxies::answer::{self, Said};
 use crate::proxies::question::{self, About};
 use crate::proxies::{Backend, Failure};

@@ -9,12 +9,13 @@ use gb6_core_obs::{Invariant, check_invariant};
 use gb6_core_wire::client::Dialect;
 use gb6_edge_session::{
     Answer, Claims, Decision, FrameKind, Identity, Notice, Replacement, SubscriptionClaims,
+    TokenRef,
 };
 use parking_lot::Mutex;
 
 use super::instance::{InstanceTag, SessionInstance};
 use super::outbox::{Outbox, Pushed};
-use crate::auth::{Refusal, TokenRef};
+use crate::auth::Refusal;
 use crate::people::{Ordered, Roll};
 use crate::revocation::Revoked;
 use crate::shards::ShardInbox;

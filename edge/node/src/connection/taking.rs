@@ -6,8 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use gb6_core_model::Disconnect;
 use gb6_core_wire::mesh::ConnectionThere;
-use gb6_edge_session::ARRIVAL;
-use gb6_edge_session::App;
+use gb6_edge_session::{ARRIVAL, App, TokenRef, id_of_user};
 
 use super::carrier::Carrier;
 use super::driver::{Connection, End};
@@ -51,28 +50,30 @@ impl<C: Carrier, F: Framing> Connection<C, F> {
         }
     }
 
-    /// What its instance has revoked, where it has one.
-    fn revocations(&self) -> Option<Arc<Revoked>> {
-        let (instance, _) = self.session.identity()?;
-        Some(self.shared.revocations.of(&self.shared, instance))
+    /// What its instance has revoked and the key of its user, where it has them.
+    fn revocations(&self) -> Option<(Arc<Revoked>, [u8; 16])> {
+        let (instance, user) = self.session.identity()?;
+        let revoked = self.shared.revocations.of(&self.shared, instance);
+        Some((revoked, id_of_user(user)))
     }
 
     /// Whether one of its subscriptions is by a token that is revoked.
     fn has_revoked_token(&self) -> bool {
         let unix_ms = self.shared.clock.unix_ms();
         let revoked = self.revocations();
-        revoked.is_some_and(|revoked| {
+        revoked.is_some_and(|(revoked, user)| {
             let session = &self.session;
-            session.has_revoked_token(|id| revoked.has_token(id, unix_ms))
+            session.has_revoked_token(|token| revoked.has_token(token, &user, unix_ms))
         })
     }
 
     /// Tokens were revoked, perhaps of its subscriptions.
     fn tokens_revoked(&mut self, now_ms: u64) {
         let unix_ms = self.shared.clock.unix_ms();
-        if let Some(revoked) = self.revocations() {
+        if let Some((revoked, user)) = self.revocations() {
+            let is_revoked = |token: &TokenRef| revoked.has_token(token, &user, unix_ms);
             self.input(now_ms, |s, cx, out| {
-                s.tokens_revoked(cx, |id| revoked.has_token(id, unix_ms), out);
+                s.tokens_revoked(cx, is_revoked, out);
             });
         }
     }

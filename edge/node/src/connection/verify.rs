@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use gb6_core_model::snapshot::Instance;
 use gb6_core_model::{Channel, Disconnect, InstanceId};
-use gb6_edge_session::{Answer, Claims, Identity, SubscriptionClaims, TokenError, id_of_user};
+use gb6_edge_session::{
+    Answer, Claims, Identity, SubscriptionClaims, TokenError, TokenRef, id_of_user,
+};
 
 use super::carrier::Carrier;
 use super::driver::Connection;
@@ -14,7 +16,7 @@ use super::framing::Framing;
 use super::handle::{Event, JudgedSubscription};
 use super::instance::InstanceTag;
 use crate::auth::jwks::Waited;
-use crate::auth::{KeyTable, Refusal, TokenRef, verify_subscription_token, verify_token};
+use crate::auth::{KeyTable, Refusal, verify_subscription_token, verify_token};
 use crate::shared::Shared;
 
 /// How long a token waits until the newest revocations are known. After that its connection begins,
@@ -240,7 +242,8 @@ impl<C: Carrier, F: Framing> Connection<C, F> {
         let user = self.session.identity().map(|(_, user)| user);
         let result = result.and_then(|(claims, token)| {
             let revoked = self.shared.revocations.of(&self.shared, &claims.instance);
-            match revoked.has_token(&token.id, self.shared.clock.unix_ms()) {
+            let unix_ms = self.shared.clock.unix_ms();
+            match revoked.has_token(&token, &id_of_user(&claims.user), unix_ms) {
                 true => Err(Refusal::Revoked),
                 false => Ok((claims, token)),
             }

@@ -20,7 +20,7 @@ use gb6_core_wire::mesh::{Person, RoomRef, ShardRef};
 use gb6_core_wire::record::ContentType;
 use gb6_edge_session::{
     Answer, HistoryAnswer, HistoryQuery, Identity, PublishQuery, Request, Revocation,
-    RevocationFollower, RevocationPage, RevocationRead,
+    RevocationFollower, RevocationPage, RevocationRead, TokenRef,
 };
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, watch};
@@ -345,9 +345,10 @@ impl Revoked {
         self.follower.read().verdict(identity, unix_ms)
     }
 
-    /// Whether a token is taken back.
-    pub(crate) fn has_token(&self, id: &[u8; 16], unix_ms: i64) -> bool {
-        self.follower.read().has_token(id, unix_ms)
+    /// Whether this token, which is of the user with the key `user`, is taken back, alone or with
+    /// others of the user.
+    pub(crate) fn has_token(&self, token: &TokenRef, user: &[u8; 16], unix_ms: i64) -> bool {
+        self.follower.read().has_token(token, user, unix_ms)
     }
 }
 

@@ -526,6 +526,46 @@ async fn a_revoked_subscription_token_ends_the_subscription_at_every_edge_and_op
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_subscription_tokens_of_a_user_are_revoked_with_the_others_by_their_age() {
+    let world = World::start(config());
+    let of = |user, channel, age| {
+        let claims = json!({"sub": user, "channel": channel, "iat": unix_s() - age});
+        let token = token(&world, claims);
+        json!({"channel": channel, "token": token})
+    };
+    // Their connections are by tokens that stay valid.
+    let fresh = |user| token(&world, json!({"sub": user, "iat": unix_s()}));
+    let mut alice = Client::connect(world.address, &fresh("alice")).await;
+    let mut bob = Client::connect(world.address, &fresh("bob")).await;
+    let kept = of("alice", "room:2", 5);
+    for (id, subscribe) in [(2, of("alice", "room:1", 60)), (3, kept)] {
+        let reply = alice.call(json!({"id": id, "subscribe": subscribe})).await;
+        assert!(reply["subscribe"].is_object(), "{reply}");
+    }
+    let ask = json!({"user": "alice", "issued_before": unix_s() - 30});
+    done(world.address, "invalidate_user_tokens", ask).await;
+    let push = alice.next().await;
+    assert_eq!(push["push"]["channel"], "room:1", "{push}");
+    assert_eq!(push["push"]["unsubscribe"]["code"], 2000, "{push}");
+    // None of them opens a channel either, nor one that does not say how old it is.
+    let unsaid = channel_token(&world, "alice", "room:1", "t1");
+    let unsaid = json!({"channel": "room:1", "token": unsaid});
+    for (id, subscribe, code) in [
+        (4, of("alice", "room:1", 60), json!(103)),
+        (5, unsaid, json!(103)),
+        (6, of("alice", "room:1", 5), Value::Null),
+    ] {
+        let reply = alice.call(json!({"id": id, "subscribe": subscribe})).await;
+        assert_eq!(reply["error"]["code"], code, "{reply}");
+    }
+    let subscribe = of("bob", "room:1", 60);
+    let reply = bob.call(json!({"id": 2, "subscribe": subscribe})).await;
+    assert!(reply["subscribe"].is_object(), "{reply}");
+    world.owner.append(&room("room:2"), b"2".to_vec());
+    assert_eq!(alice.next().await["push"]["channel"], "room:2");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_was_revoked_of_subscriptions_while_an_edge_was_cut_off_counts_before_it_delivers() {
     let world = World::start(config());
     let other = world.another_edge("e2");

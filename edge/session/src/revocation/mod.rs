@@ -21,7 +21,7 @@ use crate::request::{HistoryAnswer, HistoryQuery};
 use set::RevokedSet;
 
 pub use record::{Revocation, id_of_client, id_of_user};
-pub use set::Identity;
+pub use set::{Identity, TokenRef};
 
 /// The revocations of one instance, as far as one edge knows them.
 pub struct RevocationFollower {
@@ -59,9 +59,10 @@ pub struct RevocationPage {
 }
 
 impl RevocationPage {
-    /// Whether it names tokens, which may be those of subscriptions.
+    /// Whether it names tokens, or all of a user's, which may be those of subscriptions.
     pub fn names_tokens(&self) -> bool {
-        let names = |record: &Revocation| matches!(record, Revocation::Token { .. });
+        use Revocation::{Token, UserTokens};
+        let names = |record: &Revocation| matches!(record, Token { .. } | UserTokens { .. });
         self.records.iter().any(names)
     }
 
@@ -215,9 +216,10 @@ impl RevocationFollower {
         self.set.verdict(identity, unix_ms)
     }
 
-    /// Whether the token with this key is taken back at `unix_ms`.
-    pub fn has_token(&self, id: &[u8; 16], unix_ms: i64) -> bool {
-        self.set.has_token(id, unix_ms)
+    /// Whether this token, which is of the user with the key `user`, is taken back at `unix_ms`,
+    /// alone or with others of the user.
+    pub fn has_token(&self, token: &TokenRef, user: &[u8; 16], unix_ms: i64) -> bool {
+        self.set.has_token(token, user, unix_ms)
     }
 
     /// Forgets at `unix_ms` what has expired, and says what is to be done about the log, whose first

@@ -19,6 +19,16 @@ pub struct Identity {
     pub client: [u8; 16],
 }
 
+/// By what a token can be taken back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TokenRef {
+    /// The key that it is remembered by: of its `jti` where it has one that is not empty, else of
+    /// its text.
+    pub id: [u8; 16],
+    /// When it was issued, Unix ms; `None`: it does not say.
+    pub issued_unix_ms: Option<i64>,
+}
+
 /// How long something is revoked, and the newest record that says so.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Until {
@@ -309,10 +319,21 @@ impl RevokedSet {
         });
     }
 
-    /// Whether this token is taken back.
-    pub(super) fn has_token(&self, id: &[u8; 16], unix_ms: i64) -> bool {
-        let until = self.tokens.get(id);
-        until.is_some_and(|until| until.unix_ms > unix_ms)
+    /// Whether this token, which is of the user with the key `user`, is taken back, alone or with
+    /// others of the user.
+    pub(super) fn has_token(&self, token: &TokenRef, user: &[u8; 16], unix_ms: i64) -> bool {
+        let lasts = |until: &Until| until.unix_ms > unix_ms;
+        if self.tokens.get(&token.id).is_some_and(lasts) {
+            return true;
+        }
+        let Some(user) = self.users.get(user) else {
+            return false;
+        };
+        let blocked = user.blocked.as_ref().is_some_and(lasts);
+        let too_old = user.tokens.is_some_and(|(before, until)| {
+            lasts(&until) && token.issued_unix_ms.is_none_or(|issued| issued < before)
+        });
+        blocked || too_old
     }
 
     /// Why a connection may not be, if it may not.
@@ -321,16 +342,12 @@ impl RevokedSet {
         if self.sessions.get(&identity.client).is_some_and(lasts) {
             return Some(Disconnect::ForceDisconnect);
         }
-        let token = identity.token?;
-        if self.has_token(&token, unix_ms) {
-            return Some(Disconnect::InvalidToken);
-        }
-        let user = self.users.get(&identity.user)?;
-        let blocked = user.blocked.as_ref().is_some_and(lasts);
-        let too_old = user.tokens.is_some_and(|(before, until)| {
-            lasts(&until) && identity.issued_unix_ms.is_none_or(|issued| issued < before)
-        });
-        (blocked || too_old).then_some(Disconnect::InvalidToken)
+        let token = TokenRef {
+            id: identity.token?,
+            issued_unix_ms: identity.issued_unix_ms,
+        };
+        let revoked = self.has_token(&token, &identity.user, unix_ms);
+        revoked.then_some(Disconnect::InvalidToken)
     }
 }
 
@@ -387,6 +404,15 @@ mod tests {
         assert!(verdict("u", None).is_some(), "it does not say when");
         assert!(verdict("u", Some(500)).is_none());
         assert!(verdict("v", Some(1)).is_none());
+        // Whatever they are for.
+        let has = |user: &str, issued_unix_ms, at| {
+            let id = [9; 16];
+            let token = TokenRef { id, issued_unix_ms };
+            set.has_token(&token, &id_of_user(user), at)
+        };
+        assert!(has("u", Some(499), NOW) && has("u", None, NOW));
+        assert!(!has("u", Some(500), NOW) && !has("v", None, NOW));
+        assert!(!has("u", Some(499), NOW + 10));
         assert!(set.verdict(&identity(1, "u", None), NOW + 10).is_none());
     }
 
@@ -536,7 +562,7 @@ mod tests {
         let mut set = RevokedSet::new(10, 5);
         let revocation = Revocation::of_token([1; 16], NOW);
         set.apply(&revocation, 1, NOW + 4);
-        assert!(!set.has_token(&[1; 16], NOW));
+        assert!(set.verdict(&identity(1, "u", None), NOW).is_none());
         set.expire(NOW + 4);
         assert_eq!(set.first_needed(2), 1);
         set.expire(NOW + 5);
@@ -561,7 +587,12 @@ mod tests {
         assert!(set.forgotten == 901 && !set.is_whole());
         assert!(set.verdict(&identity(9, "for good", None), NOW).is_some());
         for n in 0..1_000 {
-            assert_eq!(set.has_token(&numbered(n), NOW), n >= 901, "{n}");
+            let token = Some(numbered(n));
+            let who = Identity {
+                token,
+                ..identity(0, "u", None)
+            };
+            assert_eq!(set.verdict(&who, NOW).is_some(), n >= 901, "{n}");
         }
         // What was forgotten is over by then: nothing is missing any more.
         set.expire(NOW + 900);

@@ -42,6 +42,7 @@ pub use types::{
 };
 
 use crate::request::{Answer, Notice};
+use crate::revocation::TokenRef;
 use commands::Rest;
 use connect::{Opening, connected, end_for};
 use granted::Joined;
@@ -308,7 +309,7 @@ impl Session {
     }
 
     /// Whether one of its subscriptions is by a token that is revoked.
-    pub fn has_revoked_token(&self, revoked: impl Fn(&[u8; 16]) -> bool) -> bool {
+    pub fn has_revoked_token(&self, revoked: impl Fn(&TokenRef) -> bool) -> bool {
         match &self.state {
             State::Live(live) => live.has_revoked_token(revoked),
             _ => false,
@@ -320,7 +321,7 @@ impl Session {
     pub fn tokens_revoked(
         &mut self,
         cx: &Context<'_>,
-        revoked: impl Fn(&[u8; 16]) -> bool,
+        revoked: impl Fn(&TokenRef) -> bool,
         out: &mut Vec<Action>,
     ) {
         self.turn(cx, out, |s, turn| {

@@ -22,6 +22,7 @@ use super::reply::Turn;
 use super::rpc::channel_named;
 use super::subscription::{Told, VERIFYING};
 use super::types::{SubscriptionClaims, SubscriptionGrant, TokenError, count};
+use crate::revocation::TokenRef;
 
 /// What is waited for; this exists while there is anything.
 #[derive(Default)]
@@ -45,8 +46,8 @@ struct Proof {
     behind: VecDeque<Command>,
 }
 
-/// What a good token gives, and its key.
-type Shown = (SubscriptionGrant, [u8; 16]);
+/// What a good token gives, and by what it can be revoked.
+type Shown = (SubscriptionGrant, TokenRef);
 
 pub(super) enum What {
     Subscribe(Box<SubscribeRequest>),
@@ -254,7 +255,7 @@ impl Live {
     }
 
     /// A subscription is the client's by this token from here on.
-    fn held_by(&mut self, channel: &Channel, token: [u8; 16]) {
+    fn held_by(&mut self, channel: &Channel, token: TokenRef) {
         if let Ok(at) = self.find(channel) {
             let terms = self.subscriptions[at].terms.get_or_insert_default();
             terms.token = Some(token);
@@ -262,7 +263,7 @@ impl Live {
     }
 
     /// Whether a subscription is the client's by a token that is revoked.
-    pub(super) fn has_revoked_token(&self, revoked: impl Fn(&[u8; 16]) -> bool) -> bool {
+    pub(super) fn has_revoked_token(&self, revoked: impl Fn(&TokenRef) -> bool) -> bool {
         let mut subscriptions = self.subscriptions.iter();
         subscriptions.any(|s| s.token().is_some_and(&revoked))
     }
@@ -271,7 +272,7 @@ impl Live {
     pub(super) fn tokens_revoked(
         &mut self,
         turn: &mut Turn<'_>,
-        revoked: impl Fn(&[u8; 16]) -> bool,
+        revoked: impl Fn(&TokenRef) -> bool,
     ) {
         for at in (0..self.subscriptions.len()).rev() {
             if self.subscriptions[at].token().is_some_and(&revoked) {

@@ -10,6 +10,7 @@ use gb6_core_wire::mesh::Person;
 use super::reply::Turn;
 use crate::following::Following;
 use crate::request::{Request, SubscribeAnswer};
+use crate::revocation::TokenRef;
 
 /// A subscription of this session.
 pub(super) struct Subscription {
@@ -33,8 +34,8 @@ pub(super) struct Terms {
     pub(super) expires: Option<u64>,
     /// Of one to a prefix: how far it is in the shards.
     pub(super) following: Option<Arc<Following>>,
-    /// The key of the token that the client has it by.
-    pub(super) token: Option<[u8; 16]>,
+    /// The token that the client has it by.
+    pub(super) token: Option<TokenRef>,
 }
 
 impl Default for Terms {
@@ -62,8 +63,8 @@ impl Subscription {
         self.terms.as_ref()?.following.as_ref()
     }
 
-    /// The key of the token that the client has it by.
-    pub(super) fn token(&self) -> Option<&[u8; 16]> {
+    /// The token that the client has it by.
+    pub(super) fn token(&self) -> Option<&TokenRef> {
         self.terms.as_ref()?.token.as_ref()
     }
 

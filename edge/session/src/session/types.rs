@@ -10,6 +10,7 @@ use gb6_core_wire::client::{ConnectRequest, Dialect};
 
 use super::server::CloseReason;
 use crate::request::HubRequest;
+use crate::revocation::TokenRef;
 
 /// Settings that all sessions of a listener share.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -274,8 +275,8 @@ pub struct SubscriptionClaims {
     pub client: Option<String>,
     /// What it gives.
     pub grant: SubscriptionGrant,
-    /// The key of the token, by which it can be revoked.
-    pub token: [u8; 16],
+    /// By what the token can be revoked.
+    pub token: TokenRef,
 }
 
 /// Why a token was not accepted.

@@ -5,7 +5,7 @@ use gb6_core_model::{ErrorCode, InstanceId};
 use gb6_core_wire::client::Dialect;
 use gb6_edge_session::{
     Action, Answer, Claims, HubRequest, Request, ServerCommand, SubscriptionClaims,
-    SubscriptionGrant,
+    SubscriptionGrant, TokenRef,
 };
 
 use crate::session_rooms::{recents, subscribed};
@@ -64,7 +64,10 @@ impl Desk {
                 info: Bytes::from_static(info.as_bytes()),
                 ..SubscriptionGrant::default()
             },
-            token: [1; 16],
+            token: TokenRef {
+                id: [1; 16],
+                issued_unix_ms: None,
+            },
         };
         self.with(|s, cx, out| s.subscription_verified(cx, n, Ok(told), out));
         let asked = self.one();

@@ -13,7 +13,7 @@ use gb6_core_wire::mesh::{Person, Publication};
 use gb6_edge_session::{
     Action, Answer, Claims, HistoryAnswer, HubRequest, Notice, PresenceAnswer, PublishAnswer,
     Recent, Request, ServerCommand, SubscribeAnswer, SubscriptionClaims, SubscriptionGrant,
-    TokenError, TraceAnswer,
+    TokenError, TokenRef, TraceAnswer,
 };
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -265,7 +265,10 @@ fn proof_of(proof: Proof, channel: &str, user: &str) -> Result<SubscriptionClaim
         channel: channel.to_owned(),
         client: None,
         grant: SubscriptionGrant::default(),
-        token: [1; 16],
+        token: TokenRef {
+            id: [1; 16],
+            issued_unix_ms: None,
+        },
     };
     match proof {
         Proof::Good => Ok(claims(channel)),

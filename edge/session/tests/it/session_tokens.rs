@@ -6,11 +6,18 @@ use gb6_core_model::{Allow, Capability, Caps, ErrorCode, InstanceId};
 use gb6_core_wire::client::Dialect;
 use gb6_edge_session::{
     Action, Answer, Claims, HubRequest, Overrides, Request, SubscriptionClaims, SubscriptionGrant,
-    TokenError,
+    TokenError, TokenRef,
 };
 
 use crate::session_rooms::{recents, subscribed};
 use crate::session_rules::{Desk, UNIX, claims};
+
+fn token(n: u8) -> TokenRef {
+    TokenRef {
+        id: [n; 16],
+        issued_unix_ms: Some(i64::from(n)),
+    }
+}
 
 fn proof(channel: &str) -> SubscriptionClaims {
     SubscriptionClaims {
@@ -19,7 +26,7 @@ fn proof(channel: &str) -> SubscriptionClaims {
         channel: channel.to_owned(),
         client: None,
         grant: SubscriptionGrant::default(),
-        token: [1; 16],
+        token: token(1),
     }
 }
 
@@ -565,22 +572,22 @@ fn a_revoked_token_ends_the_subscription_that_is_by_it() {
         ));
         let (request, ..) = desk.tokens().remove(0);
         let told = SubscriptionClaims {
-            token: [token; 16],
+            token: self::token(token),
             ..proof(channel)
         };
         desk.proven(request, Ok(told));
         desk.one().token
     };
     let revoke = |desk: &mut Desk, token: u8| {
-        desk.with(|s, cx, out| s.tokens_revoked(cx, |id| *id == [token; 16], out));
+        desk.with(|s, cx, out| s.tokens_revoked(cx, |shown| *shown == self::token(token), out));
     };
     for (channel, token) in [("room:1", 1), ("room:2", 2)] {
         let asked = by(&mut desk, channel, token);
         desk.complete(asked, subscribed(3, false, Vec::new()));
     }
     desk.replies();
-    assert!(desk.session.has_revoked_token(|id| *id == [2; 16]));
-    assert!(!desk.session.has_revoked_token(|id| *id == [3; 16]));
+    assert!(desk.session.has_revoked_token(|shown| *shown == token(2)));
+    assert!(!desk.session.has_revoked_token(|shown| *shown == token(3)));
     revoke(&mut desk, 3);
     assert!(desk.actions.is_empty());
     revoke(&mut desk, 1);
@@ -596,7 +603,7 @@ fn a_revoked_token_ends_the_subscription_that_is_by_it() {
     desk.text(r#"{"id":9,"sub_refresh":{"channel":"room:2","token":"T2"}}"#);
     let (request, ..) = desk.tokens().remove(0);
     let told = SubscriptionClaims {
-        token: [4; 16],
+        token: token(4),
         ..proof("room:2")
     };
     desk.proven(request, Ok(told));
