@@ -106,7 +106,7 @@ async fn look(shared: &Arc<Shared>, revoked: &Revoked) -> Result<Offset, ErrorCo
             let instance = &revoked.instance;
             tracing::warn!(%instance, offset, "a revocation can not be read");
         }
-        revoked.cut_off(shared, &page);
+        revoked.cut_off(shared, &page).await;
         if !page.more {
             revoked.opens(shared, read);
             return Ok(answer.first);

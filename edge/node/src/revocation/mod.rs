@@ -32,6 +32,8 @@ use crate::shared::Shared;
 
 pub use config::RevocationConfig;
 
+/// Connections that are held against what is revoked before others of the machine have a turn.
+const AT_ONCE: usize = 2_000;
 /// Longest user id that can be named, in bytes: that of tokens.
 const USER_BYTES_MAX: usize = 255;
 
@@ -310,26 +312,19 @@ impl Revoked {
     }
 
     /// Cuts off whom a page names that was applied.
-    fn cut_off(&self, shared: &Shared, page: &RevocationPage) {
+    async fn cut_off(&self, shared: &Shared, page: &RevocationPage) {
         if !page.cuts() {
             return;
         }
-        let unix_ms = shared.clock.unix_ms();
+        let names_tokens = page.names_tokens();
         let mut cut = 0;
-        let late = !self.is_current();
-        let follower = self.follower.read();
         // Who is entered meanwhile looks for itself, once it can be found.
-        for session in self.named_by(shared, &page.records) {
-            let identity = session.identity_of(self);
-            let why = identity.and_then(|identity| follower.verdict(&identity, unix_ms));
-            if let Some(why) = why {
-                session.outbox.event(Event::Cut(why));
-                cut += 1;
-            } else if page.names_tokens() && session.has_shown_tokens() {
-                session.outbox.event(Event::TokensRevoked { late });
-            }
+        let mut named = self.named_by(shared, &page.records).into_iter();
+        while !named.as_slice().is_empty() {
+            let some = named.by_ref().take(AT_ONCE);
+            cut += self.cut_off_some(shared, some, names_tokens);
+            tokio::task::yield_now().await;
         }
-        drop(follower);
         self.cut.fetch_add(cut, Ordering::Relaxed);
         for record in &page.records {
             let (instance, kind) = (&self.instance, record.kind());
@@ -338,6 +333,31 @@ impl Revoked {
         if cut > 0 {
             tracing::info!(instance = %self.instance, connections = cut, "connections were cut off");
         }
+    }
+
+    /// Cuts off those of these that are revoked, and has the others look at their subscriptions if
+    /// tokens are named; how many it were.
+    fn cut_off_some(
+        &self,
+        shared: &Shared,
+        sessions: impl Iterator<Item = Arc<SessionHandle>>,
+        names_tokens: bool,
+    ) -> u64 {
+        let unix_ms = shared.clock.unix_ms();
+        let mut cut = 0;
+        let late = !self.is_current();
+        let follower = self.follower.read();
+        for session in sessions {
+            let identity = session.identity_of(self);
+            let why = identity.and_then(|identity| follower.verdict(&identity, unix_ms));
+            if let Some(why) = why {
+                session.outbox.event(Event::Cut(why));
+                cut += 1;
+            } else if names_tokens && session.has_shown_tokens() {
+                session.outbox.event(Event::TokensRevoked { late });
+            }
+        }
+        cut
     }
 
     /// Why a connection may not be, if it may not.
