@@ -154,6 +154,11 @@ pub(crate) fn export(
             n.counters.leases_ended,
         );
         counter(
+            "gb6_session_ends_dropped_total",
+            "Sessions that were not remembered, and ends of lost edges' sessions whose instance has moved.",
+            n.counters.session_ends_dropped,
+        );
+        counter(
             "gb6_index_errors_total",
             "Errors of the room index.",
             n.index_errors,

@@ -26,6 +26,7 @@ mod removal;
 mod retention;
 mod room;
 mod sessions;
+mod share;
 mod signals;
 mod trace;
 mod users;

@@ -31,6 +31,9 @@ const STEP_MS_MAX: u64 = 2_000;
 /// Users that edges have in one shard, counted once for each edge: some 200 bytes each.
 const USERS_MAX: usize = 1 << 20;
 
+/// Sessions remembered in one shard, of whose ends somebody wants to hear: some 200 bytes each.
+const SESSIONS_MAX: usize = 1 << 20;
+
 /// A link to an edge, numbered by the driver; never used again.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct LinkId(pub u64);
@@ -50,6 +53,8 @@ pub struct ShardConfig {
     pub dedupe_ids_max: usize,
     /// Users that edges have, counted once for each edge.
     pub users_max: usize,
+    /// Sessions of whose ends somebody wants to hear.
+    pub sessions_max: usize,
     /// Records in one batch.
     pub batch_records_max: usize,
     /// Bytes in one batch as the log encodes it; a single record always goes.
@@ -66,6 +71,7 @@ impl ShardConfig {
             credit_bytes: 8 * 1024 * 1024,
             dedupe_ids_max: limits::DEDUPE_IDS_MAX,
             users_max: USERS_MAX,
+            sessions_max: SESSIONS_MAX,
             batch_records_max: 4096,
             batch_bytes_max: 1024 * 1024 - 64 * 1024,
         }

@@ -15,6 +15,7 @@ use prost::Message as _;
 
 use crate::batch::{Forming, RECORD_OVERHEAD};
 use crate::machine::{LinkId, Output, Shard};
+use crate::share::may_take;
 
 /// Ends in one batch, so that publishes have their part of it.
 const IN_BATCH_MAX: usize = 512;
@@ -23,9 +24,6 @@ const RETRY_MS: u64 = 1_000;
 /// Numbers that are remembered of each process of an edge: of those that it may send again none is
 /// older.
 const WRITTEN_MAX: usize = 2 * SESSION_ENDS_UNANSWERED_MAX;
-/// Sessions remembered in one shard: some 200 bytes each. Overflow: nobody tells of the end of a
-/// further one whose edge is lost.
-const LIVE_MAX: usize = 1 << 20;
 /// Why a session ended whose edge was lost.
 const LOST: &str = "edge lost";
 
@@ -58,6 +56,8 @@ pub(crate) struct Sessions {
     retry_at: u64,
     /// Sessions of all edges.
     live: usize,
+    /// The same by instance.
+    by_instance: BTreeMap<String, usize>,
 }
 
 /// The sessions of an edge.
@@ -80,6 +80,34 @@ impl Sessions {
     /// Ends that wait for a batch, and sessions that are known.
     pub(crate) fn sizes(&self) -> (usize, usize) {
         (self.queue.len(), self.live)
+    }
+
+    /// Whether a further session of an instance is remembered.
+    // overflow: nobody tells of the end of a further one whose edge is lost. An instance with many
+    // sessions meets the bound before others do.
+    fn has_room(&self, instance: &str, max: usize) -> bool {
+        let own = self.by_instance.get(instance).copied().unwrap_or(0);
+        may_take(own, self.live, max)
+    }
+
+    fn came(&mut self, instance: &str) {
+        self.live += 1;
+        match self.by_instance.get_mut(instance) {
+            Some(own) => *own += 1,
+            None => {
+                self.by_instance.insert(instance.to_owned(), 1);
+            }
+        }
+    }
+
+    fn went(&mut self, instance: &str) {
+        self.live -= 1;
+        if let Some(own) = self.by_instance.get_mut(instance) {
+            *own -= 1;
+            if *own == 0 {
+                self.by_instance.remove(instance);
+            }
+        }
     }
 
     /// Whether something may be written now.
@@ -129,28 +157,38 @@ impl Shard {
             if let Some(named) = &mut live.naming {
                 named.insert(here.session);
             }
-            if self.sessions.live >= LIVE_MAX {
+            let is_known = live.sessions.contains_key(&here.session);
+            let max = self.config.sessions_max;
+            if !is_known && !self.sessions.has_room(&here.instance, max) {
                 self.counters.session_ends_dropped += 1;
-            } else if live.sessions.insert(here.session, here).is_none() {
-                self.sessions.live += 1;
+                continue;
+            }
+            self.sessions.came(&here.instance);
+            if let Some(before) = live.sessions.insert(here.session, here) {
+                self.sessions.went(&before.instance);
             }
         }
         if report.complete
             && let Some(named) = live.naming.take()
         {
-            let before = live.sessions.len();
-            live.sessions.retain(|session, _| named.contains(session));
-            self.sessions.live -= before - live.sessions.len();
+            let sessions = &mut self.sessions;
+            live.sessions.retain(|session, here| {
+                let is_named = named.contains(session);
+                if !is_named {
+                    sessions.went(&here.instance);
+                }
+                is_named
+            });
         }
         let mut again = Vec::new();
         let process = report.process;
         for end in report.ended {
-            let known = self.sessions.processes.entry(process).or_default();
             if end.event == SessionEvent::Disconnect as i32
-                && live.sessions.remove(&end.of.session).is_some()
+                && let Some(here) = live.sessions.remove(&end.of.session)
             {
-                self.sessions.live -= 1;
+                self.sessions.went(&here.instance);
             }
+            let known = self.sessions.processes.entry(process).or_default();
             if known.written.contains(&end.number) {
                 again.push(end.number);
             } else if known.pending.insert(end.number) {
@@ -169,9 +207,11 @@ impl Shard {
     /// An edge's lease has ended: so have its sessions, unless the edge lives on under another.
     pub(crate) fn sessions_lost(&mut self, edge: usize) {
         let lost = std::mem::take(&mut self.edges.list[edge].live);
-        self.sessions.live -= lost.sessions.len();
         if lost.sessions.is_empty() {
             return;
+        }
+        for here in lost.sessions.values() {
+            self.sessions.went(&here.instance);
         }
         let process = lost.process;
         let mut others = self.edges.list.iter_mut();
@@ -183,8 +223,8 @@ impl Shard {
                     if let std::collections::btree_map::Entry::Vacant(entry) =
                         other.live.sessions.entry(session)
                     {
+                        self.sessions.came(&here.instance);
                         entry.insert(here);
-                        self.sessions.live += 1;
                     }
                 }
             }

@@ -9,6 +9,7 @@ use gb6_core_wire::mesh::{EdgeFrame, RefusedReason, UserAnswer, UserQuery, Users
 use slab::Slab;
 
 use crate::machine::{LinkId, Shard};
+use crate::share::may_take;
 
 type UserIx = usize;
 
@@ -25,7 +26,15 @@ struct User {
 #[derive(Debug, Default)]
 pub(crate) struct Users {
     list: Slab<User>,
-    by_name: HashMap<Arc<str>, HashMap<Arc<str>, UserIx>>,
+    by_name: HashMap<Arc<str>, Names>,
+    /// How many (user, edge) there are.
+    pairs: usize,
+}
+
+/// The users of one instance.
+#[derive(Debug, Default)]
+struct Names {
+    users: HashMap<Arc<str>, UserIx>,
     /// How many (user, edge) there are.
     pairs: usize,
 }
@@ -37,8 +46,9 @@ pub(crate) struct Reported {
     users: BTreeSet<UserIx>,
     /// The snapshot revision by which it has reported all of its users; 0: it has not.
     complete_by: u64,
-    /// It has more than fit: it counts as one that has not reported, for as long as its link lasts.
-    too_many: bool,
+    /// Instances of which it has more than fit: asked about their users it counts as one that has not
+    /// reported, for as long as its link lasts.
+    too_many: BTreeSet<Arc<str>>,
 }
 
 impl Users {
@@ -48,7 +58,7 @@ impl Users {
     }
 
     fn find(&self, instance: &str, user: &str) -> Option<UserIx> {
-        self.by_name.get(instance)?.get(user).copied()
+        self.by_name.get(instance)?.users.get(user).copied()
     }
 
     fn ensure(&mut self, instance: &str, user: &str) -> UserIx {
@@ -65,15 +75,25 @@ impl Users {
             name: name.clone(),
             edges: Vec::with_capacity(1),
         });
-        self.by_name.entry(instance).or_default().insert(name, ix);
+        let names = self.by_name.entry(instance).or_default();
+        names.users.insert(name, ix);
         ix
     }
 
+    /// Whether a further (user, edge) of an instance is remembered.
+    fn has_room(&self, instance: &str, max: usize) -> bool {
+        let own = self.by_name.get(instance).map_or(0, |names| names.pairs);
+        may_take(own, self.pairs, max)
+    }
+
     fn insert(&mut self, ix: UserIx, edge: u32) {
-        let edges = &mut self.list[ix].edges;
-        if let Err(at) = edges.binary_search(&edge) {
-            edges.insert(at, edge);
+        let user = &mut self.list[ix];
+        if let Err(at) = user.edges.binary_search(&edge) {
+            user.edges.insert(at, edge);
             self.pairs += 1;
+            if let Some(names) = self.by_name.get_mut(&user.instance) {
+                names.pairs += 1;
+            }
         }
     }
 
@@ -84,14 +104,17 @@ impl Users {
         if let Ok(at) = user.edges.binary_search(&edge) {
             user.edges.remove(at);
             self.pairs -= 1;
+            if let Some(names) = self.by_name.get_mut(&user.instance) {
+                names.pairs -= 1;
+            }
         }
         if !user.edges.is_empty() {
             return;
         }
         let user = self.list.remove(ix);
         if let Some(names) = self.by_name.get_mut(&user.instance) {
-            names.remove(&user.name);
-            if names.is_empty() {
+            names.users.remove(&user.name);
+            if names.users.is_empty() {
                 self.by_name.remove(&user.instance);
             }
         }
@@ -115,20 +138,36 @@ impl Shard {
                 {
                     self.users.remove(ix, number);
                 }
-            } else if self.users.pairs >= self.config.users_max && !reported.too_many {
-                // overflow: all users of this edge are forgotten, and commands go to it whoever they
-                // are about.
-                self.users_forgotten(edge);
-                self.edges.list[edge].reported.too_many = true;
-            } else if !reported.too_many {
-                let ix = self.users.ensure(&change.instance, &change.user);
+                continue;
+            }
+            let instance = change.instance.as_str();
+            let found = self.users.find(instance, &change.user);
+            let is_known = found.is_some_and(|ix| reported.users.contains(&ix));
+            if is_known || reported.too_many.contains(instance) {
+                continue;
+            }
+            if self.users.has_room(instance, self.config.users_max) {
+                let ix = self.users.ensure(instance, &change.user);
                 reported.users.insert(ix);
                 self.users.insert(ix, number);
+            } else {
+                // overflow: all users of the instance at this edge are forgotten, and commands about
+                // any of its users go to the edge. An instance with many users meets the bound before
+                // others do.
+                let list = &self.users.list;
+                let its_own = |ix: &UserIx| *list[*ix].instance == *instance;
+                let users = reported.users.iter().copied();
+                let forgotten: Vec<UserIx> = users.filter(its_own).collect();
+                reported.too_many.insert(Arc::from(instance));
+                for ix in forgotten {
+                    reported.users.remove(&ix);
+                    self.users.remove(ix, number);
+                }
             }
         }
         let reported = &mut self.edges.list[edge].reported;
         reported.node = report.node;
-        if report.complete_by > 0 && !reported.too_many {
+        if report.complete_by > 0 {
             reported.complete_by = report.complete_by;
         }
     }
@@ -151,7 +190,10 @@ impl Shard {
         let has = has.iter().map(|edge| &self.edges.list[*edge as usize]);
         let edges = has.map(|edge| edge.reported.node.clone()).collect();
         let all = self.edges.list.iter().map(|(_, edge)| &edge.reported);
-        let reported = all.filter(|r| r.complete_by != 0 && r.complete_by == query.revision);
+        let reported = all.filter(|r| {
+            let is_complete = r.complete_by != 0 && r.complete_by == query.revision;
+            is_complete && !r.too_many.contains(query.instance.as_str())
+        });
         let answer = UserAnswer {
             request: query.request,
             edges,

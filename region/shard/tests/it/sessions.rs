@@ -7,7 +7,7 @@ use gb6_core_wire::mesh::{
     EdgeFrame, OwnerFrame, RefusedReason, Renew, SessionEnd, SessionHere, SessionsReport,
 };
 use gb6_core_wire::record::{Kind, Record, SessionBody, SessionEvent};
-use gb6_region_shard::{Admin, AppendFailure, LinkId};
+use gb6_region_shard::{Admin, AppendFailure, LinkId, Shard, ShardConfig};
 use proptest::prelude::*;
 
 use crate::world::{World, rules};
@@ -187,6 +187,50 @@ fn who_comes_back_in_time_or_as_another_has_lost_nobody() {
     wait(&mut world, 11_000);
     let ids: Vec<String> = ends(&world).into_iter().map(|(id, ..)| id).collect();
     assert_eq!(ids, [format!("{PROCESS:016x}-2-d")]);
+}
+
+#[test]
+fn an_instance_with_many_sessions_leaves_a_part_to_others() {
+    let mut world = World::new(rules());
+    let config = ShardConfig {
+        sessions_max: 8,
+        ..world.shard.config().clone()
+    };
+    world.shard = Shard::new(config, world.snapshot.clone());
+    world.shard.serve(world.now_ms, 1, 101, 1);
+    let link = world.attach(10);
+    let dropped = |world: &World| world.shard.counters().session_ends_dropped;
+    let many: Vec<u64> = (1..=20).collect();
+    report(&mut world, link, &many, false, &[]);
+    let sessions = |world: &World| world.shard.gauges().sessions;
+    assert_eq!((sessions(&world), dropped(&world)), (6, 14));
+    // Who is known is not one more.
+    report(&mut world, link, &many[..6], true, &[]);
+    assert_eq!((sessions(&world), dropped(&world)), (6, 14));
+    let others = (101..=105).map(|session| SessionHere {
+        instance: "other".into(),
+        ..here(session)
+    });
+    let others = SessionsReport {
+        process: PROCESS,
+        here: others.collect(),
+        ..SessionsReport::default()
+    };
+    world.frame(link, OwnerFrame::Sessions(others));
+    assert_eq!((sessions(&world), dropped(&world)), (8, 17));
+    // What has ended gives its place back.
+    report(
+        &mut world,
+        link,
+        &[],
+        false,
+        &[end(1, 1), end(2, 2), end(3, 3)],
+    );
+    report(&mut world, link, &[21, 22], false, &[]);
+    assert_eq!((sessions(&world), dropped(&world)), (6, 18));
+    world.shard.link_closed(link);
+    wait(&mut world, 11_000);
+    assert_eq!(sessions(&world), 0);
 }
 
 #[test]

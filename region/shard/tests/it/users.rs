@@ -212,6 +212,41 @@ fn an_edge_with_more_users_than_fit_counts_as_one_that_has_told_nothing() {
 }
 
 #[test]
+fn an_instance_with_many_users_costs_no_other_its_answers() {
+    let mut world = World::new(rules());
+    let config = ShardConfig {
+        users_max: 8,
+        ..world.shard.config().clone()
+    };
+    world.shard = Shard::new(config, world.snapshot.clone());
+    world.shard.serve(world.now_ms, 1, 101, 1);
+    let (a, b) = (world.attach(10), world.attach(11));
+    let of = |instance: &str, count: u64| -> Vec<UserChange> {
+        let users = (0..count).map(|n| change(instance, &format!("u{n}"), false));
+        users.collect()
+    };
+    report(&mut world, a, "a", &of("demo", 6), 1);
+    // Who is known is not one more.
+    report(&mut world, a, "a", &of("demo", 6), 1);
+    assert_eq!(ask(&mut world, a, "demo", "u0", 1).edges, ["a"]);
+    report(&mut world, b, "b", &of("other", 1), 1);
+    report(&mut world, b, "b", &of("demo", 1), 1);
+    report(&mut world, b, "b", &of("other", 2), 1);
+    let answer = ask(&mut world, a, "demo", "u0", 1);
+    assert_eq!((answer.edges, answer.reported), (vec!["a".to_owned()], 1));
+    let answer = ask(&mut world, a, "other", "u1", 1);
+    assert_eq!((answer.edges, answer.reported), (vec!["b".to_owned()], 2));
+    // One that has more than its part, with others: only its own users of that edge are forgotten.
+    report(&mut world, a, "a", &of("demo", 7), 1);
+    report(&mut world, a, "a", &of("other", 1), 1);
+    let answer = ask(&mut world, b, "other", "u0", 1);
+    assert_eq!((answer.edges.len(), answer.reported), (2, 2));
+    let answer = ask(&mut world, b, "demo", "u0", 1);
+    assert_eq!((answer.edges.len(), answer.reported), (0, 0));
+    assert_eq!(world.shard.gauges().users, 3);
+}
+
+#[test]
 fn a_user_without_a_name_ends_the_link() {
     let mut world = World::new(rules());
     let link = world.attach(10);
