@@ -34,6 +34,7 @@ mod shards;
 mod shared;
 mod stream;
 mod tls;
+mod unmoved;
 mod webtransport;
 mod wheel;
 mod ws;

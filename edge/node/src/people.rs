@@ -116,20 +116,28 @@ impl People {
         (Listed { instance, user }, waits)
     }
 
-    /// The owner of its shard has heard of a session's user.
-    pub(crate) fn heard(&self, listed: &Listed) {
+    /// The owner of the shard `by` has heard of a session's user, which means nothing where the user's
+    /// channel lies in another shard by now.
+    pub(crate) fn heard(&self, listed: &Listed, by: &Arc<ShardInbox>) {
         let mut instances = self.instances.lock();
         let members = instances.get_mut(&listed.instance);
-        if let Some(user) = members.and_then(|m| m.users.get_mut(&listed.user)) {
+        if let Some(user) = members.and_then(|m| m.users.get_mut(&listed.user))
+            && user.shard.as_ref().is_some_and(|s| Arc::ptr_eq(s, by))
+        {
             user.heard = true;
         }
     }
 
     /// Tells of every user again whose channel lies in another shard now, or whose shard has another
-    /// task. `shard` finds the shard of a user's channel.
-    pub(crate) fn place(&self, shard: impl Fn(&InstanceId, &str) -> Option<Arc<ShardInbox>>) {
+    /// task. `shard` finds the shard of a user's channel. Instances that are `unmoved` are passed over,
+    /// so that nobody waits for a look at all users.
+    pub(crate) fn place(
+        &self,
+        unmoved: impl Fn(&InstanceId) -> bool,
+        shard: impl Fn(&InstanceId, &str) -> Option<Arc<ShardInbox>>,
+    ) {
         let mut instances = self.instances.lock();
-        for members in instances.values_mut() {
+        for members in instances.values_mut().filter(|m| !unmoved(&m.instance)) {
             for (name, user) in &mut members.users {
                 let now = shard(&members.instance, name);
                 let same = match (&user.shard, &now) {
@@ -303,6 +311,29 @@ mod tests {
         }
         assert_eq!(people.count("demo"), (0, 0));
         assert!(people.instances.lock().is_empty());
+    }
+
+    #[test]
+    fn what_another_shard_has_heard_is_no_proof() {
+        let people = People::default();
+        let demo = InstanceId::from("demo");
+        let shards = [1, 2].map(|_| Arc::new(ShardInbox::new(10)));
+        let enter = |number: u64, shard: usize| {
+            let shard = shards[shard].clone();
+            people.enter(&demo, "alice", &session(number), || Some(shard))
+        };
+        let (listed, waits) = enter(1, 0);
+        assert!(waits.is_some_and(|by| Arc::ptr_eq(&by, &shards[0])));
+        // The answer of the first shard comes behind a placement that has the user in the second.
+        people.place(|_| false, |_, _| Some(shards[1].clone()));
+        people.heard(&listed, &shards[0]);
+        let (_, waits) = enter(2, 1);
+        assert!(waits.is_some_and(|by| Arc::ptr_eq(&by, &shards[1])));
+        people.heard(&listed, &shards[1]);
+        assert!(enter(3, 1).1.is_none());
+        // Who has not moved is not even looked at.
+        people.place(|instance| *instance == demo, |_, _| panic!("nobody asks"));
+        assert!(enter(4, 1).1.is_none());
     }
 
     #[test]

@@ -38,6 +38,7 @@ use crate::relay::Relays;
 use crate::revocation::Revocations;
 use crate::session_ends::SessionEnds;
 use crate::shards::{ShardInbox, Shards};
+use crate::unmoved::Unmoved;
 use crate::wheel::Wheel;
 
 /// Refusals logged at level info a second, and at once.
@@ -231,7 +232,8 @@ impl Shared {
         }
         // Behind their ends: what was held of them may go.
         self.revocations.keep(self, is_placed);
-        self.place_users();
+        let unmoved = Unmoved::between(&before, &snapshot);
+        self.place_users(|instance| unmoved.has(instance));
         self.shards.users_placed(revision);
         before
     }
@@ -246,10 +248,11 @@ impl Shared {
         }
     }
 
-    /// Tells the shards of users' channels of those that they have not been told of.
-    pub(crate) fn place_users(self: &Arc<Self>) {
-        self.people
-            .place(|instance, user| self.home(instance, user));
+    /// Tells the shards of users' channels of those that they have not been told of. Instances whose
+    /// channels are `unmoved` are passed over.
+    pub(crate) fn place_users(self: &Arc<Self>, unmoved: impl Fn(&InstanceId) -> bool) {
+        let home = |instance: &InstanceId, user: &str| self.home(instance, user);
+        self.people.place(unmoved, home);
     }
 
     /// The shard of the channel of a user, which is told where the user's sessions are; `None`: there

@@ -344,12 +344,14 @@ impl<C: Carrier, F: Framing> Connection<C, F> {
 
     /// The owner of the user's shard has heard of the user, or will not in time.
     pub(super) fn arrived(&mut self, now_ms: u64, answer: &Answer) {
-        if let (Answer::Arrived(true), Some(listed)) = (answer, &self.listed) {
-            self.shared.people.heard(listed);
-        }
         if let Some(arriving) = self.arriving.take() {
             // Nothing else has been asked yet.
-            self.asked = Vec::new();
+            let asked = std::mem::take(&mut self.asked);
+            if let (Answer::Arrived(true), Some(listed)) = (answer, &self.listed)
+                && let Some(shard) = asked.first()
+            {
+                self.shared.people.heard(listed, shard);
+            }
             let (request, claims) = *arriving;
             self.input(now_ms, |s, cx, out| {
                 s.verified(cx, request, Ok(claims), out)

@@ -232,7 +232,7 @@ async fn attended(shared: Arc<Shared>, inbox: Arc<ShardInbox>, run: impl Future<
     // Before anybody is told: who asks from here on is refused.
     inbox.close();
     shared.shards.forget(&inbox);
-    shared.place_users();
+    shared.place_users(|_| false);
     for session in shared.all() {
         session.outbox.event(Event::Lost(inbox.clone()));
     }
