@@ -234,6 +234,7 @@ impl Shared {
         self.revocations.keep(self, is_placed);
         let unmoved = Unmoved::between(&before, &snapshot);
         self.place_users(|instance| unmoved.has(instance));
+        self.place_sessions(|instance| unmoved.has(instance));
         self.shards.users_placed(revision);
         before
     }

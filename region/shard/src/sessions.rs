@@ -180,6 +180,11 @@ impl Shard {
                 is_named
             });
         }
+        for session in report.elsewhere {
+            if let Some(here) = live.sessions.remove(&session) {
+                self.sessions.went(&here.instance);
+            }
+        }
         let mut again = Vec::new();
         let process = report.process;
         for end in report.ended {

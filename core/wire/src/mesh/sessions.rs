@@ -12,7 +12,7 @@
 pub const SESSION_ENDS_UNANSWERED_MAX: usize = 1024;
 
 /// What has changed among an edge's sessions, in this order: who came, who went without a word, who
-/// ended.
+/// is another shard's, who ended.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct SessionsReport {
     /// This life of the edge's process, in all shards.
@@ -27,6 +27,9 @@ pub struct SessionsReport {
     /// What has ended.
     #[prost(message, repeated, tag = "4")]
     pub ended: Vec<SessionEnd>,
+    /// Sessions that go on, but of whose ends another shard is told from now on.
+    #[prost(uint64, repeated, tag = "5")]
+    pub elsewhere: Vec<u64>,
 }
 
 /// A session.

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use gb6_core_model::snapshot::Snapshot;
-use gb6_core_model::{Channel, ErrorCode, ShardId, WebhookEvent};
+use gb6_core_model::{Channel, ErrorCode, InstanceId, ShardId, WebhookEvent};
 use gb6_core_wire::mesh::{SessionEnd, SessionHere};
 use gb6_core_wire::record::SessionEvent;
 use gb6_edge_session::{
@@ -131,8 +131,8 @@ impl<C: Carrier, F: Framing> Connection<C, F> {
         };
         let instance = snapshot.instances.get(here.instance.as_str());
         if instance.is_some_and(|i| i.tells(WebhookEvent::Disconnect)) {
-            self.shared.session_here(here.clone());
-            self.reported = Some(Box::new(here));
+            self.reported = Some(InstanceId::from(here.instance.as_str()));
+            self.shared.session_here(here);
         }
     }
 

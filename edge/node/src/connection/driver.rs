@@ -14,7 +14,6 @@ use std::task::{Context as TaskContext, Poll};
 use bytes::Bytes;
 use gb6_core_model::{Disconnect, InstanceId};
 use gb6_core_wire::client::Dialect;
-use gb6_core_wire::mesh::SessionHere;
 use gb6_edge_session::{
     Action, Claims, Context, FrameKind, HeldRequests, Session, SessionSeed, id_of_client,
 };
@@ -88,8 +87,8 @@ pub(crate) struct Connection<C, F: Framing> {
     pub(super) listed: Option<Listed>,
     /// Whether its connect was answered.
     pub(super) began: bool,
-    /// What it was reported as, where somebody wants to hear of its end.
-    pub(super) reported: Option<Box<SessionHere>>,
+    /// The instance, where the session was reported to it because somebody wants to hear of its end.
+    pub(super) reported: Option<InstanceId>,
     /// Its verified token and the verification's number, until the owner of its user's shard has heard
     /// of the user.
     pub(super) arriving: Option<Box<(u32, Claims)>>,

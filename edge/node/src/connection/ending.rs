@@ -4,8 +4,6 @@
 use std::time::Duration;
 
 use gb6_core_model::Disconnect;
-use gb6_core_wire::mesh::SessionEnd;
-use gb6_core_wire::record::SessionEvent;
 use gb6_edge_session::CloseReason;
 
 use super::carrier::Carrier;
@@ -116,14 +114,9 @@ impl<C, F: Framing> Connection<C, F> {
         for inbox in self.asked.drain(..) {
             inbox.session_closed(self.handle.session);
         }
-        if let Some(of) = self.reported.take() {
-            self.shared.session_ended(SessionEnd {
-                of: *of,
-                event: SessionEvent::Disconnect.into(),
-                code: code.into(),
-                reason: reason.to_owned(),
-                ..SessionEnd::default()
-            });
+        if let Some(instance) = self.reported.take() {
+            let session = self.handle.session;
+            self.shared.session_gone(&instance, session, code, reason);
         }
         self.unproven = None;
         self.counted = None;

@@ -29,6 +29,8 @@ pub(crate) enum Ask {
     Left(InstanceId, Arc<str>),
     /// A session has begun, of whose end its instance wants to hear.
     Here(Box<SessionHere>),
+    /// Another shard is told of the end of a session from now on.
+    Elsewhere(SessionId),
     /// A session, or one of its subscriptions, has ended.
     Ended(Box<SessionEnd>),
     /// All users of the shard by the placement of this revision have been told of.
@@ -157,6 +159,12 @@ impl ShardInbox {
     /// Says that a session has begun, which always fits: it is one for each session.
     pub(crate) fn session_here(&self, here: SessionHere) {
         self.tell(Ask::Here(Box::new(here)));
+    }
+
+    /// Says that another shard is told of the end of a session from now on, which always fits: it is at
+    /// most one for each that was said to be here.
+    pub(crate) fn session_elsewhere(&self, session: SessionId) {
+        self.tell(Ask::Elsewhere(session));
     }
 
     /// Says that a session or a subscription has ended, which always fits: the task bounds what waits.

@@ -233,6 +233,7 @@ async fn attended(shared: Arc<Shared>, inbox: Arc<ShardInbox>, run: impl Future<
     inbox.close();
     shared.shards.forget(&inbox);
     shared.place_users(|_| false);
+    shared.place_sessions(|_| false);
     for session in shared.all() {
         session.outbox.event(Event::Lost(inbox.clone()));
     }

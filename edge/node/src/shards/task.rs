@@ -296,6 +296,7 @@ impl ShardTask {
                     let process = self.shared.session_ends.process;
                     self.hub.session_here(now, process, *here);
                 }
+                Ask::Elsewhere(session) => self.hub.session_elsewhere(now, session.0),
                 Ask::Ended(mut end) => {
                     let ends = &self.shared.session_ends;
                     end.number = ends.next_number();

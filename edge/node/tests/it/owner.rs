@@ -46,8 +46,8 @@ struct State {
     share: u32,
     limits_wanted: Vec<LimitWanted>,
     users_reports: usize,
-    /// Sessions that are here, by process and session; ends, by process and number.
-    sessions: BTreeMap<(u64, u64), SessionHere>,
+    /// Sessions that are here, by shard, process and session; ends, by process and number.
+    sessions: BTreeMap<(u32, u64, u64), SessionHere>,
     ends: BTreeMap<(u64, u64), SessionEnd>,
     /// Publishes are kept and not answered while this is set.
     mute: bool,
@@ -210,6 +210,13 @@ impl Owner {
     pub(crate) fn sessions(&self) -> Vec<String> {
         let state = self.state.lock();
         state.sessions.values().map(|s| s.client.clone()).collect()
+    }
+
+    /// The same in one shard.
+    pub(crate) fn sessions_in(&self, shard: u32) -> BTreeSet<String> {
+        let state = self.state.lock();
+        let sessions = state.sessions.iter().filter(|((s, ..), _)| *s == shard);
+        sessions.map(|(_, s)| s.client.clone()).collect()
     }
 
     /// Ends of sessions and subscriptions, in the order of their numbers.
@@ -459,8 +466,15 @@ impl State {
                 }
             }
             OwnerFrame::Sessions(report) => {
+                let Some(shard) = self.edges.get(&edge).map(|a| a.shard.shard) else {
+                    return;
+                };
+                let key = |session| (shard, report.process, session);
                 for here in report.here {
-                    self.sessions.insert((report.process, here.session), here);
+                    self.sessions.insert(key(here.session), here);
+                }
+                for session in report.elsewhere {
+                    self.sessions.remove(&key(session));
                 }
                 let numbers: Vec<u64> = report.ended.iter().map(|end| end.number).collect();
                 for end in report.ended {
@@ -470,7 +484,7 @@ impl State {
                         .is_none()
                         && end.channel.is_empty()
                     {
-                        self.sessions.remove(&(report.process, end.of.session));
+                        self.sessions.remove(&key(end.of.session));
                     }
                 }
                 if !numbers.is_empty() {

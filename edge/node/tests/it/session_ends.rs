@@ -146,3 +146,61 @@ async fn ends_behind_a_cut_link_are_told_when_there_is_one_again() {
     world.metric_falls(waiting, 0.0).await;
     drop(rest);
 }
+
+#[tokio::test]
+async fn sessions_of_an_instance_that_is_gone_are_taken_back_where_they_were_told_of() {
+    let world = world();
+    let mut gone = Vec::new();
+    for user in ["alice", "bob"] {
+        gone.push(connected(world.address, &world.token(user)).await);
+    }
+    eventually("all are known", || world.owner.sessions().len() == 2).await;
+    let mut snapshot = world.snapshot.clone();
+    snapshot.revision += 1;
+    snapshot.instances.remove("demo");
+    world.place(snapshot);
+    for (client, _) in &mut gone {
+        assert_eq!(client.closed().await.0, 3508);
+    }
+    let mut ends = ends(&world, 2).await;
+    ends.sort();
+    let mut wanted: Vec<_> = gone
+        .iter()
+        .map(|(_, c)| c["client"].as_str().unwrap())
+        .collect();
+    wanted.sort_unstable();
+    let told: Vec<_> = ends.iter().map(|e| (e.0.as_str(), e.3)).collect();
+    let wanted: Vec<_> = wanted.into_iter().map(|client| (client, 3508)).collect();
+    assert_eq!(told, wanted);
+    assert!(world.owner.sessions().is_empty());
+}
+
+#[tokio::test]
+async fn sessions_go_along_with_their_users_channels_to_other_shards() {
+    let world = world();
+    let mut clients = Vec::new();
+    for n in 0..20 {
+        clients.push(connected(world.address, &world.token(&format!("u{n}"))).await);
+    }
+    eventually("all are known", || world.owner.sessions().len() == 20).await;
+    let before = world.owner.sessions_in(0);
+    let mut snapshot = world.snapshot.clone();
+    snapshot.revision += 1;
+    let region = snapshot.regions.get_mut("r").unwrap();
+    (region.shards, region.owners) = (2, vec!["r1".into(), "r1".into()]);
+    world.place(snapshot);
+    eventually("each is known once, in one of two shards", || {
+        let shards = [0, 1].map(|shard| world.owner.sessions_in(shard));
+        let [first, second] = &shards;
+        !first.is_empty()
+            && !second.is_empty()
+            && first.is_disjoint(second)
+            && first.union(second).count() == before.len()
+    })
+    .await;
+    assert!(world.owner.session_ends().is_empty(), "none has ended");
+    drop(clients);
+    let ended: BTreeSet<String> = ends(&world, 20).await.into_iter().map(|e| e.0).collect();
+    assert_eq!(ended, before);
+    eventually("none is known", || world.owner.sessions().is_empty()).await;
+}

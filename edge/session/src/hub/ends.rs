@@ -1,7 +1,7 @@
 //! Sessions whose ends the instance wants to hear of: the owner is told who is here and what has
 //! ended, until it has answered that it is in its log.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use gb6_core_wire::mesh::{
     OwnerFrame, SESSION_ENDS_UNANSWERED_MAX, SessionEnd, SessionHere, SessionsReport,
@@ -33,6 +33,8 @@ pub(super) struct Ends {
     here: BTreeMap<u64, SessionHere>,
     /// Said with the next report.
     news: Vec<SessionHere>,
+    /// Those that were named on this link and are another shard's now: said behind the news.
+    elsewhere: BTreeSet<u64>,
     /// By their numbers.
     waiting: BTreeMap<u64, Waiting>,
     by_instance: HashMap<String, usize>,
@@ -71,8 +73,18 @@ impl<S: Clone> Hub<S> {
         self.now = now_ms;
         self.ends.process = process;
         self.ends.here.insert(here.session, here.clone());
+        self.ends.elsewhere.remove(&here.session);
         if self.lease.is_attached() {
             self.ends.news.push(here);
+        }
+    }
+
+    /// Another shard is told of the end of a session from now on. The session goes on.
+    pub fn session_elsewhere(&mut self, now_ms: u64, session: u64) {
+        self.now = now_ms;
+        let was_here = self.ends.here.remove(&session).is_some();
+        if was_here && self.lease.is_attached() {
+            self.ends.elsewhere.insert(session);
         }
     }
 
@@ -109,15 +121,13 @@ impl<S: Clone> Hub<S> {
             return;
         }
         let ends = &mut self.ends;
-        let nothing = ends.news.is_empty() && ends.sent == ends.waiting.len();
+        let nothing =
+            ends.news.is_empty() && ends.elsewhere.is_empty() && ends.sent == ends.waiting.len();
         if ends.process == 0 || (ends.complete && nothing) {
             return;
         }
         let process = ends.process;
-        let mut part = SessionsReport {
-            process,
-            ..SessionsReport::default()
-        };
+        let mut part = report_of(process);
         let (mut count, mut bytes) = (0, 0);
         let mut fits = |cost: usize| {
             count += 1;
@@ -131,11 +141,7 @@ impl<S: Clone> Hub<S> {
             fits
         };
         let next = |part: &mut SessionsReport| {
-            let next = SessionsReport {
-                process,
-                ..SessionsReport::default()
-            };
-            OwnerFrame::Sessions(std::mem::replace(part, next))
+            OwnerFrame::Sessions(std::mem::replace(part, report_of(process)))
         };
         for here in std::mem::take(&mut ends.news) {
             if !fits(here.encoded_len()) {
@@ -144,6 +150,13 @@ impl<S: Clone> Hub<S> {
             part.here.push(here);
         }
         part.complete = !std::mem::replace(&mut ends.complete, true);
+        for session in std::mem::take(&mut ends.elsewhere) {
+            // A number has at most ten bytes.
+            if !fits(10) {
+                out.to_owner(next(&mut part));
+            }
+            part.elsewhere.push(session);
+        }
         let free = SESSION_ENDS_UNANSWERED_MAX.saturating_sub(ends.sent);
         let unsent = ends.waiting.values_mut().filter(|waiting| !waiting.sent);
         for waiting in unsent.take(free) {
@@ -154,7 +167,7 @@ impl<S: Clone> Hub<S> {
             ends.sent += 1;
             part.ended.push(waiting.end.clone());
         }
-        if part.complete || !part.here.is_empty() || !part.ended.is_empty() {
+        if part != report_of(process) {
             out.to_owner(OwnerFrame::Sessions(part));
         }
     }
@@ -163,6 +176,7 @@ impl<S: Clone> Hub<S> {
     pub(super) fn tell_all_sessions(&mut self) {
         let ends = &mut self.ends;
         ends.news = ends.here.values().cloned().collect();
+        ends.elsewhere.clear();
         ends.complete = false;
         ends.sent = 0;
         for waiting in ends.waiting.values_mut() {
@@ -172,6 +186,7 @@ impl<S: Clone> Hub<S> {
 
     pub(super) fn sessions_link_down(&mut self) {
         self.ends.news = Vec::new();
+        self.ends.elsewhere.clear();
     }
 
     /// What the owner has written, and what it will not.
@@ -187,5 +202,13 @@ impl<S: Clone> Hub<S> {
                 self.ends.moved.push_back((self.now + MOVED_MS, end));
             }
         }
+    }
+}
+
+/// A report that says nothing yet.
+fn report_of(process: u64) -> SessionsReport {
+    SessionsReport {
+        process,
+        ..SessionsReport::default()
     }
 }

@@ -89,6 +89,37 @@ fn what_is_not_answered_is_said_again() {
 }
 
 #[test]
+fn what_is_another_shards_is_taken_back_from_the_owner_that_heard_of_it() {
+    let mut b = Bench::new();
+    for session in 1..=4 {
+        b.hub.session_here(0, PROCESS, here(session));
+    }
+    told(&mut b, 0);
+    let elsewhere = |b: &mut Bench, now| -> Vec<u64> {
+        b.hub.report_sessions(now, &mut b.said);
+        let frames = b.said.owner.drain(..);
+        let reports = frames.filter_map(|frame| match frame {
+            OwnerFrame::Sessions(report) => Some(report.elsewhere),
+            _ => None,
+        });
+        reports.flatten().collect()
+    };
+    // One that comes back before it was said, and one that was never here.
+    for session in [1, 2, 9] {
+        b.hub.session_elsewhere(1, session);
+    }
+    b.hub.session_here(1, PROCESS, here(2));
+    assert_eq!(elsewhere(&mut b, 1), [1]);
+    assert_eq!(told(&mut b, 2), []);
+    // Behind a break all that are here are named, so that nothing has to be taken back.
+    b.hub.link_down(3, &mut b.said);
+    b.hub.session_elsewhere(3, 3);
+    b.attach(4, 1);
+    assert_eq!(told(&mut b, 4), [(vec![2, 4], true, vec![])]);
+    assert!(elsewhere(&mut b, 5).is_empty());
+}
+
+#[test]
 fn what_another_shard_is_to_be_told_is_given_back_after_a_while() {
     let mut b = Bench::new();
     b.hub.session_ended_here(0, PROCESS, end(1, 1, ""));

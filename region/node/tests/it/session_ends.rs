@@ -40,6 +40,7 @@ fn report(edge: &Edge, here: Vec<SessionHere>, ended: Vec<SessionEnd>) {
         here,
         complete: true,
         ended,
+        elsewhere: Vec::new(),
     }));
 }
 

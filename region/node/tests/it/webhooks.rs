@@ -107,6 +107,7 @@ async fn what_an_edge_reports_is_told_and_so_is_that_it_was_lost() {
         process: 0xe1,
         here: vec![here(1, "alice"), here(2, "bob")],
         complete: true,
+        elsewhere: Vec::new(),
         ended: vec![SessionEnd {
             number: 1,
             of: here(1, "alice"),

@@ -50,6 +50,7 @@ fn report(world: &mut World, link: LinkId, here: &[u64], complete: bool, ended: 
         here: here.iter().map(|n| self::here(*n)).collect(),
         complete,
         ended: ended.to_vec(),
+        elsewhere: Vec::new(),
     };
     world.frame(link, OwnerFrame::Sessions(report));
 }
@@ -184,6 +185,29 @@ fn who_comes_back_in_time_or_as_another_has_lost_nobody() {
     world.frame(link, OwnerFrame::Renew(Renew { sequence: 2 }));
     report(&mut world, link, &[], true, &[]);
     assert_eq!(world.shard.gauges().sessions, 1);
+    wait(&mut world, 11_000);
+    let ids: Vec<String> = ends(&world).into_iter().map(|(id, ..)| id).collect();
+    assert_eq!(ids, [format!("{PROCESS:016x}-2-d")]);
+}
+
+#[test]
+fn a_session_that_is_another_shards_is_nobodys_loss_here() {
+    let mut world = World::new(rules());
+    let link = world.attach(10);
+    // One of them while not all are named yet.
+    report(&mut world, link, &[1, 2], false, &[]);
+    for (session, complete) in [(1, false), (3, true)] {
+        let report = SessionsReport {
+            process: PROCESS,
+            here: vec![here(3)],
+            complete,
+            elsewhere: vec![session],
+            ..SessionsReport::default()
+        };
+        world.frame(link, OwnerFrame::Sessions(report));
+    }
+    assert_eq!(world.shard.gauges().sessions, 1);
+    world.shard.link_closed(link);
     wait(&mut world, 11_000);
     let ids: Vec<String> = ends(&world).into_iter().map(|(id, ..)| id).collect();
     assert_eq!(ids, [format!("{PROCESS:016x}-2-d")]);
