@@ -506,15 +506,13 @@ impl<S: Clone> Hub<S> {
                 self.let_prefix_go(&key, out);
             }
         }
-        let members: Vec<_> = self.prefixes.ending.keys().cloned().collect();
-        for member in members {
-            let Some(ending) = self.prefixes.ending.get(&member) else {
-                continue;
-            };
+        // Each look takes one out or is the last, so that a tick costs what it ends, not what waits.
+        while let Some(first) = self.prefixes.ending.first_entry() {
             // Only those that come back at once need a pace.
-            if ending.following.is_open() && !out.may_evict() {
+            if first.get().following.is_open() && !out.may_evict() {
                 break;
             }
+            let (member, ending) = first.remove_entry();
             match ending.following.end() {
                 Ended::Before => {}
                 Ended::Unanswered => {
@@ -530,7 +528,6 @@ impl<S: Clone> Hub<S> {
                     }
                 }
             }
-            self.prefixes.ending.remove(&member);
             self.let_prefix_go(&member.1, out);
         }
     }
