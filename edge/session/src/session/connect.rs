@@ -65,8 +65,13 @@ impl App {
 enum Step {
     /// The connect command has not come.
     Waiting,
-    /// Its token is being verified; this is its id.
-    Verifying(u32),
+    /// Its token is being verified.
+    Verifying {
+        /// Its id.
+        id: u32,
+        /// When it came, in ms of the monotonic clock.
+        since: u64,
+    },
     /// It was answered with an error: the client is expected to close.
     Refused,
 }
@@ -103,13 +108,13 @@ impl Opening {
 
     /// Whether commands behind the connect have to wait.
     pub(super) fn is_verifying(&self) -> bool {
-        matches!(self.step, Step::Verifying(_))
+        matches!(self.step, Step::Verifying { .. })
     }
 
     pub(super) fn command(&mut self, turn: &mut Turn<'_>, command: Command) -> Closes {
         match self.step {
             // A refused connection is unusable: what follows is neither done nor answered.
-            Step::Refused | Step::Verifying(_) => Ok(()),
+            Step::Refused | Step::Verifying { .. } => Ok(()),
             Step::Waiting => {
                 count(&turn.cx.counters.commands);
                 let Method::Connect(connect) = command.method() else {
@@ -118,7 +123,10 @@ impl Opening {
                 if command.id == 0 {
                     return Err(Disconnect::BadRequest);
                 }
-                self.step = Step::Verifying(command.id);
+                self.step = Step::Verifying {
+                    id: command.id,
+                    since: turn.cx.now_ms,
+                };
                 self.positions = connect.subs.clone();
                 self.options = Options::of(connect, turn.dialect);
                 self.app = App::of(connect);
@@ -154,7 +162,7 @@ impl Opening {
         request: u32,
         decision: Decision<()>,
     ) -> Result<(), CloseReason> {
-        let Step::Verifying(id) = self.step else {
+        let Step::Verifying { id, .. } = self.step else {
             return Ok(());
         };
         if request != CONNECT_VERIFICATION {
@@ -203,7 +211,7 @@ impl Opening {
         request: u32,
         result: Result<Claims, TokenError>,
     ) -> Result<Option<Box<Live>>, Disconnect> {
-        let Step::Verifying(id) = self.step else {
+        let Step::Verifying { id, since } = self.step else {
             return Ok(None);
         };
         if request != CONNECT_VERIFICATION {
@@ -232,6 +240,7 @@ impl Opening {
         });
         let reply = ConnectReply {
             id,
+            since,
             secret: self.secret,
             data: std::mem::take(&mut claims.data),
             tells_expiry: claims.client_refreshes,
@@ -291,6 +300,8 @@ pub(super) fn end_for(code: ErrorCode) -> Disconnect {
 pub(super) struct ConnectReply {
     /// The command's id.
     pub(super) id: u32,
+    /// When the command came, in ms of the monotonic clock.
+    pub(super) since: u64,
     /// What names the session to whoever carries its commands otherwise.
     pub(super) secret: u128,
     /// Data for the client.

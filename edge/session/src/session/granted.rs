@@ -20,6 +20,8 @@ use super::types::{SubscriptionGrant, count};
 const COMMANDS_WAITING_MAX: usize = 128;
 /// Bytes of one entry in the answer to a connect, besides its names and data.
 const ENTRY_BYTES: usize = 192;
+/// The part of a connect's time that its subscriptions have at least, however long its token took.
+const TIME_AT_LEAST: u64 = 8;
 
 /// A connect whose answer waits for its subscriptions.
 pub(super) struct Joining {
@@ -93,12 +95,16 @@ impl Live {
             }
         }
         let reply_data = reply.data.len();
+        // Counted from the command, because the client does: its token may have waited for a key, for
+        // revocations, or for the owner of its user's shard.
+        let whole = turn.cx.config.connect_subscriptions_ms;
+        let until = (reply.since + whole).max(turn.cx.now_ms + whole / TIME_AT_LEAST);
         self.joining = Some(Box::new(Joining {
             reply,
             waiting: begins.len(),
             results: BTreeMap::new(),
             failed: None,
-            until: turn.cx.now_ms + turn.cx.config.connect_subscriptions_ms,
+            until,
             commands: VecDeque::new(),
         }));
         // Everything goes out as one reply: what may be recovered is what that has room for, if all

@@ -34,8 +34,9 @@ pub struct SessionConfig {
     /// Bulk requests that may wait their turn in one session, besides recovering subscribes;
     /// further ones are answered 111.
     pub bulk_waiting_max: usize,
-    /// How long the answer to a connect may wait for its server-side subscriptions, in ms, before
-    /// it is an error: less than SDKs wait for it, which is 5 s.
+    /// How long behind its command the answer to a connect may wait for its server-side
+    /// subscriptions, in ms, before it is an error: less than SDKs wait for it, which is 5 s. They
+    /// have an eighth of it at least, also where its token took longer to be verified.
     pub connect_subscriptions_ms: u64,
     /// Commands of one session that may wait for its subscription tokens to be verified, or for the
     /// application's backend to be asked; further ones are answered 111.

@@ -277,6 +277,29 @@ fn a_subscription_that_can_not_begin_refuses_the_connect_until_the_client_comes_
 }
 
 #[test]
+fn the_time_of_a_connect_counts_from_its_command() {
+    // What its token takes is taken off, up to a rest for hubs that answer at once.
+    for (verified, until) in [
+        (1_000, 5_000),
+        (3_900, 5_000),
+        (4_800, 5_300),
+        (9_000, 9_500),
+    ] {
+        let mut desk = Desk::opening(Dialect::Json);
+        desk.text(CONNECT);
+        desk.actions.clear();
+        desk.now = verified;
+        desk.verified(0, Ok(granting(&["room:1"])));
+        assert_eq!(desk.requests().len(), 1);
+        assert_eq!(desk.session.deadline(), Some(until), "{verified}");
+        desk.tick_at(until - 1);
+        assert!(desk.actions.is_empty());
+        desk.tick_at(until);
+        assert_eq!(desk.errors(), [(1, 100)]);
+    }
+}
+
+#[test]
 fn channels_that_a_token_may_not_name() {
     for (channel, code) in [
         ("nowhere:1", 102),
