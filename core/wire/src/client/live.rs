@@ -6,8 +6,8 @@ use bytes::{BufMut as _, Bytes};
 use prost::encoding::{self, WireType, encode_key, encode_varint, encoded_len_varint, key_len};
 
 use super::Dialect;
-use super::frame::websocket_frame_with;
-use super::json_write::{Object, object};
+use super::frame::{frame_payload, websocket_frame_with};
+use super::json_write::{Object, object, string};
 use crate::mesh;
 use crate::record::ContentType;
 
@@ -109,21 +109,89 @@ pub fn encode_live(dialect: Dialect, channel: ChannelRef<'_>, event: Event<'_>) 
         Dialect::Json => websocket_frame_with(dialect, json_estimate(channel, event), |out| {
             object(out, |o| o.object("push", |o| json_push(channel, event, o)));
         }),
-        Dialect::Protobuf => {
-            let push = channel_len(channel) + event_len(event);
-            let reply = nested_len(field::REPLY_PUSH, push);
-            let total = encoded_len_varint(reply as u64) + reply;
-            websocket_frame_with(dialect, total, |out| {
-                encode_varint(reply as u64, out);
-                begin(field::REPLY_PUSH, push, out);
-                put_channel(channel, out);
-                put_event(event, out);
-            })
+        Dialect::Protobuf => protobuf_push(channel, event_len(event), |out| put_event(event, out)),
+    }
+}
+
+/// The push of an event in a channel with a name, from which those of the same event in other channels
+/// are made by a copy: what is behind the name is encoded once.
+#[derive(Clone, Debug)]
+pub struct LiveFrame {
+    dialect: Dialect,
+    frame: Bytes,
+    /// How many bytes at the end of `frame` are the same in every channel.
+    tail: usize,
+}
+
+impl LiveFrame {
+    /// Encodes the push in this channel, whose name is not empty.
+    pub fn new(dialect: Dialect, channel: &str, event: Event<'_>) -> Self {
+        let frame = encode_live(dialect, ChannelRef::Name(channel), event);
+        let tail = match dialect {
+            Dialect::Json => {
+                let head = json_head(channel).len();
+                frame_payload(&frame).len().saturating_sub(head)
+            }
+            Dialect::Protobuf => event_len(event),
+        };
+        Self {
+            dialect,
+            frame,
+            tail,
+        }
+    }
+
+    /// The complete WebSocket frame.
+    pub fn frame(&self) -> Bytes {
+        self.frame.clone()
+    }
+
+    /// The complete WebSocket frame with the push of the same event in another channel, whose name is
+    /// not empty: what [`encode_live`] makes of it.
+    pub fn in_channel(&self, channel: &str) -> Bytes {
+        let tail = self.frame.len().saturating_sub(self.tail);
+        let tail = self.frame.get(tail..).unwrap_or_default();
+        match self.dialect {
+            Dialect::Json => {
+                let head = json_head(channel);
+                websocket_frame_with(self.dialect, head.len() + tail.len(), |out| {
+                    out.extend_from_slice(&head);
+                    out.extend_from_slice(tail);
+                })
+            }
+            Dialect::Protobuf => {
+                let channel = ChannelRef::Name(channel);
+                protobuf_push(channel, tail.len(), |out| out.extend_from_slice(tail))
+            }
         }
     }
 }
 
+/// A complete WebSocket frame with a push in Protobuf whose event has so many bytes.
+fn protobuf_push(
+    channel: ChannelRef<'_>,
+    event: usize,
+    put_event: impl FnOnce(&mut Vec<u8>),
+) -> Bytes {
+    let push = channel_len(channel) + event;
+    let reply = nested_len(field::REPLY_PUSH, push);
+    let total = encoded_len_varint(reply as u64) + reply;
+    websocket_frame_with(Dialect::Protobuf, total, |out| {
+        encode_varint(reply as u64, out);
+        begin(field::REPLY_PUSH, push, out);
+        put_channel(channel, out);
+        put_event(out);
+    })
+}
+
 // JSON.
+
+/// What a push in JSON begins with: all up to the end of its channel's name.
+fn json_head(channel: &str) -> Vec<u8> {
+    let mut head = b"{\"push\":{\"channel\":".to_vec();
+    string(&mut head, channel);
+    head
+}
 
 /// Bytes that the frame will have if nothing needs escaping and the data is JSON.
 fn json_estimate(channel: ChannelRef<'_>, event: Event<'_>) -> usize {

@@ -28,8 +28,8 @@ pub use frame::{
     CLOSE_REASON_BYTES_MAX, close_frame, pong_frame, websocket_frame, websocket_frame_with,
 };
 pub use live::{
-    ChannelRef, Event, PublicationData, encode_join_push, encode_leave_push, encode_live,
-    encode_publication_push,
+    ChannelRef, Event, LiveFrame, PublicationData, encode_join_push, encode_leave_push,
+    encode_live, encode_publication_push,
 };
 pub use method::Method;
 pub use one_way::{bare_push, connect_command, each_reply};

@@ -3,6 +3,7 @@
 use gb6_core_wire::client::*;
 use gb6_core_wire::mesh;
 use gb6_core_wire::record::ContentType;
+use proptest::prelude::*;
 
 use crate::client_golden::{hex, to_hex};
 
@@ -129,6 +130,40 @@ fn a_publication_of_a_prefix_names_its_channel_and_the_subscriptions() {
             ..Push::default()
         };
         assert_eq!(read(dialect, &got), want, "{dialect:?}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn what_is_made_for_another_channel_is_what_would_be_encoded_for_it(
+        first in "[ -~]{1,300}",
+        other in "[ -~]{1,300}",
+        bytes in prop_oneof![0..200usize, 60_000..70_000usize],
+        is_text in any::<bool>(),
+    ) {
+        let mut publication = publication("");
+        publication.data = match is_text {
+            true => format!("\"{}\"", "x".repeat(bytes)).into(),
+            false => vec![0xff; bytes].into(),
+        };
+        if !is_text {
+            publication.content_type = ContentType::Unspecified.into();
+        }
+        let person = person();
+        for dialect in Dialect::ALL {
+            for event in [
+                Event::OfPrefix(&publication, "room:lobby.1"),
+                Event::Publication(&publication, PublicationData::Plain),
+                Event::Join(&person),
+            ] {
+                let made = LiveFrame::new(dialect, &first, event);
+                for channel in [&first, &other] {
+                    let want = encode_live(dialect, ChannelRef::Name(channel), event);
+                    prop_assert_eq!(made.in_channel(channel), want);
+                }
+                prop_assert_eq!(made.frame(), made.in_channel(&first));
+            }
+        }
     }
 }
 

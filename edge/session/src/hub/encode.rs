@@ -2,7 +2,7 @@
 //! Transports of one direction cut the bare push out of the same bytes.
 
 use bytes::Bytes;
-use gb6_core_wire::client::{self, ChannelRef, Dialect, Event};
+use gb6_core_wire::client::{self, ChannelRef, Dialect, Event, LiveFrame};
 
 /// The form of one subscriber's pushes, as the lowest bits of a place among [`Frames`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -98,5 +98,48 @@ impl<'a> Frames<'a> {
     /// How many were made.
     pub(super) fn made(&self) -> u64 {
         self.made.iter().flatten().count() as u64
+    }
+}
+
+/// What followers of several prefixes are told of one publication. It is encoded once for each dialect,
+/// however many prefixes its channel has; each further one costs a copy behind its own name.
+pub(super) struct PrefixFrames<'e> {
+    event: Event<'e>,
+    /// By dialect, as it was encoded for the first prefix.
+    encoded: [Option<LiveFrame>; 2],
+}
+
+/// The frames of one prefix, by dialect.
+pub(super) type OfPrefix = [Option<Bytes>; 2];
+
+impl<'e> PrefixFrames<'e> {
+    pub(super) fn new(event: Event<'e>) -> Self {
+        Self {
+            event,
+            encoded: [None, None],
+        }
+    }
+
+    /// The frame for the subscribers of this dialect that follow `prefix`, of which `made` has what was
+    /// made before.
+    pub(super) fn get(&mut self, made: &mut OfPrefix, dialect: Dialect, prefix: &str) -> Bytes {
+        let ([made_json, made_protobuf], [json, protobuf]) = (made, &mut self.encoded);
+        let (made, encoded) = match dialect {
+            Dialect::Json => (made_json, json),
+            Dialect::Protobuf => (made_protobuf, protobuf),
+        };
+        let frame = made.get_or_insert_with(|| match encoded {
+            Some(encoded) => encoded.in_channel(prefix),
+            None => {
+                let first = LiveFrame::new(dialect, prefix, self.event);
+                encoded.insert(first).frame()
+            }
+        });
+        frame.clone()
+    }
+
+    /// How often it was encoded.
+    pub(super) fn made(&self) -> u64 {
+        self.encoded.iter().flatten().count() as u64
     }
 }

@@ -4,17 +4,18 @@
 //! gets rooms in other shards, something may be missing: such a subscription ends, at the pace at
 //! which those end that the log can not continue, and its client begins another.
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use gb6_core_model::prefix::{self, MARK, PrefixMap};
 use gb6_core_model::{Channel, ErrorCode, SessionId, Unsubscribed, limits};
-use gb6_core_wire::client::Event;
+use gb6_core_wire::client::{Dialect, Event};
 use gb6_core_wire::mesh::{
     Deliver, OwnerFrame, PrefixFollowed, PrefixRef, Publication, RoomRef, ShardRef,
 };
 
-use super::encode::{Form, Frames, Told};
+use super::encode::{OfPrefix, PrefixFrames};
 use super::select::{Filters, Special};
 use super::{Asked, Hub, HubOut};
 use crate::following::{Ended, Following};
@@ -53,7 +54,7 @@ struct Followed<S> {
 
 struct Subscriber<S> {
     handle: S,
-    form: Form,
+    dialect: Dialect,
     /// The subscribe's number.
     token: u64,
     special: Option<Box<Special>>,
@@ -206,7 +207,7 @@ impl<S: Clone> Hub<S> {
         });
         let subscriber = Subscriber {
             handle: asked.handle,
-            form: Form::new(query.dialect, false),
+            dialect: query.dialect,
             token: asked.token,
             special,
             following: query.following,
@@ -370,16 +371,19 @@ impl<S: Clone> Hub<S> {
         let Some(prefixes) = self.prefixes.by_instance.get_mut(&room.instance) else {
             return;
         };
-        let (mut told, mut handed, mut unwanted, mut dropped, mut made) = (None, 0, 0, 0, 0);
+        let (mut handed, mut unwanted, mut dropped) = (0, 0, 0);
+        let told = OnceCell::new();
+        let mut frames: Option<PrefixFrames<'_>> = None;
         prefixes.for_each_of_mut(&room.channel, |followed| {
             if let Some(filters) = &mut followed.filters {
                 filters.look_at(publication);
             }
-            let told = told.get_or_insert_with(|| {
+            let frames = frames.get_or_insert_with(|| {
                 out.of_room(room);
-                named(publication, &room.channel)
+                let told = told.get_or_init(|| named(publication, &room.channel));
+                PrefixFrames::new(Event::OfPrefix(told, &room.channel))
             });
-            let mut frames = Frames::new(&followed.key.channel, 0);
+            let mut made: OfPrefix = [None, None];
             for subscriber in followed.subscribers.values() {
                 if !subscriber.following.is_open() {
                     continue;
@@ -393,19 +397,15 @@ impl<S: Clone> Hub<S> {
                     dropped += 1;
                     continue;
                 }
-                let event = || Event::OfPrefix(told, &room.channel);
-                out.deliver(
-                    &subscriber.handle,
-                    frames.get(subscriber.form, Told::Plain, event),
-                );
+                let frame = frames.get(&mut made, subscriber.dialect, &followed.key.channel);
+                out.deliver(&subscriber.handle, frame);
                 handed += 1;
             }
-            made += frames.made();
         });
         self.counters.unwanted += unwanted;
         self.counters.signals_dropped += dropped;
         self.counters.prefix_fan_out += handed;
-        self.counters.encoded += made;
+        self.counters.encoded += frames.map_or(0, |frames| frames.made());
     }
 
     /// The link is gone: what comes until there is another one is missed.

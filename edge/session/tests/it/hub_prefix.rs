@@ -354,6 +354,27 @@ fn filters_and_ones_own_are_left_out_and_signals_are_the_first_to_go() {
 }
 
 #[test]
+fn a_publication_is_encoded_once_however_many_prefixes_its_channel_has() {
+    let mut edge = Edge::new(1);
+    let name = "room:lobby.north.table-12";
+    let prefixes: Vec<String> = (8..=name.len())
+        .map(|end| format!("{}*", &name[..end]))
+        .collect();
+    for (session, prefix) in prefixes.iter().enumerate() {
+        edge.follow(session as u64, prefix);
+        edge.answer(0, 0);
+    }
+    let before = edge.hubs[0].counters().encoded;
+    edge.come(0, name, publication(1));
+    let mut reached = edge.reached();
+    reached.sort();
+    let want = prefixes.into_iter().enumerate();
+    let want: Vec<_> = want.map(|(s, prefix)| (s as u64, prefix)).collect();
+    assert_eq!(reached, want);
+    assert_eq!(edge.hubs[0].counters().encoded - before, 1);
+}
+
+#[test]
 fn an_instance_has_so_many_and_no_malformed_ones() {
     let mut edge = Edge::new(1);
     for n in 0..limits::PREFIXES_INSTANCE_MAX as u64 {
