@@ -25,7 +25,7 @@ use super::batch::Batch;
 use super::carrier::Carrier;
 use super::framing::{Framing, Incoming, Verdict};
 use super::gather::{Gathered, gather};
-use super::handle::SessionHandle;
+use super::handle::{Event, SessionHandle};
 use super::transport::{Opening, Transport};
 use crate::admission::{Permit, Unproven};
 use crate::limits::SessionLimits;
@@ -347,16 +347,18 @@ impl<C: Carrier, F: Framing> Connection<C, F> {
     fn run(&mut self, cx: &mut TaskContext<'_>, scratch: &mut [u8]) -> Poll<()> {
         // Before it is connected there is nothing that could be delivered or accepted too early.
         let takes = self.arriving.is_some() || !self.handle.is_held();
-        let taken = if self.end == End::Open && takes {
-            Some(self.handle.outbox.take(cx.waker()))
+        let (taken, ends) = if self.end == End::Open && takes {
+            (Some(self.handle.outbox.take(cx.waker())), None)
         } else {
-            self.handle.outbox.watch(cx.waker());
-            None
+            (None, self.handle.outbox.watch(cx.waker(), Event::ends))
         };
         // Behind that: a timer that found no waker to wake is then seen to be over.
         let now_ms = self.shared.clock.now_ms();
         if let Some(taken) = taken {
             self.take(now_ms, taken);
+        }
+        if let Some(why) = ends {
+            self.input(now_ms, |s, cx, out| s.shutdown(cx, why, out));
         }
         self.tick(now_ms);
         if !self.read(now_ms, cx, scratch) {

@@ -60,6 +60,17 @@ pub(crate) enum Event {
     Describe(Arc<Roll>),
 }
 
+impl Event {
+    /// Why the session is to end, if that is what it says: a session that is held ends at once, and
+    /// what waits is neither done nor sent.
+    pub(crate) fn ends(&self) -> Option<Disconnect> {
+        match self {
+            Self::Cut(why) | Self::Shutdown(why) => Some(*why),
+            _ => None,
+        }
+    }
+}
+
 /// A session as others hold it.
 pub(crate) struct SessionHandle {
     /// Its number at this edge incarnation.

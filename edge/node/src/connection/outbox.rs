@@ -178,9 +178,12 @@ impl<E> Outbox<E> {
         }
     }
 
-    /// For the task: only remembers how to wake it, for its timer.
-    pub(crate) fn watch(&self, waker: &Waker) {
-        self.state.lock().remember(waker);
+    /// For the task: takes nothing, and remembers how to wake it: for its timer, and for an event that
+    /// does not wait for its turn. That is the first for which `urgent` says something.
+    pub(crate) fn watch<T>(&self, waker: &Waker, urgent: impl Fn(&E) -> Option<T>) -> Option<T> {
+        let mut state = self.state.lock();
+        state.remember(waker);
+        state.events.iter().find_map(|(_, event)| urgent(event))
     }
 
     /// For the task: so many bytes that it has taken or made itself are not yet written. Says
@@ -351,6 +354,22 @@ mod tests {
         outbox.end();
         assert_eq!(outbox.event('d'), Pushed::Ended);
         assert_eq!(take(&outbox, &mut Batch::default()).1, Phase::Ended);
+    }
+
+    #[test]
+    fn who_only_watches_sees_what_is_urgent_and_takes_nothing() {
+        let outbox: Outbox<char> = Outbox::new(100);
+        let count = Arc::new(Count(AtomicUsize::new(0)));
+        let waker = Waker::from(count.clone());
+        let urgent = |event: &char| event.is_uppercase().then_some(*event);
+        assert_eq!(outbox.watch(&waker, urgent), None);
+        outbox.event('a');
+        assert_eq!(outbox.watch(&waker, urgent), None);
+        outbox.event('B');
+        assert_eq!(count.0.load(Ordering::Relaxed), 2);
+        assert_eq!(outbox.watch(&waker, urgent), Some('B'));
+        let (events, _) = take(&outbox, &mut Batch::default());
+        assert_eq!(events, [(0, 'a'), (0, 'B')]);
     }
 
     #[test]

@@ -454,6 +454,31 @@ async fn an_operator_may_bound_how_long_an_instance_stands_still() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_is_held_is_told_that_the_edge_drains_and_nothing_else() {
+    let mut patient = config();
+    patient.close_timeout = Duration::from_secs(30);
+    let world = World::start(patient);
+    let mut bob = Client::connect(world.address, &world.token("bob")).await;
+    let subscribe = json!({"id": 2, "subscribe": {"channel": "room:1"}});
+    assert!(bob.call(subscribe).await["subscribe"].is_object());
+    let delivered = "gb6_edge_fan_out_total{region=\"r\",shard=\"0\"}";
+    let before = world.metric(delivered);
+    world.owner.unreadable(Some("!revoked"));
+    done(world.address, "block_user", json!({"user": "alice"})).await;
+    let current = "gb6_edge_revocations_current{instance=\"demo\"}";
+    world.metric_falls(current, 0.0).await;
+    world.owner.append(&room("room:1"), b"1".to_vec());
+    world.metric_reaches(delivered, before + 1.0).await;
+    let begin = Instant::now();
+    let drained = tokio::spawn(world.edge.drain());
+    let closed = bob.event().await.expect_err("nothing is delivered");
+    assert_eq!(u16::from(closed.unwrap().code), 3001);
+    drop(bob);
+    drained.await.unwrap();
+    assert!(begin.elapsed() < Duration::from_secs(15));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn one_connection_is_ended_wherever_it_is_and_its_token_stays_valid() {
     let world = World::start(config());
     let other = world.another_edge("e2");
