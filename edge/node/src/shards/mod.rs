@@ -9,7 +9,7 @@ mod task;
 
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use futures_util::FutureExt as _;
@@ -38,6 +38,10 @@ pub(crate) struct Shards {
     peers: Mutex<BTreeMap<NodeId, Weak<Dialer>>>,
     /// The revision of the placement by which every user was told of to its shard.
     placed: AtomicU64,
+    /// Set once the tasks are being ended: none begins any more.
+    stopped: AtomicBool,
+    /// What stands for every shard that has no task then: nobody takes anything out of it.
+    nobody: Arc<ShardInbox>,
 }
 
 struct Shard {
@@ -64,12 +68,16 @@ pub(crate) struct Report {
 impl Shards {
     /// No shards yet; links to their owners go out from `endpoint`.
     pub(crate) fn new(endpoint: Endpoint, backoff: Backoff) -> Self {
+        let nobody = Arc::new(ShardInbox::new(0));
+        nobody.close();
         Self {
             endpoint,
             backoff,
             shards: RwLock::default(),
             peers: Mutex::default(),
             placed: AtomicU64::new(0),
+            stopped: AtomicBool::new(false),
+            nobody,
         }
     }
 
@@ -85,7 +93,8 @@ impl Shards {
         Some(self.inbox(shared, region, shard))
     }
 
-    /// The inbox of a shard that the placement names.
+    /// The inbox of a shard that the placement names. Once the edge has stopped, one that refuses
+    /// requests and drops what it is told: nobody would end a task that began then.
     pub(crate) fn inbox(
         &self,
         shared: &Arc<Shared>,
@@ -99,6 +108,10 @@ impl Shards {
             return inbox;
         }
         let mut shards = self.shards.write();
+        // Under the lock, so that no task begins behind those that are taken out.
+        if self.stopped.load(Ordering::Relaxed) {
+            return self.nobody.clone();
+        }
         let shards = shards.entry(region.to_owned()).or_default();
         let shard = shards.entry(number).or_insert_with(|| {
             let inbox = Arc::new(ShardInbox::new(shared.config.shard_inbox_max));
@@ -179,11 +192,7 @@ impl Shards {
 
     /// Ends all tasks, after the publishes under way are answered or given up.
     pub(crate) async fn stop(&self) {
-        let shards = std::mem::take(&mut *self.shards.write());
-        let tasks: Vec<Shard> = shards
-            .into_values()
-            .flat_map(BTreeMap::into_values)
-            .collect();
+        let tasks = self.take_all();
         for shard in &tasks {
             shard.inbox.stop();
         }
@@ -195,10 +204,17 @@ impl Shards {
 
     /// Ends all tasks at once.
     pub(crate) fn abort(&self) {
-        let shards = std::mem::take(&mut *self.shards.write());
-        for shard in shards.into_values().flat_map(BTreeMap::into_values) {
+        for shard in self.take_all() {
             shard.task.abort();
         }
+    }
+
+    /// Takes all shards out, for good.
+    fn take_all(&self) -> Vec<Shard> {
+        let mut shards = self.shards.write();
+        self.stopped.store(true, Ordering::Relaxed);
+        let shards = std::mem::take(&mut *shards).into_values();
+        shards.flat_map(BTreeMap::into_values).collect()
     }
 
     /// Adds the state of every shard to a reading of the metrics.
