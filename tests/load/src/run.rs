@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::args::{
     AppendArgs, Bench, DeltaArgs, FairnessArgs, FanoutArgs, Floor, IdleArgs, Peer, PublishArgs,
-    ReconnectArgs, RevokeArgs, SecureArgs, ServerArgs,
+    ReconnectArgs, RevokeArgs, SecureArgs, ServerArgs, StartArgs,
 };
 use crate::codec::Method;
 use crate::floor::append::{AppendFile, AppendPlan};
@@ -74,13 +74,18 @@ fn show(figures: &(impl Serialize + std::fmt::Display), json: bool) -> Result<()
 /// The workspace of a run, with the load on its processor from here on.
 fn workspace(args: &ServerArgs) -> Result<Workspace> {
     let started_here = args.url.is_none() && args.ready_file.is_none();
-    let pinning = if args.no_pin || !started_here {
+    workspace_of(&args.start, started_here)
+}
+
+/// The same where it is known whether the server is started here.
+fn workspace_of(start: &StartArgs, started_here: bool) -> Result<Workspace> {
+    let pinning = if start.no_pin || !started_here {
         Pinning::Off
     } else {
         Pinning::auto()
     };
     pinning.as_load()?;
-    Workspace::new(&args.work_dir, args.gb6.clone(), pinning)
+    Workspace::new(&start.work_dir, start.gb6.clone(), pinning)
 }
 
 /// The server that is meant, and the tokens of a second instance where there is one.
@@ -184,7 +189,7 @@ fn run_publish(args: &PublishArgs, floor: bool) -> Result<()> {
         warm_up: args.warm_up,
     };
     let figures = publish::run(&subject, &plan).map_err(|e| subject.explain(e))?;
-    show(&figures, args.server.json)
+    show(&figures, args.server.start.json)
 }
 
 fn run_fanout(args: &FanoutArgs) -> Result<()> {
@@ -213,7 +218,7 @@ fn run_fanout(args: &FanoutArgs) -> Result<()> {
         warm_up: args.warm_up,
     };
     let figures = fanout::run(&subject, &plan).map_err(|e| subject.explain(e))?;
-    show(&figures, args.server.json)
+    show(&figures, args.server.start.json)
 }
 
 /// Publications in flight unless said.
@@ -234,17 +239,11 @@ fn run_idle(args: &IdleArgs) -> Result<()> {
         settle: args.settle,
     };
     let figures = idle::run(&subject, &plan).map_err(|e| subject.explain(e))?;
-    show(&figures, args.server.json)
+    show(&figures, args.server.start.json)
 }
 
 fn run_secure(args: &SecureArgs, carrier: Carrier, floor: bool) -> Result<()> {
-    let pinning = if args.no_pin {
-        Pinning::Off
-    } else {
-        Pinning::auto()
-    };
-    pinning.as_load()?;
-    let workspace = Workspace::new(&args.work_dir, args.gb6.clone(), pinning)?;
+    let workspace = workspace_of(&args.start, true)?;
     let (subject, target) = if floor {
         subject::secure_floor(&workspace, carrier)?
     } else {
@@ -255,7 +254,7 @@ fn run_secure(args: &SecureArgs, carrier: Carrier, floor: bool) -> Result<()> {
         rooms: args.rooms,
         settle: args.settle,
     };
-    show(&secure::run(&subject, &target, &plan)?, args.json)
+    show(&secure::run(&subject, &target, &plan)?, args.start.json)
 }
 
 fn run_reconnect(args: &ReconnectArgs) -> Result<()> {
@@ -270,23 +269,17 @@ fn run_reconnect(args: &ReconnectArgs) -> Result<()> {
         size: args.size,
     };
     let figures = reconnect::run(&subject, &plan).map_err(|e| subject.explain(e))?;
-    show(&figures, args.server.json)
+    show(&figures, args.server.start.json)
 }
 
 fn run_revoke(args: &RevokeArgs) -> Result<()> {
-    let pinning = if args.no_pin {
-        Pinning::Off
-    } else {
-        Pinning::auto()
-    };
-    pinning.as_load()?;
-    let workspace = Workspace::new(&args.work_dir, args.gb6.clone(), pinning)?;
+    let workspace = workspace_of(&args.start, true)?;
     let mesh = subject::mesh_of(&workspace, Method::Publish, args.edges)?;
     let plan = RevokePlan {
         connections: args.connections,
         others: args.others,
     };
-    show(&revoke::run(&mesh, &plan)?, args.json)
+    show(&revoke::run(&mesh, &plan)?, args.start.json)
 }
 
 fn run_delta(args: &DeltaArgs) -> Result<()> {
@@ -315,7 +308,7 @@ fn run_fairness(args: &FairnessArgs) -> Result<()> {
         flood_cores: args.flood_cores,
     };
     let figures = fairness::run(&subject, &flood, &plan, workspace.pinning)?;
-    show(&figures, args.server.json)
+    show(&figures, args.server.start.json)
 }
 
 /// The load of the instance beside the flood.

@@ -2,15 +2,12 @@
 //! some edge.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
 
-use bytes::Bytes;
 use gb6_core_model::{ErrorCode, InstanceEpoch, SessionId};
-use gb6_core_wire::mesh::{Person, Publication, RoomRef};
-use gb6_core_wire::record::ContentType;
+use gb6_core_wire::mesh::{Publication, RoomRef};
 use gb6_edge_session::{
-    Answer, HistoryAnswer, HistoryQuery, HubRequest, PublishQuery, Request, Revocation,
-    RevocationFollower, RevocationRead, RevocationUpkeep,
+    Answer, HistoryAnswer, HistoryQuery, HubRequest, Request, Revocation, RevocationFollower,
+    RevocationRead, RevocationUpkeep,
 };
 
 use crate::connections::Heard;
@@ -250,7 +247,7 @@ impl World {
                 return;
             };
             if let Some(revocation) = running.following.follower.anew(&oldest) {
-                let publish = self.record_of(edge, &revocation, Some(end));
+                let publish = revocation.to_publish(self.instance_epoch(edge), Some(end));
                 return self.begin_step(edge, publish, Step::Anew(rest));
             }
         }
@@ -365,28 +362,11 @@ impl World {
             return;
         }
         self.ledger.is_tried(&revocation);
-        let publish = self.record_of(edge, &revocation, None);
+        let publish = revocation.to_publish(self.instance_epoch(edge), None);
         let token = self.ask_revoked(edge, publish);
         if let Some(running) = &mut self.edges[edge].up {
             running.following.sent.insert(token, revocation);
         }
-    }
-
-    /// The request that writes a revocation, only behind the record at `after` if that is given.
-    fn record_of(&self, edge: usize, revocation: &Revocation, after: Option<u64>) -> Request {
-        Request::Publish(Box::new(PublishQuery {
-            instance_epoch: self.instance_epoch(edge),
-            from: Arc::new(Person::default()),
-            id: Bytes::new(),
-            data: Bytes::from(revocation.to_json()),
-            content_type: ContentType::Json,
-            tags: BTreeMap::new(),
-            traceparent: String::new(),
-            version: None,
-            after,
-            signal: false,
-            unkept: false,
-        }))
     }
 
     fn instance_epoch(&self, edge: usize) -> InstanceEpoch {

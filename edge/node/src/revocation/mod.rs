@@ -13,14 +13,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use bytes::Bytes;
 use gb6_core_model::{Disconnect, ErrorCode, InstanceEpoch, InstanceId};
 use gb6_core_obs::metrics::Samples;
-use gb6_core_wire::mesh::{Person, RoomRef, ShardRef};
-use gb6_core_wire::record::ContentType;
+use gb6_core_wire::mesh::{RoomRef, ShardRef};
 use gb6_edge_session::{
-    Answer, HistoryAnswer, HistoryQuery, Identity, PublishQuery, Request, Revocation,
-    RevocationFollower, RevocationPage, RevocationRead, TokenRef,
+    Answer, HistoryAnswer, HistoryQuery, Identity, Request, Revocation, RevocationFollower,
+    RevocationPage, RevocationRead, TokenRef,
 };
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, watch};
@@ -412,23 +410,8 @@ impl Revoked {
         revocation: &Revocation,
         after: Option<u64>,
     ) -> Result<u64, ErrorCode> {
-        let publish = PublishQuery {
-            instance_epoch: self.instance_epoch(shared),
-            from: Arc::new(Person::default()),
-            id: Bytes::new(),
-            data: Bytes::from(revocation.to_json()),
-            content_type: ContentType::Json,
-            tags: BTreeMap::new(),
-            traceparent: String::new(),
-            version: None,
-            after,
-            signal: false,
-            unkept: false,
-        };
-        match self
-            .ask(shared, Request::Publish(Box::new(publish)))
-            .await?
-        {
+        let publish = revocation.to_publish(self.instance_epoch(shared), after);
+        match self.ask(shared, publish).await? {
             Answer::Published(written) => Ok(written.offset),
             _ => Err(ErrorCode::Internal),
         }

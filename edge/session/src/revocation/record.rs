@@ -1,7 +1,16 @@
 //! One revocation, as a record of an instance's system channel holds it.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use gb6_core_model::InstanceEpoch;
 use gb6_core_model::hash::digest128;
+use gb6_core_wire::mesh::Person;
+use gb6_core_wire::record::ContentType;
 use serde::{Deserialize, Serialize};
+
+use crate::request::{PublishQuery, Request};
 
 /// Longest record in bytes: names have 255 at most.
 const RECORD_BYTES_MAX: usize = 4 * 1024;
@@ -81,6 +90,24 @@ impl Revocation {
     pub fn to_json(&self) -> Vec<u8> {
         // Texts and numbers are always JSON.
         serde_json::to_vec(self).unwrap_or_default()
+    }
+
+    /// The request that writes it to the log of revocations, only behind the record at `after` if that
+    /// is given.
+    pub fn to_publish(&self, instance_epoch: InstanceEpoch, after: Option<u64>) -> Request {
+        Request::Publish(Box::new(PublishQuery {
+            instance_epoch,
+            from: Arc::new(Person::default()),
+            id: Bytes::new(),
+            data: Bytes::from(self.to_json()),
+            content_type: ContentType::Json,
+            tags: BTreeMap::new(),
+            traceparent: String::new(),
+            version: None,
+            after,
+            signal: false,
+            unkept: false,
+        }))
     }
 
     /// Reads a record's data; `None`: it is of a kind that this edge does not know.

@@ -8,7 +8,6 @@ use gb6_core_model::snapshot::Namespace;
 use gb6_core_wire::client::{SubscribeRequest, subscribe_flags};
 use gb6_core_wire::mesh::ShardRef;
 
-use super::delivery::delivery;
 use super::live::{Asked, Live};
 use super::reply::Turn;
 use super::subscription::{Features, Subscribing, Told};
@@ -32,11 +31,7 @@ impl Live {
         told: Told,
     ) {
         let channel = self.subscriptions[at].channel.clone();
-        // As for rooms: checked when it came, and the server has no such wishes.
-        let delivery = match told {
-            Told::Reply => delivery(turn.dialect, request, rules, self.options).unwrap_or_default(),
-            Told::Connect | Told::Push => Default::default(),
-        };
+        let delivery = self.delivery_of(turn.dialect, request, rules, told);
         let or_fail =
             told == Told::Reply && request.flag & subscribe_flags::REJECT_UNRECOVERED != 0;
         let shards = shards_of(turn.cx, self.instance());
@@ -65,7 +60,7 @@ impl Live {
         let query = Request::Follow(Box::new(FollowQuery {
             dialect: turn.dialect,
             filter: delivery.filter,
-            without_own: self.options.exclude_own.then(|| Arc::clone(self.person())),
+            without_own: delivery.without_own,
             following: following.clone(),
         }));
         let asked = Asked::Subscribe(Box::new(Subscribing {

@@ -110,13 +110,7 @@ impl Live {
         let forced = overrides
             .force_positioning
             .unwrap_or(rules.force_positioning);
-        // Checked when it came; where the rules have changed since, what they do not allow any more
-        // is not granted. The server's own subscriptions have no such wishes.
-        let mut delivery = match told {
-            Told::Reply => delivery(turn.dialect, request, rules, self.options).unwrap_or_default(),
-            Told::Connect | Told::Push => Delivery::default(),
-        };
-        delivery.without_own = self.options.exclude_own.then(|| Arc::clone(self.person()));
+        let delivery = self.delivery_of(turn.dialect, request, rules, told);
         let features = Features {
             positioned: recoverable || (positions && (forced || request.positioned)),
             recoverable,
@@ -169,6 +163,24 @@ impl Live {
         } else {
             turn.hub(request);
         }
+    }
+
+    /// How publications are to be told to the subscriber.
+    pub(super) fn delivery_of(
+        &self,
+        dialect: Dialect,
+        request: &SubscribeRequest,
+        rules: &Namespace,
+        told: Told,
+    ) -> Delivery {
+        // Checked when it came; where the rules have changed since, what they do not allow any more
+        // is not granted. The server's own subscriptions have no such wishes.
+        let mut delivery = match told {
+            Told::Reply => delivery(dialect, request, rules, self.options).unwrap_or_default(),
+            Told::Connect | Told::Push => Delivery::default(),
+        };
+        delivery.without_own = self.options.exclude_own.then(|| Arc::clone(self.person()));
+        delivery
     }
 
     /// What a grant makes of a subscription, and the data for its client.

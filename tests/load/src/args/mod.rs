@@ -84,6 +84,14 @@ pub struct ServerArgs {
     /// Start and measure another server instead of GB6.
     #[arg(long)]
     pub peer: Option<Peer>,
+    /// How servers are started, and the figures shown.
+    #[command(flatten)]
+    pub start: StartArgs,
+}
+
+/// How a bench starts servers, and shows its figures.
+#[derive(Clone, Debug, Args)]
+pub struct StartArgs {
     /// The gb6 binary to start; this program unless said.
     #[arg(long, value_name = "PROGRAM")]
     pub gb6: Option<PathBuf>,

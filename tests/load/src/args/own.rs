@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
-use super::{FanoutArgs, PublishArgs, seconds};
+use super::{FanoutArgs, PublishArgs, StartArgs, seconds};
 use crate::secure::Carrier;
 
 /// Connections over TLS or QUIC.
@@ -23,18 +23,9 @@ pub struct SecureArgs {
     /// Seconds that they are left alone before memory is read.
     #[arg(long, default_value = "3", value_parser = seconds)]
     pub settle: Duration,
-    /// The gb6 binary to start; this program unless said.
-    #[arg(long, value_name = "PROGRAM")]
-    pub gb6: Option<PathBuf>,
-    /// Where servers that are started keep their data.
-    #[arg(long, value_name = "DIR", default_value = "bench-results")]
-    pub work_dir: PathBuf,
-    /// Leave it to the scheduler where servers and load run, instead of a processor for each.
-    #[arg(long)]
-    pub no_pin: bool,
-    /// Print the figures as JSON.
-    #[arg(long)]
-    pub json: bool,
+    /// How servers are started, and the figures shown.
+    #[command(flatten)]
+    pub start: StartArgs,
 }
 
 /// A user who is blocked.
@@ -49,18 +40,9 @@ pub struct RevokeArgs {
     /// Edges of the mesh.
     #[arg(long, default_value_t = 2, value_parser = edges)]
     pub edges: usize,
-    /// The gb6 binary to start; this program unless said.
-    #[arg(long, value_name = "PROGRAM")]
-    pub gb6: Option<PathBuf>,
-    /// Where servers that are started keep their data.
-    #[arg(long, value_name = "DIR", default_value = "bench-results")]
-    pub work_dir: PathBuf,
-    /// Leave it to the scheduler where servers and load run, instead of a processor for each.
-    #[arg(long)]
-    pub no_pin: bool,
-    /// Print the figures as JSON.
-    #[arg(long)]
-    pub json: bool,
+    /// How servers are started, and the figures shown.
+    #[command(flatten)]
+    pub start: StartArgs,
 }
 
 /// Deltas.
