@@ -4,6 +4,8 @@
 //! Ports know no runtime: a write answers through a [`Completion`], reads block the calling
 //! thread, so drivers make them off their async threads.
 
+pub mod blobs;
+pub mod check;
 mod completion;
 #[cfg(any(test, feature = "contract"))]
 pub mod contract;
@@ -11,11 +13,14 @@ mod error;
 mod fence;
 pub mod limiter;
 pub mod log;
+pub mod map;
 pub mod memory;
 pub mod retention;
 pub mod rooms;
 pub mod signals;
 
+pub use blobs::{BlobKey, BlobMeta, BlobStore, BlobWriter, Presigned, PutIf};
+pub use check::Check;
 pub use completion::{Completion, wait};
 pub use error::StoreError;
 pub use fence::Fence;
@@ -24,5 +29,6 @@ pub use log::{
     Acquire, Acquired, Commit, ConsumerState, Durability, LogCaps, LogRange, Page, Retain,
     RetentionPlan, SegmentPlan, ShardLog,
 };
+pub use map::{Expect, MapEntry, MapPage, MapStore};
 pub use rooms::{RoomEntry, RoomStore};
 pub use signals::{SignalSink, Signals};

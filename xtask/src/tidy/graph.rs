@@ -11,7 +11,14 @@ use serde::Deserialize;
 use super::{Finding, relative};
 
 /// Clients of storage engines: only `region/stores/*` may use them (A3).
-const VENDOR_CLIENTS: &[&str] = &["fjall", "redis", "rdkafka", "tikv-client", "sqlx"];
+const VENDOR_CLIENTS: &[&str] = &[
+    "fjall",
+    "redis",
+    "rdkafka",
+    "tikv-client",
+    "sqlx",
+    "object_store",
+];
 /// Crates that bring I/O, a clock or randomness: never in a pure crate (A1).
 const IMPURE: &[&str] = &[
     "tokio",
@@ -66,6 +73,8 @@ pub(crate) enum Layer<'a> {
     Machine { role: &'a str },
     /// The driver of a role.
     Driver { role: &'a str },
+    /// `region/archive`: what the engines of logs share of a log's sealed part.
+    Archive,
     /// One backend.
     Store,
     /// The binary.
@@ -84,13 +93,14 @@ impl<'a> Layer<'a> {
         match parts.as_slice() {
             ["core", name] => Layer::Core(name),
             ["edge", "session"]
-            | ["region", "shard"]
+            | ["region", "shard" | "assign"]
             | ["geo-config", "plan"]
             | ["media-relay", "sfu"] => Layer::Machine { role: parts[0] },
             [
                 role @ ("edge" | "region" | "geo-config" | "media-relay"),
                 "node",
             ] => Layer::Driver { role },
+            ["region", "archive"] => Layer::Archive,
             ["region", "stores", _] => Layer::Store,
             ["gb6"] => Layer::Binary,
             ["tests", _] => Layer::Tests,
@@ -123,8 +133,13 @@ impl<'a> Layer<'a> {
                 Layer::Tests => dev,
                 _ => false,
             },
-            Layer::Store => {
+            Layer::Archive => {
                 core(&["model", "wire", "ports", "obs"]) || (dev && other == Layer::Tests)
+            }
+            Layer::Store => {
+                core(&["model", "wire", "ports", "obs"])
+                    || other == Layer::Archive
+                    || (dev && matches!(other, Layer::Store | Layer::Tests))
             }
             Layer::Binary => other != Layer::Tools,
             Layer::Tests => !matches!(other, Layer::Tools | Layer::Binary),
@@ -144,7 +159,8 @@ impl<'a> Layer<'a> {
             Layer::Driver { .. } => {
                 "a driver may use core and its own machine, never another role: roles meet over the mesh (A2)"
             }
-            Layer::Store => "a store may use core/{model,wire,ports,obs}",
+            Layer::Archive => "the archive may use core/{model,wire,ports,obs}",
+            Layer::Store => "a store may use core/{model,wire,ports,obs} and region/archive",
             Layer::Binary | Layer::Tests | Layer::Unknown => {
                 "nothing depends on the tools or on the binary"
             }

@@ -1,0 +1,3 @@
+//! The port `ShardLog` on Apache Kafka.
+
+#![forbid(unsafe_code)]

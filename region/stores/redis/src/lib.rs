@@ -1,0 +1,3 @@
+//! The ports `Signals` and `RateLimiter` on Redis.
+
+#![forbid(unsafe_code)]

@@ -1,0 +1,3 @@
+//! The port `BlobStore` on a local directory and on S3.
+
+#![forbid(unsafe_code)]

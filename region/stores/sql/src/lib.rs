@@ -1,0 +1,3 @@
+//! The ports `MapStore` and `Directory` on SQLite and PostgreSQL.
+
+#![forbid(unsafe_code)]

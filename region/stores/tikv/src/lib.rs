@@ -1,0 +1,3 @@
+//! The port `RoomStore` on TiKV.
+
+#![forbid(unsafe_code)]
