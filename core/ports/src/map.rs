@@ -9,6 +9,8 @@ use crate::error::StoreError;
 pub const MAP_KEY_MAX: usize = 256;
 /// Largest value in bytes.
 pub const MAP_VALUE_MAX: usize = 64 * 1024;
+/// How many of the newest deletions a store remembers, unless it is told otherwise.
+pub const MAP_TOMBSTONES: usize = 10_000;
 
 /// One record.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -32,6 +34,26 @@ pub enum Expect {
     Revision(u64),
 }
 
+impl Expect {
+    /// Whether a record that exists at revision `found`, or does not, is as expected.
+    ///
+    /// # Errors
+    /// `Conflict`, which says what was found.
+    pub fn check(self, key: &str, found: Option<u64>) -> Result<(), StoreError> {
+        let is = match found {
+            Some(revision) => format!("is at revision {revision}"),
+            None => "does not exist".to_owned(),
+        };
+        let what = match (self, found) {
+            (Expect::Any, _) | (Expect::Absent, None) => return Ok(()),
+            (Expect::Revision(r), Some(f)) if r == f => return Ok(()),
+            (Expect::Absent, Some(_)) => format!("{key} {is}, and was to be new"),
+            (Expect::Revision(r), _) => format!("{key} {is}, revision {r} was expected"),
+        };
+        Err(StoreError::Conflict { what })
+    }
+}
+
 /// Records at one moment.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct MapPage {
@@ -45,6 +67,9 @@ pub struct MapPage {
 ///
 /// Every change raises the store's revision by at least one, and revisions are seen in their order: who
 /// has been told of one is told of no lower one later.
+///
+/// A key is 1 to [`MAP_KEY_MAX`] bytes of printable ASCII without spaces; another one is a `Conflict`
+/// (`TooLarge` where it is longer), before anything is asked.
 pub trait MapStore: Send + Sync {
     /// A record; `None` where there is none.
     ///
@@ -72,12 +97,14 @@ pub trait MapStore: Send + Sync {
     fn list(&self, prefix: &str, limit: usize) -> Result<MapPage, StoreError>;
 
     /// Records whose keys begin with `prefix` and which were changed or deleted after revision `after`,
-    /// each once, as it is now, in the order of their revisions; at most `limit`, the lowest revisions
-    /// first. Waits for one up to `wait` where there is none; then the page is empty. The page's revision is
-    /// what to ask after next.
+    /// each once, as it is now, in the order of their revisions; at most `limit` (at least one), the
+    /// lowest revisions first. Waits for one up to `wait` where there is none; then the page is empty. The
+    /// page's revision is what to ask after next.
     ///
     /// # Errors
-    /// `Unavailable`.
+    /// `Unavailable`. `Trimmed`: deletions after `after` may have been forgotten ([`MAP_TOMBSTONES`]):
+    /// list again, and go on after the list's revision; never with an `after` of 0, which asks for what
+    /// there is.
     fn changes(
         &self,
         prefix: &str,
@@ -85,4 +112,48 @@ pub trait MapStore: Send + Sync {
         limit: usize,
         wait: Duration,
     ) -> Result<MapPage, StoreError>;
+}
+
+/// Whether `key` may be a key.
+///
+/// # Errors
+/// `TooLarge`; `Conflict` where it has other bytes than printable ASCII, or none.
+pub fn check_key(key: &str) -> Result<(), StoreError> {
+    if key.is_empty() {
+        let what = "a key of the map is empty".to_owned();
+        return Err(StoreError::Conflict { what });
+    }
+    check_prefix(key)
+}
+
+/// Whether `prefix` may begin a key.
+///
+/// # Errors
+/// As [`check_key`].
+pub fn check_prefix(prefix: &str) -> Result<(), StoreError> {
+    if prefix.len() > MAP_KEY_MAX {
+        return Err(StoreError::TooLarge {
+            size: prefix.len() as u64,
+            limit: MAP_KEY_MAX as u64,
+        });
+    }
+    if !prefix.bytes().all(|b| b.is_ascii_graphic()) {
+        let what = format!("{prefix:?} is no key of the map: printable ASCII without spaces");
+        return Err(StoreError::Conflict { what });
+    }
+    Ok(())
+}
+
+/// Whether `value` may be a value.
+///
+/// # Errors
+/// `TooLarge`.
+pub fn check_value(value: &[u8]) -> Result<(), StoreError> {
+    if value.len() > MAP_VALUE_MAX {
+        return Err(StoreError::TooLarge {
+            size: value.len() as u64,
+            limit: MAP_VALUE_MAX as u64,
+        });
+    }
+    Ok(())
 }

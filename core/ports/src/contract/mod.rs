@@ -5,6 +5,7 @@ pub mod limiter;
 pub mod log;
 pub mod log_model;
 mod log_space;
+pub mod map;
 pub mod rooms;
 pub mod signals;
 

@@ -4,8 +4,10 @@
 
 mod limiter;
 mod log;
+mod map;
 mod rooms;
 
 pub use limiter::MemoryRateLimiter;
 pub use log::{MemoryLog, MemoryLogConfig, MemoryStorage};
+pub use map::MemoryMap;
 pub use rooms::MemoryRooms;
