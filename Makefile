@@ -13,7 +13,7 @@ help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## Build target/release/gb6 with the console in it
-	@scripts/install-build-deps.sh --node
+	@scripts/install-build-deps.sh --node --engines
 	@scripts/console.sh
 	cargo build --release --locked -p gb6
 
@@ -25,7 +25,7 @@ mesh: ## Start geo, a region and two edges as processes on this machine, on ./me
 
 test: ## Install what the tests need and run all of them, as root
 	@scripts/test.sh --check $(ARGS)
-	@scripts/install-build-deps.sh --node
+	@scripts/install-build-deps.sh --node --engines
 	@scripts/install-test-deps.sh
 	@scripts/test.sh $(ARGS)
 

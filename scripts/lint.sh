@@ -7,7 +7,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/step.sh
 . scripts/step.sh
-scripts/install-build-deps.sh --node
+scripts/install-build-deps.sh --node --engines
 
 DENY_VERSION=0.20.2
 target=${CARGO_TARGET_DIR:-target}
@@ -23,8 +23,14 @@ deny() {
     "$tool" --offline --log-level warn check --hide-inclusion-graph bans licenses sources
 }
 
+# One set of features, which the tests have too; and that the binary builds without any.
+clippy() {
+    cargo clippy --workspace --all-targets --features gb6/engines --locked --quiet -- -D warnings
+    cargo clippy -p gb6 --locked --quiet -- -D warnings
+}
+
 docs() {
-    RUSTDOCFLAGS="${RUSTDOCFLAGS:-} -D warnings" cargo doc --workspace --no-deps --locked --quiet
+    RUSTDOCFLAGS="${RUSTDOCFLAGS:-} -D warnings" cargo doc --workspace --no-deps --features gb6/engines --locked --quiet
 }
 
 # The build embeds console/dist, so it is made before anything is compiled.
@@ -38,7 +44,7 @@ run() {
     fmt) step fmt cargo fmt --all --check ;;
     tidy) step tidy cargo xtask tidy ;;
     console) step console console ;;
-    clippy) step clippy cargo clippy --workspace --all-targets --locked --quiet -- -D warnings ;;
+    clippy) step clippy clippy ;;
     doc) step doc docs ;;
     deny) step deny deny ;;
     *)

@@ -29,7 +29,7 @@ stage_units() {
     need cargo "curl --proto '=https' -sSf https://sh.rustup.rs | sh"
     need cc "sudo apt-get install -y build-essential"
     scripts/console.sh --if-missing
-    cargo test --workspace --locked
+    cargo test --workspace --features gb6/engines --locked
 }
 
 # Seeded mistakes, each of which a named test must catch.
@@ -42,7 +42,7 @@ stage_mutants() {
 stage_sdk() {
     need node "scripts/install-build-deps.sh --node"
     scripts/console.sh --if-missing
-    cargo build --locked -p gb6 -p gb6-tests-harness
+    cargo build --locked -p gb6 --features engines -p gb6-tests-harness
     forget_results sdk
     npm test --prefix tests/sdk
 }
@@ -54,7 +54,7 @@ stage_sdk-python() {
         exit 1
     fi
     scripts/console.sh --if-missing
-    cargo build --locked -p gb6
+    cargo build --locked -p gb6 --features engines
     local python
     python=$(realpath "$PYTHON_ENV")/bin/python
     # The SDK does not wait for the end of sockets that it leaves.
@@ -72,7 +72,7 @@ stage_sdk-go() {
         exit 1
     fi
     scripts/console.sh --if-missing
-    cargo build --locked -p gb6
+    cargo build --locked -p gb6 --features engines
     forget_results go
     # Never a result of before: the server is no input that Go knows of.
     (cd tests/sdk-go && go vet ./... && go test -count=1 ./...)
@@ -83,7 +83,7 @@ stage_browser() {
     need node "scripts/install-build-deps.sh --node"
     need chromium "scripts/install-test-deps.sh"
     scripts/console.sh
-    cargo build --locked -p gb6 -p gb6-tests-harness
+    cargo build --locked -p gb6 --features engines -p gb6-tests-harness
     forget_results browser
     npm test --prefix tests/browser
 }
@@ -102,7 +102,7 @@ stage_crash() {
     need prlimit "sudo apt-get install -y util-linux"
     need xfs_io "scripts/install-test-deps.sh"
     scripts/console.sh --if-missing
-    cargo build --locked -p gb6
+    cargo build --locked -p gb6 --features engines
     # One after the other: each wants the machine for itself.
     cargo test --locked -p gb6-tests-cluster --test cluster -- --nocapture --test-threads=1 ${FILTER:-}
 }

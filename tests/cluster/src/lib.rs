@@ -1,8 +1,9 @@
 //! What the tests of real processes need from the machine: rounds and seeds from the environment,
-//! file systems of their own, and large logs.
+//! file systems of their own, large logs; and clients at work with the check of what they saw.
 
 mod disk;
 mod fill;
+pub mod load;
 mod rounds;
 
 pub use disk::{Disk, DiskError, Volume};

@@ -13,7 +13,7 @@ use gb6_tests_harness::client::{Publisher, PublisherOptions, Session, Target, re
 use gb6_tests_harness::history::{Recorder, What};
 use gb6_tests_harness::process::{DevOptions, DevServer, Metrics, PATIENCE, Scratch, target_dir};
 
-use crate::load::LONG;
+use gb6_tests_cluster::load::LONG;
 
 const MIB: u64 = 1024 * 1024;
 /// Between two checkpoints of a shard.

@@ -11,7 +11,7 @@ use rand::RngExt;
 use rand::rngs::StdRng;
 use toml::{Table, Value};
 
-use crate::load::{Amount, LONG, Load};
+use gb6_tests_cluster::load::{Amount, LONG, Load};
 
 const AMOUNT: Amount = Amount {
     publishers: 6,

@@ -11,7 +11,7 @@ use gb6_tests_harness::history::{Publication, Recorder, fingerprint};
 use gb6_tests_harness::process::{Mesh, MeshOptions, PATIENCE};
 use toml::{Table, Value};
 
-use crate::load::{Load, target};
+use gb6_tests_cluster::load::{Load, target};
 
 /// Publications kept for each room.
 const KEPT: i64 = 100;

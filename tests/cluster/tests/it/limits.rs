@@ -7,7 +7,7 @@ use gb6_tests_harness::client::{Incoming, Session, Subscriber, SubscriberOptions
 use gb6_tests_harness::history::Recorder;
 use gb6_tests_harness::process::{DevOptions, DevServer, Metrics, Scratch};
 
-use crate::load::LONG;
+use gb6_tests_cluster::load::LONG;
 
 /// Clients that never read.
 const SLOW: usize = 20;

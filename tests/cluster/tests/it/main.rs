@@ -9,7 +9,6 @@ mod disk_use;
 mod dropped;
 mod index_lost;
 mod limits;
-mod load;
 mod peers;
 mod power;
 mod presence;

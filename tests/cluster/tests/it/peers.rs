@@ -13,7 +13,7 @@ use gb6_core_model::{Incarnation, NodeId, Role};
 use gb6_core_wire::mesh::VERSION;
 use gb6_tests_harness::process::{Mesh, MeshOptions, Metrics, PATIENCE};
 
-use crate::load::{LONG, Load};
+use gb6_tests_cluster::load::{LONG, Load};
 
 /// Runs `gb6 cert` in the mesh's directory.
 fn cert(mesh: &Mesh, arguments: &[&str]) {

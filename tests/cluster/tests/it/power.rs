@@ -6,7 +6,7 @@ use gb6_tests_cluster::{Disk, Rounds, Volume};
 use gb6_tests_harness::process::{Mesh, MeshOptions, PATIENCE, target_dir};
 use rand::RngExt;
 
-use crate::load::Load;
+use gb6_tests_cluster::load::Load;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn power_cuts_lose_nothing_acknowledged() {

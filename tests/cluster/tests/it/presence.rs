@@ -10,7 +10,7 @@ use gb6_tests_harness::client::{Push, Session};
 use gb6_tests_harness::process::{Mesh, MeshOptions, PATIENCE};
 use tokio::sync::mpsc;
 
-use crate::load::target;
+use gb6_tests_cluster::load::target;
 
 const ROOM: &str = "room:people";
 /// The lease, and what a busy machine may add.

@@ -10,7 +10,7 @@ use gb6_tests_harness::client::Target;
 use gb6_tests_harness::process::{Mesh, MeshOptions, Metrics, PATIENCE, member};
 use rand::RngExt;
 
-use crate::load::{Amount, Load};
+use gb6_tests_cluster::load::{Amount, Load};
 
 /// Of a publisher, after each acknowledgement.
 const PAUSE: Duration = Duration::from_millis(2);

@@ -9,7 +9,7 @@ use gb6_tests_harness::client::{Session, read_log};
 use gb6_tests_harness::history::{Message, Recorder, What, fingerprint};
 use gb6_tests_harness::process::{Mesh, MeshOptions, Metrics, PATIENCE, target_dir};
 
-use crate::load::{LONG, target};
+use gb6_tests_cluster::load::{LONG, target};
 
 const ROOM: &str = "room:full";
 const NAME: &str = "writer";

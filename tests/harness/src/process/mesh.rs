@@ -31,6 +31,8 @@ pub struct MeshOptions {
     pub name: String,
     /// How many edges: e1, e2, …
     pub edges: usize,
+    /// How many nodes the region has: r1, r2, … More than one need stores that they share.
+    pub regions: usize,
     /// Where the region's data is; `None`: beside the rest.
     pub region_data: Option<PathBuf>,
     /// Changes the snapshot before it is written.
@@ -64,6 +66,7 @@ impl MeshOptions {
         Self {
             name: name.to_owned(),
             edges: 2,
+            regions: 1,
             region_data: None,
             snapshot: Box::new(|_| {}),
             node: Box::new(|_, _| {}),
@@ -101,7 +104,8 @@ impl Mesh {
         let binary = gb6_binary()?;
         let scratch = Scratch::new(&options.name)?;
         let dir = scratch.path().to_owned();
-        let mut names = vec![("g1".to_owned(), "geo"), ("r1".to_owned(), "region")];
+        let mut names = vec![("g1".to_owned(), "geo")];
+        names.extend((1..=options.regions).map(|n| (format!("r{n}"), "region")));
         names.extend((1..=options.edges).map(|n| (format!("e{n}"), "edge")));
         let mut ports = BTreeMap::new();
         for (name, _) in &names {

@@ -1,5 +1,7 @@
 //! Publishers and subscribers on a mesh, and the check of what they saw.
 
+#![allow(clippy::unwrap_used, reason = "a test's helpers fail as its body does")]
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -11,12 +13,14 @@ use gb6_tests_harness::history::{Recorder, Summary, What};
 use gb6_tests_harness::process::{Mesh, Metrics, member, target_dir};
 
 /// How long anything that must happen may take.
-pub(crate) const LONG: Duration = Duration::from_secs(90);
+pub const LONG: Duration = Duration::from_secs(90);
 
 /// Clients at work on a mesh with the edges e1 and e2.
-pub(crate) struct Load {
-    pub(crate) recorder: Recorder,
-    pub(crate) rooms: Vec<String>,
+pub struct Load {
+    /// What everybody saw.
+    pub recorder: Recorder,
+    /// The rooms.
+    pub rooms: Vec<String>,
     name: &'static str,
     publishers: Vec<Publisher>,
     subscribers: Vec<Subscriber>,
@@ -27,23 +31,26 @@ pub(crate) struct Load {
 /// Who [`Load::finish`] reads as.
 const READER: &str = "reads-everything";
 
-pub(crate) fn target(mesh: &Mesh, edge: &str, user: &str, dialect: Dialect) -> Target {
+/// A client of the demo instance at an edge.
+pub fn target(mesh: &Mesh, edge: &str, user: &str, dialect: Dialect) -> Target {
     Target::new(&mesh.ws(edge), &mesh.token(&member(user)), dialect)
 }
 
 /// How much work there is.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Amount {
-    pub(crate) publishers: usize,
-    pub(crate) rooms: usize,
+pub struct Amount {
+    /// Publishers, who go from room to room.
+    pub publishers: usize,
+    /// Rooms.
+    pub rooms: usize,
     /// Of a publisher, after each acknowledgement.
-    pub(crate) pause: Duration,
+    pub pause: Duration,
 }
 
 impl Load {
     /// Starts a subscriber on each edge, one in each dialect, and publishers that go to the other
     /// edge when theirs fails.
-    pub(crate) async fn start(
+    pub async fn start(
         mesh: &Mesh,
         name: &'static str,
         seed: u64,
@@ -59,7 +66,7 @@ impl Load {
     }
 
     /// As [`Load::start`], where clients reach the two edges by these addresses.
-    pub(crate) async fn start_by(
+    pub async fn start_by(
         mesh: &Mesh,
         name: &'static str,
         seed: u64,
@@ -75,7 +82,7 @@ impl Load {
 
     /// As [`Load::start`], where clients reach edge 0 or 1 by what `by` says for the nth of them and
     /// its user.
-    pub(crate) async fn start_with(
+    pub async fn start_with(
         name: &'static str,
         seed: u64,
         amount: Amount,
@@ -135,7 +142,7 @@ impl Load {
     }
 
     /// Waits until every publisher has so many more acknowledgements.
-    pub(crate) async fn progress(&self, more: u64) {
+    pub async fn progress(&self, more: u64) {
         let goals: Vec<u64> = self
             .publishers
             .iter()
@@ -162,7 +169,7 @@ impl Load {
     }
 
     /// Ends everybody, reads every room to its beginning, and checks the history.
-    pub(crate) async fn finish(mut self, mesh: &Mesh) -> Summary {
+    pub async fn finish(mut self, mesh: &Mesh) -> Summary {
         for publisher in std::mem::take(&mut self.publishers) {
             if let Err(error) = publisher.stop().await {
                 panic!("{error}; {}", self.saved());
