@@ -41,6 +41,37 @@ pub struct Share {
     pub renew_ms: u64,
 }
 
+/// How long a share lasts where an engine is not told otherwise, in ms.
+pub const VALID_MS: u64 = 30_000;
+/// After how long one who is alone should ask again, in ms.
+const RENEW_ALONE_MS: u64 = 5_000;
+/// After how long one of several should, in ms: so long may they have too much together.
+const RENEW_TOGETHER_MS: u64 = 1_000;
+
+impl Share {
+    /// The whole of a limit.
+    pub fn whole(valid_ms: u64) -> Self {
+        Self::of(1, 1, 1, valid_ms)
+    }
+
+    /// The share of one of `holders` who wants `demand` where all of them want `all`: half of the
+    /// limit goes in equal parts, so that who comes can begin, the other half by what each wants.
+    pub fn of(demand: u64, all: u128, holders: u64, valid_ms: u64) -> Self {
+        let half = u128::from(WHOLE / 2);
+        let equal = half / u128::from(holders.max(1));
+        let parts = equal + half * u128::from(demand) / all.max(1);
+        let renew_ms = match holders {
+            0 | 1 => RENEW_ALONE_MS,
+            _ => RENEW_TOGETHER_MS,
+        };
+        Self {
+            parts: u32::try_from(parts).map_or(WHOLE, |parts| parts.clamp(1, WHOLE)),
+            valid_ms,
+            renew_ms: renew_ms.min(valid_ms / 2).max(1),
+        }
+    }
+}
+
 /// Shares out limits. Calls may block the calling thread.
 ///
 /// Once every edge that holds a share has asked again after the last change of who holds one and
@@ -48,7 +79,9 @@ pub struct Share {
 /// least half of an equal one, whatever the others want; who is alone has the whole. A share that
 /// was not asked for again goes to the others when it has ended.
 pub trait RateLimiter: Send + Sync {
-    /// The shares of `holder` (an edge's node id) in what it wants, in that order.
+    /// The shares of `holder` (an edge's node id) in what it wants, in that order. `now_ms` is the
+    /// caller's monotonic clock, for engines that live in its process; others go by a clock of
+    /// their own, since those of two nodes can not be compared.
     ///
     /// # Errors
     /// `Unavailable`: nobody can say now; shares that were given last until their end.

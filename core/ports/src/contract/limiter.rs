@@ -1,17 +1,61 @@
 //! The contract of `RateLimiter`: who may use how much of a limit, whoever asks when.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use super::Random;
 use crate::limiter::{LimitKey, RateLimiter, Share, WHOLE, Want};
 
+/// The clock that a limiter goes by.
+pub trait Time {
+    /// Now, in ms.
+    fn now_ms(&self) -> u64;
+    /// Goes on when so many ms have passed.
+    fn pass(&self, ms: u64);
+}
+
+/// A clock that stands still until it is set on: for engines that go by what they are told.
+#[derive(Debug, Default)]
+pub struct SetTime(Cell<u64>);
+
+impl Time for SetTime {
+    fn now_ms(&self) -> u64 {
+        self.0.get()
+    }
+
+    fn pass(&self, ms: u64) {
+        self.0.set(self.0.get() + ms);
+    }
+}
+
+/// Time as it passes: for engines with a clock of their own.
+#[derive(Debug)]
+pub struct RealTime(Instant);
+
+impl Default for RealTime {
+    fn default() -> Self {
+        Self(Instant::now())
+    }
+}
+
+impl Time for RealTime {
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.0.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn pass(&self, ms: u64) {
+        std::thread::sleep(Duration::from_millis(ms));
+    }
+}
+
 /// Runs the suite on a limiter that nobody has asked yet.
-pub fn all(limiter: &dyn RateLimiter) {
-    who_is_alone_has_the_whole(limiter);
-    neighbours_do_not_mix(limiter);
-    the_idle_leave_room_and_keep_a_beginning(limiter);
-    what_is_not_asked_for_again_goes_back(limiter);
-    settled_shares_never_exceed_the_limit(limiter, 11, 300);
+pub fn all(limiter: &dyn RateLimiter, time: &dyn Time) {
+    who_is_alone_has_the_whole(limiter, time);
+    neighbours_do_not_mix(limiter, time);
+    the_idle_leave_room_and_keep_a_beginning(limiter, time);
+    what_is_not_asked_for_again_goes_back(limiter, time);
+    settled_shares_never_exceed_the_limit(limiter, time, 11, 300);
 }
 
 /// The limit of `user` of `instance`; "" for the whole instance's.
@@ -22,12 +66,16 @@ fn key(instance: &str, user: &str) -> LimitKey {
     }
 }
 
-fn ask(limiter: &dyn RateLimiter, holder: &str, key: &LimitKey, demand: u64, now: u64) -> Share {
+type Engine<'a> = (&'a dyn RateLimiter, &'a dyn Time);
+
+fn ask((limiter, time): Engine, holder: &str, key: &LimitKey, demand: u64) -> Share {
     let want = Want {
         key: key.clone(),
         demand,
     };
-    let shares = limiter.lease(holder, &[want], now).expect("a share");
+    let shares = limiter
+        .lease(holder, &[want], time.now_ms())
+        .expect("a share");
     assert_eq!(shares.len(), 1);
     let share = shares[0];
     assert!(share.parts >= 1 && share.parts <= WHOLE, "{share:?}");
@@ -35,18 +83,18 @@ fn ask(limiter: &dyn RateLimiter, holder: &str, key: &LimitKey, demand: u64, now
     share
 }
 
-fn who_is_alone_has_the_whole(limiter: &dyn RateLimiter) {
-    let key = key("alone", "");
-    for now in [1_000, 1_500, 900] {
-        assert_eq!(ask(limiter, "e1", &key, 7_000, now).parts, WHOLE);
+fn who_is_alone_has_the_whole(limiter: &dyn RateLimiter, time: &dyn Time) {
+    let (engine, key) = ((limiter, time), key("alone", ""));
+    for _ in 0..3 {
+        assert_eq!(ask(engine, "e1", &key, 7_000).parts, WHOLE);
     }
-    assert_eq!(limiter.lease("e1", &[], 1_500).expect("none"), []);
+    assert_eq!(limiter.lease("e1", &[], time.now_ms()).expect("none"), []);
     // Whoever gives back holds nothing.
-    ask(limiter, "e1", &key, 0, 1_600);
-    assert_eq!(ask(limiter, "e2", &key, 1, 1_600).parts, WHOLE);
+    ask(engine, "e1", &key, 0);
+    assert_eq!(ask(engine, "e2", &key, 1).parts, WHOLE);
 }
 
-fn neighbours_do_not_mix(limiter: &dyn RateLimiter) {
+fn neighbours_do_not_mix(limiter: &dyn RateLimiter, time: &dyn Time) {
     // Names that are prefixes of each other, and an instance beside a user of its name.
     let keys = [
         key("a", "b"),
@@ -57,7 +105,7 @@ fn neighbours_do_not_mix(limiter: &dyn RateLimiter) {
     ];
     for (n, key) in keys.iter().enumerate() {
         let holder = format!("e{n}");
-        assert_eq!(ask(limiter, &holder, key, 1_000, 2_000).parts, WHOLE);
+        assert_eq!(ask((limiter, time), &holder, key, 1_000).parts, WHOLE);
     }
     let wants: Vec<Want> = keys
         .iter()
@@ -66,44 +114,50 @@ fn neighbours_do_not_mix(limiter: &dyn RateLimiter) {
             demand: 1_000,
         })
         .collect();
-    let shares = limiter.lease("e0", &wants, 2_000).expect("shares");
+    let shares = limiter.lease("e0", &wants, time.now_ms()).expect("shares");
     let parts: Vec<u32> = shares.iter().map(|share| share.parts).collect();
     let half = WHOLE / 2;
     assert_eq!(parts, [WHOLE, half, half, half, half]);
 }
 
-fn the_idle_leave_room_and_keep_a_beginning(limiter: &dyn RateLimiter) {
-    let key = key("busy", "u");
-    ask(limiter, "idle", &key, 1, 3_000);
-    let busy = ask(limiter, "busy", &key, 1_000_000, 3_000);
+fn the_idle_leave_room_and_keep_a_beginning(limiter: &dyn RateLimiter, time: &dyn Time) {
+    let (engine, key) = ((limiter, time), key("busy", "u"));
+    ask(engine, "idle", &key, 1);
+    let busy = ask(engine, "busy", &key, 1_000_000);
     assert!(busy.parts >= WHOLE / 10 * 7, "{busy:?}");
     for n in 0..8 {
-        ask(limiter, &format!("more{n}"), &key, u64::MAX, 3_000);
+        ask(engine, &format!("more{n}"), &key, u64::MAX);
     }
-    let idle = ask(limiter, "idle", &key, 1, 3_100);
+    let idle = ask(engine, "idle", &key, 1);
     assert!(idle.parts >= WHOLE / 20, "{idle:?}");
 }
 
-fn what_is_not_asked_for_again_goes_back(limiter: &dyn RateLimiter) {
-    let key = key("gone", "");
-    let first = ask(limiter, "e1", &key, 5, 4_000);
-    let late = 4_000 + first.valid_ms;
-    assert_eq!(ask(limiter, "e2", &key, 5, late - 1).parts, WHOLE / 2);
-    assert_eq!(ask(limiter, "e2", &key, 5, late).parts, WHOLE);
+fn what_is_not_asked_for_again_goes_back(limiter: &dyn RateLimiter, time: &dyn Time) {
+    let (engine, key) = ((limiter, time), key("gone", ""));
+    let first = ask(engine, "e1", &key, 5);
+    time.pass(first.valid_ms / 2);
+    assert_eq!(ask(engine, "e2", &key, 5).parts, WHOLE / 2);
+    time.pass(first.valid_ms.div_ceil(2));
+    assert_eq!(ask(engine, "e2", &key, 5).parts, WHOLE);
 }
 
 /// Makes `steps` random changes that follow from `seed`; after each all holders ask once more.
-pub fn settled_shares_never_exceed_the_limit(limiter: &dyn RateLimiter, seed: u64, steps: usize) {
+pub fn settled_shares_never_exceed_the_limit(
+    limiter: &dyn RateLimiter,
+    time: &dyn Time,
+    seed: u64,
+    steps: usize,
+) {
+    let engine = (limiter, time);
     let mut random = Random::new(seed);
     let mut demands: BTreeMap<u64, u64> = BTreeMap::new();
     let key = key("settled", "u");
     for step in 0..steps {
-        let now = 10_000 + step as u64;
         let holder = random.below(12);
         match random.below(4) {
             0 => {
                 demands.remove(&holder);
-                ask(limiter, &format!("e{holder}"), &key, 0, now);
+                ask(engine, &format!("e{holder}"), &key, 0);
             }
             _ => {
                 let magnitude = random.below(40);
@@ -113,7 +167,7 @@ pub fn settled_shares_never_exceed_the_limit(limiter: &dyn RateLimiter, seed: u6
         let mut parts = BTreeMap::new();
         for _ in 0..2 {
             for (holder, demand) in &demands {
-                let share = ask(limiter, &format!("e{holder}"), &key, *demand, now);
+                let share = ask(engine, &format!("e{holder}"), &key, *demand);
                 parts.insert(*holder, share.parts);
             }
         }

@@ -21,6 +21,7 @@ pub fn room(instance: &str, channel: &str) -> RoomRef {
 /// Runs the suite. `engines` are handles of one engine as different nodes have them; one of them
 /// twice is one node. The rooms that it uses begin with `prefix`.
 pub fn all(engines: [&dyn Signals; 2], prefix: &str) {
+    what_is_sent_here_is_here_at_once(engines, prefix);
     followers_get_each_once_in_order(engines, prefix);
     neighbours_do_not_mix(engines, prefix);
     who_does_not_follow_gets_nothing(engines, prefix);
@@ -33,6 +34,8 @@ pub fn all(engines: [&dyn Signals; 2], prefix: &str) {
 struct Collect {
     got: Mutex<Vec<(String, String, Vec<u8>)>>,
     more: Condvar,
+    live: Mutex<Vec<RoomRef>>,
+    alive: Condvar,
 }
 
 impl SignalSink for Collect {
@@ -42,9 +45,31 @@ impl SignalSink for Collect {
         got.push((instance, channel, publication.data.to_vec()));
         self.more.notify_all();
     }
+
+    fn live(&self, room: &RoomRef) {
+        let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
+        live.push(room.clone());
+        self.alive.notify_all();
+    }
 }
 
 impl Collect {
+    /// Follows a room and waits until what other nodes send reaches this, too.
+    fn follow(&self, engine: &dyn Signals, room: &RoomRef, sink: &Arc<dyn SignalSink>) {
+        let count = |live: &[RoomRef]| live.iter().filter(|r| *r == room).count();
+        let lock = || self.live.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = count(&lock());
+        engine.follow(room, sink).expect("follow");
+        let until = Instant::now() + PATIENCE;
+        let mut live = lock();
+        while count(&live) == before {
+            let left = until.saturating_duration_since(Instant::now());
+            assert!(!left.is_zero(), "{room:?} is not followed at other nodes");
+            let waited = self.alive.wait_timeout(live, left);
+            live = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
     /// What was handed over, as soon as there are so many.
     fn wait(&self, count: usize) -> Vec<String> {
         let until = Instant::now() + PATIENCE;
@@ -79,13 +104,29 @@ fn send(engine: &dyn Signals, room: &RoomRef, data: &str) {
     engine.send(room, publication).expect("send");
 }
 
+fn what_is_sent_here_is_here_at_once([here, _]: [&dyn Signals; 2], prefix: &str) {
+    let room = room("demo", &format!("{prefix}here"));
+    let (one, one_sink) = sink();
+    here.follow(&room, &one_sink).expect("follow");
+    send(here, &room, "now");
+    assert_eq!(one.rooms().len(), 1, "before the call returned");
+    // And not again from elsewhere, neither before the follow is known there nor after.
+    one.follow(here, &room, &one_sink);
+    send(here, &room, "then");
+    let (end, end_sink) = sink();
+    end.follow(here, &room, &end_sink);
+    send(here, &room, "end");
+    assert_eq!(one.wait(3), ["now", "then", "end"]);
+    assert_eq!(end.wait(1), ["end"]);
+}
+
 fn followers_get_each_once_in_order([here, there]: [&dyn Signals; 2], prefix: &str) {
     let room = room("demo", &format!("{prefix}order"));
     let (one, one_sink) = sink();
     let (two, two_sink) = sink();
-    here.follow(&room, &one_sink).expect("follow");
-    here.follow(&room, &one_sink).expect("follow again");
-    there.follow(&room, &two_sink).expect("follow there");
+    one.follow(here, &room, &one_sink);
+    one.follow(here, &room, &one_sink);
+    two.follow(there, &room, &two_sink);
     let sent: Vec<String> = (0..500).map(|n| n.to_string()).collect();
     for data in &sent {
         send(here, &room, data);
@@ -106,8 +147,8 @@ fn neighbours_do_not_mix([here, there]: [&dyn Signals; 2], prefix: &str) {
         room("b", &format!("{prefix}b")),
     ];
     let sinks: Vec<_> = rooms.iter().map(|_| sink()).collect();
-    for (room, (_, sink)) in rooms.iter().zip(&sinks) {
-        here.follow(room, sink).expect("follow");
+    for (room, (collect, sink)) in rooms.iter().zip(&sinks) {
+        collect.follow(here, room, sink);
     }
     for room in &rooms {
         send(there, room, &format!("{}/{}", room.instance, room.channel));
@@ -128,8 +169,8 @@ fn who_does_not_follow_gets_nothing([here, there]: [&dyn Signals; 2], prefix: &s
     here.unfollow(&room, &one_sink)
         .expect("not to follow is no error");
     send(here, &room, "nobody");
-    here.follow(&room, &one_sink).expect("follow");
-    here.follow(&room, &two_sink).expect("follow");
+    one.follow(here, &room, &one_sink);
+    two.follow(here, &room, &two_sink);
     send(there, &room, "both");
     assert_eq!(
         (one.wait(1), two.wait(1)),
@@ -138,7 +179,7 @@ fn who_does_not_follow_gets_nothing([here, there]: [&dyn Signals; 2], prefix: &s
     here.unfollow(&room, &one_sink).expect("unfollow");
     send(there, &room, "one");
     assert_eq!(two.wait(2), ["both", "one"]);
-    here.follow(&room, &one_sink).expect("follow again");
+    one.follow(here, &room, &one_sink);
     send(there, &room, "last");
     assert_eq!(one.wait(2), ["both", "last"]);
     assert_eq!(two.wait(3), ["both", "one", "last"]);
@@ -148,8 +189,8 @@ fn a_dropped_sink_is_forgotten([here, there]: [&dyn Signals; 2], prefix: &str) {
     let room = room("demo", &format!("{prefix}dropped"));
     let (gone, gone_sink) = sink();
     let (stays, stays_sink) = sink();
-    here.follow(&room, &gone_sink).expect("follow");
-    here.follow(&room, &stays_sink).expect("follow");
+    gone.follow(here, &room, &gone_sink);
+    stays.follow(here, &room, &stays_sink);
     drop(gone_sink);
     let gone = {
         let weak = Arc::downgrade(&gone);
@@ -164,7 +205,7 @@ fn a_dropped_sink_is_forgotten([here, there]: [&dyn Signals; 2], prefix: &str) {
 fn senders_do_not_wait_for_each_other([here, there]: [&dyn Signals; 2], prefix: &str) {
     let room = room("demo", &format!("{prefix}many"));
     let (all, all_sink) = sink();
-    here.follow(&room, &all_sink).expect("follow");
+    all.follow(here, &room, &all_sink);
     std::thread::scope(|scope| {
         for sender in 0..4 {
             let (engine, room) = ([here, there][sender % 2], &room);

@@ -5,14 +5,8 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::error::StoreError;
-use crate::limiter::{LimitKey, RateLimiter, Share, WHOLE, Want};
+use crate::limiter::{LimitKey, RateLimiter, Share, VALID_MS, Want};
 
-/// How long a share lasts, in ms.
-const VALID_MS: u64 = 30_000;
-/// After how long one who is alone should ask again, in ms.
-const RENEW_ALONE_MS: u64 = 5_000;
-/// After how long one of several should, in ms: so long may they have too much together.
-const RENEW_TOGETHER_MS: u64 = 1_000;
 /// Limits that are shared out; about 200 bytes each.
 const KEYS_MAX: usize = 500_000;
 /// Edges that share one limit.
@@ -93,11 +87,7 @@ impl State {
     }
 
     fn share(&mut self, name: &str, want: &Want, now: u64, keys_max: usize) -> Share {
-        let whole = Share {
-            parts: WHOLE,
-            valid_ms: VALID_MS,
-            renew_ms: RENEW_ALONE_MS,
-        };
+        let whole = Share::whole(VALID_MS);
         if !self.limits.contains_key(&want.key) {
             // overflow: a limit more than can be kept is not shared out; each edge has the whole.
             if want.demand == 0 || self.limits.len() >= keys_max {
@@ -123,33 +113,39 @@ impl State {
                 until: now + VALID_MS,
             });
         }
-        let count = holders.len() as u128;
         let all: u128 = holders.iter().map(|h| u128::from(h.demand)).sum();
-        // Half of everything goes in equal parts, so that who comes can begin, the other half by
-        // what each wants.
-        let half = u128::from(WHOLE / 2);
-        let parts = half / count + half * u128::from(want.demand) / all.max(1);
-        Share {
-            parts: u32::try_from(parts).map_or(WHOLE, |parts| parts.clamp(1, WHOLE)),
-            valid_ms: VALID_MS,
-            renew_ms: match count {
-                1 => RENEW_ALONE_MS,
-                _ => RENEW_TOGETHER_MS,
-            },
-        }
+        Share::of(want.demand, all, holders.len() as u64, VALID_MS)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limiter::WHOLE;
 
     #[test]
     fn keeps_the_contract() {
-        crate::contract::limiter::all(&MemoryRateLimiter::default());
+        use crate::contract::limiter::{SetTime, all, settled_shares_never_exceed_the_limit};
+        all(&MemoryRateLimiter::default(), &SetTime::default());
         for seed in 0..20 {
-            let limiter = MemoryRateLimiter::default();
-            crate::contract::limiter::settled_shares_never_exceed_the_limit(&limiter, seed, 200);
+            let (limiter, time) = (MemoryRateLimiter::default(), SetTime::default());
+            settled_shares_never_exceed_the_limit(&limiter, &time, seed, 200);
+        }
+    }
+
+    #[test]
+    fn a_clock_that_goes_back_takes_nothing() {
+        let limiter = MemoryRateLimiter::default();
+        let want = Want {
+            key: LimitKey {
+                instance: "demo".into(),
+                user: None,
+            },
+            demand: 7,
+        };
+        for now in [1_000, 1_500, 900] {
+            let shares = limiter.lease("e1", std::slice::from_ref(&want), now);
+            assert_eq!(shares.unwrap()[0].parts, WHOLE);
         }
     }
 

@@ -41,6 +41,9 @@ impl Signals for LocalSignals {
         let followers = rooms.entry(room.clone()).or_default();
         followers.retain(|weak| !is_or_gone(weak, sink));
         followers.push(Arc::downgrade(sink));
+        drop(rooms);
+        // There are no other nodes to wait for.
+        sink.live(room);
         Ok(())
     }
 
