@@ -172,6 +172,15 @@ pub trait ShardLog: Send + Sync {
     /// nothing written), `OutcomeUnknown` (acquire again), `Unavailable`, `Closed` (open again).
     fn append(&self, fence: &Fence, batch: Vec<Record>, done: Completion<Commit>);
 
+    /// Proves now that no newer ownership exists, by looking at the log itself: when it answers, every
+    /// acquisition that ended before the call is known to have been none but `fence`'s. How an owner that
+    /// can not renew its lease elsewhere learns that it still owns the shard, and how a read is fenced.
+    /// Blocks the calling thread, with a deadline of the engine's.
+    ///
+    /// Errors: `Fenced` (also for a fence that this handle never acquired), `Unavailable` (the log can
+    /// not be reached: nothing is proved), `OutcomeUnknown` (a write failed: acquire again), `Closed`.
+    fn confirm(&self, fence: &Fence) -> Result<(), StoreError>;
+
     /// What the log holds: committed records only.
     fn range(&self) -> Result<LogRange, StoreError>;
 

@@ -26,6 +26,7 @@ pub fn all<F: LogFixture>(mut fresh: impl FnMut() -> F) {
     acquire_writes_its_record(&fresh());
     an_older_owner_is_fenced(&fresh());
     of_two_with_one_epoch_the_first_wins(&fresh());
+    an_ownership_is_confirmed_until_another_begins(&fresh());
     batches_in_flight_commit_in_order(&fresh());
     pages_are_bounded(&fresh());
     single_records_are_found(&fresh());
@@ -214,6 +215,39 @@ fn of_two_with_one_epoch_the_first_wins(fixture: &impl LogFixture) {
     append(&*first, &fence(5), messages(1, "room:a", 1)).expect("the winner goes on");
     let error = append(&*second, &other, messages(2, "room:a", 1)).expect_err("the loser");
     assert!(matches!(error, StoreError::Fenced { .. }), "{error}");
+}
+
+fn an_ownership_is_confirmed_until_another_begins(fixture: &impl LogFixture) {
+    let (old, new) = (fixture.open(), fixture.open());
+    let error = old.confirm(&fence(1)).expect_err("nobody owns it");
+    assert!(matches!(error, StoreError::Fenced { .. }), "{error}");
+    acquire(&*old, &fence(1)).expect("acquire");
+    old.confirm(&fence(1)).expect("it owns the shard");
+    append(&*old, &fence(1), messages(1, "room:a", 2)).expect("append");
+    old.confirm(&fence(1)).expect("it still does");
+    let other = Fence {
+        owner_incarnation: Incarnation(99),
+        ..fence(1)
+    };
+    for never in [fence(2), other] {
+        let error = old.confirm(&never).expect_err("never acquired");
+        assert!(matches!(error, StoreError::Fenced { .. }), "{error}");
+    }
+    acquire(&*new, &fence(2)).expect("acquire");
+    // Nothing was written since, by anybody: it is the log that says so.
+    for _ in 0..2 {
+        match old.confirm(&fence(1)) {
+            Err(StoreError::Fenced { held, current }) => {
+                assert_eq!((held.0, current.0), (1, 2));
+            }
+            other => panic!("an owner that was fenced was confirmed: {other:?}"),
+        }
+    }
+    new.confirm(&fence(2)).expect("the new owner");
+    let error = new.confirm(&fence(1)).expect_err("an old fence");
+    assert!(matches!(error, StoreError::Fenced { .. }), "{error}");
+    acquire(&*old, &fence(3)).expect("acquire");
+    old.confirm(&fence(3)).expect("it came back");
 }
 
 fn batches_in_flight_commit_in_order(fixture: &impl LogFixture) {

@@ -372,6 +372,10 @@ impl ShardLog for MemoryLog {
         done.finish(answer);
     }
 
+    fn confirm(&self, fence: &Fence) -> Result<(), StoreError> {
+        self.0.state().check(fence)
+    }
+
     fn range(&self) -> Result<LogRange, StoreError> {
         Ok(self.0.state().range())
     }

@@ -109,6 +109,10 @@ impl ShardLog for LyingLog {
         self.below.acquire(fence, acquire, done);
     }
 
+    fn confirm(&self, fence: &Fence) -> Result<(), StoreError> {
+        self.below.confirm(fence)
+    }
+
     fn range(&self) -> Result<LogRange, StoreError> {
         self.below.range()
     }

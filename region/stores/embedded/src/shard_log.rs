@@ -351,6 +351,10 @@ impl<V: Vfs> ShardLog for EmbeddedShardLog<V> {
         });
     }
 
+    fn confirm(&self, fence: &Fence) -> Result<(), StoreError> {
+        self.on_writer(fence, SegmentedLog::confirm)
+    }
+
     fn range(&self) -> Result<LogRange, StoreError> {
         Ok(self.reader.range())
     }

@@ -189,6 +189,18 @@ impl<V: Vfs> SegmentedLog<V> {
         commit
     }
 
+    /// Looks whether the shard is still owned under [`SegmentedLog::fence`]: nobody took the next
+    /// segment's name.
+    ///
+    /// Errors: `Fenced`, `OutcomeUnknown` (acquire again).
+    pub fn confirm(&mut self) -> Result<(), StoreError> {
+        let looked = self.owner()?.confirm();
+        if let Err(StoreError::Fenced { current, .. }) = &looked {
+            self.epoch = self.epoch.max(*current);
+        }
+        looked
+    }
+
     /// Stages, writes and syncs one batch.
     pub fn commit(&mut self, records: Vec<Record>) -> Result<Commit, StoreError> {
         self.stage(records)?;

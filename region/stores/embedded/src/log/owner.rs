@@ -363,6 +363,12 @@ impl<V: Vfs> Owner<V> {
         }
     }
 
+    /// As [`Owner::check_ownership`], for an ownership that has not ended.
+    pub(crate) fn confirm(&mut self) -> Result<(), StoreError> {
+        self.alive()?;
+        self.check_ownership()
+    }
+
     /// Goes on in the next segment.
     fn roll(&mut self) -> Result<(), StoreError> {
         let (seq, bytes) = self.next_segment();
