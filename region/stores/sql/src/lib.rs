@@ -1,3 +1,25 @@
-//! The ports `MapStore` and `Directory` on SQLite and PostgreSQL.
+//! The ports `MapStore` and `Directory` on SQLite, for one machine, and on PostgreSQL, for several.
+//!
+//! Both engines run the same statements wherever their SQL allows, have the same migrations' meaning,
+//! and pass the same contract suites; that replaces a check of statements at compile time.
 
 #![forbid(unsafe_code)]
+
+mod check;
+mod config;
+mod db;
+mod fault;
+#[cfg(feature = "postgres")]
+mod hosts;
+mod link;
+#[cfg(feature = "postgres")]
+mod listen;
+mod map;
+mod metrics;
+mod migrate;
+mod pool;
+mod value;
+
+pub use check::check;
+pub use config::Config;
+pub use map::SqlMap;

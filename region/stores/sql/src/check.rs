@@ -1,0 +1,99 @@
+//! What a database says about itself before anything is started.
+
+use gb6_core_obs::metrics::Metrics;
+use gb6_core_ports::Check;
+use tokio::runtime::Handle;
+
+use crate::config::Config;
+use crate::db::Db;
+use crate::fault::Fault;
+use crate::value::Statement;
+
+const SQLITE: Statement = Statement::both(
+    "check_sqlite",
+    "SELECT sqlite_version(), (SELECT quick_check FROM pragma_quick_check(1))",
+);
+#[cfg(feature = "postgres")]
+const RIGHTS: Statement = Statement::both(
+    "check_rights",
+    "SELECT current_setting('server_version'), \
+            has_schema_privilege(current_schema(), 'CREATE')::int::bigint, \
+            current_setting('synchronous_commit'), current_setting('synchronous_standby_names'), \
+            (SELECT count(*) FROM pg_stat_ssl WHERE pid = pg_backend_pid() AND ssl)",
+);
+
+/// Connects, and says what is good and what is wrong. Writes nothing; blocks the calling thread.
+pub fn check(config: &Config, runtime: Handle) -> Vec<Check> {
+    let what = |aspect: &str| format!("{config}: {aspect}");
+    let db = match Db::connected(config, "check", runtime, &Metrics::bare()) {
+        Ok(db) => db,
+        Err(e) => return vec![Check::bad(what("open"), e.to_string())],
+    };
+    let result = match db.is_sqlite() {
+        true => sqlite(&db, &what),
+        #[cfg(feature = "postgres")]
+        false => postgres(&db, &what),
+        #[cfg(not(feature = "postgres"))]
+        false => Ok(Vec::new()),
+    };
+    result.unwrap_or_else(|fault| {
+        let error = fault.into_store(&db.name);
+        vec![Check::bad(what("connect"), error.to_string())]
+    })
+}
+
+fn sqlite(db: &Db, what: &dyn Fn(&str) -> String) -> Result<Vec<Check>, Fault> {
+    let row = db.call("look at the file", async |_| {
+        let rows = db.query(&SQLITE, &[]).await?;
+        let row = rows.into_iter().next();
+        row.ok_or_else(|| Fault::Damaged("no answer".into()))
+    })?;
+    let state = row.text(1)?;
+    Ok(vec![
+        Check::good(what("version"), format!("SQLite {}", row.text(0)?)),
+        match state.as_str() {
+            "ok" => Check::good(what("content"), "sound"),
+            _ => Check::bad(
+                what("content"),
+                format!("damaged: {state}; restore it from a backup"),
+            ),
+        },
+    ])
+}
+
+#[cfg(feature = "postgres")]
+fn postgres(db: &Db, what: &dyn Fn(&str) -> String) -> Result<Vec<Check>, Fault> {
+    let row = db.call("look at the server", async |_| {
+        let rows = db.query(&RIGHTS, &[]).await?;
+        let row = rows.into_iter().next();
+        row.ok_or_else(|| Fault::Damaged("no answer".into()))
+    })?;
+    let standbys = row.text(3)?;
+    let commit = row.text(2)?;
+    let waits_for = match standbys.as_str() {
+        "" => "this server alone: a failover may lose acknowledged changes".to_owned(),
+        names => format!("synchronous standbys {names}"),
+    };
+    Ok(vec![
+        Check::good(what("version"), format!("PostgreSQL {}", row.text(0)?)),
+        match row.int(1)? {
+            0 => Check::bad(
+                what("permissions"),
+                "the role may not create tables: GRANT CREATE ON SCHEMA public to it, or bring \
+                 the tables up to date with a role that may",
+            ),
+            _ => Check::good(what("permissions"), "may create tables"),
+        },
+        Check::good(
+            what("durability"),
+            format!("synchronous_commit={commit}, commits wait for {waits_for}"),
+        ),
+        Check::good(
+            what("encryption"),
+            match row.int(4)? {
+                0 => "none (sslmode=require asks for it)",
+                _ => "TLS",
+            },
+        ),
+    ])
+}

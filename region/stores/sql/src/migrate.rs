@@ -1,0 +1,82 @@
+//! Tables brought up to date, one version after the other, under a lock, in one transaction; refused
+//! where they are newer than this program.
+
+use gb6_core_ports::StoreError;
+
+use crate::db::{Db, Progress};
+use crate::fault::Fault;
+use crate::value::{Statement, Value};
+
+/// The tables of one port.
+#[derive(Debug)]
+pub(crate) struct Component {
+    /// The port: `map` or `directory`.
+    pub(crate) name: &'static str,
+    /// Versions from 1, in order.
+    pub(crate) migrations: &'static [Migration],
+}
+
+/// One version's changes, the same in meaning on both engines.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Migration {
+    pub(crate) name: &'static str,
+    pub(crate) sqlite: &'static str,
+    pub(crate) postgres: &'static str,
+}
+
+const HAS_TABLE: Statement = Statement::each(
+    "schema_has",
+    "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = 'gb6_schema'",
+    "SELECT count(*) FROM pg_tables \
+     WHERE schemaname = current_schema() AND tablename = 'gb6_schema'",
+);
+const VERSION: Statement = Statement::both(
+    "schema_version",
+    "SELECT coalesce(max(version), 0) FROM gb6_schema WHERE component = $1",
+);
+const APPLIED: Statement = Statement::both(
+    "schema_applied",
+    "INSERT INTO gb6_schema (component, version, name) VALUES ($1, $2, $3)",
+);
+/// Held to the end of the transaction. SQLite's write lock is taken when it begins.
+const LOCK: Statement = Statement::each(
+    "schema_lock",
+    "SELECT 0",
+    "SELECT pg_advisory_xact_lock(7377431801)",
+);
+const TABLE: &str = "CREATE TABLE gb6_schema (\
+     component TEXT NOT NULL, version BIGINT NOT NULL, name TEXT NOT NULL, \
+     PRIMARY KEY (component, version))";
+
+/// Applies what is missing.
+pub(crate) async fn run(db: &Db, component: &Component, progress: &Progress) -> Result<(), Fault> {
+    let mut session = db.begin().await?;
+    session.rows(&LOCK, &[]).await?;
+    let exists = session.row(&HAS_TABLE, &[]).await?;
+    if exists.map_or(Ok(0), |row| row.int(0))? == 0 {
+        session.script("schema_table", TABLE).await?;
+    }
+    let name = Value::from(component.name);
+    let row = session.row(&VERSION, std::slice::from_ref(&name)).await?;
+    let found = row.map_or(Ok(0), |row| row.count(0))?;
+    let supported = component.migrations.len() as u64;
+    if found > supported {
+        session.rollback().await;
+        return Err(Fault::Store(StoreError::Format {
+            path: format!("{} ({})", db.name, component.name),
+            found: u32::try_from(found).unwrap_or(u32::MAX),
+            supported: u32::try_from(supported).unwrap_or(u32::MAX),
+        }));
+    }
+    let missing = component.migrations.iter().enumerate();
+    for (n, migration) in missing.skip(found as usize) {
+        let script = match db.is_sqlite() {
+            true => migration.sqlite,
+            false => migration.postgres,
+        };
+        session.script("schema_migrate", script).await?;
+        let args = [name.clone(), (n as u64 + 1).into(), migration.name.into()];
+        session.run(&APPLIED, &args).await?;
+    }
+    progress.commit(session).await
+}

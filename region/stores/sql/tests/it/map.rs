@@ -1,0 +1,121 @@
+//! `MapStore` on SQLite.
+
+use std::time::{Duration, Instant};
+
+use gb6_core_obs::metrics::Metrics;
+use gb6_core_ports::contract::map as contract;
+use gb6_core_ports::{Expect, MapStore, StoreError};
+use gb6_region_stores_sql::{Config, SqlMap};
+use tokio::runtime::Runtime;
+
+fn runtime() -> Runtime {
+    Runtime::new().unwrap()
+}
+
+fn open(runtime: &Runtime, uri: &str) -> SqlMap {
+    let config = Config::parse(uri).unwrap();
+    SqlMap::open(&config, runtime.handle().clone(), &Metrics::bare()).unwrap()
+}
+
+#[test]
+fn keeps_the_contract() {
+    let (runtime, dir) = (runtime(), tempfile::tempdir().unwrap());
+    let uri = format!("sqlite:{}/map.db?timeout_ms=20000", dir.path().display());
+    contract::all(&|| Box::new(open(&runtime, &uri)));
+    let few = open(&runtime, &format!("{uri}&namespace=few&tombstones=3"));
+    contract::forgets_old_deletions(&few, 3);
+}
+
+#[test]
+fn namespaces_do_not_see_each_other() {
+    let (runtime, dir) = (runtime(), tempfile::tempdir().unwrap());
+    let uri = format!("sqlite:{}/map.db", dir.path().display());
+    let eu = open(&runtime, &format!("{uri}?namespace=eu"));
+    let us = open(&runtime, &format!("{uri}?namespace=us"));
+    eu.put("a", b"eu", Expect::Absent).unwrap();
+    us.put("a", b"us", Expect::Absent).unwrap();
+    assert_eq!(eu.get("a").unwrap().unwrap().value.unwrap(), b"eu");
+    assert_eq!(us.list("", 1).unwrap().entries.len(), 1);
+    us.delete("a", Expect::Any).unwrap();
+    let page = eu.changes("", 0, 10, Duration::ZERO).unwrap();
+    assert_eq!((page.entries.len(), page.revision), (1, 1));
+}
+
+#[test]
+fn what_was_written_is_there_when_it_is_opened_again() {
+    let (runtime, dir) = (runtime(), tempfile::tempdir().unwrap());
+    let uri = format!("sqlite:{}/map.db", dir.path().display());
+    let revision = open(&runtime, &uri).put("a", b"1", Expect::Any).unwrap();
+    let again = open(&runtime, &uri);
+    assert_eq!(again.get("a").unwrap().unwrap().revision, revision);
+    assert_eq!(
+        again.put("a", b"2", Expect::Revision(revision)).unwrap(),
+        revision + 1
+    );
+}
+
+/// Another process that holds the write lock stalls writes for the deadline, and nothing else.
+#[test]
+fn a_writer_that_does_not_let_go_costs_a_deadline() {
+    use sqlx::ConnectOptions;
+    let (runtime, dir) = (runtime(), tempfile::tempdir().unwrap());
+    let path = dir.path().join("map.db");
+    let map = open(
+        &runtime,
+        &format!("sqlite:{}?timeout_ms=400", path.display()),
+    );
+    map.put("a", b"1", Expect::Any).unwrap();
+    let mut other = runtime.block_on(async {
+        let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&path);
+        let mut other = options.connect().await.unwrap();
+        sqlx::raw_sql("BEGIN IMMEDIATE")
+            .execute(&mut other)
+            .await
+            .unwrap();
+        other
+    });
+    let asked = Instant::now();
+    let error = map.put("a", b"2", Expect::Any).unwrap_err();
+    assert!(matches!(error, StoreError::Unavailable { .. }), "{error}");
+    assert!(
+        asked.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        asked.elapsed()
+    );
+    assert_eq!(map.get("a").unwrap().unwrap().value.unwrap(), b"1");
+    runtime.block_on(async { sqlx::raw_sql("ROLLBACK").execute(&mut other).await.unwrap() });
+    map.put("a", b"2", Expect::Any).unwrap();
+}
+
+#[test]
+fn tables_of_a_newer_program_are_refused() {
+    use sqlx::ConnectOptions;
+    let (runtime, dir) = (runtime(), tempfile::tempdir().unwrap());
+    let path = dir.path().join("map.db");
+    let uri = format!("sqlite:{}", path.display());
+    drop(open(&runtime, &uri));
+    runtime.block_on(async {
+        let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&path);
+        let mut other = options.connect().await.unwrap();
+        let newer = "INSERT INTO gb6_schema (component, version, name) VALUES ('map', 9999, 'x')";
+        sqlx::raw_sql(newer).execute(&mut other).await.unwrap();
+    });
+    let config = Config::parse(&uri).unwrap();
+    let refused = SqlMap::open(&config, runtime.handle().clone(), &Metrics::bare());
+    match refused.unwrap_err() {
+        StoreError::Format { found: 9999, .. } => {}
+        other => panic!("{other}"),
+    }
+}
+
+#[test]
+fn a_file_that_is_no_database_is_named() {
+    let (runtime, dir) = (runtime(), tempfile::tempdir().unwrap());
+    let path = dir.path().join("map.db");
+    std::fs::write(&path, "x".repeat(5000)).unwrap();
+    let config = Config::parse(&format!("sqlite:{}", path.display())).unwrap();
+    let error = SqlMap::open(&config, runtime.handle().clone(), &Metrics::bare()).unwrap_err();
+    assert!(error.to_string().contains("map.db"), "{error}");
+    let checks = gb6_region_stores_sql::check(&config, runtime.handle().clone());
+    assert!(checks.iter().any(|c| !c.is_good()), "{checks:?}");
+}
