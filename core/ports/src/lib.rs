@@ -17,6 +17,7 @@ pub mod map;
 pub mod memory;
 pub mod retention;
 pub mod rooms;
+pub mod runs;
 pub mod signals;
 
 pub use blobs::{BlobKey, BlobMeta, BlobStore, BlobWriter, Presigned, PutIf};

@@ -10,7 +10,6 @@ pub mod log;
 mod real_vfs;
 mod rooms;
 mod rooms_handle;
-mod runs;
 mod shard_log;
 mod signals;
 #[cfg(any(test, feature = "sim"))]

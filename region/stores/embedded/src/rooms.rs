@@ -10,11 +10,11 @@ use std::time::Duration;
 
 use fjall::{OwnedWriteBatch, PersistMode};
 use gb6_core_model::{ChannelKey, Offset, Position, ShardId};
+use gb6_core_ports::runs::{self, Positions, RUN_MAX};
 use gb6_core_ports::{RoomEntry, RoomStore, StoreError};
 use parking_lot::Mutex;
 
 use crate::rooms_handle::{Handle, Open};
-use crate::runs::{self, Positions, RUN_MAX};
 
 /// Removals that go into one batch.
 const REMOVE_BATCH: usize = 4096;

@@ -1,5 +1,5 @@
-//! How entries of the room index lie together: a run holds the positions of consecutive offsets of
-//! one room, so that a busy room costs one write for many records.
+//! How entries of a room index lie together in the engines of `RoomStore`: a run holds the positions
+//! of consecutive offsets of one room, so that a busy room costs one write for many records.
 //!
 //! Runs of a room may overlap, after an instance has moved away and come back: for an offset that
 //! several of them have, the highest position is the newest.
@@ -7,17 +7,18 @@
 use std::collections::BTreeMap;
 
 use gb6_core_model::{ChannelKey, Offset, Position};
-use gb6_core_ports::RoomEntry;
 use prost::encoding::{decode_varint, encode_varint};
 
+use crate::rooms::RoomEntry;
+
 /// Offsets in one run at most. A reader looks so far back for the run that holds an offset.
-pub(crate) const RUN_MAX: u64 = 64;
+pub const RUN_MAX: u64 = 64;
 
 /// Positions by offset.
-pub(crate) type Positions = BTreeMap<Offset, Position>;
+pub type Positions = BTreeMap<Offset, Position>;
 
 /// The entries by room.
-pub(crate) fn by_room(entries: &[RoomEntry]) -> BTreeMap<&ChannelKey, Positions> {
+pub fn by_room(entries: &[RoomEntry]) -> BTreeMap<&ChannelKey, Positions> {
     let mut rooms: BTreeMap<&ChannelKey, Positions> = BTreeMap::new();
     for entry in entries {
         add(
@@ -30,13 +31,13 @@ pub(crate) fn by_room(entries: &[RoomEntry]) -> BTreeMap<&ChannelKey, Positions>
 }
 
 /// Adds an entry unless a newer one is there.
-pub(crate) fn add(positions: &mut Positions, offset: Offset, position: Position) {
+pub fn add(positions: &mut Positions, offset: Offset, position: Position) {
     let newest = positions.entry(offset).or_insert(position);
     *newest = position.max(*newest);
 }
 
 /// The runs that hold `positions`: each with its first offset and the positions from there on.
-pub(crate) fn cut(positions: &Positions) -> Vec<(Offset, Vec<Position>)> {
+pub fn cut(positions: &Positions) -> Vec<(Offset, Vec<Position>)> {
     let mut runs: Vec<(Offset, Vec<Position>)> = Vec::new();
     for (offset, position) in positions {
         match runs.last_mut() {
@@ -54,7 +55,7 @@ pub(crate) fn cut(positions: &Positions) -> Vec<(Offset, Vec<Position>)> {
 
 /// A run as it is stored: each position as its distance from the one before (the first from 0),
 /// zigzag, as a varint.
-pub(crate) fn encode(run: &[Position]) -> Vec<u8> {
+pub fn encode(run: &[Position]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(run.len() * 2 + 8);
     let mut before = 0_u64;
     for position in run {
@@ -66,7 +67,7 @@ pub(crate) fn encode(run: &[Position]) -> Vec<u8> {
 }
 
 /// Adds the entries of a stored run that begins at `first`; `None` where it is damaged.
-pub(crate) fn decode(first: Offset, mut bytes: &[u8], into: &mut Positions) -> Option<()> {
+pub fn decode(first: Offset, mut bytes: &[u8], into: &mut Positions) -> Option<()> {
     let (mut offset, mut before) = (Some(first), 0_u64);
     while !bytes.is_empty() {
         let zigzag = decode_varint(&mut bytes).ok()?;
