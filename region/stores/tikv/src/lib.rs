@@ -1,3 +1,23 @@
-//! The port `RoomStore` on TiKV.
+//! The port `RoomStore` on TiKV, through its transactional client.
+//!
+//! Whatever TiKV does (dead, hanging, slow, back again), a call ends within the configured timeout
+//! of each of its steps, and the next one works as soon as TiKV does: see `link.rs`.
 
 #![forbid(unsafe_code)]
+
+mod applied;
+mod check;
+mod config;
+mod error;
+mod keys;
+mod link;
+mod metrics;
+mod read;
+mod rooms;
+mod sweep;
+mod trim;
+mod write;
+
+pub use check::check;
+pub use config::{Config, Tls};
+pub use rooms::TikvRooms;
