@@ -1,0 +1,125 @@
+#!/usr/bin/env bash
+# Starts, stops and shows one engine on 127.0.0.1, without containers, with its data in a directory.
+#
+#   scripts/engine.sh start ENGINE DIR PORT[,PORT...] [OPTION...]
+#   scripts/engine.sh start ENGINE DIR       again, as it was: what does not run is started, on its data
+#   scripts/engine.sh stop ENGINE DIR [NAME...]      all of its processes, or those
+#   scripts/engine.sh status ENGINE DIR      its processes, and 0 if all of them run
+#   scripts/engine.sh address ENGINE DIR     how clients reach it
+#   scripts/engine.sh ports ENGINE [OPTION...]       how many ports it needs
+#   scripts/engine.sh tool kafka NAME [ARGUMENT...]  a tool of Kafka: TopicCommand, ProducerPerformance
+#
+# ENGINE and its options; those of the first start are kept in DIR and hold for the later ones:
+#   kafka     --brokers N (1), --advertised HOST:PORT,... (how clients are told to reach each broker)
+#   postgres  --replica (a second server that follows the first), --synchronous (a commit waits for it)
+#   redis     --cluster N (masters, 3 or more), --tls (a second port that speaks TLS, with DIR/tls/ca.pem)
+#   tikv      --advertised HOST:PORT,HOST:PORT (how clients are told to reach PD and the store), --split
+#             KEY,... (first keys of further regions, in hex)
+#   s3        --bucket NAME (gb6)
+#
+# With fewer ports than needed the others are those after the last one. DIR/pid has a line for each
+# process (name, process id, start), DIR/NAME.log its log. `start` prints what `address` does once the
+# engine answers, and ends with its last log lines if it does not within GB6_ENGINE_DEADLINE seconds.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+# shellcheck source=scripts/engines/common.sh
+. scripts/engines/common.sh
+
+usage() {
+    sed -n '/^#   /s/^# *//p' "$0" >&2
+    exit 2
+}
+
+[ "$#" -ge 2 ] || usage
+COMMAND=$1
+ENGINE=$2
+shift 2
+case $ENGINE in
+kafka | postgres | redis | tikv | s3) ;;
+*) fail "no engine $ENGINE; engines are: kafka postgres redis tikv s3" ;;
+esac
+# shellcheck source=/dev/null
+. "scripts/engines/$ENGINE.sh"
+
+case $COMMAND in
+ports)
+    engine_options "$@"
+    engine_port_count
+    exit 0
+    ;;
+tool)
+    declare -F engine_tool >/dev/null || fail "$ENGINE has no tools here"
+    engine_tool "$@"
+    exit 0
+    ;;
+start | stop | status | address) ;;
+*) usage ;;
+esac
+
+[ "$#" -ge 1 ] || usage
+DIR=$(realpath -m "$1")
+shift
+
+# known: reads the engine's ports and options from DIR.
+known() {
+    [ -e "$DIR/options" ] || fail "no $ENGINE was started in $DIR: name its port"
+    [ "$(cat "$DIR/engine")" = "$ENGINE" ] || fail "$DIR holds $(cat "$DIR/engine"), not $ENGINE"
+    mapfile -t OPTIONS <"$DIR/options"
+    read -r -a PORTS <"$DIR/ports"
+    engine_options ${OPTIONS[@]+"${OPTIONS[@]}"}
+}
+
+case $COMMAND in
+start)
+    mkdir -p "$DIR"
+    # Two starts at once would make its data twice.
+    exec 9>"$DIR/lock"
+    flock -w "$ENGINE_DEADLINE" 9 || fail "another start of $DIR is still at work"
+    if [ "$#" -gt 0 ]; then
+        [ ! -e "$DIR/options" ] || fail "$DIR has an engine already: start it with scripts/engine.sh start $ENGINE $DIR"
+        IFS=, read -r -a PORTS <<<"$1"
+        shift
+        engine_options "$@"
+        needed=$(engine_port_count)
+        while [ "${#PORTS[@]}" -lt "$needed" ]; do
+            PORTS+=("$((${PORTS[-1]} + 1))")
+        done
+        for port in "${PORTS[@]}"; do
+            [[ $port =~ ^[0-9]+$ ]] && ((port > 0 && port < 65536)) || fail "$port is no port"
+            ! answers "$port" || fail "port $port is in use; choose another for $ENGINE"
+        done
+        echo "$ENGINE" >"$DIR/engine"
+        echo "${PORTS[*]}" >"$DIR/ports"
+        [ "$#" -eq 0 ] || printf '%s\n' "$@" >"$DIR/options"
+        [ "$#" -gt 0 ] || : >"$DIR/options"
+    fi
+    known
+    engine_start
+    engine_address | tee "$DIR/address"
+    ;;
+stop)
+    known
+    if [ "$#" -eq 0 ]; then
+        mapfile -t names < <(engine_names)
+        set -- "${names[@]}"
+    fi
+    finish "$@"
+    ;;
+status)
+    known
+    all=0
+    for name in $(engine_names); do
+        if pid=$(pid_of "$name"); then
+            echo "$name runs as process $pid"
+        else
+            echo "$name does not run"
+            all=1
+        fi
+    done
+    exit "$all"
+    ;;
+address)
+    known
+    engine_address
+    ;;
+esac

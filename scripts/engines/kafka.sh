@@ -1,0 +1,150 @@
+# Sourced by scripts/engine.sh: Apache Kafka (KRaft), one broker or several, each also a controller.
+# A broker has three ports: for clients (as advertised), for the other brokers, for controllers.
+
+BROKERS=1
+ADVERTISED=
+
+KAFKA_LIBS=$ENGINE_HOME/kafka/libs
+# Small, since tests run several beside everything else.
+KAFKA_JVM=(-Xms128m -Xmx320m -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -XX:+ExitOnOutOfMemoryError
+    -Djava.awt.headless=true -Dorg.slf4j.simpleLogger.showDateTime=true
+    "-Dorg.slf4j.simpleLogger.dateTimeFormat=yyyy-MM-dd HH:mm:ss.SSS"
+    -Dorg.slf4j.simpleLogger.defaultLogLevel=warn)
+# When all end at once, the last ones have no controller left to ask.
+ENGINE_STOP_DEADLINE=5
+
+engine_options() {
+    while [ "$#" -gt 0 ]; do
+        case $1 in
+        --brokers)
+            BROKERS=${2:-}
+            [[ $BROKERS =~ ^[1-9][0-9]?$ ]] || fail "--brokers needs a number of brokers"
+            shift
+            ;;
+        --advertised)
+            ADVERTISED=${2:-}
+            [ -n "$ADVERTISED" ] || fail "--advertised needs HOST:PORT for each broker"
+            shift
+            ;;
+        *) fail "kafka has no option $1" ;;
+        esac
+        shift
+    done
+}
+
+# Clients' ports first, so that these are the ones to name.
+engine_port_count() {
+    echo $((3 * BROKERS))
+}
+
+engine_names() {
+    local n
+    for ((n = 1; n <= BROKERS; n++)); do
+        echo "broker-$n"
+    done
+}
+
+# java_run CLASS ARGUMENT...: a program of Kafka, in the foreground.
+java_run() {
+    have java
+    have "$KAFKA_LIBS"
+    java "${KAFKA_JVM[@]}" -cp "$KAFKA_LIBS/*" "$@"
+}
+
+engine_tool() {
+    local name=${1:-}
+    [ -n "$name" ] || fail "which tool of Kafka, such as TopicCommand?"
+    shift
+    java_run "org.apache.kafka.tools.$name" "$@"
+}
+
+# The session is shorter than by default (9 s), which a broker that was killed waits for before it comes
+# back.
+properties() {
+    local n=$1 i copies in_sync=1 voters=""
+    copies=$((BROKERS < 3 ? BROKERS : 3))
+    ((copies < 3)) || in_sync=2
+    for ((i = 1; i <= BROKERS; i++)); do
+        voters+=${voters:+,}$i@127.0.0.1:$(port $((2 * BROKERS + i)))
+    done
+    cat <<PROPERTIES
+process.roles=broker,controller
+node.id=$n
+controller.quorum.voters=$voters
+listeners=CLIENT://127.0.0.1:$(port "$n"),INTERNAL://127.0.0.1:$(port $((BROKERS + n))),CONTROLLER://127.0.0.1:$(port $((2 * BROKERS + n)))
+advertised.listeners=CLIENT://$(address_of "$n"),INTERNAL://127.0.0.1:$(port $((BROKERS + n)))
+listener.security.protocol.map=CLIENT:PLAINTEXT,INTERNAL:PLAINTEXT,CONTROLLER:PLAINTEXT
+inter.broker.listener.name=INTERNAL
+controller.listener.names=CONTROLLER
+log.dirs=$DIR/broker-$n/log
+auto.create.topics.enable=false
+default.replication.factor=$copies
+min.insync.replicas=$in_sync
+offsets.topic.replication.factor=$copies
+offsets.topic.num.partitions=2
+transaction.state.log.replication.factor=$copies
+transaction.state.log.min.isr=$in_sync
+transaction.state.log.num.partitions=2
+share.coordinator.state.topic.replication.factor=$copies
+share.coordinator.state.topic.min.isr=$in_sync
+group.initial.rebalance.delay.ms=0
+num.io.threads=2
+num.network.threads=2
+background.threads=2
+num.recovery.threads.per.data.dir=1
+log.cleaner.dedupe.buffer.size=8388608
+broker.heartbeat.interval.ms=500
+broker.session.timeout.ms=3000
+PROPERTIES
+}
+
+# A directory is formatted once; the properties are as they were.
+prepare() {
+    local n=$1 home=$DIR/broker-$1
+    [ ! -e "$home/formatted" ] || return 0
+    rm -rf "$home"
+    mkdir -p "$home"
+    properties "$n" >"$home/server.properties"
+    java_run kafka.tools.StorageTool format -t "$(cat "$DIR/cluster")" -c "$home/server.properties" \
+        >"$home/format.log" 2>&1 || fail "kafka: $home/log can not be formatted: $(tail -n 5 "$home/format.log")"
+    : >"$home/formatted"
+}
+
+# Whether a broker answers ApiVersions (key 18, version 0; https://kafka.apache.org/protocol): it opens
+# the port of clients only once it serves them.
+engine_ready() {
+    local bytes
+    bytes=$( (
+        exec 3<>"/dev/tcp/127.0.0.1/$(port "${1#broker-}")" || exit 1
+        printf '\x00\x00\x00\x0a\x00\x12\x00\x00\x00\x00\x00\x01\xff\xff' >&3
+        timeout 2 head -c 8 <&3 | od -An -tx1 | tr -d ' \n'
+    ) 2>/dev/null) || return 1
+    # After the length comes the number that the request had.
+    [[ $bytes == ????????00000001 ]]
+}
+
+engine_start() {
+    local name n
+    have java
+    have "$KAFKA_LIBS"
+    # 16 random bytes as Kafka writes them: base64 without padding, for file names.
+    [ -e "$DIR/cluster" ] ||
+        head -c 16 /dev/urandom | base64 | tr '+/' '-_' | tr -d '=\n' >"$DIR/cluster"
+    for name in $(engine_names); do
+        n=${name#broker-}
+        prepare "$n"
+        launch "$name" java "${KAFKA_JVM[@]}" -cp "$KAFKA_LIBS/*" kafka.Kafka "$DIR/$name/server.properties"
+    done
+    # They need one another: none is ready before most of them run.
+    for name in $(engine_names); do
+        await "$name"
+    done
+}
+
+engine_address() {
+    local n all=
+    for ((n = 1; n <= BROKERS; n++)); do
+        all+=${all:+,}$(address_of "$n")
+    done
+    echo "$all"
+}
