@@ -4,13 +4,13 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help build run mesh test bench soak lint fmt
+.PHONY: help build run mesh engines test test-engines bench soak lint fmt
 
 # Arguments for the program that a target starts: make run ARGS="--http 127.0.0.1:9000"
 ARGS ?=
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## Build target/release/gb6 with the console in it
 	@scripts/install-build-deps.sh --node --engines
@@ -23,11 +23,19 @@ run: ## Build and start everything in one process (gb6 dev) on ./gb6-data
 mesh: ## Start geo, a region and two edges as processes on this machine, on ./mesh-data
 	@scripts/mesh.sh $(ARGS)
 
+engines: ## Start Kafka, PostgreSQL, Redis and doubles of TiKV and S3, on ./engines-data
+	@scripts/engines.sh $(ARGS)
+
 test: ## Install what the tests need and run all of them, as root
 	@scripts/test.sh --check $(ARGS)
 	@scripts/install-build-deps.sh --node --engines
 	@scripts/install-test-deps.sh
 	@scripts/test.sh $(ARGS)
+
+test-engines: ## Install the engines of regions, start them, and run the tests that need them
+	@scripts/install-build-deps.sh
+	@scripts/install-engines.sh
+	@scripts/test-engines.sh $(ARGS)
 
 bench: ## Measure against the peers in one run and print the ratios
 	@scripts/bench.sh $(ARGS)

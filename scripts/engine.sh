@@ -10,17 +10,20 @@
 #   scripts/engine.sh tool kafka NAME [ARGUMENT...]  a tool of Kafka: TopicCommand, ProducerPerformance
 #
 # ENGINE and its options; those of the first start are kept in DIR and hold for the later ones:
-#   kafka     --brokers N (1), --advertised HOST:PORT,... (how clients are told to reach each broker)
+#   all       --advertised HOST:PORT,... (how clients reach it, where not on its ports: through proxies;
+#             an engine that tells clients where it is tells them this: each broker, PD and the store)
+#   kafka     --brokers N (1)
 #   postgres  --replica (a second server that follows the first), --synchronous (a commit waits for it)
 #   redis     --cluster N (masters, 3 or more), --tls (a second port that speaks TLS, with DIR/tls/ca.pem)
-#   tikv      --advertised HOST:PORT,HOST:PORT (how clients are told to reach PD and the store), --split
-#             KEY,... (first keys of further regions, in hex)
+#   tikv      --split KEY,... (first keys of further regions, in hex)
 #   s3        --bucket NAME (gb6)
 #
-# With fewer ports than needed the others are those after the last one. DIR/pid has a line for each
-# process (name, process id, start), DIR/NAME.log its log. `start` prints what `address` does once the
-# engine answers, and ends with its last log lines if it does not within GB6_ENGINE_DEADLINE seconds.
+# With GB6_ENGINE_OWNER=PID the engine is stopped when that process has ended, however it ends. With
+# fewer ports than needed the others are those after the last one. DIR/pid has a line for each process
+# (name, process id, start), DIR/NAME.log its log. `start` prints what `address` does once the engine
+# answers, and ends with its last log lines if it does not within GB6_ENGINE_DEADLINE seconds.
 set -euo pipefail
+CALLED_FROM=$PWD
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/engines/common.sh
 . scripts/engines/common.sh
@@ -41,9 +44,34 @@ esac
 # shellcheck source=/dev/null
 . "scripts/engines/$ENGINE.sh"
 
+# options OPTION...: those of all engines here, the others by the engine's own file.
+options() {
+    local own=()
+    ADVERTISED=
+    while [ "$#" -gt 0 ]; do
+        if [ "$1" = --advertised ]; then
+            ADVERTISED=${2:-}
+            [ -n "$ADVERTISED" ] || fail "--advertised needs HOST:PORT, several with commas between"
+            shift
+        else
+            own+=("$1")
+        fi
+        shift
+    done
+    engine_options ${own[@]+"${own[@]}"}
+}
+
+# keep: starts a process that stops the engine once its owner has ended.
+keep() {
+    # 9 is the lock.
+    setsid bash -c 'tail --pid="$1" -s 0.5 -f /dev/null; exec "$2" stop "$3" "$4"' keeper \
+        "$GB6_ENGINE_OWNER" "$PWD/scripts/engine.sh" "$ENGINE" "$DIR" </dev/null >/dev/null 2>&1 9>&- &
+    echo "$!" >"$DIR/keeper"
+}
+
 case $COMMAND in
 ports)
-    engine_options "$@"
+    options "$@"
     engine_port_count
     exit 0
     ;;
@@ -57,7 +85,7 @@ start | stop | status | address) ;;
 esac
 
 [ "$#" -ge 1 ] || usage
-DIR=$(realpath -m "$1")
+DIR=$(cd "$CALLED_FROM" && realpath -m "$1")
 shift
 
 # known: reads the engine's ports and options from DIR.
@@ -66,7 +94,7 @@ known() {
     [ "$(cat "$DIR/engine")" = "$ENGINE" ] || fail "$DIR holds $(cat "$DIR/engine"), not $ENGINE"
     mapfile -t OPTIONS <"$DIR/options"
     read -r -a PORTS <"$DIR/ports"
-    engine_options ${OPTIONS[@]+"${OPTIONS[@]}"}
+    options ${OPTIONS[@]+"${OPTIONS[@]}"}
 }
 
 case $COMMAND in
@@ -79,7 +107,7 @@ start)
         [ ! -e "$DIR/options" ] || fail "$DIR has an engine already: start it with scripts/engine.sh start $ENGINE $DIR"
         IFS=, read -r -a PORTS <<<"$1"
         shift
-        engine_options "$@"
+        options "$@"
         needed=$(engine_port_count)
         while [ "${#PORTS[@]}" -lt "$needed" ]; do
             PORTS+=("$((${PORTS[-1]} + 1))")
@@ -94,6 +122,9 @@ start)
         [ "$#" -gt 0 ] || : >"$DIR/options"
     fi
     known
+    if [ -n "${GB6_ENGINE_OWNER:-}" ] && ! kill -0 "$(cat "$DIR/keeper" 2>/dev/null || echo x)" 2>/dev/null; then
+        keep
+    fi
     engine_start
     engine_address | tee "$DIR/address"
     ;;

@@ -138,6 +138,6 @@ have() {
 # address_of N: where clients reach port N: as advertised, else on loopback.
 address_of() {
     local given
-    IFS=, read -r -a given <<<"${ADVERTISED:-}"
+    IFS=, read -r -a given <<<"$ADVERTISED"
     echo "${given[$(($1 - 1))]:-127.0.0.1:$(port "$1")}"
 }

@@ -2,7 +2,6 @@
 # A broker has three ports: for clients (as advertised), for the other brokers, for controllers.
 
 BROKERS=1
-ADVERTISED=
 
 KAFKA_LIBS=$ENGINE_HOME/kafka/libs
 # Small, since tests run several beside everything else.
@@ -19,11 +18,6 @@ engine_options() {
         --brokers)
             BROKERS=${2:-}
             [[ $BROKERS =~ ^[1-9][0-9]?$ ]] || fail "--brokers needs a number of brokers"
-            shift
-            ;;
-        --advertised)
-            ADVERTISED=${2:-}
-            [ -n "$ADVERTISED" ] || fail "--advertised needs HOST:PORT for each broker"
             shift
             ;;
         *) fail "kafka has no option $1" ;;

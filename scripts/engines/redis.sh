@@ -79,6 +79,7 @@ run() {
     if [ "$CLUSTER" -gt 0 ]; then
         set -- "$@" --cluster-enabled yes --cluster-config-file nodes.conf --cluster-node-timeout 2000 \
             --cluster-port "$(port $((CLUSTER + n)))"
+        [ -z "$ADVERTISED" ] || set -- "$@" --cluster-announce-port "$(address_of "$n" | sed 's/.*://')"
     fi
     if [ "$TLS" = true ]; then
         set -- "$@" --tls-port "$(port 2)" --tls-cert-file "$DIR/tls/server.pem" \

@@ -1,5 +1,5 @@
 # Sourced by scripts/engine.sh: a test double of S3 (moto), with a journal that lets its buckets outlive
-# it. It accepts any key and secret.
+# it. It accepts any key and secret. The address is the endpoint; the bucket is not in it.
 
 BUCKET=gb6
 
@@ -44,5 +44,5 @@ engine_start() {
 }
 
 engine_address() {
-    echo "http://$(address_of 1)/$BUCKET"
+    echo "http://$(address_of 1)"
 }

@@ -2,17 +2,11 @@
 # is and is not stands in tests/engines/tikv-double/main.go. Three ports: PD's for clients, the store's,
 # and PD's for other members.
 
-ADVERTISED=
 SPLIT=
 
 engine_options() {
     while [ "$#" -gt 0 ]; do
         case $1 in
-        --advertised)
-            ADVERTISED=${2:-}
-            [ -n "$ADVERTISED" ] || fail "--advertised needs HOST:PORT of PD and of the store, with a comma between"
-            shift
-            ;;
         --split)
             SPLIT=${2:-}
             [ -n "$SPLIT" ] || fail "--split needs keys in hex, with commas between"

@@ -1,0 +1,56 @@
+#!/usr/bin/env bash
+# Installs and starts every engine that a region can run on, on 127.0.0.1, prints how they are reached,
+# and stays; Ctrl-C stops them. Data and logs are in ./engines-data, and are gone on with.
+#
+#   scripts/engines.sh            start and stay
+#   scripts/engines.sh --reset    delete ./engines-data first
+#
+# GB6_ENGINE_OPTIONS_KAFKA="--brokers 3" and the like give an engine options (scripts/engine.sh) when
+# ./engines-data is made.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+# shellcheck source=scripts/engines/all.sh
+. scripts/engines/all.sh
+
+case ${1:-} in
+"") ;;
+--reset) rm -rf engines-data ;;
+*)
+    echo "error: no option $1; there is: --reset" >&2
+    exit 2
+    ;;
+esac
+
+scripts/install-engines.sh
+mkdir -p engines-data
+ENGINES_DIR=$PWD/engines-data
+trap 'trap "" INT TERM HUP; trap - EXIT; echo "Stopping" 2>/dev/null || true; stop_all; exit 0' INT TERM HUP
+trap stop_all EXIT
+# Ended by SIGKILL, this script still leaves nothing behind.
+export GB6_ENGINE_OWNER=$$
+echo "Starting"
+start_all
+cat <<TEXT
+
+In a region's file:
+
+[stores]
+log = "kafka://${ADDRESS[kafka]}"
+rooms = "tikv://${ADDRESS[tikv]}"
+signals = "${ADDRESS[redis]}"
+limits = "${ADDRESS[redis]}"
+map = "${ADDRESS[postgres]}"
+directory = "${ADDRESS[postgres]}"
+blobs = "s3://gb6/blobs?endpoint=${ADDRESS[s3]}&allow_http=true&path_style=true"
+
+TiKV and S3 are test doubles: tests/engines/README.md says what they do not show. S3 takes any key:
+AWS_ACCESS_KEY_ID=gb6 AWS_SECRET_ACCESS_KEY=gb6. Kill anything and watch:
+  kill -9 \$(awk '\$1 == "broker-1" { print \$2 }' engines-data/kafka/pid)
+  scripts/engine.sh start kafka engines-data/kafka      brings it back
+Ctrl-C stops them; their data stays in ./engines-data.
+TEXT
+while true; do
+    # In the background, so that a signal is heard at once.
+    sleep 3600 &
+    wait $! || true
+done

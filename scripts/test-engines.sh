@@ -1,0 +1,97 @@
+#!/usr/bin/env bash
+# Runs the tests that need real engines, all stages or the named ones: starts every engine on free ports
+# with its data in a temporary directory, names them in GB6_TEST_*, and stops them again, however the
+# tests end. scripts/install-engines.sh installs the engines.
+#
+#   scripts/test-engines.sh               every stage
+#   scripts/test-engines.sh contracts     one stage
+#   scripts/test-engines.sh --list        the stages
+#
+# PACKAGE names one package and FILTER one test of `contracts`:
+#   PACKAGE=gb6-region-stores-kafka FILTER=fence scripts/test-engines.sh contracts
+#
+# A new stage is a function stage_NAME and its name in STAGES, in the order in which CI runs them.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+# shellcheck source=scripts/step.sh
+. scripts/step.sh
+# shellcheck source=scripts/engines/all.sh
+. scripts/engines/all.sh
+
+STAGES=(contracts)
+
+# packages: every package with tests against engines: the feature, and the file of the target.
+packages() {
+    local manifest
+    find . -name Cargo.toml -not -path '*/target/*' -not -path '*/node_modules/*' | sort |
+        while read -r manifest; do
+            if grep -q '^engine-tests *=' "$manifest" &&
+                [ -e "$(dirname "$manifest")/tests/engine/main.rs" ]; then
+                sed -n '0,/^name *= *"/s/^name *= *"\(.*\)".*/\1/p' "$manifest"
+            fi
+        done
+}
+
+# The contract suites and whatever else a crate tests against an engine.
+stage_contracts() {
+    local package features='' arguments=()
+    need cargo "curl --proto '=https' -sSf https://sh.rustup.rs | sh"
+    for package in ${PACKAGE:-$(packages)}; do
+        arguments+=(-p "$package")
+        features+=${features:+,}$package/engine-tests
+    done
+    if [ "${#arguments[@]}" -eq 0 ]; then
+        echo "error: no package has tests against engines" >&2
+        exit 1
+    fi
+    cargo test --locked --no-fail-fast "${arguments[@]}" --features "$features" --test engine -- ${FILTER:-}
+}
+
+if [ "${1:-}" = --list ]; then
+    printf '%s\n' "${STAGES[@]}"
+    exit 0
+fi
+[ "$#" -gt 0 ] || set -- "${STAGES[@]}"
+for stage in "$@"; do
+    if ! declare -F "stage_$stage" >/dev/null; then
+        echo "error: no stage $stage; stages are: ${STAGES[*]}" >&2
+        exit 2
+    fi
+done
+
+missing=$(scripts/install-engines.sh --list)
+if [ -n "$missing" ]; then
+    echo "error: missing: $missing; install them with: scripts/install-engines.sh" >&2
+    exit 1
+fi
+
+ENGINES_DIR=$(mktemp -d "${TMPDIR:-/tmp}/gb6-engines-XXXXXX")
+# PostgreSQL runs as a user of its own, who has to come through.
+chmod 755 "$ENGINES_DIR"
+
+end() {
+    local status=$?
+    trap '' INT TERM HUP
+    trap - EXIT
+    stop_all
+    if [ "$status" -eq 0 ]; then
+        rm -rf "$ENGINES_DIR"
+    else
+        echo "the data and logs of the engines are kept in $ENGINES_DIR" >&2
+    fi
+    exit "$status"
+}
+trap end EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM HUP
+# Ended by SIGKILL, this script still leaves no engine behind.
+export GB6_ENGINE_OWNER=$$
+
+step "start the engines" start_all
+for engine in "${ALL_ENGINES[@]}"; do
+    ADDRESS[$engine]=$(head -n 1 "$ENGINES_DIR/$engine.address")
+    export "GB6_TEST_${engine^^}=${ADDRESS[$engine]}"
+done
+for stage in "$@"; do
+    step "$stage" "stage_$stage"
+done

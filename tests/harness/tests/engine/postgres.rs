@@ -1,0 +1,60 @@
+//! PostgreSQL, with psql.
+
+use gb6_tests_harness::engines::{Engine, Kind};
+
+use super::{Dir, client, kill_and_restart, stop};
+
+async fn psql(address: &str, sql: &str) -> Result<String, String> {
+    client(
+        &[
+            "psql",
+            "-X",
+            "-A",
+            "-t",
+            "-v",
+            "ON_ERROR_STOP=1",
+            address,
+            "-c",
+            sql,
+        ],
+        "",
+    )
+    .await
+}
+
+#[tokio::test]
+async fn what_was_committed_outlives_a_kill() {
+    let dir = Dir::new();
+    let mut engine = Engine::start(Kind::Postgres, &dir.join("p"), &[])
+        .await
+        .unwrap();
+    let address = engine.address().to_owned();
+    assert_eq!(psql(&address, "show fsync").await.unwrap(), "on");
+    psql(&address, "create table t as select 7 as n")
+        .await
+        .unwrap();
+    kill_and_restart(&mut engine).await;
+    assert_eq!(psql(&address, "select n from t").await.unwrap(), "7");
+    stop(engine, Kind::Postgres).await;
+}
+
+#[tokio::test]
+async fn a_synchronous_replica_has_what_was_committed() {
+    let dir = Dir::new();
+    let options = ["--replica", "--synchronous"];
+    let engine = Engine::start(Kind::Postgres, &dir.join("p"), &options)
+        .await
+        .unwrap();
+    let [primary, replica] = engine.addresses() else {
+        panic!("{:?}", engine.addresses());
+    };
+    psql(
+        primary,
+        "set synchronous_commit = remote_apply; create table t as select 7 as n",
+    )
+    .await
+    .unwrap();
+    assert_eq!(psql(replica, "select n from t").await.unwrap(), "7");
+    let refused = psql(replica, "insert into t values (8)").await.unwrap_err();
+    assert!(refused.contains("read-only transaction"), "{refused}");
+}
