@@ -223,7 +223,7 @@ fn store() -> Vec<Mutant> {
         by(
             "torn-tail-kept",
             "a write that a crash cut short is read as a batch",
-            "region/stores/embedded/src/log/scan.rs",
+            "region/archive/src/scan.rs",
             "if frame.checksum_holds(bytes) {",
             "if frame.count > 0 {",
             "recovery::a_torn_last_write_is_cut_at_any_byte",
@@ -231,7 +231,7 @@ fn store() -> Vec<Mutant> {
         by(
             "damage-taken-for-a-torn-tail",
             "a damaged batch in the middle ends the log in silence",
-            "region/stores/embedded/src/log/scan.rs",
+            "region/archive/src/scan.rs",
             "if frame.first < expected || frame.bytes > FRAME_BYTES_MAX {",
             "if frame.first >= expected || frame.bytes > FRAME_BYTES_MAX {",
             "recovery::damage_before_the_last_batches_of_the_open_segment_is_reported_too",

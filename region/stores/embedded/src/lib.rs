@@ -17,6 +17,8 @@ pub mod sim_disk;
 mod vfs;
 
 pub use data_dir::DataDir;
+pub use gb6_region_archive::ReadAt;
+
 pub use log::{LoadNote, LogConfig, LogReader, SegmentedLog, TailNote};
 pub use real_vfs::{RealFile, RealVfs};
 pub use rooms::{FjallRooms, RoomsConfig};

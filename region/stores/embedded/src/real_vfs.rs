@@ -6,6 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use gb6_region_archive::ReadAt;
 use rustix::fs::{CWD, RenameFlags};
 
 use crate::vfs::{Vfs, VfsFile};
@@ -63,7 +64,7 @@ impl RealVfs {
 #[derive(Debug)]
 pub struct RealFile(File);
 
-impl VfsFile for RealFile {
+impl ReadAt for RealFile {
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
         loop {
             match self.0.read_at(buf, offset) {
@@ -73,6 +74,12 @@ impl VfsFile for RealFile {
         }
     }
 
+    fn len(&self) -> io::Result<u64> {
+        self.0.metadata().map(|m| m.len())
+    }
+}
+
+impl VfsFile for RealFile {
     fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         self.0.write_all_at(data, offset)
     }
@@ -100,10 +107,6 @@ impl VfsFile for RealFile {
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.0.set_len(len)
-    }
-
-    fn len(&self) -> io::Result<u64> {
-        self.0.metadata().map(|m| m.len())
     }
 }
 

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Weak};
 
+use gb6_region_archive::ReadAt;
 use parking_lot::Mutex;
 
 use crate::vfs::{Vfs, VfsFile};
@@ -368,7 +369,7 @@ impl SimFile {
     }
 }
 
-impl VfsFile for SimFile {
+impl ReadAt for SimFile {
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
         self.disk.0.lock().powered()?;
         let node = self.node.lock();
@@ -378,6 +379,13 @@ impl VfsFile for SimFile {
         Ok(n)
     }
 
+    fn len(&self) -> io::Result<u64> {
+        self.disk.0.lock().powered()?;
+        Ok(self.node.lock().cache.len() as u64)
+    }
+}
+
+impl VfsFile for SimFile {
     fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         self.write(offset, data)
     }
@@ -418,11 +426,6 @@ impl VfsFile for SimFile {
         node.cache.resize(len as usize, 0);
         node.dirty.push(Change::Len(len));
         Ok(())
-    }
-
-    fn len(&self) -> io::Result<u64> {
-        self.disk.0.lock().powered()?;
-        Ok(self.node.lock().cache.len() as u64)
     }
 }
 

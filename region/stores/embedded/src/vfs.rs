@@ -3,11 +3,11 @@
 use std::io;
 
 use gb6_core_ports::StoreError;
+use gb6_region_archive::ReadAt;
+pub(crate) use gb6_region_archive::read_at::{io_error, is_full, read_exact_at};
 
 /// One open file. Offsets are explicit, so that readers and the writer share a handle.
-pub trait VfsFile: Send + Sync + 'static {
-    /// Reads up to `buf.len()` bytes at `offset`; fewer only at the end of the file.
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize>;
+pub trait VfsFile: ReadAt {
     /// Writes all of `data` at `offset`. On an error any prefix may have been written.
     fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()>;
     /// Makes `[offset, offset + len)` blocks that exist and read as zeros, so that later writes
@@ -18,12 +18,6 @@ pub trait VfsFile: Send + Sync + 'static {
     fn sync(&self) -> io::Result<()>;
     /// Sets the length; a longer file reads as zeros.
     fn set_len(&self, len: u64) -> io::Result<()>;
-    /// The length in bytes.
-    fn len(&self) -> io::Result<u64>;
-    /// Whether the file is empty.
-    fn is_empty(&self) -> io::Result<bool> {
-        self.len().map(|len| len == 0)
-    }
 }
 
 /// One directory. Names are plain file names. Creations, renames and removals are durable after
@@ -51,26 +45,6 @@ pub trait Vfs: Clone + Send + Sync + 'static {
     fn path(&self, name: &str) -> String;
 }
 
-/// Whether the system said that there is no space.
-pub(crate) fn is_full(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
-    )
-}
-
-/// An I/O error as a store error.
-pub(crate) fn io_error(operation: &'static str, path: String, error: &io::Error) -> StoreError {
-    if is_full(error) {
-        return StoreError::StorageFull { path };
-    }
-    StoreError::Io {
-        operation,
-        path,
-        detail: error.to_string(),
-    }
-}
-
 /// Turns the I/O errors of one directory into store errors that name the file.
 pub(crate) trait Named<T> {
     /// Names what was tried, on which file.
@@ -81,18 +55,6 @@ impl<T> Named<T> for io::Result<T> {
     fn named<V: Vfs>(self, vfs: &V, operation: &'static str, name: &str) -> Result<T, StoreError> {
         self.map_err(|e| io_error(operation, vfs.path(name), &e))
     }
-}
-
-/// Fills `buf` from `offset`; `UnexpectedEof` when the file ends before.
-pub(crate) fn read_exact_at<F: VfsFile>(file: &F, offset: u64, buf: &mut [u8]) -> io::Result<()> {
-    let mut done = 0;
-    while done < buf.len() {
-        match file.read_at(offset + done as u64, &mut buf[done..])? {
-            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            n => done += n,
-        }
-    }
-    Ok(())
 }
 
 /// What temporary files are called at the end.

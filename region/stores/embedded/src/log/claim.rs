@@ -5,13 +5,13 @@ use std::io;
 
 use gb6_core_ports::{Fence, StoreError};
 
-use super::format::{FIRST_UNKNOWN, SegmentHeader};
-use super::index::{Bounds, IndexFile};
 use super::jobs::{Prepared, prepare, write_index};
 use super::load::{Loaded, OpenTail, load};
 use super::reader::Shared;
 use super::segment::{read_header, segment_name, segment_seq};
 use crate::vfs::{Named, Vfs, VfsFile, io_error, is_temporary, read_exact_at};
+use gb6_region_archive::format::{FIRST_UNKNOWN, SegmentHeader};
+use gb6_region_archive::index::IndexFile;
 
 /// How often an acquisition looks again because somebody else took the name that it wanted.
 const ACQUIRE_ATTEMPTS: usize = 16;
@@ -158,16 +158,7 @@ pub(crate) fn make_readable<V: Vfs>(shared: &Shared<V>) -> Result<(), StoreError
 /// Gives back the blocks behind an unsealed segment's records and writes its index, so that it is
 /// never scanned again. What fails here is done by the next acquisition.
 pub(crate) fn settle_tail<V: Vfs>(vfs: &V, tail: &OpenTail<V::File>) {
-    let (bounds, points) = {
-        let state = tail.segment.state.read();
-        let bounds = Bounds {
-            first: state.first,
-            end: state.end,
-            frames_end: state.frames_end,
-            records: state.records,
-        };
-        (bounds, state.points.clone().unwrap_or_default())
-    };
+    let (bounds, points) = tail.segment.indexed();
     if let Ok(file) = vfs.open(&tail.segment.name()) {
         let _ = file.set_len(bounds.frames_end);
     }

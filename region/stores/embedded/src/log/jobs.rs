@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use gb6_core_ports::StoreError;
 
-use super::format::{FOOTER_BYTES, Footer, HEADER_BYTES, SegmentHeader};
-use super::index::{Bounds, IndexFile};
 use super::segment::{Segment, index_name};
-use super::summary::Summary;
 use crate::vfs::{Named, Vfs, VfsFile, create_temporary};
+use gb6_region_archive::format::{FOOTER_BYTES, Footer, HEADER_BYTES, SegmentHeader};
+use gb6_region_archive::index::IndexFile;
+use gb6_region_archive::summary::Summary;
 
 /// Slow work on a log's directory that needs nothing of the log itself.
 pub struct Job<V: Vfs> {
@@ -156,16 +156,7 @@ fn seal<V: Vfs>(
     summary: Summary,
 ) -> Result<(), StoreError> {
     let name = segment.name();
-    let (bounds, points) = {
-        let state = segment.state.read();
-        let bounds = Bounds {
-            first: state.first,
-            end: state.end,
-            frames_end: state.frames_end,
-            records: state.records,
-        };
-        (bounds, state.points.clone().unwrap_or_default())
-    };
+    let (bounds, points) = segment.indexed();
     let footer = Footer {
         first: bounds.first,
         end: bounds.end,

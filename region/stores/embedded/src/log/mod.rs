@@ -13,8 +13,6 @@
 mod checkpoint;
 mod claim;
 mod consumers;
-pub mod format;
-mod index;
 mod jobs;
 mod load;
 pub(crate) mod look;
@@ -22,10 +20,7 @@ mod owner;
 mod reader;
 mod retention;
 mod rewrite;
-mod scan;
 mod segment;
-mod summary;
-mod walk;
 
 use std::sync::Arc;
 
@@ -33,11 +28,12 @@ use gb6_core_model::{Position, ShardEpoch};
 use gb6_core_ports::{Acquire, Acquired, Commit, Fence, LogRange, StoreError};
 use gb6_core_wire::record::Record;
 
+pub use gb6_region_archive::format;
+pub use gb6_region_archive::summary::{RoomSpan, Summary};
 pub use jobs::{Job, JobDone};
 pub use load::{LoadNote, TailNote};
 pub use reader::LogReader;
 pub use rewrite::Rewritten;
-pub use summary::{RoomSpan, Summary};
 
 use crate::vfs::Vfs;
 use consumers::Consumers;

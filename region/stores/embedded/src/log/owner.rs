@@ -12,13 +12,16 @@ use super::claim::{
     check_claim, claim, header, is_next, make_durable, make_readable, newest_header,
     remove_leftovers, settle_tail, take_name_back,
 };
-use super::format::{FOOTER_BYTES, FRAME_BYTES_MAX, FrameBuilder, HEADER_BYTES, SegmentHeader};
 use super::jobs::{Done, Job, JobDone, Prepared, prepare};
 use super::load::{LoadNote, load};
 use super::reader::Shared;
 use super::segment::{Segment, SegmentState, segment_name};
-use super::summary::Summary;
 use crate::vfs::{Vfs, VfsFile, io_error, is_full};
+use gb6_region_archive::ReadAt;
+use gb6_region_archive::format::{
+    FOOTER_BYTES, FRAME_BYTES_MAX, FrameBuilder, HEADER_BYTES, SegmentHeader,
+};
+use gb6_region_archive::summary::Summary;
 
 /// Commits to wait before the next segment is prepared again after a failure.
 const PREPARE_AGAIN_AFTER: u32 = 256;

@@ -1,6 +1,5 @@
 //! Reading a log from any thread while its writer goes on.
 
-use std::cell::Cell;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -8,16 +7,16 @@ use gb6_core_model::Position;
 use gb6_core_ports::log::FirstKept;
 use gb6_core_ports::{ConsumerState, LogRange, Page, Retain, RetentionPlan, StoreError};
 use gb6_core_wire::record::Record;
+use gb6_region_archive::read::SegmentView;
+use gb6_region_archive::walk::WalkError;
 use parking_lot::{Mutex, RwLock};
 
 use super::LogConfig;
 use super::checkpoint;
 use super::consumers::Consumers;
-use super::format::{FrameHeader, records_of, records_where};
 use super::rewrite::Rewritten;
-use super::segment::{Segment, SegmentError, SegmentState};
-use super::walk::{Walk, WalkError};
-use crate::vfs::{Vfs, io_error};
+use super::segment::{Segment, SegmentError};
+use crate::vfs::Vfs;
 
 /// Segment files that one log keeps open; the one opened first is closed beyond it.
 const OPEN_FILES_MAX: usize = 64;
@@ -105,21 +104,6 @@ impl<V: Vfs> Shared<V> {
         }
     }
 
-    fn corrupt(
-        &self,
-        segment: &Segment<V::File>,
-        byte: u64,
-        position: Position,
-        detail: &str,
-    ) -> StoreError {
-        StoreError::Corrupt {
-            segment: self.vfs.path(&segment.name()),
-            byte,
-            position,
-            detail: detail.to_owned(),
-        }
-    }
-
     /// Hands the records of one segment from `from` on to `each`, decoded and as they lie there,
     /// until it answers false. Answers whether it always answered true.
     pub(crate) fn read_segment(
@@ -131,45 +115,19 @@ impl<V: Vfs> Shared<V> {
     ) -> Result<bool, SegmentError> {
         let file = self.file(segment)?;
         segment.load_points(&self.vfs, &file, self.config.index_every)?;
-        let state = segment.state.read().clone();
-        let points = state.points.as_deref().unwrap_or_default();
-        let after = points.partition_point(|(p, _)| *p <= from);
-        let mut walk = Walk::new(&*file, &segment.header, &state, chunk);
-        walk.seek(points.get(after.saturating_sub(1)));
-        while let Some(frame) = walk.frame().map_err(|e| self.walk_error(segment, e))? {
-            if frame.end() > from && !self.hand_on(segment, &mut walk, &frame, from, each)? {
-                return Ok(false);
-            }
-            walk.pass();
-        }
-        Ok(true)
-    }
-
-    fn hand_on(
-        &self,
-        segment: &Segment<V::File>,
-        walk: &mut Walk<'_, V::File>,
-        frame: &FrameHeader,
-        from: Position,
-        each: &mut dyn FnMut(Record, &[u8]) -> bool,
-    ) -> Result<bool, StoreError> {
-        let at = walk.at();
-        let bytes = walk
-            .bytes(frame)
-            .map_err(|e| self.walk_error(segment, e.into()))?;
-        records_of(frame, bytes, from, each)
-            .map_err(|detail| self.corrupt(segment, at, frame.first, detail))
+        let (bounds, points) = segment.indexed();
+        let view = SegmentView {
+            file: &*file,
+            header: &segment.header,
+            bounds,
+            points: &points,
+        };
+        view.read(from, chunk, each)
+            .map_err(|e| self.walk_error(segment, e).into())
     }
 
     fn walk_error(&self, segment: &Segment<V::File>, error: WalkError) -> StoreError {
-        match error {
-            WalkError::Io(e) => io_error("read", self.vfs.path(&segment.name()), &e),
-            WalkError::Damage {
-                byte,
-                position,
-                detail,
-            } => self.corrupt(segment, byte, position, detail),
-        }
+        error.of(&self.vfs.path(&segment.name()))
     }
 }
 
@@ -352,15 +310,11 @@ impl<V: Vfs> LogReader<V> {
             let Some(segment) = segments.get(index) else {
                 return Ok(());
             };
-            let (first, end) = {
-                let state = segment.state.read();
-                (state.first, state.end)
-            };
-            if wanted < first {
+            if wanted < segment.state.read().first {
                 *done += 1;
                 continue;
             }
-            self.find_in(segment, end, positions, order, done, found)?;
+            self.find_in(segment, positions, order, done, found)?;
         }
         Ok(())
     }
@@ -368,7 +322,6 @@ impl<V: Vfs> LogReader<V> {
     fn find_in(
         &self,
         segment: &Arc<Segment<V::File>>,
-        end: Position,
         positions: &[Position],
         order: &[usize],
         done: &mut usize,
@@ -379,54 +332,20 @@ impl<V: Vfs> LogReader<V> {
         segment.load_points(&shared.vfs, &file, shared.config.index_every)?;
         // With the part of the sparse index from here on, so that its lock is not held while
         // reading.
-        let state = {
+        let (bounds, points) = {
             let state = segment.state.read();
             let points = state.points.as_deref().unwrap_or_default();
             let first = points.partition_point(|(p, _)| *p <= positions[order[*done]]);
-            SegmentState {
-                points: Some(points[first.saturating_sub(1)..].to_vec()),
-                ..*state
-            }
+            let points = points[first.saturating_sub(1)..].to_vec();
+            (state.bounds(), points)
         };
-        let points = state.points.as_deref().unwrap_or_default();
-        let mut walk = Walk::new(&*file, &segment.header, &state, POINT_CHUNK);
-        while let Some(wanted) = order.get(*done).map(|i| positions[*i])
-            && wanted < end
-        {
-            let after = points.partition_point(|(p, _)| *p <= wanted);
-            walk.seek(points.get(after.saturating_sub(1)));
-            let frame = loop {
-                match walk.frame().map_err(|e| shared.walk_error(segment, e))? {
-                    Some(frame) if frame.end() <= wanted => walk.pass(),
-                    found => break found.filter(|f| f.first <= wanted),
-                }
-            };
-            // No batch: a hole.
-            let Some(frame) = frame else {
-                *done += 1;
-                continue;
-            };
-            let at = walk.at();
-            let bytes = walk
-                .bytes(&frame)
-                .map_err(|e| shared.walk_error(segment, e.into()))?;
-            let next = Cell::new(*done);
-            let next_wanted = || order.get(next.get()).map(|i| positions[*i]);
-            records_where(
-                &frame,
-                bytes,
-                |position| next_wanted() == Some(position),
-                |record, _| {
-                    while next_wanted() == Some(record.position) {
-                        found[order[next.get()]] = Some(record.clone());
-                        next.set(next.get() + 1);
-                    }
-                    next_wanted().is_some_and(|wanted| wanted < frame.end())
-                },
-            )
-            .map_err(|detail| shared.corrupt(segment, at, frame.first, detail))?;
-            *done = next.get();
-        }
-        Ok(())
+        let view = SegmentView {
+            file: &*file,
+            header: &segment.header,
+            bounds,
+            points: &points,
+        };
+        view.find(positions, order, POINT_CHUNK, done, found)
+            .map_err(|e| shared.walk_error(segment, e).into())
     }
 }

@@ -10,8 +10,8 @@ use gb6_core_ports::{RetentionPlan, SegmentPlan, StoreError};
 use super::jobs::write_index;
 use super::reader::Shared;
 use super::segment::{Segment, SegmentError, index_name, read_index, segment_name};
-use super::summary::Summary;
 use crate::vfs::{Named, Vfs};
+use gb6_region_archive::summary::Summary;
 
 const READ_CHUNK: usize = 1024 * 1024;
 
@@ -113,11 +113,7 @@ impl<V: Vfs> Shared<V> {
                 });
             }
         }
-        let waits = consumers.all().into_iter();
-        plan.waits_for = waits
-            .filter(|c| !c.lapsed && c.position < plan.trim_to)
-            .map(|c| c.name)
-            .collect();
+        plan.waits_for = consumers.waits_for(plan.trim_to);
         Ok(plan)
     }
 

@@ -4,20 +4,16 @@
 use std::sync::Arc;
 
 use gb6_core_model::Position;
-use gb6_core_ports::retention::erase;
 use gb6_core_ports::{Retain, StoreError};
-use gb6_core_wire::record::{Record, erase_encoded};
-use prost::Message;
+use gb6_core_wire::record::Record;
+use gb6_region_archive::format::{FOOTER_BYTES, SegmentHeader};
+use gb6_region_archive::index::IndexFile;
+use gb6_region_archive::write::{SegmentWriter, Sink};
 
-use super::format::{FOOTER_BYTES, Footer, FrameBuilder, HEADER_BYTES, SegmentHeader};
-use super::index::{Bounds, IndexFile, Point};
 use super::reader::Shared;
 use super::segment::{Segment, SegmentError, SegmentState, segment_name};
-use super::summary::Summary;
 use crate::vfs::{Named, Vfs, VfsFile, create_temporary};
 
-/// Bytes of a batch in a rewritten segment: small, so that one record is read cheaply.
-const BATCH_BYTES: usize = 64 * 1024;
 /// Bytes read at a time.
 const READ_CHUNK: usize = 1024 * 1024;
 
@@ -37,76 +33,18 @@ impl<V: Vfs> Rewritten<V> {
     }
 }
 
+/// The file that a new generation is written to.
 struct Output<'a, V: Vfs> {
-    shared: &'a Shared<V>,
-    file: &'a V::File,
+    vfs: &'a V,
+    file: V::File,
     name: &'a str,
-    header: &'a SegmentHeader,
-    batch: FrameBuilder,
-    at: u64,
-    points: Vec<Point>,
-    records: u64,
-    summary: Summary,
-    failed: Option<StoreError>,
 }
 
-impl<V: Vfs> Output<'_, V> {
-    /// Adds a record as it is encoded.
-    fn push(&mut self, record: &Record, encoded: &[u8]) -> Result<(), StoreError> {
-        let hole = self.batch.count() > 0 && record.position != self.batch.end();
-        if hole || self.batch.bytes() >= BATCH_BYTES {
-            self.flush()?;
-        }
-        let before = self.batch.bytes();
-        self.batch.push_encoded(record.position, encoded);
-        self.summary
-            .add(record, (self.batch.bytes() - before) as u64);
-        self.records += 1;
-        Ok(())
-    }
-
-    fn flush(&mut self) -> Result<(), StoreError> {
-        if self.batch.count() == 0 {
-            return Ok(());
-        }
-        let first = self.batch.first();
-        let every = self.shared.config.index_every;
-        if self.points.last().is_none_or(|(_, b)| self.at - b >= every) {
-            self.points.push((first, self.at));
-        }
-        let frame = self
-            .batch
-            .seal(self.header.shard_epoch, self.header.owner_incarnation);
+impl<V: Vfs> Sink for Output<'_, V> {
+    fn put(&mut self, at: u64, bytes: &[u8]) -> Result<(), StoreError> {
         self.file
-            .write_at(self.at, frame)
-            .named(&self.shared.vfs, "write", self.name)?;
-        self.at += frame.len() as u64;
-        self.batch.clear();
-        Ok(())
-    }
-
-    /// What stays is copied as it lies there: a newer version may have written fields that are not
-    /// known here.
-    fn take(
-        &mut self,
-        mut record: Record,
-        encoded: &[u8],
-        retain: &mut dyn FnMut(&Record) -> Retain,
-    ) -> bool {
-        let pushed = match retain(&record) {
-            Retain::Drop => Ok(()),
-            Retain::Keep => self.push(&record, encoded),
-            Retain::Erase => {
-                erase(&mut record);
-                match erase_encoded(encoded) {
-                    Ok(erased) => self.push(&record, &erased),
-                    // It was decoded a moment ago: a way to read it that this does not know.
-                    Err(_) => self.push(&record, &record.encode_to_vec()),
-                }
-            }
-        };
-        self.failed = pushed.err();
-        self.failed.is_none()
+            .write_at(at, bytes)
+            .named(self.vfs, "write", self.name)
     }
 }
 
@@ -144,36 +82,23 @@ impl<V: Vfs> Shared<V> {
         retain: &mut dyn FnMut(&Record) -> Retain,
     ) -> Result<Rewritten<V>, StoreError> {
         let vfs = &self.vfs;
-        let old = {
-            let state = segment.state.read();
-            Bounds {
-                first: state.first,
-                end: state.end,
-                frames_end: state.frames_end,
-                records: state.records,
-            }
-        };
+        let old = segment.state.read().bounds();
         let header = SegmentHeader {
             first: old.first,
             generation: segment.header.generation + 1,
             ..segment.header.clone()
         };
-        file.write_at(0, &header.encode())
-            .named(vfs, "write", temporary)?;
-        let mut out = Output {
-            shared: self,
-            file: &file,
+        let out = Output {
+            vfs,
+            file,
             name: temporary,
-            header: &header,
-            batch: FrameBuilder::new(),
-            at: HEADER_BYTES as u64,
-            points: Vec::new(),
-            records: 0,
-            summary: Summary::default(),
-            failed: None,
         };
+        let mut writer = SegmentWriter::begin(header.clone(), self.config.index_every, out)?;
+        let mut failed = None;
         let read = self.read_segment(segment, old.first, READ_CHUNK, &mut |record, encoded| {
-            out.take(record, encoded, retain)
+            let what = retain(&record);
+            failed = writer.retain(record, encoded, what).err();
+            failed.is_none()
         });
         match read {
             Ok(_) => {}
@@ -184,40 +109,18 @@ impl<V: Vfs> Shared<V> {
                 });
             }
         }
-        if let Some(error) = out.failed.take() {
+        if let Some(error) = failed {
             return Err(error);
         }
-        out.flush()?;
-        let bounds = Bounds {
-            first: old.first,
-            end: old.end,
-            frames_end: out.at,
-            records: out.records,
-        };
-        let (points, summary) = (out.points, out.summary);
-        let footer = Footer {
-            first: bounds.first,
-            end: bounds.end,
-            frames_end: bounds.frames_end,
-            records: bounds.records,
-            seq: header.seq,
-            generation: header.generation,
-        };
-        file.write_at(bounds.frames_end, &footer.encode())
-            .named(vfs, "write", temporary)?;
+        let (Output { file, .. }, index) = writer.finish(old.first, old.end)?;
+        let (bounds, points) = (index.bounds, index.points.clone());
         file.set_len(bounds.frames_end + FOOTER_BYTES as u64)
             .named(vfs, "shorten", temporary)?;
         file.sync().named(vfs, "sync", temporary)?;
         Ok(Rewritten {
             temporary: temporary.to_owned(),
             replaces: segment.header.generation,
-            index: IndexFile {
-                seq: header.seq,
-                generation: header.generation,
-                bounds,
-                points: points.clone(),
-                summary: Some(summary),
-            },
+            index,
             segment: Arc::new(Segment::new(
                 header,
                 SegmentState {

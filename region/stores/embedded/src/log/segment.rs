@@ -6,11 +6,11 @@ use gb6_core_model::Position;
 use gb6_core_ports::StoreError;
 use parking_lot::{Mutex, RwLock};
 
-use super::format::{FORMAT_VERSION, HEADER_BYTES, HeaderError, SegmentHeader};
-use super::index::{Bounds, INDEX_BYTES_MAX, IndexFile, Point};
-use super::scan::{ScanOptions, scan};
-use super::summary::Summary;
 use crate::vfs::{Named, Vfs, VfsFile, io_error, read_exact_at, read_file};
+use gb6_region_archive::format::{FORMAT_VERSION, HEADER_BYTES, HeaderError, SegmentHeader};
+use gb6_region_archive::index::{Bounds, INDEX_BYTES_MAX, IndexFile, Point};
+use gb6_region_archive::scan::{ScanOptions, scan};
+use gb6_region_archive::summary::Summary;
 
 /// The name of a segment's file.
 pub(crate) fn segment_name(seq: u64) -> String {
@@ -41,6 +41,18 @@ pub(crate) struct SegmentState {
     pub(crate) sealed: bool,
     /// `None`: not loaded yet.
     pub(crate) points: Option<Vec<Point>>,
+}
+
+impl SegmentState {
+    /// Its bounds.
+    pub(crate) fn bounds(&self) -> Bounds {
+        Bounds {
+            first: self.first,
+            end: self.end,
+            frames_end: self.frames_end,
+            records: self.records,
+        }
+    }
 }
 
 /// One segment of a log. A rewritten segment is a new value with a higher generation.
@@ -104,15 +116,16 @@ impl<F: VfsFile> Segment<F> {
         IndexFile {
             seq: self.header.seq,
             generation: self.header.generation,
-            bounds: Bounds {
-                first: state.first,
-                end: state.end,
-                frames_end: state.frames_end,
-                records: state.records,
-            },
+            bounds: state.bounds(),
             points: state.points.clone().unwrap_or_default(),
             summary: Some(summary),
         }
+    }
+
+    /// Its bounds and its sparse index, as they are now.
+    pub(crate) fn indexed(&self) -> (Bounds, Vec<Point>) {
+        let state = self.state.read();
+        (state.bounds(), state.points.clone().unwrap_or_default())
     }
 
     /// Lets the file be closed once nobody reads it; the next reader opens it again.

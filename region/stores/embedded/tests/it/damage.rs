@@ -6,7 +6,7 @@ use gb6_core_ports::contract::log::messages;
 use gb6_core_ports::{Retain, StoreError};
 use gb6_core_wire::record::Record;
 use gb6_region_stores_embedded::log::format::FrameHeader;
-use gb6_region_stores_embedded::{LogReader, SegmentedLog, Vfs, VfsFile};
+use gb6_region_stores_embedded::{LogReader, ReadAt, SegmentedLog, Vfs};
 
 use crate::disk::{SimShard, owned, small};
 

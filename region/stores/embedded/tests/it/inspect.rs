@@ -4,7 +4,7 @@ use gb6_core_ports::contract::Random;
 use gb6_core_ports::contract::log::messages;
 use gb6_core_ports::{Retain, StoreError};
 use gb6_region_stores_embedded::inspect::{inspect, inspect_in, logs_at, verify, verify_in};
-use gb6_region_stores_embedded::{RealVfs, Vfs, VfsFile};
+use gb6_region_stores_embedded::{ReadAt, RealVfs, Vfs};
 
 use crate::disk::{SimShard, owned};
 

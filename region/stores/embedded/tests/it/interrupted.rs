@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 
 use gb6_region_stores_embedded::sim_disk::SimVfs;
-use gb6_region_stores_embedded::{Vfs, VfsFile};
+use gb6_region_stores_embedded::{ReadAt, Vfs, VfsFile};
 use parking_lot::Mutex;
 
 pub(crate) type Hook = Box<dyn FnOnce() + Send>;
@@ -33,10 +33,17 @@ pub(crate) struct InterruptedFile {
     full: Arc<AtomicBool>,
 }
 
-impl VfsFile for InterruptedFile {
+impl ReadAt for InterruptedFile {
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> std::io::Result<usize> {
         self.file.read_at(offset, buf)
     }
+
+    fn len(&self) -> std::io::Result<u64> {
+        self.file.len()
+    }
+}
+
+impl VfsFile for InterruptedFile {
     fn write_at(&self, offset: u64, data: &[u8]) -> std::io::Result<()> {
         if self.full.load(Relaxed) {
             return Err(std::io::ErrorKind::StorageFull.into());
@@ -51,9 +58,6 @@ impl VfsFile for InterruptedFile {
     }
     fn set_len(&self, len: u64) -> std::io::Result<()> {
         self.file.set_len(len)
-    }
-    fn len(&self) -> std::io::Result<u64> {
-        self.file.len()
     }
 }
 

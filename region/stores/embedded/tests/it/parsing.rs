@@ -4,7 +4,7 @@
 use gb6_core_ports::contract::Random;
 use gb6_core_ports::contract::log::messages;
 use gb6_region_stores_embedded::fuzz::{directory, directory_of};
-use gb6_region_stores_embedded::{Vfs, VfsFile};
+use gb6_region_stores_embedded::{ReadAt, Vfs};
 use proptest::prelude::*;
 
 use crate::disk::{SimShard, owned};

@@ -3,7 +3,7 @@
 use gb6_core_ports::contract::Random;
 use gb6_core_ports::contract::log::messages;
 use gb6_core_ports::{Acquire, StoreError};
-use gb6_region_stores_embedded::{RealVfs, SegmentedLog, TailNote, Vfs, VfsFile};
+use gb6_region_stores_embedded::{ReadAt, RealVfs, SegmentedLog, TailNote, Vfs, VfsFile};
 
 use crate::disk::{RealShard, SimShard, messages_of, owned, small};
 

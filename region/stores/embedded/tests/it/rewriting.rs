@@ -7,7 +7,7 @@ use gb6_core_wire::record::{Kind, Record, flags};
 use gb6_region_stores_embedded::log::format::{
     FRAME_HEADER_BYTES, FrameBuilder, FrameHeader, SegmentHeader,
 };
-use gb6_region_stores_embedded::{Vfs, VfsFile};
+use gb6_region_stores_embedded::{ReadAt, Vfs, VfsFile};
 use prost::Message;
 
 use crate::disk::{SimShard, messages_of, owned};

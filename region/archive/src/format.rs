@@ -355,13 +355,15 @@ pub fn records_where(
     Ok(true)
 }
 
-pub(crate) fn u32_at(bytes: &[u8], at: usize) -> u32 {
+/// The number in the four bytes at `at`; there must be as many.
+pub fn u32_at(bytes: &[u8], at: usize) -> u32 {
     let mut word = [0; 4];
     word.copy_from_slice(&bytes[at..at + 4]);
     u32::from_le_bytes(word)
 }
 
-pub(crate) fn u64_at(bytes: &[u8], at: usize) -> u64 {
+/// The number in the eight bytes at `at`; there must be as many.
+pub fn u64_at(bytes: &[u8], at: usize) -> u64 {
     let mut word = [0; 8];
     word.copy_from_slice(&bytes[at..at + 8]);
     u64::from_le_bytes(word)

@@ -6,18 +6,18 @@ use std::io;
 use gb6_core_model::Position;
 use gb6_core_ports::StoreError;
 
-use super::format::{
-    FOOTER_BYTES, FRAME_BYTES_MAX, FRAME_HEADER_BYTES, Footer, FrameHeader, HEADER_BYTES,
-    SegmentHeader,
+use crate::format::{
+    FIRST_UNKNOWN, FOOTER_BYTES, FRAME_BYTES_MAX, FRAME_HEADER_BYTES, Footer, FrameHeader,
+    HEADER_BYTES, SegmentHeader,
 };
-use super::index::{Bounds, Point};
-use crate::vfs::VfsFile;
+use crate::index::{Bounds, Point};
+use crate::read_at::{ReadAt, io_error};
 
 /// Bytes read at a time when a whole segment is read.
-pub(crate) const SCAN_CHUNK: usize = 1024 * 1024;
+pub const SCAN_CHUNK: usize = 1024 * 1024;
 
 /// A window over a file: asks for bytes are answered from one buffer that is read in chunks.
-pub(crate) struct Window<'a, F> {
+pub struct Window<'a, F> {
     file: &'a F,
     /// Nothing is read at or behind this byte.
     limit: u64,
@@ -26,8 +26,9 @@ pub(crate) struct Window<'a, F> {
     buf: Vec<u8>,
 }
 
-impl<'a, F: VfsFile> Window<'a, F> {
-    pub(crate) fn new(file: &'a F, limit: u64, chunk: usize) -> Self {
+impl<'a, F: ReadAt> Window<'a, F> {
+    /// A window that reads `chunk` bytes at a time, and nothing at or behind `limit`.
+    pub fn new(file: &'a F, limit: u64, chunk: usize) -> Self {
         Self {
             file,
             limit,
@@ -38,7 +39,10 @@ impl<'a, F: VfsFile> Window<'a, F> {
     }
 
     /// The bytes at `at`: `len` of them, or fewer at the limit or the file's end.
-    pub(crate) fn bytes(&mut self, at: u64, len: usize) -> io::Result<&[u8]> {
+    ///
+    /// # Errors
+    /// Reading fails.
+    pub fn bytes(&mut self, at: u64, len: usize) -> io::Result<&[u8]> {
         let buffered = self.base + self.buf.len() as u64;
         let wanted = self.limit.saturating_sub(at).min(len as u64);
         if at < self.base || at + wanted > buffered {
@@ -68,7 +72,10 @@ impl<'a, F: VfsFile> Window<'a, F> {
 
     /// The frame header at `at`, when the bytes there can be one and the frame ends within the
     /// limit.
-    pub(crate) fn frame_header(&mut self, at: u64) -> io::Result<Option<FrameHeader>> {
+    ///
+    /// # Errors
+    /// Reading fails.
+    pub fn frame_header(&mut self, at: u64) -> io::Result<Option<FrameHeader>> {
         let limit = self.limit;
         let header = FrameHeader::decode(self.bytes(at, FRAME_HEADER_BYTES)?);
         Ok(header.filter(|h| at + h.bytes as u64 <= limit))
@@ -77,7 +84,7 @@ impl<'a, F: VfsFile> Window<'a, F> {
 
 /// How a segment's batches end.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Tail {
+pub enum Tail {
     /// Only zeros behind them, or nothing.
     Clean,
     /// A footer that fits.
@@ -90,35 +97,41 @@ pub(crate) enum Tail {
 
 /// What a scan found.
 #[derive(Clone, PartialEq, Debug)]
-pub(crate) struct Scan {
+pub struct Scan {
     /// `None`: no batch at all.
-    pub(crate) bounds: Option<Bounds>,
+    pub bounds: Option<Bounds>,
     /// Where the batches end.
-    pub(crate) frames_end: u64,
-    pub(crate) points: Vec<Point>,
+    pub frames_end: u64,
+    /// The sparse index.
+    pub points: Vec<Point>,
     /// Where the last batch begins, and its bytes.
-    pub(crate) last: Option<(u64, usize)>,
-    pub(crate) tail: Tail,
+    pub last: Option<(u64, usize)>,
+    /// What stands behind the batches.
+    pub tail: Tail,
 }
 
 /// How to read a segment.
-pub(crate) struct ScanOptions {
+pub struct ScanOptions {
     /// The segment's name with its directory, for errors.
-    pub(crate) path: String,
+    pub path: String,
     /// Positions at or behind this one are not this segment's: the next owner found its end here.
-    pub(crate) limit: Position,
+    pub limit: Position,
     /// Bytes between two points of the sparse index.
-    pub(crate) index_every: u64,
+    pub index_every: u64,
 }
 
-/// Reads all batches of a segment up to `limit`, each handed to `each` with its bytes.
-pub(crate) fn scan<F: VfsFile>(
+/// Reads all batches of a segment up to `limit`, each handed to `each` with its bytes and where it
+/// begins.
+///
+/// # Errors
+/// `Corrupt` where damage is found that no crash explains; what `each` answers; what reading answers.
+pub fn scan<F: ReadAt>(
     file: &F,
     header: &SegmentHeader,
     options: &ScanOptions,
     mut each: impl FnMut(&FrameHeader, &[u8], u64) -> Result<(), StoreError>,
 ) -> Result<Scan, StoreError> {
-    let io = |e: io::Error| crate::vfs::io_error("read", options.path.clone(), &e);
+    let io = |e: io::Error| io_error("read", options.path.clone(), &e);
     let len = file.len().map_err(io)?;
     let mut window = Window::new(file, len, SCAN_CHUNK);
     let mut at = HEADER_BYTES as u64;
@@ -208,7 +221,7 @@ pub(crate) fn scan<F: VfsFile>(
             break;
         }
         let next_expected = expected.unwrap_or(match header.first {
-            super::format::FIRST_UNKNOWN => 0,
+            FIRST_UNKNOWN => 0,
             first => first,
         });
         match look_behind(&mut window, header, at, len, next_expected).map_err(io)? {
@@ -248,7 +261,7 @@ enum Behind {
 
 /// What stands behind the byte where reading failed. A batch is found by its owner's epoch and
 /// incarnation, which a client can not know, so that no message's body is taken for one.
-fn look_behind<F: VfsFile>(
+fn look_behind<F: ReadAt>(
     window: &mut Window<'_, F>,
     header: &SegmentHeader,
     from: u64,

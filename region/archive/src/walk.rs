@@ -6,15 +6,15 @@
 use std::io;
 
 use gb6_core_model::Position;
+use gb6_core_ports::StoreError;
 
-use super::format::{FrameHeader, HEADER_BYTES, SegmentHeader};
-use super::index::Point;
-use super::scan::Window;
-use super::segment::SegmentState;
-use crate::vfs::VfsFile;
+use crate::format::{FrameHeader, HEADER_BYTES, SegmentHeader};
+use crate::index::{Bounds, Point};
+use crate::read_at::{ReadAt, io_error};
+use crate::scan::Window;
 
 /// Why a walk can not go on.
-pub(crate) enum WalkError {
+pub enum WalkError {
     /// The file could not be read.
     Io(io::Error),
     /// Something else than the batch that belongs here.
@@ -28,6 +28,25 @@ pub(crate) enum WalkError {
     },
 }
 
+impl WalkError {
+    /// The error of reading the segment that messages call `path`.
+    pub fn of(self, path: &str) -> StoreError {
+        match self {
+            WalkError::Io(e) => io_error("read", path.to_owned(), &e),
+            WalkError::Damage {
+                byte,
+                position,
+                detail,
+            } => StoreError::Corrupt {
+                segment: path.to_owned(),
+                byte,
+                position,
+                detail: detail.to_owned(),
+            },
+        }
+    }
+}
+
 impl From<io::Error> for WalkError {
     fn from(e: io::Error) -> Self {
         WalkError::Io(e)
@@ -35,7 +54,7 @@ impl From<io::Error> for WalkError {
 }
 
 /// A walk over one segment, from a point of its sparse index on.
-pub(crate) struct Walk<'a, F> {
+pub struct Walk<'a, F> {
     window: Window<'a, F>,
     header: &'a SegmentHeader,
     /// The segment's first position, the one after its last, and where its batches end, as they
@@ -52,22 +71,17 @@ pub(crate) struct Walk<'a, F> {
     found: Option<FrameHeader>,
 }
 
-impl<'a, F: VfsFile> Walk<'a, F> {
+impl<'a, F: ReadAt> Walk<'a, F> {
     /// A walk that stands at the end; [`Walk::seek`] takes it to where reading begins.
-    pub(crate) fn new(
-        file: &'a F,
-        header: &'a SegmentHeader,
-        state: &SegmentState,
-        chunk: usize,
-    ) -> Self {
+    pub fn new(file: &'a F, header: &'a SegmentHeader, bounds: &Bounds, chunk: usize) -> Self {
         Self {
-            window: Window::new(file, state.frames_end, chunk),
+            window: Window::new(file, bounds.frames_end, chunk),
             header,
-            first: state.first,
-            end: state.end,
-            frames_end: state.frames_end,
+            first: bounds.first,
+            end: bounds.end,
+            frames_end: bounds.frames_end,
             at: 0,
-            expected: state.first,
+            expected: bounds.first,
             exact: false,
             found: None,
         }
@@ -75,7 +89,7 @@ impl<'a, F: VfsFile> Walk<'a, F> {
 
     /// Goes on to `point` unless the walk has come further already. Without one there is nothing
     /// in the segment.
-    pub(crate) fn seek(&mut self, point: Option<&Point>) {
+    pub fn seek(&mut self, point: Option<&Point>) {
         let whole = self.header.generation == 0;
         let (position, byte) = match point {
             // Where a segment begins is known without its index.
@@ -92,7 +106,10 @@ impl<'a, F: VfsFile> Walk<'a, F> {
     }
 
     /// The batch where the walk stands, checked; `None` behind the last one.
-    pub(crate) fn frame(&mut self) -> Result<Option<FrameHeader>, WalkError> {
+    ///
+    /// # Errors
+    /// Reading fails, or what is there is not what belongs there.
+    pub fn frame(&mut self) -> Result<Option<FrameHeader>, WalkError> {
         if self.found.is_none() && self.at < self.frames_end {
             self.found = Some(self.check()?);
         }
@@ -125,7 +142,7 @@ impl<'a, F: VfsFile> Walk<'a, F> {
     }
 
     /// Steps behind the batch that [`Walk::frame`] answered.
-    pub(crate) fn pass(&mut self) {
+    pub fn pass(&mut self) {
         if let Some(frame) = self.found.take() {
             self.at += frame.bytes as u64;
             self.expected = frame.end();
@@ -134,12 +151,15 @@ impl<'a, F: VfsFile> Walk<'a, F> {
     }
 
     /// Where the walk stands, in bytes.
-    pub(crate) fn at(&self) -> u64 {
+    pub fn at(&self) -> u64 {
         self.at
     }
 
     /// The bytes of the batch that [`Walk::frame`] answered.
-    pub(crate) fn bytes(&mut self, frame: &FrameHeader) -> io::Result<&[u8]> {
+    ///
+    /// # Errors
+    /// Reading fails.
+    pub fn bytes(&mut self, frame: &FrameHeader) -> io::Result<&[u8]> {
         self.window.bytes(self.at, frame.bytes)
     }
 

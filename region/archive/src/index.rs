@@ -1,45 +1,54 @@
-//! The index file beside a sealed segment: bounds, sparse points and the rooms' summary. It is
+//! The index beside a sealed segment: bounds, sparse points and the rooms' summary. It is
 //! derived: one that is missing, damaged or of another generation is made again from the segment.
 
 use gb6_core_model::Position;
 
-use super::format::{u32_at, u64_at};
-use super::summary::{RoomSpan, Summary};
+use crate::format::{u32_at, u64_at};
+use crate::summary::{RoomSpan, Summary};
 
 const MAGIC: &[u8; 8] = b"GB6IDX\r\n";
 /// Summaries below this version lack the first batch of a segment: they are passed over.
 const INDEX_VERSION: u32 = 2;
 /// Bytes of the fixed part: enough to open a log without reading more.
-pub(crate) const INDEX_HEADER_BYTES: usize = 80;
+pub const INDEX_HEADER_BYTES: usize = 80;
 /// Largest index file that is read in bytes: 65,536 rooms with the longest names.
-pub(crate) const INDEX_BYTES_MAX: u64 = 32 * 1024 * 1024;
+pub const INDEX_BYTES_MAX: u64 = 32 * 1024 * 1024;
 const NO_SUMMARY: u32 = u32::MAX;
 
 /// A point of the sparse index: the batch that begins with this position stands at this byte.
-pub(crate) type Point = (Position, u64);
+pub type Point = (Position, u64);
 
 /// The bounds of a sealed segment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Bounds {
-    pub(crate) first: Position,
-    pub(crate) end: Position,
-    pub(crate) frames_end: u64,
-    pub(crate) records: u64,
+pub struct Bounds {
+    /// The first position.
+    pub first: Position,
+    /// The position after the last.
+    pub end: Position,
+    /// Where the batches end, in bytes.
+    pub frames_end: u64,
+    /// Records in it.
+    pub records: u64,
 }
 
 /// The index of one segment.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct IndexFile {
-    pub(crate) seq: u64,
-    pub(crate) generation: u32,
-    pub(crate) bounds: Bounds,
-    pub(crate) points: Vec<Point>,
+pub struct IndexFile {
+    /// The segment's number.
+    pub seq: u64,
+    /// The segment's generation.
+    pub generation: u32,
+    /// The segment's bounds.
+    pub bounds: Bounds,
+    /// The sparse index.
+    pub points: Vec<Point>,
     /// `None`: not known, the segment must be read.
-    pub(crate) summary: Option<Summary>,
+    pub summary: Option<Summary>,
 }
 
 impl IndexFile {
-    pub(crate) fn encode(&self) -> Vec<u8> {
+    /// The file's bytes.
+    pub fn encode(&self) -> Vec<u8> {
         let mut body = Vec::new();
         for (position, byte) in &self.points {
             body.extend_from_slice(&position.to_le_bytes());
@@ -87,7 +96,7 @@ impl IndexFile {
     }
 
     /// The bounds that an index file's first bytes give, when they are those of this segment.
-    pub(crate) fn decode_bounds(bytes: &[u8], seq: u64, generation: u32) -> Option<Bounds> {
+    pub fn decode_bounds(bytes: &[u8], seq: u64, generation: u32) -> Option<Bounds> {
         let bytes = bytes.get(..INDEX_HEADER_BYTES)?;
         let whole = bytes[..8] == MAGIC[..]
             && u32_at(bytes, 8) <= INDEX_VERSION
@@ -104,7 +113,7 @@ impl IndexFile {
     }
 
     /// Reads a whole index file; `None` when it is damaged or of another generation.
-    pub(crate) fn decode(bytes: &[u8], seq: u64, generation: u32) -> Option<Self> {
+    pub fn decode(bytes: &[u8], seq: u64, generation: u32) -> Option<Self> {
         let bounds = Self::decode_bounds(bytes, seq, generation)?;
         let (points, rooms) = (u32_at(bytes, 56) as usize, u32_at(bytes, 60));
         let body = &bytes[INDEX_HEADER_BYTES..];
