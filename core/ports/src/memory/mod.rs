@@ -2,11 +2,13 @@
 //! against. Nothing survives the process; [`crate::Durability::Memory`] says so. The rate limiter is
 //! also what an embedded region uses: what it knows is worth nothing after a restart.
 
+mod blobs;
 mod limiter;
 mod log;
 mod map;
 mod rooms;
 
+pub use blobs::MemoryBlobs;
 pub use limiter::MemoryRateLimiter;
 pub use log::{MemoryLog, MemoryLogConfig, MemoryStorage};
 pub use map::MemoryMap;
