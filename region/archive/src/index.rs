@@ -47,6 +47,13 @@ pub struct IndexFile {
 }
 
 impl IndexFile {
+    /// About how many bytes it takes in memory.
+    pub(crate) fn weight(&self) -> usize {
+        let rooms = self.summary.iter().flat_map(|s| s.sorted());
+        let names: usize = rooms.map(|(i, c, _)| i.len() + c.len() + 64).sum();
+        self.points.len() * 16 + names + 256
+    }
+
     /// The file's bytes.
     pub fn encode(&self) -> Vec<u8> {
         let mut body = Vec::new();
