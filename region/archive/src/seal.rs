@@ -104,7 +104,8 @@ impl Archive {
     /// Begins to seal what follows the archive's end: records are pushed one by one, and count once
     /// [`Sealer::finish`] has returned. `about_bytes` is an estimate of them: small segments at the
     /// archive's end are written again together with what follows where that is worth it, so that sealing
-    /// small ranges often leaves few segments.
+    /// small ranges often leaves few segments. With 0 none is, and a segment begins and ends where this does:
+    /// for `seal_around`.
     ///
     /// # Errors
     /// `Fenced`.
