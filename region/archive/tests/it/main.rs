@@ -2,4 +2,6 @@
 
 mod contract;
 
+mod faults;
+mod faulty;
 mod tail_log;
