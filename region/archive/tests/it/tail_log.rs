@@ -240,6 +240,10 @@ impl ShardLog for TailLog {
         done.finish(self.try_append(fence, batch));
     }
 
+    fn confirm(&self, fence: &Fence) -> Result<(), StoreError> {
+        self.tail.lock().check(fence)
+    }
+
     fn range(&self) -> Result<LogRange, StoreError> {
         let tail = self.tail.lock();
         self.follow(&tail)?;
