@@ -10,9 +10,16 @@ use crate::error::StoreError;
 
 /// Longest key in bytes.
 pub const BLOB_KEY_MAX: usize = 512;
+/// Longest part of a key in bytes: it may be the name of a file.
+pub const BLOB_KEY_PART_MAX: usize = 200;
+/// Largest body in bytes that [`BlobStore::put`] takes; a larger object is written in parts.
+pub const BLOB_PUT_MAX: u64 = 512 * 1024 * 1024;
+/// Longest time for which a URL may be valid: what S3 allows.
+pub const PRESIGN_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// The name of an object: parts of letters, digits, `.`, `_`, `-` and `=`, joined by `/`, none of them
-/// empty, `.` or `..`; at most [`BLOB_KEY_MAX`] bytes.
+/// empty, longer than [`BLOB_KEY_PART_MAX`] or with a `.` at its beginning (such names are the stores'
+/// own); at most [`BLOB_KEY_MAX`] bytes.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct BlobKey(String);
 
@@ -22,24 +29,49 @@ impl BlobKey {
     /// # Errors
     /// `Conflict`: it is no key.
     pub fn parse(text: &str) -> Result<Self, StoreError> {
-        let part = |part: &str| {
-            !matches!(part, "" | "." | "..")
-                && part
-                    .bytes()
-                    .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-' | b'='))
-        };
-        if text.len() <= BLOB_KEY_MAX && text.split('/').all(part) {
+        if text.len() <= BLOB_KEY_MAX && text.split('/').all(is_part) {
             return Ok(Self(text.to_owned()));
         }
+        let shown: String = text.chars().take(80).collect();
         Err(StoreError::Conflict {
-            what: format!("{text:?} is no key of an object"),
+            what: format!(
+                "{shown:?} is no key of an object: parts of letters, digits, '.', '_', '-' and '=', none \
+                 with '.' at its beginning, joined by '/'"
+            ),
         })
+    }
+
+    /// A key as a store holds it: with an instance's prefix it may be longer than [`BLOB_KEY_MAX`].
+    /// `None` where it is none: somebody else put something there, or it is the store's own.
+    pub fn stored(text: &str) -> Option<Self> {
+        let good = text.len() <= 2 * BLOB_KEY_MAX && text.split('/').all(is_part);
+        good.then(|| Self(text.to_owned()))
+    }
+
+    /// `key` below `prefix`, which is a key itself, of another store's objects: together they may be
+    /// longer than [`BLOB_KEY_MAX`].
+    pub(crate) fn below(prefix: &BlobKey, key: &BlobKey) -> Self {
+        Self(format!("{prefix}/{key}"))
+    }
+
+    /// What is left of it behind `prefix` and a `/`, where that is a key.
+    pub(crate) fn behind(&self, prefix: &BlobKey) -> Option<Self> {
+        let rest = self.0.strip_prefix(&prefix.0)?.strip_prefix('/')?;
+        Self::parse(rest).ok()
     }
 
     /// Its text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
+}
+
+fn is_part(part: &str) -> bool {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-' | b'=');
+    !part.is_empty()
+        && !part.starts_with('.')
+        && part.len() <= BLOB_KEY_PART_MAX
+        && part.bytes().all(allowed)
 }
 
 impl std::fmt::Display for BlobKey {
@@ -55,7 +87,7 @@ pub struct BlobMeta {
     pub key: BlobKey,
     /// Its bytes.
     pub size: u64,
-    /// Names this content of it: another one after every put. Opaque.
+    /// Names its content: contents of one key that differ never have the same. Opaque.
     pub tag: String,
 }
 
@@ -96,19 +128,21 @@ pub trait BlobWriter: Send {
 ///
 /// A put that has returned is durable and seen by every later get and list. Objects are whole: a reader
 /// gets one content or the other, never a mixture, and an object that is being written can not be seen.
-/// What is read has been checked against the checksum that was made when it was written.
+/// What [`BlobStore::get`] gives has been checked against the checksum that was made when it was written;
+/// an object that was put through a URL has none of ours.
 pub trait BlobStore: Send + Sync {
     /// Writes an object.
     ///
     /// # Errors
-    /// `Conflict`: something is there already ([`PutIf::Absent`]). `StorageFull`, `Unavailable`: nothing
-    /// was written. `OutcomeUnknown`: read back what is there.
+    /// `Conflict`: something is there already ([`PutIf::Absent`]). `TooLarge` above [`BLOB_PUT_MAX`].
+    /// `StorageFull`, `Unavailable`: nothing was written. `OutcomeUnknown`: read back what is there.
     fn put(&self, key: &BlobKey, body: Bytes, when: PutIf) -> Result<BlobMeta, StoreError>;
 
-    /// Begins to write an object in parts: for what is too large to be held in memory.
+    /// Begins to write an object in parts, whatever is there: for what is too large to be held in
+    /// memory.
     ///
     /// # Errors
-    /// As [`BlobStore::put`].
+    /// As [`BlobStore::put`]; `TooLarge` above what the store takes in parts, which is 40 GiB or more.
     fn writer(&self, key: &BlobKey) -> Result<Box<dyn BlobWriter>, StoreError>;
 
     /// The whole of an object; `None` where there is none.
@@ -118,21 +152,22 @@ pub trait BlobStore: Send + Sync {
     /// `bytes_max`.
     fn get(&self, key: &BlobKey, bytes_max: u64) -> Result<Option<Bytes>, StoreError>;
 
-    /// A part of an object, cut at its end; `None` where there is no object. Parts are not checked
-    /// against a checksum: formats that are read so have their own.
+    /// A part of an object, cut at its end, of at most [`BLOB_PUT_MAX`] bytes; `None` where there is no
+    /// object. Parts are not checked against a checksum: formats that are read so have their own.
     ///
     /// # Errors
-    /// `Unavailable`.
+    /// `Unavailable`; `TooLarge`.
     fn get_range(&self, key: &BlobKey, range: Range<u64>) -> Result<Option<Bytes>, StoreError>;
 
-    /// What is known of an object; `None` where there is none.
+    /// What is known of an object; `None` where there is none. One whose bytes are damaged is known all
+    /// the same, and listed.
     ///
     /// # Errors
     /// `Unavailable`.
     fn head(&self, key: &BlobKey) -> Result<Option<BlobMeta>, StoreError>;
 
-    /// Objects whose keys begin with `prefix` and come behind `after`, in the order of their keys, at most
-    /// `limit`.
+    /// Objects whose keys begin with `prefix` (any text) and come behind `after`, in the order of their
+    /// keys' bytes, at most `limit`.
     ///
     /// # Errors
     /// `Unavailable`.
@@ -149,10 +184,11 @@ pub trait BlobStore: Send + Sync {
     /// `Unavailable`.
     fn delete(&self, key: &BlobKey) -> Result<(), StoreError>;
 
-    /// A URL with which whoever has it may do one thing with one object, for so long.
+    /// A URL with which whoever has it may do one thing with one object, for so long: a second to
+    /// [`PRESIGN_MAX`].
     ///
     /// # Errors
-    /// `Unsupported`: this store is not reached by URLs.
+    /// `Unsupported`: this store is not reached by URLs. `Conflict`: not for so long.
     fn presign(
         &self,
         key: &BlobKey,
@@ -170,8 +206,27 @@ mod tests {
         for good in ["a", "eu/shards/3/seg/0001-0.seg", "a=b/c_d-e.f"] {
             assert_eq!(BlobKey::parse(good).expect("a key").as_str(), good);
         }
-        let long = "a".repeat(BLOB_KEY_MAX + 1);
-        for bad in ["", "/a", "a/", "a//b", "../a", "a/./b", "a b", "ü", &long] {
+        let part = "a".repeat(BLOB_KEY_PART_MAX);
+        BlobKey::parse(&part).expect("a long part");
+        let long = format!("{part}/{part}/{}", "a".repeat(BLOB_KEY_MAX - 401));
+        for bad in [
+            "",
+            "/a",
+            "a/",
+            "a//b",
+            "../a",
+            "a/./b",
+            "a/..",
+            ".a",
+            "a/.b",
+            "a b",
+            "ü",
+            "a\0",
+            "a+",
+            "a~",
+            &format!("{part}a"),
+            &long,
+        ] {
             BlobKey::parse(bad).expect_err(bad);
         }
     }

@@ -11,6 +11,7 @@ mod completion;
 pub mod contract;
 mod error;
 mod fence;
+mod instance_blobs;
 pub mod limiter;
 pub mod log;
 pub mod map;
@@ -25,6 +26,7 @@ pub use check::Check;
 pub use completion::{Completion, wait};
 pub use error::StoreError;
 pub use fence::Fence;
+pub use instance_blobs::ForInstance;
 pub use limiter::{LimitKey, RateLimiter, Share, Want};
 pub use log::{
     Acquire, Acquired, Commit, ConsumerState, Durability, LogCaps, LogRange, Page, Retain,

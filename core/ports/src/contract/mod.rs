@@ -1,6 +1,8 @@
 //! Contract suites: what every engine of a port must pass, against the real engine. They panic
 //! where an engine breaks its promise, so they are called from tests.
 
+pub mod blobs;
+mod blobs_shared;
 pub mod limiter;
 pub mod log;
 pub mod log_model;
