@@ -31,8 +31,8 @@ pub trait BlobFixture: Sync {
         panic!("{method} {url} with {} bytes: no HTTP here", body.len());
     }
 
-    /// Whether who answers such requests looks at signatures.
-    fn checks_signatures(&self) -> bool {
+    /// Whether who answers such requests looks at what is signed in URLs, and until when they are valid.
+    fn checks_urls(&self) -> bool {
         true
     }
 }
@@ -81,8 +81,8 @@ impl<F: BlobFixture> BlobFixture for Instance<F> {
         self.0.request(method, url, body)
     }
 
-    fn checks_signatures(&self) -> bool {
-        self.0.checks_signatures()
+    fn checks_urls(&self) -> bool {
+        self.0.checks_urls()
     }
 }
 

@@ -1,4 +1,4 @@
-//! The port `BlobStore` on a local directory: whole objects by name,
+//! The port `BlobStore` on a local directory and on S3 and what speaks like it: whole objects by name,
 //! durable when a put returns, and checked against a checksum of ours when they are read.
 
 #![forbid(unsafe_code)]
@@ -7,6 +7,8 @@ mod check;
 mod config;
 mod local;
 mod metered;
+#[cfg(feature = "aws")]
+mod s3;
 mod sum;
 
 use std::sync::Arc;
@@ -41,6 +43,13 @@ pub fn open(
 /// there.
 pub fn check(config: &Config, runtime: Handle) -> Vec<Check> {
     let mut checks = Vec::new();
+    #[cfg(feature = "aws")]
+    if let Config::S3(s3) = config {
+        checks.push(s3::clock(s3, &runtime));
+        if !checks.iter().all(Check::is_good) {
+            return checks;
+        }
+    }
     match open_bare(config, runtime) {
         Ok(store) => check::operations(&*store, &config.to_string(), &mut checks),
         Err(error) => checks.push(Check::bad(format!("{config}: open"), error.to_string())),
@@ -54,8 +63,11 @@ fn open_bare(config: &Config, runtime: Handle) -> Result<Arc<dyn BlobStore>, Sto
             drop(runtime);
             Ok(Arc::new(local::LocalStore::open(&directory.path)?))
         }
+        #[cfg(feature = "aws")]
+        Config::S3(config) => Ok(Arc::new(s3::S3Store::open(config, runtime)?)),
+        #[cfg(not(feature = "aws"))]
         Config::S3(_) => Err(StoreError::Unsupported {
-            feature: "objects on S3",
+            feature: "objects on S3 are not compiled in: build with the feature `aws`",
         }),
     }
 }

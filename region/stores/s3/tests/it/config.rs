@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use gb6_region_stores_s3::Config;
+use proptest::prelude::*;
 
 fn s3(uri: &str) -> gb6_region_stores_s3::S3Config {
     match Config::parse(uri).expect(uri) {
@@ -104,4 +105,16 @@ fn secrets_are_neither_taken_nor_shown() {
         config.expect("good").to_string(),
         "s3://bucket/eu at https://host"
     );
+}
+
+proptest! {
+    /// Whatever is written: an answer, and one that can be written on a line. What is taken is shown
+    /// without what followed its `?`.
+    #[test]
+    fn any_text_is_answered(text in "(s3://|file:|)[a-z0-9./:@?&=%_ \\u{e4}-]{0,60}") {
+        match Config::parse(&text) {
+            Ok(config) => prop_assert!(!config.to_string().contains('?')),
+            Err(error) => prop_assert!(!error.is_empty() && !error.contains('\n')),
+        }
+    }
 }
