@@ -64,28 +64,30 @@ pub(super) fn readers_see_one_content(fixture: &impl BlobFixture) {
     };
     write(1);
     let ended = AtomicBool::new(false);
-    let reads = thread::scope(|scope| {
-        let reader = scope.spawn(|| {
+    let begun = Barrier::new(2);
+    thread::scope(|scope| {
+        scope.spawn(|| {
             let mut newest = 0;
-            let mut reads = 0;
-            while !ended.load(Ordering::Acquire) {
+            let mut read = || {
                 let seen = get(&*other, at.as_str()).expect("there");
                 let n = seen[0];
                 assert_eq!(seen, body(n), "a mixture");
                 assert!(n >= newest, "{n} after {newest}");
                 newest = n;
-                reads += 1;
+            };
+            read();
+            begun.wait();
+            while !ended.load(Ordering::Acquire) {
+                read();
             }
-            reads
         });
+        begun.wait();
         for n in 2..30 {
             write(n);
             assert_eq!(get(&*store, at.as_str()).expect("there")[0], n);
         }
         ended.store(true, Ordering::Release);
-        reader.join().expect("the reader")
     });
-    assert!(reads > 0);
 }
 
 /// Instances whose names are beginnings of each other see nothing of each other.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 
-use crate::blobs::{BlobKey, BlobMeta, BlobStore, BlobWriter, Presigned, PutIf};
+use crate::blobs::{BLOB_PUT_MAX, BlobKey, BlobMeta, BlobStore, BlobWriter, Presigned, PutIf};
 use crate::error::StoreError;
 
 /// One object.
@@ -101,8 +101,19 @@ impl BlobWriter for Writer {
     }
 }
 
+fn bounded(size: u64) -> Result<(), StoreError> {
+    match size {
+        0..=BLOB_PUT_MAX => Ok(()),
+        _ => Err(StoreError::TooLarge {
+            size,
+            limit: BLOB_PUT_MAX,
+        }),
+    }
+}
+
 impl BlobStore for MemoryBlobs {
     fn put(&self, key: &BlobKey, body: Bytes, when: PutIf) -> Result<BlobMeta, StoreError> {
+        bounded(body.len() as u64)?;
         self.state().put(key, body, &when)
     }
 
@@ -138,6 +149,7 @@ impl BlobStore for MemoryBlobs {
     }
 
     fn get_range(&self, key: &BlobKey, range: Range<u64>) -> Result<Option<Bytes>, StoreError> {
+        bounded(range.end.saturating_sub(range.start))?;
         let state = self.state();
         let Some(object) = state.objects.get(key.as_str()) else {
             return Ok(None);
@@ -171,7 +183,7 @@ impl BlobStore for MemoryBlobs {
             .range::<str, _>((from, Bound::Unbounded))
             .take_while(|(key, _)| key.starts_with(prefix))
             .take(limit)
-            .map(|(key, object)| Ok(object.meta(BlobKey::parse(key)?)))
+            .filter_map(|(key, object)| Some(Ok(object.meta(BlobKey::stored(key)?))))
             .collect()
     }
 
@@ -190,36 +202,20 @@ impl BlobStore for MemoryBlobs {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::contract::blobs::{BlobFixture, all};
+
+    impl BlobFixture for MemoryBlobs {
+        fn open(&self) -> Arc<dyn BlobStore> {
+            Arc::new(self.clone())
+        }
+
+        fn damage(&self, key: &BlobKey) {
+            assert!(MemoryBlobs::damage(self, key, 1234, 0x40));
+        }
+    }
 
     #[test]
-    fn objects_are_whole_and_found_in_order() {
-        let store = MemoryBlobs::new();
-        let key = |text: &str| BlobKey::parse(text).unwrap();
-        for name in ["a/2", "a/1", "b/1", "a/10"] {
-            store
-                .put(&key(name), Bytes::from(name.to_owned()), PutIf::Absent)
-                .unwrap();
-        }
-        let again = store.put(&key("a/1"), Bytes::new(), PutIf::Absent);
-        assert!(matches!(again, Err(StoreError::Conflict { .. })));
-        let names = |after: Option<&BlobKey>, limit| -> Vec<String> {
-            let found = store.list("a/", after, limit).unwrap();
-            found.iter().map(|meta| meta.key.to_string()).collect()
-        };
-        assert_eq!(names(None, 9), ["a/1", "a/10", "a/2"]);
-        assert_eq!(names(Some(&key("a/1")), 1), ["a/10"]);
-        let mut writer = store.writer(&key("a/3")).unwrap();
-        writer.write(Bytes::from_static(b"in two ")).unwrap();
-        assert_eq!(store.head(&key("a/3")).unwrap(), None);
-        writer.write(Bytes::from_static(b"parts")).unwrap();
-        assert_eq!(writer.finish().unwrap().size, 12);
-        let part = store.get_range(&key("a/3"), 3..99).unwrap();
-        assert_eq!(part.as_deref(), Some(&b"two parts"[..]));
-        assert!(store.get(&key("a/3"), 11).is_err(), "too large");
-        assert!(store.damage(&key("a/3"), 0, 1));
-        let damaged = store.get(&key("a/3"), 12);
-        assert!(matches!(damaged, Err(StoreError::Corrupt { .. })));
-        store.delete(&key("a/3")).unwrap();
-        assert_eq!(store.get(&key("a/3"), 12).unwrap(), None);
+    fn the_contract_holds() {
+        all(MemoryBlobs::new);
     }
 }
