@@ -199,7 +199,12 @@ fn a_dropped_sink_is_forgotten([here, there]: [&dyn Signals; 2], prefix: &str) {
     };
     send(there, &room, "after");
     assert_eq!(stays.wait(1), ["after"]);
-    assert!(gone.upgrade().is_none(), "the engine holds on to a sink");
+    // The engine may be about to tell it something.
+    let until = Instant::now() + PATIENCE;
+    while gone.upgrade().is_some() {
+        assert!(Instant::now() < until, "the engine holds on to a sink");
+        std::thread::yield_now();
+    }
 }
 
 fn senders_do_not_wait_for_each_other([here, there]: [&dyn Signals; 2], prefix: &str) {

@@ -1,3 +1,19 @@
-//! The ports `Signals` and `RateLimiter` on Redis.
+//! The ports `Signals` and `RateLimiter` on Redis 7 or later: one server or a cluster, with or without
+//! TLS. What is here may be lost at any time: while Redis is gone every call fails within its deadline,
+//! most of them at once, and what depends on it goes on without. Nothing is restarted when it is back.
 
 #![forbid(unsafe_code)]
+
+mod config;
+mod connect;
+mod keys;
+mod limiter;
+mod link;
+mod metrics;
+mod script;
+mod signals;
+mod topics;
+
+pub use config::Config;
+pub use limiter::RedisLimiter;
+pub use signals::RedisSignals;

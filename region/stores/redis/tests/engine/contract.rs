@@ -1,0 +1,35 @@
+//! The contracts of the ports.
+
+use gb6_core_obs::metrics::Metrics;
+use gb6_core_ports::contract::{limiter, signals};
+use gb6_region_stores_redis::{Config, RedisLimiter, RedisSignals};
+
+use crate::server::{given, region, runtime, until};
+
+/// Runs all contracts.
+pub(crate) fn hold(config: &Config) {
+    let (runtime, region) = (runtime(), region());
+    let open = || RedisSignals::open(config, &region, runtime.handle(), &Metrics::bare());
+    let engines = [open(), open()];
+    for engine in &engines {
+        until("signals are connected", || engine.is_connected());
+    }
+    signals::all([&engines[0], &engines[1]], "signal:");
+    signals::all([&engines[0], &engines[0]], "alone:");
+    let limits = RedisLimiter::open(config, &region, runtime.handle(), &Metrics::bare());
+    until("limits are connected", || limits.is_connected());
+    limiter::all(&limits, &limiter::RealTime::default());
+}
+
+#[test]
+fn on_one_server() {
+    hold(&with(&given(), "lease_ms=2000"));
+}
+
+/// A URI with further options.
+pub(crate) fn with(uri: &str, options: &str) -> Config {
+    let sign = if uri.contains('?') { '&' } else { '?' };
+    // A machine that builds something beside these tests answers late now and then.
+    let uri = format!("{uri}{sign}{options}&timeout_ms=2000&connect_timeout_ms=5000");
+    Config::parse(&uri).expect("GB6_TEST_REDIS is a URI")
+}
