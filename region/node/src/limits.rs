@@ -23,6 +23,8 @@ pub(crate) struct Limits {
     pub(crate) began: Instant,
     /// Shares that were given.
     pub(crate) given: Counter,
+    /// Questions that could not be answered.
+    pub(crate) unanswered: Counter,
 }
 
 impl Limits {
@@ -78,7 +80,9 @@ impl Limits {
         let shares = match self.limiter.lease(edge.as_str(), &wants, now) {
             Ok(shares) => shares,
             Err(error) => {
-                tracing::warn!(%error, node = %edge, "limits can not be shared out now");
+                // Every edge asks every second: the engine says it once, and the counter how often.
+                self.unanswered.inc();
+                tracing::debug!(%error, node = %edge, "limits can not be shared out now");
                 return LimitsShared::default();
             }
         };

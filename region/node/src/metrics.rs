@@ -39,6 +39,8 @@ pub(crate) struct RegionMetrics {
     pub(crate) roles_refused: Counter,
     /// Shares of limits given to edges.
     pub(crate) limit_shares: Counter,
+    /// Questions of edges for shares that the engine did not answer.
+    pub(crate) limit_questions_unanswered: Counter,
     /// Signals that were lost on their way.
     pub(crate) signals_dropped: Counter,
 }
@@ -49,6 +51,10 @@ impl RegionMetrics {
             limit_shares: metrics.counter(
                 "gb6_region_limit_shares_total",
                 "Shares of limits of users and instances given to edges.",
+            ),
+            limit_questions_unanswered: metrics.counter(
+                "gb6_region_limit_questions_unanswered_total",
+                "Questions of edges for shares of limits that the engine of limits could not answer.",
             ),
             roles_refused: metrics.counter(
                 "gb6_region_roles_refused_total",

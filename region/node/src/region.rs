@@ -195,6 +195,7 @@ impl Region {
                 snapshot: deps.snapshot.clone(),
                 began: Instant::now(),
                 given: region_metrics.limit_shares.clone(),
+                unanswered: region_metrics.limit_questions_unanswered.clone(),
             },
         };
         let acceptor = tokio::spawn(accept::run(

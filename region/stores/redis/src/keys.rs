@@ -16,6 +16,11 @@ impl Keys {
         Self { before }
     }
 
+    /// What every name begins with.
+    pub(crate) fn before(&self) -> &str {
+        &self.before
+    }
+
     /// The channel of a room's signals. Without a tag: an instance's rooms are spread over a cluster.
     pub(crate) fn room(&self, instance: &str, channel: &str) -> Vec<u8> {
         let Self { before } = self;

@@ -4,6 +4,7 @@
 
 #![forbid(unsafe_code)]
 
+mod check;
 mod config;
 mod connect;
 mod keys;
@@ -14,6 +15,7 @@ mod script;
 mod signals;
 mod topics;
 
+pub use check::check;
 pub use config::Config;
 pub use limiter::RedisLimiter;
 pub use signals::RedisSignals;

@@ -23,6 +23,9 @@ const PART: usize = 64;
 /// script's numbers.
 const DEMAND_MAX: u64 = 1 << 40;
 
+/// The script that shares out.
+pub(crate) const SHARE: &str = include_str!("share.lua");
+
 /// Shares of limits in one Redis.
 pub struct RedisLimiter {
     link: Link,
@@ -44,7 +47,7 @@ impl RedisLimiter {
             // To ask for a share twice is to ask for it once.
             link: Link::open(config, "limits", 2, runtime, metrics),
             keys: Keys::new(&config.prefix, region),
-            script: Script::new(include_str!("share.lua")),
+            script: Script::new(SHARE),
             valid_ms: u64::try_from(config.lease.as_millis()).unwrap_or(u64::MAX),
         }
     }

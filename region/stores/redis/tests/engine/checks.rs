@@ -1,0 +1,133 @@
+//! `check` against servers that are as they should be and ones that are not.
+
+use gb6_core_ports::Check;
+use gb6_region_stores_redis::{Config, check};
+
+use crate::cluster::Cluster;
+use crate::contract::with;
+use crate::server::{Server, given, region, runtime};
+
+fn look(config: &Config) -> Vec<Check> {
+    check(config, &region(), runtime().handle())
+}
+
+/// What is wrong.
+fn wrong(config: &Config) -> Vec<String> {
+    let bad = |check: Check| {
+        check
+            .found
+            .err()
+            .map(|advice| format!("{}: {advice}", check.what))
+    };
+    look(config).into_iter().filter_map(bad).collect()
+}
+
+#[test]
+fn a_good_server_and_a_good_cluster_are_good() {
+    let config = with(&given(), "");
+    assert_eq!(wrong(&config), Vec::<String>::new());
+    assert!(look(&config).len() >= 7);
+    let cluster = Cluster::start();
+    let config = cluster.config("");
+    assert_eq!(wrong(&config), Vec::<String>::new());
+    // Each master is looked at.
+    assert!(look(&config).len() >= 13);
+}
+
+#[test]
+fn a_server_that_is_not_there_or_has_another_password_is_told() {
+    let server = Server::start(&["--requirepass", "hunter2"]);
+    let at = |login: &str, port: u16| {
+        let uri = format!("redis://{login}127.0.0.1:{port}");
+        wrong(&Config::parse(&uri).expect("a URI"))
+    };
+    for login in ["", ":wrong-one@"] {
+        let wrong = at(login, server.port);
+        assert_eq!(wrong.len(), 1, "{wrong:?}");
+        assert!(wrong[0].contains("right user and password"), "{wrong:?}");
+        assert!(!wrong[0].contains("wrong-one"), "{wrong:?}");
+    }
+    assert_eq!(at(":hunter2@", server.port), Vec::<String>::new());
+    let nobody = at("", crate::server::free_port());
+    assert!(nobody[0].contains("see that it runs"), "{nobody:?}");
+}
+
+#[test]
+fn a_silent_server_takes_the_time_of_a_connection_and_no_more() {
+    let server = Server::start(&[]);
+    server.pause();
+    let began = std::time::Instant::now();
+    let wrong = wrong(&server.config("connect_timeout_ms=300"));
+    server.resume();
+    assert!(wrong[0].contains("connection"), "{wrong:?}");
+    assert!(began.elapsed().as_secs() < 5);
+}
+
+#[test]
+fn missing_permissions_and_an_unfit_policy_are_told() {
+    let server = Server::start(&["--maxmemory-policy", "allkeys-lru"]);
+    let found = wrong(&server.config(""));
+    assert!(
+        found.len() == 1 && found[0].contains("allkeys-lru"),
+        "{found:?}"
+    );
+    server.command(&["config", "set", "maxmemory-policy", "noeviction"]);
+    let allow = |rules: &[&str]| {
+        let mut args = vec!["acl", "setuser", "ann", "reset", "on", ">pw"];
+        args.extend(rules);
+        assert_eq!(server.command(&args).trim(), "OK");
+        let uri = format!("redis://ann:pw@127.0.0.1:{}", server.port);
+        wrong(&Config::parse(&uri).expect("a URI"))
+    };
+    // What the documentation asks for is enough.
+    let enough = [
+        "~gb6:*",
+        "&gb6:*",
+        "+ping",
+        "+info",
+        "+hello",
+        "+evalsha",
+        "+eval",
+        "+time",
+        "+hgetall",
+        "+hset",
+        "+hdel",
+        "+pexpire",
+        "+publish",
+        "+subscribe",
+        "+unsubscribe",
+    ];
+    assert_eq!(allow(&enough), Vec::<String>::new());
+    let without = |rule: &str| {
+        let rules: Vec<&str> = enough.iter().copied().filter(|r| *r != rule).collect();
+        allow(&rules)
+    };
+    for (rule, wanted) in [
+        ("+publish", "sending signals"),
+        ("+subscribe", "following signals"),
+        ("+hset", "shares of limits"),
+        ("~gb6:*", "shares of limits"),
+        ("&gb6:*", "signals"),
+        ("+info", "allow +info"),
+    ] {
+        let found = without(rule);
+        assert!(
+            found.iter().any(|found| found.contains(wanted)),
+            "{rule}: {found:?}"
+        );
+    }
+}
+
+#[test]
+fn a_cluster_and_a_server_are_not_taken_for_each_other() {
+    let server = Server::start(&[]);
+    let uri = format!("redis+cluster://127.0.0.1:{}", server.port);
+    let found = wrong(&Config::parse(&uri).expect("a URI"));
+    assert!(found[0].contains("that it is a cluster"), "{found:?}");
+    let cluster = Cluster::start();
+    let found = wrong(&cluster.servers[0].config(""));
+    assert!(
+        found.iter().any(|found| found.contains("redis+cluster")),
+        "{found:?}"
+    );
+}
