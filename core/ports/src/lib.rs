@@ -20,6 +20,7 @@ pub mod retention;
 pub mod rooms;
 pub mod runs;
 pub mod signals;
+pub mod temporary;
 
 pub use blobs::{BlobKey, BlobMeta, BlobStore, BlobWriter, Presigned, PutIf};
 pub use check::Check;
@@ -35,3 +36,4 @@ pub use log::{
 pub use map::{Expect, MapEntry, MapPage, MapStore};
 pub use rooms::{RoomEntry, RoomStore};
 pub use signals::{SignalSink, Signals};
+pub use temporary::{Temporary, TemporaryKey};

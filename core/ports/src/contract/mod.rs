@@ -10,6 +10,7 @@ mod log_space;
 pub mod map;
 pub mod rooms;
 pub mod signals;
+pub mod temporary;
 
 /// SplitMix64: the suites' only source of chance, the same everywhere.
 #[derive(Clone, Debug)]

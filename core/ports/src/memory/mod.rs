@@ -7,9 +7,11 @@ mod limiter;
 mod log;
 mod map;
 mod rooms;
+mod temporary;
 
 pub use blobs::MemoryBlobs;
 pub use limiter::MemoryRateLimiter;
 pub use log::{MemoryLog, MemoryLogConfig, MemoryStorage};
 pub use map::MemoryMap;
 pub use rooms::MemoryRooms;
+pub use temporary::MemoryTemporary;

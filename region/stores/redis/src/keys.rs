@@ -2,7 +2,7 @@
 //! stands before it: no name of one instance can be that of another. What has to be changed in one step
 //! lies in one slot of a cluster by the hash tag `{…}`.
 
-use gb6_core_ports::LimitKey;
+use gb6_core_ports::{LimitKey, TemporaryKey};
 
 /// What all names of a region begin with.
 #[derive(Clone, Debug)]
@@ -37,6 +37,17 @@ impl Keys {
             Some(user) => format!("user:{user}"),
         };
         self.of_instance(instance, &format!("limit:{name}"))
+    }
+
+    /// A value that ends by itself. Without a tag, as rooms.
+    pub(crate) fn temporary(&self, key: &TemporaryKey) -> Vec<u8> {
+        let (Self { before }, instance) = (self, key.instance.as_str());
+        format!(
+            "{before}{{}}temporary:{}:{instance}:{}",
+            instance.len(),
+            key.name
+        )
+        .into_bytes()
     }
 
     fn of_instance(&self, instance: &str, name: &str) -> Vec<u8> {

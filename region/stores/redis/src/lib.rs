@@ -1,4 +1,4 @@
-//! The ports `Signals` and `RateLimiter` on Redis 7 or later: one server or a cluster, with or without
+//! The ports `Signals`, `RateLimiter` and `Temporary` on Redis 7 or later: one server or a cluster, with or without
 //! TLS. What is here may be lost at any time: while Redis is gone every call fails within its deadline,
 //! most of them at once, and what depends on it goes on without. Nothing is restarted when it is back.
 
@@ -13,9 +13,11 @@ mod link;
 mod metrics;
 mod script;
 mod signals;
+mod temporary;
 mod topics;
 
 pub use check::check;
 pub use config::Config;
 pub use limiter::RedisLimiter;
 pub use signals::RedisSignals;
+pub use temporary::RedisTemporary;

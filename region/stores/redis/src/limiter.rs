@@ -14,6 +14,7 @@ use crate::connect::Connection;
 use crate::keys::Keys;
 use crate::link::Link;
 use crate::script::Script;
+use crate::temporary;
 
 /// Edges that share one limit; one more has an equal share, which nobody else lacks.
 const HOLDERS_MAX: usize = 4_096;
@@ -109,11 +110,8 @@ impl RateLimiter for RedisLimiter {
                     .map(move |part| self.ask(connection.clone(), holder, part)),
             )
         };
-        let told = self.link.call(ask).map_err(|error| match error {
-            // To ask again does no harm.
-            StoreError::OutcomeUnknown { cause } => StoreError::Unavailable { cause },
-            error => error,
-        })?;
+        // To ask again does no harm.
+        let told = self.link.call(ask).map_err(temporary::read)?;
         let mut shares = vec![Share::whole(self.valid_ms); wants.len()];
         for (at, share) in told.into_iter().flatten() {
             shares[at] = share;

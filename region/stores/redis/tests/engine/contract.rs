@@ -1,8 +1,8 @@
 //! The contracts of the ports.
 
 use gb6_core_obs::metrics::Metrics;
-use gb6_core_ports::contract::{limiter, signals};
-use gb6_region_stores_redis::{Config, RedisLimiter, RedisSignals};
+use gb6_core_ports::contract::{limiter, signals, temporary};
+use gb6_region_stores_redis::{Config, RedisLimiter, RedisSignals, RedisTemporary};
 
 use crate::server::{given, region, runtime, until};
 
@@ -19,6 +19,9 @@ pub(crate) fn hold(config: &Config) {
     let limits = RedisLimiter::open(config, &region, runtime.handle(), &Metrics::bare());
     until("limits are connected", || limits.is_connected());
     limiter::all(&limits, &limiter::RealTime::default());
+    let values = RedisTemporary::open(config, &region, runtime.handle(), &Metrics::bare());
+    until("values are connected", || values.is_connected());
+    temporary::all(&values, "t:");
 }
 
 #[test]
