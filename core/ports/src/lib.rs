@@ -16,6 +16,7 @@ pub mod limiter;
 pub mod log;
 pub mod map;
 pub mod memory;
+pub mod people;
 pub mod retention;
 pub mod rooms;
 pub mod runs;
@@ -34,6 +35,7 @@ pub use log::{
     RetentionPlan, SegmentPlan, ShardLog,
 };
 pub use map::{Expect, MapEntry, MapPage, MapStore};
+pub use people::{Hold, PeopleStatus, PersonKey, Status, StatusSink};
 pub use rooms::{RoomEntry, RoomStore};
 pub use signals::{SignalSink, Signals};
 pub use temporary::{Temporary, TemporaryKey};

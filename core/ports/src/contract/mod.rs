@@ -8,6 +8,7 @@ pub mod log;
 pub mod log_model;
 mod log_space;
 pub mod map;
+pub mod people;
 pub mod rooms;
 pub mod signals;
 pub mod temporary;

@@ -6,6 +6,7 @@ mod blobs;
 mod limiter;
 mod log;
 mod map;
+mod people;
 mod rooms;
 mod temporary;
 
@@ -13,5 +14,6 @@ pub use blobs::MemoryBlobs;
 pub use limiter::MemoryRateLimiter;
 pub use log::{MemoryLog, MemoryLogConfig, MemoryStorage};
 pub use map::MemoryMap;
+pub use people::MemoryPeople;
 pub use rooms::MemoryRooms;
 pub use temporary::MemoryTemporary;

@@ -2,7 +2,7 @@
 //! stands before it: no name of one instance can be that of another. What has to be changed in one step
 //! lies in one slot of a cluster by the hash tag `{…}`.
 
-use gb6_core_ports::{LimitKey, TemporaryKey};
+use gb6_core_ports::{LimitKey, PersonKey, TemporaryKey};
 
 /// What all names of a region begin with.
 #[derive(Clone, Debug)]
@@ -46,6 +46,22 @@ impl Keys {
             "{before}{{}}temporary:{}:{instance}:{}",
             instance.len(),
             key.name
+        )
+        .into_bytes()
+    }
+
+    /// The hash of what is said of a person. Those of an instance are in one slot.
+    pub(crate) fn person(&self, person: &PersonKey) -> Vec<u8> {
+        self.of_instance(person.instance.as_str(), &format!("status:{}", person.user))
+    }
+
+    /// The channel of a person's changes. Without a tag, as rooms.
+    pub(crate) fn changes(&self, person: &PersonKey) -> Vec<u8> {
+        let (Self { before }, instance) = (self, person.instance.as_str());
+        format!(
+            "{before}{{}}status:{}:{instance}:{}",
+            instance.len(),
+            person.user
         )
         .into_bytes()
     }

@@ -1,8 +1,8 @@
 //! The contracts of the ports.
 
 use gb6_core_obs::metrics::Metrics;
-use gb6_core_ports::contract::{limiter, signals, temporary};
-use gb6_region_stores_redis::{Config, RedisLimiter, RedisSignals, RedisTemporary};
+use gb6_core_ports::contract::{limiter, people, signals, temporary};
+use gb6_region_stores_redis::{Config, RedisLimiter, RedisPeople, RedisSignals, RedisTemporary};
 
 use crate::server::{given, region, runtime, until};
 
@@ -22,6 +22,13 @@ pub(crate) fn hold(config: &Config) {
     let values = RedisTemporary::open(config, &region, runtime.handle(), &Metrics::bare());
     until("values are connected", || values.is_connected());
     temporary::all(&values, "t:");
+    let open = || RedisPeople::open(config, &region, runtime.handle(), &Metrics::bare());
+    let engines = [open(), open()];
+    for engine in &engines {
+        until("people are connected", || engine.is_connected());
+    }
+    people::all([&engines[0], &engines[1]], "p:");
+    people::all([&engines[0], &engines[0]], "alone:");
 }
 
 #[test]
