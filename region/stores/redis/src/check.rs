@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use gb6_core_ports::{Check, LimitKey};
+use gb6_core_ports::{Check, LimitKey, PersonKey, TemporaryKey};
 use redis::cluster_routing::{MultipleNodeRoutingInfo, RoutingInfo};
 use redis::{FromRedisValue, PushInfo, RedisError, RedisResult, Value};
 use tokio::runtime::Handle;
@@ -12,9 +12,9 @@ use tokio::runtime::Handle;
 use crate::config::Config;
 use crate::connect::{Connection, Use};
 use crate::keys::Keys;
-use crate::limiter;
 use crate::link::told;
 use crate::script::Script;
+use crate::{limiter, people};
 
 /// How long one question may take here: nobody waits for it.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -23,13 +23,26 @@ const VERSION_MIN: u32 = 7;
 /// An instance of this name can not exist: what is written for a look is nobody's.
 const NOBODY: &str = "{check}";
 
-/// Connects and looks; blocks the calling thread, for seconds at most. What is written ends by itself
-/// within the leases of `config`. `region` is the one that would use it.
-pub fn check(config: &Config, region: &str, runtime: &Handle) -> Vec<Check> {
-    runtime.block_on(look(config, region))
+/// What a Redis is to be used for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Purpose {
+    /// `Signals`.
+    Signals,
+    /// `RateLimiter`.
+    Limits,
+    /// `PeopleStatus`.
+    People,
+    /// `Temporary`.
+    Temporary,
 }
 
-async fn look(config: &Config, region: &str) -> Vec<Check> {
+/// Connects and looks; blocks the calling thread, for seconds at most. What is written ends by itself
+/// within seconds. `region` is the one that would use it.
+pub fn check(config: &Config, region: &str, purposes: &[Purpose], runtime: &Handle) -> Vec<Check> {
+    runtime.block_on(look(config, region, purposes))
+}
+
+async fn look(config: &Config, region: &str, purposes: &[Purpose]) -> Vec<Check> {
     let what = |of: &str| format!("Redis at {config}: {of}");
     let pushes = |_: PushInfo| Ok::<(), std::convert::Infallible>(());
     let how = Use {
@@ -78,7 +91,7 @@ async fn look(config: &Config, region: &str) -> Vec<Check> {
             }
         }
     }
-    for (of, done) in commands(config, region, connection).await {
+    for (of, done) in commands(config, region, purposes, connection).await {
         let found = match done {
             Ok(()) => Ok("allowed".to_owned()),
             Err(error) => Err(format!(
@@ -194,50 +207,100 @@ fn memory(info: &str) -> Result<String, String> {
     }
 }
 
-/// Uses every command.
+/// Uses every command of some purposes.
 async fn commands(
     config: &Config,
     region: &str,
-    connection: Connection,
+    purposes: &[Purpose],
+    mut connection: Connection,
 ) -> Vec<(&'static str, RedisResult<()>)> {
     let keys = Keys::new(&config.prefix, region);
-    let limit = keys.limit(&LimitKey {
+    let wanted = |any: &[Purpose]| any.iter().any(|purpose| purposes.contains(purpose));
+    let mut done = Vec::new();
+    if wanted(&[Purpose::Limits]) {
+        let key = keys.limit(&LimitKey {
+            instance: NOBODY.into(),
+            user: None,
+        });
+        let script = Script::new(limiter::SHARE);
+        let args = ["check", "1000", "1", "1"];
+        let ran = script.run::<Value>(connection.clone(), &[key], &args).await;
+        done.push((
+            "shares of limits (EVALSHA, EVAL, TIME, HGETALL, HSET, HDEL, PEXPIRE)",
+            ran.map(drop),
+        ));
+    }
+    let person = PersonKey {
         instance: NOBODY.into(),
-        user: None,
-    });
-    let channel = keys.room(NOBODY, "check");
-    let script = Script::new(limiter::SHARE);
-    let args = ["check", "1000", "1", "1"];
-    let shared: RedisResult<Value> = script.run(connection.clone(), &[limit], &args).await;
-    let published = {
+        user: "check".to_owned(),
+    };
+    if wanted(&[Purpose::People]) {
+        let script = Script::new(people::STATUS);
+        let args = ["check", "1000", "1", "+"];
+        let ran = script
+            .run::<Value>(connection.clone(), &[keys.person(&person)], &args)
+            .await;
+        done.push((
+            "people's statuses (EVALSHA, EVAL, TIME, HGETALL, HSET, HDEL, PEXPIRE)",
+            ran.map(drop),
+        ));
+    }
+    if wanted(&[Purpose::Temporary]) {
+        let key = keys.temporary(&TemporaryKey {
+            instance: NOBODY.into(),
+            name: "check".to_owned(),
+        });
+        done.push((
+            "temporary values (SET, GET, GETDEL, DEL)",
+            keep(&mut connection, &key).await,
+        ));
+    }
+    if wanted(&[Purpose::Signals, Purpose::People]) {
+        let channel = keys.changes(&person);
         let publish = if config.cluster {
             "SPUBLISH"
         } else {
             "PUBLISH"
         };
-        let mut connection = connection.clone();
         let mut publish = redis::cmd(publish);
         publish.arg(&channel).arg("");
-        publish.query_async::<Value>(&mut connection).await
-    };
-    let followed = match connection {
-        Connection::Single(mut connection) => connection.subscribe(&channel).await,
-        Connection::Cluster(mut connection) => connection.ssubscribe(&channel).await,
-    };
-    vec![
-        (
-            "shares of limits (EVALSHA, EVAL, TIME, HGETALL, HSET, HDEL, PEXPIRE)",
-            shared.map(drop),
-        ),
-        (
-            "sending signals (PUBLISH, SPUBLISH of a cluster)",
-            published.map(drop),
-        ),
-        (
-            "following signals (SUBSCRIBE, SSUBSCRIBE of a cluster)",
-            followed,
-        ),
-    ]
+        let sent = publish.query_async::<Value>(&mut connection).await;
+        done.push((
+            "sending to other nodes (PUBLISH, SPUBLISH of a cluster)",
+            sent.map(drop),
+        ));
+        done.push((
+            "following other nodes (SUBSCRIBE, UNSUBSCRIBE; SSUBSCRIBE, SUNSUBSCRIBE of a cluster)",
+            follow(connection, &channel).await,
+        ));
+    }
+    done
+}
+
+async fn keep(connection: &mut Connection, key: &[u8]) -> RedisResult<()> {
+    let mut set = redis::cmd("SET");
+    set.arg(key).arg("").arg("PX").arg(1000);
+    set.query_async::<Value>(connection).await?;
+    for name in ["GET", "GETDEL", "DEL"] {
+        redis::cmd(name)
+            .arg(key)
+            .query_async::<Value>(connection)
+            .await?;
+    }
+    Ok(())
+}
+
+async fn follow(connection: Connection, channel: &[u8]) -> RedisResult<()> {
+    match connection {
+        Connection::Single(mut connection) => {
+            connection.subscribe(channel).await?;
+            connection.unsubscribe(channel).await
+        }
+        Connection::Cluster(mut connection) => {
+            connection.ssubscribe(channel).await?;
+            connection.sunsubscribe(channel).await
+        }
+    }
 }
 
 #[cfg(test)]

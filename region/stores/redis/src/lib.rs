@@ -8,6 +8,7 @@ mod check;
 mod config;
 mod connect;
 mod followers;
+pub mod fuzz;
 mod keys;
 mod limiter;
 mod link;
@@ -18,7 +19,7 @@ mod signals;
 mod temporary;
 mod topics;
 
-pub use check::check;
+pub use check::{Purpose, check};
 pub use config::Config;
 pub use limiter::RedisLimiter;
 pub use people::RedisPeople;

@@ -21,7 +21,12 @@ use crate::metrics::TopicMetrics;
 use publisher::Queue;
 
 /// Bytes of a node's name in front of each message, by which it knows its own.
-pub(crate) const ORIGIN_BYTES: usize = 16;
+const ORIGIN_BYTES: usize = 16;
+
+/// Who sent a message, and what it carries; `None`: malformed.
+pub(crate) fn payload_of(message: &[u8]) -> Option<(&[u8; ORIGIN_BYTES], &[u8])> {
+    message.split_first_chunk()
+}
 
 /// Who is handed what comes in a channel. Called by the connection's task, so it must not block.
 pub(crate) trait Follower: Send + Sync {
@@ -166,11 +171,11 @@ impl Shared {
 
     /// A message came from Redis.
     fn received(&self, channel: &[u8], message: &[u8]) {
-        let Some((origin, payload)) = message.split_at_checked(ORIGIN_BYTES) else {
+        let Some((origin, payload)) = payload_of(message) else {
             self.metrics.malformed.inc();
             return;
         };
-        if origin == self.origin {
+        if *origin == self.origin {
             return;
         }
         let followed = self.followed.lock();

@@ -1,14 +1,21 @@
 //! `check` against servers that are as they should be and ones that are not.
 
 use gb6_core_ports::Check;
-use gb6_region_stores_redis::{Config, check};
+use gb6_region_stores_redis::{Config, Purpose, check};
 
 use crate::cluster::Cluster;
 use crate::contract::with;
 use crate::server::{Server, given, region, runtime};
 
+const ALL: [Purpose; 4] = [
+    Purpose::Signals,
+    Purpose::Limits,
+    Purpose::People,
+    Purpose::Temporary,
+];
+
 fn look(config: &Config) -> Vec<Check> {
-    check(config, &region(), runtime().handle())
+    check(config, &region(), &ALL, runtime().handle())
 }
 
 /// What is wrong.
@@ -26,12 +33,12 @@ fn wrong(config: &Config) -> Vec<String> {
 fn a_good_server_and_a_good_cluster_are_good() {
     let config = with(&given(), "");
     assert_eq!(wrong(&config), Vec::<String>::new());
-    assert!(look(&config).len() >= 7);
+    assert!(look(&config).len() == 9);
     let cluster = Cluster::start();
     let config = cluster.config("");
     assert_eq!(wrong(&config), Vec::<String>::new());
     // Each master is looked at.
-    assert!(look(&config).len() >= 13);
+    assert!(look(&config).len() == 15);
 }
 
 #[test]
@@ -96,6 +103,10 @@ fn missing_permissions_and_an_unfit_policy_are_told() {
         "+publish",
         "+subscribe",
         "+unsubscribe",
+        "+set",
+        "+get",
+        "+getdel",
+        "+del",
     ];
     assert_eq!(allow(&enough), Vec::<String>::new());
     let without = |rule: &str| {
@@ -103,11 +114,13 @@ fn missing_permissions_and_an_unfit_policy_are_told() {
         allow(&rules)
     };
     for (rule, wanted) in [
-        ("+publish", "sending signals"),
-        ("+subscribe", "following signals"),
+        ("+publish", "sending to other nodes"),
+        ("+subscribe", "following other nodes"),
         ("+hset", "shares of limits"),
+        ("+pexpire", "people's statuses"),
+        ("+getdel", "temporary values"),
         ("~gb6:*", "shares of limits"),
-        ("&gb6:*", "signals"),
+        ("&gb6:*", "other nodes"),
         ("+info", "allow +info"),
     ] {
         let found = without(rule);
