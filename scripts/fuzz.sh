@@ -37,6 +37,7 @@ TARGETS=(
     upgrade:edge/node/corpus/upgrade
     log_directory:region/stores/embedded/tests/corpus/segment
     checkpoint:region/shard/corpus/checkpoint
+    redis_message:region/stores/redis/tests/corpus/message
 )
 
 if [ "${1:-}" = --list ]; then
