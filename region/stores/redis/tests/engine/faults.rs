@@ -8,9 +8,12 @@ use std::time::{Duration, Instant};
 
 use gb6_core_obs::metrics::Metrics;
 use gb6_core_ports::limiter::{LimitKey, WHOLE};
-use gb6_core_ports::{RateLimiter, SignalSink, Signals, StoreError, Want};
+use gb6_core_ports::{
+    Hold, PeopleStatus, PersonKey, RateLimiter, SignalSink, Signals, Status, StatusSink,
+    StoreError, Temporary, TemporaryKey, Want,
+};
 use gb6_core_wire::mesh::{Publication, RoomRef};
-use gb6_region_stores_redis::{Config, RedisLimiter, RedisSignals};
+use gb6_region_stores_redis::{Config, RedisLimiter, RedisPeople, RedisSignals, RedisTemporary};
 
 use crate::cluster::Cluster;
 use crate::server::{Server, metric, region, runtime, until};
@@ -178,6 +181,98 @@ fn heals(config: &Config, fault: impl FnOnce(), mend: impl FnOnce()) {
     assert!(metric(&metrics[0], "gb6_redis_breaks_total", "limits") >= 1.0);
     let shares = limits.lease("e1", &[want(5)], 0).expect("a share");
     assert_eq!(shares[0].parts, WHOLE);
+}
+
+#[test]
+fn values_and_statuses_fail_within_their_time_and_come_back() {
+    let mut server = Server::start(&[]);
+    let (runtime, region, metrics) = (runtime(), region(), Metrics::bare());
+    let config = server.config("lease_ms=5000");
+    let values = RedisTemporary::open(&config, &region, runtime.handle(), &metrics);
+    let people = RedisPeople::open(&config, &region, runtime.handle(), &metrics);
+    until("all are connected", || {
+        values.is_connected() && people.is_connected()
+    });
+    let key = TemporaryKey {
+        instance: "demo".into(),
+        name: "resume:1".to_owned(),
+    };
+    let ann = PersonKey {
+        instance: "demo".into(),
+        user: "ann".to_owned(),
+    };
+    let hold = [Hold {
+        person: ann.clone(),
+        status: Some(b"away".to_vec()),
+    }];
+    let read = || {
+        people
+            .read(std::slice::from_ref(&ann))
+            .map(|read| read[0].said.clone())
+    };
+    values
+        .put(&key, b"it", Duration::from_secs(60))
+        .expect("put");
+    people.hold("e1", &hold).expect("hold");
+    assert_eq!(read(), Ok(Some(b"away".to_vec())));
+    let follows = Arc::new(Follows::default());
+    let sink: Arc<dyn StatusSink> = follows.clone();
+    people.follow(&ann, &sink);
+    until("changes are told", || {
+        follows.live.load(Ordering::Relaxed) == 1
+    });
+
+    server.kill();
+    let within = |what: &str, call: &dyn Fn() -> Result<(), StoreError>| {
+        let began = Instant::now();
+        let error = call().expect_err(what);
+        let told = matches!(
+            error,
+            StoreError::Unavailable { .. } | StoreError::OutcomeUnknown { .. }
+        );
+        assert!(told, "{what}: {error:?}");
+        assert!(
+            began.elapsed() < Duration::from_millis(200) + SLACK,
+            "{what}"
+        );
+    };
+    within("put", &|| values.put(&key, b"it", Duration::from_secs(60)));
+    within("take", &|| values.take(&key).map(drop));
+    within("hold", &|| people.hold("e1", &hold).map(drop));
+    within("read", &|| read().map(drop));
+
+    server.restart();
+    until("values are kept again", || {
+        values.put(&key, b"new", Duration::from_secs(60)).is_ok()
+    });
+    assert_eq!(values.take(&key), Ok(Some(b"new".to_vec())));
+    until("who follows is told", || {
+        follows.live.load(Ordering::Relaxed) >= 2
+    });
+    // It is empty; what is said again is there again, and newer.
+    until("statuses are held again", || {
+        people.hold("e1", &hold).is_ok()
+    });
+    assert_eq!(read(), Ok(Some(b"away".to_vec())));
+    assert_eq!(follows.changes.load(Ordering::Relaxed), 1);
+}
+
+/// Counts changes.
+#[derive(Default)]
+struct Follows {
+    live: AtomicU64,
+    changes: AtomicU64,
+}
+
+impl StatusSink for Follows {
+    fn changed(&self, _: &PersonKey, status: &Status) {
+        assert_eq!(status.said.as_deref(), Some(&b"away"[..]));
+        self.changes.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn live(&self, _: &PersonKey) {
+        self.live.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 /// Ends the senders, also where an assertion fails.
