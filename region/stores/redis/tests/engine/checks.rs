@@ -70,6 +70,30 @@ fn a_silent_server_takes_the_time_of_a_connection_and_no_more() {
     assert!(began.elapsed().as_secs() < 5);
 }
 
+/// The rules of the user that docs/operations.md makes.
+fn documented() -> Vec<String> {
+    let docs = include_str!("../../../../../docs/operations.md");
+    let (_, rest) = docs.split_once("ACL SETUSER gb6 on >… ").expect("the user");
+    let (rules, _) = rest.split_once("```").expect("its end");
+    rules.split_whitespace().map(str::to_owned).collect()
+}
+
+fn set_user(server: &Server, rules: &[String]) {
+    let mut args = vec!["acl", "setuser", "ann", "reset", "on", ">pw"];
+    args.extend(rules.iter().map(String::as_str));
+    assert_eq!(server.command(&args).trim(), "OK");
+}
+
+#[test]
+fn the_documented_user_is_enough_on_a_cluster() {
+    let cluster = Cluster::start();
+    for server in &cluster.servers {
+        set_user(server, &documented());
+    }
+    let uri = cluster.uri().replace("://", "://ann:pw@");
+    assert_eq!(wrong(&with(&uri, "")), Vec::<String>::new());
+}
+
 #[test]
 fn missing_permissions_and_an_unfit_policy_are_told() {
     let server = Server::start(&["--maxmemory-policy", "allkeys-lru"]);
@@ -79,38 +103,20 @@ fn missing_permissions_and_an_unfit_policy_are_told() {
         "{found:?}"
     );
     server.command(&["config", "set", "maxmemory-policy", "noeviction"]);
-    let allow = |rules: &[&str]| {
-        let mut args = vec!["acl", "setuser", "ann", "reset", "on", ">pw"];
-        args.extend(rules);
-        assert_eq!(server.command(&args).trim(), "OK");
+    let allow = |rules: &[String]| {
+        set_user(&server, rules);
         let uri = format!("redis://ann:pw@127.0.0.1:{}", server.port);
         wrong(&Config::parse(&uri).expect("a URI"))
     };
     // What the documentation asks for is enough.
-    let enough = [
-        "~gb6:*",
-        "&gb6:*",
-        "+ping",
-        "+info",
-        "+hello",
-        "+evalsha",
-        "+eval",
-        "+time",
-        "+hgetall",
-        "+hset",
-        "+hdel",
-        "+pexpire",
-        "+publish",
-        "+subscribe",
-        "+unsubscribe",
-        "+set",
-        "+get",
-        "+getdel",
-        "+del",
-    ];
+    let enough = documented();
     assert_eq!(allow(&enough), Vec::<String>::new());
     let without = |rule: &str| {
-        let rules: Vec<&str> = enough.iter().copied().filter(|r| *r != rule).collect();
+        let rules = enough
+            .iter()
+            .filter(|r| *r != rule)
+            .cloned()
+            .collect::<Vec<_>>();
         allow(&rules)
     };
     for (rule, wanted) in [
