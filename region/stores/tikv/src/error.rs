@@ -46,9 +46,11 @@ impl Failure {
         matches!(self, Self::Client(error) if is_write_conflict(error))
     }
 
-    /// Whether what a dead transaction left stood in the way: it goes away with its lease.
-    pub(crate) fn is_lock(&self) -> bool {
-        matches!(self, Self::Client(error) if is_lock(error))
+    /// Whether a read that met it may be made again at once, and what stands in the way passes soon:
+    /// what a dead transaction left, which goes away with its lease; or the stream of timestamps, which
+    /// the client makes anew no more than once a second.
+    pub(crate) fn passes_soon(&self) -> bool {
+        matches!(self, Self::Client(error) if is_lock(error) || is_stream_end(error))
     }
 
     /// The label of a metric.
@@ -124,6 +126,14 @@ fn is_lock(error: &Client) -> bool {
     })
 }
 
+fn is_stream_end(error: &Client) -> bool {
+    match error {
+        Client::Canceled(_) | Client::Channel(_) => true,
+        Client::InternalError { message } => message.contains("TimestampRequest channel is closed"),
+        _ => false,
+    }
+}
+
 /// The error without the keys that the client's own text has in it.
 pub(crate) fn describe(error: &Client) -> String {
     match error {
@@ -173,7 +183,7 @@ pub(crate) fn describe(error: &Client) -> String {
         Client::GrpcAPI(status) => format!("{:?}: {}", status.code(), status.message()),
         Client::Grpc(error) => chain(error),
         Client::Io(error) => error.to_string(),
-        Client::Canceled(_) | Client::Channel(_) => "the stream of timestamps from PD ended".into(),
+        error if is_stream_end(error) => "the stream of timestamps from PD ended".into(),
         Client::InternalError { message } => without_source(message),
         Client::KeyspaceNotFound(_) => "there is no such keyspace".into(),
         Client::KvError { .. } | Client::StringError(_) => "the store refused".into(),
@@ -233,11 +243,20 @@ mod tests {
     }
 
     #[test]
-    fn what_a_dead_transaction_left_is_a_lock() {
+    fn what_passes_soon_is_told_from_what_does_not() {
         let locked = key_error(|e| e.locked = Some(Default::default()));
-        assert!(Failure::from(Client::MultipleKeyErrors(vec![locked])).is_lock());
-        assert!(Failure::from(Client::ResolveLockError(Vec::new())).is_lock());
-        assert!(!Failure::Deadline.is_lock());
+        let ended = "[/a/b.rs:73]: TimestampRequest channel is closed".to_owned();
+        for error in [
+            Client::MultipleKeyErrors(vec![locked]),
+            Client::ResolveLockError(Vec::new()),
+            Client::InternalError { message: ended },
+        ] {
+            assert!(Failure::from(error).passes_soon());
+        }
+        assert!(!Failure::Deadline.passes_soon());
+        let down = "[/a/b.rs:9]: failed to connect".to_owned();
+        let down = Failure::from(Client::InternalError { message: down });
+        assert!(!down.passes_soon());
     }
 
     #[test]

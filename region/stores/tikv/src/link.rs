@@ -19,8 +19,8 @@ use crate::metrics::TikvMetrics;
 
 /// After a connect that failed, others fail at once for so long.
 const AGAIN: Duration = Duration::from_millis(500);
-/// Between attempts of a read that met what a dead transaction left.
-const LOCK_PAUSE: Duration = Duration::from_millis(50);
+/// Between attempts of a read that met what passes soon.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// The connection of one store to its cluster.
 pub(crate) struct Link {
@@ -174,8 +174,8 @@ impl Session {
         done
     }
 
-    /// As [`Session::run`], for what only reads: repeated where it met what a dead transaction left,
-    /// which goes away with that transaction's lease.
+    /// As [`Session::run`], for what only reads: repeated until its deadline where it met what passes
+    /// soon.
     pub(crate) fn read<T>(
         &self,
         step: &'static str,
@@ -184,7 +184,7 @@ impl Session {
         self.run(step, async |client| {
             loop {
                 match work(client).await {
-                    Err(failure) if failure.is_lock() => tokio::time::sleep(LOCK_PAUSE).await,
+                    Err(failure) if failure.passes_soon() => tokio::time::sleep(PAUSE).await,
                     done => return done,
                 }
             }

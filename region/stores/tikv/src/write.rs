@@ -7,6 +7,8 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use gb6_core_model::{Position, ShardId};
 use gb6_core_ports::runs;
@@ -21,6 +23,8 @@ use crate::rooms::{Inner, options};
 const WRITE_ENTRIES_MAX: usize = 4096;
 /// Instances of a shard that are known to be marked; beyond, they are marked again.
 const MARKED_MAX: usize = 16_384;
+/// Between attempts of reading back.
+const READ_BACK_PAUSE: Duration = Duration::from_millis(100);
 /// Attempts of a clear that somebody else's write came between.
 const CLEAR_ATTEMPTS: usize = 8;
 
@@ -146,7 +150,8 @@ impl Inner {
     }
 
     /// Whether a transaction whose answer is missing was committed. Its end is decided when this
-    /// answers: a read of a primary key that is being written waits until it is.
+    /// answers: a read of a primary key that is being written waits until it is. Tried for as long as a
+    /// step may take.
     fn read_back(
         &self,
         shard: ShardId,
@@ -161,8 +166,17 @@ impl Inner {
             let cause = format!("{cause}; then, read back: {}", failure.text(&place));
             StoreError::OutcomeUnknown { cause }
         };
-        let session = self.link.session().map_err(unknown)?;
-        let stored = self.read_applied(&session, shard).map_err(unknown)?;
+        let deadline = Instant::now() + self.config.timeout;
+        let stored = loop {
+            let read = self.link.session();
+            let read = read.and_then(|session| self.read_applied(&session, shard));
+            match read {
+                Ok(stored) => break stored,
+                Err(failure @ Failure::Stored(_)) => return Err(unknown(failure)),
+                Err(failure) if Instant::now() >= deadline => return Err(unknown(failure)),
+                Err(_) => thread::sleep(READ_BACK_PAUSE),
+            }
+        };
         match stored {
             Some(stored) if stored.writer == written.writer => Ok(Written::Done),
             stored => match stored.map_or(0, |stored| stored.position) {
