@@ -7,8 +7,11 @@ use gb6_core_ports::contract::rooms::{all, matches_the_reference, room};
 use gb6_core_ports::memory::MemoryRooms;
 use gb6_core_ports::{RoomEntry, RoomStore, StoreError};
 use gb6_region_stores_tikv::{TikvRooms, check};
+use gb6_tests_harness::engines::{Engine, Kind};
+use tokio::runtime::Runtime;
 
 use crate::engine::{address, config, entry, prefix, store};
+use crate::shared::{key_of, write_state};
 
 const SHARD: ShardId = ShardId(1);
 
@@ -26,7 +29,50 @@ fn other_seeds_match_the_reference_too() {
 
 #[test]
 fn a_busy_room_is_read_in_pages_from_both_ends() {
-    let store = store();
+    busy_room(&store());
+}
+
+#[test]
+fn a_room_that_lies_in_several_parts_of_the_cluster_is_read_as_one() {
+    // The generation is chosen here, so that the room's keys are known.
+    let generation = 1_u64;
+    let entries = |offset: u64| {
+        let mut rest = b"demo\x00\x01".to_vec();
+        rest.extend(SHARD.0.to_be_bytes());
+        rest.extend(generation.to_be_bytes());
+        rest.extend(b"busy\x00\x01");
+        rest.extend(offset.to_be_bytes());
+        key_of("split", b'e', &rest)
+    };
+    let first_keys = [
+        key_of("split", b'e', b""),
+        entries(70),
+        entries(200),
+        entries(201),
+        key_of("split", b'i', b""),
+    ];
+    let hex = |key: &Vec<u8>| key.iter().map(|b| format!("{b:02x}")).collect::<String>();
+    let split = first_keys.iter().map(hex).collect::<Vec<_>>().join(",");
+    let runtime = Runtime::new().unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let options = ["--split", split.as_str()];
+    let started = Engine::start(Kind::Tikv, directory.path(), &options);
+    let engine = runtime.block_on(started).unwrap();
+    let address = engine.address().to_owned();
+    let config = config(&address, "split", "&gc=off");
+    let store = TikvRooms::open(config, "eu", &Metrics::bare()).unwrap();
+    let mut state = vec![1];
+    for number in [generation, 0, 1] {
+        state.extend(number.to_be_bytes());
+    }
+    write_state(address, "split", SHARD, state);
+    busy_room(&store);
+    store.clear(SHARD).unwrap();
+    all(&store);
+}
+
+/// Fills a room and reads it in many ways.
+fn busy_room(store: &dyn RoomStore) {
     let reference = MemoryRooms::new();
     let mut random = Random::new(5);
     // Runs of one entry each, as a slow room makes them, and long ones; holes in between.
@@ -112,7 +158,7 @@ fn a_state_that_a_newer_program_wrote_is_refused_by_name() {
     let prefix = prefix();
     let config = config(&address(), &prefix, "&gc=off");
     let store = TikvRooms::open(config, "eu", &Metrics::bare()).unwrap();
-    crate::shared::write_state(&prefix, SHARD, vec![9; 25]);
+    write_state(address(), &prefix, SHARD, vec![9; 25]);
     let error = store.applied(SHARD).unwrap_err();
     assert!(
         matches!(error, StoreError::Format { found: 9, .. }),

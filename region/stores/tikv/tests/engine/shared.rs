@@ -15,19 +15,25 @@ use crate::engine::{address, config, entry, prefix};
 
 const SHARD: ShardId = ShardId(7);
 
-/// The key of the state of a shard of the region `eu`: names end with 00 01, `a` and the shard.
-fn state_key(prefix: &str, shard: ShardId) -> Vec<u8> {
+/// A key of the region `eu`, of one kind: names end with 00 01.
+pub(crate) fn key_of(prefix: &str, kind: u8, rest: &[u8]) -> Vec<u8> {
     let mut key = prefix.as_bytes().to_vec();
-    key.extend_from_slice(b"\x00\x01eu\x00\x01a");
-    key.extend_from_slice(&shard.0.to_be_bytes());
+    key.extend_from_slice(b"\x00\x01eu\x00\x01");
+    key.push(kind);
+    key.extend_from_slice(rest);
     key
 }
 
+/// The key of the state of a shard.
+fn state_key(prefix: &str, shard: ShardId) -> Vec<u8> {
+    key_of(prefix, b'a', &shard.0.to_be_bytes())
+}
+
 /// Runs `work` with a client of its own.
-fn with_client<T>(work: impl AsyncFnOnce(&TransactionClient) -> T) -> T {
+fn with_client<T>(address: String, work: impl AsyncFnOnce(&TransactionClient) -> T) -> T {
     let runtime = Runtime::new().unwrap();
     runtime.block_on(async {
-        let client = TransactionClient::new(vec![address()]).await.unwrap();
+        let client = TransactionClient::new(vec![address]).await.unwrap();
         work(&client).await
     })
 }
@@ -37,8 +43,8 @@ fn options() -> TransactionOptions {
 }
 
 /// Writes the state of a shard as somebody else might.
-pub(crate) fn write_state(prefix: &str, shard: ShardId, value: Vec<u8>) {
-    with_client(async |client| {
+pub(crate) fn write_state(address: String, prefix: &str, shard: ShardId, value: Vec<u8>) {
+    with_client(address, async |client| {
         let mut transaction = client.begin_with_options(options()).await.unwrap();
         let key = state_key(prefix, shard);
         transaction.put(key, value).await.unwrap();
@@ -48,7 +54,7 @@ pub(crate) fn write_state(prefix: &str, shard: ShardId, value: Vec<u8>) {
 
 /// All keys under a prefix, with their values.
 pub(crate) fn all_keys(prefix: &str) -> Vec<(Vec<u8>, Vec<u8>)> {
-    with_client(async |client| {
+    with_client(address(), async |client| {
         let mut transaction = client.begin_with_options(options()).await.unwrap();
         let (low, mut high) = (prefix.as_bytes().to_vec(), prefix.as_bytes().to_vec());
         high.push(1);
@@ -128,7 +134,7 @@ fn a_damaged_state_is_begun_again() {
     let config = config(&address(), &prefix, "&gc=off");
     let store = TikvRooms::open(config, "eu", &metrics).unwrap();
     store.put(SHARD, &[entry("a", 1, 0)], 0, 5).unwrap();
-    write_state(&prefix, SHARD, vec![1, 2, 3]);
+    write_state(address(), &prefix, SHARD, vec![1, 2, 3]);
     let error = store.applied(SHARD).unwrap_err();
     assert!(matches!(error, StoreError::Unavailable { .. }), "{error}");
     assert_eq!(store.applied(SHARD).unwrap(), 0, "it is filled again");
@@ -149,7 +155,7 @@ fn a_damaged_run_is_begun_again_and_names_no_room() {
         .map(|(key, _)| key)
         .find(|key| key.windows(6).any(|w| w == b"secret"))
         .unwrap();
-    with_client(async |client| {
+    with_client(address(), async |client| {
         let mut transaction = client.begin_with_options(options()).await.unwrap();
         transaction.put(run, vec![0x80]).await.unwrap();
         transaction.commit().await.unwrap();
@@ -168,7 +174,7 @@ fn an_index_that_was_removed_from_the_cluster_is_filled_again() {
     let store = node(&prefix);
     store.put(SHARD, &[entry("a", 1, 0)], 0, 5).unwrap();
     // Only the state: the entries that are left must not come back.
-    with_client(async |client| {
+    with_client(address(), async |client| {
         let mut transaction = client.begin_with_options(options()).await.unwrap();
         transaction.delete(state_key(&prefix, SHARD)).await.unwrap();
         transaction.commit().await.unwrap();
