@@ -1,5 +1,5 @@
-// Command pd is TiKV's Placement Driver, the real one, without its dashboard and HTTP interface: one
-// member with its data in a directory, which serves gRPC on loopback.
+// Command pd is TiKV's Placement Driver, the real one, without its dashboard: one member with its data in
+// a directory, which serves gRPC and HTTP on loopback.
 //
 // It is a module of its own since PD and the store's library want different versions of etcd.
 package main
@@ -8,7 +8,6 @@ import (
 	"context"
 	"flag"
 	"fmt"
-	"net/http"
 	"os"
 	"os/signal"
 	"syscall"
@@ -17,11 +16,16 @@ import (
 	"github.com/pingcap/log"
 	"github.com/spf13/pflag"
 	"github.com/tikv/pd/pkg/schedule/schedulers"
-	"github.com/tikv/pd/pkg/utils/apiutil"
 	"github.com/tikv/pd/pkg/utils/logutil"
+	"github.com/tikv/pd/pkg/versioninfo"
 	"github.com/tikv/pd/server"
+	"github.com/tikv/pd/server/api"
 	"github.com/tikv/pd/server/config"
 )
+
+// release is what PD says its version is: the module is of master between 8.0 and 8.1. Its own build
+// sets it in the same variable.
+const release = "v8.1.0-alpha"
 
 func main() {
 	data := flag.String("data-dir", "", "where the data is")
@@ -76,11 +80,6 @@ func configuration(data string, port, peerPort int, advertised string) (*config.
 	return cfg, nil
 }
 
-// noHTTP answers 404 where PD's HTTP interface would be: PD wants one handler.
-func noHTTP(context.Context, *server.Server) (http.Handler, apiutil.APIServiceGroup, error) {
-	return http.NotFoundHandler(), apiutil.APIServiceGroup{Name: "core", IsCore: true, PathPrefix: apiutil.CorePath}, nil
-}
-
 func run(data string, port, peerPort int, advertised, ready string) error {
 	cfg, err := configuration(data, port, peerPort, advertised)
 	if err != nil {
@@ -91,10 +90,11 @@ func run(data string, port, peerPort int, advertised, ready string) error {
 	}
 	log.ReplaceGlobals(cfg.Logger, cfg.LogProps)
 	schedulers.Register()
+	versioninfo.PDReleaseVersion = release
 
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	svr, err := server.CreateServer(ctx, cfg, nil, noHTTP)
+	svr, err := server.CreateServer(ctx, cfg, nil, api.NewHandler)
 	if err != nil {
 		return err
 	}
