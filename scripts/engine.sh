@@ -63,10 +63,21 @@ options() {
 
 # keep: starts a process that stops the engine once its owner has ended.
 keep() {
+    local start
+    start=$(started_at "$GB6_ENGINE_OWNER") || fail "GB6_ENGINE_OWNER: there is no process $GB6_ENGINE_OWNER"
     # 9 is the lock.
-    setsid bash -c 'tail --pid="$1" -s 0.5 -f /dev/null; exec "$2" stop "$3" "$4"' keeper \
-        "$GB6_ENGINE_OWNER" "$PWD/scripts/engine.sh" "$ENGINE" "$DIR" </dev/null >/dev/null 2>&1 9>&- &
-    echo "$!" >"$DIR/keeper"
+    setsid "$PWD/scripts/engine.sh" keep "$ENGINE" "$DIR" "$GB6_ENGINE_OWNER" "$start" \
+        </dev/null >/dev/null 2>&1 9>&- &
+    echo "$! $(started_at "$!")" >"$DIR/keeper"
+}
+
+# unkeep: ends that process; one of an earlier owner would stop what a later one started.
+unkeep() {
+    local pid start
+    if read -r pid start 2>/dev/null <"$DIR/keeper" && [ "$(started_at "$pid")" = "$start" ]; then
+        kill -- -"$pid" 2>/dev/null || true
+    fi
+    rm -f "$DIR/keeper"
 }
 
 case $COMMAND in
@@ -80,7 +91,7 @@ tool)
     engine_tool "$@"
     exit 0
     ;;
-start | stop | status | address) ;;
+start | stop | status | address | keep) ;;
 *) usage ;;
 esac
 
@@ -98,6 +109,15 @@ known() {
 }
 
 case $COMMAND in
+# What `keep` starts.
+keep)
+    while [ "$(started_at "$1")" = "$2" ]; do
+        sleep 0.5
+    done
+    known
+    mapfile -t names < <(engine_names)
+    finish "${names[@]}"
+    ;;
 start)
     mkdir -p "$DIR"
     # Two starts at once would make its data twice.
@@ -122,15 +142,15 @@ start)
         [ "$#" -gt 0 ] || : >"$DIR/options"
     fi
     known
-    if [ -n "${GB6_ENGINE_OWNER:-}" ] && ! kill -0 "$(cat "$DIR/keeper" 2>/dev/null || echo x)" 2>/dev/null; then
-        keep
-    fi
+    unkeep
+    [ -z "${GB6_ENGINE_OWNER:-}" ] || keep
     engine_start
     engine_address | tee "$DIR/address"
     ;;
 stop)
     known
     if [ "$#" -eq 0 ]; then
+        unkeep
         mapfile -t names < <(engine_names)
         set -- "${names[@]}"
     fi

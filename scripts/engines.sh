@@ -24,33 +24,49 @@ esac
 scripts/install-engines.sh
 mkdir -p engines-data
 ENGINES_DIR=$PWD/engines-data
-trap 'trap "" INT TERM HUP; trap - EXIT; echo "Stopping" 2>/dev/null || true; stop_all; exit 0' INT TERM HUP
-trap stop_all EXIT
+
+end() {
+    trap '' INT TERM HUP
+    trap - EXIT
+    # The terminal may be gone: nobody to tell is no reason to leave engines behind.
+    echo "Stopping" 2>/dev/null || true
+    [ -z "${tick:-}" ] || kill "$tick" 2>/dev/null || true
+    stop_all
+    exit "$1"
+}
+trap 'end 0' INT TERM HUP
+trap 'end $?' EXIT
 # Ended by SIGKILL, this script still leaves nothing behind.
 export GB6_ENGINE_OWNER=$$
 echo "Starting"
 start_all
+brokers=$(tr ',' '\n' <<<"${ADDRESS[kafka]}" | wc -l)
+copies=$((brokers < 3 ? brokers : 3))
+[ -e engines-data/record.key ] || (umask 077 && head -c 32 /dev/urandom | od -An -v -tx1 | tr -d ' \n' >engines-data/record.key)
 cat <<TEXT
 
-In a region's file:
+In the file of each node of a region whose gb6 was built with --features engines:
 
 [stores]
-log = "kafka://${ADDRESS[kafka]}"
+log = "kafka://${ADDRESS[kafka]}/gb6?replication=$copies&min_insync=$((copies < 2 ? 1 : 2))"
 rooms = "tikv://${ADDRESS[tikv]}"
 signals = "${ADDRESS[redis]}"
 limits = "${ADDRESS[redis]}"
 map = "${ADDRESS[postgres]}"
-directory = "${ADDRESS[postgres]}"
-blobs = "s3://gb6/blobs?endpoint=${ADDRESS[s3]}&allow_http=true&path_style=true"
+blobs = "s3://gb6/region?endpoint=${ADDRESS[s3]}&allow_http=true"
+record_key_file = "$PWD/engines-data/record.key"
 
-TiKV and S3 are test doubles: tests/engines/README.md says what they do not show. S3 takes any key:
-AWS_ACCESS_KEY_ID=gb6 AWS_SECRET_ACCESS_KEY=gb6. Kill anything and watch:
+and for S3, which takes any key, AWS_ACCESS_KEY_ID=gb6 AWS_SECRET_ACCESS_KEY=gb6 in its environment.
+TiKV and S3 are test doubles: tests/engines/README.md says what they do not show.
+
+Kill anything, watch, and bring it back:
   kill -9 \$(awk '\$1 == "broker-1" { print \$2 }' engines-data/kafka/pid)
-  scripts/engine.sh start kafka engines-data/kafka      brings it back
+  scripts/engine.sh start kafka engines-data/kafka
 Ctrl-C stops them; their data stays in ./engines-data.
 TEXT
 while true; do
     # In the background, so that a signal is heard at once.
-    sleep 3600 &
-    wait $! || true
+    sleep 30 &
+    tick=$!
+    wait "$tick" || true
 done

@@ -59,9 +59,11 @@ start_all() {
 
 # stop_all: stops them side by side. Nobody to tell is no reason to leave one behind.
 stop_all() {
-    local engine
+    local engine pids=()
     for engine in "${ALL_ENGINES[@]}"; do
-        [ ! -e "$ENGINES_DIR/$engine/options" ] || scripts/engine.sh stop "$engine" "$ENGINES_DIR/$engine" &
+        [ -e "$ENGINES_DIR/$engine/options" ] || continue
+        scripts/engine.sh stop "$engine" "$ENGINES_DIR/$engine" &
+        pids+=("$!")
     done
-    wait
+    [ "${#pids[@]}" -eq 0 ] || wait "${pids[@]}" || true
 }

@@ -21,8 +21,9 @@ fail() {
 # started_at PID: when the process began, in ticks since the machine's start; fails if there is none.
 # With it a process id that was given to another process is not taken for ours.
 started_at() {
-    local stat
-    stat=$(cat "/proc/$1/stat" 2>/dev/null) || return 1
+    local stat=
+    # To the end of the file, which read calls a failure.
+    read -r -d '' stat 2>/dev/null <"/proc/$1/stat" || [ -n "$stat" ] || return 1
     # The command's name, in brackets, may contain anything.
     stat=${stat##*) }
     # shellcheck disable=SC2086

@@ -139,7 +139,7 @@ engine_address() {
         for ((n = 1; n <= CLUSTER; n++)); do
             all+=${all:+,}$(address_of "$n")
         done
-        echo "redis://$all"
+        echo "redis+cluster://$all"
     else
         echo "redis://$(address_of 1)"
         [ "$TLS" = false ] || echo "rediss://$(address_of 2)"

@@ -35,7 +35,10 @@ async fn a_cluster_spreads_its_keys() {
     let engine = Engine::start(Kind::Redis, &dir.join("r"), &["--cluster", "3"])
         .await
         .unwrap();
-    let address = engine.address().trim_start_matches("redis://").to_owned();
+    let address = engine
+        .address()
+        .trim_start_matches("redis+cluster://")
+        .to_owned();
     assert_eq!(address.split(',').count(), 3);
     let first = port(address.split(',').next().unwrap());
     for key in ["a", "b", "c", "d", "e", "f"] {
