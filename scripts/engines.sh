@@ -52,7 +52,7 @@ log = "kafka://${ADDRESS[kafka]}/gb6?replication=$copies&min_insync=$((copies < 
 rooms = "tikv://${ADDRESS[tikv]}"
 signals = "${ADDRESS[redis]}"
 limits = "${ADDRESS[redis]}"
-map = "${ADDRESS[postgres]}"
+map = "${ADDRESS[postgres]/gb6@/node@}"
 blobs = "s3://gb6/region?endpoint=${ADDRESS[s3]}&allow_http=true"
 record_key_file = "$PWD/engines-data/record.key"
 

@@ -3,8 +3,10 @@
 
 REPLICA=false
 SYNCHRONOUS=false
-# The database, and the user who owns it; anybody on loopback is trusted.
+# The database, and the user who owns it and everything else; anybody on loopback is trusted.
 PG_NAME=gb6
+# A user for nodes, whom row-level security binds.
+PG_NODE=node
 # Asked for last: Debian puts the server's programs there.
 PG_BIN=$(find /usr/lib/postgresql -maxdepth 2 -name bin 2>/dev/null | sort -V | tail -n 1)
 # Fast shutdown: sessions are ended, and the data is left clean.
@@ -142,7 +144,9 @@ engine_start() {
     fi
     # A primary that was replaced by its replica answers as a standby, or has the database.
     if ! sql -d "$PG_NAME" -c "select 1" >/dev/null 2>&1; then
-        sql -d postgres -c "create database $PG_NAME" >/dev/null
+        sql -d postgres -c "create role $PG_NODE login" -c "create database $PG_NAME" >/dev/null
+        sql -d "$PG_NAME" -c "grant all on database $PG_NAME to $PG_NODE" \
+            -c "grant all on schema public to $PG_NODE" >/dev/null
     fi
 }
 
