@@ -121,9 +121,10 @@ engine_start() {
     local name n
     have java
     have "$KAFKA_LIBS"
-    # 16 random bytes as Kafka writes them: base64 without padding, for file names.
+    # 16 random bytes as Kafka writes them, in base64 without padding, and without its two signs, one of
+    # which would make an option of it.
     [ -e "$DIR/cluster" ] ||
-        head -c 16 /dev/urandom | base64 | tr '+/' '-_' | tr -d '=\n' >"$DIR/cluster"
+        head -c 16 /dev/urandom | base64 | tr '+/' 'ab' | tr -d '=\n' >"$DIR/cluster"
     for name in $(engine_names); do
         n=${name#broker-}
         prepare "$n"
