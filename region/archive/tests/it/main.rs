@@ -1,7 +1,9 @@
 //! What an archive promises, with objects in memory.
 
-mod contract;
+#![allow(clippy::unwrap_used)] // Helpers of tests may panic as tests may.
 
+mod changes;
+mod contract;
 mod faults;
 mod faulty;
 mod tail_log;
