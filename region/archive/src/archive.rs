@@ -5,6 +5,7 @@
 //! carries the ownership under which it was written; one of a higher epoch fences every lower one.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use gb6_core_model::{Incarnation, ShardEpoch, ShardId};
@@ -66,7 +67,7 @@ pub struct Archives(Arc<Common>);
 pub(crate) struct Common {
     pub(crate) blobs: Arc<dyn BlobStore>,
     region: String,
-    node: String,
+    pub(crate) node: String,
     pub(crate) config: ArchiveConfig,
     pub(crate) blocks: Arc<Blocks>,
     pub(crate) indexes: Mutex<Lru<BlobKey, Arc<IndexFile>>>,
@@ -101,6 +102,17 @@ impl Archives {
     /// `Unavailable`; `Corrupt` where the newest manifest is damaged; `Format` for a newer one;
     /// `Conflict` where the region's name can not be part of a key.
     pub fn open(&self, shard: ShardId) -> Result<Archive, StoreError> {
+        let archive = self.unread(shard)?;
+        archive.refresh()?;
+        Ok(archive)
+    }
+
+    /// The archive of a shard as if nothing were in it: [`Archive::refresh`] reads what is. For who can
+    /// go on while the store does not answer.
+    ///
+    /// # Errors
+    /// `Conflict` where the region's name can not be part of a key.
+    pub fn unread(&self, shard: ShardId) -> Result<Archive, StoreError> {
         let names = Names::new(&self.0.region, shard)?;
         let none = Manifest {
             format: MANIFEST_VERSION,
@@ -108,7 +120,7 @@ impl Archives {
             shard: shard.0,
             ..Manifest::default()
         };
-        let archive = Archive {
+        Ok(Archive {
             common: self.0.clone(),
             shard,
             names,
@@ -118,9 +130,7 @@ impl Archives {
             tidied: Mutex::new(None),
             consumers: Mutex::new(ConsumerLists::default()),
             metrics: self.0.metrics.shard(shard),
-        };
-        archive.refresh()?;
-        Ok(archive)
+        })
     }
 }
 
@@ -162,14 +172,14 @@ impl Archive {
         (ShardEpoch(owner.epoch), Incarnation(owner.incarnation))
     }
 
-    /// The node that wrote the newest manifest; empty where there is none.
-    pub fn node(&self) -> String {
-        self.current().node.clone()
-    }
-
     /// Bytes of the segments in it.
     pub fn bytes(&self) -> u64 {
         self.current().bytes()
+    }
+
+    /// Shows how much of the log is not archived: records, and for how long they have not been.
+    pub fn show_behind(&self, records: u64, since: Duration) {
+        self.metrics.set_behind(records, since);
     }
 
     pub(crate) fn current(&self) -> Arc<Manifest> {
@@ -309,7 +319,9 @@ impl Archive {
         next.owner = owner;
         next.node.clone_from(&self.common.node);
         next.write = unique(fence);
-        debug_assert_eq!(next.check(), Ok(()));
+        next.check().map_err(|detail| StoreError::Conflict {
+            what: format!("the archive would not be whole: {detail}"),
+        })?;
         let key = self.names.manifest(next.number)?;
         if !self.put_manifest(&key, &next)? {
             self.refresh()?;

@@ -199,8 +199,22 @@ impl Archive {
         Ok(lapsed.as_ref().unwrap_or(&list).all())
     }
 
+    /// Stores the list of a log that is copied, where it is another one.
+    ///
+    /// # Errors
+    /// `Fenced`; `Unavailable`; `OutcomeUnknown`.
+    pub fn copy_consumers(&self, fence: &Fence, list: &Consumers) -> Result<(), StoreError> {
+        let mut lists = self.consumers.lock();
+        self.own_consumers(&mut lists, fence)?;
+        let next = (*lists.list != *list).then(|| list.clone());
+        self.store_consumers(&mut lists, fence, next)
+    }
+
     /// The list as it counts: in hand where this handle's ownership has it, else as stored.
-    pub(crate) fn consumer_list(&self) -> Result<Arc<Consumers>, StoreError> {
+    ///
+    /// # Errors
+    /// `Unavailable`; `Corrupt`.
+    pub fn consumer_list(&self) -> Result<Arc<Consumers>, StoreError> {
         {
             let lists = self.consumers.lock();
             if lists.owner.is_some() && lists.owner == Some(self.current().owner) {

@@ -115,6 +115,15 @@ impl Consumers {
         }
     }
 
+    /// The same, none ahead of `end`: for a log that lost what lay behind.
+    pub fn not_ahead_of(&self, end: Position) -> Self {
+        let mut all = self.clone();
+        for (position, _) in all.0.values_mut() {
+            *position = (*position).min(end);
+        }
+        all
+    }
+
     /// Forgets a consumer; `None` where it is not known.
     pub fn remove(&self, name: &str) -> Option<Self> {
         let mut next = self.clone();

@@ -11,6 +11,7 @@ pub mod checkpoint;
 mod checkpoints;
 mod consumer_lists;
 pub mod consumers;
+mod copies;
 pub mod format;
 pub mod index;
 mod lru;
@@ -29,6 +30,9 @@ pub mod walk;
 pub mod write;
 
 pub use archive::{Archive, ArchiveConfig, Archives};
+pub use copies::{
+    ArchivedFile, ArchivedSegment, CopiedCheckpoint, CopiedSegment, Copies, LastChange,
+};
 pub use read_at::ReadAt;
 pub use retention::Live;
 pub use seal::Sealer;

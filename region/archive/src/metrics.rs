@@ -1,5 +1,7 @@
 //! What archives tell of themselves.
 
+use std::time::Duration;
+
 use gb6_core_model::ShardId;
 use gb6_core_obs::{Counter, CounterFamily, Gauge, GaugeFamily, Label};
 
@@ -19,6 +21,8 @@ pub(crate) struct Metrics {
     bytes: GaugeFamily,
     segments: GaugeFamily,
     next: GaugeFamily,
+    behind: GaugeFamily,
+    behind_seconds: GaugeFamily,
 }
 
 /// Of one archive.
@@ -26,6 +30,8 @@ pub(crate) struct ShardMetrics {
     bytes: Gauge,
     segments: Gauge,
     next: Gauge,
+    behind: Gauge,
+    behind_seconds: Gauge,
 }
 
 impl Metrics {
@@ -67,6 +73,16 @@ impl Metrics {
                 "The position behind the last record in the shard's archive.",
                 &[SHARD],
             ),
+            behind: metrics.gauge_family(
+                "gb6_archive_behind_records",
+                "Records of the shard's log that are not in its archive.",
+                &[SHARD],
+            ),
+            behind_seconds: metrics.gauge_family(
+                "gb6_archive_behind_seconds",
+                "For how long the archive has lacked records of the shard's log.",
+                &[SHARD],
+            ),
         }
     }
 
@@ -76,6 +92,8 @@ impl Metrics {
             bytes: self.bytes.with(&[&shard]),
             segments: self.segments.with(&[&shard]),
             next: self.next.with(&[&shard]),
+            behind: self.behind.with(&[&shard]),
+            behind_seconds: self.behind_seconds.with(&[&shard]),
         }
     }
 
@@ -86,6 +104,12 @@ impl Metrics {
 }
 
 impl ShardMetrics {
+    pub(crate) fn set_behind(&self, records: u64, since: Duration) {
+        self.behind.set(i64::try_from(records).unwrap_or(i64::MAX));
+        let seconds = i64::try_from(since.as_secs()).unwrap_or(i64::MAX);
+        self.behind_seconds.set(seconds);
+    }
+
     pub(crate) fn set(&self, bytes: u64, segments: usize, next: u64) {
         self.bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
         self.segments

@@ -28,6 +28,19 @@ pub(crate) struct BlobSink {
 }
 
 impl BlobSink {
+    pub(crate) fn begin(writer: Box<dyn BlobWriter>) -> Self {
+        Self {
+            writer,
+            buf: BytesMut::new(),
+        }
+    }
+
+    /// From when this returns the object is there.
+    pub(crate) fn end(mut self) -> Result<(), StoreError> {
+        self.flush()?;
+        self.writer.finish().map(|_| ())
+    }
+
     fn flush(&mut self) -> Result<(), StoreError> {
         self.writer.write(self.buf.split().freeze())
     }
@@ -58,10 +71,7 @@ impl Archive {
         header: SegmentHeader,
     ) -> Result<Output, StoreError> {
         let name = Names::new_segment(first, header.generation, fence);
-        let sink = BlobSink {
-            writer: self.blobs().writer(&self.names.segment(&name)?)?,
-            buf: BytesMut::new(),
-        };
+        let sink = BlobSink::begin(self.blobs().writer(&self.names.segment(&name)?)?);
         let every = self.common.config.index_every;
         let writer = SegmentWriter::begin(header, every, sink)?;
         Ok(Output { name, writer })
@@ -76,9 +86,8 @@ impl Archive {
         next: Position,
     ) -> Result<SegmentEntry, StoreError> {
         let header = output.writer.header().clone();
-        let (mut sink, index) = output.writer.finish(first, next)?;
-        sink.flush()?;
-        sink.writer.finish()?;
+        let (sink, index) = output.writer.finish(first, next)?;
+        sink.end()?;
         let entry = SegmentEntry {
             name: output.name,
             seq: header.seq,

@@ -4,14 +4,14 @@
 use std::io;
 
 use gb6_core_ports::{Fence, StoreError};
+use gb6_region_archive::format::{FIRST_UNKNOWN, SegmentHeader};
+use gb6_region_archive::index::IndexFile;
 
 use super::jobs::{Prepared, prepare, write_index};
 use super::load::{Loaded, OpenTail, load};
 use super::reader::Shared;
 use super::segment::{read_header, segment_name, segment_seq};
 use crate::vfs::{Named, Vfs, VfsFile, io_error, is_temporary, read_exact_at};
-use gb6_region_archive::format::{FIRST_UNKNOWN, SegmentHeader};
-use gb6_region_archive::index::IndexFile;
 
 /// How often an acquisition looks again because somebody else took the name that it wanted.
 const ACQUIRE_ATTEMPTS: usize = 16;

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use gb6_core_ports::StoreError;
-
-use super::segment::{Segment, index_name};
-use crate::vfs::{Named, Vfs, VfsFile, create_temporary};
 use gb6_region_archive::format::{FOOTER_BYTES, Footer, HEADER_BYTES, SegmentHeader};
 use gb6_region_archive::index::IndexFile;
 use gb6_region_archive::summary::Summary;
+
+use super::segment::{Segment, index_name};
+use crate::vfs::{Named, Vfs, VfsFile, create_temporary};
 
 /// Slow work on a log's directory that needs nothing of the log itself.
 pub struct Job<V: Vfs> {

@@ -6,16 +6,16 @@ use std::sync::Arc;
 use gb6_core_model::{Position, ShardEpoch};
 use gb6_core_ports::StoreError;
 use gb6_core_wire::record::{Kind, Record};
-
-use super::LogConfig;
-use super::segment::{Segment, SegmentState, index_name, read_header, segment_name, segment_seq};
-use crate::vfs::{Named, Vfs, VfsFile, io_error, read_exact_at};
 use gb6_region_archive::ReadAt;
 use gb6_region_archive::format::{
     FOOTER_BYTES, Footer, FrameHeader, HEADER_BYTES, SegmentHeader, records_of,
 };
 use gb6_region_archive::index::{Bounds, INDEX_HEADER_BYTES, IndexFile, Point};
 use gb6_region_archive::scan::{Scan, ScanOptions, Tail, Window, scan};
+
+use super::LogConfig;
+use super::segment::{Segment, SegmentState, index_name, read_header, segment_name, segment_seq};
+use crate::vfs::{Named, Vfs, VfsFile, io_error, read_exact_at};
 
 /// What a directory holds.
 pub(crate) struct Loaded<F> {

@@ -3,14 +3,14 @@
 use gb6_core_model::Position;
 use gb6_core_ports::{ConsumerState, LogRange, StoreError};
 use gb6_core_wire::record::Record;
+use gb6_region_archive::format::records_of;
+use gb6_region_archive::scan::{ScanOptions, scan};
 
 use super::checkpoint;
 use super::reader::LogReader;
 use super::segment::{read_header, segment_name, segment_seq};
 use crate::inspect::SegmentInfo;
 use crate::vfs::{Named, Vfs};
-use gb6_region_archive::format::records_of;
-use gb6_region_archive::scan::{ScanOptions, scan};
 
 const INDEX_EVERY: u64 = 1024 * 1024;
 

@@ -7,6 +7,11 @@ use std::sync::Arc;
 use gb6_core_model::{Position, ShardEpoch};
 use gb6_core_ports::{Acquire, Acquired, Commit, Fence, LogRange, StoreError};
 use gb6_core_wire::record::{Kind, RECORD_VERSION, Record};
+use gb6_region_archive::ReadAt;
+use gb6_region_archive::format::{
+    FOOTER_BYTES, FRAME_BYTES_MAX, FrameBuilder, HEADER_BYTES, SegmentHeader,
+};
+use gb6_region_archive::summary::Summary;
 
 use super::claim::{
     check_claim, claim, header, is_next, make_durable, make_readable, newest_header,
@@ -17,11 +22,6 @@ use super::load::{LoadNote, load};
 use super::reader::Shared;
 use super::segment::{Segment, SegmentState, segment_name};
 use crate::vfs::{Vfs, VfsFile, io_error, is_full};
-use gb6_region_archive::ReadAt;
-use gb6_region_archive::format::{
-    FOOTER_BYTES, FRAME_BYTES_MAX, FrameBuilder, HEADER_BYTES, SegmentHeader,
-};
-use gb6_region_archive::summary::Summary;
 
 /// Commits to wait before the next segment is prepared again after a failure.
 const PREPARE_AGAIN_AFTER: u32 = 256;

@@ -6,12 +6,12 @@ use gb6_core_model::Position;
 use gb6_core_ports::log::FirstKept;
 use gb6_core_ports::retention::{RetentionOffset, retention_offset};
 use gb6_core_ports::{RetentionPlan, SegmentPlan, StoreError};
+use gb6_region_archive::summary::Summary;
 
 use super::jobs::write_index;
 use super::reader::Shared;
 use super::segment::{Segment, SegmentError, index_name, read_index, segment_name};
 use crate::vfs::{Named, Vfs};
-use gb6_region_archive::summary::Summary;
 
 const READ_CHUNK: usize = 1024 * 1024;
 

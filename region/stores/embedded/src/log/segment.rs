@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use gb6_core_model::Position;
 use gb6_core_ports::StoreError;
-use parking_lot::{Mutex, RwLock};
-
-use crate::vfs::{Named, Vfs, VfsFile, io_error, read_exact_at, read_file};
 use gb6_region_archive::format::{FORMAT_VERSION, HEADER_BYTES, HeaderError, SegmentHeader};
 use gb6_region_archive::index::{Bounds, INDEX_BYTES_MAX, IndexFile, Point};
 use gb6_region_archive::scan::{ScanOptions, scan};
 use gb6_region_archive::summary::Summary;
+use parking_lot::{Mutex, RwLock};
+
+use crate::vfs::{Named, Vfs, VfsFile, io_error, read_exact_at, read_file};
 
 /// The name of a segment's file.
 pub(crate) fn segment_name(seq: u64) -> String {
