@@ -1,0 +1,200 @@
+//! How this program's Kafka clients are set up, and where what they say goes.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use gb6_core_ports::StoreError;
+use rdkafka::client::ClientContext;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::consumer::{BaseConsumer, ConsumerContext};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+
+use crate::config::Config;
+use crate::errors;
+use crate::frame::FRAME_BYTES_MAX;
+use crate::metrics::KafkaMetrics;
+
+/// The group that consumers name. None of them joins it: partitions are assigned, offsets not stored.
+const GROUP: &str = "gb6-log";
+/// Bytes of a message beyond its value, with room: keys and headers of Kafka.
+pub(crate) const MESSAGE_EXTRA_BYTES: usize = 64 * 1024;
+/// How long a broker holds an empty fetch: also how long a newly assigned partition may wait for the
+/// one before to end.
+const FETCH_WAIT_MS: u32 = 100;
+
+/// A consumer of this program.
+pub(crate) type LogConsumer = BaseConsumer<Told>;
+
+/// Whether brokers can be reached, as far as the clients of a node know.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Health(Arc<AtomicBool>);
+
+impl Health {
+    /// All brokers are gone, and nobody has reached one since.
+    pub(crate) fn is_down(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn down(&self) {
+        if !self.0.swap(true, Ordering::AcqRel) {
+            tracing::error!("no Kafka broker can be reached; publishing waits until one can");
+        }
+    }
+
+    pub(crate) fn up(&self) {
+        if self.0.swap(false, Ordering::AcqRel) {
+            tracing::info!("a Kafka broker can be reached again");
+        }
+    }
+
+    /// What an append is answered meanwhile.
+    pub(crate) fn error() -> StoreError {
+        StoreError::Unavailable {
+            cause: "no Kafka broker can be reached".into(),
+        }
+    }
+}
+
+/// Where a client's errors and log lines go.
+#[derive(Clone, Debug)]
+pub(crate) struct Told {
+    pub(crate) health: Health,
+    pub(crate) metrics: KafkaMetrics,
+}
+
+impl Told {
+    pub(crate) fn told(&self, error: &KafkaError, reason: &str) {
+        self.metrics.errors.with(&[&errors::kind(error)]).inc();
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) {
+            self.health.down();
+        }
+        tracing::debug!(%error, reason, "the Kafka client reports an error");
+    }
+}
+
+impl ClientContext for Told {
+    fn log(&self, level: RDKafkaLogLevel, fac: &str, message: &str) {
+        log_line(level, fac, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.told(&error, reason);
+    }
+}
+
+impl ConsumerContext for Told {}
+
+/// A line of librdkafka's own log. Its warnings are about single connections, which come back by
+/// themselves: what matters of them is told as an error by who meets it.
+pub(crate) fn log_line(level: RDKafkaLogLevel, fac: &str, message: &str) {
+    match level {
+        RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {
+            tracing::error!(target: "librdkafka", fac, message);
+        }
+        RDKafkaLogLevel::Error | RDKafkaLogLevel::Warning => {
+            tracing::info!(target: "librdkafka", fac, message);
+        }
+        _ => tracing::debug!(target: "librdkafka", fac, message),
+    }
+}
+
+/// What all clients have in common.
+///
+/// # Errors
+/// In words: a password file can not be read.
+pub(crate) fn base(config: &Config) -> Result<ClientConfig, String> {
+    let mut client = ClientConfig::new();
+    client
+        .set("bootstrap.servers", config.brokers.join(","))
+        .set("client.id", "gb6")
+        .set("security.protocol", config.security.protocol())
+        .set("socket.nagle.disable", "true")
+        .set("socket.keepalive.enable", "true")
+        .set("socket.connection.setup.timeout.ms", "3000")
+        .set("reconnect.backoff.ms", "50")
+        .set("reconnect.backoff.max.ms", "500")
+        .set("retry.backoff.ms", "50")
+        .set("retry.backoff.max.ms", "500")
+        .set("message.max.bytes", largest_message().to_string());
+    if let Some(login) = &config.login {
+        client
+            .set("sasl.mechanism", login.mechanism)
+            .set("sasl.username", &login.user)
+            .set("sasl.password", login.password.read()?);
+    }
+    for (name, file) in [
+        ("ssl.ca.location", &config.ca_file),
+        ("ssl.certificate.location", &config.cert_file),
+        ("ssl.key.location", &config.key_file),
+    ] {
+        if let Some(file) = file {
+            client.set(name, file.to_string_lossy());
+        }
+    }
+    Ok(client)
+}
+
+/// Most bytes of a message, as clients and topics count them.
+pub(crate) fn largest_message() -> usize {
+    FRAME_BYTES_MAX + MESSAGE_EXTRA_BYTES
+}
+
+/// A producer of batches: each is one message, acknowledged by every copy that is in sync, in order.
+pub(crate) fn producer(config: &Config) -> Result<ClientConfig, String> {
+    let mut client = base(config)?;
+    let timeout = config.timeout.as_millis().to_string();
+    client
+        .set("enable.idempotence", "true")
+        .set("acks", "all")
+        .set("max.in.flight", "5")
+        .set("linger.ms", "0")
+        // Records compress themselves, each under its own key.
+        .set("compression.codec", "none")
+        .set("message.timeout.ms", &timeout)
+        .set("request.timeout.ms", &timeout)
+        .set("queue.buffering.max.messages", "100000")
+        .set("queue.buffering.max.kbytes", "262144");
+    Ok(client)
+}
+
+/// A consumer that is assigned partitions and offsets by hand.
+pub(crate) fn consumer(config: &Config) -> Result<ClientConfig, String> {
+    let mut client = base(config)?;
+    let largest = largest_message().to_string();
+    client
+        .set("group.id", GROUP)
+        .set("enable.auto.commit", "false")
+        .set("enable.auto.offset.store", "false")
+        .set("auto.offset.reset", "error")
+        .set("check.crcs", "true")
+        .set("isolation.level", "read_uncommitted")
+        .set("fetch.min.bytes", "1")
+        .set("fetch.wait.max.ms", FETCH_WAIT_MS.to_string())
+        .set("fetch.error.backoff.ms", "50")
+        .set("fetch.queue.backoff.ms", "10")
+        .set("fetch.message.max.bytes", &largest)
+        .set("fetch.max.bytes", &largest)
+        .set("queued.max.messages.kbytes", "16384");
+    Ok(client)
+}
+
+/// Makes a consumer.
+///
+/// # Errors
+/// `Unavailable`: the settings can not be used, in words.
+pub(crate) fn make_consumer(config: &Config, told: &Told) -> Result<LogConsumer, StoreError> {
+    let cause = match consumer(config) {
+        Ok(settings) => match settings.create_with_context(told.clone()) {
+            Ok(consumer) => return Ok(consumer),
+            Err(error) => errors::text(&error),
+        },
+        Err(cause) => cause,
+    };
+    Err(StoreError::Unavailable {
+        cause: format!("a Kafka consumer can not be made: {cause}"),
+    })
+}
+
+/// How long a question to the brokers may take.
+pub(crate) const ASK: Duration = Duration::from_secs(5);

@@ -1,0 +1,115 @@
+//! What the shards of one node share of a Kafka cluster.
+
+use std::sync::Arc;
+
+use gb6_core_model::ShardId;
+use gb6_core_obs::metrics::Metrics;
+use gb6_core_ports::{Check, StoreError};
+use gb6_region_archive::Archives;
+use rdkafka::Offset;
+use rdkafka::TopicPartitionList;
+use rdkafka::admin::AdminOptions;
+use tokio::runtime::Handle;
+
+use crate::client::{ASK, Health, Told};
+use crate::config::Config;
+use crate::errors;
+use crate::fetch::Fetcher;
+use crate::log::KafkaShardLog;
+use crate::metrics::KafkaMetrics;
+use crate::producer::LogProducer;
+use crate::topics::Topics;
+
+/// A node's connection to the Kafka cluster of its region. Cheap to clone.
+#[derive(Clone)]
+pub struct KafkaLogs(Arc<Cluster>);
+
+pub(crate) struct Cluster {
+    pub(crate) config: Config,
+    pub(crate) topic: String,
+    pub(crate) told: Told,
+    pub(crate) producer: LogProducer,
+    pub(crate) fetcher: Fetcher,
+    pub(crate) archives: Archives,
+    topics: Topics,
+    runtime: Handle,
+}
+
+impl KafkaLogs {
+    /// `archives` are the region's: what is sealed of the logs goes there. Connects, makes the topic of the region's logs if it is missing, and refuses one that is not as
+    /// the configuration asks. Blocks; not to be called from an async thread.
+    ///
+    /// # Errors
+    /// `Unavailable`: no broker answers, or not as wanted. `Conflict`: the topic, setting by setting,
+    /// with what mends it.
+    pub fn open(
+        config: &Config,
+        region: &str,
+        shards: u32,
+        archives: Archives,
+        runtime: Handle,
+        metrics: &Metrics,
+    ) -> Result<Self, StoreError> {
+        let told = Told {
+            health: Health::default(),
+            metrics: KafkaMetrics::new(metrics),
+        };
+        let topics = Topics::new(config, &told, runtime.clone())?;
+        let topic = config.log_topic(region);
+        topics.ensure_log(&topic, shards)?;
+        Ok(Self(Arc::new(Cluster {
+            config: config.clone(),
+            topic,
+            producer: LogProducer::new(config, &told)?,
+            fetcher: Fetcher::new(config, &told),
+            told,
+            archives,
+            topics,
+            runtime,
+        })))
+    }
+
+    /// A handle of a shard's log, which has read everything that is committed now. It may become the
+    /// owner's, or follow another's. Blocks.
+    ///
+    /// # Errors
+    /// `Unavailable`; `Corrupt`, `Format` where the log can not be read.
+    pub fn open_shard(&self, shard: ShardId) -> Result<KafkaShardLog, StoreError> {
+        KafkaShardLog::open(self.0.clone(), shard)
+    }
+}
+
+impl Cluster {
+    /// Deletes what lies before `offset` in a shard's partition.
+    pub(crate) fn delete_before(&self, shard: ShardId, offset: u64) -> Result<(), StoreError> {
+        let failed = |error: &_| errors::unavailable("what is archived can not be deleted", error);
+        let mut list = TopicPartitionList::new();
+        let offset = Offset::Offset(i64::try_from(offset).unwrap_or(i64::MAX));
+        list.add_partition_offset(&self.topic, shard.0 as i32, offset)
+            .map_err(|error| failed(&error))?;
+        let options = AdminOptions::new()
+            .request_timeout(Some(ASK))
+            .operation_timeout(Some(ASK));
+        let deleted = self
+            .runtime
+            .block_on(self.topics.admin.delete_records(&list, &options))
+            .map_err(|error| failed(&error))?;
+        for element in deleted.elements() {
+            element.error().map_err(|error| failed(&error))?;
+        }
+        Ok(())
+    }
+}
+
+/// Looks at the brokers and the topic that `config` names for the logs of a region's shards, and changes
+/// nothing. Blocks.
+pub fn check(config: &Config, region: &str, shards: u32, runtime: Handle) -> Vec<Check> {
+    let told = Told {
+        health: Health::default(),
+        metrics: KafkaMetrics::new(&Metrics::bare()),
+    };
+    match Topics::new(config, &told, runtime) {
+        Ok(topics) => topics.check(region, shards),
+        Err(error) => vec![Check::bad(config.to_string(), error.to_string())],
+    }
+}

@@ -1,0 +1,688 @@
+//! A shard's live part as one handle knows it: which messages count, and what of its own still waits
+//! for that verdict. No threads and no clients here: messages, deliveries and the time go in, answers come out.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use gb6_core_model::{Position, ShardEpoch, ShardId};
+use gb6_core_ports::{Acquire, Acquired, Commit, Completion, Fence, LogRange, StoreError};
+use gb6_core_wire::record::{Kind, RECORD_VERSION, Record};
+use prost::Message;
+
+use crate::frame::{self, FRAME_BYTES_MAX, FRAME_HEADER_BYTES, FrameError, FrameHeader};
+use crate::kept::{Batch, Kept, damage, read_message};
+use crate::tail::{Passed, Tail, Verdict};
+
+/// Most records in one batch.
+pub(crate) const BATCH_RECORDS_MAX: usize = 4096;
+/// Most encoded bytes in one batch of several records.
+pub(crate) const BATCH_BYTES_MAX: usize = 1024 * 1024;
+/// Bytes of batches that may wait for their answer.
+const WAITING_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// What is told to who waits.
+pub(crate) enum Answer {
+    Commit(Completion<Commit>, Result<Commit, StoreError>),
+    Acquire(Completion<Acquired>, Box<Result<Acquired, StoreError>>),
+}
+
+impl Answer {
+    pub(crate) fn give(self) {
+        match self {
+            Answer::Commit(done, answer) => done.finish(answer),
+            Answer::Acquire(done, answer) => done.finish(*answer),
+        }
+    }
+}
+
+/// A message to be produced.
+#[derive(Clone, Debug)]
+pub(crate) struct Outgoing {
+    /// Names it in [`Live::delivered`] and [`Live::failed`].
+    pub(crate) token: u64,
+    pub(crate) message: Bytes,
+}
+
+struct Pending {
+    token: u64,
+    first: Position,
+    next: Position,
+    message: Bytes,
+    since: Instant,
+    /// Where Kafka says that it lies.
+    offset: Option<u64>,
+    done: Completion<Commit>,
+}
+
+struct Acquiring {
+    token: u64,
+    fence: Fence,
+    message: Bytes,
+    offset: Option<u64>,
+    deadline: Instant,
+    done: Completion<Acquired>,
+}
+
+/// The ownership that this handle acquired last.
+struct Holding {
+    fence: Fence,
+    /// Why nothing more is written under it.
+    failed: Option<StoreError>,
+}
+
+/// What happened since somebody looked, for metrics.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Counts {
+    pub(crate) fenced: u64,
+    pub(crate) passed_over: u64,
+    pub(crate) foreign: u64,
+}
+
+/// See the module.
+pub(crate) struct Live {
+    topic: String,
+    shard: ShardId,
+    timeout: Duration,
+    tail: Tail,
+    kept: Kept,
+    holding: Option<Holding>,
+    acquiring: Option<Acquiring>,
+    pending: VecDeque<Pending>,
+    waiting_bytes: usize,
+    /// Where the next batch begins: behind everything that waits.
+    staged: Position,
+    /// Why the last batch was refused: those that were given behind it, before their giver could know,
+    /// fail in the same way.
+    refused: Option<StoreError>,
+    tokens: u64,
+    answers: VecDeque<Answer>,
+    /// Why nothing can be sent.
+    unreachable: Option<StoreError>,
+    /// Why nothing more can be read.
+    broken: Option<StoreError>,
+    pub(crate) counts: Counts,
+    /// The first kept position of the whole log.
+    pub(crate) first: Position,
+    /// When a batch of this handle was last found to count.
+    pub(crate) wrote: Option<Instant>,
+}
+
+impl Live {
+    /// Of a shard whose archive ends with `tail`.
+    pub(crate) fn new(
+        topic: &str,
+        shard: ShardId,
+        tail: Tail,
+        timeout: Duration,
+        cache_bytes_max: usize,
+    ) -> Self {
+        Self {
+            topic: topic.to_owned(),
+            shard,
+            timeout,
+            tail,
+            kept: Kept::new(tail, cache_bytes_max),
+            holding: None,
+            acquiring: None,
+            pending: VecDeque::new(),
+            waiting_bytes: 0,
+            staged: tail.next,
+            refused: None,
+            tokens: 0,
+            answers: VecDeque::new(),
+            unreachable: None,
+            broken: None,
+            counts: Counts::default(),
+            first: 0,
+            wrote: None,
+        }
+    }
+
+    /// What is known of the log's end.
+    pub(crate) fn tail(&self) -> Tail {
+        self.tail
+    }
+
+    /// Where batches lie in Kafka, and the newest of them.
+    pub(crate) fn kept(&self) -> &Kept {
+        &self.kept
+    }
+
+    /// Why nothing more can be read, if so.
+    pub(crate) fn check_whole(&self) -> Result<(), StoreError> {
+        self.broken.clone().map_or(Ok(()), Err)
+    }
+
+    /// Nothing more can be read.
+    pub(crate) fn breaks(&mut self, error: StoreError) {
+        if self.broken.is_none() {
+            tracing::error!(topic = self.topic, shard = %self.shard, %error, "the log can not be read on");
+            self.broken = Some(error.clone());
+        }
+        self.lose(&error);
+    }
+
+    /// Whether `fence` is the ownership of this handle and the newest.
+    pub(crate) fn check(&self, fence: &Fence) -> Result<(), StoreError> {
+        self.check_whole()?;
+        let held = self.holding.as_ref().filter(|held| held.fence == *fence);
+        match held {
+            Some(held) if self.owns(&held.fence) => held.failed.clone().map_or(Ok(()), Err),
+            _ => Err(self.fenced(fence)),
+        }
+    }
+
+    /// The ownership under which this handle writes, as far as it knows.
+    pub(crate) fn fence(&self) -> Result<Fence, StoreError> {
+        let held = self.holding.as_ref().map(|held| held.fence.clone());
+        let Some(fence) = held else {
+            return Err(StoreError::Fenced {
+                held: ShardEpoch(0),
+                current: self.tail.epoch,
+            });
+        };
+        self.check(&fence)?;
+        Ok(fence)
+    }
+
+    fn owns(&self, fence: &Fence) -> bool {
+        self.tail
+            .owned_by(fence.shard_epoch, fence.owner_incarnation)
+    }
+
+    fn fenced(&self, fence: &Fence) -> StoreError {
+        StoreError::Fenced {
+            held: fence.shard_epoch,
+            current: self.tail.epoch,
+        }
+    }
+
+    /// Whether this handle owns the shard, as far as it knows.
+    pub(crate) fn is_owner(&self) -> bool {
+        self.holding
+            .as_ref()
+            .is_some_and(|held| held.failed.is_none() && self.owns(&held.fence))
+    }
+
+    /// Whether a message of this handle lies behind others that it has not seen.
+    pub(crate) fn waits_for_others(&self) -> bool {
+        let next = self.tail.offset;
+        self.acquiring.is_some()
+            || self
+                .pending
+                .iter()
+                .any(|pending| pending.offset.is_some_and(|offset| offset > next))
+    }
+
+    /// Whether a batch waits for its answer.
+    pub(crate) fn is_waiting(&self) -> bool {
+        !self.pending.is_empty() || self.acquiring.is_some()
+    }
+
+    /// Answers that are due, in order.
+    pub(crate) fn answer(&mut self) -> Option<Answer> {
+        self.answers.pop_front()
+    }
+
+    fn token(&mut self) -> u64 {
+        self.tokens += 1;
+        self.tokens
+    }
+
+    /// Whether anything can be sent: while `error` is set, nothing is begun.
+    pub(crate) fn reachable(&mut self, error: Option<StoreError>) {
+        self.unreachable = error;
+    }
+
+    /// Begins to acquire. What is answered is to be produced; else `done` has its answer.
+    pub(crate) fn acquire(
+        &mut self,
+        fence: Fence,
+        acquire: Acquire,
+        now: Instant,
+        patience: Duration,
+        done: Completion<Acquired>,
+    ) -> Option<Outgoing> {
+        // Whatever was given under the ownership before is passed over behind this one, by everybody.
+        self.lose(&StoreError::OutcomeUnknown {
+            cause: "the shard is being acquired again".into(),
+        });
+        self.holding = None;
+        self.refused = None;
+        let refused = match self.check_whole() {
+            Err(error) => Some(error),
+            Ok(()) if fence.shard_epoch <= self.tail.epoch => Some(self.fenced(&fence)),
+            Ok(()) => self.unreachable.clone(),
+        };
+        if let Some(error) = refused {
+            self.answers
+                .push_back(Answer::Acquire(done, Box::new(Err(error))));
+            return None;
+        }
+        let record = Record {
+            version: RECORD_VERSION,
+            kind: Kind::Acquire as i32,
+            shard_epoch: fence.shard_epoch.0,
+            owner_incarnation: fence.owner_incarnation.0,
+            time: acquire.time,
+            served_ms: acquire.served_ms,
+            ..Record::default()
+        };
+        let message = frame::encode_acquire(&fence, &record);
+        let token = self.token();
+        self.acquiring = Some(Acquiring {
+            token,
+            fence,
+            message: message.clone(),
+            offset: None,
+            deadline: now + patience,
+            done,
+        });
+        Some(Outgoing { token, message })
+    }
+
+    /// Takes a batch. What is answered is to be produced; else `done` has its answer.
+    pub(crate) fn append(
+        &mut self,
+        fence: &Fence,
+        mut batch: Vec<Record>,
+        now: Instant,
+        done: Completion<Commit>,
+    ) -> Option<Outgoing> {
+        let staged = self.stage(fence, &mut batch);
+        let message = match staged {
+            Ok(message) => message,
+            Err(error) => {
+                if error.retryable() {
+                    self.refused = Some(error.clone());
+                }
+                self.answers.push_back(Answer::Commit(done, Err(error)));
+                return None;
+            }
+        };
+        let token = self.token();
+        let first = self.staged;
+        self.staged += batch.len() as u64;
+        self.waiting_bytes += message.len();
+        self.pending.push_back(Pending {
+            token,
+            first,
+            next: self.staged,
+            message: message.clone(),
+            since: now,
+            offset: None,
+            done,
+        });
+        Some(Outgoing { token, message })
+    }
+
+    fn stage(&mut self, fence: &Fence, batch: &mut [Record]) -> Result<Bytes, StoreError> {
+        self.check(fence)?;
+        if let Some(error) = &self.unreachable {
+            return Err(error.clone());
+        }
+        let given = batch.first().map_or(self.staged, |r| r.position);
+        match self.refused.take() {
+            // Numbered as if the refused ones had been committed.
+            Some(error) if given > self.staged => {
+                self.refused = Some(error.clone());
+                return Err(error);
+            }
+            _ => {}
+        }
+        for (record, position) in batch.iter_mut().zip(self.staged..) {
+            if record.position != position {
+                return Err(StoreError::Conflict {
+                    what: format!(
+                        "a record has position {}, the log goes on at {position}",
+                        record.position
+                    ),
+                });
+            }
+            record.shard_epoch = fence.shard_epoch.0;
+            record.owner_incarnation = fence.owner_incarnation.0;
+        }
+        let too_large = |size: usize, limit: usize| StoreError::TooLarge {
+            size: size as u64,
+            limit: limit as u64,
+        };
+        if batch.len() > BATCH_RECORDS_MAX {
+            return Err(too_large(batch.len(), BATCH_RECORDS_MAX));
+        }
+        let bytes: usize = batch.iter().map(Message::encoded_len).sum();
+        if batch.len() > 1 && bytes > BATCH_BYTES_MAX {
+            return Err(too_large(bytes, BATCH_BYTES_MAX));
+        }
+        if bytes + FRAME_HEADER_BYTES + 5 > FRAME_BYTES_MAX {
+            return Err(too_large(bytes, FRAME_BYTES_MAX));
+        }
+        if self.waiting_bytes > WAITING_BYTES_MAX {
+            return Err(StoreError::Backpressure {
+                waiting: self.waiting_bytes as u64,
+                limit: WAITING_BYTES_MAX as u64,
+            });
+        }
+        Ok(frame::encode_batch(fence, self.staged, batch))
+    }
+
+    /// Kafka has a message of this handle at `offset`, durably.
+    ///
+    /// # Errors
+    /// The log is damaged.
+    pub(crate) fn delivered(
+        &mut self,
+        token: u64,
+        offset: u64,
+        now: Instant,
+    ) -> Result<(), StoreError> {
+        let seen = offset < self.tail.offset;
+        if let Some(acquiring) = self.acquiring.as_mut().filter(|a| a.token == token) {
+            acquiring.offset = Some(offset);
+            if seen {
+                self.acquisition_lost();
+            }
+        } else if let Some(at) = self.pending.iter().position(|p| p.token == token) {
+            if seen {
+                // It was read back, and did not count.
+                self.fail_from(at, None);
+            } else if let Some(pending) = self.pending.get_mut(at) {
+                pending.offset = Some(offset);
+            }
+        }
+        self.advance(now)
+    }
+
+    /// Takes messages of this handle's own as far as nothing lies between.
+    fn advance(&mut self, now: Instant) -> Result<(), StoreError> {
+        loop {
+            let next = Some(self.tail.offset);
+            let own = match &self.acquiring {
+                Some(acquiring) if acquiring.offset == next => Some(&acquiring.message),
+                _ => self
+                    .pending
+                    .iter()
+                    .find(|pending| pending.offset == next)
+                    .map(|pending| &pending.message),
+            };
+            let Some(message) = own.cloned() else {
+                return Ok(());
+            };
+            self.take(self.tail.offset, message, now)?;
+        }
+    }
+
+    /// A message of this handle was not delivered, because of `error`.
+    pub(crate) fn failed(&mut self, token: u64, error: &StoreError) {
+        if let Some(acquiring) = self.acquiring.take_if(|a| a.token == token) {
+            let answer = Box::new(Err(error.clone()));
+            self.answers
+                .push_back(Answer::Acquire(acquiring.done, answer));
+        } else if let Some(at) = self.pending.iter().position(|p| p.token == token) {
+            self.fail_from(at, Some(error));
+        }
+    }
+
+    /// Fails the batch at `at` and everything behind it, because of `error` or, without one, because it
+    /// was passed over.
+    fn fail_from(&mut self, at: usize, error: Option<&StoreError>) {
+        let Some(fence) = self.holding.as_ref().map(|held| held.fence.clone()) else {
+            return;
+        };
+        let lost = (!self.owns(&fence)).then(|| self.fenced(&fence));
+        let alone = at + 1 == self.pending.len();
+        let certain = error.filter(|e| e.retryable() || matches!(e, StoreError::TooLarge { .. }));
+        let unknown = lost.clone().unwrap_or_else(|| StoreError::OutcomeUnknown {
+            cause: match error {
+                Some(error) => format!("{error}; the shard must be acquired again"),
+                None => "a batch before this one failed; the shard must be acquired again".into(),
+            },
+        });
+        let first = self.pending.get(at).map(|pending| pending.first);
+        for (index, pending) in self.pending.split_off(at).into_iter().enumerate() {
+            let own = match (index, certain, &lost) {
+                (0, Some(certain), None) => certain.clone(),
+                _ => unknown.clone(),
+            };
+            self.waiting_bytes -= pending.message.len();
+            self.answers
+                .push_back(Answer::Commit(pending.done, Err(own)));
+        }
+        if lost.is_some() {
+            self.counts.fenced += 1;
+            return;
+        }
+        match (certain, alone, first) {
+            // Nothing of it was written, and nothing is under way that could take its place.
+            (Some(certain), true, Some(first)) => {
+                self.staged = first;
+                self.refused = Some(certain.clone());
+            }
+            _ => {
+                if let Some(held) = &mut self.holding {
+                    held.failed.get_or_insert(unknown);
+                }
+            }
+        }
+    }
+
+    /// Everything that waits fails with `error`.
+    fn lose(&mut self, error: &StoreError) {
+        for pending in std::mem::take(&mut self.pending) {
+            self.answers
+                .push_back(Answer::Commit(pending.done, Err(error.clone())));
+        }
+        self.waiting_bytes = 0;
+        if let Some(acquiring) = self.acquiring.take() {
+            let answer = Box::new(Err(error.clone()));
+            self.answers
+                .push_back(Answer::Acquire(acquiring.done, answer));
+        }
+        if let Some(held) = &mut self.holding {
+            held.failed.get_or_insert_with(|| error.clone());
+        }
+    }
+
+    /// The handle is closed: nothing is begun any more, and what waits is answered.
+    pub(crate) fn close(&mut self) {
+        self.lose(&StoreError::OutcomeUnknown {
+            cause: "the log was closed before Kafka answered".into(),
+        });
+        self.broken.get_or_insert(StoreError::Closed);
+    }
+
+    fn acquisition_lost(&mut self) {
+        if let Some(acquiring) = self.acquiring.take() {
+            self.counts.fenced += 1;
+            let error = self.fenced(&acquiring.fence);
+            self.answers
+                .push_back(Answer::Acquire(acquiring.done, Box::new(Err(error))));
+        }
+    }
+
+    /// Fails what has waited for too long.
+    pub(crate) fn expire(&mut self, now: Instant) {
+        let late = self
+            .pending
+            .iter()
+            .position(|p| now.duration_since(p.since) > self.timeout);
+        if let Some(at) = late {
+            let cause = format!("Kafka did not answer within {:?}", self.timeout);
+            self.fail_from(at, Some(&StoreError::OutcomeUnknown { cause }));
+        }
+        if let Some(acquiring) = self.acquiring.take_if(|a| now > a.deadline) {
+            let cause = "Kafka did not show the acquisition in time".to_owned();
+            let answer = Box::new(Err(StoreError::OutcomeUnknown { cause }));
+            self.answers
+                .push_back(Answer::Acquire(acquiring.done, answer));
+        }
+    }
+
+    /// A message was read from the partition. Those that are known already are passed over.
+    ///
+    /// # Errors
+    /// `Corrupt`, `Format`: nothing behind it can be read.
+    pub(crate) fn seen(
+        &mut self,
+        offset: u64,
+        message: Bytes,
+        now: Instant,
+    ) -> Result<(), StoreError> {
+        self.check_whole()?;
+        if offset >= self.tail.offset {
+            self.take(offset, message, now)?;
+            self.advance(now)?;
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, offset: u64, message: Bytes, now: Instant) -> Result<(), StoreError> {
+        let before = Tail {
+            offset,
+            ..self.tail
+        };
+        let read = read_message(self.shard, &message);
+        let (header, served_ms) = match read {
+            Ok(read) => read,
+            Err(FrameError::Foreign) => {
+                self.tail.pass(offset);
+                self.counts.foreign += 1;
+                tracing::warn!(topic = self.topic, shard = %self.shard, offset, "a message that gb6 did not write is passed over: nobody else may write to this topic");
+                return Ok(());
+            }
+            Err(error) => {
+                let error = damage(&self.topic, Some(offset), self.tail.next, &error);
+                self.breaks(error.clone());
+                return Err(error);
+            }
+        };
+        match self.tail.take(offset, &header, served_ms) {
+            Verdict::Acquired(_) => {
+                self.keep(before, header, message);
+                self.acquired(&header)
+            }
+            Verdict::Committed(first) => {
+                // One without records only shows who owns the shard.
+                if header.count > 0 {
+                    self.keep(before, header, message);
+                }
+                self.committed(first, now);
+                Ok(())
+            }
+            Verdict::PassedOver(why) => {
+                self.counts.passed_over += 1;
+                self.passed_over(offset, why);
+                Ok(())
+            }
+        }
+    }
+
+    fn keep(&mut self, before: Tail, header: FrameHeader, message: Bytes) {
+        let batch = Batch {
+            first: before.next,
+            next: self.tail.next,
+            header,
+            served_ms: self.tail.served_ms,
+            message,
+        };
+        self.kept.push(before, batch);
+    }
+
+    fn acquired(&mut self, header: &FrameHeader) -> Result<(), StoreError> {
+        let ours = |fence: &Fence| self.owns(fence);
+        if let Some(held) = &self.holding
+            && !ours(&held.fence)
+        {
+            let error = self.fenced(&held.fence);
+            if !self.pending.is_empty() {
+                self.counts.fenced += 1;
+            }
+            for pending in std::mem::take(&mut self.pending) {
+                self.answers
+                    .push_back(Answer::Commit(pending.done, Err(error.clone())));
+            }
+            self.waiting_bytes = 0;
+        }
+        let is_ours = |a: &mut Acquiring| {
+            (a.fence.shard_epoch, a.fence.owner_incarnation)
+                == (header.shard_epoch, header.owner_incarnation)
+        };
+        let Some(acquiring) = self.acquiring.take_if(is_ours) else {
+            return Ok(());
+        };
+        let batch = self.kept.newest().map(|batch| batch.records(&self.topic));
+        let record = match batch {
+            Some(Ok(records)) => records.into_iter().next(),
+            Some(Err(error)) => return Err(error),
+            None => None,
+        };
+        self.staged = self.tail.next;
+        self.holding = Some(Holding {
+            fence: acquiring.fence,
+            failed: None,
+        });
+        let acquired = Acquired {
+            record: record.unwrap_or_default(),
+            range: LogRange {
+                first: self.first,
+                next: self.tail.next,
+            },
+        };
+        self.answers
+            .push_back(Answer::Acquire(acquiring.done, Box::new(Ok(acquired))));
+        Ok(())
+    }
+
+    fn committed(&mut self, first: Position, now: Instant) {
+        let next = self.tail.next;
+        let is_it = |p: &mut Pending| (p.first, p.next) == (first, next);
+        if let Some(pending) = self.pending.pop_front_if(is_it) {
+            self.wrote = Some(now);
+            self.finish(pending, now);
+        }
+    }
+
+    fn finish(&mut self, pending: Pending, now: Instant) {
+        self.waiting_bytes -= pending.message.len();
+        let micros = now.saturating_duration_since(pending.since).as_micros() as u64;
+        let commit = Commit {
+            first: pending.first,
+            next: pending.next,
+            elapsed_us: micros,
+            sync_us: micros,
+            shared: (pending.next - pending.first) as u32,
+            bytes: pending.message.len().saturating_sub(FRAME_HEADER_BYTES) as u64,
+        };
+        self.answers
+            .push_back(Answer::Commit(pending.done, Ok(commit)));
+    }
+
+    fn passed_over(&mut self, offset: u64, why: Passed) {
+        let is_it = |own: Option<u64>| own == Some(offset);
+        if self.acquiring.as_ref().is_some_and(|a| is_it(a.offset)) {
+            self.acquisition_lost();
+        } else if let Some(at) = self.pending.iter().position(|p| is_it(p.offset)) {
+            tracing::debug!(topic = self.topic, shard = %self.shard, offset, ?why, "a batch of ours does not count");
+            self.fail_from(at, None);
+        }
+    }
+
+    /// What lies before `tail` is in the archive. `bytes` is what [`Live::end`] said of it, if it did.
+    /// Where the archive is ahead of what was read, reading goes on there.
+    pub(crate) fn archived(&mut self, tail: Tail, bytes: Option<u64>) {
+        if tail.offset > self.tail.offset {
+            self.tail = tail;
+            self.staged = self.staged.max(tail.next);
+        }
+        self.kept.archived(tail, bytes);
+    }
+
+    /// What is known of the log's end, and the bytes of all batches before it.
+    pub(crate) fn end(&self) -> (Tail, u64) {
+        (self.tail, self.kept.bytes())
+    }
+}
+
+#[cfg(test)]
+#[path = "live_tests.rs"]
+mod tests;

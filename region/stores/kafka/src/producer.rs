@@ -1,0 +1,184 @@
+//! The producer that all shards of a node share: batches of several shards that are under way at once
+//! share requests.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use gb6_core_ports::StoreError;
+use parking_lot::{Mutex, RwLock};
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::Message;
+use rdkafka::producer::{BaseRecord, DeliveryResult, Producer, ProducerContext, ThreadedProducer};
+
+use crate::client::{Told, log_line, producer};
+use crate::config::Config;
+use crate::errors;
+
+/// Bytes that the client's queue takes, for the error that says it is full.
+const QUEUE_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// The shortest time between two producers, where one after the other fails for good.
+const REMAKE_EVERY: Duration = Duration::from_millis(500);
+
+/// Who is told what became of a message.
+pub(crate) trait Receiver: Send + Sync {
+    /// It lies at this offset, or did not get there. Called on the client's thread, in the order of the
+    /// offsets; must not block.
+    fn delivered(&self, token: u64, result: Result<u64, StoreError>);
+}
+
+/// A message that is under way.
+pub(crate) struct Delivery {
+    pub(crate) receiver: Arc<dyn Receiver>,
+    pub(crate) token: u64,
+}
+
+/// Takes what the client says.
+pub(crate) struct Deliveries {
+    told: Told,
+    /// The client has failed for good.
+    fatal: Arc<AtomicBool>,
+}
+
+impl ClientContext for Deliveries {
+    fn log(&self, level: RDKafkaLogLevel, fac: &str, message: &str) {
+        log_line(level, fac, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.note(&error);
+        self.told.told(&error, reason);
+    }
+}
+
+impl Deliveries {
+    fn note(&self, error: &KafkaError) {
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal) {
+            self.fatal.store(true, Ordering::Release);
+        }
+    }
+}
+
+impl ProducerContext for Deliveries {
+    type DeliveryOpaque = Box<Delivery>;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, delivery: Box<Delivery>) {
+        let result = match result {
+            Ok(message) => {
+                self.told.health.up();
+                u64::try_from(message.offset()).map_err(|_| StoreError::OutcomeUnknown {
+                    cause: "Kafka took a batch and did not say where it lies".into(),
+                })
+            }
+            Err((error, _)) => {
+                self.note(error);
+                self.told.metrics.errors.with(&[&errors::kind(error)]).inc();
+                Err(errors::of_delivery(error))
+            }
+        };
+        delivery.receiver.delivered(delivery.token, result);
+    }
+}
+
+type Client = ThreadedProducer<Deliveries>;
+
+/// See the module.
+pub(crate) struct LogProducer {
+    config: Config,
+    told: Told,
+    client: RwLock<Arc<Client>>,
+    fatal: RwLock<Arc<AtomicBool>>,
+    made: Mutex<Instant>,
+}
+
+impl LogProducer {
+    pub(crate) fn new(config: &Config, told: &Told) -> Result<Self, StoreError> {
+        let fatal = Arc::new(AtomicBool::new(false));
+        Ok(Self {
+            client: RwLock::new(Arc::new(make(config, told, &fatal)?)),
+            fatal: RwLock::new(fatal),
+            config: config.clone(),
+            told: told.clone(),
+            made: Mutex::new(Instant::now()),
+        })
+    }
+
+    /// Hands a message to the client. Its receiver is told what became of it, unless this fails.
+    pub(crate) fn send(
+        &self,
+        topic: &str,
+        partition: i32,
+        message: &Bytes,
+        delivery: Delivery,
+    ) -> Result<(), StoreError> {
+        self.renew()?;
+        let client = self.client.read().clone();
+        let record = BaseRecord::<(), [u8], _>::with_opaque_to(topic, Box::new(delivery))
+            .partition(partition)
+            .payload(&message[..]);
+        match client.send(record) {
+            Ok(()) => Ok(()),
+            Err((error, _)) => {
+                self.told
+                    .metrics
+                    .errors
+                    .with(&[&errors::kind(&error)])
+                    .inc();
+                Err(errors::of_send(&error, QUEUE_BYTES_MAX, QUEUE_BYTES_MAX))
+            }
+        }
+    }
+
+    /// An idempotent producer that can not go on without a gap ends for good: another takes its place.
+    /// What was under way in the old one is told as unknown.
+    fn renew(&self) -> Result<(), StoreError> {
+        if !self.fatal.read().load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let mut made = self.made.lock();
+        if !self.fatal.read().load(Ordering::Acquire) {
+            return Ok(());
+        }
+        if made.elapsed() < REMAKE_EVERY {
+            return Err(StoreError::Unavailable {
+                cause: "the Kafka producer failed for good, and another is made in a moment".into(),
+            });
+        }
+        *made = Instant::now();
+        let fatal = Arc::new(AtomicBool::new(false));
+        let client = Arc::new(make(&self.config, &self.told, &fatal)?);
+        let old = std::mem::replace(&mut *self.client.write(), client);
+        let reason = old.client().fatal_error();
+        tracing::warn!(
+            ?reason,
+            "the Kafka producer failed for good: another takes its place"
+        );
+        *self.fatal.write() = fatal;
+        // Its end waits for its thread, which may be the one that this runs on.
+        let ending = std::thread::Builder::new().name("kafka-old-producer".into());
+        if let Err(error) = ending.spawn(move || drop(old)) {
+            tracing::error!(%error, "no thread to end the old Kafka producer on");
+        }
+        Ok(())
+    }
+}
+
+fn make(config: &Config, told: &Told, fatal: &Arc<AtomicBool>) -> Result<Client, StoreError> {
+    let context = Deliveries {
+        told: told.clone(),
+        fatal: fatal.clone(),
+    };
+    let cause = match producer(config) {
+        Ok(settings) => match settings.create_with_context(context) {
+            Ok(client) => return Ok(client),
+            Err(error) => errors::text(&error),
+        },
+        Err(cause) => cause,
+    };
+    Err(StoreError::Unavailable {
+        cause: format!("a Kafka producer can not be made: {cause}"),
+    })
+}

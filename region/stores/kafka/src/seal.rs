@@ -1,0 +1,210 @@
+//! The owner's other work: what lies in Kafka is moved to the archive and deleted there, in time or
+//! because somebody asks; and what of the archive only an owner may change.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use gb6_core_model::Position;
+use gb6_core_ports::{Fence, Retain, StoreError};
+use gb6_core_wire::record::Record;
+use parking_lot::Mutex;
+
+use crate::reading::Reader;
+use crate::shared::Shared;
+
+/// How often it is looked whether something is to be moved.
+const LOOK: Duration = Duration::from_secs(1);
+/// Pause after a failure.
+const AGAIN: Duration = Duration::from_secs(5);
+/// How often a handle that does not own the shard asks what others have archived, beyond which it keeps
+/// no more of the live part than twice what an owner does.
+const REFRESH: Duration = Duration::from_secs(30);
+/// Records read at once.
+const PAGE_RECORDS: usize = 4096;
+/// Bytes of these.
+const PAGE_BYTES: usize = 4 * 1024 * 1024;
+
+/// Why something is sealed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Why {
+    /// There is enough of it, or it has lain there for long.
+    Due,
+    /// A segment of its own is asked for.
+    Asked,
+}
+
+/// See the module.
+pub(crate) struct Sealer {
+    shared: Arc<Shared>,
+    reader: Arc<Reader>,
+    /// Held while something is moved: the offset before which Kafka was told to delete.
+    deleted: Mutex<u64>,
+}
+
+impl Sealer {
+    pub(crate) fn new(shared: Arc<Shared>, reader: Arc<Reader>) -> Self {
+        Self {
+            shared,
+            reader,
+            deleted: Mutex::new(0),
+        }
+    }
+
+    /// The ownership of this handle.
+    pub(crate) fn fence(&self) -> Result<Fence, StoreError> {
+        self.shared.live(|live| live.fence())
+    }
+
+    /// Moves everything that is committed now to the archive.
+    fn seal(&self, fence: &Fence, why: Why) -> Result<(), StoreError> {
+        let mut deleted = self.deleted.lock();
+        let sealed = self.move_to_archive(fence, why);
+        if matches!(sealed, Err(StoreError::Conflict { .. })) {
+            // Another owner's doing, before this one: what is there now is read.
+            self.shared.refresh()?;
+        }
+        sealed?;
+        self.delete(&mut deleted)
+    }
+
+    fn move_to_archive(&self, fence: &Fence, why: Why) -> Result<(), StoreError> {
+        let shared = &self.shared;
+        let (tail, bytes) = shared.live(|live| live.end());
+        let unarchived = shared.unarchived();
+        let about_bytes = match why {
+            Why::Due => unarchived.bytes,
+            // What is asked for by position is not to become part of something larger.
+            Why::Asked => 0,
+        };
+        let mut sealer = shared.archive.sealer(fence, about_bytes)?;
+        if sealer.next() < shared.live_from() {
+            return Err(StoreError::Conflict {
+                what: "the archive ends before what is known to be archived".into(),
+            });
+        }
+        if sealer.next() >= tail.next {
+            return shared.adopt(None);
+        }
+        while sealer.next() < tail.next {
+            let from = sealer.next();
+            let page = self.reader.read(from, PAGE_RECORDS, PAGE_BYTES)?;
+            for record in page.records.iter().take_while(|r| r.position < tail.next) {
+                sealer.push(record)?;
+            }
+            if sealer.next() == from {
+                return Err(StoreError::Unavailable {
+                    cause: format!("position {from} can not be read to be archived"),
+                });
+            }
+        }
+        sealer.finish(tail.encode().into())?;
+        let metrics = &shared.cluster.told.metrics;
+        metrics.archived_bytes.inc_by(unarchived.bytes);
+        shared.adopt(Some(bytes))
+    }
+
+    /// Deletes from Kafka what the archive has.
+    fn delete(&self, deleted: &mut u64) -> Result<(), StoreError> {
+        let shared = &self.shared;
+        let offset = shared.live(|live| live.kept().begin().offset);
+        if offset > *deleted {
+            shared.cluster.delete_before(shared.shard, offset)?;
+            *deleted = offset;
+        }
+        Ok(())
+    }
+
+    /// As [`gb6_core_ports::ShardLog::seal_around`].
+    pub(crate) fn seal_around(
+        &self,
+        fence: &Fence,
+        position: Position,
+    ) -> Result<Option<u64>, StoreError> {
+        self.shared.confirm(fence)?;
+        if position >= self.shared.unarchived().next {
+            return Ok(None);
+        }
+        if position >= self.shared.live_from() {
+            self.seal(fence, Why::Asked)?;
+        }
+        Ok(self.shared.archive.segment_of(position))
+    }
+
+    /// As [`gb6_core_ports::ShardLog::trim`].
+    pub(crate) fn trim(&self, fence: &Fence, to: Position) -> Result<Position, StoreError> {
+        self.shared.confirm(fence)?;
+        let unarchived = self.shared.unarchived();
+        let first = self.shared.archive.trim(fence, to, unarchived)?;
+        self.shared
+            .change(|live| live.first = live.first.max(first));
+        Ok(first)
+    }
+
+    /// As [`gb6_core_ports::ShardLog::rewrite`].
+    pub(crate) fn rewrite(
+        &self,
+        fence: &Fence,
+        segment: u64,
+        retain: &mut dyn FnMut(&Record) -> Retain,
+    ) -> Result<u64, StoreError> {
+        self.shared.confirm(fence)?;
+        // What is to be erased must be gone from Kafka too, where it was not deleted before.
+        self.delete(&mut self.deleted.lock())?;
+        self.shared.archive.rewrite(fence, segment, retain)
+    }
+
+    /// As [`gb6_core_ports::ShardLog::save_checkpoint`].
+    pub(crate) fn save_checkpoint(
+        &self,
+        position: Position,
+        state: &[u8],
+    ) -> Result<(), StoreError> {
+        let fence = self.fence()?;
+        self.shared.archive.save_checkpoint(&fence, position, state)
+    }
+
+    /// Moves what is due, if this handle owns the shard; learns what was moved, if not.
+    fn look(&self, since: &mut Instant) -> Result<(), StoreError> {
+        let config = &self.shared.cluster.config;
+        let bytes = self.shared.unarchived().bytes;
+        let Ok(fence) = self.fence() else {
+            let many = bytes > 2 * config.live_bytes_max && since.elapsed() > AGAIN;
+            if many || since.elapsed() > REFRESH {
+                *since = Instant::now();
+                self.shared.refresh()?;
+            }
+            return Ok(());
+        };
+        if bytes == 0 {
+            *since = Instant::now();
+            return self.delete(&mut self.deleted.lock());
+        }
+        if bytes >= config.live_bytes_max || since.elapsed() >= config.archive_after {
+            self.seal(&fence, Why::Due)?;
+            *since = Instant::now();
+        }
+        Ok(())
+    }
+}
+
+/// Runs until the handle is dropped.
+pub(crate) fn run(sealer: &Sealer) {
+    let shared = &sealer.shared;
+    let mut since = Instant::now();
+    let mut not_before = Instant::now();
+    let mut failing = false;
+    while !shared.is_stopped() {
+        if Instant::now() >= not_before {
+            let looked = sealer.look(&mut since);
+            if let Err(error) = &looked {
+                not_before = Instant::now() + AGAIN;
+                shared.cluster.told.metrics.archive_failures.inc();
+                if !failing {
+                    tracing::warn!(topic = shared.topic, shard = %shared.shard, %error, "what is committed can not be archived now, and is kept in Kafka; it is tried again");
+                }
+            }
+            failing = looked.is_err();
+        }
+        shared.pause(LOOK);
+    }
+}

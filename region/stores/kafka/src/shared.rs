@@ -1,0 +1,395 @@
+//! What the threads of one shard's handle share: its live part under a lock, and who waits for it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use gb6_core_model::{Position, ShardId};
+use gb6_core_obs::metrics::Gauge;
+use gb6_core_ports::{Acquire, Acquired, Commit, Completion, Fence, StoreError};
+use gb6_core_wire::record::Record;
+use gb6_region_archive::{Archive, Live as Unarchived};
+use parking_lot::{Condvar, Mutex, MutexGuard};
+use rdkafka::consumer::Consumer;
+
+use crate::client::LogConsumer;
+use crate::cluster::Cluster;
+use crate::errors;
+use crate::fetch::is_passing;
+use crate::live::{Answer, Counts, Live, Outgoing};
+use crate::producer::{Delivery, Receiver};
+use crate::tail::Tail;
+
+/// How long an acquisition may take: reading what lies before it included.
+const ACQUIRE_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a question about the partition's end may take.
+const WATERMARKS: Duration = Duration::from_secs(2);
+/// Pause before a question is repeated.
+const AGAIN: Duration = Duration::from_millis(20);
+
+/// See the module.
+pub(crate) struct Shared {
+    pub(crate) cluster: Arc<Cluster>,
+    pub(crate) topic: String,
+    pub(crate) shard: ShardId,
+    pub(crate) consumer: LogConsumer,
+    pub(crate) archive: Archive,
+    state: Mutex<State>,
+    /// Something was read, or is to be looked at.
+    changed: Condvar,
+    /// The offset before which somebody wants everything to be read.
+    target: AtomicU64,
+    stop: AtomicBool,
+    /// The threads are to end.
+    stopped: Condvar,
+    paused: Mutex<()>,
+    live_bytes: Gauge,
+}
+
+struct State {
+    live: Live,
+    /// A thread gives answers: it gives those that come meanwhile too, so that they stay in order.
+    answering: bool,
+    counted: Counts,
+}
+
+impl Shared {
+    /// Of a shard whose archive ends with `tail`.
+    pub(crate) fn new(
+        cluster: Arc<Cluster>,
+        shard: ShardId,
+        consumer: LogConsumer,
+        archive: Archive,
+        tail: Tail,
+    ) -> Self {
+        let config = &cluster.config;
+        let mut live = Live::new(
+            &cluster.topic,
+            shard,
+            tail,
+            config.timeout,
+            config.cache_bytes_max,
+        );
+        live.first = archive.range().first;
+        let live_bytes = &cluster.told.metrics.live_bytes;
+        Self {
+            topic: cluster.topic.clone(),
+            shard,
+            consumer,
+            archive,
+            state: Mutex::new(State {
+                live,
+                answering: false,
+                counted: Counts::default(),
+            }),
+            changed: Condvar::new(),
+            target: AtomicU64::new(0),
+            stop: AtomicBool::new(false),
+            stopped: Condvar::new(),
+            paused: Mutex::new(()),
+            live_bytes: live_bytes.with(&[&shard.to_string()]),
+            cluster,
+        }
+    }
+
+    pub(crate) fn partition(&self) -> i32 {
+        self.shard.0 as i32
+    }
+
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::Acquire)
+    }
+
+    /// Ends the threads.
+    pub(crate) fn stop(&self) {
+        // Under the locks, so that nobody begins to wait meanwhile.
+        {
+            let _state = self.state.lock();
+            let _paused = self.paused.lock();
+            self.stop.store(true, Ordering::Release);
+        }
+        self.changed.notify_all();
+        self.stopped.notify_all();
+    }
+
+    /// Looks at the live part.
+    pub(crate) fn live<T>(&self, look: impl FnOnce(&Live) -> T) -> T {
+        look(&self.state.lock().live)
+    }
+
+    /// Changes the live part, then gives the answers that are due.
+    pub(crate) fn change<T>(&self, change: impl FnOnce(&mut Live) -> T) -> T {
+        let mut state = self.state.lock();
+        let result = change(&mut state.live);
+        self.count(&mut state);
+        self.changed.notify_all();
+        self.answer(state);
+        result
+    }
+
+    /// Gives answers, one by one and in order, without the lock: who gets one may ask for more.
+    fn answer(&self, mut state: MutexGuard<'_, State>) {
+        if state.answering {
+            return;
+        }
+        state.answering = true;
+        while let Some(answer) = state.live.answer() {
+            if let Answer::Commit(_, Ok(commit)) = &answer {
+                let seconds = commit.elapsed_us as f64 / 1e6;
+                self.cluster.told.metrics.commit_seconds.observe(seconds);
+            }
+            MutexGuard::unlocked(&mut state, || answer.give());
+        }
+        state.answering = false;
+    }
+
+    fn count(&self, state: &mut State) {
+        let metrics = &self.cluster.told.metrics;
+        let (now, told) = (state.live.counts, state.counted);
+        metrics.fenced.inc_by(now.fenced - told.fenced);
+        metrics
+            .passed_over
+            .inc_by(now.passed_over - told.passed_over);
+        metrics.foreign.inc_by(now.foreign - told.foreign);
+        state.counted = now;
+    }
+
+    pub(crate) fn acquire(
+        self: &Arc<Self>,
+        fence: Fence,
+        acquire: Acquire,
+        done: Completion<Acquired>,
+    ) {
+        self.change(|live| {
+            let now = Instant::now();
+            let outgoing = live.acquire(fence, acquire, now, ACQUIRE_PATIENCE, done);
+            self.send(live, outgoing);
+        });
+    }
+
+    pub(crate) fn append(
+        self: &Arc<Self>,
+        fence: &Fence,
+        batch: Vec<Record>,
+        done: Completion<Commit>,
+    ) {
+        self.change(|live| {
+            let outgoing = live.append(fence, batch, Instant::now(), done);
+            self.send(live, outgoing);
+        });
+    }
+
+    /// Hands a message to the producer, while the lock is held: in the order in which they were staged.
+    fn send(self: &Arc<Self>, live: &mut Live, outgoing: Option<Outgoing>) {
+        let Some(Outgoing { token, message }) = outgoing else {
+            return;
+        };
+        let delivery = Delivery {
+            receiver: self.clone(),
+            token,
+        };
+        let producer = &self.cluster.producer;
+        if let Err(error) = producer.send(&self.topic, self.partition(), &message, delivery) {
+            live.failed(token, &error);
+        }
+    }
+
+    /// Time has passed.
+    pub(crate) fn tick(&self, now: Instant) {
+        let bytes = self.change(|live| {
+            live.expire(now);
+            live.kept().live_bytes()
+        });
+        self.live_bytes
+            .set(i64::try_from(bytes).unwrap_or(i64::MAX));
+    }
+
+    pub(crate) fn reachable(&self, error: Option<StoreError>) {
+        self.state.lock().live.reachable(error);
+    }
+
+    /// Whether the partition is to be read: unless it is this handle alone that writes to it.
+    pub(crate) fn wants_to_read(&self, quiet: Duration) -> bool {
+        let target = self.target.load(Ordering::Acquire);
+        self.live(|live| {
+            let writes = live.wrote.is_some_and(|wrote| wrote.elapsed() < quiet);
+            live.check_whole().is_ok()
+                && (!live.is_owner()
+                    || !writes
+                    || live.waits_for_others()
+                    || target > live.tail().offset)
+        })
+    }
+
+    /// Waits until something changed, at most so long.
+    pub(crate) fn wait_for_change(&self, timeout: Duration) {
+        let mut state = self.state.lock();
+        self.changed.wait_for(&mut state, timeout);
+    }
+
+    /// Waits so long, or until the threads are to end.
+    pub(crate) fn pause(&self, time: Duration) {
+        let deadline = Instant::now() + time;
+        let mut paused = self.paused.lock();
+        while !self.is_stopped() && !self.stopped.wait_until(&mut paused, deadline).timed_out() {}
+    }
+
+    pub(crate) fn next_offset(&self) -> u64 {
+        self.live(|live| live.tail().offset)
+    }
+
+    /// The partition holds a message.
+    pub(crate) fn seen(&self, offset: u64, message: Bytes) {
+        // What is wrong with it is kept with the live part, and told to who asks.
+        let _ = self.change(|live| live.seen(offset, message, Instant::now()));
+    }
+
+    /// The offsets of the first message of the partition and of the next one.
+    pub(crate) fn watermarks(&self, timeout: Duration) -> Result<(u64, u64), StoreError> {
+        let deadline = Instant::now() + timeout;
+        let (low, high) = loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let consumer = &self.consumer;
+            match consumer.fetch_watermarks(&self.topic, self.partition(), left) {
+                Ok(found) => break found,
+                // While a partition gets another leader.
+                Err(error) if is_passing(&error) && left > AGAIN => std::thread::sleep(AGAIN),
+                Err(error) => {
+                    return Err(errors::unavailable(
+                        "the partition's end can not be asked",
+                        &error,
+                    ));
+                }
+            }
+        };
+        let number = |offset| u64::try_from(offset).unwrap_or(0);
+        Ok((number(low), number(high)))
+    }
+
+    /// Waits until everything that is in the partition now has been read.
+    pub(crate) fn catch_up(&self, patience: Duration) -> Result<(), StoreError> {
+        let deadline = Instant::now() + patience;
+        let (_, high) = self.watermarks(WATERMARKS.min(patience))?;
+        self.target.fetch_max(high, Ordering::AcqRel);
+        let mut state = self.state.lock();
+        loop {
+            state.live.check_whole()?;
+            if state.live.tail().offset >= high {
+                return Ok(());
+            }
+            if self.is_stopped() {
+                return Err(StoreError::Closed);
+            }
+            self.changed.notify_all();
+            if self.changed.wait_until(&mut state, deadline).timed_out() {
+                return Err(StoreError::Unavailable {
+                    cause: format!(
+                        "the partition could not be read to its end within {patience:?}"
+                    ),
+                });
+            }
+        }
+    }
+
+    /// As [`gb6_core_ports::ShardLog::confirm`].
+    pub(crate) fn confirm(&self, fence: &Fence) -> Result<(), StoreError> {
+        self.live(|live| live.check(fence))?;
+        self.catch_up(self.cluster.config.timeout)?;
+        self.live(|live| live.check(fence))
+    }
+
+    /// The partition no longer holds, or does not hold yet, what comes next: goes on behind the archive.
+    pub(crate) fn jump(&self) -> Result<(), StoreError> {
+        self.refresh()?;
+        let (low, high) = self.watermarks(WATERMARKS)?;
+        let next = self.next_offset();
+        let detail = if next < low {
+            format!(
+                "Kafka holds it from offset {low} on, and the archive ends before: records are lost"
+            )
+        } else if next > high {
+            format!(
+                "Kafka ends at offset {high}: the topic was made anew, or lost what it had acknowledged"
+            )
+        } else {
+            return Ok(());
+        };
+        let error = StoreError::Corrupt {
+            segment: self.topic.clone(),
+            byte: next,
+            position: self.live(|live| live.tail().next),
+            detail,
+        };
+        self.change(|live| live.breaks(error.clone()));
+        Err(error)
+    }
+
+    /// Learns what others have archived.
+    pub(crate) fn refresh(&self) -> Result<(), StoreError> {
+        self.archive.refresh()?;
+        self.adopt(None)
+    }
+
+    /// What is archived by now is read from there. `bytes` is what the live part said of its end, if it
+    /// did.
+    pub(crate) fn adopt(&self, bytes: Option<u64>) -> Result<(), StoreError> {
+        let tail = resume(&self.archive)?;
+        let first = self.archive.range().first;
+        self.change(|live| {
+            if tail.offset > live.kept().begin().offset {
+                live.archived(tail, bytes);
+            }
+            live.first = live.first.max(first);
+        });
+        Ok(())
+    }
+
+    /// Waits until nothing of this handle waits for its answer.
+    pub(crate) fn settle(&self, patience: Duration) {
+        let deadline = Instant::now() + patience;
+        let mut state = self.state.lock();
+        while state.live.is_waiting() && !self.changed.wait_until(&mut state, deadline).timed_out()
+        {
+        }
+    }
+
+    /// What does not lie in the archive.
+    pub(crate) fn unarchived(&self) -> Unarchived {
+        self.live(|live| Unarchived {
+            next: live.tail().next,
+            bytes: live.kept().live_bytes(),
+        })
+    }
+
+    /// The first position that does not lie in the archive.
+    pub(crate) fn live_from(&self) -> Position {
+        self.live(|live| live.kept().begin().next)
+    }
+}
+
+impl Receiver for Shared {
+    fn delivered(&self, token: u64, result: Result<u64, StoreError>) {
+        self.change(|live| match result {
+            // What is wrong with the log is kept with the live part, and told to who asks.
+            Ok(offset) => {
+                let _ = live.delivered(token, offset, Instant::now());
+            }
+            Err(error) => live.failed(token, &error),
+        });
+    }
+}
+
+/// Where the log goes on behind an archive.
+pub(crate) fn resume(archive: &Archive) -> Result<Tail, StoreError> {
+    let bytes = archive.resume();
+    if bytes.is_empty() {
+        return Ok(Tail::default());
+    }
+    let tail = Tail::decode(&bytes).filter(|tail| tail.next == archive.range().next);
+    tail.ok_or_else(|| StoreError::Conflict {
+        what: "the archive of this shard does not say where it goes on in Kafka: it was made by another \
+               engine of logs"
+            .into(),
+    })
+}

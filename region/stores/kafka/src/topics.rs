@@ -1,0 +1,422 @@
+//! The topics of a region: made where they are missing, and refused where they promise less than was
+//! asked for.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use gb6_core_ports::{Check, StoreError};
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::error::RDKafkaErrorCode as Code;
+use rdkafka::metadata::MetadataTopic;
+use tokio::runtime::Handle;
+
+use crate::client::{ASK, Told, base, largest_message};
+use crate::config::Config;
+use crate::errors;
+
+/// How long a new topic may take until all its partitions have leaders.
+const CREATED_WITHIN: Duration = Duration::from_secs(15);
+const POLL: Duration = Duration::from_millis(50);
+
+/// Something of a topic that is not as it must be.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Finding {
+    /// The setting.
+    pub setting: &'static str,
+    /// What it is.
+    pub found: String,
+    /// What it must be.
+    pub wanted: String,
+    /// The command, or the change, that mends it.
+    pub mend: String,
+}
+
+impl std::fmt::Display for Finding {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "{} is {}, and must be {}: {}",
+            self.setting, self.found, self.wanted, self.mend
+        )
+    }
+}
+
+/// What is known of a topic.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Found {
+    partitions: usize,
+    /// The fewest copies that a partition has.
+    replication: usize,
+    settings: BTreeMap<String, String>,
+}
+
+/// The administrator's side of a cluster.
+pub(crate) struct Topics {
+    pub(crate) admin: AdminClient<Told>,
+    config: Config,
+    runtime: Handle,
+}
+
+impl Topics {
+    pub(crate) fn new(config: &Config, told: &Told, runtime: Handle) -> Result<Self, StoreError> {
+        let made = base(config).and_then(|settings| {
+            settings
+                .create_with_context(told.clone())
+                .map_err(|error| errors::text(&error))
+        });
+        let admin = made.map_err(|cause| StoreError::Unavailable {
+            cause: format!("a Kafka client can not be made: {cause}"),
+        })?;
+        Ok(Self {
+            admin,
+            config: config.clone(),
+            runtime,
+        })
+    }
+
+    /// Makes the topic of the logs of `shards` shards if it is missing, and refuses it where it is not
+    /// as it must be.
+    pub(crate) fn ensure_log(&self, topic: &str, shards: u32) -> Result<(), StoreError> {
+        let copies = self.config.min_insync.to_string();
+        let bytes = largest_message().to_string();
+        let found = match self.look(topic)? {
+            Some(found) => found,
+            None => {
+                let settings = [
+                    ("cleanup.policy", "delete"),
+                    ("retention.ms", "-1"),
+                    ("retention.bytes", "-1"),
+                    ("compression.type", "producer"),
+                    ("unclean.leader.election.enable", "false"),
+                    ("min.insync.replicas", &copies),
+                    ("max.message.bytes", &bytes),
+                    // What was deleted leaves the disk with its segment: small ones, that do not
+                    // stay open.
+                    ("segment.bytes", "67108864"),
+                    ("segment.ms", "3600000"),
+                    // An owner's clock that is ahead must not make brokers refuse its batches.
+                    ("message.timestamp.type", "LogAppendTime"),
+                ];
+                self.create(topic, shards, &settings)?
+            }
+        };
+        let findings = findings(&self.config, topic, shards, &found);
+        if findings.is_empty() {
+            return Ok(());
+        }
+        let findings: Vec<String> = findings.iter().map(Finding::to_string).collect();
+        Err(StoreError::Conflict {
+            what: format!(
+                "the topic {topic} can not hold a log: {}",
+                findings.join("; ")
+            ),
+        })
+    }
+
+    fn create(
+        &self,
+        topic: &str,
+        partitions: u32,
+        settings: &[(&str, &str)],
+    ) -> Result<Found, StoreError> {
+        let replication = TopicReplication::Fixed(i32::from(self.config.replication));
+        let mut new = NewTopic::new(topic, partitions as i32, replication);
+        for (name, value) in settings {
+            new = new.set(name, value);
+        }
+        let options = AdminOptions::new()
+            .request_timeout(Some(ASK))
+            .operation_timeout(Some(ASK));
+        let created = self
+            .runtime
+            .block_on(self.admin.create_topics([&new], &options))
+            .map_err(|error| errors::unavailable("the topic could not be made", &error))?;
+        for result in created {
+            match result {
+                Ok(_) => tracing::info!(topic, partitions, "made the topic"),
+                // Another node was first.
+                Err((_, Code::TopicAlreadyExists)) => {}
+                Err((_, code)) => {
+                    return Err(StoreError::Unavailable {
+                        cause: format!(
+                            "the topic {topic} could not be made with {} copies: {code}; are there as many \
+                             brokers, and may this user CREATE it? (one copy only: \
+                             replication=1&min_insync=1)",
+                            self.config.replication
+                        ),
+                    });
+                }
+            }
+        }
+        let deadline = Instant::now() + CREATED_WITHIN;
+        loop {
+            if let Some(found) = self.look(topic)?
+                && found.partitions == partitions as usize
+            {
+                return Ok(found);
+            }
+            if Instant::now() > deadline {
+                return Err(StoreError::Unavailable {
+                    cause: format!("the new topic {topic} has no leaders after {CREATED_WITHIN:?}"),
+                });
+            }
+            std::thread::sleep(POLL);
+        }
+    }
+
+    /// What is known of a topic; `None` where there is none, or it has not all its leaders yet.
+    fn look(&self, topic: &str) -> Result<Option<Found>, StoreError> {
+        let metadata = self
+            .admin
+            .inner()
+            .fetch_metadata(Some(topic), ASK)
+            .map_err(|error| errors::unavailable("no Kafka broker answers", &error))?;
+        let known = metadata.topics().iter().find(|found| found.name() == topic);
+        let Some(known) = known else { return Ok(None) };
+        match known.error().map(Code::from) {
+            None => {}
+            Some(Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::LeaderNotAvailable) => {
+                return Ok(None);
+            }
+            Some(code) => {
+                let error = rdkafka::error::KafkaError::MetadataFetch(code);
+                return Err(errors::unavailable(
+                    "the topic can not be looked at",
+                    &error,
+                ));
+            }
+        }
+        let settings = self.settings(topic)?;
+        Ok(Some(Found {
+            partitions: known.partitions().len(),
+            replication: fewest_copies(known),
+            settings,
+        }))
+    }
+
+    fn settings(&self, topic: &str) -> Result<BTreeMap<String, String>, StoreError> {
+        let options = AdminOptions::new().request_timeout(Some(ASK));
+        let asked = [ResourceSpecifier::Topic(topic)];
+        let described = self
+            .runtime
+            .block_on(self.admin.describe_configs(&asked, &options))
+            .map_err(|error| errors::unavailable("the topic's settings can not be read", &error))?;
+        let mut settings = BTreeMap::new();
+        for resource in described {
+            let resource = resource.map_err(|code| {
+                let error = rdkafka::error::KafkaError::AdminOp(code);
+                errors::unavailable("the topic's settings can not be read", &error)
+            })?;
+            for entry in resource.entries {
+                settings.insert(entry.name, entry.value.unwrap_or_default());
+            }
+        }
+        Ok(settings)
+    }
+
+    /// Looks at everything that a region needs of this cluster, and changes nothing.
+    pub(crate) fn check(&self, region: &str, shards: u32) -> Vec<Check> {
+        let at = format!("Kafka at {}", self.config.brokers.join(","));
+        let mut checks = Vec::new();
+        let metadata = match self.admin.inner().fetch_metadata(None, ASK) {
+            Ok(metadata) => metadata,
+            Err(error) => {
+                let advice = format!(
+                    "no broker answers: {}; are they running, and security= as their listeners want?",
+                    errors::text(&error)
+                );
+                return vec![Check::bad(at, advice)];
+            }
+        };
+        let brokers = metadata.brokers().len();
+        let what = format!("{at}: brokers");
+        checks.push(if brokers >= usize::from(self.config.replication) {
+            Check::good(what, format!("{brokers} of {}", self.config.replication))
+        } else {
+            let advice = format!(
+                "{brokers} brokers can not hold replication={} copies: start more, or ask for fewer \
+                 (one copy only: replication=1&min_insync=1)",
+                self.config.replication
+            );
+            Check::bad(what, advice)
+        });
+        let topic = self.config.log_topic(region);
+        let what = format!("{at}: topic {topic}");
+        match self.look(&topic) {
+            Ok(None) => checks.push(Check::good(what, "not there yet: made at the first start")),
+            Err(error) => checks.push(Check::bad(what, error.to_string())),
+            Ok(Some(found)) => {
+                let findings = findings(&self.config, &topic, shards, &found);
+                if findings.is_empty() {
+                    let good = format!("{shards} partitions, {} copies", found.replication);
+                    checks.push(Check::good(what.clone(), good));
+                }
+                for finding in findings {
+                    checks.push(Check::bad(what.clone(), finding.to_string()));
+                }
+            }
+        }
+        checks
+    }
+}
+
+fn fewest_copies(topic: &MetadataTopic) -> usize {
+    let copies = topic.partitions().iter().map(|p| p.replicas().len());
+    copies.min().unwrap_or(0)
+}
+
+/// What is wrong with a topic for the logs of `shards` shards.
+pub(crate) fn findings(config: &Config, topic: &str, shards: u32, found: &Found) -> Vec<Finding> {
+    let server = config.brokers.first().map_or("", String::as_str);
+    let set = |setting: &str, value: &str| {
+        format!(
+            "kafka-configs.sh --bootstrap-server {server} --alter --entity-type topics \
+             --entity-name {topic} --add-config {setting}={value}"
+        )
+    };
+    let get = |setting: &str| found.settings.get(setting).map_or("", String::as_str);
+    let mut wrong = Vec::new();
+    let mut say = |setting: &'static str, is: &str, wanted: String, mend: String| {
+        wrong.push(Finding {
+            setting,
+            found: match is {
+                "" => "not told".to_owned(),
+                is => is.to_owned(),
+            },
+            wanted,
+            mend,
+        });
+    };
+    if found.partitions != shards as usize {
+        let mend = match found.partitions < shards as usize {
+            true => format!(
+                "kafka-topics.sh --bootstrap-server {server} --alter --topic {topic} --partitions {shards}"
+            ),
+            false => format!(
+                "a topic never gets fewer partitions: give the region {} shards, or another prefix",
+                found.partitions
+            ),
+        };
+        let is = found.partitions.to_string();
+        say(
+            "the number of partitions",
+            &is,
+            format!("{shards}, one for each shard"),
+            mend,
+        );
+    }
+    if found.replication < usize::from(config.replication) {
+        let mend = format!(
+            "kafka-reassign-partitions.sh --bootstrap-server {server} with {} brokers for each partition of \
+             {topic}, or ask for less: replication={}&min_insync={}",
+            config.replication,
+            found.replication.max(1),
+            config.min_insync.min(found.replication.max(1) as u16)
+        );
+        let is = found.replication.to_string();
+        say(
+            "the replication factor",
+            &is,
+            format!("{} or more", config.replication),
+            mend,
+        );
+    }
+    let number = |setting: &str| get(setting).parse::<i64>().unwrap_or(0);
+    if number("min.insync.replicas") < i64::from(config.min_insync) {
+        let value = config.min_insync.to_string();
+        let mend = set("min.insync.replicas", &value);
+        say(
+            "min.insync.replicas",
+            get("min.insync.replicas"),
+            format!("{value} or more"),
+            mend,
+        );
+    }
+    let bytes = largest_message();
+    if number("max.message.bytes") < bytes as i64 {
+        let value = bytes.to_string();
+        let mend = set("max.message.bytes", &value);
+        say(
+            "max.message.bytes",
+            get("max.message.bytes"),
+            format!("{value} or more"),
+            mend,
+        );
+    }
+    for (setting, good) in [
+        ("unclean.leader.election.enable", &["false"][..]),
+        ("cleanup.policy", &["delete", ""]),
+        ("retention.ms", &["-1"]),
+        ("retention.bytes", &["-1"]),
+        ("compression.type", &["producer", "uncompressed"]),
+    ] {
+        let is = get(setting);
+        if !good.contains(&is) {
+            let wanted = good.first().copied().unwrap_or_default();
+            say(setting, is, wanted.to_owned(), set(setting, wanted));
+        }
+    }
+    wrong
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found() -> Found {
+        let settings = [
+            ("min.insync.replicas", "2"),
+            ("max.message.bytes", "8000000"),
+            ("unclean.leader.election.enable", "false"),
+            ("cleanup.policy", "delete"),
+            ("retention.ms", "-1"),
+            ("retention.bytes", "-1"),
+            ("compression.type", "producer"),
+        ];
+        Found {
+            partitions: 4,
+            replication: 3,
+            settings: settings
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .into(),
+        }
+    }
+
+    #[test]
+    fn each_weakness_is_told_with_what_mends_it() {
+        let config = Config::parse("kafka://k1:9092").expect("a URI");
+        assert_eq!(findings(&config, "gb6.eu.log", 4, &found()), []);
+        for (setting, value, mend) in [
+            ("min.insync.replicas", "1", "min.insync.replicas=2"),
+            ("max.message.bytes", "1048588", "max.message.bytes=4259840"),
+            ("unclean.leader.election.enable", "true", "enable=false"),
+            ("cleanup.policy", "compact", "cleanup.policy=delete"),
+            ("cleanup.policy", "compact,delete", "cleanup.policy=delete"),
+            ("retention.ms", "604800000", "retention.ms=-1"),
+            ("retention.bytes", "1", "retention.bytes=-1"),
+            ("compression.type", "gzip", "compression.type=producer"),
+        ] {
+            let mut weak = found();
+            weak.settings.insert(setting.to_owned(), value.to_owned());
+            let told = findings(&config, "gb6.eu.log", 4, &weak);
+            assert_eq!(told.len(), 1, "{told:?}");
+            let text = told[0].to_string();
+            for part in [setting, value, mend, "--entity-name gb6.eu.log", "k1:9092"] {
+                assert!(text.contains(part), "{part}: {text}");
+            }
+        }
+        for (shards, mend) in [(5, "--partitions 5"), (3, "give the region 4 shards")] {
+            let told = findings(&config, "gb6.eu.log", shards, &found());
+            assert!(told[0].to_string().contains(mend), "{told:?}");
+        }
+        let single = Found {
+            replication: 1,
+            ..found()
+        };
+        let told = findings(&config, "gb6.eu.log", 4, &single);
+        assert!(
+            told[0].mend.contains("replication=1&min_insync=1"),
+            "{told:?}"
+        );
+    }
+}

@@ -1,0 +1,4 @@
+//! The Kafka log on a real Kafka, whose address `GB6_TEST_KAFKA` says: `make test-engines`.
+
+mod cluster;
+mod contract;
