@@ -53,7 +53,12 @@ pub(crate) struct Region {
 
 impl Region {
     pub(crate) fn new(options: &str) -> Self {
-        let (address, prefix) = (address(), unused_prefix());
+        Self::of(&unused_prefix(), options)
+    }
+
+    /// That of a prefix; others may have it open.
+    pub(crate) fn of(prefix: &str, options: &str) -> Self {
+        let address = address();
         let uri = format!("kafka://{address}/{prefix}?replication=1&min_insync=1{options}");
         Self {
             config: Config::parse(&uri).expect("a URI"),

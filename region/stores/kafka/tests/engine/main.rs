@@ -2,3 +2,7 @@
 
 mod cluster;
 mod contract;
+mod fencing;
+mod owner;
+mod reading;
+mod topics;

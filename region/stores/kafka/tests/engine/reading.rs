@@ -1,0 +1,153 @@
+//! Reading what lies in memory, in Kafka and in the archive, and what moves between them meanwhile.
+
+use std::time::{Duration, Instant};
+
+use gb6_core_model::ShardId;
+use gb6_core_ports::contract::Random;
+use gb6_core_ports::contract::log::{acquire, append, everything, fence, message};
+use gb6_core_ports::{Retain, ShardLog};
+use gb6_region_stores_kafka::KafkaShardLog;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::message::Message;
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+
+use crate::cluster::{REGION, Region, address};
+
+/// Appends `mib` of records from `next` on, and answers where the log goes on.
+fn fill(log: &KafkaShardLog, mut next: u64, mib: u64) -> u64 {
+    for _ in 0..mib * 16 {
+        let batch: Vec<_> = (next..next + 16)
+            .map(|position| message(position, "room:a", position, 4000))
+            .collect();
+        next = append(log, &fence(1), batch).expect("appended").next;
+    }
+    next
+}
+
+fn reads_everything(log: &KafkaShardLog, next: u64) {
+    let mut from = 0;
+    while from < next {
+        let page = log.read(from, 500, 1 << 20).expect("read");
+        for (record, position) in page.records.iter().zip(from..) {
+            assert_eq!(record.position, position);
+            let wanted = message(position, "room:a", position, 4000);
+            assert!(position == 0 || record.body == wanted.body, "{position}");
+        }
+        assert_eq!(page.next, from + page.records.len() as u64);
+        from = page.next;
+    }
+    let mut random = Random::new(next);
+    let positions: Vec<u64> = (0..60).map(|_| random.below(next)).collect();
+    let found = log.read_at(&positions).expect("read");
+    for (position, record) in positions.iter().zip(found) {
+        assert_eq!(record.map(|record| record.position), Some(*position));
+    }
+}
+
+/// What Kafka still holds of the shard: the first offset and all bytes.
+fn partition(region: &Region) -> (i64, Vec<u8>) {
+    let mut client = ClientConfig::new();
+    client
+        .set("bootstrap.servers", address())
+        .set("group.id", "test")
+        .set("enable.auto.commit", "false");
+    let consumer: BaseConsumer = client.create().expect("a consumer");
+    let topic = region.config.log_topic(REGION);
+    let wait = Duration::from_secs(10);
+    let (low, high) = consumer.fetch_watermarks(&topic, 3, wait).expect("asked");
+    let mut list = TopicPartitionList::new();
+    list.add_partition_offset(&topic, 3, Offset::Offset(low))
+        .expect("a partition");
+    consumer.assign(&list).expect("assigned");
+    let (mut bytes, mut next) = (Vec::new(), low);
+    while next < high {
+        let message = consumer.poll(wait).expect("in time").expect("a message");
+        bytes.extend_from_slice(message.payload().unwrap_or_default());
+        next = message.offset() + 1;
+    }
+    (low, bytes)
+}
+
+#[test]
+fn what_memory_has_no_place_for_is_read_from_kafka() {
+    let region = Region::new("&cache_mib=1&live_mib=1024&archive_after_s=86400");
+    let logs = region.logs();
+    let log = logs.open_shard(ShardId(3)).expect("opened");
+    let next = acquire(&log, &fence(1)).expect("acquired").range.next;
+    let next = fill(&log, next, 6);
+    reads_everything(&log, next);
+    let follower = logs.open_shard(ShardId(3)).expect("opened");
+    reads_everything(&follower, next);
+    let (low, _) = partition(&region);
+    assert_eq!(low, 0, "nothing was archived");
+}
+
+#[test]
+fn what_grows_is_archived_and_deleted_while_others_read() {
+    let region = Region::new("&cache_mib=1&live_mib=2&archive_after_s=86400");
+    let log = region.logs().open_shard(ShardId(3)).expect("opened");
+    let mut next = acquire(&log, &fence(1)).expect("acquired").range.next;
+    let follower = region.logs().open_shard(ShardId(3)).expect("opened");
+    next = fill(&log, next, 3);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while partition(&region).0 == 0 {
+        assert!(Instant::now() < deadline, "nothing was deleted");
+        next = fill(&log, next, 1);
+    }
+    reads_everything(&log, next);
+    // It knows of Kafka's offsets alone, and of no archive.
+    follower.confirm(&fence(1)).expect_err("not its own");
+    let seen = Instant::now() + Duration::from_secs(5);
+    while follower.range().expect("range").next < next {
+        assert!(Instant::now() < seen, "the follower is behind");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    reads_everything(&follower, next);
+    let late = region.logs().open_shard(ShardId(3)).expect("opened");
+    reads_everything(&late, next);
+    // The next owner goes on behind the archive.
+    let acquired = acquire(&late, &fence(2)).expect("acquired");
+    assert_eq!(acquired.record.position, next);
+    assert_eq!(everything(&late).len() as u64, next + 1);
+}
+
+#[test]
+fn what_is_erased_is_gone_from_kafka_and_the_archive() {
+    let region = Region::new("&archive_after_s=86400");
+    let log = region.logs().open_shard(ShardId(3)).expect("opened");
+    acquire(&log, &fence(1)).expect("acquired");
+    let follower = region.logs().open_shard(ShardId(3)).expect("opened");
+    let secret = b"what nobody is to read again";
+    let mut record = message(1, "room:a", 1, 10);
+    record.body = secret.to_vec().into();
+    append(&log, &fence(1), vec![record]).expect("appended");
+    let is_in = |bytes: &[u8]| bytes.windows(secret.len()).any(|part| part == secret);
+    assert!(is_in(&partition(&region).1), "it can be seen");
+    let segment = log
+        .seal_around(&fence(1), 1)
+        .expect("sealed")
+        .expect("kept");
+    log.rewrite(&fence(1), segment, &mut |record| match record.position {
+        1 => Retain::Erase,
+        _ => Retain::Keep,
+    })
+    .expect("rewritten");
+    assert!(!is_in(&partition(&region).1), "it is deleted");
+    for object in region.blobs.list("", None, 1000).expect("listed") {
+        let bytes = region.blobs.get(&object.key, 1 << 24).expect("read");
+        assert!(!is_in(&bytes.expect("there")), "{}", object.key);
+    }
+    let found = log.read_at(&[1]).expect("read").pop().flatten();
+    assert!(found.expect("its place").body.is_empty());
+    let late = region.logs().open_shard(ShardId(3)).expect("opened");
+    assert!(everything(&late)[1].body.is_empty());
+    // A handle that had read it forgets it with what is archived.
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while follower.read_at(&[1]).expect("read")[0]
+        .as_ref()
+        .is_some_and(|r| !r.body.is_empty())
+    {
+        assert!(Instant::now() < deadline, "a follower still shows it");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
