@@ -59,7 +59,7 @@ impl Follower<'_> {
             if let Some(Err(error)) = self.shared.consumer.poll(Duration::ZERO) {
                 self.failed(&error);
             }
-            self.shared.wait_for_change(TICK);
+            self.shared.wait_to_read(TICK);
         }
     }
 

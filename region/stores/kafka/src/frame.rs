@@ -45,6 +45,17 @@ pub enum FrameError {
 }
 
 impl FrameHeader {
+    /// That of a batch which is written under `fence`.
+    pub(crate) fn of(fence: &Fence, first: Position, count: u32) -> Self {
+        Self {
+            shard: fence.shard,
+            shard_epoch: fence.shard_epoch,
+            owner_incarnation: fence.owner_incarnation,
+            first,
+            count,
+        }
+    }
+
     /// Whether it begins an ownership.
     pub fn is_acquire(&self) -> bool {
         self.first == FIRST_OF_ACQUIRE

@@ -10,7 +10,9 @@ use gb6_core_ports::{Acquire, Acquired, Commit, Completion, Fence, LogRange, Sto
 use gb6_core_wire::record::{Kind, RECORD_VERSION, Record};
 use prost::Message;
 
-use crate::frame::{self, FRAME_BYTES_MAX, FRAME_HEADER_BYTES, FrameError, FrameHeader};
+use crate::frame::{
+    self, FIRST_OF_ACQUIRE, FRAME_BYTES_MAX, FRAME_HEADER_BYTES, FrameError, FrameHeader,
+};
 use crate::kept::{Batch, Kept, damage, read_message};
 use crate::tail::{Passed, Tail, Verdict};
 
@@ -48,6 +50,7 @@ struct Pending {
     token: u64,
     first: Position,
     next: Position,
+    header: FrameHeader,
     message: Bytes,
     since: Instant,
     /// Where Kafka says that it lies.
@@ -58,6 +61,8 @@ struct Pending {
 struct Acquiring {
     token: u64,
     fence: Fence,
+    header: FrameHeader,
+    served_ms: u64,
     message: Bytes,
     offset: Option<u64>,
     deadline: Instant,
@@ -273,6 +278,8 @@ impl Live {
         let token = self.token();
         self.acquiring = Some(Acquiring {
             token,
+            header: FrameHeader::of(&fence, FIRST_OF_ACQUIRE, 1),
+            served_ms: acquire.served_ms,
             fence,
             message: message.clone(),
             offset: None,
@@ -309,6 +316,7 @@ impl Live {
             token,
             first,
             next: self.staged,
+            header: FrameHeader::of(fence, first, batch.len() as u32),
             message: message.clone(),
             since: now,
             offset: None,
@@ -398,17 +406,18 @@ impl Live {
         loop {
             let next = Some(self.tail.offset);
             let own = match &self.acquiring {
-                Some(acquiring) if acquiring.offset == next => Some(&acquiring.message),
+                Some(own) if own.offset == next => Some((own.header, own.served_ms, &own.message)),
                 _ => self
                     .pending
                     .iter()
                     .find(|pending| pending.offset == next)
-                    .map(|pending| &pending.message),
+                    .map(|own| (own.header, 0, &own.message)),
             };
-            let Some(message) = own.cloned() else {
+            let Some((header, served_ms, message)) = own else {
                 return Ok(());
             };
-            self.take(self.tail.offset, message, now)?;
+            let message = message.clone();
+            self.apply(self.tail.offset, header, served_ms, message, now)?;
         }
     }
 
@@ -537,10 +546,6 @@ impl Live {
     }
 
     fn take(&mut self, offset: u64, message: Bytes, now: Instant) -> Result<(), StoreError> {
-        let before = Tail {
-            offset,
-            ..self.tail
-        };
         let read = read_message(self.shard, &message);
         let (header, served_ms) = match read {
             Ok(read) => read,
@@ -555,6 +560,21 @@ impl Live {
                 self.breaks(error.clone());
                 return Err(error);
             }
+        };
+        self.apply(offset, header, served_ms, message, now)
+    }
+
+    fn apply(
+        &mut self,
+        offset: u64,
+        header: FrameHeader,
+        served_ms: u64,
+        message: Bytes,
+        now: Instant,
+    ) -> Result<(), StoreError> {
+        let before = Tail {
+            offset,
+            ..self.tail
         };
         match self.tail.take(offset, &header, served_ms) {
             Verdict::Acquired(_) => {

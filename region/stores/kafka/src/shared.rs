@@ -36,8 +36,10 @@ pub(crate) struct Shared {
     pub(crate) consumer: LogConsumer,
     pub(crate) archive: Archive,
     state: Mutex<State>,
-    /// Something was read, or is to be looked at.
+    /// Something was read or answered.
     changed: Condvar,
+    /// The partition is to be read, or the thread that does is to end.
+    wake: Condvar,
     /// The offset before which somebody wants everything to be read.
     target: AtomicU64,
     stop: AtomicBool,
@@ -84,6 +86,7 @@ impl Shared {
                 counted: Counts::default(),
             }),
             changed: Condvar::new(),
+            wake: Condvar::new(),
             target: AtomicU64::new(0),
             stop: AtomicBool::new(false),
             stopped: Condvar::new(),
@@ -110,6 +113,7 @@ impl Shared {
             self.stop.store(true, Ordering::Release);
         }
         self.changed.notify_all();
+        self.wake.notify_all();
         self.stopped.notify_all();
     }
 
@@ -124,6 +128,9 @@ impl Shared {
         let result = change(&mut state.live);
         self.count(&mut state);
         self.changed.notify_all();
+        if state.live.waits_for_others() {
+            self.wake.notify_all();
+        }
         self.answer(state);
         result
     }
@@ -145,8 +152,11 @@ impl Shared {
     }
 
     fn count(&self, state: &mut State) {
-        let metrics = &self.cluster.told.metrics;
         let (now, told) = (state.live.counts, state.counted);
+        if now == told {
+            return;
+        }
+        let metrics = &self.cluster.told.metrics;
         metrics.fenced.inc_by(now.fenced - told.fenced);
         metrics
             .passed_over
@@ -222,10 +232,10 @@ impl Shared {
         })
     }
 
-    /// Waits until something changed, at most so long.
-    pub(crate) fn wait_for_change(&self, timeout: Duration) {
+    /// Waits until the partition may have to be read, at most so long.
+    pub(crate) fn wait_to_read(&self, timeout: Duration) {
         let mut state = self.state.lock();
-        self.changed.wait_for(&mut state, timeout);
+        self.wake.wait_for(&mut state, timeout);
     }
 
     /// Waits so long, or until the threads are to end.
@@ -281,7 +291,7 @@ impl Shared {
             if self.is_stopped() {
                 return Err(StoreError::Closed);
             }
-            self.changed.notify_all();
+            self.wake.notify_all();
             if self.changed.wait_until(&mut state, deadline).timed_out() {
                 return Err(StoreError::Unavailable {
                     cause: format!(
