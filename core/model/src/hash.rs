@@ -85,6 +85,11 @@ pub fn digest128(parts: &[&[u8]]) -> [u8; 16] {
     out
 }
 
+/// SHA-256 over `parts`, each behind its length (four bytes, big-endian).
+pub fn digest256(parts: &[&[u8]]) -> [u8; 32] {
+    sha256(parts)
+}
+
 fn sha256(parts: &[&[u8]]) -> [u8; 32] {
     let mut ctx = digest::Context::new(&digest::SHA256);
     for part in parts {

@@ -9,6 +9,7 @@ pub mod check;
 mod completion;
 #[cfg(any(test, feature = "contract"))]
 pub mod contract;
+pub mod directory;
 mod error;
 mod fence;
 mod instance_blobs;
@@ -26,6 +27,7 @@ pub mod temporary;
 pub use blobs::{BlobKey, BlobMeta, BlobStore, BlobWriter, Presigned, PutIf};
 pub use check::Check;
 pub use completion::{Completion, wait};
+pub use directory::Directory;
 pub use error::StoreError;
 pub use fence::Fence;
 pub use instance_blobs::ForInstance;

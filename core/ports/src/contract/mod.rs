@@ -3,6 +3,7 @@
 
 pub mod blobs;
 mod blobs_shared;
+pub mod directory;
 pub mod limiter;
 pub mod log;
 pub mod log_model;

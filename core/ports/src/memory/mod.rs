@@ -3,6 +3,7 @@
 //! also what an embedded region uses: what it knows is worth nothing after a restart.
 
 mod blobs;
+mod directory;
 mod limiter;
 mod log;
 mod map;
@@ -11,6 +12,7 @@ mod rooms;
 mod temporary;
 
 pub use blobs::MemoryBlobs;
+pub use directory::MemoryDirectory;
 pub use limiter::MemoryRateLimiter;
 pub use log::{MemoryLog, MemoryLogConfig, MemoryStorage};
 pub use map::MemoryMap;
