@@ -16,7 +16,7 @@ use gb6_core_model::{
 };
 use gb6_core_obs::{Health, Metrics};
 use gb6_core_ports::memory::{MemoryLogConfig, MemoryRateLimiter, MemoryRooms, MemoryStorage};
-use gb6_core_ports::{RoomEntry, RoomStore, ShardLog, StoreError};
+use gb6_core_ports::{RateLimiter, RoomEntry, RoomStore, ShardLog, Signals, StoreError};
 use gb6_core_wire::mesh::{
     Attach, Class, EdgeFrame, HistoryPage, HistoryRequest, OwnerFrame, Person, Publish, Purpose,
     RoomRef, ShardRef, StreamOpen, ToEdge, ToOwner,
@@ -203,6 +203,8 @@ pub(crate) struct Machine {
     /// The id of the instance's record key.
     pub(crate) key_id: u32,
     pub(crate) metrics: Metrics,
+    pub(crate) signals: Arc<dyn Signals>,
+    pub(crate) limiter: Arc<dyn RateLimiter>,
     /// Of the instance.
     pub(crate) webhooks: Option<Webhooks>,
     network: MemoryNetwork,
@@ -221,6 +223,8 @@ impl Machine {
             watched: Arc::default(),
             key_id: 1,
             metrics: Metrics::bare(),
+            signals: Arc::new(LocalSignals::new()),
+            limiter: Arc::new(MemoryRateLimiter::default()),
             webhooks: None,
             network: MemoryNetwork::new(),
             rules,
@@ -258,9 +262,9 @@ impl Machine {
                 Ok(Arc::new(log) as Arc<dyn ShardLog>)
             }),
             rooms,
-            signals: Arc::new(LocalSignals::new()),
+            signals: self.signals.clone(),
             keys,
-            limiter: Arc::new(MemoryRateLimiter::default()),
+            limiter: self.limiter.clone(),
             metrics: self.metrics.clone(),
             health: health.clone(),
         };

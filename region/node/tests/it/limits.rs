@@ -9,13 +9,13 @@ use gb6_core_wire::mesh::{
 
 use crate::edge::{Edge, Machine, PATIENCE};
 
-struct Asking {
+pub(crate) struct Asking {
     ask: FrameSender<LimitsWanted>,
     answers: FrameReceiver<LimitsShared>,
 }
 
 impl Asking {
-    async fn of(edge: &Edge) -> Self {
+    pub(crate) async fn of(edge: &Edge) -> Self {
         let open = StreamOpen {
             purpose: Some(Purpose::Limits(LimitsOpen {})),
         };
@@ -24,11 +24,16 @@ impl Asking {
         Self { ask, answers }
     }
 
-    async fn shares(&mut self, limits: Vec<LimitWanted>) -> Vec<LimitShared> {
+    /// Asks, whether or not there will be an answer.
+    pub(crate) fn ask(&self, limits: Vec<LimitWanted>) {
         let question = LimitsWanted { limits };
         self.ask
             .try_send(Class::Control, question)
             .expect("room in the lane");
+    }
+
+    async fn shares(&mut self, limits: Vec<LimitWanted>) -> Vec<LimitShared> {
+        self.ask(limits);
         let answer = tokio::time::timeout(PATIENCE, self.answers.recv()).await;
         answer
             .expect("an answer in time")
@@ -37,7 +42,7 @@ impl Asking {
             .limits
     }
 
-    async fn parts(&mut self, instance: &str, user: &str, demand: u64) -> u32 {
+    pub(crate) async fn parts(&mut self, instance: &str, user: &str, demand: u64) -> u32 {
         let shares = self.shares(vec![wanted(instance, user, demand)]).await;
         assert_eq!(shares.len(), 1, "{shares:?}");
         assert_eq!((&*shares[0].instance, &*shares[0].user), (instance, user));
@@ -46,7 +51,7 @@ impl Asking {
     }
 }
 
-fn wanted(instance: &str, user: &str, demand: u64) -> LimitWanted {
+pub(crate) fn wanted(instance: &str, user: &str, demand: u64) -> LimitWanted {
     LimitWanted {
         instance: instance.to_owned(),
         user: user.to_owned(),

@@ -3,6 +3,7 @@
 mod edge;
 mod index;
 mod limits;
+mod lost_engines;
 mod lying;
 mod prefixes;
 mod presence;

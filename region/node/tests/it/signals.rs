@@ -7,7 +7,7 @@ use gb6_core_wire::mesh::{EdgeFrame, OwnerFrame, Person, Presence, Publication, 
 
 use crate::edge::{Edge, Machine, room};
 
-fn signals() -> Namespace {
+pub(crate) fn signals() -> Namespace {
     Namespace {
         kind: ChannelKind::Signal,
         presence: true,
@@ -16,7 +16,7 @@ fn signals() -> Namespace {
     }
 }
 
-fn signal(edge: &Edge, request: u64, data: String) {
+pub(crate) fn signal(edge: &Edge, request: u64, data: String) {
     send(edge, request, data, false);
 }
 
@@ -36,7 +36,7 @@ fn send(edge: &Edge, request: u64, data: String, unkept: bool) {
     }));
 }
 
-async fn next_publication(edge: &mut Edge) -> Publication {
+pub(crate) async fn next_publication(edge: &mut Edge) -> Publication {
     loop {
         match edge.next().await.expect("the link stays") {
             EdgeFrame::Deliver(deliver) | EdgeFrame::Signal(deliver) => {
