@@ -41,12 +41,12 @@ pub(super) async fn run(shared: Arc<Shared>) {
             Ok(connection) => {
                 shared.all_changed();
                 shared.metrics.up.set(1);
-                let mut served = Served::default();
-                let error = serve(&shared, connection, &ended, &mut served).await;
+                let mut settled = false;
+                let error = serve(&shared, connection, &ended, &mut settled).await;
                 shared.metrics.up.set(0);
                 shared.metrics.breaks.inc();
                 shared.none_live();
-                if served.settled {
+                if settled {
                     (pause, silent) = (PAUSES[0], false);
                 }
                 if !silent {
@@ -66,31 +66,28 @@ pub(super) async fn run(shared: Arc<Shared>) {
     }
 }
 
-/// How far a connection came.
-#[derive(Default)]
-struct Served {
-    /// It agreed once with what is wanted.
-    settled: bool,
-}
-
-/// Keeps a connection until it fails, and says why it did.
+/// Keeps a connection until it fails, and says why it did. `settled`: it agreed once with what is wanted,
+/// and not only answered.
 async fn serve(
     shared: &Shared,
     mut connection: Connection,
     ended: &Notify,
-    served: &mut Served,
+    settled: &mut bool,
 ) -> String {
     let mut ping = tokio::time::interval(PING);
     ping.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         let done = tokio::select! {
             () = ended.notified() => return "the connection has ended".to_owned(),
-            () = shared.wake.notified() => settle(shared, &mut connection).await,
+            () = shared.wake.notified() => {
+                let done = settle(shared, &mut connection).await;
+                *settled |= done.is_ok();
+                done
+            }
             _ = ping.tick() => connection.ping().await,
         };
-        match done {
-            Ok(()) => served.settled = true,
-            Err(error) => return told(&error),
+        if let Err(error) = done {
+            return told(&error);
         }
     }
 }

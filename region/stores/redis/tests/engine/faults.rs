@@ -389,6 +389,33 @@ fn a_moved_slot_of_a_cluster_moves_its_subscriptions() {
 }
 
 #[test]
+fn a_subscription_that_is_refused_is_asked_for_more_and_more_seldom() {
+    let server = Server::start(&[]);
+    let rules = ["~*", "&*", "+@all", "-subscribe"];
+    let user = [&["acl", "setuser", "ann", "reset", "on", ">pw"][..], &rules].concat();
+    assert_eq!(server.command(&user).trim(), "OK");
+    let uri = format!("redis://ann:pw@127.0.0.1:{}", server.port);
+    let config = Config::parse(&uri).expect("a URI");
+    let (runtime, metrics) = (runtime(), Metrics::bare());
+    let signals = RedisSignals::open(&config, "eu", runtime.handle(), &metrics);
+    let count = Arc::new(Count::default());
+    let sink: Arc<dyn SignalSink> = count.clone();
+    signals.follow(&room(), &sink).expect("it answers at once");
+    let breaks = || metric(&metrics, "gb6_redis_breaks_total", "signals-subscribe");
+    let began = Instant::now();
+    until("it was refused six times", || breaks() >= 6.0);
+    // 50, 100, 200, 400 and 800 ms lie between them.
+    assert!(
+        began.elapsed() >= Duration::from_millis(1_500),
+        "{:?}",
+        began.elapsed()
+    );
+    assert_eq!(count.live.load(Ordering::Relaxed), 0);
+    server.command(&["acl", "setuser", "ann", "+subscribe"]);
+    until("it is followed", || count.live.load(Ordering::Relaxed) == 1);
+}
+
+#[test]
 fn a_wrong_password_is_told_without_it_and_the_right_one_works() {
     let server = Server::start(&["--requirepass", "hunter2"]);
     let address = format!("127.0.0.1:{}", server.port);
