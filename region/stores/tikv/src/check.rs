@@ -21,6 +21,8 @@ use crate::rooms::{options, snapshot};
 
 /// The oldest major version whose transactions the client knows.
 const MAJOR_MIN: u32 = 5;
+/// How often a connection is waited for, each time for the configured timeout.
+const CONNECT_WAITS: usize = 9;
 /// Bytes of an answer of PD that are read.
 const ANSWER_MAX: u64 = 1024 * 1024;
 
@@ -28,10 +30,17 @@ const ANSWER_MAX: u64 = 1024 * 1024;
 /// removes a key of `region`. Blocks the calling thread, at most a few times the configured timeout.
 pub fn check(config: &Config, region: &str) -> Vec<Check> {
     let place = config.place();
-    let link = Link::new(config.clone(), TikvMetrics::new(&Metrics::bare()));
+    let keys = Keys::new(&config.prefix, region);
+    let metrics = TikvMetrics::new(&Metrics::bare());
+    let link = Link::new(config.clone(), keys.collected(), metrics);
     let mut checks = Vec::new();
     let what = format!("TiKV at {place}: connection");
-    let session = match link.session() {
+    // Connecting may take longer than one wait for it.
+    let connected = (0..CONNECT_WAITS).find_map(|_| match link.session() {
+        Err(Failure::Unreachable(_)) if link.is_connecting() => None,
+        done => Some(done),
+    });
+    let session = match connected.unwrap_or(Err(Failure::Deadline)) {
         Ok(session) => session,
         Err(failure) => {
             let advice = "start PD and TiKV, or correct the addresses and certificates in the URI";
@@ -39,9 +48,9 @@ pub fn check(config: &Config, region: &str) -> Vec<Check> {
             return checks;
         }
     };
-    checks.push(Check::good(what, "connected to PD"));
+    checks.push(Check::good(what, "connected to PD and to a store"));
     checks.push(versions(config));
-    checks.push(probe(&session, &Keys::new(&config.prefix, region), &place));
+    checks.push(probe(&session, &keys, &place));
     checks
 }
 
@@ -68,7 +77,7 @@ fn probe(session: &Session, keys: &Keys, place: &str) -> Check {
 }
 
 fn probe_key(session: &Session, keys: &Keys) -> Result<bool, Failure> {
-    let (key, value) = session.run("probe", async |client| {
+    let (key, value) = session.commit("probe", async |client| {
         let mut transaction = client.begin_with_options(options()).await?;
         let writer = transaction.start_timestamp().version();
         let (key, value) = (keys.probe(writer), writer.to_be_bytes().to_vec());
@@ -80,7 +89,7 @@ fn probe_key(session: &Session, keys: &Keys) -> Result<bool, Failure> {
         let (mut snapshot, _) = snapshot(client).await?;
         Ok(snapshot.get(key.clone()).await?)
     })?;
-    session.run("probe", async |client| {
+    session.commit("probe", async |client| {
         let mut transaction = client.begin_with_options(options()).await?;
         transaction.delete(key).await?;
         transaction.commit().await?;

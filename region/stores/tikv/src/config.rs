@@ -5,12 +5,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 /// What a good URI looks like, for errors.
-const EXAMPLE: &str = "tikv://pd1:2379,pd2:2379,pd3:2379?prefix=gb6&timeout=10s";
+const EXAMPLE: &str = "tikv://pd1:2379,pd2:2379,pd3:2379?prefix=gb6&timeout=3s";
 /// The endpoints of PD that may be named.
 const ENDPOINTS_MAX: usize = 16;
 /// The longest prefix in bytes: it is a part of every key.
 const PREFIX_BYTES_MAX: usize = 32;
-const TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
+const TIMEOUT_DEFAULT: Duration = Duration::from_secs(3);
 const TIMEOUT_MIN: Duration = Duration::from_millis(100);
 const TIMEOUT_MAX: Duration = Duration::from_secs(60);
 const GC_DEFAULT: Duration = Duration::from_secs(60 * 60);
@@ -24,8 +24,9 @@ pub struct Config {
     pub endpoints: Vec<String>,
     /// What every key begins with, so that several systems may share a cluster. Default `gb6`.
     pub prefix: String,
-    /// How long a step of a call may take: a read, a commit, or reading back whether it happened.
-    /// Default 10 s, 100 ms to 60 s.
+    /// How long a read may take; a commit, whose three questions follow each other, may take three
+    /// times as long, and connecting, beside the calls that wait for it, eight times. Default 3 s, so that
+    /// history is answered within the time that its reader waits; 100 ms to 60 s.
     pub timeout: Duration,
     /// Certificates for TLS; without them connections are in clear text.
     pub tls: Option<Tls>,
@@ -193,7 +194,7 @@ mod tests {
         let config = Config::parse("tikv://pd1:2379,10.0.0.2:2379").expect("good");
         assert_eq!(config.endpoints, ["pd1:2379", "10.0.0.2:2379"]);
         assert_eq!(config.prefix, "gb6");
-        assert_eq!(config.timeout, Duration::from_secs(10));
+        assert_eq!(config.timeout, Duration::from_secs(3));
         assert_eq!(config.gc, Some(Duration::from_secs(3600)));
         assert_eq!(config.tls, None);
     }

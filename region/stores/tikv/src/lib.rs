@@ -1,7 +1,7 @@
 //! The port `RoomStore` on TiKV, through its transactional client.
 //!
-//! Whatever TiKV does (dead, hanging, slow, back again), a call ends within the configured timeout
-//! of each of its steps, and the next one works as soon as TiKV does: see `link.rs`.
+//! Whatever TiKV does (dead, hanging, slow, back again), each step of a call ends within a deadline
+//! that follows from the configured timeout, and calls work again as soon as TiKV does: see `link.rs`.
 
 #![forbid(unsafe_code)]
 

@@ -7,30 +7,45 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 use tikv_client::TransactionClient;
 use tokio::runtime::{Builder, Runtime};
 
 use crate::config::Config;
 use crate::error::{Failure, describe};
 use crate::metrics::TikvMetrics;
+use crate::rooms::snapshot;
 
 /// After a connect that failed, others fail at once for so long.
 const AGAIN: Duration = Duration::from_millis(500);
+/// How much longer than a read connecting may take, with its many questions that follow each other.
+const CONNECT_STEPS: u32 = 8;
+/// How much longer than a read nothing is answered before a connection is given up.
+const BROKEN_STEPS: u32 = 4;
+/// Questions of a commit that follow each other: prewrite, timestamp, commit.
+pub(crate) const COMMIT_STEPS: u32 = 3;
 /// Between attempts of a read that met what passes soon.
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// The connection of one store to its cluster.
-pub(crate) struct Link {
+pub(crate) struct Link(Arc<Shared>);
+
+struct Shared {
     config: Config,
+    /// What is read to see that a connection works.
+    key: Vec<u8>,
     state: Mutex<State>,
+    changed: Condvar,
     metrics: TikvMetrics,
 }
 
 enum State {
     Open(Arc<Session>),
+    /// A thread is at it; whoever needs it waits.
+    Connecting,
     /// Not before then.
     Closed {
         again: Instant,
@@ -49,81 +64,101 @@ pub(crate) struct Session {
 }
 
 impl Link {
-    /// Connects nowhere: the first call does.
-    pub(crate) fn new(config: Config, metrics: TikvMetrics) -> Self {
-        let state = State::Closed {
-            again: Instant::now(),
-            why: String::new(),
-        };
-        Self {
+    /// Connects nowhere: the first call does. `key` is read to see that a connection works.
+    pub(crate) fn new(config: Config, key: Vec<u8>, metrics: TikvMetrics) -> Self {
+        Self(Arc::new(Shared {
             config,
-            state: Mutex::new(state),
+            key,
+            state: Mutex::new(State::closed(Duration::ZERO, String::new())),
+            changed: Condvar::new(),
             metrics,
-        }
+        }))
     }
 
     pub(crate) fn place(&self) -> String {
-        self.config.place()
+        self.0.config.place()
     }
 
     /// The connection, made where there is none. Waits for it no longer than for a step.
     pub(crate) fn session(&self) -> Result<Arc<Session>, Failure> {
-        let deadline = Instant::now() + self.config.timeout;
-        // Whoever connects holds it; the others wait for the outcome.
-        let Some(mut state) = self.state.try_lock_until(deadline) else {
-            return Err(Failure::Deadline);
-        };
-        if let State::Open(session) = &*state {
-            if !session.is_broken() {
-                return Ok(session.clone());
-            }
-            tracing::warn!(place = %self.place(), "the connection to TiKV is given up: nothing was answered for too long");
-            *state = State::Closed {
-                again: Instant::now(),
-                why: String::new(),
-            };
-        }
-        if let State::Closed { again, why } = &*state
-            && Instant::now() < *again
-        {
-            return Err(Failure::Unreachable(why.clone()));
-        }
-        match self.connect(deadline) {
-            Ok(session) => {
-                let session = Arc::new(session);
-                *state = State::Open(session.clone());
-                Ok(session)
-            }
-            Err(failure) => {
-                self.metrics.failed("connect", &failure);
-                let why = match &failure {
-                    Failure::Unreachable(why) => why.clone(),
-                    other => other.text(&self.place()),
-                };
-                *state = State::Closed {
-                    again: Instant::now() + AGAIN,
-                    why,
-                };
-                Err(failure)
+        let shared = &self.0;
+        let deadline = Instant::now() + shared.config.timeout;
+        let mut state = shared.state.lock();
+        loop {
+            match &*state {
+                State::Open(session) if session.is_broken() => {
+                    tracing::warn!(place = %self.place(), "the connection to TiKV is given up: nothing was answered for too long");
+                    *state = State::closed(Duration::ZERO, String::new());
+                }
+                State::Open(session) => return Ok(session.clone()),
+                State::Closed { again, why } if Instant::now() < *again => {
+                    return Err(Failure::Unreachable(why.clone()));
+                }
+                State::Closed { .. } => *state = self.begin_to_connect(),
+                State::Connecting => {
+                    if shared.changed.wait_until(&mut state, deadline).timed_out() {
+                        return Err(Failure::Unreachable("PD or a store does not answer".into()));
+                    }
+                }
             }
         }
     }
 
-    fn connect(&self, deadline: Instant) -> Result<Session, Failure> {
+    /// Whether a thread is at it.
+    pub(crate) fn is_connecting(&self) -> bool {
+        matches!(*self.0.state.lock(), State::Connecting)
+    }
+
+    /// On a thread of its own: it may take longer than whoever needs it waits.
+    fn begin_to_connect(&self) -> State {
+        let shared = self.0.clone();
+        let thread = thread::Builder::new().name("tikv-connect".into());
+        let spawned = thread.spawn(move || {
+            let connected = shared.connect();
+            *shared.state.lock() = match connected {
+                Ok(session) => State::Open(Arc::new(session)),
+                Err(why) => State::closed(AGAIN, why),
+            };
+            shared.changed.notify_all();
+        });
+        match spawned {
+            Ok(_) => State::Connecting,
+            Err(error) => State::closed(AGAIN, format!("the system gives no thread: {error}")),
+        }
+    }
+}
+
+impl State {
+    fn closed(pause: Duration, why: String) -> Self {
+        State::Closed {
+            again: Instant::now() + pause,
+            why,
+        }
+    }
+}
+
+impl Shared {
+    fn connect(&self) -> Result<Session, String> {
         let began = Instant::now();
         let runtime = Builder::new_multi_thread()
             .worker_threads(1)
             .thread_name("tikv")
             .enable_all()
             .build()
-            .map_err(|e| Failure::Unreachable(format!("the system gives no thread: {e}")))?;
+            .map_err(|e| format!("the system gives no thread: {e}"))?;
         let mut config = tikv_client::Config::default().with_timeout(self.config.timeout / 2);
         if let Some(tls) = &self.config.tls {
             config = config.with_security(&tls.ca, &tls.cert, &tls.key);
         }
         let endpoints = self.config.endpoints.clone();
-        let connecting = TransactionClient::new_with_config(endpoints, config);
-        let connected = bounded(&runtime, deadline, async { Ok(connecting.await?) });
+        let deadline = began + self.config.timeout * CONNECT_STEPS;
+        let connected = bounded(&runtime, deadline, async {
+            let client = TransactionClient::new_with_config(endpoints, config).await?;
+            // With it the client learns where the stores are, which the first step need not wait for.
+            let (mut snapshot, _) = snapshot(&client).await?;
+            snapshot.get(self.key.clone()).await?;
+            Ok(client)
+        });
         match connected {
             Ok(client) => {
                 self.metrics.connects.inc();
@@ -138,10 +173,11 @@ impl Link {
             }
             Err(failure) => {
                 runtime.shutdown_background();
+                self.metrics.failed("connect", &failure);
                 Err(match failure {
-                    Failure::Client(error) => Failure::Unreachable(describe(&error)),
-                    Failure::Deadline => Failure::Unreachable("PD did not answer in time".into()),
-                    other => other,
+                    Failure::Client(error) => describe(&error),
+                    Failure::Deadline => "PD or a store does not answer".into(),
+                    other => other.text(&self.config.place()),
                 })
             }
         }
@@ -156,6 +192,15 @@ impl Session {
         work: impl AsyncFnOnce(&TransactionClient) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
         self.run_within(self.timeout, step, work)
+    }
+
+    /// As [`Session::run`], for a commit, whose questions follow each other.
+    pub(crate) fn commit<T>(
+        &self,
+        step: &'static str,
+        work: impl AsyncFnOnce(&TransactionClient) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        self.run_within(self.timeout * COMMIT_STEPS, step, work)
     }
 
     /// As [`Session::run`], with a deadline of its own.
@@ -236,10 +281,12 @@ impl Health {
         self.failing.get_or_insert(began.max(self.good));
     }
 
-    /// Nothing was answered for as long as a step may take: it has to be made anew.
+    /// Nothing was answered for so long that it has to be made anew. Not sooner, since what the client
+    /// learned of the cluster goes with it.
     fn is_broken(&self, now: Instant, timeout: Duration) -> bool {
+        let patience = timeout * BROKEN_STEPS;
         self.failing
-            .is_some_and(|since| now.saturating_duration_since(since) >= timeout)
+            .is_some_and(|since| now.saturating_duration_since(since) >= patience)
     }
 }
 
@@ -282,7 +329,7 @@ mod tests {
 
     #[test]
     fn only_a_connection_on_which_everything_fails_is_broken() {
-        let (start, timeout) = (Instant::now(), Duration::from_secs(10));
+        let (start, timeout) = (Instant::now(), Duration::from_secs(10) / BROKEN_STEPS);
         let at = |seconds| start + Duration::from_secs(seconds);
         let mut health = Health::new(start);
         assert!(!health.is_broken(at(1000), timeout), "idle is not broken");

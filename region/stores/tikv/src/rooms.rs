@@ -52,9 +52,10 @@ impl TikvRooms {
     /// Errors: `Io` when the system gives no thread.
     pub fn open(config: Config, region: &str, metrics: &Metrics) -> Result<Self, StoreError> {
         let metrics = TikvMetrics::new(metrics);
+        let keys = Keys::new(&config.prefix, region);
         let inner = Arc::new(Inner {
-            link: Link::new(config.clone(), metrics.clone()),
-            keys: Keys::new(&config.prefix, region),
+            link: Link::new(config.clone(), keys.collected(), metrics.clone()),
+            keys,
             metrics,
             shards: Mutex::default(),
             config,

@@ -166,7 +166,7 @@ fn sweep_shard(
 /// lately.
 fn collect(inner: &Inner, session: &Session, keep: Duration) -> Result<(), Failure> {
     let key = inner.keys.collected();
-    let turn = session.run("turn", async |client| {
+    let turn = session.commit("turn", async |client| {
         let mut transaction = client.begin_with_options(options()).await?;
         let now = transaction.start_timestamp();
         let last = match transaction.get(key.clone()).await? {

@@ -68,7 +68,7 @@ impl Inner {
         };
         self.seen(shard, stored.generation);
         let keys = self.keys.room(shard, stored.generation, room);
-        session.run("trim", async |_| {
+        session.commit("trim", async |_| {
             let mut low = keys.run(below.saturating_sub(RUN_MAX - 1), 0);
             let high = keys.run(below, 0);
             let mut straddling: BTreeMap<Vec<u8>, Positions> = BTreeMap::new();
@@ -156,7 +156,7 @@ impl Inner {
 
 /// Removes a few keys in one transaction.
 pub(crate) fn remove_keys(session: &Session, keys: Vec<Vec<u8>>) -> Result<(), Failure> {
-    session.run("remove", async |client| {
+    session.commit("remove", async |client| {
         let mut transaction = client.begin_with_options(options()).await?;
         for key in keys {
             transaction.delete(key).await?;

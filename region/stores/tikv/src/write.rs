@@ -17,6 +17,7 @@ use tikv_client::TimestampExt;
 
 use crate::applied::{Applied, FORMAT};
 use crate::error::Failure;
+use crate::link::COMMIT_STEPS;
 use crate::rooms::{Inner, options};
 
 /// Entries of one transaction at most: with the longest names 2 MB, far below what TiKV takes.
@@ -108,7 +109,7 @@ impl Inner {
             writer,
         };
         let unmarked = self.unmarked(shard, written.generation, entries);
-        let committed = session.run("commit", async |_| {
+        let committed = session.commit("commit", async |_| {
             // The first key is the primary one.
             transaction.put(key.clone(), written.encode()).await?;
             for instance in &unmarked {
@@ -151,7 +152,7 @@ impl Inner {
 
     /// Whether a transaction whose answer is missing was committed. Its end is decided when this
     /// answers: a read of a primary key that is being written waits until it is. Tried for as long as a
-    /// step may take.
+    /// commit may take.
     fn read_back(
         &self,
         shard: ShardId,
@@ -166,7 +167,7 @@ impl Inner {
             let cause = format!("{cause}; then, read back: {}", failure.text(&place));
             StoreError::OutcomeUnknown { cause }
         };
-        let deadline = Instant::now() + self.config.timeout;
+        let deadline = Instant::now() + self.config.timeout * COMMIT_STEPS;
         let stored = loop {
             let read = self.link.session();
             let read = read.and_then(|session| self.read_applied(&session, shard));
@@ -217,7 +218,7 @@ impl Inner {
                 position: 0,
                 writer,
             };
-            let committed = session.run("clear", async |_| {
+            let committed = session.commit("clear", async |_| {
                 transaction.put(key.clone(), fresh.encode()).await?;
                 transaction.commit().await?;
                 Ok(())

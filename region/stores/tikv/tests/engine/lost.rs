@@ -86,7 +86,7 @@ fn calls_to_a_cluster_that_says_nothing_end_in_time() {
     assert!(took < Duration::from_secs(3), "{took:?}");
     let checks = check(&config(&address, "gb6", "&timeout=700ms"), "eu");
     let found = checks[0].found.as_ref().unwrap_err();
-    assert!(found.contains("did not answer in time"), "{found}");
+    assert!(found.contains("does not answer"), "{found}");
 }
 
 #[test]
@@ -143,17 +143,24 @@ fn a_cluster_that_is_killed_hangs_or_is_cut_off_fails_calls_in_time_and_comes_ba
 #[test]
 fn a_slow_cluster_is_slow_and_nothing_else() {
     let own = Own::start(&[]);
-    let (store, _) = open(&own.address(), "&gc=off");
+    let prefix = prefix();
+    let open = |options: &str| {
+        let config = config(&own.address(), &prefix, options);
+        TikvRooms::open(config, "eu", &Metrics::bare()).unwrap()
+    };
+    let store = open("&gc=off");
     heals(|| store.applied(SHARD));
-    // 1 s for each question and its answer.
+    // 1 s for each question and its answer: writes, behind the log, keep to the timeout as it is.
     own.front.delay(Duration::from_millis(500));
     for n in 0..2 {
         store.put(SHARD, &[entry("a", n + 1, n)], n, n + 1).unwrap();
     }
-    let found = store.forward(SHARD, &room("demo", "a"), 0, 9).unwrap();
+    // Reads may ask more questions than it has seconds. Connecting too.
+    let patient = open("&timeout=6s&gc=off");
+    let found = heals(|| patient.forward(SHARD, &room("demo", "a"), 0, 9));
     assert_eq!(found, [(1, 0), (2, 1)]);
-    store.clear(SHARD).unwrap();
-    assert_eq!(store.applied(SHARD).unwrap(), 0);
+    patient.clear(SHARD).unwrap();
+    assert_eq!(heals(|| patient.applied(SHARD)), 0);
 }
 
 /// How many commits were read back.
@@ -168,7 +175,7 @@ fn read_back(metrics: &Metrics) -> u64 {
 #[test]
 fn a_commit_whose_answer_is_lost_is_found_by_reading_back() {
     let own = Own::start(&[]);
-    let (store, metrics) = open(&own.address(), "&timeout=8s&gc=off");
+    let (store, metrics) = open(&own.address(), "&gc=off");
     heals(|| store.applied(SHARD));
     let (pd, kv) = (own.front.proxy(0).unwrap(), own.front.proxy(1).unwrap());
     let millis = Duration::from_millis;
@@ -245,7 +252,7 @@ fn write_on(store: &TikvRooms, stop: &AtomicBool) -> (Vec<(u64, Position)>, [u32
 #[test]
 fn answers_to_writes_are_true_whatever_happens_in_the_middle() {
     let mut own = Own::start(&[]);
-    let (store, metrics) = open(&own.address(), "&timeout=5s&gc=off");
+    let (store, metrics) = open(&own.address(), "&gc=off");
     heals(|| store.applied(SHARD));
     let stop = AtomicBool::new(false);
     let (expected, answers) = thread::scope(|scope| {
