@@ -45,6 +45,13 @@ pub fn all<F: BlobFixture>(mut fresh: impl FnMut() -> F) {
     promises(&mut || Instance(fresh()));
 }
 
+/// Runs what is promised of URLs alone, on empty stores of a server that looks at them.
+pub fn urls<F: BlobFixture>(mut fresh: impl FnMut() -> F) {
+    assert!(fresh().checks_urls());
+    blobs_shared::urls_work(&fresh());
+    blobs_shared::urls_work(&Instance(fresh()));
+}
+
 fn promises<F: BlobFixture>(fresh: &mut impl FnMut() -> F) {
     what_was_put_is_read(&fresh());
     ranges_are_cut(&fresh());

@@ -1,8 +1,8 @@
 //! The part of `BlobStore`'s contract about those who share a store: writers of one key, readers beside
 //! a writer, instances, and whoever was given a URL.
 
-use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Barrier, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -64,9 +64,11 @@ pub(super) fn readers_see_one_content(fixture: &impl BlobFixture) {
     };
     write(1);
     let ended = AtomicBool::new(false);
-    let begun = Barrier::new(2);
+    // overflow: it is sent to once.
+    let (begun, begins) = mpsc::sync_channel(1);
     thread::scope(|scope| {
-        scope.spawn(|| {
+        let (ended, at, body) = (&ended, &at, &body);
+        scope.spawn(move || {
             let mut newest = 0;
             let mut read = || {
                 let seen = get(&*other, at.as_str()).expect("there");
@@ -76,18 +78,28 @@ pub(super) fn readers_see_one_content(fixture: &impl BlobFixture) {
                 newest = n;
             };
             read();
-            begun.wait();
+            begun.send(()).expect("somebody waits");
             while !ended.load(Ordering::Acquire) {
                 read();
             }
         });
-        begun.wait();
+        begins.recv().expect("the reader reads");
+        // Also where a write fails: the reader must not go on for ever.
+        let _end = OnDrop(ended);
         for n in 2..30 {
             write(n);
             assert_eq!(get(&*store, at.as_str()).expect("there")[0], n);
         }
-        ended.store(true, Ordering::Release);
     });
+}
+
+/// Sets what it holds when it goes.
+struct OnDrop<'a>(&'a AtomicBool);
+
+impl Drop for OnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
 }
 
 /// Instances whose names are beginnings of each other see nothing of each other.

@@ -10,9 +10,14 @@ const PREFIX: &str = "gb6-check/";
 
 const FIRST: &[u8] = b"written by gb6 to check this store; it can be deleted";
 
+/// The key of an object of one check.
+pub(crate) fn check_key() -> Result<BlobKey, StoreError> {
+    Tag::new().and_then(|tag| BlobKey::parse(&format!("{PREFIX}{tag}")))
+}
+
 /// Tries every operation. What `store` is called in answers is `name`.
 pub(crate) fn operations(store: &dyn BlobStore, name: &str, checks: &mut Vec<Check>) {
-    let key = match Tag::new().and_then(|tag| BlobKey::parse(&format!("{PREFIX}{tag}"))) {
+    let key = match check_key() {
         Ok(key) => key,
         Err(error) => return checks.push(Check::bad(format!("{name}: put"), error.to_string())),
     };

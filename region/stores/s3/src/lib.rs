@@ -50,9 +50,15 @@ pub fn check(config: &Config, runtime: Handle) -> Vec<Check> {
             return checks;
         }
     }
-    match open_bare(config, runtime) {
+    match open_bare(config, runtime.clone()) {
         Ok(store) => check::operations(&*store, &config.to_string(), &mut checks),
         Err(error) => checks.push(Check::bad(format!("{config}: open"), error.to_string())),
+    }
+    #[cfg(feature = "aws")]
+    if let Config::S3(s3) = config
+        && checks.iter().all(Check::is_good)
+    {
+        checks.push(s3::metadata(s3, &runtime));
     }
     checks
 }

@@ -53,6 +53,7 @@ impl Failure {
             (Some(408 | 429), _) => Failure::NotTaken(cause),
             (Some(400..500), _) if is_full(&cause) => Failure::Full(cause),
             (Some(300..500), _) => Failure::Refused(cause),
+            (None, _) if is_elsewhere(error) => Failure::Refused(cause),
             (None, Some(HttpErrorKind::Connect)) => Failure::NotTaken(cause),
             _ => Failure::Unknown(cause),
         }
@@ -95,6 +96,11 @@ fn is_no_bucket(error: &Error) -> bool {
     error.to_string().contains("NoSuchBucket")
 }
 
+/// Whether the server sends us elsewhere without saying where to.
+fn is_elsewhere(error: &Error) -> bool {
+    error.to_string().contains("redirect without LOCATION")
+}
+
 /// What happened, and what to do about it, in a line.
 fn cause(error: &Error) -> String {
     let text = error.to_string();
@@ -105,6 +111,7 @@ fn cause(error: &Error) -> String {
     match (status(error), chain(error).last()) {
         (Some(status @ (401 | 403)), _) => format!("status {status}{}", advice("AccessDenied")),
         (Some(status), _) => format!("status {status}"),
+        _ if is_elsewhere(error) => format!("a redirect{}", advice("PermanentRedirect")),
         // The deepest says the most: what the system answered.
         (None, Some(deepest)) => shorten(&deepest.to_string()),
         (None, None) => shorten(&text),

@@ -18,7 +18,9 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use gb6_core_ports::blobs::{BLOB_PUT_MAX, PRESIGN_MAX};
-use gb6_core_ports::{BlobKey, BlobMeta, BlobStore, BlobWriter, Presigned, PutIf, StoreError};
+use gb6_core_ports::{
+    BlobKey, BlobMeta, BlobStore, BlobWriter, Check, Presigned, PutIf, StoreError,
+};
 use object_store::aws::{AmazonS3, AmazonS3Builder, Checksum};
 use object_store::list::{PaginatedListOptions, PaginatedListStore};
 use object_store::path::Path;
@@ -30,6 +32,7 @@ use object_store::{
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 
+use crate::check::check_key;
 use crate::config::S3Config;
 use crate::sum::{Sum, Tag, corrupt, verify};
 use attempts::Attempts;
@@ -85,6 +88,34 @@ impl S3Store {
                 runtime,
             }),
         })
+    }
+
+    fn keeps_metadata(&self) -> Result<bool, StoreError> {
+        let inner = &self.inner;
+        let key = check_key()?;
+        let path = inner.path(&key);
+        inner.runtime.block_on(async {
+            let body = PutPayload::from_static(b"written by gb6 to check this store");
+            let sum = Sum::default();
+            inner.put(&key, body, sum, &PutIf::Always).await?;
+            let found = inner.look_until("head", &path).await?;
+            inner.delete_path(&path).await?;
+            Ok(found.is_some_and(|(kept, ..)| matches!(kept, Kept::Whole { .. })))
+        })
+    }
+}
+
+/// Whether metadata is kept: without it, no lost answer is cleared up and no damage is found.
+pub(crate) fn metadata(config: &S3Config, runtime: &Handle) -> Check {
+    let what = format!("{config}: metadata of objects");
+    match S3Store::open(config, runtime.clone()).and_then(|store| store.keeps_metadata()) {
+        Ok(true) => Check::good(what, "kept"),
+        Ok(false) => Check::bad(
+            what,
+            "the server drops x-amz-meta-… of a put: without it damage is not found; use one that keeps it, \
+             and look for a proxy between",
+        ),
+        Err(error) => Check::bad(what, error.to_string()),
     }
 }
 
@@ -216,9 +247,9 @@ impl Inner {
                     Ok(Some((found, size, e_tag))) if found.tag() == kept.tag() => {
                         return Ok(meta::meta(key.clone(), size, &e_tag));
                     }
-                    Ok(Some(_)) => return Err(is_there(key)),
-                    // Whoever was in the way has gone.
-                    Ok(None) => {}
+                    Ok(Some(_)) if *when == PutIf::Absent => return Err(is_there(key)),
+                    // Whoever was in the way has gone, or is ready.
+                    Ok(_) => {}
                     Err(later) => failure = later,
                 }
             }

@@ -86,7 +86,7 @@ fn a_large_object_whose_last_answer_is_lost_is_read_back() {
 
 #[test]
 fn a_silent_server_costs_no_more_than_the_deadline() {
-    let (_bucket, store, direct, proxy) = behind_proxy("&deadline_ms=1500");
+    let (_bucket, store, direct, proxy) = behind_proxy("&deadline_ms=3000");
     let at = key("there");
     direct
         .put(&at, Bytes::from_static(b"there"), PutIf::Always)
@@ -96,8 +96,8 @@ fn a_silent_server_costs_no_more_than_the_deadline() {
         let begun = Instant::now();
         let before = proxy.seen();
         let error = run();
-        // Half a deadline for reading back, and for a slow machine.
-        assert!(begun.elapsed() < Duration::from_secs(4), "{what}: {error}");
+        // The deadline, a third of it to read back, and what a slow machine needs.
+        assert!(begun.elapsed() < Duration::from_secs(6), "{what}: {error}");
         assert!(proxy.seen() - before >= 2, "{what} is tried again");
         error
     };
@@ -168,7 +168,7 @@ fn a_check_says_what_is_good_and_what_is_wrong() {
     let mut bucket = Bucket::new(&place);
     let handle = bucket.runtime.handle().clone();
     let checks = check(&bucket.config(""), handle.clone());
-    assert_eq!(checks.len(), 6, "{checks:?}");
+    assert_eq!(checks.len(), 7, "{checks:?}");
     for one in &checks {
         assert!(one.is_good(), "{one:?}");
     }
@@ -178,6 +178,9 @@ fn a_check_says_what_is_good_and_what_is_wrong() {
     proxy.set(Fault::ConditionsIgnored);
     let checks = check(&bucket.config(""), handle.clone());
     bad(&checks, "only where nothing is", "If-None-Match");
+    proxy.set(Fault::MetadataDropped);
+    let checks = check(&bucket.config(""), handle.clone());
+    bad(&checks, "metadata", "drops x-amz-meta");
     proxy.set(Fault::Clock);
     let checks = check(&bucket.config(""), handle.clone());
     bad(&checks, "clock", "set the clock");

@@ -20,6 +20,8 @@ pub(crate) enum Fault {
     Silent,
     /// Conditions of requests are not heeded.
     ConditionsIgnored,
+    /// Metadata of objects does not arrive.
+    MetadataDropped,
     /// The server's clock is years behind.
     Clock,
 }
@@ -104,6 +106,12 @@ impl State {
                         *lost.lock() = true;
                     }
                     Fault::ConditionsIgnored => replace(bytes, b"if-none-match", b"x-not-a-header"),
+                    Fault::MetadataDropped => {
+                        for name in ["tag", "size", "crc32c"] {
+                            let name = format!("x-amz-meta-gb6-{name}");
+                            replace(bytes, name.as_bytes(), &vec![b'x'; name.len()]);
+                        }
+                    }
                     _ => {}
                 }
             }
