@@ -2,15 +2,16 @@
 //!
 //! The object `a/b` is the object `PREFIX/a/b` of the bucket, as it is. Its checksum and the tag of its
 //! put are in its metadata ([`meta`]). Every operation has a deadline and is repeated before that where
-//! it may be ([`attempts`]).
+//! it may be ([`attempts`], [`put`]).
 
 mod attempts;
+mod client;
 mod clock;
 mod error;
 mod meta;
 mod parts;
+mod put;
 
-use std::fs;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,44 +22,26 @@ use gb6_core_ports::blobs::{BLOB_PUT_MAX, PRESIGN_MAX};
 use gb6_core_ports::{
     BlobKey, BlobMeta, BlobStore, BlobWriter, Check, Presigned, PutIf, StoreError,
 };
-use object_store::aws::{AmazonS3, AmazonS3Builder, Checksum};
+use object_store::aws::AmazonS3;
 use object_store::list::{PaginatedListOptions, PaginatedListStore};
 use object_store::path::Path;
 use object_store::signer::{Method, Signer};
 use object_store::{
-    ClientOptions, GetOptions, GetRange, GetResult, ObjectMeta, ObjectStore, ObjectStoreExt,
-    PutMode, PutOptions, PutPayload, RetryConfig,
+    GetOptions, GetRange, GetResult, ObjectMeta, ObjectStore, ObjectStoreExt, PutPayload,
 };
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 
 use crate::check::check_key;
 use crate::config::S3Config;
-use crate::sum::{Sum, Tag, corrupt, verify};
+use crate::sum::{Sum, corrupt, verify};
 use attempts::Attempts;
-use error::Failure;
 use meta::Kept;
 
 pub(crate) use clock::clock;
 
-/// How long a connection may take to be made.
-const CONNECT: Duration = Duration::from_secs(5);
-
 /// Most objects that a server lists at once.
 const PAGE_MAX: usize = 1000;
-
-/// Of the environment, what names who asks; where the server is, the URI alone says.
-const CREDENTIALS: &[&str] = &[
-    "AWS_ACCESS_KEY_ID",
-    "AWS_SECRET_ACCESS_KEY",
-    "AWS_SESSION_TOKEN",
-    "AWS_WEB_IDENTITY_TOKEN_FILE",
-    "AWS_ROLE_ARN",
-    "AWS_ROLE_SESSION_NAME",
-    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
-    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
-    "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
-];
 
 /// Objects in a bucket.
 pub(crate) struct S3Store {
@@ -76,7 +59,7 @@ impl S3Store {
     pub(crate) fn open(config: &S3Config, runtime: Handle) -> Result<Self, StoreError> {
         // Where the program has chosen a provider already, it stays.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let client = builder(config)?
+        let client = client::builder(config)?
             .build()
             .map_err(|error| StoreError::Unavailable {
                 cause: format!("{config}: {error}"),
@@ -119,62 +102,6 @@ pub(crate) fn metadata(config: &S3Config, runtime: &Handle) -> Check {
     }
 }
 
-fn builder(config: &S3Config) -> Result<AmazonS3Builder, StoreError> {
-    // Attempts are ours: their number, their pauses and how long one may take.
-    let once = RetryConfig {
-        max_retries: 0,
-        ..RetryConfig::default()
-    };
-    let options = ClientOptions::new()
-        .with_allow_http(config.allow_http)
-        .with_connect_timeout(CONNECT)
-        .with_timeout_disabled();
-    let mut builder = AmazonS3Builder::new()
-        .with_client_options(options)
-        .with_retry(once)
-        .with_bucket_name(&config.bucket)
-        .with_region(&config.region)
-        .with_virtual_hosted_style_request(!config.path_style)
-        // Of the two ways to delete, the one that all servers know.
-        .with_disable_bulk_delete(true);
-    if config.server_checksums {
-        builder = builder.with_checksum_algorithm(Checksum::SHA256);
-    }
-    if let Some(endpoint) = &config.endpoint {
-        builder = builder.with_endpoint(match config.path_style {
-            true => endpoint.clone(),
-            false => endpoint.replacen("://", &format!("://{}.", config.bucket), 1),
-        });
-    }
-    match (&config.access_key, &config.secret_file) {
-        (Some(key), Some(file)) => {
-            let secret = fs::read_to_string(file).map_err(|error| StoreError::Io {
-                operation: "read the secret in",
-                path: file.display().to_string(),
-                detail: error.to_string(),
-            })?;
-            if secret.trim().is_empty() {
-                return Err(StoreError::Unavailable {
-                    cause: format!("there is no secret in {}", file.display()),
-                });
-            }
-            builder = builder
-                .with_access_key_id(key)
-                .with_secret_access_key(secret.trim());
-        }
-        _ => {
-            for name in CREDENTIALS {
-                if let (Ok(value), Ok(key)) =
-                    (std::env::var(name), name.to_ascii_lowercase().parse())
-                {
-                    builder = builder.with_config(key, value);
-                }
-            }
-        }
-    }
-    Ok(builder)
-}
-
 impl Inner {
     /// Where an object is in the bucket.
     fn path(&self, key: &BlobKey) -> Path {
@@ -191,100 +118,6 @@ impl Inner {
     /// Attempts at one operation that moves `bytes`.
     fn attempts(&self, operation: &'static str, bytes: u64) -> Attempts<'_> {
         Attempts::new(self, operation, bytes)
-    }
-
-    /// Puts `body`, again and again until the outcome is known.
-    async fn put(
-        &self,
-        key: &BlobKey,
-        body: PutPayload,
-        sum: Sum,
-        when: &PutIf,
-    ) -> Result<BlobMeta, StoreError> {
-        let tag = Tag::new()?;
-        match self
-            .put_tagged(key, body, Kept::Whole { tag, sum }, when)
-            .await
-        {
-            Err(unknown @ StoreError::OutcomeUnknown { .. }) => {
-                self.read_back(key, tag, when, unknown).await
-            }
-            other => other,
-        }
-    }
-
-    async fn put_tagged(
-        &self,
-        key: &BlobKey,
-        body: PutPayload,
-        kept: Kept,
-        when: &PutIf,
-    ) -> Result<BlobMeta, StoreError> {
-        let path = self.path(key);
-        let size = body.content_length() as u64;
-        let mode = match when {
-            PutIf::Always => PutMode::Overwrite,
-            PutIf::Absent => PutMode::Create,
-        };
-        let mut attempts = self.attempts("put", size);
-        loop {
-            let options = PutOptions {
-                mode: mode.clone(),
-                attributes: kept.to_attributes(),
-                ..PutOptions::default()
-            };
-            let put = self.client.put_opts(&path, body.clone(), options);
-            let mut failure = match attempts.make(put).await? {
-                Ok(done) => {
-                    let e_tag = done.e_tag.unwrap_or_default();
-                    return Ok(meta::meta(key.clone(), size, &e_tag));
-                }
-                Err(failure) => failure,
-            };
-            if let Failure::Taken(_) = failure {
-                // By an earlier attempt of ours, whose answer was lost, or by somebody else.
-                match attempts.make(self.look(&path)).await? {
-                    Ok(Some((found, size, e_tag))) if found.tag() == kept.tag() => {
-                        return Ok(meta::meta(key.clone(), size, &e_tag));
-                    }
-                    Ok(Some(_)) if *when == PutIf::Absent => return Err(is_there(key)),
-                    // Whoever was in the way has gone, or is ready.
-                    Ok(_) => {}
-                    Err(later) => failure = later,
-                }
-            }
-            attempts.pause(failure).await?;
-        }
-    }
-
-    /// Looks whether what is there is what was put with `tag`, when nobody answered that.
-    async fn read_back(
-        &self,
-        key: &BlobKey,
-        tag: Tag,
-        when: &PutIf,
-        unknown: StoreError,
-    ) -> Result<BlobMeta, StoreError> {
-        let path = self.path(key);
-        let limit = attempts::attempt_limit(self.config.deadline);
-        let mut attempts = self.attempts("read back", 0).within(limit);
-        match attempts.repeat(|| self.look(&path)).await {
-            Ok(Some((found, size, e_tag))) if found.tag() == Some(tag) => {
-                Ok(meta::meta(key.clone(), size, &e_tag))
-            }
-            // It was there before, or it keeps what is still on its way from coming in.
-            Ok(Some(_)) if *when == PutIf::Absent => Err(is_there(key)),
-            _ => Err(unknown),
-        }
-    }
-
-    /// Puts the sum of an object that is not there yet.
-    async fn put_sum(&self, path: &Path, text: Bytes) -> Result<(), StoreError> {
-        let mut attempts = self.attempts("put a checksum", 0);
-        attempts
-            .repeat(|| self.client.put(path, text.clone().into()))
-            .await?;
-        Ok(())
     }
 
     /// What is kept with an object, its size and its ETag.
@@ -516,12 +349,6 @@ impl Inner {
             .repeat(|| self.client.signed_url(method(), &path, valid))
             .await?;
         Ok(url.into())
-    }
-}
-
-fn is_there(key: &BlobKey) -> StoreError {
-    StoreError::Conflict {
-        what: format!("the object {key} is there already"),
     }
 }
 
