@@ -7,6 +7,8 @@ use tokio::runtime::Handle;
 use crate::config::Config;
 use crate::db::Db;
 use crate::fault::Fault;
+#[cfg(feature = "postgres")]
+use crate::replica::{FLUSHED, Replica};
 use crate::value::Statement;
 
 const SQLITE: Statement = Statement::both(
@@ -74,7 +76,7 @@ fn postgres(db: &Db, what: &dyn Fn(&str) -> String) -> Result<Vec<Check>, Fault>
         "" => "this server alone: a failover may lose acknowledged changes".to_owned(),
         names => format!("synchronous standbys {names}"),
     };
-    Ok(vec![
+    let mut checks = vec![
         Check::good(what("version"), format!("PostgreSQL {}", row.text(0)?)),
         match row.int(1)? {
             0 => Check::bad(
@@ -95,5 +97,32 @@ fn postgres(db: &Db, what: &dyn Fn(&str) -> String) -> Result<Vec<Check>, Fault>
                 _ => "TLS",
             },
         ),
-    ])
+    ];
+    checks.extend(db.replicas().iter().map(|one| replica(db, one, what)));
+    Ok(checks)
+}
+
+/// A replica that is further behind has stopped, or can not keep up.
+#[cfg(feature = "postgres")]
+const BEHIND_MAX: u64 = 64 << 20;
+
+#[cfg(feature = "postgres")]
+fn replica(db: &Db, replica: &Replica, what: &dyn Fn(&str) -> String) -> Check {
+    let what = what(&format!("replica {}", replica.name));
+    let asked = db.call("look at a replica", async |_| {
+        let flushed = db.query(&FLUSHED, &[]).await?;
+        let flushed = flushed.first().map_or(Ok(0), |row| row.count(0))?;
+        Ok((flushed, replica.replayed().await?))
+    });
+    match asked {
+        Ok((flushed, Some(replayed))) => match flushed.saturating_sub(replayed) {
+            behind if behind <= BEHIND_MAX => Check::good(what, format!("{behind} bytes behind")),
+            behind => Check::bad(
+                what,
+                format!("{behind} bytes behind: look whether it still follows the primary"),
+            ),
+        },
+        Ok((_, None)) => Check::bad(what, "no standby: name it among the hosts instead"),
+        Err(fault) => Check::bad(what, fault.into_store(&db.name).to_string()),
+    }
 }

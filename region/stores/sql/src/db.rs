@@ -13,10 +13,15 @@ use crate::fault::Fault;
 use crate::metrics::SqlMetrics;
 use crate::migrate::{self, Component};
 use crate::pool::{Connector, Pool, Session};
+#[cfg(feature = "postgres")]
+use crate::replica::Replica;
 use crate::value::{Row, Statement, Value};
 
 /// Readers of an SQLite file beside its one writer.
 const SQLITE_READERS: usize = 4;
+
+/// How a transaction begins that sees one moment of PostgreSQL.
+pub(crate) const SNAPSHOT: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY";
 
 /// A database.
 #[derive(Debug)]
@@ -27,6 +32,8 @@ pub(crate) struct Db {
     pub(crate) runtime: Handle,
     write: Arc<Pool>,
     read: Arc<Pool>,
+    #[cfg(feature = "postgres")]
+    replicas: Vec<Arc<Replica>>,
     sqlite: bool,
 }
 
@@ -41,6 +48,15 @@ impl Progress {
     pub(crate) async fn commit(&self, session: Session) -> Result<(), Fault> {
         self.committing.set(true);
         session.commit().await
+    }
+
+    /// Commits what may be committed again and changes nothing then, so that nobody needs to know
+    /// whether it was.
+    pub(crate) async fn commit_again(&self, session: Session) -> Result<(), Fault> {
+        session.commit().await.map_err(|fault| match fault {
+            Fault::Unknown(cause) => Fault::Lost(cause),
+            other => other,
+        })
     }
 }
 
@@ -68,6 +84,11 @@ impl Db {
         metrics: &Metrics,
     ) -> Result<Self, StoreError> {
         let metrics = SqlMetrics::new(metrics, port);
+        #[cfg(feature = "postgres")]
+        let replicas = match &config.engine {
+            Engine::Sqlite(_) => Vec::new(),
+            Engine::Postgres(server) => Replica::of(server, config.deadline, &metrics),
+        };
         let (write, read, sqlite) = match &config.engine {
             Engine::Sqlite(path) => {
                 let (write, read) = crate::config::sqlite_options(path, config.deadline)?;
@@ -79,7 +100,7 @@ impl Db {
             }
             #[cfg(feature = "postgres")]
             Engine::Postgres(server) => {
-                let hosts = crate::hosts::Hosts::new(server, config.deadline)?;
+                let hosts = crate::hosts::Hosts::new(server, config.deadline);
                 let pool = Pool::new(Connector::Postgres(hosts), server.connections, metrics);
                 (pool.clone(), pool, false)
             }
@@ -96,6 +117,8 @@ impl Db {
             runtime,
             write,
             read,
+            #[cfg(feature = "postgres")]
+            replicas,
             sqlite,
         })
     }
@@ -159,5 +182,25 @@ impl Db {
         args: &[Value],
     ) -> Result<Vec<Row>, Fault> {
         self.read.query(statement, args).await
+    }
+    /// A transaction that sees one moment and writes nothing.
+    pub(crate) async fn snapshot(&self) -> Result<Session, Fault> {
+        let begin = match self.sqlite {
+            true => "BEGIN",
+            false => SNAPSHOT,
+        };
+        self.read.begin(begin).await
+    }
+
+    /// A replica whose answers are no older than `bound`.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn replica(&self, bound: Duration) -> Option<&Arc<Replica>> {
+        self.replicas.iter().find(|replica| replica.within(bound))
+    }
+
+    /// The replicas.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn replicas(&self) -> &[Arc<Replica>] {
+        &self.replicas
     }
 }

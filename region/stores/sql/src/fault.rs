@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use gb6_core_ports::StoreError;
+use gb6_core_ports::directory::{DirectoryError, Ref};
 use sqlx::error::ErrorKind;
 
 /// An error of a database. Texts name no parameters: they may be secrets.
@@ -28,6 +29,8 @@ pub(crate) enum Fault {
     Statement(String),
     /// An answer of the port.
     Store(StoreError),
+    /// An answer of the directory.
+    Answer(Box<DirectoryError>),
 }
 
 impl From<StoreError> for Fault {
@@ -36,7 +39,33 @@ impl From<StoreError> for Fault {
     }
 }
 
+impl From<DirectoryError> for Fault {
+    fn from(e: DirectoryError) -> Self {
+        Self::Answer(Box::new(e))
+    }
+}
+
 impl Fault {
+    /// A statement's fault, said of the record that it was about.
+    pub(crate) fn about(self, what: &Ref) -> Self {
+        match self {
+            Fault::Exists => DirectoryError::AlreadyExists {
+                what: what.to_string(),
+            }
+            .into(),
+            Fault::Linked => DirectoryError::invalid(format!("{what} is in use")).into(),
+            other => other,
+        }
+    }
+
+    /// As the directory says it; `database` names it for people, without secrets.
+    pub(crate) fn into_directory(self, database: &str) -> DirectoryError {
+        match self {
+            Fault::Answer(answer) => *answer,
+            other => other.into_store(database).into(),
+        }
+    }
+
     /// Whether the connection can not be used any more.
     pub(crate) fn is_lost(&self) -> bool {
         matches!(self, Fault::Lost(_) | Fault::Unknown(_))
@@ -51,7 +80,7 @@ impl Fault {
             Fault::Full => "full",
             Fault::Refused(_) => "refused",
             Fault::Damaged(_) | Fault::Statement(_) => "defect",
-            Fault::Exists | Fault::Linked | Fault::Store(_) => "conflict",
+            Fault::Exists | Fault::Linked | Fault::Store(_) | Fault::Answer(_) => "conflict",
         }
     }
 
@@ -86,6 +115,9 @@ impl Fault {
                 what: format!("{database}: another change came between"),
             },
             Fault::Store(e) => e,
+            Fault::Answer(answer) => StoreError::Conflict {
+                what: answer.to_string(),
+            },
         }
     }
 }

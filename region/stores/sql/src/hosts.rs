@@ -9,7 +9,6 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use gb6_core_ports::StoreError;
 use sqlx::ConnectOptions;
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
@@ -44,13 +43,26 @@ pub(crate) struct Hosts {
     timeline: AtomicU64,
     patience: Duration,
     weak: bool,
+    /// Whether a standby will do.
+    reader: bool,
 }
 
 impl Hosts {
     /// Those that may take writes.
-    pub(crate) fn new(server: &Server, deadline: Duration) -> Result<Self, StoreError> {
-        let addresses = server.hosts.clone();
-        Ok(Self {
+    pub(crate) fn new(server: &Server, deadline: Duration) -> Self {
+        Self::of(server, server.hosts.clone(), deadline)
+    }
+
+    /// One that answers reads and may be a standby.
+    pub(crate) fn reader(server: &Server, address: &Address, deadline: Duration) -> Self {
+        Self {
+            reader: true,
+            ..Self::of(server, vec![address.clone()], deadline)
+        }
+    }
+
+    fn of(server: &Server, addresses: Vec<Address>, deadline: Duration) -> Self {
+        Self {
             options: addresses.iter().map(|a| options(server, a)).collect(),
             // So that all of them can be tried in one call, and its statements run.
             patience: deadline / (addresses.len() as u32 + 1),
@@ -58,7 +70,8 @@ impl Hosts {
             preferred: AtomicUsize::new(0),
             timeline: AtomicU64::new(0),
             weak: server.weak,
-        })
+            reader: false,
+        }
     }
 
     /// How to connect to the server that took writes last.
@@ -120,6 +133,9 @@ impl Hosts {
                 "PostgreSQL {} is too old: 14 or newer is needed",
                 version / 10_000
             )));
+        }
+        if self.reader {
+            return Ok((link, 0));
         }
         if row.int(1)? != 0 || row.text(2)? == "on" {
             return Err(Fault::Lost("it is a standby and takes no writes".into()));

@@ -8,6 +8,7 @@
 mod check;
 mod config;
 mod db;
+mod directory;
 mod fault;
 #[cfg(feature = "postgres")]
 mod hosts;
@@ -18,8 +19,11 @@ mod map;
 mod metrics;
 mod migrate;
 mod pool;
+#[cfg(feature = "postgres")]
+mod replica;
 mod value;
 
 pub use check::check;
 pub use config::Config;
+pub use directory::{Sealer, SqlDirectory};
 pub use map::SqlMap;

@@ -74,10 +74,19 @@ impl Link {
 
     /// Runs several statements without parameters, as a migration or a transaction's ends are.
     pub(crate) async fn script(&mut self, sql: &'static str) -> Result<(), Fault> {
+        self.raw(sqlx::raw_sql(sql)).await
+    }
+
+    /// As [`Link::script`], of a text that was built. No part of it may come from outside.
+    pub(crate) async fn script_built(&mut self, sql: String) -> Result<(), Fault> {
+        self.raw(sqlx::raw_sql(sqlx::AssertSqlSafe(sql))).await
+    }
+
+    async fn raw(&mut self, sql: sqlx::RawSql) -> Result<(), Fault> {
         match self {
-            Link::Sqlite(link) => sqlx::raw_sql(sql).execute(&mut **link).await.map(drop)?,
+            Link::Sqlite(link) => sql.execute(&mut **link).await.map(drop)?,
             #[cfg(feature = "postgres")]
-            Link::Postgres(link) => sqlx::raw_sql(sql).execute(&mut **link).await.map(drop)?,
+            Link::Postgres(link) => sql.execute(&mut **link).await.map(drop)?,
         }
         Ok(())
     }

@@ -242,6 +242,15 @@ impl Session {
         running!(self, name, link => link.script(sql))
     }
 
+    /// Runs statements whose text was built: of numbers and names of this program alone.
+    pub(crate) async fn script_built(
+        &mut self,
+        name: &'static str,
+        sql: String,
+    ) -> Result<(), Fault> {
+        running!(self, name, link => link.script_built(sql))
+    }
+
     /// Ends the transaction and keeps what it wrote.
     ///
     /// What breaks from here on leaves its outcome unknown.
