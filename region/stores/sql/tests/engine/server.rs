@@ -187,14 +187,15 @@ impl Server {
     /// Stops all its processes where they are.
     pub(crate) fn pause(&self) {
         for pid in processes(&self.data) {
-            succeed(Command::new("kill").args(["-STOP", &pid]));
+            // One that has just ended needs no pause.
+            let _ = Command::new("kill").args(["-STOP", &pid]).output();
         }
     }
 
     /// Lets them go on.
     pub(crate) fn resume(&self) {
         for pid in processes(&self.data) {
-            succeed(Command::new("kill").args(["-CONT", &pid]));
+            let _ = Command::new("kill").args(["-CONT", &pid]).output();
         }
     }
 
@@ -231,7 +232,7 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         for pid in processes(&self.data) {
-            let _ = Command::new("kill").args(["-KILL", &pid]).status();
+            let _ = Command::new("kill").args(["-KILL", &pid]).output();
         }
         if let Some(mut process) = self.process.take() {
             let _ = process.wait();

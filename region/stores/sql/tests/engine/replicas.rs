@@ -1,0 +1,146 @@
+//! `Directory` with replicas, and on several servers, while some of them fail.
+
+use std::time::{Duration, Instant};
+
+use gb6_core_ports::contract::directory as contract;
+use gb6_core_ports::directory::{
+    Change, Directory, DirectoryError, Freshness, Kind, OrgId, Record, Ref,
+};
+use gb6_region_stores_sql::{Config, SqlDirectory};
+use tokio::runtime::Runtime;
+
+use crate::directory::open;
+use crate::server::{Server, directory};
+
+/// Gives the organization another name; answers the version.
+fn rename(directory: &SqlDirectory, root: &OrgId, name: &str) -> Result<u64, DirectoryError> {
+    let what = Ref::new(Kind::Organization, root.as_str());
+    let stored = directory.get(root, &what, Freshness::Current)?;
+    let Record::Organization(mut org) = stored.record else {
+        panic!("{what}");
+    };
+    org.name = name.to_owned();
+    let change = Change::Update(Record::Organization(org), stored.version);
+    Ok(directory.apply(root, &contract::actor(), &[change])?[0])
+}
+
+fn version(directory: &SqlDirectory, root: &OrgId, bound: Duration) -> Result<u64, DirectoryError> {
+    let what = Ref::new(Kind::Organization, root.as_str());
+    Ok(directory
+        .get(root, &what, Freshness::Within(bound))?
+        .version)
+}
+
+/// Waits until something holds.
+fn until(what: &str, holds: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !holds() {
+        assert!(begun.elapsed() < Duration::from_secs(60), "{what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn replicas_answer_what_may_be_stale() {
+    let (runtime, dir) = (Runtime::new().unwrap(), directory());
+    let mut primary = Server::primary(dir.path(), "primary", &[]);
+    primary.sql("CREATE ROLE app LOGIN");
+    primary.sql("ALTER DATABASE map OWNER TO app");
+    let replica = Server::standby(dir.path(), "replica", &primary);
+    let uri = format!(
+        "postgres://app@{},{}/map?reads={}&timeout_ms=3000",
+        primary.address(),
+        replica.address(),
+        replica.address()
+    );
+    let checks =
+        gb6_region_stores_sql::check(&Config::parse(&uri).unwrap(), runtime.handle().clone());
+    assert!(
+        checks
+            .iter()
+            .any(|c| c.what.contains("replica") && c.is_good()),
+        "{checks:?}"
+    );
+    let directory = open(&runtime, std::slice::from_ref(&uri));
+    let root = contract::customer(&directory, 10);
+    let (long, short) = (Duration::from_secs(60), Duration::from_millis(1_500));
+    // A minute old will do: the replica answers, and does not know better.
+    replica.sql("SELECT pg_wal_replay_pause()");
+    until("a paused replica is asked", || {
+        let made = rename(&directory, &root, "renamed").unwrap();
+        version(&directory, &root, long).unwrap() < made
+    });
+    // Nobody who wants it newer is told something older: where the replica is behind, the primary answers.
+    let made = rename(&directory, &root, "again").unwrap();
+    std::thread::sleep(short);
+    assert_eq!(version(&directory, &root, short).unwrap(), made);
+    replica.sql("SELECT pg_wal_replay_resume()");
+    until("the replica catches up", || {
+        version(&directory, &root, long).unwrap() == made
+    });
+    // Without the primary the replica goes on answering, and nothing else is answered.
+    primary.pause();
+    assert_eq!(version(&directory, &root, long).unwrap(), made);
+    let error = rename(&directory, &root, "no").unwrap_err();
+    assert_eq!(error.code(), "unavailable", "{error}");
+    primary.resume();
+    // Without the replica the primary answers everything.
+    replica.pause();
+    assert_eq!(version(&directory, &root, long).unwrap(), made);
+    replica.resume();
+    // The replica becomes the primary.
+    until("it goes on", || rename(&directory, &root, "on").is_ok());
+    primary.kill();
+    replica.promote();
+    until("the promoted one takes changes", || {
+        rename(&directory, &root, "promoted").is_ok()
+    });
+}
+
+#[test]
+fn a_lost_database_stops_its_own_customers_alone() {
+    let (runtime, dir) = (Runtime::new().unwrap(), directory());
+    let servers = ["a", "b"].map(|name| {
+        let server = Server::primary(dir.path(), name, &[]);
+        server.sql("CREATE ROLE app LOGIN");
+        server.sql("ALTER DATABASE map OWNER TO app");
+        server
+    });
+    let uris: Vec<String> = servers
+        .iter()
+        .zip(["a", "b"])
+        .map(|(server, name)| {
+            format!(
+                "postgres://app@{}/map?shard={name}&timeout_ms=2000",
+                server.address()
+            )
+        })
+        .collect();
+    let directory = open(&runtime, &uris);
+    let roots: Vec<OrgId> = (0..8)
+        .map(|n| contract::customer(&directory, n * 10))
+        .collect();
+    let (entries, _) = directory.outbox(&Default::default(), 1_000).unwrap();
+    let shard_of = |root: &OrgId| {
+        let mut of = entries.iter().filter(|e| e.root == *root);
+        of.next().unwrap().shard.clone()
+    };
+    let [_, mut second] = servers;
+    second.kill();
+    let (mut here, mut lost) = (0, 0);
+    for root in &roots {
+        match (shard_of(root).as_str(), rename(&directory, root, "x")) {
+            ("a", Ok(_)) => here += 1,
+            ("b", Err(error)) => {
+                assert_eq!(error.code(), "unavailable");
+                lost += 1;
+            }
+            (shard, other) => panic!("{shard}: {other:?}"),
+        }
+    }
+    assert!(here > 0 && lost > 0, "{here} {lost}");
+    second.start();
+    for root in &roots {
+        rename(&directory, root, "y").unwrap();
+    }
+}
