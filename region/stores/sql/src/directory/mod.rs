@@ -129,13 +129,19 @@ impl SqlDirectory {
         Ok(all)
     }
 
-    /// Runs a call within the deadline of the first database, which names it in errors.
+    /// Runs a call within the deadline of the first database.
     fn call<T>(
         &self,
         what: &str,
         call: impl AsyncFnOnce(&Progress) -> std::result::Result<T, Fault>,
     ) -> Result<T> {
-        self.shards[0].call(what, call)
+        let name = match &self.shards[..] {
+            [only] => &only.db.name,
+            // Which of them it was, errors say that come from one.
+            _ => "the directory's databases",
+        };
+        let result = self.shards[0].db.call(what, call);
+        result.map_err(|fault| fault.into_directory(name))
     }
 
     /// Reads what is a customer's; `nobody` is the answer where there is no such customer.
@@ -148,7 +154,10 @@ impl SqlDirectory {
         read: impl AsyncFn(&mut Session) -> std::result::Result<T, Fault>,
     ) -> Result<T> {
         let found = self.call(what, async |_| match self.shard_of(root).await? {
-            Some(shard) => shard.read(root, fresh, &read).await.map(Some),
+            Some(shard) => {
+                let answer = shard.read(root, fresh, &read).await;
+                answer.map(Some).map_err(|fault| shard.named(fault))
+            }
             None => Ok(None),
         })?;
         found.map_or_else(nobody, Ok)
@@ -187,6 +196,35 @@ impl Shard {
         self.db
             .call(what, call)
             .map_err(|fault| fault.into_directory(&self.db.name))
+    }
+
+    /// A fault of this database, as an answer that names it.
+    fn named(&self, fault: Fault) -> Fault {
+        fault.into_directory(&self.db.name).into()
+    }
+
+    /// Writes what is a customer's, in one transaction that has its row locked.
+    async fn write<T>(
+        &self,
+        (root, begins): (&OrgId, bool),
+        sealer: &Sealer,
+        progress: &Progress,
+        write: impl AsyncFnOnce(&mut Tx<'_>) -> std::result::Result<T, Fault>,
+    ) -> std::result::Result<T, Fault> {
+        let mut tx = Tx {
+            session: self.db.begin().await?,
+            root,
+            sealer,
+        };
+        let written = match tx.lock(begins).await {
+            Ok(()) => write(&mut tx).await,
+            Err(fault) => Err(fault),
+        };
+        match written {
+            Ok(_) => progress.commit(tx.session).await?,
+            Err(_) => tx.session.rollback().await,
+        }
+        written
     }
 
     async fn read<T>(
@@ -246,27 +284,15 @@ impl Directory for SqlDirectory {
         self.call("change the directory", async |progress| {
             let shard = self.place(root, begins, progress).await?;
             self.claim(root, changes, progress).await?;
-            let month = std::iter::once(by.at_ms);
-            shard.months.ensure(shard, month, progress).await?;
-            let mut tx = Tx {
-                session: shard.db.begin().await?,
-                root,
-                sealer: &self.sealer,
+            let made = async {
+                let month = std::iter::once(by.at_ms);
+                shard.months.ensure(shard, month, progress).await?;
+                let write = async |tx: &mut Tx<'_>| tx.changes(by, changes).await;
+                shard
+                    .write((root, begins), &self.sealer, progress, write)
+                    .await
             };
-            let made = match tx.lock(begins).await {
-                Ok(()) => tx.changes(by, changes).await,
-                Err(fault) => Err(fault),
-            };
-            match made {
-                Ok(versions) => {
-                    progress.commit(tx.session).await?;
-                    Ok(versions)
-                }
-                Err(fault) => {
-                    tx.session.rollback().await;
-                    Err(fault)
-                }
-            }
+            made.await.map_err(|fault| shard.named(fault))
         })
     }
 
@@ -389,17 +415,15 @@ impl Directory for SqlDirectory {
         check_usage(facts)?;
         self.call("keep usage", async |progress| {
             let shard = self.place(root, false, progress).await?;
-            let months = facts.iter().map(|fact| fact.at_ms);
-            shard.months.ensure(shard, months, progress).await?;
-            let mut tx = Tx {
-                session: shard.db.begin().await?,
-                root,
-                sealer: &self.sealer,
+            let kept = async {
+                let months = facts.iter().map(|fact| fact.at_ms);
+                shard.months.ensure(shard, months, progress).await?;
+                let write = async |tx: &mut Tx<'_>| journal::keep_usage(tx, facts).await;
+                shard
+                    .write((root, false), &self.sealer, progress, write)
+                    .await
             };
-            tx.lock(false).await?;
-            let new = journal::keep_usage(&mut tx, facts).await?;
-            progress.commit(tx.session).await?;
-            Ok(new)
+            kept.await.map_err(|fault| shard.named(fault))
         })
     }
 

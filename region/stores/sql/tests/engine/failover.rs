@@ -37,11 +37,10 @@ fn write_until_healed(map: &SqlMap, key: &str) {
 #[test]
 fn a_standby_that_is_promoted_has_every_acknowledged_change() {
     let (runtime, dir) = (Runtime::new().unwrap(), directory());
-    let mut first = Server::primary(dir.path(), "first", &[]);
-    let second = Server::standby(dir.path(), "second", &first);
-    first.set("synchronous_standby_names = 'second'");
-    let hosts = format!("{},{}", first.address(), second.address());
-    let map = open(&runtime, &format!("postgres://gb6@{hosts}/map?{TIMEOUT}"));
+    let options = ["--replica", "--synchronous"];
+    let mut server = Server::start(&runtime, dir.path(), &options);
+    let hosts = server.addresses().join(",");
+    let map = open(&runtime, &format!("postgres://gb6@{hosts}/gb6?{TIMEOUT}"));
     let written: Vec<(String, u64)> = (0..40)
         .map(|n| {
             let key = format!("a/{n}");
@@ -50,7 +49,7 @@ fn a_standby_that_is_promoted_has_every_acknowledged_change() {
         })
         .collect();
     let last = written.last().unwrap().1;
-    first.kill();
+    server.kill("primary");
     let asked = Instant::now();
     let error = map.put("b", b"x", Expect::Any).unwrap_err();
     assert!(
@@ -63,8 +62,7 @@ fn a_standby_that_is_promoted_has_every_acknowledged_change() {
     assert!(asked.elapsed() < ENDS_WITHIN, "{:?}", asked.elapsed());
     assert!(error.to_string().contains("127.0.0.1"), "{error}");
 
-    second.promote();
-    second.set("synchronous_standby_names = ''");
+    server.promote();
     write_until_healed(&map, "b");
     for (key, revision) in &written {
         let got = map.get(key).unwrap().unwrap();
@@ -74,12 +72,11 @@ fn a_standby_that_is_promoted_has_every_acknowledged_change() {
     assert_eq!(page.entries.len(), 1, "{page:?}");
 
     // The old primary comes back as if nothing had happened: it is not believed, even where the new one
-    // is lost, and a process that never saw the new one is told by whoever set it up, not by us.
-    first.configure("synchronous_standby_names = ''");
-    first.start();
+    // is lost.
+    server.restart();
     write_until_healed(&map, "c");
     assert!(map.get("b").unwrap().is_some());
-    drop(second);
+    server.kill("replica");
     let begun = Instant::now();
     loop {
         match map.get("a/0") {
@@ -95,14 +92,14 @@ fn a_standby_that_is_promoted_has_every_acknowledged_change() {
 #[test]
 fn a_server_that_is_restarted_costs_no_call() {
     let (runtime, dir) = (Runtime::new().unwrap(), directory());
-    let mut server = Server::primary(dir.path(), "one", &[]);
-    let uri = format!("postgres://gb6@{}/map?{TIMEOUT}", server.address());
+    let mut server = Server::start(&runtime, dir.path(), &[]);
+    let uri = format!("postgres://gb6@{}/gb6?{TIMEOUT}", server.addresses()[0]);
     let map = open(&runtime, &uri);
     let revision = map.put("a", b"1", Expect::Any).unwrap();
-    server.kill();
+    server.kill("primary");
     let error = map.get("a").unwrap_err();
     assert!(matches!(error, StoreError::Unavailable { .. }), "{error}");
-    server.start();
+    server.restart();
     // Connections that broke meanwhile are passed over, and the listener comes back.
     assert_eq!(map.get("a").unwrap().unwrap().revision, revision);
     map.put("a", b"2", Expect::Revision(revision)).unwrap();
@@ -114,14 +111,10 @@ fn a_server_that_is_restarted_costs_no_call() {
     });
 }
 
-#[test]
-fn a_server_that_hangs_costs_a_deadline() {
-    let (runtime, dir) = (Runtime::new().unwrap(), directory());
-    let server = Server::primary(dir.path(), "one", &[]);
-    let uri = format!("postgres://gb6@{}/map?{TIMEOUT}", server.address());
-    let map = open(&runtime, &uri);
+/// Whatever makes it silent: calls end with their deadline, wrote nothing, and it heals by itself.
+fn silence_costs_a_deadline(map: &SqlMap, silence: impl FnOnce(), heal: impl FnOnce()) {
     map.put("a", b"1", Expect::Any).unwrap();
-    server.pause();
+    silence();
     for _ in 0..2 {
         let asked = Instant::now();
         let error = map.put("a", b"2", Expect::Any).unwrap_err();
@@ -130,15 +123,53 @@ fn a_server_that_hangs_costs_a_deadline() {
         let error = map.changes("", 0, 1, Duration::ZERO).unwrap_err();
         assert!(matches!(error, StoreError::Unavailable { .. }), "{error}");
     }
-    server.resume();
-    write_until_healed(&map, "a");
+    heal();
+    let begun = Instant::now();
+    let got = loop {
+        match map.get("a") {
+            Ok(got) => break got.unwrap(),
+            Err(StoreError::Unavailable { .. }) => {}
+            Err(other) => panic!("{other}"),
+        }
+        assert!(
+            begun.elapsed() < Duration::from_secs(60),
+            "it does not heal"
+        );
+    };
+    assert_eq!(got.value.unwrap(), b"1");
+    write_until_healed(map, "a");
+}
+
+#[test]
+fn a_server_that_hangs_costs_a_deadline() {
+    let (runtime, dir) = (Runtime::new().unwrap(), directory());
+    let server = Server::start(&runtime, dir.path(), &[]);
+    let uri = format!("postgres://gb6@{}/gb6?{TIMEOUT}", server.addresses()[0]);
+    let map = open(&runtime, &uri);
+    silence_costs_a_deadline(
+        &map,
+        || server.pause("primary"),
+        || server.resume("primary"),
+    );
+}
+
+#[test]
+fn a_network_that_is_cut_costs_a_deadline() {
+    let (runtime, dir) = (Runtime::new().unwrap(), directory());
+    let (_server, front) = Server::behind(&runtime, dir.path());
+    let uri = format!("postgres://gb6@{}/gb6?{TIMEOUT}", front.addresses()[0]);
+    let map = open(&runtime, &uri);
+    silence_costs_a_deadline(&map, || front.cut(), || front.heal());
+    // A slow network is slow, and nothing else.
+    front.delay(Duration::from_millis(50));
+    map.put("a", b"3", Expect::Any).unwrap();
 }
 
 #[test]
 fn a_commit_without_an_answer_has_an_unknown_outcome() {
     let (runtime, dir) = (Runtime::new().unwrap(), directory());
-    let server = Server::primary(dir.path(), "one", &[]);
-    let uri = format!("postgres://gb6@{}/map?{TIMEOUT}", server.address());
+    let server = Server::start(&runtime, dir.path(), &[]);
+    let uri = format!("postgres://gb6@{}/gb6?{TIMEOUT}", server.addresses()[0]);
     let map = open(&runtime, &uri);
     map.put("a", b"1", Expect::Any).unwrap();
     // A standby that never comes: the commit waits for it.
@@ -164,8 +195,9 @@ fn a_commit_without_an_answer_has_an_unknown_outcome() {
 #[test]
 fn settings_that_lose_commits_are_refused() {
     let (runtime, dir) = (Runtime::new().unwrap(), directory());
-    let server = Server::primary(dir.path(), "weak", &["synchronous_commit=off"]);
-    let uri = format!("postgres://gb6@{}/map?{TIMEOUT}", server.address());
+    let server = Server::start(&runtime, dir.path(), &[]);
+    server.sql("ALTER ROLE gb6 SET synchronous_commit = off");
+    let uri = format!("postgres://gb6@{}/gb6?{TIMEOUT}", server.addresses()[0]);
     let config = Config::parse(&uri).unwrap();
     let handle = runtime.handle().clone();
     let error = SqlMap::open(&config, handle.clone(), &Metrics::bare()).unwrap_err();
@@ -189,17 +221,17 @@ fn settings_that_lose_commits_are_refused() {
 #[test]
 fn a_wrong_password_is_named_without_it() {
     let (runtime, dir) = (Runtime::new().unwrap(), directory());
-    let server = Server::primary(dir.path(), "one", &[]);
+    let server = Server::start(&runtime, dir.path(), &[]);
     server.sql("CREATE ROLE other LOGIN PASSWORD 'right'");
     std::fs::write(
-        dir.path().join("one/pg_hba.conf"),
+        dir.path().join("primary/pg_hba.conf"),
         "host all gb6 127.0.0.1/32 trust\nhost all other 127.0.0.1/32 scram-sha-256\n",
     )
     .unwrap();
     server.sql("SELECT pg_reload_conf()");
     let uri = format!(
-        "postgres://other:hushhush@{}/map?{TIMEOUT}",
-        server.address()
+        "postgres://other:hushhush@{}/gb6?{TIMEOUT}",
+        server.addresses()[0]
     );
     let config = Config::parse(&uri).unwrap();
     let begun = Instant::now();

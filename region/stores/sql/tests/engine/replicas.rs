@@ -43,29 +43,25 @@ fn until(what: &str, holds: impl Fn() -> bool) {
 #[test]
 fn replicas_answer_what_may_be_stale() {
     let (runtime, dir) = (Runtime::new().unwrap(), directory());
-    let mut primary = Server::primary(dir.path(), "primary", &[]);
-    primary.sql("CREATE ROLE app LOGIN");
-    primary.sql("ALTER DATABASE map OWNER TO app");
-    let replica = Server::standby(dir.path(), "replica", &primary);
+    let server = Server::start(&runtime, dir.path(), &["--replica"]);
+    server.make_app();
+    let hosts = server.addresses();
     let uri = format!(
-        "postgres://app@{},{}/map?reads={}&timeout_ms=3000",
-        primary.address(),
-        replica.address(),
-        replica.address()
+        "postgres://app@{}/app?reads={}&timeout_ms=3000",
+        hosts.join(","),
+        hosts[1]
     );
-    let checks =
-        gb6_region_stores_sql::check(&Config::parse(&uri).unwrap(), runtime.handle().clone());
-    assert!(
-        checks
-            .iter()
-            .any(|c| c.what.contains("replica") && c.is_good()),
-        "{checks:?}"
-    );
+    let config = Config::parse(&uri).unwrap();
+    until("the replica is said to be good", || {
+        let checks = gb6_region_stores_sql::check(&config, runtime.handle().clone());
+        let good = |c: &gb6_core_ports::Check| c.what.contains("replica") && c.is_good();
+        checks.iter().any(good)
+    });
     let directory = open(&runtime, std::slice::from_ref(&uri));
     let root = contract::customer(&directory, 10);
     let (long, short) = (Duration::from_secs(60), Duration::from_millis(1_500));
     // A minute old will do: the replica answers, and does not know better.
-    replica.sql("SELECT pg_wal_replay_pause()");
+    server.replica_sql("SELECT pg_wal_replay_pause()");
     until("a paused replica is asked", || {
         let made = rename(&directory, &root, "renamed").unwrap();
         version(&directory, &root, long).unwrap() < made
@@ -74,24 +70,24 @@ fn replicas_answer_what_may_be_stale() {
     let made = rename(&directory, &root, "again").unwrap();
     std::thread::sleep(short);
     assert_eq!(version(&directory, &root, short).unwrap(), made);
-    replica.sql("SELECT pg_wal_replay_resume()");
+    server.replica_sql("SELECT pg_wal_replay_resume()");
     until("the replica catches up", || {
         version(&directory, &root, long).unwrap() == made
     });
     // Without the primary the replica goes on answering, and nothing else is answered.
-    primary.pause();
+    server.pause("primary");
     assert_eq!(version(&directory, &root, long).unwrap(), made);
     let error = rename(&directory, &root, "no").unwrap_err();
     assert_eq!(error.code(), "unavailable", "{error}");
-    primary.resume();
+    server.resume("primary");
     // Without the replica the primary answers everything.
-    replica.pause();
+    server.pause("replica");
     assert_eq!(version(&directory, &root, long).unwrap(), made);
-    replica.resume();
+    server.resume("replica");
     // The replica becomes the primary.
     until("it goes on", || rename(&directory, &root, "on").is_ok());
-    primary.kill();
-    replica.promote();
+    server.kill("primary");
+    server.promote();
     until("the promoted one takes changes", || {
         rename(&directory, &root, "promoted").is_ok()
     });
@@ -101,19 +97,18 @@ fn replicas_answer_what_may_be_stale() {
 fn a_lost_database_stops_its_own_customers_alone() {
     let (runtime, dir) = (Runtime::new().unwrap(), directory());
     let servers = ["a", "b"].map(|name| {
-        let server = Server::primary(dir.path(), name, &[]);
-        server.sql("CREATE ROLE app LOGIN");
-        server.sql("ALTER DATABASE map OWNER TO app");
+        let dir = dir.path().join(name);
+        std::fs::create_dir(&dir).unwrap();
+        let server = Server::start(&runtime, &dir, &[]);
+        server.make_app();
         server
     });
     let uris: Vec<String> = servers
         .iter()
         .zip(["a", "b"])
         .map(|(server, name)| {
-            format!(
-                "postgres://app@{}/map?shard={name}&timeout_ms=2000",
-                server.address()
-            )
+            let address = &server.addresses()[0];
+            format!("postgres://app@{address}/app?shard={name}&timeout_ms=2000")
         })
         .collect();
     let directory = open(&runtime, &uris);
@@ -126,20 +121,22 @@ fn a_lost_database_stops_its_own_customers_alone() {
         of.next().unwrap().shard.clone()
     };
     let [_, mut second] = servers;
-    second.kill();
+    second.kill("primary");
     let (mut here, mut lost) = (0, 0);
     for root in &roots {
         match (shard_of(root).as_str(), rename(&directory, root, "x")) {
             ("a", Ok(_)) => here += 1,
             ("b", Err(error)) => {
                 assert_eq!(error.code(), "unavailable");
+                let address = &second.addresses()[0];
+                assert!(error.to_string().contains(address), "{error}");
                 lost += 1;
             }
             (shard, other) => panic!("{shard}: {other:?}"),
         }
     }
     assert!(here > 0 && lost > 0, "{here} {lost}");
-    second.start();
+    second.restart();
     for root in &roots {
         rename(&directory, root, "y").unwrap();
     }
