@@ -21,10 +21,12 @@ const RIGHTS: Statement = Statement::both(
     "SELECT current_setting('server_version'), \
             has_schema_privilege(current_schema(), 'CREATE')::int::bigint, \
             current_setting('synchronous_commit'), current_setting('synchronous_standby_names'), \
-            (SELECT count(*) FROM pg_stat_ssl WHERE pid = pg_backend_pid() AND ssl)",
+            (SELECT count(*) FROM pg_stat_ssl WHERE pid = pg_backend_pid() AND ssl), \
+            (SELECT count(*) FROM pg_roles \
+             WHERE rolname = current_user AND (rolsuper OR rolbypassrls))",
 );
 
-/// Connects, and says what is good and what is wrong. Writes nothing; blocks the calling thread.
+/// Connects, and says what is good and what is wrong. Changes no table; blocks the calling thread.
 pub fn check(config: &Config, runtime: Handle) -> Vec<Check> {
     let what = |aspect: &str| format!("{config}: {aspect}");
     let db = match Db::connected(config, "check", runtime, &Metrics::bare()) {
@@ -86,6 +88,13 @@ fn postgres(db: &Db, what: &dyn Fn(&str) -> String) -> Result<Vec<Check>, Fault>
             ),
             _ => Check::good(what("permissions"), "may create tables"),
         },
+        Check::good(
+            what("row-level security"),
+            match row.int(5)? {
+                0 => "binds the role",
+                _ => "does not bind the role: the directory takes it with superuser=allow alone",
+            },
+        ),
         Check::good(
             what("durability"),
             format!("synchronous_commit={commit}, commits wait for {waits_for}"),

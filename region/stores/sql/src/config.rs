@@ -370,6 +370,55 @@ mod tests {
         assert!(!format!("{c:?}").contains("p@ss"), "{c:?}");
     }
 
+    /// The table of options in the documentation: each is known, and has the default that it says.
+    #[test]
+    fn the_documentation_has_every_option() {
+        let page = include_str!("../../../../docs/directory.md");
+        let rows = page
+            .lines()
+            .skip_while(|l| !l.starts_with("| Option "))
+            .skip(2);
+        let rows: Vec<(&str, &str)> = rows
+            .map_while(|l| l.strip_prefix("| `"))
+            .filter_map(|l| l.split_once("` | "))
+            .map(|(name, rest)| (name, rest.split(" | ").next().unwrap_or_default()))
+            .collect();
+        let unknown = Config::parse("postgres://a@b/c?nothing=1").unwrap_err();
+        let (_, known) = unknown.split_once(": ").unwrap();
+        let mut known: Vec<&str> = known
+            .split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+            .filter(|w| !["", "and", "for", "postgres", "also"].contains(w))
+            .collect();
+        let mut named: Vec<&str> = rows.iter().map(|(name, _)| *name).collect();
+        known.sort_unstable();
+        named.sort_unstable();
+        assert_eq!(named, known);
+        let plain = Config::parse("postgres://a@b/c").unwrap();
+        for (name, default) in rows {
+            let default = default.trim_matches('`');
+            if !["none", "refused"].contains(&default) {
+                let said = Config::parse(&format!("postgres://a@b/c?{name}={default}"));
+                assert_eq!(said.unwrap(), plain, "{name}={default}");
+            }
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn whatever_is_written_is_answered(
+            text in "(sqlite:|postgres://)?[a-z:/@,?&=%0-9\\[\\]]{0,60}",
+            password in "[A-Z]{12}",
+        ) {
+            let _ = Config::parse(&text);
+            let with = format!("postgres://user:{password}@{text}");
+            match Config::parse(&with) {
+                Ok(config) => assert!(!format!("{config} {config:?}").contains(&password)),
+                // An `@` in the rest makes it a part of the password; what is said is not that part.
+                Err(error) => assert!(!error.contains(&password), "{error}"),
+            }
+        }
+    }
+
     #[test]
     fn bad_uris_are_told_what_is_wrong() {
         for (uri, word) in [

@@ -34,6 +34,8 @@ pub(crate) struct Db {
     read: Arc<Pool>,
     #[cfg(feature = "postgres")]
     replicas: Vec<Arc<Replica>>,
+    #[cfg(feature = "postgres")]
+    pub(crate) metrics: SqlMetrics,
     sqlite: bool,
 }
 
@@ -94,14 +96,18 @@ impl Db {
                 let (write, read) = crate::config::sqlite_options(path, config.deadline)?;
                 (
                     Pool::new(Connector::Sqlite(write), 1, metrics.clone()),
-                    Pool::new(Connector::Sqlite(read), SQLITE_READERS, metrics),
+                    Pool::new(Connector::Sqlite(read), SQLITE_READERS, metrics.clone()),
                     true,
                 )
             }
             #[cfg(feature = "postgres")]
             Engine::Postgres(server) => {
                 let hosts = crate::hosts::Hosts::new(server, config.deadline);
-                let pool = Pool::new(Connector::Postgres(hosts), server.connections, metrics);
+                let pool = Pool::new(
+                    Connector::Postgres(hosts),
+                    server.connections,
+                    metrics.clone(),
+                );
                 (pool.clone(), pool, false)
             }
             #[cfg(not(feature = "postgres"))]
@@ -119,6 +125,8 @@ impl Db {
             read,
             #[cfg(feature = "postgres")]
             replicas,
+            #[cfg(feature = "postgres")]
+            metrics,
             sqlite,
         })
     }

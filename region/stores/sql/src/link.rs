@@ -1,7 +1,7 @@
 //! One connection to either engine.
 
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
-use sqlx::{Column, Row as _, TypeInfo, ValueRef};
+use sqlx::{Row as _, TypeInfo, ValueRef};
 
 use crate::fault::Fault;
 use crate::value::{Row, Statement, Value};
@@ -108,6 +108,7 @@ fn sqlite_row(row: &SqliteRow) -> Result<Row, Fault> {
 
 #[cfg(feature = "postgres")]
 fn postgres_row(row: &sqlx::postgres::PgRow) -> Result<Row, Fault> {
+    use sqlx::Column;
     let value = |i: usize| {
         Ok(match row.column(i).type_info().name() {
             "TEXT" | "VARCHAR" | "NAME" => Value::Text(row.try_get(i)?),

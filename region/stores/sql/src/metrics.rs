@@ -14,6 +14,8 @@ pub(crate) struct SqlMetrics {
     statement_seconds: HistogramFamily,
     pool_wait: HistogramFamily,
     connects: CounterFamily,
+    #[cfg(feature = "postgres")]
+    stale_reads: CounterFamily,
     pub(crate) connections: Gauge,
 }
 
@@ -49,6 +51,12 @@ impl SqlMetrics {
                 "Connections to databases that were tried, by outcome.",
                 &[PORT, Label::new("outcome", 12)],
             ),
+            #[cfg(feature = "postgres")]
+            stale_reads: metrics.counter_family(
+                "gb6_sql_stale_reads_total",
+                "Reads that may be stale, by who answered.",
+                &[PORT, Label::new("by", 2)],
+            ),
             connections: metrics
                 .gauge_family(
                     "gb6_sql_connections",
@@ -81,6 +89,12 @@ impl SqlMetrics {
         self.pool_wait
             .with(&[self.port])
             .observe(took.as_secs_f64());
+    }
+
+    /// A read that may be stale was answered by `replica` or `primary`.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn stale_read(&self, by: &'static str) {
+        self.stale_reads.with(&[self.port, by]).inc();
     }
 
     pub(crate) fn connected<T>(&self, result: &Result<T, Fault>) {

@@ -149,6 +149,13 @@ impl Pool {
     }
 }
 
+impl Drop for Pool {
+    fn drop(&mut self) {
+        let idle = self.idle.get_mut().len();
+        self.metrics.connections.sub(idle as i64);
+    }
+}
+
 /// A connection while one call has it.
 #[derive(Debug)]
 pub(crate) struct Session {

@@ -243,11 +243,21 @@ impl Shard {
                 seen(session, root, read).await
             });
             match asked.await {
-                Ok(Ok(answer)) => return Ok(answer),
-                Ok(Err(answer @ Fault::Answer(_))) => return Err(answer),
+                Ok(Ok(answer)) => {
+                    self.db.metrics.stale_read("replica");
+                    return Ok(answer);
+                }
+                Ok(Err(answer @ Fault::Answer(_))) => {
+                    self.db.metrics.stale_read("replica");
+                    return Err(answer);
+                }
                 // Whatever it was, the primary knows.
                 _ => replica.failed(),
             }
+        }
+        #[cfg(feature = "postgres")]
+        if fresh != Freshness::Current {
+            self.db.metrics.stale_read("primary");
         }
         #[cfg(not(feature = "postgres"))]
         let _ = fresh;

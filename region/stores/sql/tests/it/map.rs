@@ -119,3 +119,25 @@ fn a_file_that_is_no_database_is_named() {
     let checks = gb6_region_stores_sql::check(&config, runtime.handle().clone());
     assert!(checks.iter().any(|c| !c.is_good()), "{checks:?}");
 }
+
+#[test]
+fn what_databases_are_asked_is_counted() {
+    let (runtime, dir) = (runtime(), tempfile::tempdir().unwrap());
+    let config = Config::parse(&format!("sqlite:{}/map.db", dir.path().display())).unwrap();
+    let metrics = Metrics::bare();
+    let map = SqlMap::open(&config, runtime.handle().clone(), &metrics).unwrap();
+    map.put("a", b"", Expect::Absent).unwrap();
+    map.put("a", b"", Expect::Absent).unwrap_err();
+    let text = metrics.text();
+    let said = |line: &str| assert!(text.contains(line), "{line} is missing in\n{text}");
+    said("gb6_sql_statements_total{outcome=\"ok\",port=\"map\",statement=\"map_put\"} 1\n");
+    said("gb6_sql_statements_total{outcome=\"ok\",port=\"map\",statement=\"rollback\"} 1\n");
+    said("gb6_sql_connects_total{outcome=\"ok\",port=\"map\"} 1\n");
+    said("gb6_sql_connections{port=\"map\"} 1\n");
+    drop(map);
+    let text = metrics.text();
+    assert!(
+        text.contains("gb6_sql_connections{port=\"map\"} 0\n"),
+        "{text}"
+    );
+}
