@@ -100,13 +100,20 @@ fn a_server_that_is_restarted_costs_no_call() {
     let error = map.get("a").unwrap_err();
     assert!(matches!(error, StoreError::Unavailable { .. }), "{error}");
     server.restart();
-    // Connections that broke meanwhile are passed over, and the listener comes back.
+    map.put("b", b"1", Expect::Any).unwrap();
+    // Killed and back between two calls: the connections that broke meanwhile are passed over.
+    server.kill("primary");
+    server.restart();
+    map.put("c", b"1", Expect::Any).unwrap();
+    server.kill("primary");
+    server.restart();
+    // And the listener comes back.
     assert_eq!(map.get("a").unwrap().unwrap().revision, revision);
     map.put("a", b"2", Expect::Revision(revision)).unwrap();
     let other = open(&runtime, &uri);
     std::thread::scope(|s| {
-        let waiter = s.spawn(|| map.changes("b", 0, 1, Duration::from_secs(30)).unwrap());
-        other.put("b", b"", Expect::Any).unwrap();
+        let waiter = s.spawn(|| map.changes("d", 0, 1, Duration::from_secs(30)).unwrap());
+        other.put("d", b"", Expect::Any).unwrap();
         assert_eq!(waiter.join().unwrap().entries.len(), 1);
     });
 }

@@ -60,6 +60,7 @@ fn replicas_answer_what_may_be_stale() {
     let directory = open(&runtime, std::slice::from_ref(&uri));
     let root = contract::customer(&directory, 10);
     let (long, short) = (Duration::from_secs(60), Duration::from_millis(1_500));
+    until("the replica has the customer", || server.replica_has_all());
     // A minute old will do: the replica answers, and does not know better.
     server.replica_sql("SELECT pg_wal_replay_pause()");
     until("a paused replica is asked", || {

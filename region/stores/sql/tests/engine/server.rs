@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use gb6_tests_harness::engines::{Engine, Front, Kind};
-use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
+use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, Row};
 use tokio::runtime::Runtime;
 
 /// A server, and its replica if it has one.
@@ -61,6 +61,21 @@ impl<'a> Server<'a> {
     /// Runs a statement on the replica.
     pub(crate) fn replica_sql(&self, sql: &str) {
         self.sql_on(1, sql);
+    }
+
+    /// Whether the replica has everything that was committed.
+    pub(crate) fn replica_has_all(&self) -> bool {
+        let uri = format!(
+            "postgres://gb6@{}/postgres?sslmode=disable",
+            self.addresses()[0]
+        );
+        let sql = "SELECT count(*) FROM pg_stat_replication \
+                   WHERE replay_lsn >= pg_current_wal_flush_lsn()";
+        self.runtime.block_on(async {
+            let mut link = PgConnection::connect(&uri).await.unwrap();
+            let row = link.fetch_one(sql).await.unwrap();
+            row.get::<i64, _>(0) == 1
+        })
     }
 
     /// A database that belongs to a role that is nobody special; both are called `app`.
