@@ -443,6 +443,18 @@ pub trait Directory: Send + Sync {
         fresh: Freshness,
     ) -> Result<Vec<AuditEntry>, DirectoryError>;
 
+    /// The number and the hash of the newest entry of an organization's audit, to be kept elsewhere; `None`
+    /// where it has no entry.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    fn audit_head(
+        &self,
+        root: &OrgId,
+        org: &OrgId,
+        fresh: Freshness,
+    ) -> Result<Option<(u64, [u8; 32])>, DirectoryError>;
+
     /// Keeps facts of usage; answers how many of them are new.
     ///
     /// # Errors

@@ -389,6 +389,17 @@ impl Directory for MemoryDirectory {
         Ok(entries.take(limit.min(PAGE_MAX)).cloned().collect())
     }
 
+    fn audit_head(
+        &self,
+        root: &OrgId,
+        org: &OrgId,
+        _: Freshness,
+    ) -> Result<Option<(u64, [u8; 32])>> {
+        let state = self.state();
+        let chain = state.customers.get(root).and_then(|c| c.audit.get(org));
+        Ok(chain.and_then(|c| c.last()).map(|e| (e.number, e.hash)))
+    }
+
     fn record_usage(&self, root: &OrgId, facts: &[Usage]) -> Result<u64> {
         check_usage(facts)?;
         let mut state = self.state();

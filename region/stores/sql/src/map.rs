@@ -102,7 +102,8 @@ pub struct SqlMap {
 
 impl SqlMap {
     /// Connects to the database and brings its tables up to date. Blocks the calling thread, for the
-    /// configured deadline at most; so do all its calls, on `runtime`.
+    /// configured deadline at most; so do all its calls, on `runtime`, which has threads of its own. They
+    /// are made from threads that are not a runtime's.
     ///
     /// # Errors
     /// `Unavailable`: no server answers, or its settings are not fit. `Format`: the tables are newer than

@@ -50,6 +50,7 @@ pub(super) fn customers_never_see_each_other(directory: &dyn Directory) {
     }
     assert_eq!(code(directory.path(&one, &other, NOW)), "not_found");
     assert_eq!(directory.audit(&one, &other, 0, 10, NOW), Ok(vec![]));
+    assert_eq!(directory.audit_head(&one, &other, NOW), Ok(None));
     // Ids are one's own: the same ones may be another's too.
     apply(directory, 700, Change::Create(person(750, 700, "x"))).expect("the same id");
     assert_eq!(

@@ -7,8 +7,8 @@ use super::{
     person_id,
 };
 use crate::directory::{
-    AUDIT_GENESIS, Actor, Change, Directory, Kind, OutboxCursor, OutboxEntry, Ref, Usage, UsageSum,
-    verify,
+    AUDIT_GENESIS, Actor, Change, Directory, Kind, OrgId, OutboxCursor, OutboxEntry, Ref, Usage,
+    UsageSum, verify,
 };
 
 /// Everything that is in the outbox behind a cursor.
@@ -119,6 +119,9 @@ pub(super) fn the_audit_is_a_chain(directory: &dyn Directory) {
             .all(|e| e.detail == by.detail && e.org == sales)
     );
     let end = verify((0, AUDIT_GENESIS), &entries).expect("a chain");
+    let head = |of: &OrgId| directory.audit_head(&root, of, NOW).expect("a head");
+    assert_eq!(head(&sales), Some(end));
+    assert_eq!(head(&org_id(1_099)), None);
     // Later entries, at another time, go on from there.
     let later = Actor {
         at_ms: TIME + 40 * 86_400_000,
@@ -138,6 +141,7 @@ pub(super) fn the_audit_is_a_chain(directory: &dyn Directory) {
     };
     assert_eq!(more.len(), 1);
     assert_eq!(verify(end, &more).expect("a chain").0, 9);
+    assert_eq!(head(&sales).map(|(number, _)| number), Some(9));
     let page = directory.audit(&root, &sales, 2, 3, NOW).expect("a page");
     assert_eq!(page, entries[2..5]);
     // The root's chain is another one.

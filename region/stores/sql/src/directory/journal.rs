@@ -84,11 +84,8 @@ pub(super) async fn note(
     (version, org, target): (u64, OrgId, String),
 ) -> Result<(), Fault> {
     let (root, id) = (Value::from(tx.root.as_str()), Value::from(org.as_str()));
-    let head = tx.session.row(&HEAD, &[root.clone(), id.clone()]).await?;
-    let (number, previous) = match head {
-        Some(row) => (row.count(0)?, hash(&row, 1)?),
-        None => (0, AUDIT_GENESIS),
-    };
+    let end = head(&mut tx.session, tx.root, &org).await?;
+    let (number, previous) = end.unwrap_or((0, AUDIT_GENESIS));
     let mut entry = AuditEntry {
         root: tx.root.clone(),
         org,
@@ -120,6 +117,18 @@ pub(super) async fn note(
     let args = [root, id, entry.number.into(), entry.hash[..].into()];
     tx.session.run(&SET_HEAD, &args).await?;
     Ok(())
+}
+
+/// The number and the hash of an audit's newest entry.
+pub(super) async fn head(
+    session: &mut Session,
+    root: &OrgId,
+    org: &OrgId,
+) -> Result<Option<(u64, [u8; 32])>, Fault> {
+    let args = [root.as_str().into(), org.as_str().into()];
+    let row = session.row(&HEAD, &args).await?;
+    row.map(|row| Ok((row.count(0)?, hash(&row, 1)?)))
+        .transpose()
 }
 
 fn hash(row: &Row, column: usize) -> Result<[u8; 32], Fault> {

@@ -65,7 +65,8 @@ type Result<T> = std::result::Result<T, DirectoryError>;
 impl SqlDirectory {
     /// Connects to the databases, brings their tables up to date, and makes the months ahead. The first
     /// keeps the catalogue; with several, each is named with `shard=`. Blocks the calling thread; so do all
-    /// its calls, on `runtime`.
+    /// its calls, on `runtime`, which has threads of its own. They
+    /// are made from threads that are not a runtime's.
     ///
     /// # Errors
     /// `Unavailable`: a database does not answer, or is not fit; its text says why. `Format`: its tables are newer
@@ -418,6 +419,18 @@ impl Directory for SqlDirectory {
         let nobody = || Ok(Vec::new());
         self.read("read the audit", root, fresh, nobody, async |session| {
             journal::audit(session, root, org, after, limit).await
+        })
+    }
+
+    fn audit_head(
+        &self,
+        root: &OrgId,
+        org: &OrgId,
+        fresh: Freshness,
+    ) -> Result<Option<(u64, [u8; 32])>> {
+        let nobody = || Ok(None);
+        self.read("read the audit", root, fresh, nobody, async |session| {
+            journal::head(session, root, org).await
         })
     }
 
