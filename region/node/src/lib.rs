@@ -10,6 +10,7 @@ mod accept;
 mod bodies;
 mod checkpoints;
 mod checks;
+mod events;
 mod history;
 mod housekeeping;
 mod indexer;
@@ -29,4 +30,5 @@ mod webhooks;
 mod worker;
 
 pub use bodies::RecordKeys;
+pub use events::Events;
 pub use region::{OpenLog, Region, RegionConfig, RegionDeps, RegionError};

@@ -22,6 +22,7 @@ use tokio::task::JoinHandle;
 use crate::accept::{self, Served, Shards};
 use crate::bodies::RecordKeys;
 use crate::checkpoints::CheckpointEvery;
+use crate::events::{Events, ShardEvents};
 use crate::history::{Erased, Reader};
 use crate::indexer::Indexer;
 use crate::limits::Limits;
@@ -65,6 +66,8 @@ pub struct RegionConfig {
     pub webhook_retry_min: Duration,
     /// The longest; default 5 min.
     pub webhook_retry_max: Duration,
+    /// Where what is committed is published for others; default nowhere.
+    pub events: Events,
 }
 
 impl RegionConfig {
@@ -80,6 +83,7 @@ impl RegionConfig {
             outbound: OutboundConfig::default(),
             webhook_retry_min: Duration::from_secs(1),
             webhook_retry_max: Duration::from_secs(300),
+            events: Events::default(),
         }
     }
 }
@@ -440,6 +444,18 @@ impl Keeper {
             shared: self.webhooks.clone(),
             feed: sessions.clone(),
         });
+        let events = ShardEvents::start(
+            shard_id,
+            reader.log.clone(),
+            reader.keys.clone(),
+            &self.config.events,
+            &self.deps.metrics,
+        );
+        let events = events.map_err(|error| StoreError::Io {
+            operation: "start a thread for",
+            path: format!("the events of shard {shard_id}"),
+            detail: error.to_string(),
+        })?;
         *indexer = Some(follows);
         let now_ms = started.elapsed().as_millis() as u64;
         shard.serve(
@@ -477,6 +493,7 @@ impl Keeper {
         let follows = indexer.take();
         let stopping = tokio::task::spawn_blocking(move || {
             drop(worker);
+            events.stop();
             if let Some(follows) = follows {
                 follows.stop();
             }

@@ -4,6 +4,7 @@
 
 mod blobs;
 mod directory;
+mod events;
 mod limiter;
 mod log;
 mod map;
@@ -13,6 +14,7 @@ mod temporary;
 
 pub use blobs::MemoryBlobs;
 pub use directory::MemoryDirectory;
+pub use events::MemoryEvents;
 pub use limiter::MemoryRateLimiter;
 pub use log::{MemoryLog, MemoryLogConfig, MemoryStorage};
 pub use map::MemoryMap;

@@ -1,4 +1,4 @@
-//! The port `ShardLog` on Apache Kafka.
+//! The ports `ShardLog` and `EventSink` on Apache Kafka (`docs/kafka.md`).
 
 #![forbid(unsafe_code)]
 
@@ -6,6 +6,7 @@ mod client;
 mod cluster;
 mod config;
 mod errors;
+mod events;
 mod fetch;
 mod follow;
 pub mod frame;
@@ -23,5 +24,6 @@ mod topics;
 
 pub use cluster::{KafkaLogs, check};
 pub use config::{Config, Security};
+pub use events::KafkaEvents;
 pub use log::KafkaShardLog;
 pub use topics::Finding;

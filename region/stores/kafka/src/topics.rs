@@ -113,6 +113,20 @@ impl Topics {
         })
     }
 
+    /// Makes the topic of events if it is missing. How long events stay there is its owner's to say.
+    pub(crate) fn ensure_events(&self, topic: &str, partitions: u32) -> Result<(), StoreError> {
+        if self.look(topic)?.is_none() {
+            let copies = self.config.min_insync.to_string();
+            let bytes = largest_message().to_string();
+            let settings = [
+                ("min.insync.replicas", copies.as_str()),
+                ("max.message.bytes", bytes.as_str()),
+            ];
+            self.create(topic, partitions, &settings)?;
+        }
+        Ok(())
+    }
+
     fn create(
         &self,
         topic: &str,

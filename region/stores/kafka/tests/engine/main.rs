@@ -2,6 +2,7 @@
 
 mod cluster;
 mod contract;
+mod events;
 mod fencing;
 mod owner;
 mod reading;

@@ -1,0 +1,117 @@
+//! Events are published at least once and in order, whoever fails meanwhile.
+
+use std::time::{Duration, Instant};
+
+use gb6_core_ports::contract::log::{acquire, append, fence, messages};
+use gb6_core_ports::memory::{MemoryEvents, MemoryLogConfig, MemoryStorage};
+
+use super::*;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+struct World {
+    storage: MemoryStorage,
+    sink: MemoryEvents,
+    metrics: Metrics,
+}
+
+impl World {
+    fn new() -> Self {
+        Self {
+            storage: MemoryStorage::new(MemoryLogConfig {
+                consumer_lag_bytes_max: 2000,
+                segment_records: 8,
+                ..MemoryLogConfig::default()
+            }),
+            sink: MemoryEvents::default(),
+            metrics: Metrics::bare(),
+        }
+    }
+
+    fn start(&self, events: &Events) -> ShardEvents {
+        let (log, keys) = (Arc::new(self.storage.open()), Arc::default());
+        ShardEvents::start(ShardId(3), log, keys, events, &self.metrics).expect("a thread")
+    }
+
+    fn events(&self) -> Events {
+        Events::to(Arc::new(self.sink.clone()))
+    }
+
+    fn until(&self, what: &str, done: impl Fn(&[Position]) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let positions: Vec<_> = self.sink.events().iter().map(|e| e.position).collect();
+            if done(&positions) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{what}: {positions:?}");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+}
+
+#[test]
+fn what_is_committed_is_published_from_where_it_began() {
+    let world = World::new();
+    let log = world.storage.open();
+    acquire(&log, &fence(1)).expect("acquired");
+    append(&log, &fence(1), messages(1, "room:a", 3)).expect("appended");
+    let events = world.start(&world.events());
+    // It is new: from now on. When that is, its registration says.
+    let deadline = Instant::now() + PATIENCE;
+    while log.consumers().expect("listed").is_empty() {
+        assert!(Instant::now() < deadline, "it registers");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    append(&log, &fence(1), messages(4, "room:a", 40)).expect("appended");
+    world.until("all", |positions| *positions == (4..44).collect::<Vec<_>>());
+    events.stop();
+    assert_eq!(log.consumers().expect("listed")[0].position, 44);
+    // Whoever goes on begins there.
+    append(&log, &fence(1), messages(44, "room:a", 2)).expect("appended");
+    let events = world.start(&world.events());
+    world.until("the rest", |positions| positions.ends_with(&[43, 44, 45]));
+    events.stop();
+    // Nobody wants them any more: nobody is waited for.
+    world.start(&Events::default()).stop();
+    assert_eq!(log.consumers().expect("listed"), []);
+}
+
+#[test]
+fn a_sink_that_fails_gets_everything_again_and_nothing_is_left_out() {
+    let world = World::new();
+    let log = world.storage.open();
+    acquire(&log, &fence(1)).expect("acquired");
+    log.register_consumer(CONSUMER, 0).expect("registered");
+    world.sink.fail(2);
+    append(&log, &fence(1), messages(1, "room:a", 40)).expect("appended");
+    let events = world.start(&world.events());
+    world.until("all", |positions| positions.last() == Some(&40));
+    events.stop();
+    let mut newest = 0;
+    for event in world.sink.events() {
+        // Who drops what it has by position gets every event once, in order.
+        if event.position > newest {
+            assert_eq!(event.position, newest + 1);
+            newest = event.position;
+        }
+    }
+    assert!(world.sink.events().len() > 40, "some were repeated");
+    assert!(world.metrics.text().contains("gb6_events_failures_total 2"));
+}
+
+#[test]
+fn who_falls_too_far_behind_begins_where_the_log_does_and_says_so() {
+    let world = World::new();
+    let log = world.storage.open();
+    acquire(&log, &fence(1)).expect("acquired");
+    log.register_consumer(CONSUMER, 0).expect("registered");
+    append(&log, &fence(1), messages(1, "room:a", 60)).expect("appended");
+    assert!(log.trim(&fence(1), 50).expect("trimmed") > 0);
+    let first = log.range().expect("range").first;
+    let events = world.start(&world.events());
+    world.until("the kept ones", |positions| positions.last() == Some(&60));
+    events.stop();
+    assert_eq!(world.sink.events()[0].position, first);
+    assert!(world.metrics.text().contains("gb6_events_lapsed_total 1"));
+}

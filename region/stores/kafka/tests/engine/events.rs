@@ -1,0 +1,72 @@
+//! The topic of events, as somebody outside reads it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use gb6_core_model::ShardId;
+use gb6_core_ports::{EventSink, SinkEvent};
+use gb6_region_stores_kafka::KafkaEvents;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::message::{Headers, Message};
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+
+use crate::cluster::{REGION, Region, SHARDS, address, runtime};
+
+fn event(shard: u32, position: u64) -> SinkEvent {
+    SinkEvent {
+        shard: ShardId(shard),
+        position,
+        key: format!("demo/room:{}", position % 5),
+        value: format!("{{\"offset\":{position}}}").into(),
+    }
+}
+
+#[test]
+fn events_arrive_by_room_in_order_with_what_names_them() {
+    let region = Region::new("");
+    let (config, metrics) = (&region.config, &region.metrics);
+    let sink = KafkaEvents::open(config, REGION, SHARDS, runtime(), metrics).expect("open");
+    let all: Vec<_> = (0..400).map(|position| event(3, position)).collect();
+    for some in all.chunks(sink.events_max().min(64)) {
+        sink.publish(some).expect("published");
+    }
+    sink.publish(&[]).expect("nothing");
+    let mut client = ClientConfig::new();
+    client
+        .set("bootstrap.servers", address())
+        .set("group.id", "test")
+        .set("enable.auto.commit", "false");
+    let consumer: BaseConsumer = client.create().expect("a consumer");
+    let topic = config.events_topic(REGION);
+    let mut list = TopicPartitionList::new();
+    for partition in 0..SHARDS as i32 {
+        list.add_partition_offset(&topic, partition, Offset::Beginning)
+            .expect("a partition");
+    }
+    consumer.assign(&list).expect("assigned");
+    let mut newest: BTreeMap<String, (i32, u64)> = BTreeMap::new();
+    for _ in 0..400 {
+        let message = consumer.poll(Duration::from_secs(10));
+        let message = message.expect("in time").expect("a message");
+        let headers = message.headers().expect("headers");
+        let header = |index| {
+            let header = headers.get(index);
+            let value = std::str::from_utf8(header.value.expect("a value")).expect("text");
+            (header.key, value.to_owned())
+        };
+        assert_eq!(header(0), ("gb6-shard", "3".to_owned()));
+        let (name, position) = header(1);
+        assert_eq!(name, "gb6-position");
+        let position: u64 = position.parse().expect("a number");
+        assert_eq!(message.payload(), Some(&event(3, position).value[..]));
+        let key = String::from_utf8(message.key().expect("a key").to_vec()).expect("text");
+        assert_eq!(key, event(3, position).key);
+        let before = newest.insert(key, (message.partition(), position));
+        assert!(
+            before.is_none_or(|(partition, at)| partition == message.partition() && at < position),
+            "{before:?} before {position}"
+        );
+    }
+    assert_eq!(newest.len(), 5);
+    KafkaEvents::open(config, REGION, SHARDS + 1, runtime(), metrics).expect("it is there already");
+}
