@@ -43,7 +43,7 @@ impl Health {
     }
 
     pub(crate) fn up(&self) {
-        if self.0.swap(false, Ordering::AcqRel) {
+        if self.is_down() && self.0.swap(false, Ordering::AcqRel) {
             tracing::info!("a Kafka broker can be reached again");
         }
     }

@@ -225,6 +225,11 @@ impl Live {
         !self.pending.is_empty() || self.acquiring.is_some()
     }
 
+    /// Whether answers are due.
+    pub(crate) fn has_answers(&self) -> bool {
+        !self.answers.is_empty()
+    }
+
     /// Answers that are due, in order.
     pub(crate) fn answer(&mut self) -> Option<Answer> {
         self.answers.pop_front()

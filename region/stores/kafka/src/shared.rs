@@ -1,5 +1,6 @@
 //! What the threads of one shard's handle share: its live part under a lock, and who waits for it.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -36,6 +37,9 @@ pub(crate) struct Shared {
     pub(crate) consumer: LogConsumer,
     pub(crate) archive: Archive,
     state: Mutex<State>,
+    answers: Mutex<Answers>,
+    /// Held while something is staged and handed to the producer: in the same order.
+    sending: Mutex<()>,
     /// Something was read or answered.
     changed: Condvar,
     /// The partition is to be read, or the thread that does is to end.
@@ -51,9 +55,15 @@ pub(crate) struct Shared {
 
 struct State {
     live: Live,
+    counted: Counts,
+}
+
+/// Answers that are due, in order.
+#[derive(Default)]
+struct Answers {
+    due: VecDeque<Answer>,
     /// A thread gives answers: it gives those that come meanwhile too, so that they stay in order.
     answering: bool,
-    counted: Counts,
 }
 
 impl Shared {
@@ -82,9 +92,10 @@ impl Shared {
             archive,
             state: Mutex::new(State {
                 live,
-                answering: false,
                 counted: Counts::default(),
             }),
+            answers: Mutex::default(),
+            sending: Mutex::new(()),
             changed: Condvar::new(),
             wake: Condvar::new(),
             target: AtomicU64::new(0),
@@ -124,31 +135,48 @@ impl Shared {
 
     /// Changes the live part, then gives the answers that are due.
     pub(crate) fn change<T>(&self, change: impl FnOnce(&mut Live) -> T) -> T {
-        let mut state = self.state.lock();
-        let result = change(&mut state.live);
-        self.count(&mut state);
-        self.changed.notify_all();
-        if state.live.waits_for_others() {
-            self.wake.notify_all();
-        }
-        self.answer(state);
+        let result = self.alter(change);
+        self.answer();
         result
     }
 
-    /// Gives answers, one by one and in order, without the lock: who gets one may ask for more.
-    fn answer(&self, mut state: MutexGuard<'_, State>) {
-        if state.answering {
+    /// Changes the live part; whoever calls it lets answers be given, once it holds no lock.
+    fn alter<T>(&self, change: impl FnOnce(&mut Live) -> T) -> T {
+        let mut state = self.state.lock();
+        let result = change(&mut state.live);
+        self.count(&mut state);
+        if state.live.has_answers() {
+            let mut answers = self.answers.lock();
+            while let Some(answer) = state.live.answer() {
+                answers.due.push_back(answer);
+            }
+        }
+        let look = state.live.waits_for_others();
+        drop(state);
+        self.changed.notify_all();
+        if look {
+            self.wake.notify_all();
+        }
+        result
+    }
+
+    /// Gives answers, one by one and in order, without a lock: who gets one may ask for more.
+    fn answer(&self) {
+        let mut answers = self.answers.lock();
+        if answers.answering {
             return;
         }
-        state.answering = true;
-        while let Some(answer) = state.live.answer() {
-            if let Answer::Commit(_, Ok(commit)) = &answer {
-                let seconds = commit.elapsed_us as f64 / 1e6;
-                self.cluster.told.metrics.commit_seconds.observe(seconds);
-            }
-            MutexGuard::unlocked(&mut state, || answer.give());
+        answers.answering = true;
+        while let Some(answer) = answers.due.pop_front() {
+            MutexGuard::unlocked(&mut answers, || {
+                if let Answer::Commit(_, Ok(commit)) = &answer {
+                    let seconds = commit.elapsed_us as f64 / 1e6;
+                    self.cluster.told.metrics.commit_seconds.observe(seconds);
+                }
+                answer.give();
+            });
         }
-        state.answering = false;
+        answers.answering = false;
     }
 
     fn count(&self, state: &mut State) {
@@ -171,11 +199,12 @@ impl Shared {
         acquire: Acquire,
         done: Completion<Acquired>,
     ) {
-        self.change(|live| {
-            let now = Instant::now();
-            let outgoing = live.acquire(fence, acquire, now, ACQUIRE_PATIENCE, done);
-            self.send(live, outgoing);
-        });
+        let sending = self.sending.lock();
+        let now = Instant::now();
+        let outgoing = self.alter(|live| live.acquire(fence, acquire, now, ACQUIRE_PATIENCE, done));
+        self.send(outgoing);
+        drop(sending);
+        self.answer();
     }
 
     pub(crate) fn append(
@@ -184,14 +213,15 @@ impl Shared {
         batch: Vec<Record>,
         done: Completion<Commit>,
     ) {
-        self.change(|live| {
-            let outgoing = live.append(fence, batch, Instant::now(), done);
-            self.send(live, outgoing);
-        });
+        let sending = self.sending.lock();
+        let outgoing = self.alter(|live| live.append(fence, batch, Instant::now(), done));
+        self.send(outgoing);
+        drop(sending);
+        self.answer();
     }
 
-    /// Hands a message to the producer, while the lock is held: in the order in which they were staged.
-    fn send(self: &Arc<Self>, live: &mut Live, outgoing: Option<Outgoing>) {
+    /// Hands a message to the producer.
+    fn send(self: &Arc<Self>, outgoing: Option<Outgoing>) {
         let Some(Outgoing { token, message }) = outgoing else {
             return;
         };
@@ -201,7 +231,7 @@ impl Shared {
         };
         let producer = &self.cluster.producer;
         if let Err(error) = producer.send(&self.topic, self.partition(), &message, delivery) {
-            live.failed(token, &error);
+            self.alter(|live| live.failed(token, &error));
         }
     }
 
