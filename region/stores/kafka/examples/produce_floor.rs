@@ -160,7 +160,7 @@ fn many_under_way(
 ) -> Result<(), StoreError> {
     // Turn by turn, so that what else the machine does meets both.
     let (mut ours, mut floor) = (Duration::ZERO, Duration::ZERO);
-    let turns = 4;
+    let turns = 10;
     for _ in 0..turns {
         // overflow: every answer has its place.
         let (sender, receiver) = mpsc::sync_channel(rounds);

@@ -105,7 +105,7 @@ impl Follower<'_> {
             Some(Err(error)) if is_out_of_range(&error) => {
                 // What came next is in the archive by now, or was lost.
                 self.end();
-                if let Err(error) = self.shared.jump() {
+                if let Err(error) = self.shared.jump(PROBE) {
                     tracing::warn!(topic = self.shared.topic, shard = %self.shared.shard, %error, "where the log goes on can not be told yet");
                     std::thread::sleep(PAUSE);
                 }

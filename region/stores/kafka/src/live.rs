@@ -8,7 +8,6 @@ use bytes::Bytes;
 use gb6_core_model::{Position, ShardEpoch, ShardId};
 use gb6_core_ports::{Acquire, Acquired, Commit, Completion, Fence, LogRange, StoreError};
 use gb6_core_wire::record::{Kind, RECORD_VERSION, Record};
-use prost::Message;
 
 use crate::frame::{
     self, FIRST_OF_ACQUIRE, FRAME_BYTES_MAX, FRAME_HEADER_BYTES, FrameError, FrameHeader,
@@ -363,20 +362,19 @@ impl Live {
         if batch.len() > BATCH_RECORDS_MAX {
             return Err(too_large(batch.len(), BATCH_RECORDS_MAX));
         }
-        let bytes: usize = batch.iter().map(Message::encoded_len).sum();
-        if batch.len() > 1 && bytes > BATCH_BYTES_MAX {
-            return Err(too_large(bytes, BATCH_BYTES_MAX));
-        }
-        if bytes + FRAME_HEADER_BYTES + 5 > FRAME_BYTES_MAX {
-            return Err(too_large(bytes, FRAME_BYTES_MAX));
-        }
         if self.waiting_bytes > WAITING_BYTES_MAX {
             return Err(StoreError::Backpressure {
                 waiting: self.waiting_bytes as u64,
                 limit: WAITING_BYTES_MAX as u64,
             });
         }
-        Ok(frame::encode_batch(fence, self.staged, batch))
+        let message = frame::encode_batch(fence, self.staged, batch);
+        let bytes = message.len() - FRAME_HEADER_BYTES;
+        match batch.len() {
+            0 | 1 if message.len() > FRAME_BYTES_MAX => Err(too_large(bytes, FRAME_BYTES_MAX)),
+            2.. if bytes > BATCH_BYTES_MAX => Err(too_large(bytes, BATCH_BYTES_MAX)),
+            _ => Ok(message),
+        }
     }
 
     /// Kafka has a message of this handle at `offset`, durably.

@@ -13,7 +13,7 @@ use gb6_core_ports::{
 use gb6_core_wire::record::Record;
 use parking_lot::Mutex;
 
-use crate::client::make_consumer;
+use crate::client::{ASK, make_consumer};
 use crate::cluster::Cluster;
 use crate::live::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX};
 use crate::reading::Reader;
@@ -38,7 +38,7 @@ impl KafkaShardLog {
         let archive = cluster.archives.open(shard)?;
         let tail = resume(&archive)?;
         let shared = Arc::new(Shared::new(cluster, shard, consumer, archive, tail));
-        shared.jump()?;
+        shared.jump(ASK)?;
         let reader = Arc::new(Reader::new(shared.clone()));
         let sealer = Arc::new(Sealer::new(shared.clone(), reader.clone()));
         let log = Self {

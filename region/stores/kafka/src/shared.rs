@@ -24,8 +24,6 @@ use crate::tail::Tail;
 
 /// How long an acquisition may take: reading what lies before it included.
 const ACQUIRE_PATIENCE: Duration = Duration::from_secs(10);
-/// How long a question about the partition's end may take.
-const WATERMARKS: Duration = Duration::from_secs(2);
 /// Pause before a question is repeated.
 const AGAIN: Duration = Duration::from_millis(20);
 
@@ -310,7 +308,7 @@ impl Shared {
     /// Waits until everything that is in the partition now has been read.
     pub(crate) fn catch_up(&self, patience: Duration) -> Result<(), StoreError> {
         let deadline = Instant::now() + patience;
-        let (_, high) = self.watermarks(WATERMARKS.min(patience))?;
+        let (_, high) = self.watermarks(patience)?;
         self.target.fetch_max(high, Ordering::AcqRel);
         let mut state = self.state.lock();
         loop {
@@ -340,9 +338,9 @@ impl Shared {
     }
 
     /// The partition no longer holds, or does not hold yet, what comes next: goes on behind the archive.
-    pub(crate) fn jump(&self) -> Result<(), StoreError> {
+    pub(crate) fn jump(&self, patience: Duration) -> Result<(), StoreError> {
         self.refresh()?;
-        let (low, high) = self.watermarks(WATERMARKS)?;
+        let (low, high) = self.watermarks(patience)?;
         let next = self.next_offset();
         let detail = if next < low {
             format!(

@@ -58,10 +58,14 @@ impl Region {
 
     /// That of a prefix; others may have it open.
     pub(crate) fn of(prefix: &str, options: &str) -> Self {
-        let address = address();
-        let uri = format!("kafka://{address}/{prefix}?replication=1&min_insync=1{options}");
+        let uri = format!("{}/{prefix}?replication=1&min_insync=1{options}", address());
+        Self::at(&uri)
+    }
+
+    /// What `host:port…` and the rest of a URI say.
+    pub(crate) fn at(uri: &str) -> Self {
         Self {
-            config: Config::parse(&uri).expect("a URI"),
+            config: Config::parse(&format!("kafka://{uri}")).expect("a URI"),
             blobs: Arc::new(MemoryBlobs::default()),
             metrics: Metrics::bare(),
         }

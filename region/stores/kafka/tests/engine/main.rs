@@ -3,7 +3,9 @@
 mod cluster;
 mod contract;
 mod events;
+mod faults;
 mod fencing;
 mod owner;
 mod reading;
 mod topics;
+mod writer;

@@ -44,8 +44,13 @@ fn reads_everything(log: &KafkaShardLog, next: u64) {
     }
 }
 
-/// What Kafka still holds of the shard: the first offset and all bytes.
-fn partition(region: &Region) -> (i64, Vec<u8>) {
+/// The first offset that Kafka still holds of the shard.
+fn begin(region: &Region) -> i64 {
+    watermarks(region).1
+}
+
+/// A consumer, the first offset of the shard's partition, and the next one.
+fn watermarks(region: &Region) -> (BaseConsumer, i64, i64) {
     let mut client = ClientConfig::new();
     client
         .set("bootstrap.servers", address())
@@ -55,6 +60,14 @@ fn partition(region: &Region) -> (i64, Vec<u8>) {
     let topic = region.config.log_topic(REGION);
     let wait = Duration::from_secs(10);
     let (low, high) = consumer.fetch_watermarks(&topic, 3, wait).expect("asked");
+    (consumer, low, high)
+}
+
+/// All bytes that Kafka still holds of the shard, while nobody writes or deletes.
+fn partition(region: &Region) -> Vec<u8> {
+    let (consumer, low, high) = watermarks(region);
+    let topic = region.config.log_topic(REGION);
+    let wait = Duration::from_secs(10);
     let mut list = TopicPartitionList::new();
     list.add_partition_offset(&topic, 3, Offset::Offset(low))
         .expect("a partition");
@@ -65,7 +78,7 @@ fn partition(region: &Region) -> (i64, Vec<u8>) {
         bytes.extend_from_slice(message.payload().unwrap_or_default());
         next = message.offset() + 1;
     }
-    (low, bytes)
+    bytes
 }
 
 #[test]
@@ -78,8 +91,7 @@ fn what_memory_has_no_place_for_is_read_from_kafka() {
     reads_everything(&log, next);
     let follower = logs.open_shard(ShardId(3)).expect("opened");
     reads_everything(&follower, next);
-    let (low, _) = partition(&region);
-    assert_eq!(low, 0, "nothing was archived");
+    assert_eq!(begin(&region), 0, "nothing was archived");
 }
 
 #[test]
@@ -90,7 +102,7 @@ fn what_grows_is_archived_and_deleted_while_others_read() {
     let follower = region.logs().open_shard(ShardId(3)).expect("opened");
     next = fill(&log, next, 3);
     let deadline = Instant::now() + Duration::from_secs(20);
-    while partition(&region).0 == 0 {
+    while begin(&region) == 0 {
         assert!(Instant::now() < deadline, "nothing was deleted");
         next = fill(&log, next, 1);
     }
@@ -122,7 +134,7 @@ fn what_is_erased_is_gone_from_kafka_and_the_archive() {
     record.body = secret.to_vec().into();
     append(&log, &fence(1), vec![record]).expect("appended");
     let is_in = |bytes: &[u8]| bytes.windows(secret.len()).any(|part| part == secret);
-    assert!(is_in(&partition(&region).1), "it can be seen");
+    assert!(is_in(&partition(&region)), "it can be seen");
     let segment = log
         .seal_around(&fence(1), 1)
         .expect("sealed")
@@ -132,7 +144,7 @@ fn what_is_erased_is_gone_from_kafka_and_the_archive() {
         _ => Retain::Keep,
     })
     .expect("rewritten");
-    assert!(!is_in(&partition(&region).1), "it is deleted");
+    assert!(!is_in(&partition(&region)), "it is deleted");
     for object in region.blobs.list("", None, 1000).expect("listed") {
         let bytes = region.blobs.get(&object.key, 1 << 24).expect("read");
         assert!(!is_in(&bytes.expect("there")), "{}", object.key);

@@ -1,0 +1,153 @@
+//! Brokers that die, sleep, are cut off or are slow, while a shard is written to. A process that is
+//! killed loses nothing that the system has taken: these tests say nothing about power cuts.
+
+use std::time::{Duration, Instant};
+
+use gb6_core_model::ShardId;
+use gb6_core_ports::contract::log::fence;
+use gb6_core_ports::{ShardLog, StoreError};
+use gb6_tests_harness::engines::{Engine, Kind};
+use parking_lot::Mutex;
+use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+
+use crate::cluster::{REGION, Region, runtime};
+use crate::writer::Writer;
+
+/// When things are to be well again, on a machine that does much else.
+const PATIENCE: Duration = Duration::from_secs(90);
+/// After how long every append is answered: the default of 3 s, and a moment.
+const ANSWERED: Duration = Duration::from_millis(4500);
+const ONE: &str = "faults?replication=1&min_insync=1&archive_after_s=2";
+
+/// One such test at a time: brokers are large.
+static ALONE: Mutex<()> = Mutex::new(());
+
+/// The name of the broker that leads the shard's partition.
+fn leader(region: &Region) -> String {
+    let mut client = ClientConfig::new();
+    client.set("bootstrap.servers", region.config.brokers.join(","));
+    let consumer: BaseConsumer = client.create().expect("a client");
+    let topic = region.config.log_topic(REGION);
+    let metadata = consumer.fetch_metadata(Some(&topic), Duration::from_secs(10));
+    let metadata = metadata.expect("answered");
+    let partitions = metadata.topics()[0].partitions();
+    let led = partitions.iter().find(|partition| partition.id() == 3);
+    format!("broker-{}", led.expect("the shard's").leader())
+}
+
+/// Somewhere for a Kafka of one's own.
+fn directory() -> tempfile::TempDir {
+    tempfile::Builder::new()
+        .prefix("gb6-kafka-")
+        .tempdir()
+        .expect("a directory")
+}
+
+#[test]
+fn a_broker_that_is_killed_and_comes_back_costs_no_message_and_no_restart() {
+    let _alone = ALONE.lock();
+    let home = directory();
+    let started = runtime().block_on(Engine::start(Kind::Kafka, home.path(), &[]));
+    let mut kafka = started.expect("a Kafka");
+    let region = Region::at(&format!("{}/{ONE}", kafka.address()));
+    let logs = region.logs();
+    let writer = Writer::start(&logs);
+    for round in 0..2 {
+        writer.more(100, PATIENCE);
+        let before = writer.failed().len();
+        runtime().block_on(kafka.kill()).expect("killed");
+        // It is told while no broker is there, not when one is again.
+        let deadline = Instant::now() + PATIENCE;
+        while writer.failed().len() == before {
+            assert!(Instant::now() < deadline, "round {round}: nothing is told");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        runtime().block_on(kafka.restart()).expect("restarted");
+        let healed = writer.more(100, PATIENCE);
+        println!("round {round}: 100 appends {healed:?} after the broker answered again");
+    }
+    assert!(writer.end(&logs, ANSWERED) > 0, "some appends failed");
+}
+
+#[test]
+fn a_broker_that_sleeps_is_waited_for_no_longer_than_an_edge_waits() {
+    let _alone = ALONE.lock();
+    let home = directory();
+    let started = runtime().block_on(Engine::start(Kind::Kafka, home.path(), &[]));
+    let kafka = started.expect("a Kafka");
+    let region = Region::at(&format!("{}/{ONE}", kafka.address()));
+    let logs = region.logs();
+    let writer = Writer::start(&logs);
+    let idle = logs.open_shard(ShardId(3)).expect("opened");
+    {
+        writer.more(100, PATIENCE);
+        let before = writer.failed().len();
+        kafka.pause().expect("paused");
+        let began = Instant::now();
+        // Nothing is proved by a log that does not answer.
+        let error = idle.confirm(&fence(1)).expect_err("asleep");
+        assert!(!matches!(error, StoreError::Closed), "{error}");
+        std::thread::sleep(Duration::from_secs(5).saturating_sub(began.elapsed()));
+        let failed = writer.failed();
+        assert!(failed.len() > before, "what waits is answered");
+        kafka.resume().expect("resumed");
+        writer.more(100, PATIENCE);
+    }
+    writer.end(&logs, ANSWERED);
+}
+
+#[test]
+fn a_network_that_is_cut_or_slow_costs_no_message() {
+    let _alone = ALONE.lock();
+    let home = directory();
+    let starting = Engine::start_behind(Kind::Kafka, home.path(), &[]);
+    let (kafka, front) = runtime().block_on(starting).expect("a Kafka");
+    let region = Region::at(&format!("{}/{ONE}", kafka.address()));
+    let logs = region.logs();
+    let writer = Writer::start(&logs);
+    writer.more(100, PATIENCE);
+    front.cut();
+    std::thread::sleep(Duration::from_secs(5));
+    front.heal();
+    writer.more(100, PATIENCE);
+    let before = writer.failed().len();
+    assert!(before > 0, "what was cut off is told");
+    // A second for a question and its answer.
+    front.delay(Duration::from_millis(500));
+    writer.more(5, PATIENCE);
+    front.heal();
+    writer.more(100, PATIENCE);
+    writer.end(&logs, ANSWERED);
+}
+
+#[test]
+fn with_three_brokers_one_may_die_and_two_stop_writing() {
+    let _alone = ALONE.lock();
+    let home = directory();
+    let options = ["--brokers", "3"];
+    let started = runtime().block_on(Engine::start(Kind::Kafka, home.path(), &options));
+    let mut kafka = started.expect("three brokers");
+    let region = Region::at(&format!("{}/faults?archive_after_s=86400", kafka.address()));
+    let logs = region.logs();
+    let writer = Writer::start(&logs);
+    writer.more(100, PATIENCE);
+    let leader = leader(&region);
+    runtime().block_on(kafka.kill_one(&leader)).expect("killed");
+    let healed = writer.more(100, PATIENCE);
+    println!("{leader}, which led, is gone: 100 appends within {healed:?}");
+    runtime().block_on(kafka.restart()).expect("restarted");
+    writer.more(100, PATIENCE);
+    let before = writer.failed().len();
+    for broker in ["broker-2", "broker-3"] {
+        runtime().block_on(kafka.kill_one(broker)).expect("killed");
+    }
+    std::thread::sleep(Duration::from_secs(5));
+    let committed = writer.committed();
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(writer.committed(), committed, "one copy is none");
+    assert!(writer.failed().len() > before, "and that was told");
+    runtime().block_on(kafka.restart()).expect("restarted");
+    writer.more(100, PATIENCE);
+    writer.end(&logs, ANSWERED);
+}
