@@ -172,9 +172,19 @@ impl Archive {
         (ShardEpoch(owner.epoch), Incarnation(owner.incarnation))
     }
 
+    /// The node that wrote the newest manifest; empty where there is none.
+    pub fn node(&self) -> String {
+        self.current().node.clone()
+    }
+
     /// Bytes of the segments in it.
     pub fn bytes(&self) -> u64 {
         self.current().bytes()
+    }
+
+    /// Counts something that failed and is tried again.
+    pub fn count_failure(&self, operation: &'static str) {
+        self.common.metrics.failed(operation);
     }
 
     /// Shows how much of the log is not archived: records, and for how long they have not been.
@@ -267,6 +277,29 @@ impl Archive {
     /// `Fenced`; `Unavailable`; `OutcomeUnknown`: begin again.
     pub fn begin(&self, fence: &Fence) -> Result<(), StoreError> {
         self.change("begin", fence, |_| Ok(false)).map(|_| ())
+    }
+
+    /// As [`Archive::begin`], for who goes on from what an ownership left that is `known`, and from nothing
+    /// else: whoever else changed the archive keeps it.
+    ///
+    /// # Errors
+    /// `Fenced` too where the newest manifest is of an ownership that is not known.
+    pub fn begin_from(
+        &self,
+        fence: &Fence,
+        known: impl Fn((ShardEpoch, Incarnation)) -> bool,
+    ) -> Result<(), StoreError> {
+        let begun = self.change("begin", fence, |manifest| {
+            let owner = manifest.owner;
+            if known((ShardEpoch(owner.epoch), Incarnation(owner.incarnation))) {
+                return Ok(false);
+            }
+            Err(StoreError::Fenced {
+                held: fence.shard_epoch,
+                current: ShardEpoch(manifest.owner.epoch),
+            })
+        });
+        begun.map(|_| ())
     }
 
     /// Changes the manifest under `fence` and answers the one in force then. `edit` may be called several

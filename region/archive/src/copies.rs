@@ -4,7 +4,7 @@
 use std::io;
 use std::sync::Arc;
 
-use gb6_core_model::{Position, ShardEpoch};
+use gb6_core_model::Position;
 use gb6_core_ports::{BlobKey, Fence, LogRange, StoreError};
 
 use crate::archive::Archive;
@@ -62,6 +62,17 @@ impl Archive {
         let manifest = self.current();
         let segments = manifest.segments.iter();
         segments.map(|s| archived(&manifest, s)).collect()
+    }
+
+    /// The generation of a segment and the position behind its last; `None` where there is none.
+    pub fn segment_state(&self, seq: u64) -> Option<(u32, Position)> {
+        let manifest = self.current();
+        let at = manifest
+            .segments
+            .binary_search_by_key(&seq, |s| s.seq)
+            .ok()?;
+        let segment = &manifest.segments[at];
+        Some((segment.generation, segment.next))
     }
 
     /// The positions of the archived checkpoints, ascending.
@@ -146,7 +157,7 @@ impl Archive {
         let mut points: Vec<(Position, u64)> = Vec::new();
         if bounds.records > 0 {
             let mut walk = Walk::new(file, header, &bounds, READ_CHUNK);
-            walk.seek(Some(&(bounds.first, HEADER_BYTES as u64)));
+            walk.begin();
             while let Some(frame) = walk.frame().map_err(|e| e.of(path))? {
                 let (at, every) = (walk.at(), self.common.config.index_every);
                 if points.last().is_none_or(|(_, byte)| at - byte >= every) {
@@ -392,24 +403,4 @@ fn copy_from(bytes: &[u8], buf: &mut [u8]) -> usize {
     let n = bytes.len().min(buf.len());
     buf[..n].copy_from_slice(&bytes[..n]);
     n
-}
-
-/// What the archive says of who changed it last, and where.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct LastChange {
-    /// The epoch under which it was changed; 0: never.
-    pub epoch: ShardEpoch,
-    /// The node that did.
-    pub node: String,
-}
-
-impl Archive {
-    /// Who changed the archive last, as far as is known here.
-    pub fn last_change(&self) -> LastChange {
-        let manifest = self.current();
-        LastChange {
-            epoch: ShardEpoch(manifest.owner.epoch),
-            node: manifest.node.clone(),
-        }
-    }
 }

@@ -105,6 +105,14 @@ impl<'a, F: ReadAt> Walk<'a, F> {
         }
     }
 
+    /// Goes to the first batch, wherever the segment's index leads to.
+    pub fn begin(&mut self) {
+        self.at = HEADER_BYTES as u64;
+        self.expected = self.first;
+        self.exact = self.header.generation == 0;
+        self.found = None;
+    }
+
     /// The batch where the walk stands, checked; `None` behind the last one.
     ///
     /// # Errors

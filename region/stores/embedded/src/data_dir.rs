@@ -7,8 +7,10 @@ use std::sync::Arc;
 
 use gb6_core_model::ShardId;
 use gb6_core_ports::StoreError;
+use gb6_region_archive::Archives;
 use rustix::fs::{FlockOperation, flock};
 
+use crate::archived::{ArchivedShardLog, Archiving};
 use crate::log::LogConfig;
 use crate::log::format::FORMAT_VERSION;
 use crate::real_vfs::RealVfs;
@@ -76,6 +78,31 @@ impl DataDir {
             vfs.under(self.lock.clone()),
             config,
             &format!("gb6-log-{shard}"),
+        )
+    }
+}
+
+impl DataDir {
+    /// As [`DataDir::shard_log`], for a log that is copied into the archive of its shard in `archives`, and
+    /// begins from there where its folder is empty.
+    ///
+    /// # Errors
+    /// As [`ArchivedShardLog::start`].
+    pub fn archived_shard_log(
+        &self,
+        shard: ShardId,
+        config: LogConfig,
+        archives: &Archives,
+        archiving: &Archiving,
+    ) -> Result<ArchivedShardLog<RealVfs>, StoreError> {
+        let path = self.shard_path(shard);
+        let vfs = RealVfs::create(&path).map_err(|e| io("create directory", &path, &e))?;
+        ArchivedShardLog::start(
+            vfs.under(self.lock.clone()),
+            config,
+            &format!("gb6-log-{shard}"),
+            archives.unread(shard)?,
+            archiving,
         )
     }
 }

@@ -1,6 +1,7 @@
 //! The embedded engines: `ShardLog` as a segmented log of our own, `RoomStore` on an embedded
 //! ordered store. One directory holds both; one process at a time has it open.
 
+mod archived;
 mod data_dir;
 #[cfg(any(test, feature = "sim"))]
 pub mod fuzz;
@@ -16,6 +17,7 @@ mod signals;
 pub mod sim_disk;
 mod vfs;
 
+pub use archived::{ArchivedShardLog, Archiving, Overlay, OverlayFile};
 pub use data_dir::DataDir;
 pub use gb6_region_archive::ReadAt;
 

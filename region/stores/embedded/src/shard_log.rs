@@ -118,6 +118,11 @@ impl<V: Vfs> EmbeddedShardLog<V> {
         &self.notes
     }
 
+    /// Reads it, from any thread.
+    pub(crate) fn reader(&self) -> &LogReader<V> {
+        &self.reader
+    }
+
     /// The counters now.
     pub fn stats(&self) -> LogStats {
         let get = |n: &AtomicU64| n.load(Ordering::Relaxed);
@@ -149,7 +154,10 @@ impl<V: Vfs> EmbeddedShardLog<V> {
     }
 }
 
-fn spawn(name: String, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, StoreError> {
+pub(crate) fn spawn(
+    name: String,
+    body: impl FnOnce() + Send + 'static,
+) -> Result<JoinHandle<()>, StoreError> {
     let started = std::thread::Builder::new().name(name.clone()).spawn(body);
     started.map_err(|e| StoreError::Io {
         operation: "start thread",

@@ -4,6 +4,8 @@ use std::io;
 
 use gb6_core_ports::StoreError;
 use gb6_region_archive::ReadAt;
+use gb6_region_archive::format::SegmentHeader;
+use gb6_region_archive::index::Bounds;
 pub(crate) use gb6_region_archive::read_at::{io_error, is_full, read_exact_at};
 
 /// One open file. Offsets are explicit, so that readers and the writer share a handle.
@@ -43,6 +45,10 @@ pub trait Vfs: Clone + Send + Sync + 'static {
     fn sync_dir(&self) -> io::Result<()>;
     /// The name as people should read it in messages: with the directory.
     fn path(&self, name: &str) -> String;
+    /// The bounds of the sealed segment with this header, where they are known without reading it.
+    fn sealed_bounds(&self, _header: &SegmentHeader) -> Option<Bounds> {
+        None
+    }
 }
 
 /// Turns the I/O errors of one directory into store errors that name the file.

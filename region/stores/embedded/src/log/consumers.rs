@@ -24,6 +24,10 @@ impl Deref for Consumers {
 }
 
 impl Consumers {
+    pub(crate) fn list(&self) -> &List {
+        &self.0
+    }
+
     pub(crate) fn load<V: Vfs>(vfs: &V) -> Result<Self, StoreError> {
         if !vfs.exists(FILE).named(vfs, "look for", FILE)? {
             return Ok(Self::default());

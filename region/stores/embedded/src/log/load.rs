@@ -245,6 +245,9 @@ fn examine<V: Vfs>(
     limit: Position,
     newest: bool,
 ) -> Result<Found, StoreError> {
+    if let Some(bounds) = vfs.sealed_bounds(header) {
+        return Ok(sealed(bounds));
+    }
     if !newest {
         if let Some(bounds) = index_bounds(vfs, header) {
             return Ok(sealed(bounds));

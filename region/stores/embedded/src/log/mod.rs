@@ -35,6 +35,10 @@ pub use load::{LoadNote, TailNote};
 pub use reader::LogReader;
 pub use rewrite::Rewritten;
 
+pub(crate) use checkpoint::{name_of as checkpoint_name, stored as stored_checkpoints};
+pub(crate) use consumers::FILE as CONSUMERS_FILE;
+pub(crate) use segment::{Segment, SegmentError, read_index, segment_seq};
+
 use crate::vfs::Vfs;
 use consumers::Consumers;
 use owner::Owner;

@@ -1,6 +1,7 @@
 //! Reading a log from any thread while its writer goes on.
 
 use std::collections::VecDeque;
+use std::io;
 use std::sync::Arc;
 
 use gb6_core_model::Position;
@@ -123,11 +124,15 @@ impl<V: Vfs> Shared<V> {
             points: &points,
         };
         view.read(from, chunk, each)
-            .map_err(|e| self.walk_error(segment, e).into())
+            .map_err(|e| self.read_error(segment, e))
     }
 
-    fn walk_error(&self, segment: &Segment<V::File>, error: WalkError) -> StoreError {
-        error.of(&self.vfs.path(&segment.name()))
+    fn read_error(&self, segment: &Segment<V::File>, error: WalkError) -> SegmentError {
+        match error {
+            // An open file never ends so; what is read from elsewhere does when it was replaced there.
+            WalkError::Io(e) if e.kind() == io::ErrorKind::NotFound => SegmentError::Moved,
+            other => other.of(&self.vfs.path(&segment.name())).into(),
+        }
     }
 }
 
@@ -346,6 +351,6 @@ impl<V: Vfs> LogReader<V> {
             points: &points,
         };
         view.find(positions, order, POINT_CHUNK, done, found)
-            .map_err(|e| shared.walk_error(segment, e).into())
+            .map_err(|e| shared.read_error(segment, e))
     }
 }

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // Helpers of tests may panic as tests may.
 
+mod archived;
 mod contention;
 mod contract;
 mod crash;
