@@ -35,6 +35,7 @@ TARGETS=(
     revocation:edge/node/corpus/revocation
     proxy_answer:edge/node/corpus/proxy_answer
     upgrade:edge/node/corpus/upgrade
+    archive_manifest:region/archive/tests/corpus/manifest
     log_directory:region/stores/embedded/tests/corpus/segment
     checkpoint:region/shard/corpus/checkpoint
     redis_message:region/stores/redis/tests/corpus/message

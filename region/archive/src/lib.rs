@@ -13,6 +13,7 @@ mod consumer_lists;
 pub mod consumers;
 mod copies;
 pub mod format;
+pub mod fuzz;
 pub mod index;
 mod lru;
 mod manifest;

@@ -6,4 +6,5 @@ mod changes;
 mod contract;
 mod faults;
 mod faulty;
+mod parsing;
 mod tail_log;

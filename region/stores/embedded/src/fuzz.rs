@@ -31,6 +31,7 @@ pub fn directory(segment: &[u8], beside: &[u8]) {
         let _ = reader.load_checkpoint();
         let _ = reader.consumers();
     }
+    let _ = crate::archived::marker_of(beside);
     let _ = SegmentHeader::decode(segment);
     if let Some(header) = FrameHeader::decode(segment) {
         let _ = records_of(&header, segment, 0, |_, _| true);

@@ -132,6 +132,12 @@ impl<V: Vfs> ArchivedShardLog<V> {
     }
 }
 
+/// Whether bytes are a marker: for fuzzers.
+#[cfg(any(test, feature = "sim"))]
+pub(crate) fn marker_of(bytes: &[u8]) -> bool {
+    marker::Marker::decode(bytes).is_some()
+}
+
 impl<V: Vfs> Drop for ArchivedShardLog<V> {
     fn drop(&mut self) {
         self.archiver.stop();
