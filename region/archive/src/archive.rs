@@ -20,19 +20,17 @@ use crate::manifest::{
     MANIFEST_BYTES_MAX, MANIFEST_VERSION, Manifest, ManifestError, Owner, SegmentEntry,
 };
 use crate::metrics::{Metrics, ShardMetrics};
-use crate::names::{Names, epoch_of, unique};
+use crate::names::{Names, unique};
 use crate::object::{Blocks, Object};
 
 /// Manifests that are kept: for people, and for readers that are a moment behind.
-const MANIFESTS_KEPT: u64 = 4;
+pub(crate) const MANIFESTS_KEPT: u64 = 4;
 /// How often a change is begun again because somebody else changed the manifest.
 const CHANGE_ATTEMPTS: usize = 16;
 /// How often a manifest is put whose fate nobody knows.
 const PUT_ATTEMPTS: usize = 3;
 /// Objects listed at a time.
-const LIST_PAGE: usize = 1000;
-/// Objects that could not be deleted and are tried again; beyond, the next owner finds them.
-const GARBAGE_MAX: usize = 1024;
+pub(crate) const LIST_PAGE: usize = 1000;
 /// Shares of the cache: the rest of it is for indexes.
 const BLOCKS_SHARE: f64 = 0.75;
 
@@ -147,9 +145,10 @@ pub struct Archive {
     current: RwLock<Arc<Manifest>>,
     /// Held while the manifest is changed: one change at a time.
     changing: Mutex<()>,
-    garbage: Mutex<Vec<BlobKey>>,
+    /// Objects that could not be deleted yet.
+    pub(crate) garbage: Mutex<Vec<BlobKey>>,
     /// The ownership that has looked for what older ones left.
-    tidied: Mutex<Option<Owner>>,
+    pub(crate) tidied: Mutex<Option<Owner>>,
     pub(crate) consumers: Mutex<ConsumerLists>,
     metrics: ShardMetrics,
 }
@@ -421,93 +420,14 @@ impl Archive {
         })
     }
 
-    /// Deletes objects that no manifest names any more. What can not be deleted is tried again with the
-    /// next ones.
-    ///
-    /// # Errors
-    /// The first that was met; all others were tried.
-    pub(crate) fn delete(&self, keys: Vec<BlobKey>) -> Result<(), StoreError> {
-        let mut all = std::mem::take(&mut *self.garbage.lock());
-        all.extend(keys);
-        let mut failed = Ok(());
-        let mut left = Vec::new();
-        for key in all {
-            if let Err(e) = self.blobs().delete(&key) {
-                self.common.metrics.failed("delete");
-                failed = failed.and(Err(e));
-                left.push(key);
-            }
-        }
-        let mut garbage = self.garbage.lock();
-        garbage.append(&mut left);
-        garbage.truncate(GARBAGE_MAX);
-        failed
-    }
-
-    /// The keys of a segment's objects.
-    pub(crate) fn keys_of(&self, segment: &SegmentEntry) -> Result<[BlobKey; 2], StoreError> {
-        let index = self.names.index(&segment.name)?;
-        Ok([self.names.segment(&segment.name)?, index])
-    }
-
-    /// Once in an ownership: removes what older owners left behind, such as segments that were written
-    /// and never named.
-    pub(crate) fn tidy(&self, fence: &Fence) -> Result<(), StoreError> {
-        let owner = Owner::of(fence);
-        let mut tidied = self.tidied.lock();
-        if *tidied == Some(owner) {
-            return Ok(());
-        }
-        let manifest = self.current();
-        check_fence(&manifest, fence)?;
-        let mut named = std::collections::HashSet::new();
-        for segment in &manifest.segments {
-            named.extend(self.keys_of(segment)?);
-        }
-        for checkpoint in &manifest.checkpoints {
-            named.insert(self.names.checkpoint(&checkpoint.name)?);
-        }
-        // What bears this ownership's epoch may be about to be named.
-        let older = |key: &BlobKey| epoch_of(key).is_some_and(|e| e < fence.shard_epoch);
-        for kind in ["seg", "ckpt"] {
-            self.delete_where(kind, |key| older(key) && !named.contains(key))?;
-        }
-        let kept = manifest.number.saturating_sub(MANIFESTS_KEPT - 1);
-        self.delete_where("manifest", |key| {
-            let number = self.names.manifest_number(key);
-            number.is_some_and(|number| number < kept)
-        })?;
-        *tidied = Some(owner);
-        Ok(())
-    }
-
-    /// Deletes the objects of a kind for which `gone` answers true.
-    pub(crate) fn delete_where(
-        &self,
-        kind: &str,
-        gone: impl Fn(&BlobKey) -> bool,
-    ) -> Result<(), StoreError> {
-        let folder = self.names.folder(kind);
-        let mut after: Option<BlobKey> = None;
-        loop {
-            let page = self.blobs().list(&folder, after.as_ref(), LIST_PAGE)?;
-            let keys = page.iter().map(|meta| meta.key.clone());
-            self.delete(keys.filter(|key| gone(key)).collect())?;
-            let full = page.len() == LIST_PAGE;
-            after = page.into_iter().next_back().map(|meta| meta.key);
-            if !full {
-                return Ok(());
-            }
-        }
-    }
-
     /// `Fenced` where somebody else has the archive, as far as is known here.
     pub(crate) fn check(&self, fence: &Fence) -> Result<(), StoreError> {
         check_fence(&self.current(), fence)
     }
 }
 
-fn check_fence(manifest: &Manifest, fence: &Fence) -> Result<(), StoreError> {
+/// `Fenced` where `manifest` is of somebody whom `fence` does not come after.
+pub(crate) fn check_fence(manifest: &Manifest, fence: &Fence) -> Result<(), StoreError> {
     let (theirs, ours) = (manifest.owner, Owner::of(fence));
     if theirs.epoch < ours.epoch || theirs == ours {
         return Ok(());

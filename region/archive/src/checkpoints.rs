@@ -1,5 +1,7 @@
 //! Checkpoints in the archive: the manifest names the newest and the newest whole one before it.
 
+use std::collections::BTreeMap;
+
 use gb6_core_model::Position;
 use gb6_core_ports::{BlobKey, Fence, PutIf, StoreError};
 
@@ -26,12 +28,15 @@ impl Archive {
     ) -> Result<(), StoreError> {
         self.check(fence)?;
         let new = self.put_checkpoint(fence, position, state)?;
+        // Looked at before the manifest is changed: reading one may take long.
+        let mut judged = BTreeMap::new();
+        self.newest_whole(&self.current(), position, &mut judged);
         let mut gone = Vec::new();
         self.change("checkpoint", fence, |manifest| {
             if manifest.checkpoints.contains(&new) {
                 return Ok(false);
             }
-            let older = self.newest_whole(manifest, position);
+            let older = self.newest_whole(manifest, position, &mut judged);
             gone.clear();
             // Later ones are a newer owner's, or of a log that this one was restored in place of.
             let stays = |c: &CheckpointEntry| {
@@ -85,15 +90,22 @@ impl Archive {
         })
     }
 
-    /// The newest checkpoint before `position` that is whole. One of which that is not known counts for
-    /// nothing.
-    fn newest_whole(&self, manifest: &Manifest, position: Position) -> Option<CheckpointEntry> {
+    /// The newest checkpoint before `position` that is whole; `judged` says by name what is known already.
+    /// One of which it can not be known counts for nothing.
+    fn newest_whole(
+        &self,
+        manifest: &Manifest,
+        position: Position,
+        judged: &mut BTreeMap<String, bool>,
+    ) -> Option<CheckpointEntry> {
         let older = manifest.checkpoints.iter().rev();
         let mut older = older.filter(|c| c.position < position);
         older
             .find(|c| {
-                let object = self.checkpoint_object(c);
-                object.is_ok_and(|object| is_whole(&object, c.position).unwrap_or(false))
+                *judged.entry(c.name.clone()).or_insert_with(|| {
+                    let object = self.checkpoint_object(c);
+                    object.is_ok_and(|object| is_whole(&object, c.position).unwrap_or(false))
+                })
             })
             .cloned()
     }

@@ -14,6 +14,7 @@ pub mod consumers;
 mod copies;
 pub mod format;
 pub mod fuzz;
+mod garbage;
 pub mod index;
 mod lru;
 mod manifest;

@@ -24,6 +24,7 @@ pub(crate) struct Mutant {
 const SHARD: &str = "gb6-region-shard";
 const REGION: &str = "gb6-region-node";
 const STORE: &str = "gb6-region-stores-embedded";
+const ARCHIVE: &str = "gb6-region-archive";
 const EDGE: &str = "gb6-edge-session";
 const SIMULATION: &str = "gb6-tests-simulation";
 const EVERYTHING: &str = "everything_that_can_go_wrong";
@@ -34,7 +35,15 @@ const CROWDS: &[(&str, &str)] = &[("GB6_CROWDS", "20")];
 
 /// Every mutant.
 pub(crate) fn all() -> Vec<Mutant> {
-    [shard(), webhooks(), store(), edge(), simulation()].concat()
+    [
+        shard(),
+        webhooks(),
+        store(),
+        archive(),
+        edge(),
+        simulation(),
+    ]
+    .concat()
 }
 
 fn shard() -> Vec<Mutant> {
@@ -267,6 +276,76 @@ fn store() -> Vec<Mutant> {
             "let _alone = writer.lock();",
             "let _alone = &writer;",
             "rooms::of_two_that_fill_a_shard_none_leaves_a_hole",
+        ),
+    ]
+}
+
+fn archive() -> Vec<Mutant> {
+    let by = |package, name, about, file, old, new, test| Mutant {
+        name,
+        about,
+        file,
+        old,
+        new,
+        package,
+        test,
+        env: &[],
+    };
+    let whatever_fails = "faults::nothing_is_lost_or_changed_by_who_lost_the_shard_whatever_fails";
+    vec![
+        by(
+            ARCHIVE,
+            "archive-no-fence",
+            "who lost the shard still changes its archive",
+            "region/archive/src/archive.rs",
+            "if theirs.epoch < ours.epoch || theirs == ours {",
+            "if theirs.epoch < u64::MAX || theirs == ours {",
+            whatever_fails,
+        ),
+        by(
+            ARCHIVE,
+            "archive-manifest-overwritten",
+            "of two writers the second undoes what the first was answered",
+            "region/archive/src/archive.rs",
+            "put(key, bytes.clone(), PutIf::Absent)",
+            "put(key, bytes.clone(), PutIf::Always)",
+            whatever_fails,
+        ),
+        by(
+            ARCHIVE,
+            "archive-free-name-trusted",
+            "who slept takes a removed manifest's name, and is answered",
+            "region/archive/src/archive.rs",
+            "if !self.blobs().list(&folder, Some(&key), 1)?.is_empty() {",
+            "if self.blobs().list(&folder, Some(&key), 1)?.len() > 1 {",
+            "changes::who_slept_while_manifests_were_removed_is_fenced",
+        ),
+        by(
+            ARCHIVE,
+            "archive-erased-body-left",
+            "an erased body stays in the store",
+            "region/archive/src/retention.rs",
+            "self.delete(self.keys_of(&old)?.to_vec())?;",
+            "let _ = self.keys_of(&old)?;",
+            "changes::an_erased_body_is_gone_when_the_rewrite_returns",
+        ),
+        by(
+            STORE,
+            "archive-ahead-of-its-checkpoints",
+            "a log that begins from its archive lacks what no checkpoint there covers",
+            "region/archive/src/copies.rs",
+            "let bound = copies.first.min(settled);",
+            "let bound = copies.first;",
+            "archived::rewrites_and_trims_are_followed",
+        ),
+        by(
+            STORE,
+            "archive-of-somebody-else-continued",
+            "a directory that was replaced goes on archiving over its successor",
+            "region/stores/embedded/src/archived/archiver.rs",
+            "if last.0 >= fence.shard_epoch || !marker.knows(last) {",
+            "if last.0 >= fence.shard_epoch {",
+            "archived::who_was_replaced_is_fenced_and_does_not_start_again",
         ),
     ]
 }

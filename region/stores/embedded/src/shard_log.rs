@@ -22,7 +22,7 @@ use crate::log::{Job, LoadNote, LogConfig, LogReader, SegmentedLog};
 use crate::vfs::Vfs;
 
 /// By how much the helper's thread gives way to others.
-const JOBS_NICE: i32 = 10;
+pub(crate) const JOBS_NICE: i32 = 10;
 /// Bytes of batches that may wait for the writer.
 const INBOX_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Bytes that a record takes beyond its own: the fields that the log sets, and its length.

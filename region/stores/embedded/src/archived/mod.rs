@@ -27,7 +27,7 @@ pub use overlay::{Overlay, OverlayFile};
 use archiver::Archiver;
 
 use crate::log::{LoadNote, LogConfig};
-use crate::shard_log::{EmbeddedShardLog, LogStats, spawn};
+use crate::shard_log::{EmbeddedShardLog, JOBS_NICE, LogStats, spawn};
 use crate::vfs::Vfs;
 
 /// How a log is archived.
@@ -90,7 +90,11 @@ impl<V: Vfs> ArchivedShardLog<V> {
         ));
         let thread = {
             let archiver = archiver.clone();
-            spawn(format!("{name}-archive"), move || archiver.run())?
+            spawn(format!("{name}-archive"), move || {
+                // Commits go first. In vain where the system has no such thing.
+                let _ = rustix::process::nice(JOBS_NICE);
+                archiver.run();
+            })?
         };
         Ok(Self {
             log,
