@@ -188,7 +188,7 @@ impl<V: Vfs> Archiver<V> {
         let segments = self.reader.shared.segments();
         let sealed = &segments[..segments.len().saturating_sub(1)];
         sealed.iter().any(|segment| {
-            let (bounds, _) = segment.indexed();
+            let bounds = segment.state.read().bounds();
             let as_it_is = Some((segment.header.generation, bounds.end));
             bounds.end > bounds.first && self.archive.segment_state(segment.header.seq) != as_it_is
         })
@@ -229,7 +229,7 @@ impl<V: Vfs> Archiver<V> {
         };
         let mut end = archive.range().next;
         for (index, segment) in segments.iter().enumerate() {
-            let (bounds, _) = segment.indexed();
+            let bounds = segment.state.read().bounds();
             let open = index + 1 == segments.len();
             if bounds.end == bounds.first || (open && !whole) {
                 continue;

@@ -36,8 +36,8 @@ pub(crate) fn open<V: Vfs>(
     match archive.refresh() {
         Ok(_) => {}
         // A log that is whole on the disk is served whether or not its archive can be reached.
-        Err(e) if !empty && marker.before == 0 && e.retryable() => {
-            tracing::warn!(error = %e, "the archive of the log can not be reached: it is tried again");
+        Err(e) if !empty && marker.before == 0 => {
+            tracing::warn!(error = %e, "the archive of the log can not be read: it is tried again");
         }
         Err(e) => return Err(e),
     }

@@ -555,13 +555,22 @@ fn owners_that_wrote_nothing_leave_no_hole() {
 }
 
 #[test]
-fn a_real_directory_begins_from_its_archive() {
-    let shard = Shard::new();
+fn a_real_directory_begins_from_objects_on_another_disk() {
     let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let objects = tempfile::tempdir().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .build()
+        .unwrap();
     let open = |path: &std::path::Path| {
+        let uri = format!("file:{}", objects.path().join("objects").display());
+        let config = gb6_region_stores_s3::Config::parse(&uri).unwrap();
+        let metrics = Metrics::bare();
+        let blobs = gb6_region_stores_s3::open(&config, runtime.handle().clone(), &metrics);
+        let archives = ArchiveConfig::default();
+        let archives = Archives::new(blobs.unwrap(), "test", "r1", archives, &metrics);
         let dir = DataDir::open(path).unwrap();
-        let archiving = Archiving::new("r1");
-        dir.archived_shard_log(ShardId(3), small(), &shard.archives(), &archiving)
+        dir.archived_shard_log(ShardId(3), small(), &archives, &Archiving::new("r1"))
             .unwrap()
     };
     let whole = {
@@ -570,12 +579,20 @@ fn a_real_directory_begins_from_its_archive() {
         for n in 0..40 {
             append(&log, &fence(1), messages(1 + n * 10, "room:a", 10)).unwrap();
         }
+        log.save_checkpoint(300, b"state").unwrap();
         log.archive_now(&fence(1)).unwrap();
         everything(&log)
     };
-    let log = open(second.path());
-    assert_eq!(everything(&log), whole);
-    acquire(&log, &fence(2)).unwrap();
+    for epoch in [2, 3] {
+        let log = open(second.path());
+        assert_eq!(everything(&log)[..whole.len()], whole[..]);
+        assert_eq!(
+            log.load_checkpoint().unwrap(),
+            Some((300, b"state".to_vec()))
+        );
+        acquire(&log, &fence(epoch)).unwrap();
+        log.archive_now(&fence(epoch)).unwrap();
+    }
 }
 
 /// What is lost with a disk is what was committed after the last whole copy, and nothing else, whatever
