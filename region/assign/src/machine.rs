@@ -1,0 +1,836 @@
+//! The machine of one node: what it is told, what it has its driver do.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use gb6_core_model::{NodeId, ShardEpoch};
+
+use crate::balance::rank;
+use crate::epoch::assignment_of;
+use crate::owner::{Mine, Stage};
+use crate::records::{Key, NodeRecord, RecordError, ShardRecord, node_key, shard_key};
+use crate::view::View;
+
+/// How a node takes part. Times are in ms of its monotonic clock.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The region.
+    pub region: String,
+    /// Its shards, numbered from 0.
+    pub shards: u32,
+    /// This node.
+    pub node: NodeId,
+    /// This life of it; never 0.
+    pub incarnation: u64,
+    /// `host:port` of its mesh listener.
+    pub mesh: Option<String>,
+    /// How often it rewrites its record.
+    pub beat_ms: u64,
+    /// After so long without a change of its record a node is taken for dead.
+    pub lease_ms: u64,
+    /// By so much earlier a node stops relying on its lease: clocks run at rates that differ by up to
+    /// 5 %.
+    pub margin_ms: u64,
+    /// Between two nodes that may claim the same shard.
+    pub stagger_ms: u64,
+    /// How long a node that starts looks who else is there before it claims what nobody has had.
+    pub settle_ms: u64,
+    /// How long the nodes must have been the same before shards are moved to have alike.
+    pub balance_ms: u64,
+    /// How long a hand-over may keep a shard from being served.
+    pub pause_max_ms: u64,
+}
+
+impl Config {
+    /// The defaults.
+    pub fn new(region: &str, shards: u32, node: NodeId, incarnation: u64) -> Self {
+        Self {
+            region: region.to_owned(),
+            shards,
+            node,
+            incarnation,
+            mesh: None,
+            beat_ms: 300,
+            lease_ms: 1_500,
+            margin_ms: 200,
+            stagger_ms: 300,
+            settle_ms: 600,
+            balance_ms: 3_000,
+            pause_max_ms: 2_000,
+        }
+    }
+}
+
+/// What a record must be for a change to be made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Expected {
+    /// It does not exist.
+    Absent,
+    /// It exists, last changed at this revision.
+    Revision(u64),
+}
+
+/// How a change ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Written {
+    /// It was made, at this revision.
+    Done(u64),
+    /// The record was not as expected. The driver reads it, and tells [`Input::Read`].
+    NotAsExpected,
+    /// Nothing was written: it may work later.
+    Failed,
+    /// Nobody knows. The driver reads the record until it can, and tells [`Input::Read`].
+    Unknown,
+}
+
+/// What the machine is told.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Input {
+    /// Everything that changed since the last look, which may be nothing. The first look tells
+    /// everything there is; each is begun when the one before was told.
+    Looked {
+        /// When the look was begun: what is told is at least as new.
+        begun_ms: u64,
+        /// All changes up to this revision have been told.
+        revision: u64,
+        /// Key, value (`None`: it was removed), revision.
+        changes: Vec<(String, Option<Vec<u8>>, u64)>,
+    },
+    /// A record that was read after a change of it had failed; `None`: there is none.
+    Read {
+        /// Its key.
+        key: String,
+        /// Its value and revision.
+        record: Option<(Vec<u8>, u64)>,
+    },
+    /// A change ended.
+    Written {
+        /// Of which record.
+        key: String,
+        /// How.
+        outcome: Written,
+    },
+    /// A shard is served under this assignment epoch.
+    Serving {
+        /// The shard.
+        shard: u32,
+        /// The assignment epoch.
+        epoch: u64,
+    },
+    /// The log's epochs are above those of this assignment.
+    EpochsUsedUp {
+        /// The shard.
+        shard: u32,
+        /// The assignment epoch.
+        epoch: u64,
+        /// The log's highest.
+        highest: ShardEpoch,
+    },
+    /// Nothing of a shard is in flight any more, after [`Action::Pause`].
+    Paused {
+        /// The shard.
+        shard: u32,
+    },
+    /// A shard is no longer served, after [`Action::Leave`].
+    Left {
+        /// The shard.
+        shard: u32,
+    },
+    /// A followed shard has been read to its end, or no longer is.
+    CaughtUp {
+        /// The shard.
+        shard: u32,
+        /// Whether it is.
+        caught_up: bool,
+    },
+    /// The node is to give everything away.
+    Drain,
+    /// What could not be given away is to be given up: nobody takes it, or it takes too long.
+    GiveUp,
+}
+
+/// What the driver is to do.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Action {
+    /// Write a record if it is as expected; [`Input::Written`] tells how it ended.
+    Put {
+        /// Its key.
+        key: String,
+        /// Its value.
+        value: Vec<u8>,
+        /// What it must be.
+        expected: Expected,
+    },
+    /// Remove a record if it is as expected; [`Input::Written`] tells how it ended.
+    Delete {
+        /// Its key.
+        key: String,
+        /// What it must be.
+        expected: Expected,
+    },
+    /// Own a shard under this assignment epoch. Told again where the epoch was raised.
+    Own {
+        /// The shard.
+        shard: u32,
+        /// The assignment epoch.
+        epoch: u64,
+    },
+    /// Finish what is in flight, take nothing new, and tell [`Input::Paused`].
+    Pause {
+        /// The shard.
+        shard: u32,
+    },
+    /// Go on: the hand-over did not come to pass.
+    Resume {
+        /// The shard.
+        shard: u32,
+    },
+    /// Stop serving a shard, tell its edges who owns it, and tell [`Input::Left`].
+    Leave {
+        /// The shard.
+        shard: u32,
+        /// Its owner, where there is one.
+        owner: Option<NodeId>,
+    },
+    /// Follow the log of a shard, to take it over.
+    Follow {
+        /// The shard.
+        shard: u32,
+    },
+    /// No longer.
+    Unfollow {
+        /// The shard.
+        shard: u32,
+    },
+    /// Another process runs under this node's name and has taken its place: serve nothing, stop.
+    Replaced,
+    /// Everything is given away, and the node's record is gone.
+    Drained,
+}
+
+/// What is known of a region, for metrics.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Gauges {
+    /// Nodes that are heard and take shards, this one included.
+    pub nodes: usize,
+    /// Shards that this node owns.
+    pub owned: usize,
+    /// Shards that it follows.
+    pub followed: usize,
+    /// Shards of the region without an owner that is heard.
+    pub unowned: usize,
+    /// Shards that are being handed over, in the region.
+    pub moving: usize,
+}
+
+/// A change that was begun.
+pub(crate) struct InFlight {
+    /// What the record becomes; `None`: it is removed.
+    value: Option<Vec<u8>>,
+    /// The revision that was known then.
+    known: Option<u64>,
+    /// Its outcome must be read: nothing else is written meanwhile.
+    unread: bool,
+    /// The owner of a shard with it.
+    owner: Option<NodeId>,
+}
+
+/// The machine.
+pub struct Assigner {
+    pub(crate) config: Config,
+    pub(crate) view: View,
+    pub(crate) now_ms: u64,
+    /// When it last looked; `None`: it has not.
+    looked_at: Option<u64>,
+    /// For how long it has looked since the nodes that take shards last changed.
+    pub(crate) same_ms: u64,
+    /// For how long it has looked since it began.
+    looked_ms: u64,
+    takers: Vec<NodeId>,
+    pub(crate) in_flight: BTreeMap<String, InFlight>,
+    /// Not before this time, because the last attempt failed.
+    not_before: BTreeMap<String, u64>,
+    pub(crate) mine: BTreeMap<u32, Mine>,
+    following: BTreeSet<u32>,
+    caught_up: BTreeSet<u32>,
+    beat: u64,
+    next_beat_at: u64,
+    /// When the beat in flight was begun.
+    beat_begun: u64,
+    /// Until when nobody else may have taken this node for dead.
+    fresh_until: u64,
+    /// The revision of the first beat of those that have followed each other in time: whoever claims
+    /// a shard by a record that is older may have decided so before it.
+    sure_after: u64,
+    said: NodeRecord,
+    pub(crate) draining: bool,
+    pub(crate) gives_up: bool,
+    /// It has ended: replaced, or drained.
+    ended: bool,
+    actions: VecDeque<Action>,
+}
+
+/// The longest time between two looks that counts as looking.
+const LOOK_MAX_MS: u64 = 500;
+/// The least time between two beats.
+const BEAT_MIN_MS: u64 = 20;
+
+impl Assigner {
+    /// A node that knows nothing yet.
+    pub fn new(config: Config) -> Self {
+        let said = NodeRecord::new(config.incarnation, config.mesh.clone());
+        Self {
+            config,
+            view: View::default(),
+            now_ms: 0,
+            looked_at: None,
+            same_ms: 0,
+            looked_ms: 0,
+            takers: Vec::new(),
+            in_flight: BTreeMap::new(),
+            not_before: BTreeMap::new(),
+            mine: BTreeMap::new(),
+            following: BTreeSet::new(),
+            caught_up: BTreeSet::new(),
+            beat: 0,
+            next_beat_at: 0,
+            beat_begun: 0,
+            fresh_until: 0,
+            sure_after: 0,
+            said,
+            draining: false,
+            gives_up: false,
+            ended: false,
+            actions: VecDeque::new(),
+        }
+    }
+
+    /// Tells the machine something.
+    ///
+    /// # Errors
+    /// A record can not be used; it is passed over, and its shard left alone.
+    pub fn input(&mut self, now_ms: u64, input: Input) -> Result<(), RecordError> {
+        self.now_ms = self.now_ms.max(now_ms);
+        let mut result = Ok(());
+        match input {
+            Input::Looked {
+                begun_ms,
+                revision,
+                changes,
+            } => {
+                self.view.revision = self.view.revision.max(revision);
+                result = self.looked(begun_ms, changes);
+            }
+            Input::Read { key, record } => result = self.read(&key, record),
+            Input::Written { key, outcome } => result = self.written(key, outcome),
+            Input::Serving { shard, epoch } => {
+                if let Some(mine) = self.mine.get_mut(&shard)
+                    && mine.epoch == epoch
+                    && mine.stage == Stage::Starting
+                {
+                    mine.stage = Stage::Serving;
+                }
+            }
+            Input::EpochsUsedUp {
+                shard,
+                epoch,
+                highest,
+            } => {
+                if let Some(mine) = self.mine.get_mut(&shard)
+                    && mine.epoch == epoch
+                {
+                    mine.raise_above = Some(assignment_of(highest));
+                }
+            }
+            Input::Paused { shard } => {
+                if let Some(mine) = self.mine.get_mut(&shard)
+                    && let Stage::Pausing(since) = mine.stage
+                {
+                    mine.stage = Stage::Paused(since);
+                }
+            }
+            Input::Left { shard } => {
+                if self.mine.get(&shard).is_some_and(Mine::is_leaving) {
+                    self.mine.remove(&shard);
+                }
+            }
+            Input::CaughtUp { shard, caught_up } => {
+                let changed = match caught_up && self.following.contains(&shard) {
+                    true => self.caught_up.insert(shard),
+                    false => self.caught_up.remove(&shard),
+                };
+                if changed {
+                    self.beat_soon();
+                }
+            }
+            Input::Drain => {
+                if !self.draining {
+                    self.draining = true;
+                    self.beat_soon();
+                }
+            }
+            Input::GiveUp => {
+                self.draining = true;
+                self.gives_up = true;
+            }
+        }
+        self.evaluate();
+        result
+    }
+
+    /// Time passes; at least every 100 ms.
+    pub fn tick(&mut self, now_ms: u64) {
+        self.now_ms = self.now_ms.max(now_ms);
+        self.evaluate();
+    }
+
+    /// What the driver must do next.
+    pub fn poll_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// Until when, by the clock that it is told, this node can rely on nobody having taken it for
+    /// dead. Later than that a shard may have another owner, and only the log can tell.
+    pub fn fresh_until(&self) -> u64 {
+        self.fresh_until
+    }
+
+    /// Whether a shard that this node serves may have another owner without its having heard: it
+    /// gives it away just now, or it was taken for dead a while ago and may have been robbed of it.
+    /// Only the log can tell then, as past [`Assigner::fresh_until`].
+    pub fn is_doubtful(&self, shard: u32) -> bool {
+        let key = shard_key(&self.config.region, shard);
+        let changing = self.in_flight.get(&key);
+        let gives = changing.is_some_and(|change| change.owner.as_ref() != Some(&self.config.node));
+        gives || self.is_unsure(shard)
+    }
+
+    /// Whether somebody may claim a shard because of what it has seen before this node was heard
+    /// again. Once its record was changed, nobody can.
+    pub(crate) fn is_unsure(&self, shard: u32) -> bool {
+        let seen = self.view.shards.get(&shard);
+        seen.is_none_or(|seen| seen.revision <= self.sure_after)
+    }
+
+    /// Whether nobody else may have taken this node for dead.
+    pub(crate) fn is_fresh(&self) -> bool {
+        self.now_ms < self.fresh_until
+    }
+
+    /// Raised whenever [`Assigner::owners`] changes.
+    pub fn owners_changed(&self) -> u64 {
+        self.view.owners_changed
+    }
+
+    /// Shards that have an owner, with the assignment epochs.
+    pub fn owners(&self) -> impl Iterator<Item = (u32, u64, &NodeId)> {
+        let shards = self.view.shards.iter();
+        shards.filter_map(|(shard, seen)| {
+            let owner = seen.record.node.as_ref()?;
+            Some((*shard, seen.record.epoch, owner))
+        })
+    }
+
+    /// Whether a shard is on its way to this node, so that edges which come early may wait for it.
+    pub fn is_expected(&self, shard: u32) -> bool {
+        let seen = self.view.shards.get(&shard);
+        seen.is_some_and(|seen| {
+            let record = &seen.record;
+            record.wanted.as_ref() == Some(&self.config.node)
+                || record.is_of(&self.config.node, self.config.incarnation)
+        })
+    }
+
+    /// Sizes now.
+    pub fn gauges(&self) -> Gauges {
+        let lease = self.config.lease_ms;
+        let heard = |shard: &u32| {
+            let seen = self.view.shards.get(shard);
+            let owner = seen.and_then(|seen| Some((seen.record.node.as_ref()?, &seen.record)));
+            owner.is_some_and(|(name, record)| self.view.silence(name, record.incarnation) < lease)
+        };
+        let shards = self.view.shards.values();
+        Gauges {
+            nodes: self.view.takers(lease).len(),
+            owned: self.mine.len(),
+            followed: self.following.len(),
+            unowned: (0..self.config.shards)
+                .filter(|shard| !heard(shard))
+                .count(),
+            moving: shards.filter(|seen| seen.record.wanted.is_some()).count(),
+        }
+    }
+
+    fn looked(
+        &mut self,
+        begun_ms: u64,
+        entries: Vec<(String, Option<Vec<u8>>, u64)>,
+    ) -> Result<(), RecordError> {
+        // Time in which nobody looked is nobody's silence.
+        let step = match self.looked_at {
+            Some(at) => begun_ms.saturating_sub(at).min(LOOK_MAX_MS),
+            None => 0,
+        };
+        self.looked_at = self.looked_at.max(Some(begun_ms));
+        self.view.looked_for(step);
+        self.looked_ms += step;
+        self.same_ms += step;
+        let mut result = Ok(());
+        for (key, value, revision) in entries {
+            if let Err(error) = self.record(&key, value.as_deref(), revision) {
+                result = Err(error);
+            }
+        }
+        let takers = self.view.takers(self.config.lease_ms);
+        if takers != self.takers {
+            self.takers = takers;
+            self.same_ms = 0;
+        }
+        result
+    }
+
+    /// A record as it is.
+    fn record(
+        &mut self,
+        key: &str,
+        value: Option<&[u8]>,
+        revision: u64,
+    ) -> Result<(), RecordError> {
+        match Key::parse(&self.config.region, key) {
+            None => {}
+            Some(Key::Node(name)) => {
+                let record = value.map(|v| NodeRecord::decode(key, v)).transpose()?;
+                let ours = name == self.config.node;
+                let other = record
+                    .as_ref()
+                    .is_some_and(|r| r.incarnation != self.config.incarnation);
+                let known = self.view.nodes.get(&name).map_or(0, |seen| seen.revision);
+                // It was written over what this life has said.
+                if ours && other && self.beat > 0 && self.has_said() && revision > known {
+                    self.replaced();
+                }
+                self.view.node(&name, record, revision);
+            }
+            Some(Key::Shard(shard)) if shard < self.config.shards => {
+                match value.map(|v| ShardRecord::decode(key, v)).transpose() {
+                    Ok(record) => self.view.shard(shard, record, revision),
+                    Err(error) => {
+                        self.view.unreadable.insert(shard);
+                        return Err(error);
+                    }
+                }
+            }
+            Some(Key::Shard(_)) => {}
+        }
+        Ok(())
+    }
+
+    /// Whether the store has a record of this life, as far as is known.
+    fn has_said(&self) -> bool {
+        let seen = self.view.nodes.get(&self.config.node);
+        let record = seen.and_then(|seen| seen.record.as_ref());
+        record.is_some_and(|record| record.incarnation == self.config.incarnation)
+    }
+
+    fn replaced(&mut self) {
+        if !self.ended {
+            self.ended = true;
+            self.fresh_until = 0;
+            self.mine.clear();
+            self.actions.clear();
+            self.actions.push_back(Action::Replaced);
+        }
+    }
+
+    fn read(&mut self, key: &str, record: Option<(Vec<u8>, u64)>) -> Result<(), RecordError> {
+        let Some(in_flight) = self.in_flight.get(key) else {
+            return Ok(());
+        };
+        if !in_flight.unread {
+            return Ok(());
+        }
+        let known = in_flight.known;
+        self.in_flight.remove(key);
+        match record {
+            Some((value, revision)) => self.record(key, Some(&value), revision),
+            // It is gone; unless somebody wrote it after that was read, which the next look told.
+            None => match known {
+                Some(known) if self.revision(key) == Some(known) => {
+                    self.record(key, None, known + 1)
+                }
+                _ => Ok(()),
+            },
+        }
+    }
+
+    fn written(&mut self, key: String, outcome: Written) -> Result<(), RecordError> {
+        let own = key == node_key(&self.config.region, &self.config.node);
+        match outcome {
+            Written::Done(revision) => {
+                let Some(done) = self.in_flight.remove(&key) else {
+                    return Ok(());
+                };
+                if own && done.value.is_none() {
+                    self.ended = true;
+                    self.actions.push_back(Action::Drained);
+                } else if own {
+                    if self.now_ms >= self.fresh_until {
+                        self.sure_after = revision;
+                    }
+                    let relies = self.config.lease_ms.saturating_sub(self.config.margin_ms);
+                    self.fresh_until = self.fresh_until.max(self.beat_begun + relies);
+                }
+                self.record(&key, done.value.as_deref(), revision)
+            }
+            Written::NotAsExpected | Written::Unknown => {
+                if let Some(in_flight) = self.in_flight.get_mut(&key) {
+                    in_flight.unread = true;
+                }
+                Ok(())
+            }
+            Written::Failed => {
+                self.in_flight.remove(&key);
+                let again = self.now_ms + self.config.beat_ms / 2;
+                self.not_before.insert(key, again);
+                Ok(())
+            }
+        }
+    }
+
+    /// The revision at which a record was last changed, as far as is known; `None`: there is none.
+    fn revision(&self, key: &str) -> Option<u64> {
+        match Key::parse(&self.config.region, key)? {
+            Key::Node(name) => {
+                let seen = self.view.nodes.get(&name)?;
+                seen.record.as_ref().map(|_| seen.revision)
+            }
+            Key::Shard(shard) => {
+                let seen = self.view.shards.get(&shard)?;
+                (!seen.gone).then_some(seen.revision)
+            }
+        }
+    }
+
+    /// Begins a change of a record, unless one is under way.
+    fn change(&mut self, key: String, value: Option<Vec<u8>>, owner: Option<NodeId>) {
+        let waits = self
+            .not_before
+            .get(&key)
+            .is_some_and(|at| self.now_ms < *at);
+        if waits || self.in_flight.contains_key(&key) {
+            return;
+        }
+        self.not_before.remove(&key);
+        let known = self.revision(&key);
+        let expected = known.map_or(Expected::Absent, Expected::Revision);
+        let in_flight = InFlight {
+            value: value.clone(),
+            known,
+            unread: false,
+            owner,
+        };
+        self.in_flight.insert(key.clone(), in_flight);
+        self.actions.push_back(match value {
+            Some(value) => Action::Put {
+                key,
+                value,
+                expected,
+            },
+            None => Action::Delete { key, expected },
+        });
+    }
+
+    /// Begins a change of a shard's record.
+    pub(crate) fn assign(&mut self, shard: u32, record: &ShardRecord) {
+        let key = shard_key(&self.config.region, shard);
+        self.change(key, Some(record.encode()), record.node.clone());
+    }
+
+    /// Whether a change of a shard's record is under way.
+    pub(crate) fn is_changing(&self, shard: u32) -> bool {
+        let key = shard_key(&self.config.region, shard);
+        self.in_flight.contains_key(&key)
+    }
+
+    pub(crate) fn act(&mut self, action: Action) {
+        self.actions.push_back(action);
+    }
+
+    fn beat_soon(&mut self) {
+        let soonest = self.beat_begun + BEAT_MIN_MS;
+        self.next_beat_at = self.next_beat_at.min(soonest.max(self.now_ms));
+    }
+
+    /// Looks at everything there is, and begins what is to be done about it.
+    fn evaluate(&mut self) {
+        if self.ended || self.looked_at.is_none() {
+            return;
+        }
+        if self.draining && self.takers.iter().all(|name| *name == self.config.node) {
+            self.gives_up = true;
+        }
+        self.say();
+        for shard in 0..self.config.shards {
+            if !self.view.unreadable.contains(&shard) {
+                self.look_at(shard);
+            }
+        }
+        self.own();
+        self.leave_region();
+    }
+
+    /// Rewrites this node's record when that is due.
+    fn say(&mut self) {
+        let key = node_key(&self.config.region, &self.config.node);
+        if self.now_ms < self.next_beat_at || self.in_flight.contains_key(&key) {
+            return;
+        }
+        if self.draining && self.mine.is_empty() && self.beat > 0 && !self.has_said() {
+            return;
+        }
+        self.beat += 1;
+        self.said.beat = self.beat;
+        self.said.draining = self.draining;
+        self.said.ready = self.caught_up.iter().copied().collect();
+        self.beat_begun = self.now_ms;
+        self.next_beat_at = self.now_ms + self.config.beat_ms;
+        let value = self.said.encode();
+        self.change(key, Some(value), None);
+    }
+
+    /// Follows what the record of one shard says, and claims it when it is this node's turn.
+    fn look_at(&mut self, shard: u32) {
+        let (me, incarnation) = (self.config.node.clone(), self.config.incarnation);
+        let record = match self.view.shards.get(&shard) {
+            Some(seen) => seen.record.clone(),
+            None => ShardRecord::unowned(),
+        };
+        if record.is_of(&me, incarnation) {
+            let known = self.mine.get(&shard).map(|mine| mine.epoch);
+            let leaving = self.mine.get(&shard).is_some_and(Mine::is_leaving);
+            if self.gives_up && known.is_none() {
+                let given_up = ShardRecord {
+                    node: None,
+                    incarnation: 0,
+                    wanted: None,
+                    ..record
+                };
+                self.assign(shard, &given_up);
+            } else if known != Some(record.epoch) && !leaving {
+                // The driver goes on from what was followed.
+                self.following.remove(&shard);
+                if self.caught_up.remove(&shard) {
+                    self.beat_soon();
+                }
+                self.mine.insert(shard, Mine::new(record.epoch));
+                self.act(Action::Own {
+                    shard,
+                    epoch: record.epoch,
+                });
+            }
+            return;
+        }
+        if let Some(mine) = self.mine.get_mut(&shard)
+            && !mine.is_leaving()
+        {
+            if self.view.shards.get(&shard).is_some_and(|seen| seen.gone) {
+                // Nobody else owns it: the store has lost what it was told.
+                let told = ShardRecord {
+                    node: Some(me),
+                    incarnation,
+                    epoch: record.epoch.max(mine.epoch) + 1,
+                    ..record
+                };
+                return self.assign(shard, &told);
+            }
+            mine.stage = Stage::Leaving;
+            self.act(Action::Leave {
+                shard,
+                owner: record.node.clone(),
+            });
+        }
+        let follows = record.standby.as_ref() == Some(&me)
+            && !self.draining
+            && !self.mine.contains_key(&shard);
+        if follows && self.following.insert(shard) {
+            self.act(Action::Follow { shard });
+        } else if !follows && self.following.remove(&shard) {
+            if self.caught_up.remove(&shard) {
+                self.beat_soon();
+            }
+            self.act(Action::Unfollow { shard });
+        }
+        self.claim(shard, &record);
+    }
+
+    /// Claims a shard whose owner is gone, or that never had one, when it is this node's turn.
+    fn claim(&mut self, shard: u32, record: &ShardRecord) {
+        let takes = self.view.taker(&self.config.node, self.config.lease_ms);
+        // Others must be able to see that the claimant lives. One that has not been heard by the
+        // store for a lease is not one to take anything.
+        let heard = takes.is_some_and(|record| record.incarnation == self.config.incarnation)
+            && self.is_fresh();
+        if self.draining || !heard || self.mine.contains_key(&shard) || self.is_changing(shard) {
+            return;
+        }
+        // A record that was read by itself may be of an owner of which this node has yet to hear.
+        let seen = self.view.shards.get(&shard);
+        if seen.is_some_and(|seen| seen.revision > self.view.revision) {
+            return;
+        }
+        let free_for = match &record.node {
+            // For how long it has been taken for dead.
+            Some(owner) => {
+                let silence = self.view.silence(owner, record.incarnation);
+                match silence.checked_sub(self.config.lease_ms) {
+                    Some(free_for) => free_for,
+                    None => return,
+                }
+            }
+            None => match self.looked_ms.checked_sub(self.config.settle_ms) {
+                Some(free_for) => match self.view.free_for(shard, self.config.lease_ms) {
+                    Some(age) => age.min(free_for),
+                    None => return,
+                },
+                None => return,
+            },
+        };
+        let standby = record.standby.as_ref();
+        let heir = standby.filter(|name| self.view.taker(name, self.config.lease_ms).is_some());
+        let turn = match heir {
+            Some(heir) if *heir == self.config.node => 0,
+            heir => {
+                let after = u64::from(heir.is_some());
+                let rank = rank(shard, &self.takers, &self.config.node);
+                (after + rank) * self.config.stagger_ms
+            }
+        };
+        if free_for >= turn {
+            let claimed = ShardRecord {
+                node: Some(self.config.node.clone()),
+                incarnation: self.config.incarnation,
+                epoch: record.epoch + 1,
+                standby: None,
+                wanted: None,
+                ..record.clone()
+            };
+            self.assign(shard, &claimed);
+        }
+    }
+
+    /// Removes this node's record once it has nothing any more.
+    fn leave_region(&mut self) {
+        let drains = self.draining && self.mine.is_empty();
+        let (me, incarnation) = (&self.config.node, self.config.incarnation);
+        let mut shards = self.view.shards.values();
+        if !drains || shards.any(|seen| seen.record.is_of(me, incarnation)) {
+            return;
+        }
+        let key = node_key(&self.config.region, &self.config.node);
+        if self.has_said() {
+            self.change(key, None, None);
+        } else if self.in_flight.is_empty() {
+            self.ended = true;
+            self.act(Action::Drained);
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! What a node knows of its region: the records, and for how long each node has been silent.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use gb6_core_model::NodeId;
+
+use crate::records::{NodeRecord, ShardRecord};
+
+/// A node as it is known.
+#[derive(Clone, Debug)]
+pub(crate) struct SeenNode {
+    /// Its record; `None`: it was removed.
+    pub(crate) record: Option<NodeRecord>,
+    pub(crate) revision: u64,
+    /// For how long its record has not changed, in ms of looking.
+    pub(crate) silent_ms: u64,
+    /// For how long this life of it has been known, or it has been gone, in ms of looking.
+    pub(crate) age_ms: u64,
+}
+
+/// A shard as it is known.
+#[derive(Clone, Debug)]
+pub(crate) struct SeenShard {
+    pub(crate) record: ShardRecord,
+    pub(crate) revision: u64,
+    /// For how long the record has been as it is, in ms of looking.
+    age_ms: u64,
+    /// It was removed: the record is what is left to know, that of a shard that nobody owns.
+    pub(crate) gone: bool,
+}
+
+/// Everything that is known.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct View {
+    pub(crate) nodes: BTreeMap<NodeId, SeenNode>,
+    pub(crate) shards: BTreeMap<u32, SeenShard>,
+    /// Everything up to this revision is known; single records may be newer.
+    pub(crate) revision: u64,
+    /// Raised whenever an owner changes.
+    pub(crate) owners_changed: u64,
+    /// Shards whose record can not be read: nobody touches them.
+    pub(crate) unreadable: BTreeSet<u32>,
+}
+
+impl View {
+    /// Time passed in which records were looked at.
+    pub(crate) fn looked_for(&mut self, ms: u64) {
+        for node in self.nodes.values_mut() {
+            node.silent_ms += ms;
+            node.age_ms += ms;
+        }
+        for shard in self.shards.values_mut() {
+            shard.age_ms += ms;
+        }
+    }
+
+    /// A node's record as it is at `revision`. Older news than what is known is passed over.
+    pub(crate) fn node(&mut self, name: &NodeId, record: Option<NodeRecord>, revision: u64) {
+        let life = |record: &Option<NodeRecord>| record.as_ref().map(|r| r.incarnation);
+        match self.nodes.get_mut(name) {
+            Some(seen) if revision <= seen.revision => {}
+            Some(seen) => {
+                if life(&seen.record) != life(&record) {
+                    seen.age_ms = 0;
+                }
+                seen.silent_ms = 0;
+                seen.record = record;
+                seen.revision = revision;
+            }
+            None => {
+                let seen = SeenNode {
+                    record,
+                    revision,
+                    silent_ms: 0,
+                    age_ms: 0,
+                };
+                self.nodes.insert(name.clone(), seen);
+            }
+        }
+    }
+
+    /// A shard's record as it is at `revision`; `None`: there is none. Older news is passed over.
+    pub(crate) fn shard(&mut self, shard: u32, record: Option<ShardRecord>, revision: u64) {
+        let known = self.shards.get(&shard);
+        if known.is_some_and(|seen| revision <= seen.revision) {
+            return;
+        }
+        let owner = |record: &ShardRecord| (record.node.clone(), record.epoch);
+        let before = known.map(|seen| owner(&seen.record));
+        let gone = record.is_none();
+        // Its epochs go on where they were, as far as this node knows.
+        let left = || ShardRecord {
+            epoch: before.as_ref().map_or(0, |(_, epoch)| *epoch),
+            ..ShardRecord::unowned()
+        };
+        let record = record.unwrap_or_else(left);
+        if before != Some(owner(&record)) {
+            self.owners_changed += 1;
+        }
+        self.unreadable.remove(&shard);
+        // A shard names nodes that this one may never have seen: their silence begins now.
+        if let Some(name) = &record.node
+            && !self.nodes.contains_key(name)
+        {
+            self.node(&name.clone(), None, 0);
+        }
+        let seen = SeenShard {
+            record,
+            revision,
+            age_ms: 0,
+            gone,
+        };
+        self.shards.insert(shard, seen);
+    }
+
+    /// For how long a shard that nobody owns may have been taken, in ms of looking; for ever where
+    /// nobody ever owned it. Where its record was removed, whoever served it may say so first.
+    pub(crate) fn free_for(&self, shard: u32, lease_ms: u64) -> Option<u64> {
+        match self.shards.get(&shard) {
+            None => Some(u64::MAX),
+            Some(seen) if seen.gone => seen.age_ms.checked_sub(lease_ms),
+            Some(seen) => Some(seen.age_ms),
+        }
+    }
+
+    /// For how long this life of a node has not been heard, in ms of looking.
+    pub(crate) fn silence(&self, name: &NodeId, incarnation: u64) -> u64 {
+        let Some(seen) = self.nodes.get(name) else {
+            return 0;
+        };
+        match &seen.record {
+            Some(record) if record.incarnation == incarnation => seen.silent_ms,
+            // Another life took its place, or the record was removed: it could write until then.
+            _ => seen.age_ms,
+        }
+    }
+
+    /// Nodes that are heard, by name; those that drain are not among them.
+    pub(crate) fn takers(&self, lease_ms: u64) -> Vec<NodeId> {
+        let heard = self.nodes.iter().filter(|(_, seen)| {
+            let takes = seen.record.as_ref().is_some_and(|r| !r.draining);
+            takes && seen.silent_ms < lease_ms
+        });
+        heard.map(|(name, _)| name.clone()).collect()
+    }
+
+    /// The node's record while it is heard and does not drain.
+    pub(crate) fn taker(&self, name: &NodeId, lease_ms: u64) -> Option<&NodeRecord> {
+        let seen = self.nodes.get(name)?;
+        let record = seen.record.as_ref()?;
+        (!record.draining && seen.silent_ms < lease_ms).then_some(record)
+    }
+
+    /// Whether the node follows the shard and has caught up.
+    pub(crate) fn is_ready(&self, name: &NodeId, shard: u32, lease_ms: u64) -> bool {
+        self.taker(name, lease_ms)
+            .is_some_and(|record| record.ready.contains(&shard))
+    }
+}

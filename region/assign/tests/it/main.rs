@@ -1,0 +1,5 @@
+//! The machines of several nodes over one store, under chaos and at rest.
+
+mod chaos;
+mod rest;
+mod world;
