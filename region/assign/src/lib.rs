@@ -14,6 +14,7 @@
 mod balance;
 mod command;
 mod epoch;
+mod interface;
 mod machine;
 mod owner;
 mod records;
@@ -21,5 +22,6 @@ mod view;
 
 pub use command::{CommandError, moved, released};
 pub use epoch::{LOCAL_BITS, LOCAL_MAX, assignment_of, first_epoch, next_epoch};
-pub use machine::{Action, Assigner, Config, Expected, Gauges, Input, Written};
+pub use interface::{Action, Config, Expected, Gauges, Input, Written};
+pub use machine::Assigner;
 pub use records::{Key, NodeRecord, RecordError, ShardRecord, node_key, prefix, shard_key};

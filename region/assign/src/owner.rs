@@ -3,7 +3,8 @@
 use gb6_core_model::NodeId;
 
 use crate::balance::Loads;
-use crate::machine::{Action, Assigner};
+use crate::interface::Action;
+use crate::machine::Assigner;
 use crate::records::ShardRecord;
 
 /// Shards that a draining node hands over at once.
