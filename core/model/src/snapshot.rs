@@ -360,8 +360,29 @@ pub struct Region {
     /// Slots that were placed on another shard than the rule's.
     #[serde(default)]
     pub slots: BTreeMap<u16, ShardId>,
-    /// The node that owns each shard, by shard number.
+    /// The node that owns each shard, by shard number; where the region decides that itself, the node
+    /// at which its owner is looked for first.
     pub owners: Vec<NodeId>,
+    /// Who decides which node owns which shard.
+    #[serde(default, skip_serializing_if = "Assigned::is_by_placement")]
+    pub assigned: Assigned,
+}
+
+/// Who decides which node of a region owns which shard.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Assigned {
+    /// The placement: as `owners` says.
+    #[default]
+    Placement,
+    /// The region's nodes among themselves; they tell the edges.
+    Region,
+}
+
+impl Assigned {
+    fn is_by_placement(&self) -> bool {
+        *self == Assigned::Placement
+    }
 }
 
 impl Region {

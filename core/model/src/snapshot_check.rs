@@ -127,6 +127,7 @@ mod tests {
             shards: 2,
             slots: BTreeMap::new(),
             owners: vec![NodeId::from("r1"); 2],
+            ..Default::default()
         };
         let instance = Instance {
             region: "eu".into(),

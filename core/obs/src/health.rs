@@ -217,6 +217,12 @@ impl Component {
         self.set(State::Failed(why.into()));
     }
 
+    /// The part is no longer one of this node, which may be ready without it.
+    pub fn retire(self) {
+        self.state
+            .send_if_modified(|r| r.components.remove(&self.name).is_some());
+    }
+
     fn set(&self, new: State) {
         self.state
             .send_if_modified(|r| match r.components.get_mut(&self.name) {
@@ -239,6 +245,18 @@ impl Drop for Component {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_part_that_is_given_away_keeps_nobody_from_being_ready() {
+        let health = Health::new();
+        let (kept, given) = (health.register("kept"), health.register("given"));
+        kept.ready();
+        assert!(!health.now().is_ready());
+        given.retire();
+        assert!(health.now().is_ready());
+        drop(kept);
+        assert!(!health.now().is_ready());
+    }
 
     #[test]
     fn ready_is_the_conjunction() {

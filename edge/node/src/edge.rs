@@ -25,6 +25,7 @@ use crate::connection::handle::Event;
 use crate::http::assets::AssetSource;
 use crate::limits;
 use crate::metrics::EdgeMetrics;
+use crate::owners;
 use crate::proxies::Proxies;
 use crate::quic::{self, QuicListener};
 use crate::relay::{self, Relays};
@@ -188,8 +189,10 @@ impl Edge {
             }
             _ => None,
         };
-        let mut snapshots = deps.snapshot;
-        let snapshot = snapshots.borrow_and_update().clone();
+        let mut placements = deps.snapshot;
+        let snapshot = placements.borrow_and_update().clone();
+        // What the edge works by: the placement, with the owners that regions tell.
+        let (laid, snapshots) = watch::channel(snapshot.clone());
         let placed = snapshot.revision > 0;
         let outbound = Outbound::new(config.outbound.clone()).map_err(EdgeError::Authority)?;
         let outbound = Arc::new(outbound);
@@ -227,6 +230,12 @@ impl Edge {
         let (stop, stopped) = watch::channel(false);
         let (stop_listening, listening) = watch::channel(false);
         let mut tasks = vec![
+            tokio::spawn(owners::run(
+                shared.clone(),
+                placements,
+                laid,
+                stopped.clone(),
+            )),
             tokio::spawn(relay::run(
                 shared.clone(),
                 snapshots.clone(),
@@ -463,7 +472,11 @@ async fn follow_snapshots(
             return;
         }
         let snapshot = snapshots.borrow_and_update().clone();
-        tracing::info!(revision = snapshot.revision, "new placement snapshot");
+        if shared.snapshot.load().revision == snapshot.revision {
+            tracing::debug!("shards have other owners");
+        } else {
+            tracing::info!(revision = snapshot.revision, "new placement snapshot");
+        }
         let first = shared.place(snapshot).revision == 0;
         if first {
             component.ready();

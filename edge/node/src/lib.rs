@@ -22,6 +22,7 @@ mod limits;
 mod metrics;
 mod one_way;
 mod origin;
+mod owners;
 mod pace;
 mod people;
 mod places;

@@ -56,6 +56,7 @@ mod tests {
             shards: 2,
             slots: [(7, ShardId(1))].into(),
             owners: vec!["r1".into(), "r2".into()],
+            ..Default::default()
         };
         let instance = |region: &str| Instance {
             region: region.to_owned(),

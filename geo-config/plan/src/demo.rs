@@ -98,6 +98,7 @@ pub fn dev_snapshot(
         shards: DEMO_SHARDS,
         slots: BTreeMap::new(),
         owners: vec![mesh.region_node.clone(); DEMO_SHARDS as usize],
+        ..Default::default()
     };
     let mut nodes = BTreeMap::new();
     let mut add = |node: &NodeId, role, region: Option<&str>| {

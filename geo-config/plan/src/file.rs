@@ -6,7 +6,7 @@ use std::fmt;
 
 use gb6_core_model::Role;
 use gb6_core_model::limits;
-use gb6_core_model::snapshot::{Anonymous, ChannelKind, CommandRate, RecoveryMode, Who};
+use gb6_core_model::snapshot::{Anonymous, Assigned, ChannelKind, CommandRate, RecoveryMode, Who};
 use serde::{Deserialize, Deserializer, de};
 use toml::Spanned;
 
@@ -314,7 +314,14 @@ pub struct RegionFile {
     pub shards: Spanned<u64>,
     /// The nodes that own its shards, dealt out in turn: shard `n` belongs to
     /// `owners[n % len]`. So a list of one owns all, and a list as long as `shards` names each.
-    pub owners: Spanned<Vec<Spanned<String>>>,
+    ///
+    /// Needed, unless `assigned = "region"`.
+    #[serde(default)]
+    pub owners: Option<Spanned<Vec<Spanned<String>>>>,
+    /// Who decides which node owns which shard: `placement`, as `owners` says (the default), or
+    /// `region`, the nodes that belong to it among themselves.
+    #[serde(default)]
+    pub assigned: Assigned,
     /// Slots placed on another shard than the rule's: `{ "4711" = 2 }`. Default none.
     #[serde(default)]
     pub slots: BTreeMap<Spanned<String>, Spanned<u64>>,

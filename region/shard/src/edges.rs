@@ -184,12 +184,23 @@ impl Shard {
 
     /// Tells an edge why it can not go on here, and ends the link.
     pub(crate) fn refuse(&mut self, link: LinkId, reason: RefusedReason, text: &str) {
+        self.refuse_to(link, reason, text, "");
+    }
+
+    /// Refuses a link and names the node to go to.
+    pub(crate) fn refuse_to(
+        &mut self,
+        link: LinkId,
+        reason: RefusedReason,
+        text: &str,
+        owner: &str,
+    ) {
         self.counters.refused += 1;
         self.send(
             link,
             EdgeFrame::Refused(Refused {
                 reason: reason.into(),
-                owner: String::new(),
+                owner: owner.to_owned(),
                 text: text.to_owned(),
             }),
         );

@@ -319,14 +319,17 @@ impl Shard {
 
     /// Stops serving: every link is refused with `NotOwner`, nothing in flight is answered.
     pub fn stop_serving(&mut self) {
+        self.leave_to("");
+    }
+
+    /// As [`Shard::stop_serving`], and tells the edges the node that serves it from now on; empty:
+    /// it is not known.
+    pub fn leave_to(&mut self, owner: &str) {
         self.serving = None;
         let links: Vec<LinkId> = self.edges.list.iter().filter_map(|(_, e)| e.link).collect();
+        let text = "this node no longer owns the shard";
         for link in links {
-            self.refuse(
-                link,
-                RefusedReason::NotOwner,
-                "this node no longer owns the shard",
-            );
+            self.refuse_to(link, RefusedReason::NotOwner, text, owner);
         }
     }
 

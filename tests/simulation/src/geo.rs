@@ -56,6 +56,7 @@ fn snapshot(revision: u64, owner: usize) -> Arc<Snapshot> {
         shards: 1,
         slots: BTreeMap::new(),
         owners: vec![NodeId::from(format!("r{owner}").as_str())],
+        ..Default::default()
     };
     let region = || Placed {
         roles: vec![Role::Region],

@@ -29,6 +29,7 @@ fn snapshot(revision: u64) -> Snapshot {
         shards: 1,
         slots: BTreeMap::new(),
         owners: vec![NodeId::from("r1")],
+        ..Default::default()
     };
     Snapshot {
         revision,

@@ -11,7 +11,8 @@
 //! a live message. **Snapshot stream** (any node ↔ geo): [`SnapshotPush`] whenever the revision
 //! changes. **Relay stream** (edge ↔ a node of a region): [`ToRelay`] and [`FromRelay`], by which
 //! edges ask each other. **Limits stream** (edge ↔ owner of an instance's home shard):
-//! [`LimitsWanted`] and [`LimitsShared`].
+//! [`LimitsWanted`] and [`LimitsShared`]. **Owners stream** (edge ↔ a node of a region that decides
+//! itself who owns its shards): [`OwnersNow`] at once and on changes.
 //!
 //! Rules that the frames alone do not say:
 //! - An edge numbers each session's publishes per room from 1 and sends them in that order. After
@@ -38,6 +39,7 @@
 
 mod history;
 mod limits;
+mod owners;
 mod people;
 mod prefix;
 mod presence;
@@ -52,6 +54,7 @@ use bytes::Bytes;
 
 pub use history::*;
 pub use limits::*;
+pub use owners::*;
 pub use people::*;
 pub use prefix::*;
 pub use presence::*;
@@ -99,7 +102,7 @@ pub struct Hello {
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct StreamOpen {
     /// The purpose.
-    #[prost(oneof = "Purpose", tags = "1, 2, 3, 4, 5")]
+    #[prost(oneof = "Purpose", tags = "1, 2, 3, 4, 5, 6")]
     pub purpose: Option<Purpose>,
 }
 
@@ -121,6 +124,9 @@ pub enum Purpose {
     /// Shares of limits.
     #[prost(message, tag = "5")]
     Limits(LimitsOpen),
+    /// Who owns the shards of a region.
+    #[prost(message, tag = "6")]
+    Owners(OwnersOpen),
 }
 
 /// A shard of a region.

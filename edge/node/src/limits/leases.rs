@@ -42,7 +42,7 @@ impl Drop for Peer {
 /// Keeps the shares of this edge until `stop` says so.
 pub(crate) async fn run(shared: Arc<Shared>, mut stop: watch::Receiver<bool>) {
     let mut peers: HashMap<NodeId, Peer> = HashMap::new();
-    let mut revision = 0;
+    let mut placed = Arc::default();
     let mut every = tokio::time::interval(EVERY);
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -51,8 +51,8 @@ pub(crate) async fn run(shared: Arc<Shared>, mut stop: watch::Receiver<bool>) {
             _ = every.tick() => {}
         }
         let snapshot = shared.snapshot.load_full();
-        if revision != snapshot.revision {
-            revision = snapshot.revision;
+        if !Arc::ptr_eq(&placed, &snapshot) {
+            placed = snapshot.clone();
             let homes = snapshot.instances.keys();
             let homes: HashSet<NodeId> = homes
                 .filter_map(|i| Some(snapshot.home(i)?.owner))

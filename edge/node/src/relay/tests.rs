@@ -32,6 +32,7 @@ fn snapshot() -> Snapshot {
                 shards: 1,
                 slots: BTreeMap::new(),
                 owners: vec!["r1".into()],
+                ..Default::default()
             },
         )]),
         // e9 is placed and does not run; e2 runs and is not placed.
@@ -135,6 +136,7 @@ fn relays_are_the_first_two_of_each_region() {
         shards: 5,
         slots: BTreeMap::new(),
         owners,
+        ..Region::default()
     };
     snapshot.regions.insert("other".to_owned(), other);
     let relays: Vec<NodeId> = relays_of(&snapshot).into_iter().collect();

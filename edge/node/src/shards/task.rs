@@ -7,6 +7,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use gb6_core_model::snapshot::Snapshot;
 use gb6_core_model::{Incarnation, InstanceId, NodeId, SessionId, ShardId};
 use gb6_core_obs::{Invariant, check_invariant};
 use gb6_core_wire::mesh::{HistoryPage, ShardRef, ToEdge};
@@ -82,8 +83,10 @@ pub(super) struct ShardTask {
     failures: u32,
     /// A node that was named as the owner by one that is not.
     hint: Option<NodeId>,
-    /// The owner by the snapshot when the streams were last opened, and that snapshot's revision.
-    placed: (Option<NodeId>, u64),
+    /// The snapshot that was last looked at, and the owner by it.
+    placed: (Arc<Snapshot>, Option<NodeId>),
+    /// The node that the streams lead to, or are opened at.
+    at: Option<NodeId>,
     /// The snapshot that the shards of all subscriptions to prefixes were last compared with.
     prefixes_placed: u64,
     /// Sessions that have followed a prefix since: at most one for each request of a round.
@@ -122,7 +125,8 @@ impl ShardTask {
             link: Link::Waiting(now),
             failures: 0,
             hint: None,
-            placed: (None, 0),
+            placed: (Arc::default(), None),
+            at: None,
             prefixes_placed: 0,
             followers: Vec::new(),
             until: None,
@@ -357,17 +361,19 @@ impl ShardTask {
         }
     }
 
-    /// The node that owns the shard, as far as this edge knows.
-    fn owner(&self) -> Option<NodeId> {
-        let snapshot = self.shared.snapshot.load();
+    /// The node that owns the shard by a snapshot.
+    fn owner(&self, snapshot: &Snapshot) -> Option<NodeId> {
         let region = snapshot.regions.get(&self.shard.region)?;
         let shard = ShardId(self.shard.shard);
         region.owners.get(shard.0 as usize).cloned()
     }
 
     fn open(&mut self) {
-        self.placed = (self.owner(), self.shared.snapshot.load().revision);
-        let Some(owner) = self.hint.take().or_else(|| self.placed.0.clone()) else {
+        let snapshot = self.shared.snapshot.load_full();
+        let owner = self.owner(&snapshot);
+        self.placed = (snapshot, owner);
+        self.at = self.hint.take().or_else(|| self.placed.1.clone());
+        let Some(owner) = self.at.clone() else {
             self.detached();
             return;
         };
@@ -401,17 +407,22 @@ impl ShardTask {
         {
             self.failures = 0;
         }
+        self.live.clear();
+        self.rest.clear();
+        self.history.clear();
+        self.pages.clear();
+        self.send_at = None;
+        self.wait_to_open();
+    }
+
+    /// Waits before the streams are opened, the longer the more often that failed.
+    fn wait_to_open(&mut self) {
         let bound = RETRY_FIRST
             .saturating_mul(1 << self.failures.min(16))
             .min(RETRY_LONGEST);
         self.failures = self.failures.saturating_add(1);
         let bound = u64::try_from(bound.as_micros()).unwrap_or(u64::MAX);
         let wait = Duration::from_micros(rand::random_range(0..=bound));
-        self.live.clear();
-        self.rest.clear();
-        self.history.clear();
-        self.pages.clear();
-        self.send_at = None;
         self.link = Link::Waiting(Instant::now() + wait);
     }
 
@@ -440,16 +451,24 @@ impl ShardTask {
 
     /// Goes to the new owner where a newer snapshot names another one.
     fn follow_snapshot(&mut self) {
-        let revision = self.shared.snapshot.load().revision;
-        if revision == self.placed.1 {
+        if Arc::ptr_eq(&self.placed.0, &self.shared.snapshot.load()) {
             return;
         }
-        self.placed.1 = revision;
-        let owner = self.owner();
-        if owner.is_some() && owner != self.placed.0 && !matches!(self.link, Link::Waiting(_)) {
-            tracing::info!(shard = self.shard.shard, "the shard has another owner");
-            self.hint = None;
-            self.failures = 0;
+        let snapshot = self.shared.snapshot.load_full();
+        let owner = self.owner(&snapshot);
+        let before = std::mem::replace(&mut self.placed, (snapshot, owner.clone()));
+        // It may be there already: the one before has told it.
+        if owner.is_none() || owner == before.1 || owner == self.at {
+            return;
+        }
+        tracing::info!(shard = self.shard.shard, "the shard has another owner");
+        self.hint = None;
+        self.failures = 0;
+        if matches!(self.link, Link::Waiting(_)) {
+            // For the one before: nobody else has failed.
+            self.at = None;
+            self.wait_to_open();
+        } else {
             self.lost();
         }
     }
@@ -467,6 +486,8 @@ impl ShardTask {
                     );
                     if !refused.owner.is_empty() && NodeId::is_valid(&refused.owner) {
                         self.hint = Some(NodeId::from(refused.owner.as_str()));
+                        // It is told, and not guessed: nobody need wait for long.
+                        self.failures = self.failures.min(2);
                     }
                 }
                 other => tracing::warn!(shard = self.shard.shard, why = ?other, "detached"),

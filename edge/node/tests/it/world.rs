@@ -119,6 +119,7 @@ pub(crate) fn snapshot() -> Snapshot {
                 shards: 1,
                 slots: BTreeMap::new(),
                 owners: vec!["r1".into()],
+                ..Default::default()
             },
         )]),
         nodes: BTreeMap::from([(

@@ -22,6 +22,7 @@ fn desk(who: Who, claims: Claims) -> Desk {
         shards: 4,
         slots: BTreeMap::new(),
         owners: vec![NodeId::from("r1"); 4],
+        ..Default::default()
     };
     desk.snapshot.regions.insert("eu".to_owned(), eu);
     let demo = desk.snapshot.instances.values_mut().next().unwrap();

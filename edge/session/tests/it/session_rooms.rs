@@ -314,6 +314,7 @@ fn two_shards(desk: &mut Desk) -> [Vec<String>; 2] {
         shards: 2,
         slots: Default::default(),
         owners: vec![NodeId::from("r1"), NodeId::from("r2")],
+        ..Default::default()
     };
     desk.snapshot.regions.insert("eu".into(), region);
     let names = (0..200).map(|n| format!("room:{n}"));

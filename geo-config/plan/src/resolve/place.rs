@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use gb6_core_model::ids::SLOT_COUNT;
-use gb6_core_model::snapshot::{Node, Region};
+use gb6_core_model::snapshot::{Assigned, Node, Region};
 use gb6_core_model::{NodeId, Role, ShardId};
 use toml::Spanned;
 
@@ -91,27 +91,22 @@ impl Resolver<'_> {
             SHARDS_MAX,
         );
 
-        let owners = region.owners.get_ref();
-        let owners_path = format!("{path}.owners");
-        if owners.is_empty() {
+        let owners = match region.assigned {
+            Assigned::Placement => self.owners(name, region),
+            Assigned::Region => self.candidates(name, region),
+        };
+        if let Some(given) = region.owners.as_ref()
+            && countable
+            && owners.len() as u64 > shards
+        {
             self.wrong(
-                &region.owners,
-                &owners_path,
-                "a region needs a node that owns its shards",
-            );
-        }
-        if countable && owners.len() as u64 > shards {
-            self.wrong(
-                &region.owners,
-                &owners_path,
+                given,
+                &format!("{path}.owners"),
                 format!(
                     "{} owners for {shards} shards: some would own nothing",
                     owners.len()
                 ),
             );
-        }
-        for owner in owners {
-            self.owner(owner, &owners_path, name.get_ref());
         }
 
         let mut slots = BTreeMap::new();
@@ -144,9 +139,57 @@ impl Resolver<'_> {
             shards: if countable { shards as u32 } else { 0 },
             slots,
             owners: (0..dealt)
-                .map(|n| NodeId::from(owners[n % owners.len()].get_ref().as_str()))
+                .map(|n| owners[n % owners.len()].clone())
                 .collect(),
+            assigned: region.assigned,
         }
+    }
+
+    /// The nodes that a file names as owners.
+    fn owners(&mut self, name: &Spanned<String>, region: &RegionFile) -> Vec<NodeId> {
+        let path = format!("regions.{}.owners", name.get_ref());
+        let why = "a region needs a node that owns its shards, or assigned = \"region\"";
+        let Some(owners) = &region.owners else {
+            self.wrong(name, &path, why);
+            return Vec::new();
+        };
+        if owners.get_ref().is_empty() {
+            self.wrong(owners, &path, why);
+        }
+        for owner in owners.get_ref() {
+            self.owner(owner, &path, name.get_ref());
+        }
+        let owners = owners.get_ref().iter();
+        owners.map(|o| NodeId::from(o.get_ref().as_str())).collect()
+    }
+
+    /// The nodes of a region that decides itself who owns what, by name: where owners are looked for
+    /// first.
+    fn candidates(&mut self, name: &Spanned<String>, region: &RegionFile) -> Vec<NodeId> {
+        let path = format!("regions.{}.owners", name.get_ref());
+        if let Some(owners) = &region.owners {
+            self.wrong_with(
+                owners,
+                &path,
+                "the region decides itself who owns its shards".to_owned(),
+                "leave owners out, or assigned".to_owned(),
+            );
+        }
+        let of_region = self.file.nodes.iter().filter(|(_, node)| {
+            let of = node.get_ref().region.as_ref();
+            of.is_some_and(|of| of.get_ref() == name.get_ref())
+        });
+        let candidates: Vec<NodeId> = of_region
+            .map(|(node, _)| NodeId::from(node.get_ref().as_str()))
+            .collect();
+        if candidates.is_empty() {
+            self.wrong(
+                name,
+                &format!("regions.{}.assigned", name.get_ref()),
+                "no node belongs to the region: it needs one with the role region",
+            );
+        }
+        candidates
     }
 
     fn owner(&mut self, owner: &Spanned<String>, path: &str, region: &str) {

@@ -330,6 +330,7 @@ fn snapshot(webhooks: &[(&str, Config)]) -> Arc<Snapshot> {
         shards: 2,
         slots: BTreeMap::from([(1, ShardId(0))]),
         owners: vec![NodeId::from("r1"); 2],
+        ..Default::default()
     };
     let r1 = Node {
         roles: vec![Role::Region],

@@ -25,6 +25,7 @@ pub(crate) fn snapshot(rules: Namespace) -> Arc<Snapshot> {
         shards: 1,
         slots: BTreeMap::new(),
         owners: vec![NodeId::from("r1")],
+        ..Default::default()
     };
     snapshot.regions.insert("eu".to_owned(), eu);
     for name in ["demo", "other"] {

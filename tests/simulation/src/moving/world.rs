@@ -111,6 +111,7 @@ fn snapshot(moved: bool) -> Arc<Snapshot> {
             (2, ShardId(1)),
         ]),
         owners: vec![NodeId::from("r0"), NodeId::from("r1")],
+        ..Default::default()
     };
     Arc::new(Snapshot {
         revision: 1 + u64::from(moved),
