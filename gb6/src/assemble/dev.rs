@@ -134,6 +134,7 @@ pub(crate) async fn run_dev(config: DevConfig, stop: Stop) -> anyhow::Result<()>
             rooms: storage.rooms(&mut parts)?,
             limiter: Arc::new(MemoryRateLimiter::default()),
             signals: storage.signals(),
+            map: None,
             keys,
             metrics: parts.metrics.clone(),
             health: parts.health.clone(),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use gb6_core_model::snapshot::Snapshot;
+use gb6_core_model::snapshot::{Assigned, Snapshot};
 use gb6_core_model::{InstanceId, NodeId};
 use gb6_region_node::RecordKeys;
 use parking_lot::Mutex;
@@ -163,14 +163,21 @@ async fn pass_on(
     }
 }
 
-/// The instances that `node` owns shards of.
+/// The instances that `node` owns shards of, or may own where the region decides that itself.
 fn served<'a>(
     snapshot: &'a Snapshot,
     node: &'a NodeId,
 ) -> impl Iterator<Item = &'a InstanceId> + 'a {
     snapshot.instances.iter().filter_map(move |(id, instance)| {
         let region = snapshot.regions.get(&instance.region)?;
-        region.owners.contains(node).then_some(id)
+        let may_own = match region.assigned {
+            Assigned::Placement => region.owners.contains(node),
+            Assigned::Region => {
+                let of = snapshot.nodes.get(node)?.region.as_ref();
+                of == Some(&instance.region)
+            }
+        };
+        may_own.then_some(id)
     })
 }
 

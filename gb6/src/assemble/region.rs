@@ -73,6 +73,7 @@ pub(crate) async fn run_region(
             rooms: storage.rooms(&mut parts)?,
             limiter: Arc::new(MemoryRateLimiter::default()),
             signals: storage.signals(),
+            map: None,
             keys: record_keys,
             metrics: parts.metrics.clone(),
             health: parts.health.clone(),

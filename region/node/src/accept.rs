@@ -1,6 +1,5 @@
 //! Links and streams from edges: each stream is handed to the actor of its shard, or to the relay.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -8,14 +7,15 @@ use gb6_core_mesh::{Endpoint, FrameReceiver, FrameSender, Link, QueueLimits, Str
 use gb6_core_model::{NodeId, Role};
 use gb6_core_obs::metrics::Counter;
 use gb6_core_wire::mesh::{
-    Class, EdgeFrame, HistoryPage, HistoryRequest, LimitsShared, LimitsWanted, OwnerFrame, Purpose,
-    Refused, RefusedReason, ShardRef, StreamOpen, ToEdge, ToOwner,
+    Class, EdgeFrame, HistoryPage, HistoryRequest, LimitsShared, LimitsWanted, OwnerFrame,
+    OwnersNow, OwnersOpen, Purpose, Refused, RefusedReason, ShardRef, StreamOpen, ToEdge, ToOwner,
 };
 use gb6_region_shard::LinkId;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
 use crate::limits::Limits;
 use crate::relay::Relay;
+use crate::table::{Owners, ShardTable};
 use crate::worker::Input;
 
 /// Frames taken from a stream at once.
@@ -26,8 +26,17 @@ const PAGES_MAX: usize = 16;
 /// Requests of one edge and shard that are worked on, those among them that wait for the index.
 const REQUESTS_MAX: usize = 256;
 
+/// Streams that may wait for a shard which is on its way here. Overflow: a further one is refused, and
+/// its edge comes back.
+const HELD_MAX: usize = 16 * 1024;
+/// What may wait for an edge that is told of owners: the newest alone matters. Overflow: it waits.
+const OWNERS_QUEUE: QueueLimits = QueueLimits {
+    frames: 2,
+    bytes: 1024 * 1024,
+};
+
 /// The inboxes of the shards that this node owns.
-pub(crate) type Shards = Arc<HashMap<ShardRef, mpsc::Sender<Input>>>;
+pub(crate) type Shards = Arc<ShardTable>;
 
 /// What streams are handed to.
 #[derive(Clone)]
@@ -35,6 +44,25 @@ pub(crate) struct Served {
     pub(crate) shards: Shards,
     pub(crate) relay: Arc<Relay>,
     pub(crate) limits: Limits,
+    /// Places for streams that wait for their shard.
+    held: Arc<Semaphore>,
+}
+
+impl Served {
+    pub(crate) fn new(shards: Shards, relay: Arc<Relay>, limits: Limits) -> Self {
+        Self {
+            shards,
+            relay,
+            limits,
+            held: Arc::new(Semaphore::new(HELD_MAX)),
+        }
+    }
+
+    /// The inbox of a shard, once it is here where it is on its way.
+    async fn come(&self, shard: &ShardRef) -> Option<mpsc::Sender<Input>> {
+        let _held = self.held.try_acquire().ok()?;
+        self.shards.come(shard).await
+    }
 }
 
 /// Accepts links until the endpoint is closed.
@@ -76,20 +104,40 @@ fn serve(edge: &NodeId, open: StreamOpen, stream: Stream, id: LinkId, served: &S
     match open.purpose {
         Some(Purpose::Shard(shard)) => {
             let (sender, receiver) = stream.split::<ToEdge, ToOwner>(QueueLimits::default());
+            let edge = edge.clone();
             match served.shards.get(&shard) {
                 Some(inbox) => {
-                    let edge = edge.clone();
-                    tokio::spawn(shard_stream(id, edge, sender, receiver, inbox.clone()));
+                    tokio::spawn(shard_stream(id, edge, sender, receiver, inbox));
                 }
-                None => refuse(&sender),
+                None if served.shards.is_expected(&shard) => {
+                    let served = served.clone();
+                    tokio::spawn(async move {
+                        match served.come(&shard).await {
+                            Some(inbox) => shard_stream(id, edge, sender, receiver, inbox).await,
+                            None => refuse(&sender, served.shards.owner(&shard)),
+                        }
+                    });
+                }
+                None => refuse(&sender, served.shards.owner(&shard)),
             }
         }
         Some(Purpose::CatchUp(shard)) => {
             let (sender, receiver) =
                 stream.split::<HistoryPage, HistoryRequest>(QueueLimits::default());
             if let Some(inbox) = served.shards.get(&shard) {
-                tokio::spawn(catch_up(id, sender, receiver, inbox.clone()));
+                tokio::spawn(catch_up(id, sender, receiver, inbox));
+            } else if served.shards.is_expected(&shard) {
+                let served = served.clone();
+                tokio::spawn(async move {
+                    if let Some(inbox) = served.come(&shard).await {
+                        catch_up(id, sender, receiver, inbox).await;
+                    }
+                });
             }
+        }
+        Some(Purpose::Owners(open)) => {
+            let (sender, receiver) = stream.split::<OwnersNow, OwnersOpen>(OWNERS_QUEUE);
+            tokio::spawn(tell_owners(open, sender, receiver, served.shards.owners()));
         }
         Some(Purpose::Limits(_)) => {
             let (sender, receiver) =
@@ -103,11 +151,32 @@ fn serve(edge: &NodeId, open: StreamOpen, stream: Stream, id: LinkId, served: &S
     }
 }
 
-fn refuse(sender: &FrameSender<ToEdge>) {
+/// Tells an edge who owns what, now and whenever that changes, until the stream ends.
+async fn tell_owners(
+    open: OwnersOpen,
+    sender: FrameSender<OwnersNow>,
+    mut receiver: FrameReceiver<OwnersOpen>,
+    mut owners: watch::Receiver<Arc<Owners>>,
+) {
+    loop {
+        let now = owners.borrow_and_update().clone();
+        // Nothing is known of other regions, nor of one whose owners the placement names.
+        if now.region == open.region && sender.send(Class::Control, now.now()).await.is_err() {
+            return;
+        }
+        tokio::select! {
+            changed = owners.changed() => if changed.is_err() { return },
+            // The edge says nothing: it has gone.
+            _ = receiver.recv() => return,
+        }
+    }
+}
+
+fn refuse(sender: &FrameSender<ToEdge>, owner: String) {
     let refused = ToEdge {
         frame: Some(EdgeFrame::Refused(Refused {
             reason: RefusedReason::NotOwner.into(),
-            owner: String::new(),
+            owner,
             text: "this node does not own the shard".to_owned(),
         })),
     };

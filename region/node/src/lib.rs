@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod accept;
+mod assignments;
 mod bodies;
 mod checkpoints;
 mod checks;
@@ -14,8 +15,10 @@ mod events;
 mod history;
 mod housekeeping;
 mod indexer;
+mod keeper;
 mod limits;
 mod metrics;
+mod news;
 mod outputs;
 mod recent;
 mod recovery;
@@ -24,6 +27,9 @@ mod region;
 mod relay;
 mod retention;
 mod signals;
+mod standby;
+mod store;
+mod table;
 mod tail;
 mod turns;
 mod webhooks;
@@ -31,4 +37,4 @@ mod worker;
 
 pub use bodies::RecordKeys;
 pub use events::Events;
-pub use region::{OpenLog, Region, RegionConfig, RegionDeps, RegionError};
+pub use region::{OpenLog, Region, RegionConfig, RegionDeps, RegionEnd, RegionError};

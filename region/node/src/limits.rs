@@ -55,7 +55,7 @@ impl Limits {
         let ours = |limit: &LimitWanted| {
             let home = snapshot.home(&InstanceId::from(limit.instance.as_str()));
             home.is_some_and(|home| {
-                shards.contains_key(&ShardRef {
+                shards.contains(&ShardRef {
                     region: home.region,
                     shard: home.shard.0,
                 })

@@ -43,6 +43,8 @@ pub(crate) struct RegionMetrics {
     pub(crate) limit_questions_unanswered: Counter,
     /// Signals that were lost on their way.
     pub(crate) signals_dropped: Counter,
+    /// How often the log was asked who owns a shard.
+    pub(crate) confirms: Counter,
 }
 
 impl RegionMetrics {
@@ -59,6 +61,10 @@ impl RegionMetrics {
             roles_refused: metrics.counter(
                 "gb6_region_roles_refused_total",
                 "Streams refused because the peer's certificate does not have the role edge.",
+            ),
+            confirms: metrics.counter(
+                "gb6_region_confirms_total",
+                "How often the log was asked who owns a shard, because the agreed records could not say it in time.",
             ),
             signals_dropped: metrics.counter(
                 "gb6_signals_dropped_total",

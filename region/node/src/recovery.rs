@@ -6,6 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use gb6_core_model::snapshot::Snapshot;
 use gb6_core_model::{Incarnation, ShardEpoch};
 use gb6_core_ports::{Acquire, Acquired, Fence, LogRange, ShardLog, StoreError, wait};
+use gb6_region_assign::next_epoch;
 use gb6_region_shard::{CheckpointError, Shard, ShardConfig};
 use prost::Message;
 
@@ -28,6 +29,22 @@ pub(crate) enum RecoveryError {
     Store(#[from] StoreError),
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
+    #[error(
+        "the log is at epoch {highest}, which is not below those of assignment {assignment}: the assignment is to be raised"
+    )]
+    EpochsUsedUp {
+        assignment: u64,
+        highest: ShardEpoch,
+    },
+}
+
+/// Which epochs a shard is acquired under.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Epochs {
+    /// The next one, whatever it is: the placement says that nobody else owns the shard.
+    Next,
+    /// Those of this assignment alone.
+    Of(u64),
 }
 
 /// A shard that is ready to serve.
@@ -35,7 +52,10 @@ pub(crate) struct Recovered {
     pub(crate) shard: Shard,
     pub(crate) standing: Standing,
     pub(crate) next_position: u64,
+    /// By this, not by who followed the log before.
     pub(crate) replayed: Replayed,
+    /// Bytes of log since the checkpoint that was begun with.
+    pub(crate) uncovered: u64,
     pub(crate) recent: Recent,
 }
 
@@ -72,79 +92,144 @@ pub(crate) fn unix_ms() -> i64 {
     since.map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX))
 }
 
-/// Reads the checkpoint and the log behind it, acquires the shard unless it is `held` already, and
-/// reads what came in between.
+/// The state of a shard, as far as its log has been read.
+pub(crate) struct Replay {
+    pub(crate) shard: Shard,
+    /// The position that is read next.
+    pub(crate) next: u64,
+    pub(crate) replayed: Replayed,
+    pub(crate) recent: Recent,
+}
+
+impl Replay {
+    /// Restores the newest checkpoint that can be used. Nothing behind it is read yet.
+    pub(crate) fn begin(
+        log: &Arc<dyn ShardLog>,
+        config: &ShardConfig,
+        snapshot: &Arc<Snapshot>,
+    ) -> Result<Self, RecoveryError> {
+        let mut shard = Shard::new(config.clone(), snapshot.clone());
+        let LogRange { first, next } = log.range()?;
+        let mut replayed = Replayed {
+            from: first,
+            ..Replayed::default()
+        };
+        let mut covered = 0;
+        let mut before = u64::MAX;
+        while let Some((position, state)) = log.load_checkpoint_before(before)? {
+            match shard.restore(&state) {
+                Ok(next) => {
+                    covered = next;
+                    replayed.from = next.max(first);
+                    replayed.state_bytes = state.len() as u64;
+                    break;
+                }
+                Err(error @ CheckpointError::Newer { .. }) => return Err(error.into()),
+                Err(error) => {
+                    // The one before leads to the same: more is replayed.
+                    tracing::warn!(shard = config.shard.shard, position, %error, "the checkpoint is passed over");
+                    shard = Shard::new(config.clone(), snapshot.clone());
+                    before = position;
+                }
+            }
+        }
+        if covered < first {
+            tracing::error!(
+                region = config.shard.region,
+                shard = config.shard.shard,
+                first,
+                covered,
+                "neither of the checkpoints that cover what retention has removed can be read: rooms \
+                 without kept messages begin anew, and message ids of the removed part are forgotten"
+            );
+        }
+        let begin = replayed
+            .from
+            .min(next.saturating_sub(RECENT_RECORDS).max(first));
+        Ok(Self {
+            shard,
+            next: begin,
+            replayed,
+            recent: Recent::default(),
+        })
+    }
+
+    /// Reads on to the log's end. What the checkpoint covers is only remembered as recent.
+    pub(crate) fn read_on(&mut self, log: &Arc<dyn ShardLog>) -> Result<(), StoreError> {
+        while self.read_page(log)? {}
+        Ok(())
+    }
+
+    /// Reads a page; whether there may be more.
+    pub(crate) fn read_page(&mut self, log: &Arc<dyn ShardLog>) -> Result<bool, StoreError> {
+        let page = log.read(self.next, PAGE_RECORDS, PAGE_BYTES)?;
+        for record in page.records {
+            if record.position >= self.replayed.from {
+                self.shard.replay(&record);
+                self.replayed.records += 1;
+                self.replayed.bytes += record.encoded_len() as u64;
+            }
+            self.recent.push(record);
+        }
+        let done = page.next >= page.end || page.next == self.next;
+        self.next = page.next;
+        Ok(!done)
+    }
+}
+
+/// Reads the checkpoint and the log behind it, or goes on from what was `followed`, acquires the shard
+/// unless it is `held` already, and reads what came in between.
 pub(crate) fn recover(
     log: &Arc<dyn ShardLog>,
     config: &ShardConfig,
     snapshot: &Arc<Snapshot>,
-    held: Option<Acquisition>,
+    (held, followed): (Option<Acquisition>, Option<Replay>),
+    epochs: Epochs,
 ) -> Result<Recovered, RecoveryError> {
-    let mut shard = Shard::new(config.clone(), snapshot.clone());
-    let LogRange { first, next } = log.range()?;
-    let mut replayed = Replayed {
-        from: first,
-        ..Replayed::default()
-    };
-    let mut covered = 0;
-    let mut before = u64::MAX;
-    while let Some((position, state)) = log.load_checkpoint_before(before)? {
-        match shard.restore(&state) {
-            Ok(next) => {
-                covered = next;
-                replayed.from = next.max(first);
-                replayed.state_bytes = state.len() as u64;
-                break;
-            }
-            Err(error @ CheckpointError::Newer { .. }) => return Err(error.into()),
-            Err(error) => {
-                // The one before leads to the same: more is replayed.
-                tracing::warn!(shard = config.shard.shard, position, %error, "the checkpoint is passed over");
-                shard = Shard::new(config.clone(), snapshot.clone());
-                before = position;
-            }
+    let mut followed_bytes = 0;
+    let mut replay = match followed {
+        Some(mut followed) => {
+            followed_bytes = followed.replayed.bytes;
+            followed.replayed = Replayed {
+                from: followed.next,
+                state_bytes: followed.replayed.state_bytes,
+                ..Replayed::default()
+            };
+            followed
         }
-    }
-    if covered < first {
-        tracing::error!(
-            region = config.shard.region,
-            shard = config.shard.shard,
-            first,
-            covered,
-            "neither of the checkpoints that cover what retention has removed can be read: rooms \
-             without kept messages begin anew, and message ids of the removed part are forgotten"
-        );
-    }
-    let mut recent = Recent::default();
-    let begin = replayed
-        .from
-        .min(next.saturating_sub(RECENT_RECORDS).max(first));
-    let next = replay(log, &mut shard, begin, &mut replayed, &mut recent)?;
-    let (epoch, served_ms, _) = shard.log_state();
+        None => Replay::begin(log, config, snapshot)?,
+    };
+    replay.shard.set_snapshot(snapshot.clone());
+    replay.read_on(log)?;
+    let (epoch, served_ms, _) = replay.shard.log_state();
     let acquisition = match held {
         Some(held) => Ok(held),
-        None => acquire(log, config, (epoch, served_ms), random_incarnation()?),
+        None => acquire(log, config, (epoch, served_ms), epochs),
     };
     let (standing, next_position) = match acquisition {
         Ok(Acquisition { fence, acquired }) => {
             // An owner before this one may have committed between the replay and the acquisition.
-            let next = replay(log, &mut shard, next, &mut replayed, &mut recent)?;
-            debug_assert_eq!(next, acquired.range.next);
+            replay.read_on(log)?;
+            debug_assert_eq!(replay.next, acquired.range.next);
             (Standing::Owner(fence), acquired.range.next)
         }
-        Err(full @ StoreError::StorageFull { .. }) => {
+        // Where others may own the shard, nobody shows what it does not own.
+        Err(RecoveryError::Store(full @ StoreError::StorageFull { .. }))
+            if epochs == Epochs::Next =>
+        {
             // Of an epoch that is over, and an incarnation that never acquired anything.
             let fence = fence(config, ShardEpoch(epoch), random_incarnation()?);
-            (Standing::Reader(fence, full), next)
+            (Standing::Reader(fence, full), replay.next)
         }
-        Err(error) => return Err(error.into()),
+        Err(error) => return Err(error),
     };
     Ok(Recovered {
-        shard,
+        shard: replay.shard,
         standing,
         next_position,
-        replayed,
-        recent,
+        uncovered: followed_bytes + replay.replayed.bytes,
+        replayed: replay.replayed,
+        recent: replay.recent,
     })
 }
 
@@ -174,17 +259,31 @@ pub(crate) fn acquisition(served_ms: u64) -> Acquire {
 fn acquire(
     log: &Arc<dyn ShardLog>,
     config: &ShardConfig,
-    (mut epoch, served_ms): (u64, u64),
-    incarnation: Incarnation,
-) -> Result<Acquisition, StoreError> {
+    (mut highest, served_ms): (u64, u64),
+    epochs: Epochs,
+) -> Result<Acquisition, RecoveryError> {
+    let incarnation = random_incarnation()?;
     let mut tries = 0;
     loop {
         tries += 1;
-        let fence = fence(config, ShardEpoch(epoch + 1), incarnation);
+        let epoch = match epochs {
+            Epochs::Next => ShardEpoch(highest + 1),
+            Epochs::Of(assignment) => {
+                let highest = ShardEpoch(highest);
+                next_epoch(assignment, highest).ok_or(RecoveryError::EpochsUsedUp {
+                    assignment,
+                    highest,
+                })?
+            }
+        };
+        let fence = fence(config, epoch, incarnation);
         let wanted = acquisition(served_ms);
         match wait(|done| log.acquire(fence.clone(), wanted, done)) {
-            Err(StoreError::Fenced { current, .. }) if tries < ACQUIRE_TRIES => epoch = current.0,
-            other => return other.map(|acquired| Acquisition { fence, acquired }),
+            Err(StoreError::Fenced { current, .. }) if tries < ACQUIRE_TRIES => {
+                highest = current.0;
+            }
+            Err(error) => return Err(error.into()),
+            Ok(acquired) => return Ok(Acquisition { fence, acquired }),
         }
     }
 }
@@ -199,31 +298,4 @@ pub(crate) fn random_incarnation() -> Result<Incarnation, StoreError> {
             cause: "the system gives no randomness".into(),
         })?;
     Ok(Incarnation(u64::from_ne_bytes(bytes).max(1)))
-}
-
-/// Reads from `from` to the log's end; returns where it ended. What the checkpoint covers is only
-/// remembered as recent.
-fn replay(
-    log: &Arc<dyn ShardLog>,
-    shard: &mut Shard,
-    mut from: u64,
-    replayed: &mut Replayed,
-    recent: &mut Recent,
-) -> Result<u64, StoreError> {
-    loop {
-        let page = log.read(from, PAGE_RECORDS, PAGE_BYTES)?;
-        for record in page.records {
-            if record.position >= replayed.from {
-                shard.replay(&record);
-                replayed.records += 1;
-                replayed.bytes += record.encoded_len() as u64;
-            }
-            recent.push(record);
-        }
-        let done = page.next >= page.end || page.next == from;
-        from = page.next;
-        if done {
-            return Ok(from);
-        }
-    }
 }

@@ -18,8 +18,9 @@ use crate::checkpoints::{CheckpointEvery, Checkpoints};
 use crate::checks;
 use crate::history::Reader;
 use crate::indexer::IndexFeed;
+use crate::keeper::{Order, Ownership};
 use crate::metrics::{RegionMetrics, ShardNumbers};
-use crate::recovery::{Acquisition, Replayed, unix_ms};
+use crate::recovery::{Acquisition, unix_ms};
 use crate::regain::Regain;
 use crate::retention;
 use crate::signals::ShardSignals;
@@ -30,6 +31,8 @@ use crate::webhooks::Feed;
 const INPUTS_MAX: usize = 64;
 /// How often time passes in the machine.
 const TICK: Duration = Duration::from_millis(250);
+/// How long the log may take to say who owns the shard.
+const CONFIRM_MAX: Duration = Duration::from_secs(2);
 /// History reads of one shard that may run at once.
 const READS_MAX: usize = 8;
 
@@ -69,12 +72,16 @@ pub(crate) struct Surroundings {
     pub(crate) retention_every: Duration,
     /// When the machine's clock was 0.
     pub(crate) started: Instant,
+    /// How far the node can rely on owning the shard.
+    pub(crate) ownership: Ownership,
 }
 
 /// Why an actor ended.
 pub(crate) enum Ended {
     /// It was asked to.
     Drained,
+    /// The shard has another owner.
+    Left,
     /// The log must be read again, or another node owns the shard.
     Lost,
     /// What could only be read is acquired: the log is read again, and served under this.
@@ -105,6 +112,11 @@ pub(crate) struct Worker {
     pub(crate) retaining: Option<retention::Running>,
     pub(crate) retained_at: Instant,
     pub(crate) storage_full: bool,
+    ownership: Ownership,
+    /// A hand-over: no batch is begun.
+    paused: bool,
+    /// It was said that nothing is in flight.
+    told_paused: bool,
 }
 
 type InFlight = (
@@ -119,7 +131,7 @@ impl Worker {
         regain: Option<Regain>,
         reader: Arc<Reader>,
         feed: IndexFeed,
-        replayed: Replayed,
+        (uncovered, state_bytes): (u64, u64),
         surroundings: Surroundings,
     ) -> Self {
         let now = Instant::now();
@@ -132,6 +144,7 @@ impl Worker {
             checkpoint_every,
             retention_every,
             started,
+            ownership,
         } = surroundings;
         Self {
             shard,
@@ -151,30 +164,29 @@ impl Worker {
             admins: HashMap::new(),
             next_admin: 1,
             reads: Arc::new(Semaphore::new(READS_MAX)),
-            checkpoints: Checkpoints::new(
-                checkpoint_every,
-                replayed.bytes,
-                replayed.state_bytes,
-                now,
-            ),
+            checkpoints: Checkpoints::new(checkpoint_every, uncovered, state_bytes, now),
             retaining: None,
             retained_at: now,
             storage_full: false,
+            ownership,
+            paused: false,
+            told_paused: false,
         }
     }
 
-    /// Serves until asked to drain, or until the shard is lost.
+    /// Serves until told to end, or until the shard is lost.
     pub(crate) async fn run(
         &mut self,
         inbox: &mut mpsc::Receiver<Input>,
         snapshot: &mut watch::Receiver<Arc<Snapshot>>,
-        drain: &mut watch::Receiver<bool>,
+        orders: &mut watch::Receiver<Order>,
     ) -> Ended {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut in_flight: Option<InFlight> = None;
         let mut waiting: Option<(Instant, Wait)> = None;
         let mut followed = true;
+        self.paused = *orders.borrow() == Order::Pause;
         loop {
             tokio::select! {
                 biased;
@@ -182,17 +194,37 @@ impl Worker {
                     let batch = in_flight.take().map(|(_, batch)| batch).unwrap_or_default();
                     self.answered(answer, batch);
                 }
-                changed = drain.changed() => {
-                    if changed.is_err() || *drain.borrow() {
-                        if let Some((commit, batch)) = in_flight.take() {
-                            self.answered(commit.await.ok(), batch);
+                changed = orders.changed() => {
+                    let order = match changed {
+                        Ok(()) => orders.borrow_and_update().clone(),
+                        Err(_) => Order::Stop,
+                    };
+                    match order {
+                        Order::Serve => self.paused = false,
+                        Order::Pause => {
+                            self.paused = true;
+                            self.told_paused = false;
+                            // The turn goes to another shard.
+                            waiting = None;
                         }
-                        self.flush();
-                        self.checkpoint_now().await;
-                        if let Some(running) = self.retaining.take() {
-                            running.stop().await;
+                        Order::Leave(owner) => {
+                            // What is in flight is not answered: the edges ask the next owner.
+                            let owner = owner.as_ref().map_or("", |owner| owner.as_str());
+                            self.shard.leave_to(owner);
+                            self.flush();
+                            return Ended::Left;
                         }
-                        return Ended::Drained;
+                        Order::Stop => {
+                            if let Some((commit, batch)) = in_flight.take() {
+                                self.answered(commit.await.ok(), batch);
+                            }
+                            self.flush();
+                            self.checkpoint_now().await;
+                            if let Some(running) = self.retaining.take() {
+                                running.stop().await;
+                            }
+                            return Ended::Drained;
+                        }
                     }
                 }
                 changed = snapshot.changed(), if followed => {
@@ -211,21 +243,29 @@ impl Worker {
                         let waited = asked.elapsed().as_secs_f64();
                         self.metrics.turn_seconds.observe(waited);
                     }
-                    // What has come meanwhile is part of the batch.
-                    self.take_more(inbox);
+                    // What has come meanwhile is part of the batch, where nothing must be asked first.
+                    if self.ownership.is_sure() {
+                        self.take_more(inbox);
+                    }
                     in_flight = turn.and_then(|turn| self.append(turn));
                 }
                 input = inbox.recv() => match input {
                     Some(input) => {
-                        self.take(input);
-                        self.take_more(inbox);
+                        if let Some(ended) = self.take_with(input, inbox).await {
+                            return ended;
+                        }
                     }
                     None => return Ended::Drained,
                 },
                 // The flush below hands them to the edges.
                 () = self.signals.filled() => {}
             }
-            if in_flight.is_none() && waiting.is_none() && self.shard.wants_batch() {
+            if self.paused {
+                if in_flight.is_none() && !self.told_paused {
+                    self.told_paused = true;
+                    self.ownership.paused();
+                }
+            } else if in_flight.is_none() && waiting.is_none() && self.shard.wants_batch() {
                 match self.turns.ask() {
                     Asked::Now(turn) => in_flight = self.append(turn),
                     Asked::Later(wait) => waiting = Some((Instant::now(), wait)),
@@ -240,6 +280,52 @@ impl Worker {
             if !self.shard.is_serving() {
                 return Ended::Lost;
             }
+        }
+    }
+
+    /// Takes an input and those that have come with it. Where the node can not rely on owning the
+    /// shard, the log is asked first, after they have come: an answer must not be older than what
+    /// another owner has answered.
+    async fn take_with(
+        &mut self,
+        input: Input,
+        inbox: &mut mpsc::Receiver<Input>,
+    ) -> Option<Ended> {
+        if self.ownership.is_sure() {
+            self.take(input);
+            self.take_more(inbox);
+            return None;
+        }
+        let mut inputs = vec![input];
+        while inputs.len() < INPUTS_MAX
+            && let Ok(input) = inbox.try_recv()
+        {
+            inputs.push(input);
+        }
+        if let Err(error) = self.confirm().await {
+            tracing::warn!(shard = %self.reader.shard, %error, "it is not known whether this node still owns the shard: it is not served until it is");
+            self.shard.stop_serving();
+            self.flush();
+            return Some(Ended::Lost);
+        }
+        for input in inputs {
+            self.take(input);
+        }
+        None
+    }
+
+    /// Asks the log whether this node still owns the shard.
+    async fn confirm(&self) -> Result<(), StoreError> {
+        self.metrics.confirms.inc();
+        let (log, fence) = (self.reader.log.clone(), self.fence.clone());
+        let asked = tokio::task::spawn_blocking(move || log.confirm(&fence));
+        let unavailable = |cause: String| StoreError::Unavailable { cause };
+        match tokio::time::timeout(CONFIRM_MAX, asked).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(error)) => Err(unavailable(error.to_string())),
+            Err(_) => Err(unavailable(format!(
+                "the log gave no answer in {CONFIRM_MAX:?}"
+            ))),
         }
     }
 

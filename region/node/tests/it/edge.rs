@@ -67,6 +67,7 @@ fn snapshot(rules: Namespace, webhooks: Option<Webhooks>) -> Arc<Snapshot> {
         shards: 1,
         slots: BTreeMap::new(),
         owners: vec![NodeId::from("r1")],
+        ..Default::default()
     };
     let r1 = Node {
         roles: vec![Role::Region],
@@ -265,6 +266,7 @@ impl Machine {
             signals: self.signals.clone(),
             keys,
             limiter: self.limiter.clone(),
+            map: None,
             metrics: self.metrics.clone(),
             health: health.clone(),
         };

@@ -1,10 +1,12 @@
 //! A region on the reference log and the in-memory mesh, as an edge sees it.
 
+mod cut;
 mod edge;
 mod index;
 mod limits;
 mod lost_engines;
 mod lying;
+mod nodes;
 mod prefixes;
 mod presence;
 mod relay;

@@ -1,0 +1,485 @@
+//! What keeps one shard served on this node, for as long as the node owns it.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use futures_util::FutureExt;
+use gb6_core_model::{NodeId, ShardEpoch, ShardId};
+use gb6_core_obs::health::Component;
+use gb6_core_ports::{LogCaps, ShardLog, StoreError};
+use gb6_core_wire::mesh::ShardRef;
+use gb6_region_shard::ShardConfig;
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, watch};
+
+use crate::checkpoints::CheckpointEvery;
+use crate::events::ShardEvents;
+use crate::history::{Erased, Reader};
+use crate::indexer::Indexer;
+use crate::metrics::{RegionMetrics, ShardNumbers};
+use crate::news::{News, NewsBox};
+use crate::recovery::{Acquisition, Epochs, Recovered, RecoveryError, Standing, recover};
+use crate::regain::Regain;
+use crate::region::{RegionConfig, RegionDeps};
+use crate::signals::ShardSignals;
+use crate::standby::Follower;
+use crate::turns::CommitTurns;
+use crate::webhooks::{self, Feed, ShardWebhooks};
+use crate::worker::{Ended, Input, Surroundings, Worker};
+
+/// Pause before a shard that could not be served is tried again.
+const RETRY: Duration = Duration::from_millis(500);
+/// The same where an assignment says that the shard is this node's: everybody waits for it alone.
+const RETRY_ASSIGNED: Duration = Duration::from_millis(100);
+
+/// What a shard's actor is to do.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Order {
+    /// Serve.
+    Serve,
+    /// Finish what is in flight, begin no batch, and say so.
+    Pause,
+    /// End at once: the shard is this node's, where there is one.
+    Leave(Option<NodeId>),
+    /// Finish what is in flight, save a checkpoint, end.
+    Stop,
+}
+
+impl Order {
+    pub(crate) fn is_end(&self) -> bool {
+        matches!(self, Order::Leave(_) | Order::Stop)
+    }
+}
+
+/// What all shards of a node share.
+pub(crate) struct NodeParts {
+    pub(crate) config: RegionConfig,
+    pub(crate) deps: Arc<RegionDeps>,
+    pub(crate) metrics: RegionMetrics,
+    pub(crate) turns: Arc<CommitTurns>,
+    pub(crate) webhooks: Arc<webhooks::Shared>,
+}
+
+/// By what a node owns a shard, and how far it can rely on that.
+#[derive(Clone)]
+pub(crate) enum Ownership {
+    /// The placement says so: nobody else owns it.
+    Placed,
+    /// An assignment, which another node may get when this one is not heard.
+    Assigned(Arc<Assignment>),
+}
+
+/// A shard's assignment to this node.
+pub(crate) struct Assignment {
+    shard: u32,
+    /// The assignment epoch.
+    epoch: AtomicU64,
+    /// It may have been given away.
+    doubtful: AtomicBool,
+    lease: Arc<NodeLease>,
+    news: Arc<NewsBox>,
+}
+
+/// Until when nobody can have taken this node for dead.
+pub(crate) struct NodeLease {
+    began: Instant,
+    /// In ms of this node's clock.
+    fresh_until: AtomicU64,
+}
+
+impl NodeLease {
+    pub(crate) fn new(began: Instant) -> Self {
+        Self {
+            began,
+            fresh_until: AtomicU64::new(0),
+        }
+    }
+
+    /// The node's clock: ms since it began.
+    pub(crate) fn now_ms(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    pub(crate) fn set(&self, fresh_until: u64) {
+        self.fresh_until.store(fresh_until, Ordering::SeqCst);
+    }
+
+    fn is_fresh(&self) -> bool {
+        self.now_ms() < self.fresh_until.load(Ordering::SeqCst)
+    }
+}
+
+impl Assignment {
+    pub(crate) fn new(
+        shard: u32,
+        epoch: u64,
+        lease: Arc<NodeLease>,
+        news: Arc<NewsBox>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            shard,
+            epoch: AtomicU64::new(epoch),
+            doubtful: AtomicBool::new(true),
+            lease,
+            news,
+        })
+    }
+
+    pub(crate) fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::SeqCst)
+    }
+
+    /// The assignment was raised.
+    pub(crate) fn raise(&self, epoch: u64) {
+        self.epoch.store(epoch, Ordering::SeqCst);
+    }
+
+    pub(crate) fn doubt(&self, doubtful: bool) {
+        self.doubtful.store(doubtful, Ordering::SeqCst);
+    }
+}
+
+impl Ownership {
+    /// Whether no other node can serve the shard now.
+    pub(crate) fn is_sure(&self) -> bool {
+        match self {
+            Ownership::Placed => true,
+            Ownership::Assigned(assignment) => {
+                assignment.lease.is_fresh() && !assignment.doubtful.load(Ordering::SeqCst)
+            }
+        }
+    }
+
+    fn epochs(&self) -> Epochs {
+        match self {
+            Ownership::Placed => Epochs::Next,
+            Ownership::Assigned(assignment) => Epochs::Of(assignment.epoch()),
+        }
+    }
+
+    fn retry(&self) -> Duration {
+        match self {
+            Ownership::Placed => RETRY,
+            Ownership::Assigned(_) => RETRY_ASSIGNED,
+        }
+    }
+
+    fn tell(&self, news: impl FnOnce(u32) -> News) {
+        if let Ownership::Assigned(assignment) = self {
+            assignment.news.push(news(assignment.shard));
+        }
+    }
+
+    fn serving(&self, epochs: Epochs) {
+        if let Epochs::Of(epoch) = epochs {
+            self.tell(|shard| News::Serving { shard, epoch });
+        }
+    }
+
+    fn epochs_used_up(&self, epoch: u64, highest: ShardEpoch) {
+        self.tell(|shard| News::EpochsUsedUp {
+            shard,
+            epoch,
+            highest,
+        });
+    }
+
+    /// Nothing of the shard is in flight.
+    pub(crate) fn paused(&self) {
+        self.tell(|shard| News::Paused { shard });
+    }
+
+    fn ended(&self) {
+        self.tell(|shard| News::Left { shard });
+    }
+}
+
+/// The settings of a shard's machine, without those of its log.
+pub(crate) fn machine_config(config: &RegionConfig, shard: &ShardRef) -> ShardConfig {
+    let mut machine = ShardConfig::new(shard.clone());
+    machine.lease_ms = config.edge_lease.as_millis() as u64;
+    machine.dedupe_ids_max = config.dedupe_ids_max;
+    machine
+}
+
+/// Keeps a machine's batches within what its log takes.
+pub(crate) fn bound_batches(machine: &mut ShardConfig, caps: &LogCaps) {
+    machine.batch_records_max = machine.batch_records_max.min(caps.batch_records_max);
+    // What the batch's own header takes stays free.
+    let bytes = caps.batch_bytes_max - caps.batch_bytes_max / 16;
+    machine.batch_bytes_max = machine.batch_bytes_max.min(bytes);
+}
+
+/// Keeps one shard served: recovers, runs the actor, and begins again when the shard was lost.
+pub(crate) struct Keeper {
+    pub(crate) shard: ShardRef,
+    pub(crate) component: Component,
+    pub(crate) numbers: Arc<Mutex<ShardNumbers>>,
+    pub(crate) node: Arc<NodeParts>,
+    pub(crate) ownership: Ownership,
+    /// Whoever followed the log before.
+    pub(crate) standby: Mutex<Option<Follower>>,
+}
+
+impl Keeper {
+    /// Keeps it served until it is told to end.
+    pub(crate) async fn run(
+        self,
+        mut inputs: mpsc::Receiver<Input>,
+        mut orders: watch::Receiver<Order>,
+    ) {
+        let started = Instant::now();
+        let mut log = None;
+        let mut indexer = None;
+        let mut held = None;
+        while !orders.borrow().is_end() {
+            let serving = self.serve(
+                (&mut log, &mut indexer),
+                held.take(),
+                started,
+                &mut inputs,
+                &mut orders,
+            );
+            match AssertUnwindSafe(serving).catch_unwind().await {
+                Ok(Ok(Ended::Drained | Ended::Left)) => break,
+                Ok(Ok(Ended::Acquired(acquisition))) => {
+                    held = Some(*acquisition);
+                    continue;
+                }
+                Ok(Ok(Ended::Lost)) => {
+                    self.component
+                        .not_ready("the shard was lost; its log is read again");
+                }
+                Err(_) => {
+                    // A defect of ours, which the panic itself reported. What the actor held is
+                    // gone; the log has the truth.
+                    tracing::error!(
+                        region = self.shard.region,
+                        shard = self.shard.shard,
+                        "the shard's actor panicked; its log is read again"
+                    );
+                    self.component
+                        .not_ready("the shard's actor panicked; its log is read again");
+                }
+                Ok(Err(RecoveryError::EpochsUsedUp {
+                    assignment,
+                    highest,
+                })) => {
+                    tracing::info!(
+                        shard = self.shard.shard,
+                        assignment,
+                        highest = highest.0,
+                        "the log's epochs are not below those of the assignment, which is raised"
+                    );
+                    self.ownership.epochs_used_up(assignment, highest);
+                }
+                Ok(Err(error)) => {
+                    tracing::error!(region = self.shard.region, shard = self.shard.shard, %error, "the shard can not be served");
+                    self.component.not_ready(error.to_string());
+                }
+            }
+            self.numbers.lock().serving = false;
+            tokio::select! {
+                () = refuse_for(&mut inputs, self.ownership.retry()) => {}
+                _ = orders.wait_for(Order::is_end) => {}
+            }
+        }
+        self.numbers.lock().serving = false;
+        if let Ownership::Assigned(_) = self.ownership {
+            // Others serve it: this node is ready without it.
+            self.component.retire();
+        }
+        self.ownership.ended();
+    }
+
+    async fn serve(
+        &self,
+        (log, indexer): (&mut Option<Arc<dyn ShardLog>>, &mut Option<Indexer>),
+        held: Option<Acquisition>,
+        started: Instant,
+        inputs: &mut mpsc::Receiver<Input>,
+        orders: &mut watch::Receiver<Order>,
+    ) -> Result<Ended, RecoveryError> {
+        let NodeParts {
+            config,
+            deps,
+            metrics,
+            turns,
+            webhooks,
+        } = &*self.node;
+        let shard_id = ShardId(self.shard.shard);
+        let mut snapshot = deps.snapshot.clone();
+        let current = snapshot.borrow_and_update().clone();
+        let mut machine = machine_config(config, &self.shard);
+        let epochs = self.ownership.epochs();
+        let open_log = deps.open_log.clone();
+        // Put back once it has shown that it can be served from.
+        let known = log.take();
+        let keys = deps.keys.clone();
+        let standby = self.standby.lock().take();
+        // Of an actor that panicked.
+        let following = indexer.take();
+        let recovering = tokio::task::spawn_blocking(move || {
+            let begun = Instant::now();
+            if let Some(following) = following {
+                following.stop();
+            }
+            // Whoever followed the log has it open, and has read most of it.
+            let (log, followed) = match (known, standby.and_then(Follower::take)) {
+                (Some(log), _) => (log, None),
+                (None, Some((log, followed))) => (log, Some(followed)),
+                (None, None) => (open_log(shard_id)?, None),
+            };
+            bound_batches(&mut machine, &log.caps());
+            let mut recovered = recover(&log, &machine, &current, (held, followed), epochs)?;
+            let recent = std::mem::take(&mut recovered.recent);
+            let tail = recent.into_tail(&recovered.shard, &keys);
+            Ok::<_, RecoveryError>((log, machine, recovered, tail, begun.elapsed()))
+        });
+        let (opened, machine, recovered, tail, took) = match recovering.await {
+            Ok(result) => result?,
+            Err(error) => {
+                return Err(RecoveryError::Store(StoreError::Unavailable {
+                    cause: format!("recovery failed: {error}"),
+                }));
+            }
+        };
+        let Recovered {
+            mut shard,
+            standing,
+            next_position,
+            replayed,
+            uncovered,
+            recent: _,
+        } = recovered;
+        let (epoch, served_ms, _) = shard.log_state();
+        let (fence, regain) = match standing {
+            Standing::Owner(fence) => (fence, None),
+            Standing::Reader(fence, full) => {
+                tracing::error!(
+                    region = self.shard.region,
+                    shard = self.shard.shard,
+                    error = %full,
+                    "the shard can be read and not be written until there is space"
+                );
+                let log = opened.clone();
+                let regain = Regain::new(log, machine, (epoch, served_ms), full);
+                (fence, Some(regain))
+            }
+        };
+        tracing::info!(
+            region = self.shard.region,
+            shard = self.shard.shard,
+            epoch = fence.shard_epoch.0,
+            from = replayed.from,
+            replayed = replayed.records,
+            replayed_bytes = replayed.bytes,
+            checkpoint_bytes = replayed.state_bytes,
+            millis = took.as_millis() as u64,
+            "shard served"
+        );
+        {
+            let mut numbers = self.numbers.lock();
+            numbers.replayed = replayed;
+            numbers.recovery_ms = took.as_millis() as u64;
+            numbers.checkpoint_position = replayed.from;
+            numbers.checkpoint_bytes = replayed.state_bytes;
+        }
+        *log = Some(opened.clone());
+        let follows = Indexer::start(shard_id, opened.clone(), deps.rooms.clone());
+        let follows = follows.map_err(|error| StoreError::Io {
+            operation: "start a thread for",
+            path: format!("the index of shard {shard_id}"),
+            detail: error.to_string(),
+        })?;
+        let reader = Arc::new(Reader {
+            shard: shard_id,
+            log: opened,
+            rooms: deps.rooms.clone(),
+            tail: Mutex::new(tail),
+            keys: Arc::new(deps.keys.clone()),
+            erased: Mutex::new(Erased::new(shard.erasures().cloned().collect())),
+            index: follows.state(),
+        });
+        let feed = follows.feed();
+        let sessions = Feed::new(next_position);
+        let following = ShardWebhooks::start(webhooks::Setup {
+            shard: self.shard.clone(),
+            log: reader.log.clone(),
+            keys: reader.keys.clone(),
+            snapshot: deps.snapshot.clone(),
+            shared: webhooks.clone(),
+            feed: sessions.clone(),
+        });
+        let events = ShardEvents::start(
+            shard_id,
+            reader.log.clone(),
+            reader.keys.clone(),
+            &config.events,
+            &deps.metrics,
+        );
+        let events = events.map_err(|error| StoreError::Io {
+            operation: "start a thread for",
+            path: format!("the events of shard {shard_id}"),
+            detail: error.to_string(),
+        })?;
+        *indexer = Some(follows);
+        let now_ms = started.elapsed().as_millis() as u64;
+        shard.serve(
+            now_ms,
+            fence.shard_epoch.0,
+            fence.owner_incarnation.0,
+            next_position,
+        );
+        let every = CheckpointEvery {
+            bytes: config.checkpoint_bytes,
+            interval: config.checkpoint_interval,
+        };
+        let mut worker = Worker::new(
+            shard,
+            fence,
+            regain,
+            reader,
+            feed,
+            (uncovered, replayed.state_bytes),
+            Surroundings {
+                metrics: metrics.clone(),
+                numbers: self.numbers.clone(),
+                turns: turns.clone(),
+                signals: ShardSignals::new(deps.signals.clone(), metrics.clone()),
+                webhooks: sessions,
+                checkpoint_every: every,
+                retention_every: config.retention_interval,
+                started,
+                ownership: self.ownership.clone(),
+            },
+        );
+        self.component.ready();
+        self.ownership.serving(epochs);
+        let ended = worker.run(inputs, &mut snapshot, orders).await;
+        following.stop().await;
+        // The index thread is waited for, which takes a moment.
+        let follows = indexer.take();
+        let stopping = tokio::task::spawn_blocking(move || {
+            drop(worker);
+            events.stop();
+            if let Some(follows) = follows {
+                follows.stop();
+            }
+        });
+        if let Err(error) = stopping.await {
+            tracing::error!(%error, "the shard's index could not be ended");
+        }
+        Ok(ended)
+    }
+}
+
+/// Turns edges away for `pause`: dropping a link's sender ends its stream, and the edge comes back.
+async fn refuse_for(inputs: &mut mpsc::Receiver<Input>, pause: Duration) {
+    let until = tokio::time::Instant::now() + pause;
+    while let Ok(Some(input)) = tokio::time::timeout_at(until, inputs.recv()).await {
+        drop(input);
+    }
+}

@@ -1,0 +1,199 @@
+//! A standby: follows the log of a shard that another node owns, so that a takeover reads only what it
+//! has not seen. It takes as much memory as owning the shard does.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use gb6_core_model::ShardId;
+use gb6_core_obs::metrics::{Metrics, Registration};
+use gb6_core_ports::{ShardLog, StoreError};
+use gb6_core_wire::mesh::ShardRef;
+
+use crate::keeper::{NodeParts, bound_batches, machine_config};
+use crate::news::{News, NewsBox};
+use crate::recovery::{RecoveryError, Replay};
+
+/// How often the log is looked at once its end was reached.
+const LOOK: Duration = Duration::from_millis(50);
+/// How often between two looks it is seen that the follower is to end.
+const STEPS: u32 = 5;
+/// Pause before a log that could not be read is opened again.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// A log, and what was read of it.
+type Followed = (Arc<dyn ShardLog>, Replay);
+
+/// A standby that follows, on a thread of its own. Ends when dropped.
+pub(crate) struct Follower {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<Option<Followed>>>,
+    _metrics: Registration,
+}
+
+/// What is shown of a standby.
+#[derive(Default)]
+struct Lag {
+    /// Records that it has not read.
+    behind: AtomicU64,
+    next: AtomicU64,
+    errors: AtomicU64,
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::SeqCst);
+    }
+}
+
+impl Follower {
+    /// Begins to follow a shard.
+    ///
+    /// # Errors
+    /// There is no thread for it.
+    pub(crate) fn start(
+        node: &Arc<NodeParts>,
+        shard: ShardRef,
+        news: Arc<NewsBox>,
+    ) -> Result<Self, StoreError> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let lag = Arc::new(Lag::default());
+        let registration = export(&node.deps.metrics, shard.shard, lag.clone());
+        let following = Following {
+            node: node.clone(),
+            shard,
+            news,
+            stop: stop.clone(),
+            lag,
+        };
+        let name = format!("standby-{}", following.shard.shard);
+        let thread = std::thread::Builder::new()
+            .name(name.clone())
+            .spawn(move || following.run())
+            .map_err(|error| StoreError::Io {
+                operation: "start the thread",
+                path: name,
+                detail: error.to_string(),
+            })?;
+        Ok(Self {
+            stop,
+            thread: Some(thread),
+            _metrics: registration,
+        })
+    }
+
+    /// Ends following: the log and what was read of it; `None` where it could not be read. Blocks for
+    /// as long as a page takes to be read.
+    pub(crate) fn take(mut self) -> Option<Followed> {
+        self.stop.store(true, Ordering::SeqCst);
+        // A thread that panicked, which it reported, has followed nothing.
+        self.thread.take()?.join().ok().flatten()
+    }
+}
+
+struct Following {
+    node: Arc<NodeParts>,
+    shard: ShardRef,
+    news: Arc<NewsBox>,
+    stop: Arc<AtomicBool>,
+    lag: Arc<Lag>,
+}
+
+impl Following {
+    fn is_over(&self) -> bool {
+        self.stop.load(Ordering::SeqCst)
+    }
+
+    /// Waits; whether the follower is to end.
+    fn wait(&self, pause: Duration) -> bool {
+        for _ in 0..STEPS {
+            if self.is_over() {
+                return true;
+            }
+            std::thread::sleep(pause / STEPS);
+        }
+        self.is_over()
+    }
+
+    fn run(self) -> Option<Followed> {
+        loop {
+            let mut caught_up = false;
+            match self.follow(&mut caught_up) {
+                Ok(followed) => return Some(followed),
+                Err(error) => {
+                    self.lag.errors.fetch_add(1, Ordering::Relaxed);
+                    tracing::warn!(region = self.shard.region, shard = self.shard.shard, %error, "the log of a shard can not be followed, and is read again");
+                }
+            }
+            if caught_up {
+                self.tell(false);
+            }
+            if self.wait(RETRY) {
+                return None;
+            }
+        }
+    }
+
+    fn tell(&self, caught_up: bool) {
+        let shard = self.shard.shard;
+        self.news.push(News::CaughtUp { shard, caught_up });
+    }
+
+    fn follow(&self, caught_up: &mut bool) -> Result<Followed, RecoveryError> {
+        let log = (self.node.deps.open_log)(ShardId(self.shard.shard))?;
+        let mut machine = machine_config(&self.node.config, &self.shard);
+        bound_batches(&mut machine, &log.caps());
+        let snapshot = self.node.deps.snapshot.borrow().clone();
+        let mut replay = Replay::begin(&log, &machine, &snapshot)?;
+        loop {
+            let mut more = true;
+            while more && !self.is_over() {
+                more = replay.read_page(&log)?;
+                // It concerns the index, which its owner keeps.
+                while replay.shard.poll_output().is_some() {}
+                self.lag.next.store(replay.next, Ordering::Relaxed);
+            }
+            if self.is_over() {
+                return Ok((log, replay));
+            }
+            if !*caught_up {
+                *caught_up = true;
+                self.tell(true);
+            }
+            self.lag.behind.store(0, Ordering::Relaxed);
+            if self.wait(LOOK) {
+                return Ok((log, replay));
+            }
+            let end = log.range()?.next;
+            let behind = end.saturating_sub(replay.next);
+            self.lag.behind.store(behind, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Shows how far a standby is.
+fn export(metrics: &Metrics, shard: u32, lag: Arc<Lag>) -> Registration {
+    let shard = shard.to_string();
+    metrics.collect(move |out| {
+        let labels = [("shard", shard.as_str())];
+        out.gauge(
+            "gb6_standby_lag_records",
+            "Records of a followed shard's log that this standby had not read when it last looked.",
+            &labels,
+            lag.behind.load(Ordering::Relaxed) as f64,
+        );
+        out.gauge(
+            "gb6_standby_position",
+            "The position that a standby reads next.",
+            &labels,
+            lag.next.load(Ordering::Relaxed) as f64,
+        );
+        out.counter(
+            "gb6_standby_errors_total",
+            "How often the log of a followed shard could not be read, and was begun again.",
+            &labels,
+            lag.errors.load(Ordering::Relaxed),
+        );
+    })
+}
