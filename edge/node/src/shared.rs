@@ -220,10 +220,13 @@ impl Shared {
 
     /// Works by `snapshot` from now on; the one before.
     pub(crate) fn place(self: &Arc<Self>, snapshot: Arc<Snapshot>) -> Arc<Snapshot> {
-        if self.snapshot.load().revision == snapshot.revision {
+        let known = self.snapshot.load();
+        if known.revision == snapshot.revision && known.instances == snapshot.instances {
             // Shards have other owners: nothing else knows of those than who routes.
+            drop(known);
             return self.snapshot.swap(snapshot);
         }
+        drop(known);
         self.limits.place(&snapshot);
         self.hosts.store(Arc::new(Hosts::of(&snapshot)));
         self.keys.place(snapshot.clone());

@@ -2,6 +2,7 @@
 
 mod cert;
 mod config;
+mod ctl;
 mod doctor;
 mod exit;
 mod log;
@@ -50,6 +51,9 @@ enum Command {
     /// Make tokens for clients
     #[command(subcommand)]
     Token(token::TokenCommand),
+    /// Look at a running region, and move its shards
+    #[command(subcommand)]
+    Ctl(ctl::CtlCommand),
     /// Look at the logs of a data directory, without a server
     #[command(subcommand)]
     Log(log::LogCommand),
@@ -77,6 +81,7 @@ impl Cli {
             Command::Cert(command) => command.run(),
             Command::Config(command) => command.run(),
             Command::Token(command) => command.run(),
+            Command::Ctl(command) => command.run(),
             Command::Log(command) => command.run(),
             Command::Doctor(doctor) => doctor.run(),
             Command::Version => exit::print(concat!(env!("CARGO_PKG_VERSION"), "\n")),
