@@ -40,8 +40,6 @@ engine_names() {
 
 # java_run CLASS ARGUMENT...: a program of Kafka, in the foreground.
 java_run() {
-    have java
-    have "$KAFKA_LIBS"
     java "${KAFKA_JVM[@]}" -cp "$KAFKA_LIBS/*" "$@"
 }
 
@@ -49,7 +47,10 @@ engine_tool() {
     local name=${1:-}
     [ -n "$name" ] || fail "which tool of Kafka, such as TopicCommand?"
     shift
-    java_run "org.apache.kafka.tools.$name" "$@"
+    have java
+    have "$KAFKA_LIBS"
+    # In place of the script, so that whoever ends it ends the tool.
+    exec java "${KAFKA_JVM[@]}" -cp "$KAFKA_LIBS/*" "org.apache.kafka.tools.$name" "$@"
 }
 
 # The session is shorter than by default (9 s), which a broker that was killed waits for before it comes

@@ -22,6 +22,7 @@ async fn create(address: &str, topic: &str) {
     tool(&made, "").await.unwrap();
 }
 
+/// The tool ends well when a message was not written; it says so.
 async fn produce(address: &str, topic: &str, line: &str) -> Result<String, String> {
     let arguments = [
         "ConsoleProducer",
@@ -90,4 +91,37 @@ async fn three_brokers_go_on_without_one() {
     engine.restart().await.unwrap();
     assert_eq!(engine.pids().len(), 3);
     assert_eq!(consume(&address, "t", "1").await, "one");
+}
+
+#[tokio::test]
+async fn clients_reach_every_broker_through_the_front_only() {
+    let dir = Dir::new();
+    let (engine, front) = Engine::start_behind(Kind::Kafka, &dir.join("k"), &["--brokers", "3"])
+        .await
+        .unwrap();
+    let address = engine.address().to_owned();
+    assert_eq!(address, front.addresses()[..3].join(","));
+    create(&address, "t").await;
+    produce(&address, "t", "one\n").await.unwrap();
+    // Asked at its own port, a broker names the front all the same.
+    let own = engine.sockets()[0].to_string();
+    front.cut();
+    let line = [
+        "ConsoleProducer",
+        "--bootstrap-server",
+        &own,
+        "--topic",
+        "t",
+        "--max-block-ms",
+        "3000",
+        "--request-timeout-ms",
+        "2000",
+        "--command-property",
+        "delivery.timeout.ms=4000",
+    ];
+    // However the tool ends, nothing is written.
+    let _ = tool(&line, "two\n").await;
+    front.heal();
+    produce(&address, "t", "three\n").await.unwrap();
+    assert_eq!(consume(&address, "t", "2").await, "one\nthree");
 }

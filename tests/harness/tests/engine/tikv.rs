@@ -3,7 +3,9 @@
 
 use gb6_tests_harness::engines::{Engine, Kind};
 
-use super::{Dir, kill_and_restart, stop};
+use gb6_tests_harness::process::http_get;
+
+use super::{Dir, PATIENCE, kill_and_restart, stop};
 
 #[tokio::test]
 async fn the_store_and_its_regions_are_the_same_after_a_kill() {
@@ -24,4 +26,21 @@ async fn the_store_and_its_regions_are_the_same_after_a_kill() {
     engine.kill_one("pd").await.unwrap();
     engine.restart().await.unwrap();
     stop(engine, Kind::Tikv).await;
+}
+
+#[tokio::test]
+async fn clients_are_told_the_front() {
+    let dir = Dir::new();
+    let (engine, front) = Engine::start_behind(Kind::Tikv, &dir.join("t"), &[])
+        .await
+        .unwrap();
+    let [pd, store, _] = &front.addresses()[..] else {
+        panic!("{:?}", front.addresses());
+    };
+    assert_eq!(engine.address(), pd);
+    let own = engine.sockets()[0];
+    let members = http_get(own, "/pd/api/v1/members", PATIENCE).await.unwrap();
+    assert!(members.body.contains(pd.as_str()), "{}", members.body);
+    let stores = http_get(own, "/pd/api/v1/stores", PATIENCE).await.unwrap();
+    assert!(stores.body.contains(store.as_str()), "{}", stores.body);
 }
