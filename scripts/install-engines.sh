@@ -157,9 +157,9 @@ if [ "$list" = true ]; then
 fi
 
 # Debian makes and starts a database, and starts a Redis, on installing them; tests start their own.
-if [[ " ${missing[*]-} " == *" postgresql "* ]] && [ ! -e /etc/postgresql-common/createcluster.conf ]; then
-    as_root mkdir -p /etc/postgresql-common
-    echo "create_main_cluster = false" | as_root tee /etc/postgresql-common/createcluster.conf >/dev/null
+if [[ " ${missing[*]-} " == *" postgresql "* ]]; then
+    apt_install postgresql-common
+    echo "create_main_cluster = false" | as_root tee -a /etc/postgresql-common/createcluster.conf >/dev/null
 fi
 apt_install ${missing[@]+"${missing[@]}"}
 if [[ " ${missing[*]-} " == *" redis-server "* ]] && [ -d /run/systemd/system ]; then

@@ -32,19 +32,20 @@ packages() {
         done
 }
 
-# The contract suites and whatever else a crate tests against an engine.
+# The contract suites and whatever else a crate tests against an engine. All packages are selected, so
+# that what they depend on is what `make test` has built.
 stage_contracts() {
-    local package features='' arguments=()
+    local package features='' selected=(--workspace)
     need cargo "curl --proto '=https' -sSf https://sh.rustup.rs | sh"
+    [ -z "${PACKAGE:-}" ] || selected=(-p "$PACKAGE")
     for package in ${PACKAGE:-$(packages)}; do
-        arguments+=(-p "$package")
         features+=${features:+,}$package/engine-tests
     done
-    if [ "${#arguments[@]}" -eq 0 ]; then
+    if [ -z "$features" ]; then
         echo "error: no package has tests against engines" >&2
         exit 1
     fi
-    cargo test --locked --no-fail-fast "${arguments[@]}" --features "$features" --test engine -- ${FILTER:-}
+    cargo test --locked --no-fail-fast "${selected[@]}" --features "$features" --test engine -- ${FILTER:-}
 }
 
 if [ "${1:-}" = --list ]; then
