@@ -9,6 +9,7 @@ mod api;
 mod backup;
 mod bench;
 mod commands;
+mod deploy;
 mod dev;
 mod dev_config;
 mod mesh;
