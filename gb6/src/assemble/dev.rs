@@ -29,8 +29,8 @@ use super::node_metrics;
 use super::outbound::outbound;
 use super::process::Stop;
 use super::ready::{DevReady, QuicReady, VERSION, absolute, http_url, print_line, ws_url};
-use super::record_keys::KeyFile;
-use super::storage::Storage;
+use super::record_keys::{Cover, KeyFile, follow};
+use super::stores::Storage;
 use crate::config::{DevFile, DevSetup, Overrides, USUAL_QUIC};
 
 /// The node that owns the shards.
@@ -80,7 +80,7 @@ pub(crate) async fn run_dev(config: DevConfig, stop: Stop) -> anyhow::Result<()>
     let keys = record_keys.keys();
     let (placement, planned) = watch::channel(Arc::new(snapshot));
     // Everybody learns of an instance when there are keys for its records.
-    let snapshot = record_keys.follow(planned)?;
+    let snapshot = follow(record_keys, planned).await?;
 
     let reloader = match &config.path {
         Some(path) => {
@@ -130,7 +130,7 @@ pub(crate) async fn run_dev(config: DevConfig, stop: Stop) -> anyhow::Result<()>
         RegionDeps {
             endpoint: at_region,
             snapshot,
-            open_log: storage.open_log(),
+            open_log: storage.open_log(None),
             rooms: storage.rooms(&mut parts)?,
             limiter: Arc::new(MemoryRateLimiter::default()),
             signals: storage.signals(),

@@ -18,7 +18,7 @@ mod ready;
 mod record_keys;
 mod region;
 mod reload;
-mod storage;
+mod stores;
 
 pub(crate) use dev::{DevConfig, run_dev};
 pub(crate) use dev_keys::DevKeys;
@@ -26,5 +26,6 @@ pub(crate) use edge::run_edge;
 pub(crate) use geo::run_geo;
 pub(crate) use port_owner::{Holder, Protocol, who_listens};
 pub(crate) use process::{Stop, run};
-pub(crate) use region::run_region;
+pub(crate) use region::{check_region, run_region};
 pub(crate) use reload::Source;
+pub(crate) use stores::Engines;

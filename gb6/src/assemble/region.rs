@@ -1,12 +1,16 @@
-//! `gb6 region`: owns shards on embedded storage, and serves edges over the mesh.
+//! `gb6 region`: owns shards on the engines that its configuration names, and serves edges over the
+//! mesh.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::{Context, bail};
+use gb6_core_mesh::snapshot::SnapshotStore;
+use gb6_core_model::snapshot::Snapshot;
 use gb6_core_model::{NodeId, Role};
-use gb6_core_ports::memory::MemoryRateLimiter;
-use gb6_region_node::{Region, RegionConfig, RegionDeps};
+use gb6_core_ports::Check;
+use gb6_region_node::{Region, RegionConfig, RegionDeps, RegionEnd};
+use tokio::sync::watch;
 
 use super::admin_http::AdminHttp;
 use super::node::{NodeParts, TlsFiles, listen, local_node, placement};
@@ -14,9 +18,9 @@ use super::node_metrics;
 use super::outbound::outbound;
 use super::process::Stop;
 use super::ready::{NodeReady, VERSION, absolute, http_url, print_line};
-use super::record_keys::KeyFile;
+use super::record_keys::{Cover, KeyFile, SealingKey, SharedKeys, follow};
 use super::reload::{NodeReload, Source};
-use super::storage::Storage;
+use super::stores::{self, Engines, Opened, Place, Storage};
 use crate::config::RegionFile;
 
 /// Over how long edges that lose the region spread their first dials, in ms. Publishes wait for it,
@@ -58,22 +62,63 @@ pub(crate) async fn run_region(
     };
 
     let node = NodeId::from(file.name.as_str());
-    let keys = KeyFile::open(data_dir, &node, storage.has_logs())?;
-    let record_keys = keys.keys();
-    let snapshot = keys.follow(placed.snapshot.clone())?;
+    let (region, shards) = place_of(&placed.snapshot.borrow(), &node)?;
+    let engines = Engines::parse(&file.stores)
+        .map_err(|problems| anyhow::anyhow!("{}: {}", problems[0].0, problems[0].1))?;
+    // Their clients are waited for, which no thread of the runtime may be.
+    let name = file.name.clone();
+    let key_file = file.stores.record_key_file.clone();
+    let runtime = tokio::runtime::Handle::current();
+    let opening = tokio::task::spawn_blocking(move || {
+        let place = Place {
+            region: &region,
+            node: &name,
+            shards,
+        };
+        let opened = engines.open(place, &storage, &mut parts, &runtime)?;
+        let shared = match &opened.map {
+            None => None,
+            Some(map) => {
+                let sealing = SealingKey::load(Path::new(&key_file))?;
+                Some(SharedKeys::open(map.clone(), &region, sealing)?)
+            }
+        };
+        Ok::<_, anyhow::Error>((opened, shared, storage, parts))
+    });
+    let (opened, shared, storage, parts) =
+        opening.await.context("opening the engines failed")??;
+    let snapshot = placed.snapshot.clone();
+    let (record_keys, snapshot) = match shared {
+        Some(keys) => (keys.keys(), follow(keys, snapshot).await?),
+        None => {
+            let has_logs = storage.has_logs() || opened.archived;
+            let keys = KeyFile::open(data_dir, &node, has_logs)?;
+            (keys.keys(), follow(keys, snapshot).await?)
+        }
+    };
     let mesh = endpoint.local_addr();
     let mut config = settings(&file, node);
     config.outbound = outbound(&file.outbound.allow, &file.outbound.ca)?;
+    let Opened {
+        open_log,
+        rooms,
+        signals,
+        limiter,
+        map,
+        events,
+        archived: _,
+    } = opened;
+    config.events = events;
     let region = Region::start(
         config,
         RegionDeps {
             endpoint,
             snapshot,
-            open_log: storage.open_log(),
-            rooms: storage.rooms(&mut parts)?,
-            limiter: Arc::new(MemoryRateLimiter::default()),
-            signals: storage.signals(),
-            map: None,
+            open_log,
+            rooms,
+            limiter,
+            signals,
+            map,
             keys: record_keys,
             metrics: parts.metrics.clone(),
             health: parts.health.clone(),
@@ -100,7 +145,16 @@ pub(crate) async fn run_region(
                 data_dir: absolute(data_dir),
             })?;
         }
-        patience = reload.run(&stop, &["drain"], |_| {}).await.drain;
+        let end = region.end();
+        let following = reload.run(&stop, &["drain"], |_| {});
+        tokio::select! {
+            file = following => patience = file.drain,
+            () = replaced(end) => bail!(
+                "another process runs as node {}: it has taken this one's place in the region. A name \
+                 belongs to one node; this process ends",
+                file.name
+            ),
+        }
     }
     parts.health.drain();
     let patience = Duration::from_millis(patience.0);
@@ -116,6 +170,77 @@ pub(crate) async fn run_region(
     Ok(())
 }
 
+/// Waits until another process has taken this node's place; for ever where nodes are not assigned.
+async fn replaced(end: Option<watch::Receiver<Option<RegionEnd>>>) {
+    if let Some(mut end) = end
+        && end
+            .wait_for(|end| *end == Some(RegionEnd::Replaced))
+            .await
+            .is_ok()
+    {
+        return;
+    }
+    std::future::pending().await
+}
+
+/// The region that the snapshot gives the node to, and how many shards that has.
+fn place_of(snapshot: &Snapshot, node: &NodeId) -> anyhow::Result<(String, u32)> {
+    let placed = snapshot.nodes.get(node).and_then(|n| n.region.clone());
+    let name = placed.with_context(|| {
+        format!("the snapshot has no region for node {node}: give it one in `nodes.{node}`")
+    })?;
+    let region = snapshot.regions.get(&name);
+    let region = region.with_context(|| format!("the snapshot has no region {name}"))?;
+    Ok((name, region.shards))
+}
+
+/// Asks every engine that `file` names whether it can be used. Starts nothing, and keeps nothing.
+///
+/// # Errors
+/// No snapshot was kept, without which nobody knows the region of the node.
+pub(crate) fn check_region(file: &RegionFile) -> anyhow::Result<Vec<Check>> {
+    let engines = Engines::parse(&file.stores)
+        .map_err(|problems| anyhow::anyhow!("{}: {}", problems[0].0, problems[0].1))?;
+    let data_dir = Path::new(&file.data_dir);
+    let node = NodeId::from(file.name.as_str());
+    let mut checks = Vec::new();
+    let kept = SnapshotStore::in_dir(data_dir).load().ok().flatten();
+    let placed = kept.as_ref().map(|snapshot| place_of(snapshot, &node));
+    let (region, shards) = match placed {
+        Some(Ok(place)) => place,
+        Some(Err(error)) => {
+            checks.push(Check::bad("placement", format!("{error:#}")));
+            return Ok(checks);
+        }
+        None => {
+            let advice = "the node has kept no snapshot yet, which says which region it belongs to: start \
+                 it once with geo in reach; what depends on the region's name is not looked at";
+            checks.push(Check::good("placement", advice));
+            (String::new(), 0)
+        }
+    };
+    let place = Place {
+        region: &region,
+        node: &file.name,
+        shards,
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("no threads can be had")?;
+    checks.extend(stores::check(&engines, place, data_dir, runtime.handle()));
+    if engines.map.is_some() {
+        let key = SealingKey::load(Path::new(&file.stores.record_key_file));
+        let what = format!("record key {}", file.stores.record_key_file);
+        checks.push(match key {
+            Ok(_) => Check::good(what, "it is one"),
+            Err(error) => Check::bad(what, format!("{error:#}")),
+        });
+    }
+    Ok(checks)
+}
+
 /// What the file says, as the region has it.
 fn settings(file: &RegionFile, node: NodeId) -> RegionConfig {
     let shards = &file.shards;
@@ -124,6 +249,8 @@ fn settings(file: &RegionFile, node: NodeId) -> RegionConfig {
     config.checkpoint_bytes = shards.checkpoint_bytes.0;
     config.checkpoint_interval = Duration::from_millis(shards.checkpoint_interval.0);
     config.dedupe_ids_max = shards.dedupe_ids_max as usize;
+    config.assign_lease = Duration::from_millis(shards.node_lease.0);
+    config.assign_beat = Duration::from_millis(shards.node_beat.0);
     config
 }
 

@@ -78,7 +78,7 @@ impl<F: RoleFile + Clone + std::fmt::Debug + Send + Sync + 'static> RoleArgs<F> 
     }
 
     fn show(&self) -> Result<(), Failure> {
-        let text = toml::to_string(&self.load()?)?;
+        let text = toml::to_string(&self.load()?.shown())?;
         print(&text)
     }
 }

@@ -15,7 +15,7 @@ use clap::{Parser, Subcommand};
 
 pub(crate) use exit::Failure;
 
-use crate::config::{EdgeFile, GeoFile, RegionFile};
+use crate::config::{EdgeFile, GeoFile};
 
 /// GB6: durable real-time messaging, from one laptop to a mesh of nodes.
 #[derive(Parser, Debug)]
@@ -39,7 +39,7 @@ enum Command {
     /// Run an edge: serves clients, forwards to regions
     Edge(serve::RoleRun<EdgeFile>),
     /// Run a region: owns shards, makes every message durable
-    Region(serve::RoleRun<RegionFile>),
+    Region(serve::Region),
     /// Run geo: serves the snapshot to every node
     Geo(serve::RoleRun<GeoFile>),
     /// Make the mesh's certificates

@@ -6,8 +6,10 @@ use clap::Args;
 use clap::builder::BoolishValueParser;
 
 use super::config::RoleArgs;
-use super::exit::Failure;
-use crate::assemble::{DevConfig, Source, Stop, run, run_dev, run_edge, run_geo, run_region};
+use super::exit::{Failure, print};
+use crate::assemble::{
+    DevConfig, Source, Stop, check_region, run, run_dev, run_edge, run_geo, run_region,
+};
 use crate::config::{DevFile, DevSetup, EdgeFile, GeoFile, LogTable, RegionFile, RoleFile};
 
 #[derive(Args, Debug)]
@@ -57,14 +59,49 @@ impl RoleRun<EdgeFile> {
     }
 }
 
-impl RoleRun<RegionFile> {
+#[derive(Args, Debug)]
+pub(crate) struct Region {
+    #[command(flatten)]
+    run: RoleRun<RegionFile>,
+    /// Start nothing: connect to every engine that the configuration names, look at versions,
+    /// permissions and settings, and say what is wrong
+    #[arg(long)]
+    check: bool,
+}
+
+impl Region {
     pub(crate) fn run(self) -> Result<(), Failure> {
-        let file = self.args.load()?;
-        let (path, overrides) = self.args.parts();
+        let file = self.run.args.load()?;
+        if self.check {
+            return check(&file);
+        }
+        let (path, overrides) = self.run.args.parts();
         let source = Source { path, overrides };
         start(&file.log.clone(), |stop| {
-            run_region(file, source, self.ready_json, stop)
+            run_region(file, source, self.run.ready_json, stop)
         })
+    }
+}
+
+/// Prints what each engine says about itself.
+fn check(file: &RegionFile) -> Result<(), Failure> {
+    let checks = check_region(file)?;
+    let mut text = String::new();
+    for check in &checks {
+        let line = match &check.found {
+            Ok(found) => format!("ok    {}: {found}\n", check.what),
+            Err(advice) => format!("FAIL  {}: {advice}\n", check.what),
+        };
+        text.push_str(&line);
+    }
+    print(&text)?;
+    match checks.iter().filter(|check| !check.is_good()).count() {
+        0 => Ok(()),
+        bad => Err(anyhow::anyhow!(
+            "{bad} of {} checks found something that must be mended first",
+            checks.len()
+        )
+        .into()),
     }
 }
 

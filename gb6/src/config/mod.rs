@@ -7,6 +7,7 @@ mod key;
 mod load;
 mod overrides;
 mod roles;
+mod store_uri;
 mod tables;
 #[cfg(test)]
 mod tests;
@@ -16,4 +17,5 @@ pub(crate) use example::{example, markdown};
 pub(crate) use load::load;
 pub(crate) use overrides::Overrides;
 pub(crate) use roles::{EdgeFile, GeoFile, RegionFile, RoleFile};
-pub(crate) use tables::{ClientsTable, LogTable};
+pub(crate) use store_uri::StoreUri;
+pub(crate) use tables::{ClientsTable, LogTable, StoresTable};

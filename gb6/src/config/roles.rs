@@ -9,12 +9,14 @@ use gb6_geo_config_plan::{Bytes, Millis};
 use super::address::MaybeAddress;
 use super::key::{Keys, config};
 use super::tables::{
-    ClientsTable, DialTable, ListenTable, LogTable, MeshTable, OutboundTable, ShardsTable, ranges,
+    ClientsTable, DialTable, ListenTable, LogTable, MeshTable, OutboundTable, ShardsTable,
+    StoresTable, ranges,
 };
+use crate::assemble::Engines;
 
 /// The file of one role.
 pub(crate) trait RoleFile:
-    Keys + Default + PartialEq + serde::Serialize + serde::de::DeserializeOwned
+    Keys + Clone + Default + PartialEq + serde::Serialize + serde::de::DeserializeOwned
 {
     /// The subcommand that takes it: `gb6 edge`.
     const COMMAND: &'static str;
@@ -22,6 +24,10 @@ pub(crate) trait RoleFile:
     const OTHER_TABLES: &'static [&'static str] = &[];
     /// What stands at the top of its example.
     const ABOUT: &'static str;
+    /// The same without its secrets, to be shown.
+    fn shown(&self) -> Self {
+        self.clone()
+    }
     /// What is wrong with the values together: key and words.
     fn problems(&self) -> Vec<(&'static str, String)>;
 }
@@ -91,6 +97,8 @@ config! {
         @tables
         /// How the node takes part in the mesh.
         mesh: MeshTable,
+        /// Which engine keeps what.
+        stores: StoresTable,
         /// How the shards behave.
         shards: ShardsTable,
         /// Which servers of customers the node may reach: receivers of webhooks.
@@ -230,6 +238,23 @@ impl RoleFile for RegionFile {
     const COMMAND: &'static str = "region";
     const ABOUT: &'static str = "A region: owns shards and makes every message durable.";
 
+    fn shown(&self) -> Self {
+        let mut shown = self.clone();
+        let stores = &mut shown.stores;
+        for uri in [
+            &mut stores.log,
+            &mut stores.rooms,
+            &mut stores.signals,
+            &mut stores.limits,
+            &mut stores.map,
+            &mut stores.blobs,
+            &mut stores.events,
+        ] {
+            *uri = uri.masked();
+        }
+        shown
+    }
+
     fn problems(&self) -> Vec<(&'static str, String)> {
         let mut problems = common(&self.name, Some(self.drain));
         problems.extend(geo_addresses(&self.mesh.geo));
@@ -249,11 +274,22 @@ impl RoleFile for RegionFile {
         let (key, every) = ("shards.checkpoint_interval", &shards.checkpoint_interval);
         problems.extend(outside(key, every, second..=Millis(86_400_000)));
         problems.extend(outside(
+            "shards.node_lease",
+            &shards.node_lease,
+            Millis(500)..=Millis(60_000),
+        ));
+        problems.extend(outside(
+            "shards.node_beat",
+            &shards.node_beat,
+            Millis(50)..=Millis(shards.node_lease.0 / 3),
+        ));
+        problems.extend(outside(
             "shards.dedupe_ids_max",
             &shards.dedupe_ids_max,
             1..=100_000_000,
         ));
         problems.extend(ranges(&self.outbound.allow));
+        problems.extend(Engines::parse(&self.stores).err().unwrap_or_default());
         problems
     }
 }

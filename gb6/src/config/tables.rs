@@ -6,6 +6,7 @@ use gb6_geo_config_plan::{Bytes, Millis};
 use serde::{Deserialize, Serialize};
 
 use super::key::{Value, config};
+use super::store_uri::StoreUri;
 
 /// How log lines look.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -177,5 +178,42 @@ config! {
         checkpoint_interval: Millis = Millis(60_000),
         /// Message ids that each shard remembers, about 100 bytes of memory each.
         dedupe_ids_max: u32 = limits::DEDUPE_IDS_MAX as u32,
+        /// Where nodes decide who owns what: a node that was not heard for so long is taken for dead,
+        /// and loses its shards: 500ms to 1m.
+        node_lease: Millis = Millis(1_500),
+        /// How often a node is heard: at most a third of node_lease.
+        node_beat: Millis = Millis(300),
+    }
+}
+
+config! {
+    /// Which engine keeps what. docs/engines.md says what each needs and promises.
+    pub(crate) struct StoresTable {
+        /// The logs of the shards, which are the truth: "embedded" (in data_dir, of one node), or
+        /// kafka://HOST:PORT,HOST:PORT/PREFIX, which also needs blobs.
+        log: StoreUri = "embedded".into(),
+        /// The index of rooms: "embedded" (in data_dir), or tikv://HOST:PORT,HOST:PORT of PD.
+        rooms: StoreUri = "embedded".into(),
+        /// What carries signals between the nodes of a region: "embedded" (of one node), or
+        /// redis://HOST:PORT, rediss://… with TLS, redis+cluster://….
+        signals: StoreUri = "embedded".into(),
+        /// What shares out limits of instances among edges: "embedded" (of one node), or
+        /// redis://… as above.
+        limits: StoreUri = "embedded".into(),
+        /// Where the region's nodes agree who owns which shard: "snapshot" (nodes do not: the
+        /// snapshot's owners do), postgres://USER@HOST:PORT/DATABASE, or sqlite:PATH (of one node).
+        map: StoreUri = "snapshot".into(),
+        /// Where sealed segments of logs and checkpoints are archived: "none", file:DIRECTORY, or
+        /// s3://BUCKET/PREFIX.
+        blobs: StoreUri = "none".into(),
+        /// Whether an embedded log on an empty disk goes on from an archive of another node, which
+        /// must never come back.
+        archive_take_over: bool = false,
+        /// Where what is committed is published for consumers outside (docs/events.md): "none", or
+        /// kafka://HOST:PORT/PREFIX.
+        events: StoreUri = "none".into(),
+        /// A file of 64 hexadecimal digits: the key that seals the region's record keys in map, the
+        /// same on every node, for ever. Needed where map is a database.
+        record_key_file: String = String::new(),
     }
 }

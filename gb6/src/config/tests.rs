@@ -198,3 +198,13 @@ fn bounds_are_kept_and_named() {
         assert!(error.contains("out of range"), "{flag}: {error}");
     }
 }
+
+#[test]
+fn what_is_shown_has_no_secrets() {
+    let mut file = RegionFile::default();
+    file.stores.map = "postgres://gb6:hunter2@db/gb6".into();
+    let shown = toml::to_string(&file.shown()).unwrap();
+    assert!(!shown.contains("hunter2"), "{shown}");
+    assert!(shown.contains("postgres://gb6:***@db/gb6"), "{shown}");
+    assert!(!format!("{file:?}").contains("hunter2"));
+}

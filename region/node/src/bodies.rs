@@ -57,6 +57,11 @@ impl RecordKeys {
         });
     }
 
+    /// Whether there is a key of `instance`.
+    pub fn has(&self, instance: &str) -> bool {
+        self.keys.load().contains_key(instance)
+    }
+
     /// The records as they go to the log.
     pub(crate) fn for_log(&self, records: &[Record]) -> Result<Vec<Record>, BodyError> {
         let keys = self.keys.load();

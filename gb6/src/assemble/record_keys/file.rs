@@ -1,26 +1,19 @@
-//! The keys that records are encrypted with: one for each instance, made when a region first
-//! serves it. Destroying an instance's key makes its messages unreadable wherever they lie.
+//! The keys of a region of one node: in a file of its data directory.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context, bail};
 use gb6_core_model::snapshot::{Assigned, Snapshot};
 use gb6_core_model::{InstanceId, NodeId};
 use gb6_region_node::RecordKeys;
-use parking_lot::Mutex;
-use ring::rand::{SecureRandom, SystemRandom};
 use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
 
-use super::files::{read_json, replace_json};
+use super::{Cover, decode, encode, random_key};
+use crate::assemble::files::{read_json, replace_json};
 
 /// The file in a region's data directory, mode 0600.
 const FILE: &str = "record-keys.json";
-/// How soon keeping a key is tried again where it failed, as on a full disk.
-const RETRY: Duration = Duration::from_secs(1);
 
 /// What stands in the file: instance → key id → key, 64 hexadecimal digits. The highest id of an
 /// instance seals what is written; older ones still open what they sealed.
@@ -31,7 +24,7 @@ struct Ring {
 }
 
 /// The keys of a region, in its file and in memory.
-pub(super) struct KeyFile {
+pub(in crate::assemble) struct KeyFile {
     path: PathBuf,
     node: NodeId,
     /// What is in the file; `None`: there is none yet.
@@ -44,7 +37,11 @@ impl KeyFile {
     ///
     /// # Errors
     /// The file can not be read, is damaged, or is gone although there are logs.
-    pub(super) fn open(data_dir: &Path, node: &NodeId, has_logs: bool) -> anyhow::Result<Self> {
+    pub(in crate::assemble) fn open(
+        data_dir: &Path,
+        node: &NodeId,
+        has_logs: bool,
+    ) -> anyhow::Result<Self> {
         let path = data_dir.join(FILE);
         let kept: Option<Ring> = read_json(&path)?;
         if kept.is_none() && has_logs {
@@ -75,24 +72,20 @@ impl KeyFile {
             keys,
         })
     }
+}
 
-    /// The keys: those that are made later appear in it.
-    pub(super) fn keys(&self) -> RecordKeys {
+impl Cover for KeyFile {
+    fn keys(&self) -> RecordKeys {
         self.keys.clone()
     }
 
-    /// Makes the keys that are missing for the instances that the node owns shards of. A key is
-    /// used only when the disk has it. Blocks on the disk.
-    ///
-    /// # Errors
-    /// The file can not be written; nothing has changed.
-    pub(super) fn cover(&mut self, snapshot: &Snapshot) -> anyhow::Result<()> {
+    fn cover(&mut self, snapshot: &Snapshot) -> anyhow::Result<()> {
         let mut ring = self.kept.clone().unwrap_or_default();
         let mut made = Vec::new();
         for id in served(snapshot, &self.node) {
             if !ring.instances.contains_key(id.as_str()) {
                 let key = random_key()?;
-                let text = key.iter().map(|b| format!("{b:02x}")).collect();
+                let text = encode(&key);
                 ring.instances
                     .insert(id.to_string(), BTreeMap::from([(1, text)]));
                 made.push((id, key));
@@ -107,59 +100,6 @@ impl KeyFile {
         // Last: whatever ends this before, the next call makes anew.
         self.kept = Some(ring);
         Ok(())
-    }
-
-    /// The placement, as `snapshots` has it, but each one only when there are keys for all that it
-    /// names: a region that knows an instance never writes its messages in the clear.
-    ///
-    /// # Errors
-    /// The keys for the present one can not be kept.
-    pub(super) fn follow(
-        mut self,
-        mut snapshots: watch::Receiver<Arc<Snapshot>>,
-    ) -> anyhow::Result<watch::Receiver<Arc<Snapshot>>> {
-        let first = snapshots.borrow_and_update().clone();
-        self.cover(&first)?;
-        let (send, covered) = watch::channel(first);
-        let cover = move |snapshot: &Snapshot| self.cover(snapshot);
-        tokio::spawn(pass_on(cover, snapshots, send));
-        Ok(covered)
-    }
-}
-
-/// Passes on each placement that `cover` has taken. It is tried again where it fails or panics.
-async fn pass_on(
-    cover: impl FnMut(&Snapshot) -> anyhow::Result<()> + Send + 'static,
-    mut snapshots: watch::Receiver<Arc<Snapshot>>,
-    covered: watch::Sender<Arc<Snapshot>>,
-) {
-    let cover = Arc::new(Mutex::new(cover));
-    while snapshots.changed().await.is_ok() {
-        loop {
-            let snapshot = snapshots.borrow_and_update().clone();
-            let (newest, cover) = (Arc::clone(&snapshot), Arc::clone(&cover));
-            let work = tokio::task::spawn_blocking(move || (*cover.lock())(&newest));
-            let result = match work.await {
-                Ok(result) => result,
-                Err(error) if error.is_cancelled() => return,
-                Err(error) => Err(error.into()),
-            };
-            match result {
-                Ok(()) => {
-                    covered.send_replace(snapshot);
-                    break;
-                }
-                Err(error) => {
-                    tracing::error!(
-                        error = format!("{error:#}"),
-                        revision = snapshot.revision,
-                        "the key of a new instance can not be kept, so this region stays with the \
-                         placement that it has: make room on its disk"
-                    );
-                    tokio::time::sleep(RETRY).await;
-                }
-            }
-        }
     }
 }
 
@@ -181,30 +121,16 @@ fn served<'a>(
     })
 }
 
-fn random_key() -> anyhow::Result<[u8; 32]> {
-    let mut key = [0_u8; 32];
-    SystemRandom::new()
-        .fill(&mut key)
-        .map_err(|_| anyhow::anyhow!("the system gives no random numbers"))?;
-    Ok(key)
-}
-
-fn decode(text: &str) -> Option<[u8; 32]> {
-    let mut key = [0; 32];
-    if text.len() != 64 {
-        return None;
-    }
-    for (n, byte) in key.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(text.get(n * 2..n * 2 + 2)?, 16).ok()?;
-    }
-    Some(key)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::assemble::record_keys::follow;
     use gb6_core_wire::record::KeyRing;
     use gb6_geo_config_plan::{DemoMesh, demo_snapshot};
+
+    use std::sync::Arc;
+    use std::time::Duration;
+    use tokio::sync::watch;
 
     fn demo() -> Snapshot {
         demo_snapshot(&DemoMesh {
@@ -279,7 +205,7 @@ mod tests {
         let file = KeyFile::open(dir.path(), &"r1".into(), false).unwrap();
         let keys = file.keys();
         let (send, snapshots) = watch::channel(Arc::new(demo()));
-        let mut covered = file.follow(snapshots).unwrap();
+        let mut covered = follow(file, snapshots).await.unwrap();
         assert_eq!(covered.borrow_and_update().revision, 1);
         assert!(keys.key("demo", 1).is_some());
         // It goes on when what was in the way is gone.
@@ -296,21 +222,5 @@ mod tests {
         assert!(std::fs::read_to_string(&path).unwrap().contains(&text));
         let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(&path).unwrap());
         assert_eq!(mode & 0o777, 0o600);
-    }
-
-    #[tokio::test]
-    async fn the_placement_goes_on_after_a_panic() {
-        let (send, snapshots) = watch::channel(Arc::new(demo()));
-        let (covers, mut covered) = watch::channel(Arc::new(demo()));
-        let mut panics = true;
-        let cover = move |_: &Snapshot| {
-            assert!(!std::mem::take(&mut panics), "a defect");
-            Ok(())
-        };
-        tokio::spawn(pass_on(cover, snapshots, covers));
-        send.send_replace(Arc::new(with_acme()));
-        let waited = tokio::time::timeout(Duration::from_secs(30), covered.changed());
-        waited.await.unwrap().unwrap();
-        assert_eq!(covered.borrow().revision, 2);
     }
 }
