@@ -41,9 +41,29 @@ pub struct ArchivedSegment {
 #[derive(Clone, Debug)]
 pub struct CopiedSegment(SegmentEntry);
 
+impl CopiedSegment {
+    /// The position behind its last.
+    pub fn end(&self) -> Position {
+        self.0.next
+    }
+}
+
 /// A checkpoint that was copied, and counts once [`Archive::mirror`] has named it.
 #[derive(Clone, Debug)]
 pub struct CopiedCheckpoint(CheckpointEntry);
+
+/// What a segment of a log that is copied is to its archive.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Copy {
+    /// There as it is.
+    Known,
+    /// Not there, or not all of it.
+    New,
+    /// There as it was before it was rewritten.
+    Rewritten,
+    /// Likewise; and what was dropped from it is not in both archived checkpoints yet, so that it stays.
+    TooEarly,
+}
 
 /// What a log that is copied has become.
 #[derive(Clone, Debug, Default)]
@@ -64,15 +84,28 @@ impl Archive {
         segments.map(|s| archived(&manifest, s)).collect()
     }
 
-    /// The generation of a segment and the position behind its last; `None` where there is none.
-    pub fn segment_state(&self, seq: u64) -> Option<(u32, Position)> {
+    /// What a copy of the segment `seq`, which has this generation and these bounds, would be here, where the
+    /// older checkpoint is at `settled`.
+    pub fn would_be(&self, seq: u64, generation: u32, bounds: &Bounds, settled: Position) -> Copy {
         let manifest = self.current();
-        let at = manifest
-            .segments
-            .binary_search_by_key(&seq, |s| s.seq)
-            .ok()?;
-        let segment = &manifest.segments[at];
-        Some((segment.generation, segment.next))
+        let found = manifest.segments.binary_search_by_key(&seq, |s| s.seq);
+        let Some(known) = found.ok().map(|at| &manifest.segments[at]) else {
+            return Copy::New;
+        };
+        if known.generation >= generation && known.next >= bounds.end {
+            Copy::Known
+        } else if known.next < bounds.end {
+            Copy::New
+        } else if bounds.records == known.records || bounds.end <= settled {
+            Copy::Rewritten
+        } else {
+            Copy::TooEarly
+        }
+    }
+
+    /// The position of the older of the two archived checkpoints; 0 where there are not two.
+    pub fn settled(&self) -> Position {
+        settled(&self.current())
     }
 
     /// The positions of the archived checkpoints, ascending.
@@ -262,6 +295,13 @@ fn archived(manifest: &Manifest, segment: &SegmentEntry) -> ArchivedSegment {
     }
 }
 
+fn settled(manifest: &Manifest) -> Position {
+    match &manifest.checkpoints[..] {
+        [.., older, _] => older.position,
+        _ => 0,
+    }
+}
+
 /// Makes a manifest that of the log as it is now.
 fn follow(manifest: &mut Manifest, copies: &Copies) -> Result<(), StoreError> {
     for CopiedCheckpoint(copied) in &copies.checkpoints {
@@ -273,10 +313,7 @@ fn follow(manifest: &mut Manifest, copies: &Copies) -> Result<(), StoreError> {
     manifest.checkpoints.sort_unstable_by_key(|c| c.position);
     let surplus = manifest.checkpoints.len().saturating_sub(CHECKPOINTS_KEPT);
     manifest.checkpoints.drain(..surplus);
-    let settled = match &manifest.checkpoints[..] {
-        [older, _] => older.position,
-        _ => 0,
-    };
+    let settled = settled(manifest);
     if manifest.segments.is_empty() || copies.first > manifest.next {
         // The archive is empty, or the log gave up what had not been copied: it begins where that does.
         manifest.segments.clear();

@@ -32,7 +32,7 @@ pub mod walk;
 pub mod write;
 
 pub use archive::{Archive, ArchiveConfig, Archives};
-pub use copies::{ArchivedFile, ArchivedSegment, CopiedCheckpoint, CopiedSegment, Copies};
+pub use copies::{ArchivedFile, ArchivedSegment, CopiedCheckpoint, CopiedSegment, Copies, Copy};
 pub use read_at::ReadAt;
 pub use retention::Live;
 pub use seal::Sealer;

@@ -3,11 +3,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use gb6_core_model::ShardEpoch;
+use gb6_core_model::{Position, ShardEpoch};
 use gb6_core_ports::{Fence, StoreError};
 use gb6_region_archive::checkpoint::{CHECKPOINT_BYTES_MAX, damage, state_of};
-use gb6_region_archive::index::Bounds;
-use gb6_region_archive::{Archive, CopiedCheckpoint, CopiedSegment, Copies};
+use gb6_region_archive::{Archive, CopiedCheckpoint, CopiedSegment, Copies, Copy};
 use parking_lot::{Condvar, Mutex};
 
 use super::marker::MarkerFile;
@@ -183,15 +182,26 @@ impl<V: Vfs> Archiver<V> {
         end.saturating_sub(self.archive.range().next)
     }
 
-    /// Whether a sealed segment is not archived as it is.
+    /// Whether a sealed segment is to be copied, as far as the archived checkpoints allow it.
     fn is_sealed_ahead(&self) -> bool {
         let segments = self.reader.shared.segments();
         let sealed = &segments[..segments.len().saturating_sub(1)];
+        let settled = self.archive.settled();
         sealed.iter().any(|segment| {
-            let bounds = segment.state.read().bounds();
-            let as_it_is = Some((segment.header.generation, bounds.end));
-            bounds.end > bounds.first && self.archive.segment_state(segment.header.seq) != as_it_is
+            let copy = self.would_be(segment, settled);
+            matches!(copy, Copy::New | Copy::Rewritten)
         })
+    }
+
+    /// What a copy of a segment would be.
+    fn would_be(&self, segment: &Segment<OverlayFile<V::File>>, settled: Position) -> Copy {
+        let bounds = segment.state.read().bounds();
+        if bounds.end == bounds.first {
+            // Of an owner that wrote nothing: the archive has none for it.
+            return Copy::Known;
+        }
+        let (seq, generation) = (segment.header.seq, segment.header.generation);
+        self.archive.would_be(seq, generation, &bounds, settled)
     }
 
     /// Copies what the archive lacks, under `fence`. With `whole` the open segment too, as far as it is
@@ -223,35 +233,38 @@ impl<V: Vfs> Archiver<V> {
         // The segments before the checkpoints: what retention had removed by then is covered by the two
         // that are read afterwards.
         let segments = shared.segments();
+        let first = self.reader.range().first;
+        let candidates = match whole {
+            true => &segments[..],
+            false => &segments[..segments.len().saturating_sub(1)],
+        };
         let mut copies = Copies {
-            first: self.reader.range().first,
+            first,
             ..Copies::default()
         };
+        // What is new goes first and in order: no checkpoint is to be ahead of the archive's end.
         let mut end = archive.range().next;
-        for (index, segment) in segments.iter().enumerate() {
-            let bounds = segment.state.read().bounds();
-            let open = index + 1 == segments.len();
-            if bounds.end == bounds.first || (open && !whole) {
-                continue;
+        for segment in candidates {
+            if self.would_be(segment, 0) == Copy::New {
+                let copied = self.copy_segment(fence, segment)?;
+                end = end.max(copied.end());
+                copies.segments.push(copied);
             }
-            let known = archive.segment_state(segment.header.seq);
-            let same = known.is_some_and(|(generation, end)| {
-                generation >= segment.header.generation && end >= bounds.end
-            });
-            if same {
-                continue;
-            }
-            copies
-                .segments
-                .push(self.copy_segment(fence, segment, bounds)?);
-            end = end.max(bounds.end);
             if copies.segments.len() == COPIES_MAX {
                 archive.mirror(fence, &copies)?;
                 copies.segments.clear();
             }
         }
+        let mut settled = archive.settled();
         if whole {
-            copies.checkpoints = self.copy_checkpoints(fence, end)?;
+            let (copied, older) = self.copy_checkpoints(fence, end)?;
+            copies.checkpoints = copied;
+            settled = settled.max(older);
+        }
+        for segment in candidates {
+            if self.would_be(segment, settled) == Copy::Rewritten {
+                copies.segments.push(self.copy_segment(fence, segment)?);
+            }
         }
         archive.mirror(fence, &copies)?;
         if whole {
@@ -265,9 +278,9 @@ impl<V: Vfs> Archiver<V> {
         &self,
         fence: &Fence,
         segment: &Arc<Segment<OverlayFile<V::File>>>,
-        bounds: Bounds,
     ) -> Result<CopiedSegment, StoreError> {
         let shared = &self.reader.shared;
+        let bounds = segment.state.read().bounds();
         let file = shared.file(segment).map_err(|e| match e {
             SegmentError::Store(e) => e,
             SegmentError::Moved => StoreError::Unavailable {
@@ -283,22 +296,22 @@ impl<V: Vfs> Archiver<V> {
             .copy_segment(fence, &segment.header, bounds, &*file, &path, summary)
     }
 
-    /// Copies the newest two checkpoints that are not ahead of `end`, where the archive ends.
+    /// Copies those of the newest two whole checkpoints not ahead of `end`, where the archive will end, that
+    /// it lacks. Answers them, and the position of the older of the two; 0 where there are not two.
     fn copy_checkpoints(
         &self,
         fence: &Fence,
-        end: u64,
-    ) -> Result<Vec<CopiedCheckpoint>, StoreError> {
+        end: Position,
+    ) -> Result<(Vec<CopiedCheckpoint>, Position), StoreError> {
         let vfs = &self.reader.shared.vfs;
         let known = self.archive.checkpoints();
-        let mut copied = Vec::new();
-        let mut whole = 0;
+        let (mut copied, mut whole) = (Vec::new(), Vec::new());
         for position in stored_checkpoints(vfs)?.into_iter().rev() {
-            if position > end || whole == 2 {
+            if position > end || whole.len() == 2 {
                 continue;
             }
             if known.contains(&position) {
-                whole += 1;
+                whole.push(position);
                 continue;
             }
             let name = checkpoint_name(position);
@@ -308,13 +321,13 @@ impl<V: Vfs> Archiver<V> {
                 Err(_) if !vfs.exists(&name).named(vfs, "look for", &name)? => continue,
                 Err(e) => return Err(e),
             };
-            if damage(&data, position).is_some() {
-                continue;
+            if damage(&data, position).is_none() {
+                whole.push(position);
+                let state = state_of(data);
+                copied.push(self.archive.copy_checkpoint(fence, position, &state)?);
             }
-            whole += 1;
-            let state = state_of(data);
-            copied.push(self.archive.copy_checkpoint(fence, position, &state)?);
         }
-        Ok(copied)
+        let older = whole.get(1).copied().unwrap_or(0);
+        Ok((copied, older))
     }
 }
