@@ -95,6 +95,7 @@ pub fn mesh_frame(data: &[u8]) {
     let _ = mesh::StreamOpen::decode(data);
     let _ = mesh::LimitsWanted::decode(data);
     let _ = mesh::LimitsShared::decode(data);
+    let _ = mesh::OwnersNow::decode(data);
     let _ = mesh::HistoryRequest::decode(data);
     let _ = mesh::HistoryPage::decode(data);
     let _ = mesh::SnapshotPush::decode(data);

@@ -42,6 +42,7 @@ pub(crate) fn all() -> Vec<Mutant> {
         archive(),
         edge(),
         simulation(),
+        super::nodes::nodes(),
     ]
     .concat()
 }

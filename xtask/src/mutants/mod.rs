@@ -7,6 +7,7 @@
 
 mod copy;
 mod list;
+mod nodes;
 mod runner;
 
 use std::collections::BTreeSet;

@@ -1,5 +1,6 @@
 //! The machines of several nodes over one store, under chaos and at rest.
 
+mod alone;
 mod chaos;
 mod rest;
 mod world;

@@ -1,0 +1,161 @@
+//! One machine, told by hand what others do.
+
+use gb6_core_model::NodeId;
+use gb6_region_assign::{
+    Action, Assigner, Config, Expected, Input, NodeRecord, ShardRecord, Written, node_key,
+    shard_key,
+};
+
+type Change = (String, Option<Vec<u8>>, u64);
+
+/// A machine of node `a` in a region of one shard, and the store's revision.
+struct Alone {
+    machine: Assigner,
+    now: u64,
+    revision: u64,
+}
+
+impl Alone {
+    fn new() -> Self {
+        let config = Config::new("eu", 1, NodeId::from("a"), 1);
+        Self {
+            machine: Assigner::new(config),
+            now: 0,
+            revision: 0,
+        }
+    }
+
+    fn node(&mut self, name: &str, incarnation: u64, ready: &[u32]) -> Change {
+        let mut record = NodeRecord::new(incarnation, None);
+        record.ready = ready.to_vec();
+        self.revision += 1;
+        let key = node_key("eu", &name.into());
+        (key, Some(record.encode()), self.revision)
+    }
+
+    fn shard(&mut self, record: &ShardRecord) -> Change {
+        self.revision += 1;
+        (shard_key("eu", 0), Some(record.encode()), self.revision)
+    }
+
+    /// 100 ms pass, and a look tells these changes; what the machine does, its beats made.
+    fn look(&mut self, changes: Vec<Change>) -> Vec<Action> {
+        self.now += 100;
+        let looked = Input::Looked {
+            begun_ms: self.now,
+            revision: self.revision,
+            changes,
+        };
+        self.tell(looked)
+    }
+
+    fn tell(&mut self, input: Input) -> Vec<Action> {
+        self.machine.input(self.now, input).expect("good records");
+        let mut actions = Vec::new();
+        while let Some(action) = self.machine.poll_action() {
+            match action {
+                Action::Put { key, .. } if key == node_key("eu", &"a".into()) => {
+                    self.revision += 1;
+                    let outcome = Written::Done(self.revision);
+                    let written = Input::Written { key, outcome };
+                    self.machine.input(self.now, written).expect("good records");
+                }
+                action => actions.push(action),
+            }
+        }
+        actions
+    }
+}
+
+fn owned_by(node: &str, incarnation: u64, epoch: u64) -> ShardRecord {
+    ShardRecord {
+        node: Some(node.into()),
+        incarnation,
+        epoch,
+        ..ShardRecord::unowned()
+    }
+}
+
+fn expected(actions: &[Action]) -> Option<Expected> {
+    actions.iter().find_map(|action| match action {
+        Action::Put { expected, .. } => Some(*expected),
+        _ => None,
+    })
+}
+
+#[test]
+fn nobody_claims_a_shard_of_an_owner_that_it_has_yet_to_hear_of() {
+    let mut a = Alone::new();
+    let (node, shard) = (a.node("b", 1, &[]), a.shard(&owned_by("b", 1, 1)));
+    assert_eq!(a.look(vec![node, shard]), []);
+    let claimed = loop {
+        if let Some(expected) = expected(&a.look(Vec::new())) {
+            break expected;
+        }
+        assert!(a.now < 3_000, "b is dead by now");
+    };
+    assert!(a.now >= 1_500, "and not before");
+    assert_eq!(claimed, Expected::Revision(2));
+    // It was not dead: another life of it has taken the shard over, and beats.
+    let key = shard_key("eu", 0);
+    let outcome = Written::NotAsExpected;
+    assert_eq!(
+        a.tell(Input::Written {
+            key: key.clone(),
+            outcome
+        }),
+        []
+    );
+    let node = a.node("b", 2, &[]);
+    let (_, value, revision) = a.shard(&owned_by("b", 2, 2));
+    let record = Some((value.clone().expect("a record"), revision));
+    let read = a.tell(Input::Read {
+        key: key.clone(),
+        record,
+    });
+    assert_eq!(read, [], "the record is ahead of what it knows of b");
+    assert_eq!(a.look(vec![node, (key, value, revision)]), []);
+}
+
+#[test]
+fn an_owner_does_not_rely_on_what_it_is_giving_away() {
+    let mut a = Alone::new();
+    a.look(Vec::new());
+    let mut record = owned_by("a", 1, 1);
+    record.standby = Some("b".into());
+    record.wanted = Some("b".into());
+    let (node, shard) = (a.node("b", 7, &[0]), a.shard(&record));
+    let own = a.look(vec![node, shard]);
+    assert_eq!(own, [Action::Own { shard: 0, epoch: 1 }]);
+    assert!(!a.machine.is_doubtful(0));
+    let pause = a.tell(Input::Serving { shard: 0, epoch: 1 });
+    assert_eq!(pause, [Action::Pause { shard: 0 }]);
+    assert!(!a.machine.is_doubtful(0), "it is still its owner");
+    let given = a.tell(Input::Paused { shard: 0 });
+    let [
+        Action::Put {
+            key,
+            value,
+            expected,
+        },
+    ] = given.as_slice()
+    else {
+        panic!("{given:?}");
+    };
+    assert_eq!(*expected, Expected::Revision(a.revision));
+    let record = ShardRecord::decode(key, value).expect("a record");
+    assert!(
+        record.is_of(&"b".into(), 7) && record.epoch == 2,
+        "{record:?}"
+    );
+    assert!(a.machine.is_doubtful(0), "b may have it already");
+    // The store does not answer: it serves again, and asks the log.
+    a.now += 2_000;
+    a.machine.tick(a.now);
+    let resumed = a.tell(Input::Drain);
+    assert!(
+        resumed.contains(&Action::Resume { shard: 0 }),
+        "{resumed:?}"
+    );
+    assert!(a.machine.is_doubtful(0));
+}

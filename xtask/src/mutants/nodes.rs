@@ -1,0 +1,77 @@
+//! Mutants of a region on several nodes: who owns a shard, and what is asked before it is relied on.
+
+use super::list::Mutant;
+
+const ASSIGN: &str = "gb6-region-assign";
+const REGION: &str = "gb6-region-node";
+const CHAOS: &str = "chaos::whatever_happens_no_epoch_has_two_owners_and_all_is_well_again";
+
+/// All of them.
+pub(super) fn nodes() -> Vec<Mutant> {
+    let assign = |name, about, old, new, test| Mutant {
+        name,
+        about,
+        file: "region/assign/src/machine.rs",
+        old,
+        new,
+        package: ASSIGN,
+        test,
+        env: &[("GB6_SEEDS", "100")],
+    };
+    let region = |name, about, file, old, new, test| Mutant {
+        name,
+        about,
+        file,
+        old,
+        new,
+        package: REGION,
+        test,
+        env: &[],
+    };
+    vec![
+        assign(
+            "nodes-epoch-not-raised",
+            "whoever claims a shard owns it under the epoch of the one before",
+            "epoch: record.epoch + 1,",
+            "epoch: record.epoch.max(1),",
+            CHAOS,
+        ),
+        assign(
+            "nodes-heard-again-is-sure",
+            "a node that was silent relies on its shards as soon as it beats again",
+            "gives || self.is_unsure(shard)",
+            "gives",
+            CHAOS,
+        ),
+        assign(
+            "nodes-given-away-is-sure",
+            "a node relies on a shard while the change that gives it away is under way",
+            "gives || self.is_unsure(shard)",
+            "self.is_unsure(shard)",
+            "alone::an_owner_does_not_rely_on_what_it_is_giving_away",
+        ),
+        assign(
+            "nodes-claim-by-what-is-ahead",
+            "a node claims a shard whose owner it has yet to hear of",
+            "seen.is_some_and(|seen| seen.revision > self.view.revision)",
+            "seen.is_some_and(|seen| seen.revision == u64::MAX)",
+            "alone::nobody_claims_a_shard_of_an_owner_that_it_has_yet_to_hear_of",
+        ),
+        region(
+            "nodes-standby-off-by-one",
+            "a takeover goes on one record behind what the standby has read",
+            "region/node/src/recovery.rs",
+            "from: followed.next,",
+            "from: followed.next + 1,",
+            "nodes::the_shards_of_a_node_that_dies_are_served_by_others_within_three_seconds",
+        ),
+        region(
+            "nodes-no-confirm-before-reads",
+            "a node that can not know whether it still owns a shard answers all the same",
+            "region/node/src/worker.rs",
+            "if let Err(error) = self.confirm().await {",
+            "if let (Err(error), true) = (self.confirm().await, inputs.is_empty()) {",
+            "nodes::a_node_that_is_cut_off_from_records_and_log_serves_nothing_to_anybody",
+        ),
+    ]
+}
