@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 use crate::client::{ASK, make_consumer};
 use crate::cluster::Cluster;
 use crate::live::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX};
+use crate::producer::is_answering;
 use crate::reading::Reader;
 use crate::seal::Sealer;
 use crate::shared::{Shared, resume};
@@ -180,7 +181,10 @@ impl ShardLog for KafkaShardLog {
 
 impl Drop for KafkaShardLog {
     fn drop(&mut self) {
-        self.shared.settle(self.shared.cluster.config.timeout);
+        // What is under way is not waited for by who has to answer it.
+        if !is_answering() {
+            self.shared.settle(self.shared.cluster.config.timeout);
+        }
         self.shared.stop();
         let here = std::thread::current().id();
         for thread in std::mem::take(&mut *self.threads.lock()) {

@@ -1,8 +1,10 @@
 //! The producer that all shards of a node share: batches of several shards that are under way at once
 //! share requests.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -79,17 +81,50 @@ impl ProducerContext for Deliveries {
                 Err(errors::of_delivery(error))
             }
         };
+        ANSWERING.set(true);
         delivery.receiver.delivered(delivery.token, result);
+        // The last one to hold the producer may be who is answered: it ends elsewhere.
+        drop(delivery);
+        ANSWERING.set(false);
     }
 }
 
 type Client = ThreadedProducer<Deliveries>;
 
+thread_local! {
+    /// Whether this thread is a client's own, which answers.
+    static ANSWERING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether this thread is the producer's own: then nothing may be waited for that it has to do.
+pub(crate) fn is_answering() -> bool {
+    ANSWERING.get()
+}
+
+/// Ends a client. Its end waits for its thread, which may be the one that this runs on.
+fn end(client: Arc<Client>) {
+    if !is_answering() {
+        return drop(client);
+    }
+    // overflow: one client is handed over.
+    let (hand_over, taken) = sync_channel::<Arc<Client>>(1);
+    let ending = std::thread::Builder::new().name("kafka-producer-end".into());
+    match ending.spawn(move || drop(taken.recv())) {
+        // It waits for it, so it takes it.
+        Ok(_) => drop(hand_over.send(client)),
+        Err(error) => {
+            tracing::error!(%error, "no thread to end a Kafka producer on: it is kept");
+            std::mem::forget(client);
+        }
+    }
+}
+
 /// See the module.
 pub(crate) struct LogProducer {
     config: Config,
     told: Told,
-    client: RwLock<Arc<Client>>,
+    /// There until this is dropped.
+    client: RwLock<Option<Arc<Client>>>,
     fatal: RwLock<Arc<AtomicBool>>,
     made: Mutex<Instant>,
 }
@@ -98,7 +133,7 @@ impl LogProducer {
     pub(crate) fn new(config: &Config, told: &Told) -> Result<Self, StoreError> {
         let fatal = Arc::new(AtomicBool::new(false));
         Ok(Self {
-            client: RwLock::new(Arc::new(make(config, told, &fatal)?)),
+            client: RwLock::new(Some(Arc::new(make(config, told, &fatal)?))),
             fatal: RwLock::new(fatal),
             config: config.clone(),
             told: told.clone(),
@@ -115,7 +150,7 @@ impl LogProducer {
         delivery: Delivery,
     ) -> Result<(), StoreError> {
         self.renew()?;
-        let client = self.client.read().clone();
+        let client = self.client.read().clone().ok_or(StoreError::Closed)?;
         let record = BaseRecord::<(), [u8], _>::with_opaque_to(topic, Box::new(delivery))
             .partition(partition)
             .payload(&message[..]);
@@ -150,19 +185,25 @@ impl LogProducer {
         *made = Instant::now();
         let fatal = Arc::new(AtomicBool::new(false));
         let client = Arc::new(make(&self.config, &self.told, &fatal)?);
-        let old = std::mem::replace(&mut *self.client.write(), client);
-        let reason = old.client().fatal_error();
+        let old = self.client.write().replace(client);
+        let reason = old.as_ref().and_then(|old| old.client().fatal_error());
         tracing::warn!(
             ?reason,
             "the Kafka producer failed for good: another takes its place"
         );
         *self.fatal.write() = fatal;
-        // Its end waits for its thread, which may be the one that this runs on.
-        let ending = std::thread::Builder::new().name("kafka-old-producer".into());
-        if let Err(error) = ending.spawn(move || drop(old)) {
-            tracing::error!(%error, "no thread to end the old Kafka producer on");
+        if let Some(old) = old {
+            end(old);
         }
         Ok(())
+    }
+}
+
+impl Drop for LogProducer {
+    fn drop(&mut self) {
+        if let Some(client) = self.client.write().take() {
+            end(client);
+        }
     }
 }
 

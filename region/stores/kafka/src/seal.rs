@@ -37,8 +37,16 @@ enum Why {
 pub(crate) struct Sealer {
     shared: Arc<Shared>,
     reader: Arc<Reader>,
-    /// Held while something is moved: the offset before which Kafka was told to delete.
-    deleted: Mutex<u64>,
+    /// Held while something is moved.
+    moving: Mutex<Moving>,
+}
+
+#[derive(Default)]
+struct Moving {
+    /// The offset before which Kafka was told to delete.
+    deleted: u64,
+    /// The ownership under which the archive was begun.
+    begun: Option<Fence>,
 }
 
 impl Sealer {
@@ -46,7 +54,7 @@ impl Sealer {
         Self {
             shared,
             reader,
-            deleted: Mutex::new(0),
+            moving: Mutex::default(),
         }
     }
 
@@ -57,14 +65,20 @@ impl Sealer {
 
     /// Moves everything that is committed now to the archive.
     fn seal(&self, fence: &Fence, why: Why) -> Result<(), StoreError> {
-        let mut deleted = self.deleted.lock();
+        let mut moving = self.moving.lock();
+        if moving.begun.as_ref() != Some(fence) {
+            // Owners before this one change nothing there from now on, and what they did is known.
+            self.shared.archive.begin(fence)?;
+            self.shared.adopt(None)?;
+            moving.begun = Some(fence.clone());
+        }
         let sealed = self.move_to_archive(fence, why);
         if matches!(sealed, Err(StoreError::Conflict { .. })) {
-            // Another owner's doing, before this one: what is there now is read.
+            // It is not as it was known: what is there now is read.
             self.shared.refresh()?;
         }
         sealed?;
-        self.delete(&mut deleted)
+        self.delete(&mut moving)
     }
 
     fn move_to_archive(&self, fence: &Fence, why: Why) -> Result<(), StoreError> {
@@ -104,12 +118,12 @@ impl Sealer {
     }
 
     /// Deletes from Kafka what the archive has.
-    fn delete(&self, deleted: &mut u64) -> Result<(), StoreError> {
+    fn delete(&self, moving: &mut Moving) -> Result<(), StoreError> {
         let shared = &self.shared;
         let offset = shared.live(|live| live.kept().begin().offset);
-        if offset > *deleted {
+        if offset > moving.deleted {
             shared.cluster.delete_before(shared.shard, offset)?;
-            *deleted = offset;
+            moving.deleted = offset;
         }
         Ok(())
     }
@@ -149,7 +163,7 @@ impl Sealer {
     ) -> Result<u64, StoreError> {
         self.shared.confirm(fence)?;
         // What is to be erased must be gone from Kafka too, where it was not deleted before.
-        self.delete(&mut self.deleted.lock())?;
+        self.delete(&mut self.moving.lock())?;
         self.shared.archive.rewrite(fence, segment, retain)
     }
 
@@ -177,7 +191,7 @@ impl Sealer {
         };
         if bytes == 0 {
             *since = Instant::now();
-            return self.delete(&mut self.deleted.lock());
+            return self.delete(&mut self.moving.lock());
         }
         if bytes >= config.live_bytes_max || since.elapsed() >= config.archive_after {
             self.seal(&fence, Why::Due)?;
