@@ -4,7 +4,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help build run mesh engines test test-engines bench soak lint fmt
+.PHONY: help build run mesh region engines test test-engines bench soak lint fmt
 
 # Arguments for the program that a target starts: make run ARGS="--http 127.0.0.1:9000"
 ARGS ?=
@@ -23,6 +23,10 @@ run: ## Build and start everything in one process (gb6 dev) on ./gb6-data
 mesh: ## Start geo, a region and two edges as processes on this machine, on ./mesh-data
 	@scripts/mesh.sh $(ARGS)
 
+region: ## Start a region of three nodes on Kafka, PostgreSQL, Redis and TiKV, on ./region-data
+	@scripts/install-build-deps.sh --engines
+	@scripts/mesh.sh --engines $(ARGS)
+
 engines: ## Start Kafka, PostgreSQL, Redis and doubles of TiKV and S3, on ./engines-data
 	@scripts/engines.sh $(ARGS)
 
@@ -33,7 +37,7 @@ test: ## Install what the tests need and run all of them, as root
 	@scripts/test.sh $(ARGS)
 
 test-engines: ## Install the engines of regions, start them, and run the tests that need them
-	@scripts/install-build-deps.sh
+	@scripts/install-build-deps.sh --engines
 	@scripts/install-engines.sh
 	@scripts/test-engines.sh $(ARGS)
 

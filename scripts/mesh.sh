@@ -4,35 +4,49 @@
 # A process that ends is started again, so kill any of them:  kill -9 $(cat mesh-data/r1.pid)
 #
 #   scripts/mesh.sh                start and stay; Ctrl-C stops all
+#   scripts/mesh.sh --engines      a region of three nodes (r1, r2, r3) on Kafka, PostgreSQL, Redis and
+#                                  TiKV, which are started too, in ./region-data
 #   scripts/mesh.sh --no-restart   leave dead what dies
-#   scripts/mesh.sh --reset        delete ./mesh-data first
+#   scripts/mesh.sh --reset        delete the directory first
 #
 # GB6_BIN names the binary to use instead of building the development profile. Other ports than the
 # usual ones are chosen by G1_HTTP, R1_HTTP, E1_HTTP, E2_HTTP, E1_ADMIN, E2_ADMIN (TCP) and G1_MESH,
-# R1_MESH (UDP), when ./mesh-data is made; from then on its files say which.
+# R1_MESH (UDP) and the like, and those of engines by ENGINE_PORTS, their first one, when the directory
+# is made; from then on its files say which.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/step.sh
 . scripts/step.sh
 
 restart=true
+engines=false
 for argument in "$@"; do
     case $argument in
     --no-restart) restart=false ;;
     --reset) reset=true ;;
+    --engines) engines=true ;;
     *)
-        echo "error: no option $argument; options are: --no-restart --reset" >&2
+        echo "error: no option $argument; options are: --engines --no-restart --reset" >&2
         exit 2
         ;;
     esac
 done
 
 DIR=mesh-data
-NODES=(g1 r1 e1 e2)
-declare -A ROLE=([g1]=geo [r1]=region [e1]=edge [e2]=edge)
-declare -A HTTP=([g1]=${G1_HTTP:-7701} [r1]=${R1_HTTP:-7601} [e1]=${E1_HTTP:-8081} [e2]=${E2_HTTP:-8082})
+REGIONS=(r1)
+ENGINES=()
+FEATURES=()
+if [ "$engines" = true ]; then
+    DIR=region-data
+    REGIONS=(r1 r2 r3)
+    ENGINES=(kafka postgres redis tikv)
+    FEATURES=(--features engines)
+fi
+NODES=(g1 "${REGIONS[@]}" e1 e2)
+declare -A ROLE=([g1]=geo [r1]=region [r2]=region [r3]=region [e1]=edge [e2]=edge)
+declare -A HTTP=([g1]=${G1_HTTP:-7701} [r1]=${R1_HTTP:-7601} [r2]=${R2_HTTP:-7611} [r3]=${R3_HTTP:-7621} [e1]=${E1_HTTP:-8081} [e2]=${E2_HTTP:-8082})
 declare -A ADMIN=([e1]=${E1_ADMIN:-7801} [e2]=${E2_ADMIN:-7802})
-declare -A MESH=([g1]=${G1_MESH:-7700} [r1]=${R1_MESH:-7600})
+declare -A MESH=([g1]=${G1_MESH:-7700} [r1]=${R1_MESH:-7600} [r2]=${R2_MESH:-7610} [r3]=${R3_MESH:-7620})
 declare -A PID=()
 
 for node in "${NODES[@]}"; do
@@ -52,7 +66,7 @@ if [ -z "$gb6" ]; then
     need cargo "curl --proto '=https' -sSf https://sh.rustup.rs | sh"
     scripts/console.sh --if-missing
     echo "Building gb6 (the first time takes a few minutes)"
-    cargo build --locked -p gb6
+    cargo build --locked -p gb6 ${FEATURES[@]+"${FEATURES[@]}"}
     gb6=${CARGO_TARGET_DIR:-target}/debug/gb6
 fi
 
@@ -63,6 +77,18 @@ prepare() {
         (umask 077 && head -c 32 /dev/urandom | base64 >"$DIR/demo.secret")
         "$gb6" config example snapshot |
             sed "s/127.0.0.1:7700/127.0.0.1:${MESH[g1]}/; s/127.0.0.1:7600/127.0.0.1:${MESH[r1]}/" >"$DIR/snapshot.toml"
+        if [ "$engines" = true ]; then
+            # The nodes decide among themselves who owns what.
+            sed -i 's/^owners = .*/assigned = "region"/' "$DIR/snapshot.toml"
+            local more
+            for more in "${REGIONS[@]:1}"; do
+                printf '\n[nodes.%s]\nroles = ["region"]\nmesh = "127.0.0.1:%s"\nregion = "eu"\n' \
+                    "$more" "${MESH[$more]}" >>"$DIR/snapshot.toml"
+            done
+        fi
+    fi
+    if [ "$engines" = true ] && [ ! -e "$DIR/record.key" ]; then
+        (umask 077 && head -c 32 /dev/urandom | od -An -v -tx1 | tr -d ' \n' >"$DIR/record.key")
     fi
     if [ ! -e "$DIR/certs/ca.pem" ]; then
         "$gb6" cert ca "$DIR/certs" >&2
@@ -91,6 +117,10 @@ configure() {
     echo "# gb6 config example ${ROLE[$node]} prints every key."
     echo "name = \"$node\""
     echo "http = \"127.0.0.1:${HTTP[$node]}\""
+    if [ "$engines" = true ]; then
+        echo "data_dir = \"$DIR/$node\""
+        [ "$node" != g1 ] || echo "snapshot = \"$DIR/snapshot.toml\""
+    fi
     if [ "${ROLE[$node]}" = edge ]; then
         echo "admin = \"127.0.0.1:${ADMIN[$node]}\""
         echo "# The console may make tokens for any name: only on loopback."
@@ -104,6 +134,63 @@ configure() {
     if [ "$node" != g1 ]; then
         echo "geo = [\"g1@127.0.0.1:${MESH[g1]}\"]"
     fi
+    [ "$engines" = true ] || return 0
+    local file
+    for file in ca:ca.pem "cert:$node.pem" "key:$node.key"; do
+        echo "${file%%:*} = \"$DIR/certs/${file#*:}\""
+    done
+    [ "${ROLE[$node]}" = region ] || return 0
+    echo
+    echo "[stores]"
+    # One broker: its death is survived, its machine's is not.
+    echo "log = \"kafka://${ADDRESS[kafka]}/gb6?replication=1&min_insync=1\""
+    echo "rooms = \"tikv://${ADDRESS[tikv]}\""
+    echo "signals = \"${ADDRESS[redis]}\""
+    echo "limits = \"${ADDRESS[redis]}\""
+    echo "map = \"${ADDRESS[postgres]/gb6@/node@}\""
+    echo "blobs = \"file:$DIR/blobs\""
+    echo "record_key_file = \"$DIR/record.key\""
+}
+
+declare -A ADDRESS=()
+
+# start_engine ENGINE: starts it, or what of it does not run, on its data.
+start_engine() {
+    local engine=$1 address
+    if [ -e "$DIR/engines/$engine/options" ]; then
+        address=$(scripts/engine.sh start "$engine" "$DIR/engines/$engine")
+    else
+        address=$(scripts/engine.sh start "$engine" "$DIR/engines/$engine" "$ENGINE_PORTS")
+    fi
+    ADDRESS[$engine]=$(head -n 1 <<<"$address")
+}
+
+start_engines() {
+    [ "${#ENGINES[@]}" -gt 0 ] || return 0
+    scripts/install-engines.sh "${ENGINES[@]}"
+    # Ended by SIGKILL, this script still leaves no engine behind.
+    export GB6_ENGINE_OWNER=$$
+    mkdir -p "$DIR/engines"
+    ENGINE_PORTS=${ENGINE_PORTS:-20600}
+    local engine
+    for engine in "${ENGINES[@]}"; do
+        start_engine "$engine"
+        echo "  $engine  ${ADDRESS[$engine]}  $DIR/engines/$engine"
+        ENGINE_PORTS=$((ENGINE_PORTS + 10))
+    done
+}
+
+# mend_engines: starts again what of the engines has ended.
+mend_engines() {
+    local engine
+    for engine in ${ENGINES[@]+"${ENGINES[@]}"}; do
+        if ! scripts/engine.sh status "$engine" "$DIR/engines/$engine" >"$DIR/engines/$engine.status"; then
+            echo "$engine: $(grep 'does not run' "$DIR/engines/$engine.status" | tr '\n' ' ')"
+            sleep 2
+            # One that can not be started now is tried again.
+            start_engine "$engine" && echo "$engine runs again" || true
+        fi
+    done
 }
 
 # port_in FILE KEY DEFAULT: the port of the address that KEY has in FILE.
@@ -199,18 +286,25 @@ stop_all() {
     say "Stopping; clients are told to reconnect"
     # Edges first: what they have in flight still finds its region.
     stop e1 e2
-    stop r1
+    stop "${REGIONS[@]}"
     stop g1
+    local engine
+    for engine in ${ENGINES[@]+"${ENGINES[@]}"}; do
+        [ ! -e "$DIR/engines/$engine/options" ] ||
+            scripts/engine.sh stop "$engine" "$DIR/engines/$engine" || true
+    done
 }
 
+trap 'stop_all; exit 0' INT TERM HUP
+trap stop_all EXIT
+mkdir -p "$DIR"
+start_engines
 prepare
 for node in "${NODES[@]}"; do
     held tcp "${HTTP[$node]}" "$node"
     [ -z "${ADMIN[$node]:-}" ] || held tcp "${ADMIN[$node]}" "$node"
     [ -z "${MESH[$node]:-}" ] || held udp "${MESH[$node]}" "$node"
 done
-trap 'stop_all; exit 0' INT TERM HUP
-trap stop_all EXIT
 echo "Starting"
 for node in "${NODES[@]}"; do
     start "$node"
@@ -231,6 +325,7 @@ while true; do
     status=0
     wait -n -p ended || status=$?
     if [ "${ended:-}" = "$tick" ]; then
+        [ "$restart" = false ] || mend_engines
         continue
     fi
     kill "$tick" 2>/dev/null || true
