@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use gb6_core_obs::metrics::Metrics;
 use gb6_core_ports::StoreError;
 use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
@@ -64,6 +65,13 @@ pub(crate) struct Told {
 }
 
 impl Told {
+    pub(crate) fn new(metrics: &Metrics) -> Self {
+        Self {
+            health: Health::default(),
+            metrics: KafkaMetrics::new(metrics),
+        }
+    }
+
     pub(crate) fn told(&self, error: &KafkaError, reason: &str) {
         self.metrics.errors.with(&[&errors::kind(error)]).inc();
         if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) {

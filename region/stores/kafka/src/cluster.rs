@@ -11,12 +11,11 @@ use rdkafka::TopicPartitionList;
 use rdkafka::admin::AdminOptions;
 use tokio::runtime::Handle;
 
-use crate::client::{ASK, Health, Told};
+use crate::client::{ASK, Told};
 use crate::config::Config;
 use crate::errors;
 use crate::fetch::Fetcher;
 use crate::log::KafkaShardLog;
-use crate::metrics::KafkaMetrics;
 use crate::producer::LogProducer;
 use crate::topics::Topics;
 
@@ -50,10 +49,7 @@ impl KafkaLogs {
         runtime: Handle,
         metrics: &Metrics,
     ) -> Result<Self, StoreError> {
-        let told = Told {
-            health: Health::default(),
-            metrics: KafkaMetrics::new(metrics),
-        };
+        let told = Told::new(metrics);
         let topics = Topics::new(config, &told, runtime.clone())?;
         let topic = config.log_topic(region);
         topics.ensure_log(&topic, shards)?;
@@ -104,10 +100,7 @@ impl Cluster {
 /// Looks at the brokers and the topic that `config` names for the logs of a region's shards, and changes
 /// nothing. Blocks.
 pub fn check(config: &Config, region: &str, shards: u32, runtime: Handle) -> Vec<Check> {
-    let told = Told {
-        health: Health::default(),
-        metrics: KafkaMetrics::new(&Metrics::bare()),
-    };
+    let told = Told::new(&Metrics::bare());
     match Topics::new(config, &told, runtime) {
         Ok(topics) => topics.check(region, shards),
         Err(error) => vec![Check::bad(config.to_string(), error.to_string())],

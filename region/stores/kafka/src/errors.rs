@@ -59,6 +59,10 @@ pub(crate) fn text(error: &KafkaError) -> String {
         Some(Code::Authentication | Code::SaslAuthenticationFailed) => {
             ": user, password, mechanism or security= are not what the brokers want"
         }
+        Some(Code::BrokerTransportFailure | Code::OperationTimedOut | Code::AllBrokersDown) => {
+            ": are they running, and is security= what their listeners want?"
+        }
+        Some(Code::Resolve) => ": no address is known for a broker's name",
         Some(Code::SSL) => {
             ": is the port one with TLS, and ca_file the authority of its certificate?"
         }

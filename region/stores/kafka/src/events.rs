@@ -12,10 +12,9 @@ use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, DeliveryResult, ProducerContext, ThreadedProducer};
 use tokio::runtime::Handle;
 
-use crate::client::{Health, Told, log_line, producer};
+use crate::client::{Told, log_line, producer};
 use crate::config::Config;
 use crate::errors;
-use crate::metrics::KafkaMetrics;
 use crate::topics::Topics;
 
 /// Most events of one call.
@@ -70,10 +69,7 @@ impl KafkaEvents {
         runtime: Handle,
         metrics: &Metrics,
     ) -> Result<Self, StoreError> {
-        let told = Told {
-            health: Health::default(),
-            metrics: KafkaMetrics::new(metrics),
-        };
+        let told = Told::new(metrics);
         let topic = config.events_topic(region);
         Topics::new(config, &told, runtime)?.ensure_events(&topic, partitions)?;
         let made = producer(config).and_then(|settings| {

@@ -6,17 +6,20 @@ use std::time::{Duration, Instant};
 
 use gb6_core_ports::{Check, StoreError};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
-use rdkafka::error::RDKafkaErrorCode as Code;
+use rdkafka::consumer::Consumer;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::metadata::MetadataTopic;
 use tokio::runtime::Handle;
 
-use crate::client::{ASK, Told, base, largest_message};
+use crate::client::{ASK, LogConsumer, Told, base, largest_message, make_consumer};
 use crate::config::Config;
 use crate::errors;
 
 /// How long a new topic may take until all its partitions have leaders.
 const CREATED_WITHIN: Duration = Duration::from_secs(15);
 const POLL: Duration = Duration::from_millis(50);
+/// Errors of connections that are looked at.
+const TOLD_MAX: usize = 100;
 
 /// Something of a topic that is not as it must be.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -53,6 +56,9 @@ pub(crate) struct Found {
 /// The administrator's side of a cluster.
 pub(crate) struct Topics {
     pub(crate) admin: AdminClient<Told>,
+    /// What asks about topics. Not the administrator's client: to a producer, which that one is, brokers
+    /// may answer by making the topic that is asked for, with settings of their own.
+    asks: LogConsumer,
     config: Config,
     runtime: Handle,
 }
@@ -69,6 +75,7 @@ impl Topics {
         })?;
         Ok(Self {
             admin,
+            asks: make_consumer(config, told)?,
             config: config.clone(),
             runtime,
         })
@@ -181,10 +188,9 @@ impl Topics {
     /// What is known of a topic; `None` where there is none, or it has not all its leaders yet.
     fn look(&self, topic: &str) -> Result<Option<Found>, StoreError> {
         let metadata = self
-            .admin
-            .inner()
+            .asks
             .fetch_metadata(Some(topic), ASK)
-            .map_err(|error| errors::unavailable("no Kafka broker answers", &error))?;
+            .map_err(|error| self.silence(&error))?;
         let known = metadata.topics().iter().find(|found| found.name() == topic);
         let Some(known) = known else { return Ok(None) };
         match known.error().map(Code::from) {
@@ -193,7 +199,7 @@ impl Topics {
                 return Ok(None);
             }
             Some(code) => {
-                let error = rdkafka::error::KafkaError::MetadataFetch(code);
+                let error = KafkaError::MetadataFetch(code);
                 return Err(errors::unavailable(
                     "the topic can not be looked at",
                     &error,
@@ -208,6 +214,20 @@ impl Topics {
         }))
     }
 
+    /// What it means that no broker answers. What a connection failed of was told meanwhile, and is the
+    /// better reason.
+    fn silence(&self, error: &KafkaError) -> StoreError {
+        let told = std::iter::from_fn(|| self.asks.poll(POLL)).take(TOLD_MAX);
+        let mut reasons = told.filter_map(Result::err).filter(|error| {
+            matches!(
+                error.rdkafka_error_code(),
+                Some(Code::Authentication | Code::SSL | Code::Resolve)
+            )
+        });
+        let reason = reasons.next();
+        errors::unavailable("no Kafka broker answers", reason.as_ref().unwrap_or(error))
+    }
+
     fn settings(&self, topic: &str) -> Result<BTreeMap<String, String>, StoreError> {
         let options = AdminOptions::new().request_timeout(Some(ASK));
         let asked = [ResourceSpecifier::Topic(topic)];
@@ -218,7 +238,7 @@ impl Topics {
         let mut settings = BTreeMap::new();
         for resource in described {
             let resource = resource.map_err(|code| {
-                let error = rdkafka::error::KafkaError::AdminOp(code);
+                let error = KafkaError::AdminOp(code);
                 errors::unavailable("the topic's settings can not be read", &error)
             })?;
             for entry in resource.entries {
@@ -232,15 +252,9 @@ impl Topics {
     pub(crate) fn check(&self, region: &str, shards: u32) -> Vec<Check> {
         let at = format!("Kafka at {}", self.config.brokers.join(","));
         let mut checks = Vec::new();
-        let metadata = match self.admin.inner().fetch_metadata(None, ASK) {
+        let metadata = match self.asks.fetch_metadata(None, ASK) {
             Ok(metadata) => metadata,
-            Err(error) => {
-                let advice = format!(
-                    "no broker answers: {}; are they running, and security= as their listeners want?",
-                    errors::text(&error)
-                );
-                return vec![Check::bad(at, advice)];
-            }
+            Err(error) => return vec![Check::bad(at, self.silence(&error).to_string())],
         };
         let brokers = metadata.brokers().len();
         let what = format!("{at}: brokers");
