@@ -27,6 +27,7 @@ mod limits;
 mod memory;
 mod origins;
 mod owner;
+mod owners;
 mod prefixes;
 mod presence;
 mod proxies;

@@ -8,12 +8,13 @@ use gb6_core_mesh::{Endpoint, FrameSender, Link, QueueLimits, Stream};
 use gb6_core_model::snapshot::Snapshot;
 use gb6_core_wire::mesh::{
     Attached, Class, Deliver, EdgeFrame, HistoryPage, HistoryRemoved, HistoryRequest, Interested,
-    LimitShared, LimitWanted, LimitsShared, LimitsWanted, OwnerFrame, Person, PrefixFollowed,
-    PrefixRef, Presence, PresenceAnswer, Publication, Publish, Published, Purpose, RoomRef,
-    SessionEnd, SessionHere, SessionsWritten, ShardRef, ToEdge, ToOwner, Traced, UserAnswer,
-    edges_sum,
+    LimitShared, LimitWanted, LimitsShared, LimitsWanted, OwnerFrame, OwnersNow, OwnersOpen,
+    Person, PrefixFollowed, PrefixRef, Presence, PresenceAnswer, Publication, Publish, Published,
+    Purpose, RoomRef, SessionEnd, SessionHere, SessionsWritten, ShardRef, ToEdge, ToOwner, Traced,
+    UserAnswer, edges_sum,
 };
 use parking_lot::Mutex;
+use tokio::sync::watch;
 
 use crate::relay::Relay;
 
@@ -22,6 +23,8 @@ use crate::relay::Relay;
 pub(crate) struct Owner {
     state: Arc<Mutex<State>>,
     pub(crate) relay: Relay,
+    /// What it tells edges about who owns what.
+    pub(crate) owners: Arc<watch::Sender<OwnersNow>>,
 }
 
 #[derive(Default)]
@@ -244,6 +247,10 @@ impl Owner {
                 }
                 Some(Purpose::Limits(_)) => {
                     tokio::spawn(self.clone().limits(stream));
+                }
+                Some(Purpose::Owners(open)) => {
+                    assert_eq!(open.region, "r");
+                    tokio::spawn(tell_owners(self.owners.subscribe(), stream));
                 }
                 _ => {}
             }
@@ -620,6 +627,17 @@ impl State {
             let frame = ToEdge { frame: Some(frame) };
             // An edge that has just gone takes nothing more.
             let _ = attachment.to.try_send(frame.class(), frame);
+        }
+    }
+}
+
+/// Tells an edge who owns what, at once and whenever that changes.
+async fn tell_owners(mut owners: watch::Receiver<OwnersNow>, stream: Stream) {
+    let (to, _from) = stream.split::<OwnersNow, OwnersOpen>(QueueLimits::default());
+    loop {
+        let now = owners.borrow_and_update().clone();
+        if to.send(Class::Control, now).await.is_err() || owners.changed().await.is_err() {
+            return;
         }
     }
 }
