@@ -9,6 +9,8 @@
 #
 # PACKAGE names one package and FILTER one test of `contracts`:
 #   PACKAGE=gb6-region-stores-kafka FILTER=fence scripts/test-engines.sh contracts
+# Of `crash`, GB6_ROUNDS and GB6_SEED set how often and with which chance, FILTER names one test, and
+# GB6_MATRIX=all takes every cell of the matrix of faults instead of one for each engine.
 #
 # A new stage is a function stage_NAME and its name in STAGES, in the order in which CI runs them.
 set -euo pipefail
@@ -18,7 +20,7 @@ cd "$(dirname "$0")/.."
 # shellcheck source=scripts/engines/all.sh
 . scripts/engines/all.sh
 
-STAGES=(contracts)
+STAGES=(contracts crash)
 
 # packages: every package with tests against engines: the feature, and the file of the target.
 packages() {
@@ -46,6 +48,15 @@ stage_contracts() {
         exit 1
     fi
     cargo test --locked --no-fail-fast "${selected[@]}" --features "$features" --test engine -- ${FILTER:-}
+}
+
+# A region of three processes on engines of its own: killed, paused, cut off and slowed down.
+stage_crash() {
+    need cargo "curl --proto '=https' -sSf https://sh.rustup.rs | sh"
+    scripts/console.sh --if-missing
+    cargo build --locked -p gb6 --features engines
+    # One after the other: each wants the machine for itself.
+    cargo test --locked -p gb6-tests-cluster --test engines -- --nocapture --test-threads=1 ${FILTER:-}
 }
 
 if [ "${1:-}" = --list ]; then
@@ -88,11 +99,14 @@ trap 'exit 143' TERM HUP
 # Ended by SIGKILL, this script still leaves no engine behind.
 export GB6_ENGINE_OWNER=$$
 
-step "start the engines" start_all
-for engine in "${ALL_ENGINES[@]}"; do
-    ADDRESS[$engine]=$(head -n 1 "$ENGINES_DIR/$engine.address")
-    export "GB6_TEST_${engine^^}=${ADDRESS[$engine]}"
-done
+# The other stages start engines of their own.
+if [[ " $* " == *" contracts "* ]]; then
+    step "start the engines" start_all
+    for engine in "${ALL_ENGINES[@]}"; do
+        ADDRESS[$engine]=$(head -n 1 "$ENGINES_DIR/$engine.address")
+        export "GB6_TEST_${engine^^}=${ADDRESS[$engine]}"
+    done
+fi
 for stage in "$@"; do
     step "$stage" "stage_$stage"
 done

@@ -17,11 +17,20 @@ pub struct Rounds {
 impl Rounds {
     /// Reads the environment and prints the line that repeats the run.
     pub fn new(test: &str, default: u32) -> Self {
+        Self::of(test, default, "scripts/test.sh")
+    }
+
+    /// As [`Rounds::new`], of a test on real engines.
+    pub fn on_engines(test: &str, default: u32) -> Self {
+        Self::of(test, default, "scripts/test-engines.sh")
+    }
+
+    fn of(test: &str, default: u32, script: &str) -> Self {
         let number = |name: &str| std::env::var(name).ok().and_then(|v| v.parse::<u64>().ok());
         let count = number("GB6_ROUNDS").map_or(default, |n| n as u32);
         let seed = number("GB6_SEED").unwrap_or_else(|| rand::rng().random());
         println!(
-            "repeat with: FILTER={test} GB6_SEED={seed} GB6_ROUNDS={count} scripts/test.sh crash"
+            "repeat with: FILTER={test} GB6_SEED={seed} GB6_ROUNDS={count} {script} crash"
         );
         Rounds {
             count,
