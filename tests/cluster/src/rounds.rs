@@ -29,9 +29,7 @@ impl Rounds {
         let number = |name: &str| std::env::var(name).ok().and_then(|v| v.parse::<u64>().ok());
         let count = number("GB6_ROUNDS").map_or(default, |n| n as u32);
         let seed = number("GB6_SEED").unwrap_or_else(|| rand::rng().random());
-        println!(
-            "repeat with: FILTER={test} GB6_SEED={seed} GB6_ROUNDS={count} {script} crash"
-        );
+        println!("repeat with: FILTER={test} GB6_SEED={seed} GB6_ROUNDS={count} {script} crash");
         Rounds {
             count,
             seed,
