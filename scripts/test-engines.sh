@@ -20,7 +20,7 @@ cd "$(dirname "$0")/.."
 # shellcheck source=scripts/engines/all.sh
 . scripts/engines/all.sh
 
-STAGES=(contracts crash)
+STAGES=(contracts end-to-end crash)
 
 # packages: every package with tests against engines: the feature, and the file of the target.
 packages() {
@@ -48,6 +48,20 @@ stage_contracts() {
         exit 1
     fi
     cargo test --locked --no-fail-fast "${selected[@]}" --features "$features" --test engine -- ${FILTER:-}
+}
+
+# The suite of the JavaScript SDK once more, where every server keeps everything in the engines. SUITES
+# names the suites of scripts/test.sh: SUITES="sdk sdk-python" scripts/test-engines.sh end-to-end
+stage_end-to-end() {
+    need cargo "curl --proto '=https' -sSf https://sh.rustup.rs | sh"
+    export GB6_ENGINES_DIR=$ENGINES_DIR/e2e GB6_BIN=$PWD/tests/engines/gb6-on-engines
+    GB6_ENGINES_BIN=$(realpath -m "${CARGO_TARGET_DIR:-target}")/debug/gb6
+    export GB6_ENGINES_BIN
+    mkdir -p "$GB6_ENGINES_DIR"
+    (umask 077 && head -c 32 /dev/urandom | od -An -v -tx1 | tr -d ' \n' >"$GB6_ENGINES_DIR/record.key")
+    # shellcheck disable=SC2086
+    scripts/test.sh ${SUITES:-sdk}
+    unset GB6_BIN
 }
 
 # A region of three processes on engines of its own: killed, paused, cut off and slowed down.
@@ -99,8 +113,8 @@ trap 'exit 143' TERM HUP
 # Ended by SIGKILL, this script still leaves no engine behind.
 export GB6_ENGINE_OWNER=$$
 
-# The other stages start engines of their own.
-if [[ " $* " == *" contracts "* ]]; then
+# The stage crash starts engines of its own.
+if [[ " $* " == *" contracts "* || " $* " == *" end-to-end "* ]]; then
     step "start the engines" start_all
     for engine in "${ALL_ENGINES[@]}"; do
         ADDRESS[$engine]=$(head -n 1 "$ENGINES_DIR/$engine.address")

@@ -11,11 +11,10 @@ use gb6_core_mesh::{MemoryNetwork, Timing};
 use gb6_core_model::caps::Match;
 use gb6_core_model::snapshot::Key;
 use gb6_core_model::{Allow, Capability, InstanceId, NodeId, Role};
-use gb6_core_ports::memory::MemoryRateLimiter;
 use gb6_edge_node::{
     CertificateSource, Edge, EdgeConfig, EdgeDeps, EdgeHandle, SelfMade, TokenRequest, issue_token,
 };
-use gb6_geo_config_plan::DEMO_INSTANCE;
+use gb6_geo_config_plan::{DEMO_INSTANCE, DEMO_REGION};
 use gb6_region_node::{Region, RegionConfig, RegionDeps};
 use tokio::sync::watch;
 
@@ -29,8 +28,7 @@ use super::node_metrics;
 use super::outbound::outbound;
 use super::process::Stop;
 use super::ready::{DevReady, QuicReady, VERSION, absolute, http_url, print_line, ws_url};
-use super::record_keys::{Cover, KeyFile, follow};
-use super::stores::Storage;
+use super::stores::{Opened, Opening, Ready, Storage};
 use crate::config::{DevFile, DevSetup, Overrides, USUAL_QUIC};
 
 /// The node that owns the shards.
@@ -56,7 +54,7 @@ pub(crate) struct DevConfig {
 /// Runs until it is told to stop.
 pub(crate) async fn run_dev(config: DevConfig, stop: Stop) -> anyhow::Result<()> {
     let began = Instant::now();
-    let mut parts = NodeParts::new();
+    let parts = NodeParts::new();
     let data_dir = PathBuf::from(&config.setup.file.data_dir);
     let storage = Storage::open(&data_dir)?;
     let (region_node, edge_node) = (NodeId::from(REGION_NODE), NodeId::from(EDGE_NODE));
@@ -76,11 +74,23 @@ pub(crate) async fn run_dev(config: DevConfig, stop: Stop) -> anyhow::Result<()>
         .keys
         .api_key(instance.as_str())
         .context("the default instance has no API key")?;
-    let record_keys = KeyFile::open(&data_dir, &region_node, storage.has_logs())?;
-    let keys = record_keys.keys();
+    let shards = snapshot.regions.get(DEMO_REGION).map_or(0, |r| r.shards);
     let (placement, planned) = watch::channel(Arc::new(snapshot));
     // Everybody learns of an instance when there are keys for its records.
-    let snapshot = follow(record_keys, planned).await?;
+    let opening = Opening {
+        table: &config.setup.file.stores,
+        data_dir: &data_dir,
+        node: &region_node,
+        region: DEMO_REGION.to_owned(),
+        shards,
+    };
+    let Ready {
+        opened,
+        record_keys: keys,
+        snapshot,
+        storage,
+        mut parts,
+    } = opening.open(storage, parts, planned).await?;
 
     let reloader = match &config.path {
         Some(path) => {
@@ -125,16 +135,26 @@ pub(crate) async fn run_dev(config: DevConfig, stop: Stop) -> anyhow::Result<()>
     let mut region = RegionConfig::new(region_node);
     let reach = &config.setup.file.outbound;
     region.outbound = outbound(&reach.allow, &reach.ca)?;
+    let Opened {
+        open_log,
+        rooms,
+        signals,
+        limiter,
+        map,
+        events,
+        archived: _,
+    } = opened;
+    region.events = events;
     let region = Region::start(
         region,
         RegionDeps {
             endpoint: at_region,
             snapshot,
-            open_log: storage.open_log(None),
-            rooms: storage.rooms(&mut parts)?,
-            limiter: Arc::new(MemoryRateLimiter::default()),
-            signals: storage.signals(),
-            map: None,
+            open_log,
+            rooms,
+            limiter,
+            signals,
+            map,
             keys,
             metrics: parts.metrics.clone(),
             health: parts.health.clone(),

@@ -18,9 +18,9 @@ use super::node_metrics;
 use super::outbound::outbound;
 use super::process::Stop;
 use super::ready::{NodeReady, VERSION, absolute, http_url, print_line};
-use super::record_keys::{Cover, KeyFile, SealingKey, SharedKeys, follow};
+use super::record_keys::SealingKey;
 use super::reload::{NodeReload, Source};
-use super::stores::{self, Engines, Opened, Place, Storage};
+use super::stores::{self, Engines, Opened, Opening, Place, Ready, Storage};
 use crate::config::RegionFile;
 
 /// Over how long edges that lose the region spread their first dials, in ms. Publishes wait for it,
@@ -63,39 +63,22 @@ pub(crate) async fn run_region(
 
     let node = NodeId::from(file.name.as_str());
     let (region, shards) = place_of(&placed.snapshot.borrow(), &node)?;
-    let engines = Engines::parse(&file.stores)
-        .map_err(|problems| anyhow::anyhow!("{}: {}", problems[0].0, problems[0].1))?;
-    // Their clients are waited for, which no thread of the runtime may be.
-    let name = file.name.clone();
-    let key_file = file.stores.record_key_file.clone();
-    let runtime = tokio::runtime::Handle::current();
-    let opening = tokio::task::spawn_blocking(move || {
-        let place = Place {
-            region: &region,
-            node: &name,
-            shards,
-        };
-        let opened = engines.open(place, &storage, &mut parts, &runtime)?;
-        let shared = match &opened.map {
-            None => None,
-            Some(map) => {
-                let sealing = SealingKey::load(Path::new(&key_file))?;
-                Some(SharedKeys::open(map.clone(), &region, sealing)?)
-            }
-        };
-        Ok::<_, anyhow::Error>((opened, shared, storage, parts))
-    });
-    let (opened, shared, storage, parts) =
-        opening.await.context("opening the engines failed")??;
-    let snapshot = placed.snapshot.clone();
-    let (record_keys, snapshot) = match shared {
-        Some(keys) => (keys.keys(), follow(keys, snapshot).await?),
-        None => {
-            let has_logs = storage.has_logs() || opened.archived;
-            let keys = KeyFile::open(data_dir, &node, has_logs)?;
-            (keys.keys(), follow(keys, snapshot).await?)
-        }
+    let opening = Opening {
+        table: &file.stores,
+        data_dir,
+        node: &node,
+        region,
+        shards,
     };
+    let Ready {
+        opened,
+        record_keys,
+        snapshot,
+        storage: _storage,
+        parts,
+    } = opening
+        .open(storage, parts, placed.snapshot.clone())
+        .await?;
     let mesh = endpoint.local_addr();
     let mut config = settings(&file, node);
     config.outbound = outbound(&file.outbound.allow, &file.outbound.ca)?;

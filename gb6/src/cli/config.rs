@@ -137,7 +137,7 @@ fn check_dev(args: RoleArgs<DevFile>) -> Result<(), Failure> {
         },
         setup.default_instance()
     );
-    print(&toml::to_string(&setup.file)?)
+    print(&toml::to_string(&setup.file.shown())?)
 }
 
 /// The tables of all keys.

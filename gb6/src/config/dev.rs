@@ -16,7 +16,8 @@ use super::key::config;
 use super::load::{ConfigError, layer, parse_role, read_text};
 use super::overrides::Overrides;
 use super::roles::{DRAIN_MAX_MS, RoleFile, client_bounds, half_of_two, outside};
-use super::tables::{ClientsTable, DevOutboundTable, LogFormat, ranges};
+use super::tables::{ClientsTable, DevOutboundTable, LogFormat, StoresTable, ranges};
+use crate::assemble::Engines;
 
 /// Where `gb6 dev` listens for QUIC unless told otherwise.
 pub(crate) const USUAL_QUIC: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8443);
@@ -47,6 +48,8 @@ config! {
         @tables
         /// Bounds of what clients may take up.
         clients: ClientsTable,
+        /// Which engine keeps what.
+        stores: StoresTable,
         /// Which servers of customers the process may reach: key sets and the like.
         outbound: DevOutboundTable,
         /// What is logged, always to standard error.
@@ -70,12 +73,20 @@ impl RoleFile for DevFile {
     const OTHER_TABLES: &'static [&'static str] = &[INSTANCES_TABLE];
     const ABOUT: &'static str = "Everything in one process, to try it and to develop against it.";
 
+    fn shown(&self) -> Self {
+        Self {
+            stores: self.stores.shown(),
+            ..self.clone()
+        }
+    }
+
     fn problems(&self) -> Vec<(&'static str, String)> {
         let mut problems = client_bounds(&self.clients);
         let window = Millis(0)..=Millis(DRAIN_MAX_MS);
         problems.extend(outside("drain", &self.drain, window));
         problems.extend(half_of_two(&self.tls_cert, &self.tls_key));
         problems.extend(ranges(&self.outbound.allow));
+        problems.extend(Engines::parse(&self.stores).err().unwrap_or_default());
         if self.data_dir.is_empty() {
             problems.push(("data_dir", "it names no directory".to_owned()));
         }

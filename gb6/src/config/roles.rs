@@ -239,20 +239,10 @@ impl RoleFile for RegionFile {
     const ABOUT: &'static str = "A region: owns shards and makes every message durable.";
 
     fn shown(&self) -> Self {
-        let mut shown = self.clone();
-        let stores = &mut shown.stores;
-        for uri in [
-            &mut stores.log,
-            &mut stores.rooms,
-            &mut stores.signals,
-            &mut stores.limits,
-            &mut stores.map,
-            &mut stores.blobs,
-            &mut stores.events,
-        ] {
-            *uri = uri.masked();
+        Self {
+            stores: self.stores.shown(),
+            ..self.clone()
         }
-        shown
     }
 
     fn problems(&self) -> Vec<(&'static str, String)> {

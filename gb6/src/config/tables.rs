@@ -217,3 +217,22 @@ config! {
         record_key_file: String = String::new(),
     }
 }
+
+impl StoresTable {
+    /// The same without what is secret in it.
+    pub(super) fn shown(&self) -> Self {
+        let mut shown = self.clone();
+        for uri in [
+            &mut shown.log,
+            &mut shown.rooms,
+            &mut shown.signals,
+            &mut shown.limits,
+            &mut shown.map,
+            &mut shown.blobs,
+            &mut shown.events,
+        ] {
+            *uri = uri.masked();
+        }
+        shown
+    }
+}

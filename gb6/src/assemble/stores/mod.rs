@@ -3,6 +3,7 @@
 mod check;
 mod embedded;
 mod engines;
+mod opening;
 
 use std::sync::Arc;
 
@@ -23,6 +24,7 @@ pub(super) use check::check;
 pub(super) use embedded::Storage;
 use engines::Engine;
 pub(crate) use engines::Engines;
+pub(super) use opening::{Opening, Ready};
 
 use super::node::NodeParts;
 

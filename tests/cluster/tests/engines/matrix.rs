@@ -2,19 +2,24 @@
 //! down. For each cell: whether publishes go on meanwhile, and that all goes on afterwards. `GB6_MATRIX=all`
 //! runs all cells, otherwise those of [`Cell::is_brief`].
 
+use std::fs::File;
+use std::io::Write;
 use std::time::{Duration, Instant};
 
-use gb6_tests_cluster::Rounds;
 use gb6_tests_cluster::load::Load;
+use gb6_tests_cluster::{Disk, Rounds, Volume};
 use gb6_tests_harness::engines::Kind;
+use gb6_tests_harness::process::{PATIENCE, target_dir};
 
-use crate::world::World;
+use crate::world::{self, World};
 
 /// What is broken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Victim {
     Engine(Kind),
     Node(&'static str),
+    /// Every engine and every node of the region, at once.
+    All,
 }
 
 /// How.
@@ -55,6 +60,10 @@ impl Cell {
             let victim = Victim::Node(name);
             cells.push(Cell { victim, fault });
         }
+        cells.push(Cell {
+            victim: Victim::All,
+            fault: Fault::Kill(S(1)),
+        });
         cells
     }
 
@@ -66,6 +75,7 @@ impl Cell {
                 | (Victim::Engine(Kind::Postgres), Fault::Pause(_))
                 | (Victim::Engine(Kind::Redis), Fault::Cut(_))
                 | (Victim::Node("r2"), Fault::Pause(_))
+                | (Victim::All, _)
         )
     }
 
@@ -73,7 +83,7 @@ impl Cell {
     fn goes_on(&self) -> bool {
         match (self.victim, self.fault) {
             (Victim::Engine(Kind::Kafka), Fault::Slow(_)) => true,
-            (Victim::Engine(Kind::Kafka), _) => false,
+            (Victim::Engine(Kind::Kafka), _) | (Victim::All, _) => false,
             (Victim::Engine(_), _) => true,
             // Another node takes over.
             (Victim::Node(_), _) => true,
@@ -97,6 +107,37 @@ async fn every_cell_of_the_matrix() {
     }
     load.progress(20).await;
     load.finish(&world.mesh).await;
+}
+
+/// A broker whose disk is full ends itself. Publishes wait for it, and nothing is lost when there is space
+/// again and it was started again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_disk_of_kafka_is_full() {
+    let disk = match Disk::new(Volume::Tmpfs { mib: 256 }, &target_dir().join("test-data")) {
+        Ok(disk) => disk,
+        Err(error) => panic!("{error}"),
+    };
+    let place = disk.path().join("kafka");
+    let mut world = World::with_kafka_in("kafka-full", Some(&place)).await;
+    let load = world.load("kafka-full", 1).await;
+    load.progress(20).await;
+    let ballast = disk.path().join("ballast");
+    let mut file = File::create(&ballast).unwrap();
+    let block = vec![b'x'; 1 << 16];
+    // Ends at a full disk.
+    while file.write_all(&block).is_ok() {}
+    let begun = Instant::now();
+    while !world.part(Kind::Kafka).engine.pids().is_empty() {
+        assert!(begun.elapsed() < S(60), "the broker goes on without space");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    println!("disk full: the broker ended after {:?}", begun.elapsed());
+    drop(file);
+    std::fs::remove_file(&ballast).unwrap();
+    world.part(Kind::Kafka).engine.restart().await.unwrap();
+    load.progress(20).await;
+    load.finish(&world.mesh).await;
+    drop(world);
 }
 
 async fn run(world: &mut World, load: &Load, cell: &Cell) {
@@ -138,6 +179,14 @@ async fn begin(world: &mut World, victim: Victim, fault: Fault) -> Duration {
                 _ => node.running().pause(),
             }
         }
+        Victim::All => {
+            for part in &world.parts {
+                part.engine.kill().await.unwrap();
+            }
+            for name in world::NODES {
+                world.mesh.node(name).kill().await.unwrap();
+            }
+        }
     }
     match fault {
         Fault::Kill(lasts) | Fault::Pause(lasts) | Fault::Cut(lasts) | Fault::Slow(lasts) => lasts,
@@ -158,5 +207,16 @@ async fn end(world: &mut World, victim: Victim, fault: Fault) {
             Fault::Kill(_) => world.node_back(name).await,
             _ => world.mesh.node(name).running().resume(),
         },
+        Victim::All => {
+            for part in &mut world.parts {
+                part.engine.restart().await.unwrap();
+            }
+            for name in world::NODES {
+                world.mesh.node(name).start().unwrap();
+            }
+            for name in world::NODES {
+                world.mesh.node(name).ready(PATIENCE).await.unwrap();
+            }
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! The region: its engines, each behind proxies, its nodes, two edges and geo.
 
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::time::Duration;
 
 use gb6_tests_cluster::load::Load;
@@ -10,7 +11,7 @@ use tempfile::TempDir;
 use toml::{Table, Value};
 
 /// Nodes of the region.
-pub(crate) const NODES: usize = 3;
+pub(crate) const NODES: [&str; 3] = ["r1", "r2", "r3"];
 
 /// An engine and the network before it.
 pub(crate) struct Part {
@@ -29,6 +30,11 @@ pub(crate) struct World {
 impl World {
     /// Starts the engines, and the region on them.
     pub(crate) async fn start(name: &str) -> Self {
+        Self::with_kafka_in(name, None).await
+    }
+
+    /// As [`World::start`], with Kafka's data elsewhere.
+    pub(crate) async fn with_kafka_in(name: &str, kafka: Option<&Path>) -> Self {
         // PostgreSQL runs as a user of its own, who has to come through.
         let directory = tempfile::Builder::new()
             .prefix(&format!("gb6-{name}-"))
@@ -37,9 +43,9 @@ impl World {
             .unwrap();
         let dir = directory.path();
         let part = async |kind: Kind| {
-            let (engine, front) = Engine::start_behind(kind, &dir.join(kind.name()), &[])
-                .await
-                .unwrap();
+            let usual = dir.join(kind.name());
+            let place = kafka.filter(|_| kind == Kind::Kafka).unwrap_or(&usual);
+            let (engine, front) = Engine::start_behind(kind, place, &[]).await.unwrap();
             Part { engine, front }
         };
         let parts = vec![
@@ -76,7 +82,7 @@ impl World {
             stores.insert(key.to_owned(), Value::String(uri));
         }
         let mesh = Mesh::start(MeshOptions {
-            regions: NODES,
+            regions: NODES.len(),
             snapshot: Box::new(|snapshot| {
                 let region = snapshot["regions"]["eu"].as_table_mut().unwrap();
                 region.remove("owners");

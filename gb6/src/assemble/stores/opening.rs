@@ -1,0 +1,95 @@
+//! From the table `stores` to a region's engines and record keys.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context;
+use gb6_core_model::NodeId;
+use gb6_core_model::snapshot::Snapshot;
+use gb6_region_node::RecordKeys;
+use tokio::sync::watch;
+
+use super::{Engines, Opened, Place, Storage};
+use crate::assemble::node::NodeParts;
+use crate::assemble::record_keys::{Cover, KeyFile, SealingKey, SharedKeys, follow};
+use crate::config::StoresTable;
+
+/// What engines are opened for.
+#[derive(Debug)]
+pub(in crate::assemble) struct Opening<'a> {
+    pub(in crate::assemble) table: &'a StoresTable,
+    pub(in crate::assemble) data_dir: &'a Path,
+    pub(in crate::assemble) node: &'a NodeId,
+    pub(in crate::assemble) region: String,
+    pub(in crate::assemble) shards: u32,
+}
+
+/// Everything that a region keeps its things in.
+pub(in crate::assemble) struct Ready {
+    pub(in crate::assemble) opened: Opened,
+    pub(in crate::assemble) record_keys: RecordKeys,
+    /// The placement, each one when there are keys for all instances in it.
+    pub(in crate::assemble) snapshot: watch::Receiver<Arc<Snapshot>>,
+    pub(in crate::assemble) storage: Storage,
+    pub(in crate::assemble) parts: NodeParts,
+}
+
+impl Opening<'_> {
+    /// Opens the engines, and the record keys where the table says that they are.
+    ///
+    /// # Errors
+    /// An engine can not be reached or is not as it must be; a record key can not be had.
+    pub(in crate::assemble) async fn open(
+        self,
+        storage: Storage,
+        mut parts: NodeParts,
+        snapshot: watch::Receiver<Arc<Snapshot>>,
+    ) -> anyhow::Result<Ready> {
+        let engines = Engines::parse(self.table)
+            .map_err(|problems| anyhow::anyhow!("{}: {}", problems[0].0, problems[0].1))?;
+        let Self {
+            table,
+            data_dir,
+            node,
+            region,
+            shards,
+        } = self;
+        let name = node.to_string();
+        let key_file = table.record_key_file.clone();
+        let runtime = tokio::runtime::Handle::current();
+        // Their clients are waited for, which no thread of the runtime may be.
+        let opening = tokio::task::spawn_blocking(move || {
+            let place = Place {
+                region: &region,
+                node: &name,
+                shards,
+            };
+            let opened = engines.open(place, &storage, &mut parts, &runtime)?;
+            let shared = match &opened.map {
+                None => None,
+                Some(map) => {
+                    let sealing = SealingKey::load(Path::new(&key_file))?;
+                    Some(SharedKeys::open(map.clone(), &region, sealing)?)
+                }
+            };
+            Ok::<_, anyhow::Error>((opened, shared, storage, parts))
+        });
+        let opening = opening.await.context("opening the engines failed")?;
+        let (opened, shared, storage, parts) = opening?;
+        let (record_keys, snapshot) = match shared {
+            Some(keys) => (keys.keys(), follow(keys, snapshot).await?),
+            None => {
+                let has_logs = storage.has_logs() || opened.archived;
+                let keys = KeyFile::open(data_dir, node, has_logs)?;
+                (keys.keys(), follow(keys, snapshot).await?)
+            }
+        };
+        Ok(Ready {
+            opened,
+            record_keys,
+            snapshot,
+            storage,
+            parts,
+        })
+    }
+}
