@@ -67,6 +67,8 @@ pub struct RegionConfig {
     pub assign_lease: Duration,
     /// How often this node rewrites its record; default 300 ms.
     pub assign_beat: Duration,
+    /// How often a standby looks at a log whose end it has reached; default 50 ms.
+    pub standby_look: Duration,
     /// How long a node that drains may take to hand its shards over; default 6 s. What is left then is
     /// given up.
     pub hand_over_max: Duration,
@@ -88,6 +90,7 @@ impl RegionConfig {
             events: Events::default(),
             assign_lease: Duration::from_millis(1_500),
             assign_beat: Duration::from_millis(300),
+            standby_look: Duration::from_millis(50),
             hand_over_max: Duration::from_secs(6),
         }
     }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use gb6_core_model::ShardId;
 use gb6_core_obs::metrics::{Metrics, Registration};
@@ -15,10 +15,8 @@ use crate::keeper::{NodeParts, bound_batches, machine_config};
 use crate::news::{News, NewsBox};
 use crate::recovery::{RecoveryError, Replay};
 
-/// How often the log is looked at once its end was reached.
-const LOOK: Duration = Duration::from_millis(50);
-/// How often between two looks it is seen that the follower is to end.
-const STEPS: u32 = 5;
+/// How often it is looked whether the follower is to end.
+const STEP: Duration = Duration::from_millis(10);
 /// Pause before a log that could not be read is opened again.
 const RETRY: Duration = Duration::from_millis(500);
 
@@ -107,13 +105,15 @@ impl Following {
 
     /// Waits; whether the follower is to end.
     fn wait(&self, pause: Duration) -> bool {
-        for _ in 0..STEPS {
-            if self.is_over() {
-                return true;
+        let until = Instant::now() + pause;
+        while !self.is_over() {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
             }
-            std::thread::sleep(pause / STEPS);
+            std::thread::sleep(left.min(STEP));
         }
-        self.is_over()
+        true
     }
 
     fn run(self) -> Option<Followed> {
@@ -162,7 +162,7 @@ impl Following {
                 self.tell(true);
             }
             self.lag.behind.store(0, Ordering::Relaxed);
-            if self.wait(LOOK) {
+            if self.wait(self.node.config.standby_look) {
                 return Ok((log, replay));
             }
             let end = log.range()?.next;

@@ -63,7 +63,7 @@ pub(super) fn nodes() -> Vec<Mutant> {
             "region/node/src/recovery.rs",
             "from: followed.next,",
             "from: followed.next + 1,",
-            "nodes::the_shards_of_a_node_that_dies_are_served_by_others_within_three_seconds",
+            "nodes::a_shard_is_moved_by_hand_to_its_standby_which_reads_what_it_has_not_seen",
         ),
         region(
             "nodes-no-confirm-before-reads",

@@ -140,6 +140,14 @@ impl Running {
             .sum()
     }
 
+    /// A metric by its name and labels.
+    fn metric_of(&self, name: &str) -> f64 {
+        let text = self.metrics.text();
+        let value = text.lines().find_map(|line| line.strip_prefix(name));
+        let value = value.and_then(|value| value.trim().parse().ok());
+        value.expect("a metric of this name")
+    }
+
     /// The process is gone: what it still runs reaches nothing any more.
     fn die(mut self) {
         self.map_cut.store(true, Ordering::SeqCst);
@@ -167,6 +175,7 @@ struct World {
     network: MemoryNetwork,
     incarnations: AtomicU64,
     assigned: Assigned,
+    standby_look: Duration,
     /// Of the tests' edges.
     runtime: Runtime,
 }
@@ -179,6 +188,7 @@ impl World {
             network: MemoryNetwork::new(),
             incarnations: AtomicU64::new(1),
             assigned: Assigned::Region,
+            standby_look: Duration::from_millis(50),
             runtime: Runtime::new().expect("a runtime"),
         }
     }
@@ -236,6 +246,7 @@ impl World {
         let mut config = RegionConfig::new(NodeId::from(name));
         // The tests' edges do not renew theirs.
         config.edge_lease = Duration::from_secs(300);
+        config.standby_look = self.standby_look;
         let region = Region::start(config, deps)?;
         drop(_inside);
         Ok(Running {
@@ -394,6 +405,11 @@ impl Edge {
 
     /// Publishes until it is acknowledged; how long that took, and the offset.
     async fn publish(&mut self) -> (Duration, u64) {
+        self.publish_as(self.number + 1).await
+    }
+
+    /// As [`Edge::publish`], under a message id.
+    async fn publish_as(&mut self, id: u64) -> (Duration, u64) {
         let began = Instant::now();
         self.number += 1;
         loop {
@@ -405,7 +421,8 @@ impl Edge {
                 session: 1,
                 number: self.number,
                 settled_below: self.number,
-                data: format!("{}", self.number).into(),
+                id: format!("m{id}").into(),
+                data: format!("{id}").into(),
                 from: Person {
                     user: "u".into(),
                     client: "c".into(),
@@ -552,10 +569,12 @@ fn a_node_that_drains_under_load_costs_no_error_and_a_moment() {
     let [r1, mut r2, r3] = NODES.map(|name| world.start(name));
     world.settle(&[("r1", &r1), ("r2", &r2), ("r3", &r3)]);
     let stop = Arc::new(AtomicBool::new(false));
+    let published = Arc::new(AtomicU64::new(0));
     let edges: Vec<_> = (0..SHARDS)
+        .filter(|shard| world.owner(*shard).as_deref() == Some("r2"))
         .map(|shard| {
             let mut edge = world.edge(&format!("e{shard}"), shard);
-            let stop = stop.clone();
+            let (stop, published) = (stop.clone(), published.clone());
             world.runtime.spawn(async move {
                 let (mut longest, mut expected) = (Duration::ZERO, 0);
                 edge.attach().await;
@@ -564,13 +583,14 @@ fn a_node_that_drains_under_load_costs_no_error_and_a_moment() {
                     expected += 1;
                     assert_eq!(offset, expected, "in order, each once");
                     longest = longest.max(took);
-                    tokio::time::sleep(Duration::from_millis(2)).await;
+                    published.fetch_add(1, Ordering::SeqCst);
+                    tokio::task::yield_now().await;
                 }
                 (longest, edge)
             })
         })
         .collect();
-    std::thread::sleep(Duration::from_millis(300));
+    std::thread::sleep(Duration::from_millis(600));
     let region = r2.region.take().expect("it runs");
     let began = Instant::now();
     let runtime = r2.runtime.as_ref().expect("it runs");
@@ -582,6 +602,11 @@ fn a_node_that_drains_under_load_costs_no_error_and_a_moment() {
     assert!((0..SHARDS).all(|s| world.owner(s).is_some_and(|owner| owner != "r2")));
     let key = gb6_region_assign::node_key("eu", &"r2".into());
     assert_eq!(world.map.get(&key), Ok(None), "it has taken its leave");
+    let replayed = r1.metric("gb6_replayed_records") + r3.metric("gb6_replayed_records");
+    assert!(
+        replayed < 50.0,
+        "{replayed} records: standbys had read the rest"
+    );
     std::thread::sleep(Duration::from_millis(300));
     stop.store(true, Ordering::SeqCst);
     for edge in edges {
@@ -594,21 +619,44 @@ fn a_node_that_drains_under_load_costs_no_error_and_a_moment() {
 }
 
 #[test]
-fn a_shard_is_moved_by_hand() {
-    let world = World::new();
+fn a_shard_is_moved_by_hand_to_its_standby_which_reads_what_it_has_not_seen() {
+    let mut world = World::new();
+    // So rarely that something is left to read.
+    world.standby_look = Duration::from_millis(250);
     let [r1, r2, r3] = NODES.map(|name| world.start(name));
     world.settle(&[("r1", &r1), ("r2", &r2), ("r3", &r3)]);
     let mut edge = world.edge("e1", 0);
-    assert_eq!(world.runtime.block_on(edge.publish()).1, 1);
-    let to = if edge.at == "r3" { "r1" } else { "r3" };
+    let (until, mut written) = (Instant::now() + Duration::from_secs(1), 0);
+    while Instant::now() < until {
+        written += 1;
+        assert_eq!(world.runtime.block_on(edge.publish()).1, written);
+    }
     let (record, revision) = world.record(0).expect("a record");
-    let record = moved(&record, &to.into()).expect("it can be moved");
+    let to = record.standby.clone().expect("a standby");
+    let record = moved(&record, &to).expect("it can be moved");
     let expect = Expect::Revision(revision);
     let put = world.map.put(&shard_key("eu", 0), &record.encode(), expect);
     assert!(put.is_ok(), "{put:?}");
-    world.wait("it is there", || world.owner(0).as_deref() == Some(to));
-    assert_eq!(world.runtime.block_on(edge.publish()).1, 2);
-    assert_eq!(edge.at, to);
+    world.wait("it is there", || {
+        world.owner(0).as_deref() == Some(to.as_str())
+    });
+    assert_eq!(world.runtime.block_on(edge.publish()).1, written + 1);
+    assert_eq!(edge.at, to.as_str());
+    let taker = [&r1, &r2, &r3][NODES
+        .iter()
+        .position(|n| *n == to.as_str())
+        .expect("a node")];
+    let replayed = taker.metric_of("gb6_replayed_records{shard=\"0\"}");
+    assert!(
+        replayed < written as f64 * 0.7,
+        "{replayed} of {written} records, of which it had seen most"
+    );
+    // It knows the ids of all, also of the first that it read itself.
+    let first = written.saturating_sub(replayed as u64 + 10).max(1);
+    for id in first..=written {
+        let (_, offset) = world.runtime.block_on(edge.publish_as(id));
+        assert_eq!(offset, id, "the id is known");
+    }
 }
 
 #[test]
