@@ -44,9 +44,11 @@ impl Known {
         let known = self.0.entry(region).or_default();
         let mut news = false;
         for owner in now.shards {
-            let newer = known
-                .get(&owner.shard)
-                .is_none_or(|(epoch, _)| owner.epoch > *epoch);
+            // One epoch has one owner, but where the nodes' records were lost and began again: then who
+            // speaks last is right, and whoever is not the owner refuses.
+            let newer = known.get(&owner.shard).is_none_or(|(epoch, node)| {
+                owner.epoch > *epoch || (owner.epoch == *epoch && owner.node != node.as_str())
+            });
             if newer && NodeId::is_valid(&owner.node) {
                 known.insert(owner.shard, (owner.epoch, NodeId::from(owner.node)));
                 news = true;
@@ -255,6 +257,9 @@ mod tests {
         assert_eq!(owners(&known), ["b", "b"].map(NodeId::from));
         assert!(known.take("eu".into(), now(1, 9, "a")));
         assert_eq!(owners(&known), ["b", "a"].map(NodeId::from));
+        // Records that were lost and began again.
+        assert!(known.take("eu".into(), now(1, 9, "b")));
+        assert_eq!(owners(&known), ["b", "b"].map(NodeId::from));
     }
 
     #[test]

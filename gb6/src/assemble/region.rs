@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use gb6_core_mesh::snapshot::SnapshotStore;
-use gb6_core_model::snapshot::Snapshot;
+use gb6_core_model::snapshot::{Assigned, Snapshot};
 use gb6_core_model::{NodeId, Role};
 use gb6_core_ports::Check;
 use gb6_region_node::{Region, RegionConfig, RegionDeps, RegionEnd};
@@ -63,6 +63,7 @@ pub(crate) async fn run_region(
 
     let node = NodeId::from(file.name.as_str());
     let (region, shards) = place_of(&placed.snapshot.borrow(), &node)?;
+    refuse_several(&placed.snapshot.borrow(), &region, &file)?;
     let opening = Opening {
         table: &file.stores,
         data_dir,
@@ -166,6 +167,25 @@ async fn replaced(end: Option<watch::Receiver<Option<RegionEnd>>>) {
     std::future::pending().await
 }
 
+/// Nodes that decide among themselves who owns what must see the same logs.
+///
+/// # Errors
+/// The region has several such nodes, and this one's logs lie in its data directory.
+fn refuse_several(snapshot: &Snapshot, region: &str, file: &RegionFile) -> anyhow::Result<()> {
+    let decides = snapshot.regions.get(region).map(|r| r.assigned) == Some(Assigned::Region);
+    let of_region = |node: &&gb6_core_model::snapshot::Node| node.region.as_deref() == Some(region);
+    let nodes = snapshot.nodes.values().filter(of_region).count();
+    let local = Engines::parse(&file.stores).is_ok_and(|engines| engines.logs_are_local());
+    if decides && nodes > 1 && local {
+        bail!(
+            "region {region} has {nodes} nodes that take over from each other, but the logs of this one lie in \
+             its data directory, where no other finds them: set `stores.log` to Kafka on each, or leave \
+             one node in the snapshot"
+        );
+    }
+    Ok(())
+}
+
 /// The region that the snapshot gives the node to, and how many shards that has.
 fn place_of(snapshot: &Snapshot, node: &NodeId) -> anyhow::Result<(String, u32)> {
     let placed = snapshot.nodes.get(node).and_then(|n| n.region.clone());
@@ -240,6 +260,22 @@ fn settings(file: &RegionFile, node: NodeId) -> RegionConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nodes_with_logs_of_their_own_do_not_take_over_from_each_other() {
+        use gb6_geo_config_plan::{EXAMPLE, read_snapshot};
+        let text = EXAMPLE.replace("owners = [\"r1\"]", "assigned = \"region\"");
+        let more =
+            "\n[nodes.r2]\nroles = [\"region\"]\nmesh = \"127.0.0.1:7610\"\nregion = \"eu\"\n";
+        let read = |text: &str| {
+            let secret = |_: &str| Ok("s".repeat(32));
+            read_snapshot(text, 1, secret).unwrap()
+        };
+        let file = RegionFile::default();
+        refuse_several(&read(&text), "eu", &file).unwrap();
+        let error = refuse_several(&read(&(text + more)), "eu", &file).unwrap_err();
+        assert!(error.to_string().contains("has 2 nodes"), "{error}");
+    }
 
     #[test]
     fn the_files_defaults_are_the_regions() {

@@ -9,7 +9,7 @@ use gb6_core_model::{InstanceId, NodeId};
 use gb6_region_node::RecordKeys;
 use serde::{Deserialize, Serialize};
 
-use super::{Cover, decode, encode, random_key};
+use super::{Cover, decode, encode_bytes, random_key};
 use crate::assemble::files::{read_json, replace_json};
 
 /// The file in a region's data directory, mode 0600.
@@ -56,12 +56,7 @@ impl KeyFile {
         let instances = kept.iter().flat_map(|ring| &ring.instances);
         for (instance, by_id) in instances {
             for (id, text) in by_id {
-                let key = decode(text).with_context(|| {
-                    format!(
-                        "{}: key {id} of instance {instance} is damaged: restore it from a backup",
-                        path.display()
-                    )
-                })?;
+                let key = decoded(&path, instance, *id, text)?;
                 keys.add(instance, *id, key);
             }
         }
@@ -72,6 +67,35 @@ impl KeyFile {
             keys,
         })
     }
+}
+
+/// The keys that a file of `data_dir` has, by instance and id; empty where there is none.
+///
+/// # Errors
+/// It can not be read, or a key in it is damaged.
+pub(in crate::assemble) fn kept_keys(
+    data_dir: &Path,
+) -> anyhow::Result<BTreeMap<String, BTreeMap<u32, [u8; 32]>>> {
+    let path = data_dir.join(FILE);
+    let kept: Option<Ring> = read_json(&path)?;
+    let mut all = BTreeMap::new();
+    for (instance, by_id) in kept.into_iter().flat_map(|ring| ring.instances) {
+        let mut keys = BTreeMap::new();
+        for (id, text) in by_id {
+            keys.insert(id, decoded(&path, &instance, id, &text)?);
+        }
+        all.insert(instance, keys);
+    }
+    Ok(all)
+}
+
+fn decoded(path: &Path, instance: &str, id: u32, text: &str) -> anyhow::Result<[u8; 32]> {
+    decode(text).with_context(|| {
+        format!(
+            "{}: key {id} of instance {instance} is damaged: restore it from a backup",
+            path.display()
+        )
+    })
 }
 
 impl Cover for KeyFile {
@@ -85,7 +109,7 @@ impl Cover for KeyFile {
         for id in served(snapshot, &self.node) {
             if !ring.instances.contains_key(id.as_str()) {
                 let key = random_key()?;
-                let text = encode(&key);
+                let text = encode_bytes(&key);
                 ring.instances
                     .insert(id.to_string(), BTreeMap::from([(1, text)]));
                 made.push((id, key));

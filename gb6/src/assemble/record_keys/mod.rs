@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use ring::rand::{SecureRandom, SystemRandom};
 use tokio::sync::watch;
 
-pub(super) use file::KeyFile;
+pub(super) use file::{KeyFile, kept_keys};
 pub(super) use shared::{SealingKey, SharedKeys};
 
 /// How soon keeping a key is tried again where it failed, as on a full disk.
@@ -97,19 +97,20 @@ fn random_key() -> anyhow::Result<[u8; 32]> {
     Ok(key)
 }
 
-fn encode(key: &[u8; 32]) -> String {
-    key.iter().map(|b| format!("{b:02x}")).collect()
+fn encode_bytes(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+fn decode_bytes(text: &str) -> Option<Vec<u8>> {
+    if !text.len().is_multiple_of(2) {
+        return None;
+    }
+    let pair = |n| u8::from_str_radix(text.get(n..n + 2)?, 16).ok();
+    (0..text.len()).step_by(2).map(pair).collect()
 }
 
 fn decode(text: &str) -> Option<[u8; 32]> {
-    let mut key = [0; 32];
-    if text.len() != 64 {
-        return None;
-    }
-    for (n, byte) in key.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(text.get(n * 2..n * 2 + 2)?, 16).ok()?;
-    }
-    Some(key)
+    decode_bytes(text)?.try_into().ok()
 }
 
 #[cfg(test)]

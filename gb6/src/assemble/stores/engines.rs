@@ -61,6 +61,11 @@ pub(crate) struct Engines {
 type Problem = (&'static str, String);
 
 impl Engines {
+    /// Whether the logs lie in this node's data directory, where no other node finds them.
+    pub(in crate::assemble) fn logs_are_local(&self) -> bool {
+        matches!(self.log, Engine::Embedded)
+    }
+
     /// What the table says.
     ///
     /// # Errors
@@ -103,7 +108,7 @@ impl Engines {
                  has the keys of the records: postgres://… or, for one node, sqlite:PATH";
             problems.push(("stores.map", why.to_owned()));
         }
-        if !shared && table.map.scheme() == "postgres" {
+        if !shared && matches!(table.map.scheme(), "postgres" | "postgresql") {
             let why = "the logs are in the data directory of this node alone, so no other node can take \
                  over its shards: several nodes need stores.log on Kafka; one node needs \"snapshot\"";
             problems.push(("stores.map", why.to_owned()));
@@ -285,14 +290,16 @@ mod tests {
     #[test]
     fn a_shared_log_needs_a_shared_map_and_an_archive() {
         let kafka = "kafka://127.0.0.1:9092/gb6";
+        for postgres in ["postgres", "postgresql"] {
+            let embedded = problems(|table| {
+                table.map = format!("{postgres}://gb6@127.0.0.1/gb6").as_str().into();
+                table.record_key_file = "key".into();
+            });
+            assert_eq!(embedded, ["stores.map"]);
+        }
         let postgres = "postgres://gb6@127.0.0.1/gb6";
         let lacking = problems(|table| table.log = kafka.into());
         assert_eq!(lacking, ["stores.blobs", "stores.map"]);
-        let embedded = problems(|table| {
-            table.map = postgres.into();
-            table.record_key_file = "key".into();
-        });
-        assert_eq!(embedded, ["stores.map"]);
         let whole = problems(|table| {
             table.log = kafka.into();
             table.map = postgres.into();

@@ -51,7 +51,7 @@ pub(super) struct Opened {
     pub(super) limiter: Arc<dyn RateLimiter>,
     pub(super) map: Option<Arc<dyn MapStore>>,
     pub(super) events: Events,
-    /// Whether an archive has something of logs that are to lie in the data directory.
+    /// Whether the archive has something of the logs.
     pub(super) archived: bool,
 }
 
@@ -88,9 +88,9 @@ impl Engines {
             let Place { region, node, .. } = place;
             Archives::new(blobs, region, node, ArchiveConfig::default(), &metrics)
         });
-        let archived = match (&self.log, &archives) {
-            (Engine::Embedded, Some(archives)) => has_logs(archives, place.shards)?,
-            _ => false,
+        let archived = match &archives {
+            Some(archives) => has_logs(archives, place.shards)?,
+            None => false,
         };
         Ok(Opened {
             archived,

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use super::{Engines, Opened, Place, Storage};
 use crate::assemble::node::NodeParts;
-use crate::assemble::record_keys::{Cover, KeyFile, SealingKey, SharedKeys, follow};
+use crate::assemble::record_keys::{Cover, KeyFile, SealingKey, SharedKeys, follow, kept_keys};
 use crate::config::StoresTable;
 
 /// What engines are opened for.
@@ -56,6 +56,7 @@ impl Opening<'_> {
         } = self;
         let name = node.to_string();
         let key_file = table.record_key_file.clone();
+        let dir = data_dir.to_owned();
         let runtime = tokio::runtime::Handle::current();
         // Their clients are waited for, which no thread of the runtime may be.
         let opening = tokio::task::spawn_blocking(move || {
@@ -69,7 +70,10 @@ impl Opening<'_> {
                 None => None,
                 Some(map) => {
                     let sealing = SealingKey::load(Path::new(&key_file))?;
-                    Some(SharedKeys::open(map.clone(), &region, sealing)?)
+                    let before = kept_keys(&dir)?;
+                    let has_logs = storage.has_logs() || opened.archived;
+                    let map = map.clone();
+                    Some(SharedKeys::open(map, &region, sealing, before, has_logs)?)
                 }
             };
             Ok::<_, anyhow::Error>((opened, shared, storage, parts))

@@ -36,7 +36,7 @@ pub fn check(config: &Config, runtime: Handle) -> Vec<Check> {
     let result = match db.is_sqlite() {
         true => sqlite(&db, &what),
         #[cfg(feature = "postgres")]
-        false => postgres(&db, &what),
+        false => postgres(&db, config.server_count() > 1, &what),
         #[cfg(not(feature = "postgres"))]
         false => Ok(Vec::new()),
     };
@@ -66,7 +66,7 @@ fn sqlite(db: &Db, what: &dyn Fn(&str) -> String) -> Result<Vec<Check>, Fault> {
 }
 
 #[cfg(feature = "postgres")]
-fn postgres(db: &Db, what: &dyn Fn(&str) -> String) -> Result<Vec<Check>, Fault> {
+fn postgres(db: &Db, several: bool, what: &dyn Fn(&str) -> String) -> Result<Vec<Check>, Fault> {
     let row = db.call("look at the server", async |_| {
         let rows = db.query(&RIGHTS, &[]).await?;
         let row = rows.into_iter().next();
@@ -95,10 +95,19 @@ fn postgres(db: &Db, what: &dyn Fn(&str) -> String) -> Result<Vec<Check>, Fault>
                 _ => "does not bind the role: the directory takes it with superuser=allow alone",
             },
         ),
-        Check::good(
-            what("durability"),
-            format!("synchronous_commit={commit}, commits wait for {waits_for}"),
-        ),
+        match several && standbys.is_empty() {
+            // Two primaries would both take writes while they do not see each other.
+            true => Check::bad(
+                what("durability"),
+                "several servers are named, and commits wait for none but the primary: a failover loses \
+                 acknowledged changes, and an old primary goes on taking them; set \
+                 synchronous_standby_names",
+            ),
+            false => Check::good(
+                what("durability"),
+                format!("synchronous_commit={commit}, commits wait for {waits_for}"),
+            ),
+        },
         Check::good(
             what("encryption"),
             match row.int(4)? {

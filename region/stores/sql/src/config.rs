@@ -82,6 +82,15 @@ impl Config {
     /// Reads a URI.
     ///
     /// # Errors
+    /// How many servers it names; a file is one.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn server_count(&self) -> usize {
+        match &self.engine {
+            Engine::Sqlite(_) => 1,
+            Engine::Postgres(server) => server.hosts.len(),
+        }
+    }
+
     /// What is wrong, and a good one beside it; never the password.
     pub fn parse(uri: &str) -> Result<Self, String> {
         let (address, query) = uri.split_once('?').unwrap_or((uri, ""));
