@@ -4,7 +4,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help build run mesh region engines test test-engines bench soak lint fmt
+.PHONY: help build run mesh region engines test test-engines bench bench-engines soak lint fmt
 
 # Arguments for the program that a target starts: make run ARGS="--http 127.0.0.1:9000"
 ARGS ?=
@@ -43,6 +43,9 @@ test-engines: ## Install the engines of regions, start them, and run the tests t
 
 bench: ## Measure against the peers in one run and print the ratios
 	@scripts/bench.sh $(ARGS)
+
+bench-engines: ## Measure publishes on each backend beside Kafka's own benchmark
+	@scripts/bench-engines.sh $(ARGS)
 
 soak: ## Run the randomised tests for much longer than CI does
 	@scripts/soak.sh $(ARGS)
