@@ -6,15 +6,14 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use crate::frame::FRAME_BYTES_MAX;
 
 /// A message was handed to the client and was not delivered. Unless Kafka can only have refused it as
-/// it is, nobody knows: an attempt before the last one may have arrived.
+/// it is, nobody knows: an attempt before the last one may have arrived. That is so of `PurgeQueue` too:
+/// a client that fails for good purges what it sent and had queued again.
 pub(crate) fn of_delivery(error: &KafkaError) -> StoreError {
     match error.rdkafka_error_code() {
         Some(Code::MessageSizeTooLarge) => StoreError::TooLarge {
             size: FRAME_BYTES_MAX as u64,
             limit: FRAME_BYTES_MAX as u64,
         },
-        // It was taken out of the client's queue before it was sent.
-        Some(Code::PurgeQueue) => unavailable("the producer was closed", error),
         _ => StoreError::OutcomeUnknown {
             cause: format!("Kafka did not take a batch: {}", text(error)),
         },
@@ -102,6 +101,7 @@ mod tests {
             Code::BrokerTransportFailure,
             Code::TopicAuthorizationFailed,
             Code::PurgeInflight,
+            Code::PurgeQueue,
             Code::Fatal,
         ] {
             let error = of_delivery(&KafkaError::MessageProduction(code));
@@ -111,8 +111,6 @@ mod tests {
             );
             assert!(!error.retryable());
         }
-        let never_sent = of_delivery(&KafkaError::MessageProduction(Code::PurgeQueue));
-        assert!(never_sent.retryable());
         let large = of_delivery(&KafkaError::MessageProduction(Code::MessageSizeTooLarge));
         assert!(matches!(large, StoreError::TooLarge { .. }));
     }

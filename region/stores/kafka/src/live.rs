@@ -335,13 +335,12 @@ impl Live {
             return Err(error.clone());
         }
         let given = batch.first().map_or(self.staged, |r| r.position);
-        match self.refused.take() {
+        match &self.refused {
             // Numbered as if the refused ones had been committed.
-            Some(error) if given > self.staged => {
-                self.refused = Some(error.clone());
-                return Err(error);
-            }
-            _ => {}
+            Some(error) if given > self.staged => return Err(error.clone()),
+            // One without records has no number.
+            _ if batch.is_empty() => {}
+            _ => self.refused = None,
         }
         for (record, position) in batch.iter_mut().zip(self.staged..) {
             if record.position != position {
@@ -587,9 +586,9 @@ impl Live {
             Verdict::Committed(first) => {
                 // One without records only shows who owns the shard.
                 if header.count > 0 {
-                    self.keep(before, header, message);
+                    self.keep(before, header, message.clone());
                 }
-                self.committed(first, now);
+                self.committed(&header, first, &message, now);
                 Ok(())
             }
             Verdict::PassedOver(why) => {
@@ -656,12 +655,22 @@ impl Live {
         Ok(())
     }
 
-    fn committed(&mut self, first: Position, now: Instant) {
+    fn committed(&mut self, header: &FrameHeader, first: Position, message: &Bytes, now: Instant) {
         let next = self.tail.next;
-        let is_it = |p: &mut Pending| (p.first, p.next) == (first, next);
+        let is_it = |p: &mut Pending| (p.first, p.next) == (first, next) && p.message == *message;
         if let Some(pending) = self.pending.pop_front_if(is_it) {
             self.wrote = Some(now);
             self.finish(pending, now);
+            return;
+        }
+        // Something else of ours is in that place, of which it was said that it was not written: what
+        // waits does not count any more, and nothing can be given behind it.
+        let is_ours = self.holding.as_ref().is_some_and(|held| {
+            (held.fence.shard_epoch, held.fence.owner_incarnation)
+                == (header.shard_epoch, header.owner_incarnation)
+        });
+        if is_ours && header.count > 0 {
+            self.fail_from(0, None);
         }
     }
 
@@ -694,6 +703,19 @@ impl Live {
     /// Where the archive is ahead of what was read, reading goes on there.
     pub(crate) fn archived(&mut self, tail: Tail, bytes: Option<u64>) {
         if tail.offset > self.tail.offset {
+            // What waits may have counted there, before the ownership that archived it began.
+            let unknown = StoreError::OutcomeUnknown {
+                cause: "the log was archived by another owner before this batch was seen in it"
+                    .into(),
+            };
+            for pending in std::mem::take(&mut self.pending) {
+                self.answers
+                    .push_back(Answer::Commit(pending.done, Err(unknown.clone())));
+                if let Some(held) = &mut self.holding {
+                    held.failed.get_or_insert_with(|| unknown.clone());
+                }
+            }
+            self.waiting_bytes = 0;
             self.tail = tail;
             self.staged = self.staged.max(tail.next);
         }

@@ -75,6 +75,8 @@ struct World {
     /// Messages of which nobody is told any more, and which may still arrive.
     ghosts: Vec<Bytes>,
     owners: Vec<Owner>,
+    /// Batches that a client said it had not sent, and may have.
+    lied_about: BTreeSet<u64>,
     /// Incarnations and batches so far.
     ids: u64,
 }
@@ -87,6 +89,7 @@ impl World {
             partition: Vec::new(),
             ghosts: Vec::new(),
             owners: (0..3).map(Owner::new).collect(),
+            lied_about: BTreeSet::new(),
             ids: 100,
         }
     }
@@ -166,6 +169,11 @@ impl World {
             0 => {
                 let refused = StoreError::Unavailable { cause: "x".into() };
                 self.owners[who].live.failed(token, &refused);
+                // A client that says so wrongly costs no acknowledged message.
+                if self.chance(2) {
+                    self.lied_about.extend(id_of(&message));
+                    self.ghosts.push(message);
+                }
             }
             1 => {
                 // Given up, and yet it arrives.
@@ -206,6 +214,14 @@ impl World {
                 .expect("whole");
         }
     }
+}
+
+/// The batch that a message holds.
+fn id_of(message: &Bytes) -> Option<u64> {
+    let (header, _) = read_message(SHARD, message).expect("whole");
+    let records = frame::records(&header, message, header.first, 0);
+    let first = records.expect("whole").into_iter().next();
+    first.map(|record| record.data_version).filter(|id| *id > 0)
 }
 
 /// What the partition holds for whoever reads it from `tail` on.
@@ -274,6 +290,7 @@ fn run(seed: u64, steps: usize) -> (usize, usize) {
                         "seed {seed}: {id} doubled"
                     );
                 }
+                Err(_) if world.lied_about.contains(id) => {}
                 Err(error) => {
                     refused += 1;
                     assert_eq!(at, None, "seed {seed}: {id} was refused: {error}");
@@ -372,6 +389,92 @@ fn an_owner_that_writes_alone_reads_nothing_and_one_that_does_not_waits() {
         "{last:?}"
     );
     assert!(!owner.live.is_owner());
+}
+
+/// Gives `owner` one record at `first`, whose answer comes under `id`.
+fn append_one(owner: &mut Owner, first: Position, id: u64) -> Outgoing {
+    let answers = owner.answers.clone();
+    let done = Completion::new(move |answer| answers.lock().push((id, answer)));
+    let fence = owner.fence.clone();
+    owner
+        .live
+        .append(&fence, batch(first, 1, id), Instant::now(), done)
+        .expect("sent")
+}
+
+#[test]
+fn a_batch_is_not_acknowledged_for_another_of_its_size_in_its_place() {
+    let refused = StoreError::Unavailable { cause: "x".into() };
+    let now = Instant::now();
+    let mut owner = owner_of(1);
+    acquire(&mut owner, 0, 0);
+    let first = append_one(&mut owner, 1, 1);
+    owner.live.failed(first.token, &refused);
+    let second = append_one(&mut owner, 1, 2);
+    assert_eq!(first.message.len(), second.message.len());
+    // The refused one was sent after all.
+    owner.live.delivered(second.token, 2, now).expect("whole");
+    owner.live.seen(1, first.message, now).expect("whole");
+    owner.live.seen(2, second.message, now).expect("whole");
+    owner.give_answers();
+    let answers = owner.answers.lock().clone();
+    assert_eq!(answers[0], (1, Err(refused.clone())));
+    assert!(
+        matches!(answers[1], (2, Err(StoreError::OutcomeUnknown { .. }))),
+        "{answers:?}"
+    );
+    assert!(!owner.live.is_owner(), "it acquires again");
+    // And where nothing waits.
+    let mut owner = owner_of(1);
+    acquire(&mut owner, 0, 0);
+    let first = append_one(&mut owner, 1, 1);
+    owner.live.failed(first.token, &refused);
+    owner.live.seen(1, first.message, now).expect("whole");
+    assert!(!owner.live.is_owner(), "it acquires again");
+}
+
+#[test]
+fn what_waits_where_the_archive_went_ahead_may_have_counted() {
+    let mut owner = owner_of(1);
+    acquire(&mut owner, 0, 0);
+    append_one(&mut owner, 1, 1);
+    let tail = Tail {
+        offset: 3,
+        next: 3,
+        epoch: ShardEpoch(2),
+        incarnation: Incarnation(2),
+        served_ms: 0,
+    };
+    owner.live.archived(tail, None);
+    owner.give_answers();
+    let answers = owner.answers.lock().clone();
+    assert!(
+        matches!(answers[..], [(1, Err(StoreError::OutcomeUnknown { .. }))]),
+        "{answers:?}"
+    );
+    let error = owner.live.check(&owner.fence).expect_err("deposed");
+    assert!(matches!(error, StoreError::Fenced { .. }), "{error}");
+}
+
+#[test]
+fn a_batch_without_records_hides_no_refusal() {
+    let mut owner = owner_of(1);
+    acquire(&mut owner, 0, 0);
+    let first = append_one(&mut owner, 1, 1);
+    let refused = StoreError::Unavailable { cause: "x".into() };
+    owner.live.failed(first.token, &refused);
+    let fence = owner.fence.clone();
+    let answers = owner.answers.clone();
+    let append = |owner: &mut Owner, records| {
+        let answers = answers.clone();
+        let done = Completion::new(move |answer| answers.lock().push((9, answer)));
+        owner.live.append(&fence, records, Instant::now(), done)
+    };
+    append(&mut owner, Vec::new()).expect("sent");
+    // Given before its giver could know.
+    assert!(append(&mut owner, batch(2, 1, 9)).is_none());
+    owner.give_answers();
+    assert_eq!(answers.lock().last(), Some(&(9, Err(refused))));
 }
 
 #[test]
