@@ -5,6 +5,7 @@
 mod client;
 mod cluster;
 mod config;
+mod confirms;
 mod errors;
 mod events;
 mod fetch;

@@ -9,6 +9,7 @@ use gb6_core_model::{Position, ShardEpoch, ShardId};
 use gb6_core_ports::{Acquire, Acquired, Commit, Completion, Fence, LogRange, StoreError};
 use gb6_core_wire::record::{Kind, RECORD_VERSION, Record};
 
+use crate::confirms::{Confirm, Confirms};
 use crate::frame::{
     self, FIRST_OF_ACQUIRE, FRAME_BYTES_MAX, FRAME_HEADER_BYTES, FrameError, FrameHeader,
 };
@@ -93,6 +94,7 @@ pub(crate) struct Live {
     holding: Option<Holding>,
     acquiring: Option<Acquiring>,
     pending: VecDeque<Pending>,
+    confirms: Confirms,
     waiting_bytes: usize,
     /// Where the next batch begins: behind everything that waits.
     staged: Position,
@@ -130,6 +132,7 @@ impl Live {
             holding: None,
             acquiring: None,
             pending: VecDeque::new(),
+            confirms: Confirms::default(),
             waiting_bytes: 0,
             staged: tail.next,
             refused: None,
@@ -213,6 +216,7 @@ impl Live {
     pub(crate) fn waits_for_others(&self) -> bool {
         let next = self.tail.offset;
         self.acquiring.is_some()
+            || self.confirms.any_behind(next)
             || self
                 .pending
                 .iter()
@@ -291,6 +295,51 @@ impl Live {
             done,
         });
         Some(Outgoing { token, message })
+    }
+
+    /// Asks whether `fence` is the newest ownership. What is answered is to be produced; [`Live::confirmed`]
+    /// tells what came of it. Changes nothing of what is appended, whatever becomes of it.
+    ///
+    /// # Errors
+    /// It is known already, or can not be asked now.
+    pub(crate) fn confirm(&mut self, fence: &Fence) -> Result<Outgoing, StoreError> {
+        self.check(fence)?;
+        if let Some(error) = &self.unreachable {
+            return Err(error.clone());
+        }
+        self.confirms.check_room()?;
+        let message = frame::encode_batch(fence, self.staged, &[]);
+        let token = self.token();
+        let confirm = Confirm {
+            fence: fence.clone(),
+            header: FrameHeader::of(fence, self.staged, 0),
+            message: message.clone(),
+            offset: None,
+            failed: None,
+        };
+        self.confirms.add(token, confirm);
+        Ok(Outgoing { token, message })
+    }
+
+    /// What came of a question, once that is known.
+    pub(crate) fn confirmed(&self, token: u64) -> Option<Result<(), StoreError>> {
+        let confirm = self.confirms.get(token)?;
+        let owned = self.check(&confirm.fence);
+        match (&confirm.failed, confirm.offset) {
+            _ if owned.is_err() => Some(owned),
+            // Its batch lies where this ownership was the newest: ownerships follow each other, and it is
+            // the newest still.
+            (_, Some(offset)) if offset < self.tail.offset => Some(Ok(())),
+            (Some(error), _) => Some(Err(StoreError::Unavailable {
+                cause: format!("it is not proved who owns the shard: {error}"),
+            })),
+            _ => None,
+        }
+    }
+
+    /// Nobody waits any more for what came of a question.
+    pub(crate) fn forget_confirm(&mut self, token: u64) {
+        self.confirms.forget(token);
     }
 
     /// Takes a batch. What is answered is to be produced; else `done` has its answer.
@@ -387,7 +436,9 @@ impl Live {
         now: Instant,
     ) -> Result<(), StoreError> {
         let seen = offset < self.tail.offset;
-        if let Some(acquiring) = self.acquiring.as_mut().filter(|a| a.token == token) {
+        if let Some(confirm) = self.confirms.get_mut(token) {
+            confirm.offset = Some(offset);
+        } else if let Some(acquiring) = self.acquiring.as_mut().filter(|a| a.token == token) {
             acquiring.offset = Some(offset);
             if seen {
                 self.acquisition_lost();
@@ -415,7 +466,11 @@ impl Live {
                     .find(|pending| pending.offset == next)
                     .map(|own| (own.header, 0, &own.message)),
             };
-            let Some((header, served_ms, message)) = own else {
+            let asked = || {
+                let confirm = self.confirms.at(self.tail.offset)?;
+                Some((confirm.header, 0, &confirm.message))
+            };
+            let Some((header, served_ms, message)) = own.or_else(asked) else {
                 return Ok(());
             };
             let message = message.clone();
@@ -425,7 +480,9 @@ impl Live {
 
     /// A message of this handle was not delivered, because of `error`.
     pub(crate) fn failed(&mut self, token: u64, error: &StoreError) {
-        if let Some(acquiring) = self.acquiring.take_if(|a| a.token == token) {
+        if let Some(confirm) = self.confirms.get_mut(token) {
+            confirm.failed = Some(error.clone());
+        } else if let Some(acquiring) = self.acquiring.take_if(|a| a.token == token) {
             let answer = Box::new(Err(error.clone()));
             self.answers
                 .push_back(Answer::Acquire(acquiring.done, answer));

@@ -27,6 +27,8 @@ struct Owner {
     flying: Vec<Outgoing>,
     /// What Kafka took, and the owner has not been told.
     untold: Vec<(u64, u64)>,
+    /// Questions whether it owns the shard, with what was asked about and how long the partition was then.
+    asked: Vec<(u64, Fence, usize)>,
 }
 
 impl Owner {
@@ -38,6 +40,7 @@ impl Owner {
             acquired: Arc::default(),
             flying: Vec::new(),
             untold: Vec::new(),
+            asked: Vec::new(),
         }
     }
 
@@ -79,6 +82,8 @@ struct World {
     lied_about: BTreeSet<u64>,
     /// Incarnations and batches so far.
     ids: u64,
+    /// Questions that were answered with yes.
+    confirmed: usize,
 }
 
 impl World {
@@ -91,6 +96,7 @@ impl World {
             owners: (0..3).map(Owner::new).collect(),
             lied_about: BTreeSet::new(),
             ids: 100,
+            confirmed: 0,
         }
     }
 
@@ -100,7 +106,7 @@ impl World {
 
     fn step(&mut self) {
         let who = self.random.below(self.owners.len() as u64) as usize;
-        match self.random.below(24) {
+        match self.random.below(26) {
             0 if self.chance(3) || !self.owners.iter().any(|o| o.live.is_owner()) => {
                 self.acquire(who)
             }
@@ -118,9 +124,44 @@ impl World {
             3..8 if self.owners[who].live.is_owner() || self.chance(20) => self.append(who),
             8..13 => self.arrive(who),
             13..18 => self.tell(who),
+            18..20 => self.ask(who),
             _ => self.read(who),
         }
         self.owners[who].give_answers();
+        self.check_confirmed(who);
+    }
+
+    fn ask(&mut self, who: usize) {
+        let length = self.partition.len();
+        let owner = &mut self.owners[who];
+        let fence = owner.fence.clone();
+        if let Ok(out) = owner.live.confirm(&fence) {
+            owner.asked.push((out.token, fence, length));
+            owner.flying.push(out);
+        }
+    }
+
+    /// Who is told that it owns the shard did so when it asked, whatever it has read since.
+    fn check_confirmed(&mut self, who: usize) {
+        let owner = &mut self.owners[who];
+        for (token, fence, length) in std::mem::take(&mut owner.asked) {
+            match owner.live.confirmed(token) {
+                None => {
+                    owner.asked.push((token, fence, length));
+                    continue;
+                }
+                Some(Err(_)) => {}
+                Some(Ok(())) => {
+                    self.confirmed += 1;
+                    let tail = tail_of(&self.partition[..length]);
+                    assert!(
+                        tail.owned_by(fence.shard_epoch, fence.owner_incarnation),
+                        "{tail:?} is not of {fence:?}"
+                    );
+                }
+            }
+            owner.live.forget_confirm(token);
+        }
     }
 
     fn acquire(&mut self, who: usize) {
@@ -216,6 +257,16 @@ impl World {
     }
 }
 
+/// What is known behind all of a partition.
+fn tail_of(partition: &[Bytes]) -> Tail {
+    let mut tail = Tail::default();
+    for (offset, message) in (0..).zip(partition) {
+        let (header, served_ms) = read_message(SHARD, message).expect("whole");
+        tail.take(offset, &header, served_ms);
+    }
+    tail
+}
+
 /// The batch that a message holds.
 fn id_of(message: &Bytes) -> Option<u64> {
     let (header, _) = read_message(SHARD, message).expect("whole");
@@ -238,7 +289,7 @@ fn records_of(partition: &[Bytes], mut tail: Tail) -> Vec<Record> {
     records
 }
 
-fn run(seed: u64, steps: usize) -> (usize, usize) {
+fn run(seed: u64, steps: usize) -> (usize, usize, usize) {
     let mut world = World::new(seed);
     let mut points = Vec::new();
     for _ in 0..steps {
@@ -298,20 +349,21 @@ fn run(seed: u64, steps: usize) -> (usize, usize) {
             }
         }
     }
-    (acknowledged, refused)
+    (acknowledged, refused, world.confirmed)
 }
 
 #[test]
 fn what_is_acknowledged_counts_for_every_reader_and_what_is_refused_for_none() {
-    let (mut acknowledged, mut refused) = (0, 0);
+    let (mut acknowledged, mut refused, mut confirmed) = (0, 0, 0);
     for seed in 0..1500 {
-        let (a, r) = run(seed, 250);
+        let (a, r, c) = run(seed, 250);
         acknowledged += a;
         refused += r;
+        confirmed += c;
     }
     assert!(
-        acknowledged > 5000 && refused > 2000,
-        "{acknowledged} {refused}"
+        acknowledged > 5000 && refused > 2000 && confirmed > 1000,
+        "{acknowledged} {refused} {confirmed}"
     );
 }
 
@@ -475,6 +527,56 @@ fn a_batch_without_records_hides_no_refusal() {
     assert!(append(&mut owner, batch(2, 1, 9)).is_none());
     owner.give_answers();
     assert_eq!(answers.lock().last(), Some(&(9, Err(refused))));
+}
+
+#[test]
+fn a_question_is_answered_by_its_own_batch_alone_and_costs_no_ownership() {
+    let now = Instant::now();
+    let mut owner = owner_of(1);
+    acquire(&mut owner, 0, 0);
+    let fence = owner.fence.clone();
+    let lost = owner.live.confirm(&fence).expect("sent");
+    let unknown = StoreError::OutcomeUnknown { cause: "x".into() };
+    owner.live.failed(lost.token, &unknown);
+    let error = owner.live.confirmed(lost.token).expect("answered");
+    assert!(
+        matches!(error, Err(StoreError::Unavailable { .. })),
+        "{error:?}"
+    );
+    owner.live.forget_confirm(lost.token);
+    // It arrives all the same, and looks like the next one.
+    let asked = owner.live.confirm(&fence).expect("sent");
+    assert_eq!(asked.message, lost.message);
+    owner.live.seen(1, lost.message, now).expect("whole");
+    assert_eq!(owner.live.confirmed(asked.token), None);
+    owner.live.delivered(asked.token, 3, now).expect("whole");
+    assert_eq!(owner.live.confirmed(asked.token), None);
+    assert!(owner.live.waits_for_others(), "what lies between is read");
+    let stranger = Bytes::from_static(b"hello");
+    owner.live.seen(2, stranger, now).expect("passed over");
+    assert_eq!(owner.live.confirmed(asked.token), Some(Ok(())));
+    owner.live.forget_confirm(asked.token);
+    // What is written goes on.
+    let batch = append_one(&mut owner, 1, 1);
+    owner.live.delivered(batch.token, 4, now).expect("whole");
+    owner.give_answers();
+    assert!(matches!(owner.answers.lock()[..], [(1, Ok(_))]));
+    // Behind another's acquisition.
+    let asked = owner.live.confirm(&fence).expect("sent");
+    owner.live.delivered(asked.token, 6, now).expect("whole");
+    let (newer, _) = acquire(&mut owner_of(2), 0, 0);
+    owner.live.seen(5, newer, now).expect("whole");
+    let error = owner.live.confirmed(asked.token).expect("answered");
+    assert!(matches!(error, Err(StoreError::Fenced { .. })), "{error:?}");
+    owner.live.forget_confirm(asked.token);
+    // No more at once than there may be.
+    let mut owner = owner_of(1);
+    acquire(&mut owner, 0, 0);
+    let error = (0..100).find_map(|_| owner.live.confirm(&owner.fence.clone()).err());
+    assert!(
+        matches!(error, Some(StoreError::Unavailable { .. })),
+        "{error:?}"
+    );
 }
 
 #[test]

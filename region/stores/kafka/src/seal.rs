@@ -134,7 +134,7 @@ impl Sealer {
         fence: &Fence,
         position: Position,
     ) -> Result<Option<u64>, StoreError> {
-        self.shared.confirm(fence)?;
+        self.shared.look(fence)?;
         if position >= self.shared.unarchived().next {
             return Ok(None);
         }
@@ -146,7 +146,7 @@ impl Sealer {
 
     /// As [`gb6_core_ports::ShardLog::trim`].
     pub(crate) fn trim(&self, fence: &Fence, to: Position) -> Result<Position, StoreError> {
-        self.shared.confirm(fence)?;
+        self.shared.look(fence)?;
         let unarchived = self.shared.unarchived();
         let first = self.shared.archive.trim(fence, to, unarchived)?;
         self.shared
@@ -161,7 +161,7 @@ impl Sealer {
         segment: u64,
         retain: &mut dyn FnMut(&Record) -> Retain,
     ) -> Result<u64, StoreError> {
-        self.shared.confirm(fence)?;
+        self.shared.look(fence)?;
         // What is to be erased must be gone from Kafka too, where it was not deleted before.
         self.delete(&mut self.moving.lock())?;
         self.shared.archive.rewrite(fence, segment, retain)

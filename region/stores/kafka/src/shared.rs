@@ -331,7 +331,33 @@ impl Shared {
     }
 
     /// As [`gb6_core_ports::ShardLog::confirm`].
-    pub(crate) fn confirm(&self, fence: &Fence) -> Result<(), StoreError> {
+    pub(crate) fn confirm(self: &Arc<Self>, fence: &Fence) -> Result<(), StoreError> {
+        let timeout = self.cluster.config.timeout;
+        let deadline = Instant::now() + timeout;
+        let sending = self.sending.lock();
+        let outgoing = self.alter(|live| live.confirm(fence))?;
+        let token = outgoing.token;
+        self.send(Some(outgoing));
+        drop(sending);
+        self.answer();
+        let mut state = self.state.lock();
+        let answer = loop {
+            if let Some(answer) = state.live.confirmed(token) {
+                break answer;
+            }
+            if self.changed.wait_until(&mut state, deadline).timed_out() {
+                break Err(StoreError::Unavailable {
+                    cause: format!("Kafka did not show within {timeout:?} who owns the shard"),
+                });
+            }
+        };
+        state.live.forget_confirm(token);
+        answer
+    }
+
+    /// Whether nothing that is in the partition now, as far as its leader says, deposes `fence`: for what
+    /// is fenced in the archive too.
+    pub(crate) fn look(&self, fence: &Fence) -> Result<(), StoreError> {
         self.live(|live| live.check(fence))?;
         self.catch_up(self.cluster.config.timeout)?;
         self.live(|live| live.check(fence))

@@ -4,8 +4,8 @@
 use std::time::{Duration, Instant};
 
 use gb6_core_model::ShardId;
-use gb6_core_ports::contract::log::fence;
-use gb6_core_ports::{ShardLog, StoreError};
+use gb6_core_ports::contract::log::{acquire, append, fence, messages};
+use gb6_core_ports::{Fence, ShardLog, StoreError};
 use gb6_tests_harness::engines::{Engine, Kind};
 use parking_lot::Mutex;
 use rdkafka::ClientConfig;
@@ -34,6 +34,15 @@ fn leader(region: &Region) -> String {
     let partitions = metadata.topics()[0].partitions();
     let led = partitions.iter().find(|partition| partition.id() == 3);
     format!("broker-{}", led.expect("the shard's").leader())
+}
+
+/// Asks until the answer is yes.
+fn eventually(ask: impl Fn() -> Result<(), StoreError>) {
+    let deadline = Instant::now() + PATIENCE;
+    while let Err(error) = ask() {
+        assert!(Instant::now() < deadline, "{error}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 /// Somewhere for a Kafka of one's own.
@@ -80,6 +89,13 @@ fn a_broker_that_sleeps_is_waited_for_no_longer_than_an_edge_waits() {
     let logs = region.logs();
     let writer = Writer::start(&logs);
     let idle = logs.open_shard(ShardId(3)).expect("opened");
+    let owned = logs.open_shard(ShardId(2)).expect("opened");
+    let ours = Fence {
+        shard: ShardId(2),
+        ..fence(1)
+    };
+    acquire(&owned, &ours).expect("acquired");
+    owned.confirm(&ours).expect("the owner");
     {
         writer.more(100, PATIENCE);
         let before = writer.failed().len();
@@ -88,11 +104,16 @@ fn a_broker_that_sleeps_is_waited_for_no_longer_than_an_edge_waits() {
         // Nothing is proved by a log that does not answer.
         let error = idle.confirm(&fence(1)).expect_err("asleep");
         assert!(!matches!(error, StoreError::Closed), "{error}");
+        let error = owned.confirm(&ours).expect_err("asleep");
+        assert!(matches!(error, StoreError::Unavailable { .. }), "{error}");
         std::thread::sleep(Duration::from_secs(5).saturating_sub(began.elapsed()));
         let failed = writer.failed();
         assert!(failed.len() > before, "what waits is answered");
         kafka.resume().expect("resumed");
         writer.more(100, PATIENCE);
+        // A question that nobody answered costs no ownership.
+        eventually(|| owned.confirm(&ours));
+        append(&owned, &ours, messages(1, "room:a", 5)).expect("it goes on");
     }
     writer.end(&logs, ANSWERED);
 }
