@@ -162,7 +162,14 @@ impl Archive {
     /// What the engine stored with the last seal: how to go on behind the archive's end. Empty before
     /// the first one.
     pub fn resume(&self) -> Bytes {
-        self.current().resume.clone()
+        self.end().1
+    }
+
+    /// What the archive holds, and how to go on behind it: [`Archive::range`] and [`Archive::resume`] of
+    /// one moment, whoever changes the archive meanwhile.
+    pub fn end(&self) -> (LogRange, Bytes) {
+        let manifest = self.current();
+        (manifest.range(), manifest.resume.clone())
     }
 
     /// The ownership under which the newest manifest was written; zeros where there is none.

@@ -134,6 +134,8 @@ fn a_reader_elsewhere_follows_without_being_told() {
     assert_eq!(elsewhere.refresh(), Ok(false));
     assert_eq!(all(&elsewhere).unwrap(), all(&archive).unwrap());
     assert_eq!(elsewhere.resume(), b"behind"[..]);
+    let end = (elsewhere.range(), elsewhere.resume());
+    assert_eq!(elsewhere.end(), end);
 }
 
 #[test]

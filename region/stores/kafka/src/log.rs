@@ -37,8 +37,14 @@ impl KafkaShardLog {
     pub(crate) fn open(cluster: Arc<Cluster>, shard: ShardId) -> Result<Self, StoreError> {
         let consumer = make_consumer(&cluster.config, &cluster.told)?;
         let archive = cluster.archives.open(shard)?;
-        let tail = resume(&archive)?;
-        let shared = Arc::new(Shared::new(cluster, shard, consumer, archive, tail));
+        let (tail, first) = resume(&archive)?;
+        let shared = Arc::new(Shared::new(
+            cluster,
+            shard,
+            consumer,
+            archive,
+            (tail, first),
+        ));
         shared.jump(ASK)?;
         let reader = Arc::new(Reader::new(shared.clone()));
         let sealer = Arc::new(Sealer::new(shared.clone(), reader.clone()));

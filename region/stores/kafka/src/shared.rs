@@ -65,13 +65,13 @@ struct Answers {
 }
 
 impl Shared {
-    /// Of a shard whose archive ends with `tail`.
+    /// Of a shard whose archive keeps what lies from `first` up to `tail`.
     pub(crate) fn new(
         cluster: Arc<Cluster>,
         shard: ShardId,
         consumer: LogConsumer,
         archive: Archive,
-        tail: Tail,
+        (tail, first): (Tail, Position),
     ) -> Self {
         let config = &cluster.config;
         let mut live = Live::new(
@@ -81,7 +81,7 @@ impl Shared {
             config.timeout,
             config.cache_bytes_max,
         );
-        live.first = archive.range().first;
+        live.first = first;
         let live_bytes = &cluster.told.metrics.live_bytes;
         Self {
             topic: cluster.topic.clone(),
@@ -365,14 +365,17 @@ impl Shared {
 
     /// The partition no longer holds, or does not hold yet, what comes next: goes on behind the archive.
     pub(crate) fn jump(&self, patience: Duration) -> Result<(), StoreError> {
-        self.refresh()?;
+        // In this order: Kafka's end is asked after what is held against it was read there, and the archive
+        // after Kafka's beginning, for what is deleted was archived before.
+        let read = self.next_offset();
         let (low, high) = self.watermarks(patience)?;
+        self.refresh()?;
         let next = self.next_offset();
         let detail = if next < low {
             format!(
                 "Kafka holds it from offset {low} on, and the archive ends before: records are lost"
             )
-        } else if next > high {
+        } else if read > high {
             format!(
                 "Kafka ends at offset {high}: the topic was made anew, or lost what it had acknowledged"
             )
@@ -398,8 +401,7 @@ impl Shared {
     /// What is archived by now is read from there. `bytes` is what the live part said of its end, if it
     /// did.
     pub(crate) fn adopt(&self, bytes: Option<u64>) -> Result<(), StoreError> {
-        let tail = resume(&self.archive)?;
-        let first = self.archive.range().first;
+        let (tail, first) = resume(&self.archive)?;
         self.change(|live| {
             if tail.offset > live.kept().begin().offset {
                 live.archived(tail, bytes);
@@ -444,14 +446,15 @@ impl Receiver for Shared {
     }
 }
 
-/// Where the log goes on behind an archive.
-pub(crate) fn resume(archive: &Archive) -> Result<Tail, StoreError> {
-    let bytes = archive.resume();
+/// Where the log goes on behind an archive, and the first position that the archive keeps.
+pub(crate) fn resume(archive: &Archive) -> Result<(Tail, Position), StoreError> {
+    let (range, bytes) = archive.end();
     if bytes.is_empty() {
-        return Ok(Tail::default());
+        return Ok((Tail::default(), range.first));
     }
-    let tail = Tail::decode(&bytes).filter(|tail| tail.next == archive.range().next);
-    tail.ok_or_else(|| StoreError::Conflict {
+    let tail = Tail::decode(&bytes).filter(|tail| tail.next == range.next);
+    let found = tail.map(|tail| (tail, range.first));
+    found.ok_or_else(|| StoreError::Conflict {
         what: "the archive of this shard does not say where it goes on in Kafka: it was made by another \
                engine of logs"
             .into(),
