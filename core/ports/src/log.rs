@@ -25,7 +25,9 @@ use crate::fence::Fence;
 pub enum Durability {
     /// Nothing: it lives in this process' memory (tests).
     Memory,
-    /// The end of the process and of the machine: synced to its disk.
+    /// The end of the process, and of its machine where the engine syncs the machine's disk before it
+    /// answers: the embedded log does. Kafka with one copy does not: a power cut takes what it had not
+    /// written yet.
     Disk,
     /// The loss of the machine: held by several.
     Replicated,

@@ -24,6 +24,10 @@ pub(crate) const MESSAGE_EXTRA_BYTES: usize = 64 * 1024;
 /// one before to end.
 const FETCH_WAIT_MS: u32 = 100;
 
+/// KiB that a consumer fetches ahead: one more message fits. Each shard's handle has one, which follows a
+/// partition that it keeps up with, or is behind by no more than what was not archived.
+const QUEUE_KIB: u32 = 2048;
+
 /// A consumer of this program.
 pub(crate) type LogConsumer = BaseConsumer<Told>;
 
@@ -183,7 +187,7 @@ pub(crate) fn consumer(config: &Config) -> Result<ClientConfig, String> {
         .set("fetch.queue.backoff.ms", "10")
         .set("fetch.message.max.bytes", &largest)
         .set("fetch.max.bytes", &largest)
-        .set("queued.max.messages.kbytes", "16384");
+        .set("queued.max.messages.kbytes", QUEUE_KIB.to_string());
     Ok(client)
 }
 

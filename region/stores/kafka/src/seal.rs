@@ -100,6 +100,11 @@ impl Sealer {
             return shared.adopt(None);
         }
         while sealer.next() < tail.next {
+            // What is uploaded so far is forgotten: the next owner, or this one when it is opened again,
+            // begins anew.
+            if shared.is_stopped() {
+                return Err(StoreError::Closed);
+            }
             let from = sealer.next();
             let page = self.reader.read(from, PAGE_RECORDS, PAGE_BYTES)?;
             for record in page.records.iter().take_while(|r| r.position < tail.next) {
@@ -162,7 +167,9 @@ impl Sealer {
         retain: &mut dyn FnMut(&Record) -> Retain,
     ) -> Result<u64, StoreError> {
         self.shared.look(fence)?;
-        // What is to be erased must be gone from Kafka too, where it was not deleted before.
+        // What is to be erased must be gone from Kafka too, where it was not deleted before; others may
+        // have archived it.
+        self.shared.adopt(None)?;
         self.delete(&mut self.moving.lock())?;
         self.shared.archive.rewrite(fence, segment, retain)
     }
@@ -210,6 +217,9 @@ pub(crate) fn run(sealer: &Sealer) {
     while !shared.is_stopped() {
         if Instant::now() >= not_before {
             let looked = sealer.look(&mut since);
+            if shared.is_stopped() {
+                return;
+            }
             if let Err(error) = &looked {
                 not_before = Instant::now() + AGAIN;
                 shared.cluster.told.metrics.archive_failures.inc();
