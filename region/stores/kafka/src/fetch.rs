@@ -132,6 +132,14 @@ pub(crate) fn is_out_of_range(error: &KafkaError) -> bool {
     )
 }
 
+/// Whether whoever was asked knows no such partition.
+pub(crate) fn is_unknown(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition)
+    )
+}
+
 /// Errors that pass by themselves, while the client goes on.
 pub(crate) fn is_passing(error: &KafkaError) -> bool {
     matches!(
@@ -144,6 +152,8 @@ pub(crate) fn is_passing(error: &KafkaError) -> bool {
                 | Code::RequestTimedOut
                 | Code::NotLeaderForPartition
                 | Code::LeaderNotAvailable
+                // A new leader does not know yet what all copies have.
+                | Code::OffsetNotAvailable
                 | Code::CoordinatorNotAvailable
                 | Code::NotCoordinator
                 | Code::CoordinatorLoadInProgress

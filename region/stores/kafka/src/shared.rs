@@ -17,7 +17,7 @@ use rdkafka::consumer::Consumer;
 use crate::client::LogConsumer;
 use crate::cluster::Cluster;
 use crate::errors;
-use crate::fetch::is_passing;
+use crate::fetch::{is_passing, is_unknown};
 use crate::live::{Answer, Counts, Live, Outgoing};
 use crate::producer::{Delivery, Receiver};
 use crate::tail::Tail;
@@ -291,8 +291,10 @@ impl Shared {
             let consumer = &self.consumer;
             match consumer.fetch_watermarks(&self.topic, self.partition(), left) {
                 Ok(found) => break found,
-                // While a partition gets another leader.
-                Err(error) if is_passing(&error) && left > AGAIN => std::thread::sleep(AGAIN),
+                // While a partition gets another leader, or not every broker knows a new topic.
+                Err(error) if (is_passing(&error) || is_unknown(&error)) && left > AGAIN => {
+                    std::thread::sleep(AGAIN);
+                }
                 Err(error) => {
                     return Err(errors::unavailable(
                         "the partition's end can not be asked",
