@@ -101,11 +101,9 @@ pub(crate) fn is_answering() -> bool {
     ANSWERING.get()
 }
 
-/// Ends a client. Its end waits for its thread, which may be the one that this runs on.
+/// Ends a client on a thread of its own: its end waits for its thread, which may be the one that this
+/// runs on, and for what it has under way.
 fn end(client: Arc<Client>) {
-    if !is_answering() {
-        return drop(client);
-    }
     // overflow: one client is handed over.
     let (hand_over, taken) = sync_channel::<Arc<Client>>(1);
     let ending = std::thread::Builder::new().name("kafka-producer-end".into());
@@ -192,6 +190,7 @@ impl LogProducer {
             "the Kafka producer failed for good: another takes its place"
         );
         *self.fatal.write() = fatal;
+        drop(made);
         if let Some(old) = old {
             end(old);
         }
@@ -201,8 +200,10 @@ impl LogProducer {
 
 impl Drop for LogProducer {
     fn drop(&mut self) {
-        if let Some(client) = self.client.write().take() {
-            end(client);
+        let client = self.client.write().take();
+        match client {
+            Some(client) if is_answering() => end(client),
+            client => drop(client),
         }
     }
 }
