@@ -25,7 +25,8 @@ pub struct SinkEvent {
 /// in which they were given.
 pub trait EventSink: Send + Sync {
     /// Publishes events; from when this returns they are durable. At most
-    /// [`EventSink::events_max`] at once.
+    /// [`EventSink::events_max`] at once. An event that is too large for where they go is counted and left
+    /// out: it would hold up those behind it for ever.
     ///
     /// # Errors
     /// Any of them may have been published all the same: give all of them again.

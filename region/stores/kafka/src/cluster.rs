@@ -56,7 +56,7 @@ impl KafkaLogs {
         Ok(Self(Arc::new(Cluster {
             config: config.clone(),
             topic,
-            producer: LogProducer::new(config, &told)?,
+            producer: LogProducer::new(config, &told, &[])?,
             fetcher: Fetcher::new(config, &told),
             told,
             archives,

@@ -26,6 +26,8 @@ pub(crate) struct KafkaMetrics {
     pub(crate) foreign: Counter,
     /// Errors of Kafka, by kind.
     pub(crate) errors: CounterFamily,
+    /// Events that Kafka does not take because of their size.
+    pub(crate) events_too_large: Counter,
     /// Bytes moved to the archive.
     pub(crate) archived_bytes: Counter,
     /// Attempts to do so that failed.
@@ -67,6 +69,10 @@ impl KafkaMetrics {
                 "gb6_kafka_errors_total",
                 "Errors that Kafka or its client answered, by kind.",
                 &[Label::new("kind", KINDS_MAX)],
+            ),
+            events_too_large: metrics.counter(
+                "gb6_kafka_events_too_large_total",
+                "Events that were not published because Kafka takes no message of their size.",
             ),
             archived_bytes: metrics.counter(
                 "gb6_kafka_archived_bytes_total",

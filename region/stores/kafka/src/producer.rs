@@ -13,7 +13,7 @@ use parking_lot::{Mutex, RwLock};
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::Message;
+use rdkafka::message::{Message, ToBytes};
 use rdkafka::producer::{BaseRecord, DeliveryResult, Producer, ProducerContext, ThreadedProducer};
 
 use crate::client::{Told, log_line, producer};
@@ -23,7 +23,7 @@ use crate::errors;
 /// Bytes that the client's queue takes, for the error that says it is full.
 const QUEUE_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// The shortest time between two producers, where one after the other fails for good.
-const REMAKE_EVERY: Duration = Duration::from_millis(500);
+pub(crate) const REMAKE_EVERY: Duration = Duration::from_millis(500);
 
 /// Who is told what became of a message.
 pub(crate) trait Receiver: Send + Sync {
@@ -91,6 +91,9 @@ impl ProducerContext for Deliveries {
 
 type Client = ThreadedProducer<Deliveries>;
 
+/// Settings beyond those of a producer of batches.
+pub(crate) type Settings = &'static [(&'static str, &'static str)];
+
 thread_local! {
     /// Whether this thread is a client's own, which answers.
     static ANSWERING: Cell<bool> = const { Cell::new(false) };
@@ -120,6 +123,7 @@ fn end(client: Arc<Client>) {
 /// See the module.
 pub(crate) struct LogProducer {
     config: Config,
+    extra: Settings,
     told: Told,
     /// There until this is dropped.
     client: RwLock<Option<Arc<Client>>>,
@@ -128,10 +132,11 @@ pub(crate) struct LogProducer {
 }
 
 impl LogProducer {
-    pub(crate) fn new(config: &Config, told: &Told) -> Result<Self, StoreError> {
+    pub(crate) fn new(config: &Config, told: &Told, extra: Settings) -> Result<Self, StoreError> {
         let fatal = Arc::new(AtomicBool::new(false));
         Ok(Self {
-            client: RwLock::new(Some(Arc::new(make(config, told, &fatal)?))),
+            client: RwLock::new(Some(Arc::new(make(config, told, extra, &fatal)?))),
+            extra,
             fatal: RwLock::new(fatal),
             config: config.clone(),
             told: told.clone(),
@@ -147,14 +152,28 @@ impl LogProducer {
         message: &Bytes,
         delivery: Delivery,
     ) -> Result<(), StoreError> {
-        self.renew()?;
-        let client = self.client.read().clone().ok_or(StoreError::Closed)?;
         let record = BaseRecord::<(), [u8], _>::with_opaque_to(topic, Box::new(delivery))
             .partition(partition)
             .payload(&message[..]);
+        self.give(record)
+    }
+
+    /// As [`LogProducer::send`], for any message.
+    pub(crate) fn give<K: ToBytes + ?Sized>(
+        &self,
+        record: BaseRecord<'_, K, [u8], Box<Delivery>>,
+    ) -> Result<(), StoreError> {
+        self.renew()?;
+        // First the flag: so it is never that of a newer client.
+        let fatal = self.fatal.read().clone();
+        let client = self.client.read().clone().ok_or(StoreError::Closed)?;
         match client.send(record) {
             Ok(()) => Ok(()),
             Err((error, _)) => {
+                // Not every failure for good is told before.
+                if error.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal) {
+                    fatal.store(true, Ordering::Release);
+                }
                 self.told
                     .metrics
                     .errors
@@ -163,6 +182,12 @@ impl LogProducer {
                 Err(errors::of_send(&error, QUEUE_BYTES_MAX, QUEUE_BYTES_MAX))
             }
         }
+    }
+
+    /// Gives up whatever is under way: what was not sent yet never is, and another producer takes the place
+    /// of this one.
+    pub(crate) fn abandon(&self) {
+        self.fatal.read().store(true, Ordering::Release);
     }
 
     /// An idempotent producer that can not go on without a gap ends for good: another takes its place.
@@ -182,12 +207,12 @@ impl LogProducer {
         }
         *made = Instant::now();
         let fatal = Arc::new(AtomicBool::new(false));
-        let client = Arc::new(make(&self.config, &self.told, &fatal)?);
+        let client = Arc::new(make(&self.config, &self.told, self.extra, &fatal)?);
         let old = self.client.write().replace(client);
         let reason = old.as_ref().and_then(|old| old.client().fatal_error());
         tracing::warn!(
             ?reason,
-            "the Kafka producer failed for good: another takes its place"
+            "the Kafka producer failed for good, or was given up: another takes its place"
         );
         *self.fatal.write() = fatal;
         drop(made);
@@ -208,16 +233,26 @@ impl Drop for LogProducer {
     }
 }
 
-fn make(config: &Config, told: &Told, fatal: &Arc<AtomicBool>) -> Result<Client, StoreError> {
+fn make(
+    config: &Config,
+    told: &Told,
+    extra: Settings,
+    fatal: &Arc<AtomicBool>,
+) -> Result<Client, StoreError> {
     let context = Deliveries {
         told: told.clone(),
         fatal: fatal.clone(),
     };
     let cause = match producer(config) {
-        Ok(settings) => match settings.create_with_context(context) {
-            Ok(client) => return Ok(client),
-            Err(error) => errors::text(&error),
-        },
+        Ok(mut settings) => {
+            for (name, value) in extra {
+                settings.set(*name, *value);
+            }
+            match settings.create_with_context(context) {
+                Ok(client) => return Ok(client),
+                Err(error) => errors::text(&error),
+            }
+        }
         Err(cause) => cause,
     };
     Err(StoreError::Unavailable {

@@ -53,6 +53,14 @@ pub(crate) struct Found {
     settings: BTreeMap<String, String>,
 }
 
+impl Found {
+    /// A setting that is a number; 0 where it was not told.
+    fn number(&self, setting: &str) -> i64 {
+        let value = self.settings.get(setting);
+        value.and_then(|value| value.parse().ok()).unwrap_or(0)
+    }
+}
+
 /// The administrator's side of a cluster.
 pub(crate) struct Topics {
     pub(crate) admin: AdminClient<Told>,
@@ -120,18 +128,34 @@ impl Topics {
         })
     }
 
-    /// Makes the topic of events if it is missing. How long events stay there is its owner's to say.
+    /// Makes the topic of events if it is missing, and refuses one that does not take every event. How long
+    /// events stay there is its owner's to say.
     pub(crate) fn ensure_events(&self, topic: &str, partitions: u32) -> Result<(), StoreError> {
-        if self.look(topic)?.is_none() {
-            let copies = self.config.min_insync.to_string();
-            let bytes = largest_message().to_string();
-            let settings = [
-                ("min.insync.replicas", copies.as_str()),
-                ("max.message.bytes", bytes.as_str()),
-            ];
-            self.create(topic, partitions, &settings)?;
+        let bytes = largest_message().to_string();
+        let found = match self.look(topic)? {
+            Some(found) => found,
+            None => {
+                let copies = self.config.min_insync.to_string();
+                let settings = [
+                    ("min.insync.replicas", copies.as_str()),
+                    ("max.message.bytes", bytes.as_str()),
+                ];
+                self.create(topic, partitions, &settings)?
+            }
+        };
+        if found.number("max.message.bytes") >= largest_message() as i64 {
+            return Ok(());
         }
-        Ok(())
+        let setting = "max.message.bytes";
+        let finding = Finding {
+            setting,
+            found: found.settings.get(setting).cloned().unwrap_or_default(),
+            wanted: format!("{bytes} or more"),
+            mend: alter(&self.config, topic, setting, &bytes),
+        };
+        Err(StoreError::Conflict {
+            what: format!("the topic {topic} does not take every event: {finding}"),
+        })
     }
 
     fn create(
@@ -288,6 +312,15 @@ impl Topics {
     }
 }
 
+/// The command that sets something of a topic.
+fn alter(config: &Config, topic: &str, setting: &str, value: &str) -> String {
+    let server = config.brokers.first().map_or("", String::as_str);
+    format!(
+        "kafka-configs.sh --bootstrap-server {server} --alter --entity-type topics \
+         --entity-name {topic} --add-config {setting}={value}"
+    )
+}
+
 fn fewest_copies(topic: &MetadataTopic) -> usize {
     let copies = topic.partitions().iter().map(|p| p.replicas().len());
     copies.min().unwrap_or(0)
@@ -296,12 +329,7 @@ fn fewest_copies(topic: &MetadataTopic) -> usize {
 /// What is wrong with a topic for the logs of `shards` shards.
 pub(crate) fn findings(config: &Config, topic: &str, shards: u32, found: &Found) -> Vec<Finding> {
     let server = config.brokers.first().map_or("", String::as_str);
-    let set = |setting: &str, value: &str| {
-        format!(
-            "kafka-configs.sh --bootstrap-server {server} --alter --entity-type topics \
-             --entity-name {topic} --add-config {setting}={value}"
-        )
-    };
+    let set = |setting: &str, value: &str| alter(config, topic, setting, value);
     let get = |setting: &str| found.settings.get(setting).map_or("", String::as_str);
     let mut wrong = Vec::new();
     let mut say = |setting: &'static str, is: &str, wanted: String, mend: String| {
@@ -349,7 +377,7 @@ pub(crate) fn findings(config: &Config, topic: &str, shards: u32, found: &Found)
             mend,
         );
     }
-    let number = |setting: &str| get(setting).parse::<i64>().unwrap_or(0);
+    let number = |setting: &str| found.number(setting);
     if number("min.insync.replicas") < i64::from(config.min_insync) {
         let value = config.min_insync.to_string();
         let mend = set("min.insync.replicas", &value);
