@@ -284,6 +284,9 @@ impl Assigner {
         value: Option<&[u8]>,
         revision: u64,
     ) -> Result<(), RecordError> {
+        // Time is counted from where the last look began, a record written after that.
+        let begun = self.looked_at.unwrap_or(self.now_ms);
+        self.view.look_ms = self.now_ms.saturating_sub(begun).min(LOOK_MAX_MS);
         match Key::parse(&self.config.region, key) {
             None => {}
             Some(Key::Node(name)) => {

@@ -6,16 +6,36 @@ use gb6_core_model::NodeId;
 
 use crate::records::{NodeRecord, ShardRecord};
 
+/// Time since something was seen to happen, in ms of looking.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Since {
+    ms: u64,
+    /// So much of the time that is told next has passed before it happened.
+    owed: u64,
+}
+
+impl Since {
+    fn now(owed: u64) -> Self {
+        Self { ms: 0, owed }
+    }
+
+    fn passed(&mut self, ms: u64) {
+        let paid = ms.min(self.owed);
+        self.owed -= paid;
+        self.ms += ms - paid;
+    }
+}
+
 /// A node as it is known.
 #[derive(Clone, Debug)]
 pub(crate) struct SeenNode {
     /// Its record; `None`: it was removed.
     pub(crate) record: Option<NodeRecord>,
     pub(crate) revision: u64,
-    /// For how long its record has not changed, in ms of looking.
-    pub(crate) silent_ms: u64,
-    /// For how long this life of it has been known, or it has been gone, in ms of looking.
-    pub(crate) age_ms: u64,
+    /// For how long its record has not changed.
+    silent: Since,
+    /// For how long this life of it has been known, or it has been gone.
+    age: Since,
 }
 
 /// A shard as it is known.
@@ -23,8 +43,8 @@ pub(crate) struct SeenNode {
 pub(crate) struct SeenShard {
     pub(crate) record: ShardRecord,
     pub(crate) revision: u64,
-    /// For how long the record has been as it is, in ms of looking.
-    age_ms: u64,
+    /// For how long the record has been as it is.
+    age: Since,
     /// It was removed: the record is what is left to know, that of a shard that nobody owns.
     pub(crate) gone: bool,
 }
@@ -40,30 +60,34 @@ pub(crate) struct View {
     pub(crate) owners_changed: u64,
     /// Shards whose record can not be read: nobody touches them.
     pub(crate) unreadable: BTreeSet<u32>,
+    /// How long ago the look was begun from which time is counted on. What is told now may have been
+    /// written at any time since.
+    pub(crate) look_ms: u64,
 }
 
 impl View {
     /// Time passed in which records were looked at.
     pub(crate) fn looked_for(&mut self, ms: u64) {
         for node in self.nodes.values_mut() {
-            node.silent_ms += ms;
-            node.age_ms += ms;
+            node.silent.passed(ms);
+            node.age.passed(ms);
         }
         for shard in self.shards.values_mut() {
-            shard.age_ms += ms;
+            shard.age.passed(ms);
         }
     }
 
     /// A node's record as it is at `revision`. Older news than what is known is passed over.
     pub(crate) fn node(&mut self, name: &NodeId, record: Option<NodeRecord>, revision: u64) {
+        let now = Since::now(self.look_ms);
         let life = |record: &Option<NodeRecord>| record.as_ref().map(|r| r.incarnation);
         match self.nodes.get_mut(name) {
             Some(seen) if revision <= seen.revision => {}
             Some(seen) => {
                 if life(&seen.record) != life(&record) {
-                    seen.age_ms = 0;
+                    seen.age = now;
                 }
-                seen.silent_ms = 0;
+                seen.silent = now;
                 seen.record = record;
                 seen.revision = revision;
             }
@@ -71,8 +95,8 @@ impl View {
                 let seen = SeenNode {
                     record,
                     revision,
-                    silent_ms: 0,
-                    age_ms: 0,
+                    silent: now,
+                    age: now,
                 };
                 self.nodes.insert(name.clone(), seen);
             }
@@ -107,7 +131,7 @@ impl View {
         let seen = SeenShard {
             record,
             revision,
-            age_ms: 0,
+            age: Since::now(self.look_ms),
             gone,
         };
         self.shards.insert(shard, seen);
@@ -118,8 +142,8 @@ impl View {
     pub(crate) fn free_for(&self, shard: u32, lease_ms: u64) -> Option<u64> {
         match self.shards.get(&shard) {
             None => Some(u64::MAX),
-            Some(seen) if seen.gone => seen.age_ms.checked_sub(lease_ms),
-            Some(seen) => Some(seen.age_ms),
+            Some(seen) if seen.gone => seen.age.ms.checked_sub(lease_ms),
+            Some(seen) => Some(seen.age.ms),
         }
     }
 
@@ -129,9 +153,9 @@ impl View {
             return 0;
         };
         match &seen.record {
-            Some(record) if record.incarnation == incarnation => seen.silent_ms,
+            Some(record) if record.incarnation == incarnation => seen.silent.ms,
             // Another life took its place, or the record was removed: it could write until then.
-            _ => seen.age_ms,
+            _ => seen.age.ms,
         }
     }
 
@@ -139,7 +163,7 @@ impl View {
     pub(crate) fn takers(&self, lease_ms: u64) -> Vec<NodeId> {
         let heard = self.nodes.iter().filter(|(_, seen)| {
             let takes = seen.record.as_ref().is_some_and(|r| !r.draining);
-            takes && seen.silent_ms < lease_ms
+            takes && seen.silent.ms < lease_ms
         });
         heard.map(|(name, _)| name.clone()).collect()
     }
@@ -148,7 +172,7 @@ impl View {
     pub(crate) fn taker(&self, name: &NodeId, lease_ms: u64) -> Option<&NodeRecord> {
         let seen = self.nodes.get(name)?;
         let record = seen.record.as_ref()?;
-        (!record.draining && seen.silent_ms < lease_ms).then_some(record)
+        (!record.draining && seen.silent.ms < lease_ms).then_some(record)
     }
 
     /// Whether the node follows the shard and has caught up.

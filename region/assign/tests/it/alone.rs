@@ -41,8 +41,15 @@ impl Alone {
     /// 100 ms pass, and a look tells these changes; what the machine does, its beats made.
     fn look(&mut self, changes: Vec<Change>) -> Vec<Action> {
         self.now += 100;
+        self.slow_look(0, changes)
+    }
+
+    /// A look that is begun now and takes so long.
+    fn slow_look(&mut self, ms: u64, changes: Vec<Change>) -> Vec<Action> {
+        let begun_ms = self.now;
+        self.now += ms;
         let looked = Input::Looked {
-            begun_ms: self.now,
+            begun_ms,
             revision: self.revision,
             changes,
         };
@@ -115,6 +122,22 @@ fn nobody_claims_a_shard_of_an_owner_that_it_has_yet_to_hear_of() {
     });
     assert_eq!(read, [], "the record is ahead of what it knows of b");
     assert_eq!(a.look(vec![node, (key, value, revision)]), []);
+}
+
+#[test]
+fn the_silence_of_a_node_is_counted_from_the_end_of_the_look_that_told_its_last_beat() {
+    let mut a = Alone::new();
+    let (node, shard) = (a.node("b", 1, &[]), a.shard(&owned_by("b", 1, 1)));
+    a.look(vec![node, shard]);
+    // It may have been written just before the look ended.
+    let beat = a.node("b", 1, &[]);
+    assert_eq!(a.slow_look(400, vec![beat]), []);
+    let beaten = a.now;
+    while expected(&a.look(Vec::new())).is_none() {
+        assert!(a.now < beaten + 3_000, "b is dead by now");
+    }
+    assert!(a.now >= beaten + 1_500, "{} ms", a.now - beaten);
+    assert!(a.now <= beaten + 1_700, "{} ms", a.now - beaten);
 }
 
 #[test]

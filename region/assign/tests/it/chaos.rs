@@ -8,8 +8,14 @@ use crate::world::World;
 /// of the claims of all nodes, looking, writing, recovery.
 const AGAIN_MS: u64 = 1_500 * 1_050 / 1_000 + 4 * 300 + 2 * 120 + 4 * 45 + 300;
 
+/// Half of what a look takes at most in a world whose store is slow.
+const SLOW_LOOK_MS: u64 = 300;
+
 fn run(seed: u64) {
     let mut world = World::new(seed, 3, 7);
+    if world.rng.one_in(2) {
+        world.look_ms = SLOW_LOOK_MS;
+    }
     for _ in 0..world.rng.range(3, 25) {
         let name = format!("r{}", world.rng.range(0, 3));
         let Some(index) = world.index(&name) else {
@@ -62,7 +68,9 @@ fn run(seed: u64) {
         node.paused_until = 0;
         node.cut_until = 0;
     }
-    world.run(AGAIN_MS);
+    // The last beat, the end of its lease, the turn, and the claim of another that came first are each
+    // seen by the second look after them.
+    world.run(AGAIN_MS + 8 * 2 * (world.look_ms - 20));
     let unserved = world.unserved();
     // Some may be on their way from one to another.
     world.run(400);

@@ -142,6 +142,8 @@ pub(crate) struct World {
     pub(crate) begun: Vec<(u64, u32, NodeId)>,
     /// Changes of shards' records that were made.
     pub(crate) assigned: u64,
+    /// How long a look takes at most until the store answers, and again until that is told.
+    pub(crate) look_ms: u64,
 }
 
 impl World {
@@ -157,6 +159,7 @@ impl World {
             lives: 0,
             begun: Vec::new(),
             assigned: 0,
+            look_ms: 20,
         };
         for n in 0..nodes {
             world.start(&format!("r{n}"));
@@ -243,7 +246,7 @@ impl World {
         let clock = self.nodes[index].clock(now);
         if now >= self.nodes[index].next_look {
             self.nodes[index].next_look = u64::MAX;
-            let at = now + self.rng.range(0, 20);
+            let at = now + self.rng.range(0, self.look_ms);
             self.nodes[index]
                 .later
                 .push((at, Later::Look { begun_ms: clock }));
@@ -303,7 +306,7 @@ impl World {
             Later::Look { begun_ms } => {
                 let changes = self.store.changes(self.nodes[index].read_up_to);
                 self.nodes[index].read_up_to = self.store.revision;
-                let at = self.now + self.rng.range(0, 20);
+                let at = self.now + self.rng.range(0, self.look_ms);
                 let revision = self.store.revision;
                 let looked = Input::Looked {
                     begun_ms,
