@@ -87,6 +87,9 @@ pub enum Input {
         /// Key, value (`None`: it was removed), revision.
         changes: Vec<(String, Option<Vec<u8>>, u64)>,
     },
+    /// The store went back to what it was earlier: revisions that it tells from now on may be below
+    /// those that it has told. The next look tells everything there is.
+    Restored,
     /// A record that was read after a change of it had failed; `None`: there is none.
     Read {
         /// Its key.

@@ -19,6 +19,8 @@ pub(crate) struct InFlight {
     known: Option<u64>,
     /// Its outcome must be read: nothing else is written meanwhile.
     unread: bool,
+    /// The store went back since: its outcome says nothing, the looks tell what is there.
+    outdated: bool,
     /// The owner of a shard with it.
     owner: Option<NodeId>,
 }
@@ -60,6 +62,9 @@ pub struct Assigner {
 
 /// The longest time between two looks that counts as looking.
 const LOOK_MAX_MS: u64 = 500;
+/// How many changes of a shard's owner a store may have lost of which this node has not heard: their
+/// epochs must not be given again.
+const LOST_EPOCHS: u64 = 64;
 /// The least time between two beats.
 const BEAT_MIN_MS: u64 = 20;
 
@@ -109,6 +114,7 @@ impl Assigner {
                 self.view.revision = self.view.revision.max(revision);
                 result = self.looked(begun_ms, changes);
             }
+            Input::Restored => self.restored(),
             Input::Read { key, record } => result = self.read(&key, record),
             Input::Written { key, outcome } => result = self.written(key, outcome),
             Input::Serving { shard, epoch } => {
@@ -277,6 +283,17 @@ impl Assigner {
         result
     }
 
+    /// The store went back. Whoever has looked since may have taken this node for dead, and what this
+    /// node was told to own may have been forgotten.
+    fn restored(&mut self) {
+        self.view.restored();
+        self.looked_at = None;
+        self.fresh_until = 0;
+        for change in self.in_flight.values_mut() {
+            change.outdated = true;
+        }
+    }
+
     /// A record as it is.
     fn record(
         &mut self,
@@ -295,9 +312,10 @@ impl Assigner {
                 let other = record
                     .as_ref()
                     .is_some_and(|r| r.incarnation != self.config.incarnation);
-                let known = self.view.nodes.get(&name).map_or(0, |seen| seen.revision);
+                let seen = self.view.nodes.get(&name);
+                let newer = seen.is_none_or(|seen| revision > seen.revision && !seen.outdated);
                 // It was written over what this life has said.
-                if ours && other && self.beat > 0 && self.has_said() && revision > known {
+                if ours && other && self.beat > 0 && self.has_said() && newer {
                     self.replaced();
                 }
                 self.view.node(&name, record, revision);
@@ -340,8 +358,11 @@ impl Assigner {
         if !in_flight.unread {
             return Ok(());
         }
-        let known = in_flight.known;
+        let (known, outdated) = (in_flight.known, in_flight.outdated);
         self.in_flight.remove(key);
+        if outdated {
+            return Ok(());
+        }
         match record {
             Some((value, revision)) => self.record(key, Some(&value), revision),
             // It is gone; unless somebody wrote it after that was read, which the next look told.
@@ -361,6 +382,9 @@ impl Assigner {
                 let Some(done) = self.in_flight.remove(&key) else {
                     return Ok(());
                 };
+                if done.outdated {
+                    return Ok(());
+                }
                 if own && done.value.is_none() {
                     self.ended = true;
                     self.actions.push_back(Action::Drained);
@@ -418,6 +442,7 @@ impl Assigner {
             value: value.clone(),
             known,
             unread: false,
+            outdated: false,
             owner,
         };
         self.in_flight.insert(key.clone(), in_flight);
@@ -496,6 +521,21 @@ impl Assigner {
             Some(seen) => seen.record.clone(),
             None => ShardRecord::unowned(),
         };
+        let gone = self.view.shards.get(&shard).is_some_and(|seen| seen.gone);
+        let other = !record.is_of(&me, incarnation);
+        if let Some(mine) = self.mine.get(&shard)
+            && !mine.is_leaving()
+            && (gone || record.epoch < mine.epoch || other && record.epoch == mine.epoch)
+        {
+            // Every owner has a higher epoch than the one before: the store has lost what it was told.
+            let told = ShardRecord {
+                node: Some(me),
+                incarnation,
+                epoch: record.epoch.max(mine.epoch) + LOST_EPOCHS,
+                ..record
+            };
+            return self.assign(shard, &told);
+        }
         if record.is_of(&me, incarnation) {
             let known = self.mine.get(&shard).map(|mine| mine.epoch);
             let leaving = self.mine.get(&shard).is_some_and(Mine::is_leaving);
@@ -524,16 +564,6 @@ impl Assigner {
         if let Some(mine) = self.mine.get_mut(&shard)
             && !mine.is_leaving()
         {
-            if self.view.shards.get(&shard).is_some_and(|seen| seen.gone) {
-                // Nobody else owns it: the store has lost what it was told.
-                let told = ShardRecord {
-                    node: Some(me),
-                    incarnation,
-                    epoch: record.epoch.max(mine.epoch) + 1,
-                    ..record
-                };
-                return self.assign(shard, &told);
-            }
             mine.stage = Stage::Leaving;
             self.act(Action::Leave {
                 shard,

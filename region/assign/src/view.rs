@@ -32,6 +32,8 @@ pub(crate) struct SeenNode {
     /// Its record; `None`: it was removed.
     pub(crate) record: Option<NodeRecord>,
     pub(crate) revision: u64,
+    /// Known from before the store went back: whatever is told is newer.
+    pub(crate) outdated: bool,
     /// For how long its record has not changed.
     silent: Since,
     /// For how long this life of it has been known, or it has been gone.
@@ -43,6 +45,8 @@ pub(crate) struct SeenNode {
 pub(crate) struct SeenShard {
     pub(crate) record: ShardRecord,
     pub(crate) revision: u64,
+    /// As of a node.
+    outdated: bool,
     /// For how long the record has been as it is.
     age: Since,
     /// It was removed: the record is what is left to know, that of a shard that nobody owns.
@@ -77,12 +81,23 @@ impl View {
         }
     }
 
+    /// The store went back: it has yet to be told what is there.
+    pub(crate) fn restored(&mut self) {
+        self.revision = 0;
+        for node in self.nodes.values_mut() {
+            (node.revision, node.outdated) = (0, true);
+        }
+        for shard in self.shards.values_mut() {
+            (shard.revision, shard.outdated) = (0, true);
+        }
+    }
+
     /// A node's record as it is at `revision`. Older news than what is known is passed over.
     pub(crate) fn node(&mut self, name: &NodeId, record: Option<NodeRecord>, revision: u64) {
         let now = Since::now(self.look_ms);
         let life = |record: &Option<NodeRecord>| record.as_ref().map(|r| r.incarnation);
         match self.nodes.get_mut(name) {
-            Some(seen) if revision <= seen.revision => {}
+            Some(seen) if revision <= seen.revision && !seen.outdated => {}
             Some(seen) => {
                 if life(&seen.record) != life(&record) {
                     seen.age = now;
@@ -90,11 +105,13 @@ impl View {
                 seen.silent = now;
                 seen.record = record;
                 seen.revision = revision;
+                seen.outdated = false;
             }
             None => {
                 let seen = SeenNode {
                     record,
                     revision,
+                    outdated: false,
                     silent: now,
                     age: now,
                 };
@@ -106,7 +123,7 @@ impl View {
     /// A shard's record as it is at `revision`; `None`: there is none. Older news is passed over.
     pub(crate) fn shard(&mut self, shard: u32, record: Option<ShardRecord>, revision: u64) {
         let known = self.shards.get(&shard);
-        if known.is_some_and(|seen| revision <= seen.revision) {
+        if known.is_some_and(|seen| revision <= seen.revision && !seen.outdated) {
             return;
         }
         let owner = |record: &ShardRecord| (record.node.clone(), record.epoch);
@@ -131,6 +148,7 @@ impl View {
         let seen = SeenShard {
             record,
             revision,
+            outdated: false,
             age: Since::now(self.look_ms),
             gone,
         };

@@ -232,6 +232,7 @@ impl Looking {
                     changes: changes.map(|e| (e.key, e.value, e.revision)).collect(),
                 }
             }
+            News::Restored => Told::Restored,
             News::Read { key, record } => Told::Read { key, record },
             News::Written { key, outcome } => Told::Written { key, outcome },
             News::Serving { shard, epoch } => {

@@ -19,6 +19,8 @@ pub(crate) enum News {
         revision: u64,
         changes: Vec<MapEntry>,
     },
+    /// The store of agreed records went back to what it was earlier.
+    Restored,
     /// A record that was read.
     Read {
         key: String,

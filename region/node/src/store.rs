@@ -1,7 +1,7 @@
 //! The threads that talk to the store of agreed records: one looks at what changes, one writes this
 //! node's own record, some write those of shards. Each call may block; none waits for another's.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -51,6 +51,8 @@ struct Shared {
     news: Arc<NewsBox>,
     lease: Arc<NodeLease>,
     stop: Arc<AtomicBool>,
+    /// A record was found older than it was known: everything is to be looked at.
+    distrusted: Arc<AtomicBool>,
     errors: Counter,
 }
 
@@ -71,6 +73,7 @@ impl Store {
             news,
             lease,
             stop,
+            distrusted: Arc::default(),
             errors: metrics.counter(
                 "gb6_assignment_store_errors_total",
                 "Calls of the store of assignments that failed.",
@@ -117,26 +120,36 @@ impl Shared {
     /// Looks at what changes, one look after the other.
     fn look(&self, prefix: &str) {
         let mut after = None;
-        let mut keys = BTreeSet::new();
+        let mut known = Known::default();
         let mut reached = true;
         while !self.is_over() {
+            if self.distrusted.swap(false, Ordering::SeqCst) {
+                after = None;
+            }
             let begun_ms = self.lease.now_ms();
             let page = match after {
-                None => self.map.list(prefix, LIST_MAX).map(|page| all(page, &keys)),
+                None => self.map.list(prefix, LIST_MAX),
                 Some(after) => self.map.changes(prefix, after, LOOK_MAX, LOOK),
             };
             match page {
-                Ok(page) => {
+                Ok(page) if after.is_some_and(|after| page.revision < after) => after = None,
+                Ok(mut page) => {
+                    if after.is_none() {
+                        if known.is_ahead_of(&page) {
+                            tracing::error!(
+                                revision = page.revision,
+                                known = known.revision,
+                                "the store of assignments went back to what it was earlier (a backup was restored, or what was not yet copied was lost): who owns which shard is written again"
+                            );
+                            self.news.push(News::Restored);
+                        }
+                        page = known.all(page);
+                    }
                     if !std::mem::replace(&mut reached, true) {
                         tracing::info!("the store of assignments is reached again");
                     }
                     after = Some(page.revision);
-                    for entry in &page.entries {
-                        match entry.value {
-                            Some(_) => keys.insert(entry.key.clone()),
-                            None => keys.remove(&entry.key),
-                        };
-                    }
+                    known.told(&page);
                     self.news.push(News::Looked {
                         begun_ms,
                         revision: page.revision,
@@ -147,6 +160,8 @@ impl Shared {
                 Err(StoreError::Trimmed { .. }) => after = None,
                 Err(error) => {
                     self.errors.inc();
+                    // Another one may answer then, which has not everything that this one had.
+                    after = None;
                     if std::mem::replace(&mut reached, false) {
                         tracing::warn!(%error, "the store of assignments can not be reached: nothing moves, and shards are served as long as their logs say that they are this node's");
                     }
@@ -173,6 +188,12 @@ impl Shared {
                 match self.map.get(&key) {
                     Ok(entry) => {
                         let record = entry.and_then(|e| Some((e.value?, e.revision)));
+                        let found = record.as_ref().map(|(_, revision)| *revision);
+                        if let (Expected::Revision(known), Some(found)) = (change.expected, found)
+                            && found < known
+                        {
+                            self.distrusted.store(true, Ordering::SeqCst);
+                        }
                         self.news.push(News::Read { key, record });
                         break;
                     }
@@ -213,24 +234,54 @@ impl Shared {
     }
 }
 
-/// A whole list as changes: what was known and is not in it was removed.
-fn all(page: MapPage, known: &BTreeSet<String>) -> MapPage {
-    let MapPage {
-        mut entries,
-        revision,
-    } = page;
-    let there: BTreeSet<&String> = entries.iter().map(|entry| &entry.key).collect();
-    let gone: Vec<MapEntry> = known
-        .iter()
-        .filter(|key| !there.contains(key))
-        .map(|key| MapEntry {
-            key: key.clone(),
-            value: None,
+/// What looks have told: the records that there are, with their revisions.
+#[derive(Default)]
+struct Known {
+    // overflow: no more than a list has, and what has come since.
+    records: BTreeMap<String, u64>,
+    revision: u64,
+}
+
+impl Known {
+    /// Whether a whole list is older than what was told: as a store's that went back.
+    fn is_ahead_of(&self, list: &MapPage) -> bool {
+        let older = |entry: &MapEntry| {
+            let known = self.records.get(&entry.key);
+            known.is_some_and(|known| entry.revision < *known)
+        };
+        list.revision < self.revision || list.entries.iter().any(older)
+    }
+
+    /// A whole list as changes: what was known and is not in it was removed.
+    fn all(&self, list: MapPage) -> MapPage {
+        let MapPage {
+            mut entries,
             revision,
-        })
-        .collect();
-    entries.extend(gone);
-    MapPage { entries, revision }
+        } = list;
+        let there: BTreeSet<&String> = entries.iter().map(|entry| &entry.key).collect();
+        let gone: Vec<MapEntry> = self
+            .records
+            .keys()
+            .filter(|key| !there.contains(key))
+            .map(|key| MapEntry {
+                key: key.clone(),
+                value: None,
+                revision,
+            })
+            .collect();
+        entries.extend(gone);
+        MapPage { entries, revision }
+    }
+
+    fn told(&mut self, page: &MapPage) {
+        self.revision = page.revision;
+        for entry in &page.entries {
+            match entry.value {
+                Some(_) => self.records.insert(entry.key.clone(), entry.revision),
+                None => self.records.remove(&entry.key),
+            };
+        }
+    }
 }
 
 #[cfg(test)]
@@ -244,15 +295,25 @@ mod tests {
             value: value.map(<[u8]>::to_vec),
             revision,
         };
-        let page = MapPage {
-            entries: vec![entry("a", Some(b"1"), 3)],
-            revision: 9,
-        };
-        let known = BTreeSet::from(["a".to_owned(), "b".to_owned()]);
-        let all = all(page, &known);
+        let page = |entries, revision| MapPage { entries, revision };
+        let mut known = Known::default();
+        let list = page(
+            vec![entry("a", Some(b"1"), 3), entry("b", Some(b"2"), 5)],
+            7,
+        );
+        assert!(!known.is_ahead_of(&list));
+        known.told(&list);
+        let later = page(vec![entry("a", Some(b"1"), 3)], 9);
+        assert!(!known.is_ahead_of(&later));
         assert_eq!(
-            all.entries,
+            known.all(later).entries,
             [entry("a", Some(b"1"), 3), entry("b", None, 9)]
+        );
+        assert!(known.is_ahead_of(&page(Vec::new(), 6)), "it went back");
+        let past = page(vec![entry("b", Some(b"0"), 4)], 20);
+        assert!(
+            known.is_ahead_of(&past),
+            "it went back and has gone on since"
         );
     }
 }

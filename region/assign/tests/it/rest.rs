@@ -175,6 +175,53 @@ fn a_store_that_was_emptied_is_filled_again_above_what_the_logs_say() {
 }
 
 #[test]
+fn a_store_that_went_back_is_told_again_who_owns_what() {
+    for (seed, lost_ms) in (0..2).flat_map(|seed| [(seed, 400), (seed, 30_000), (seed, 90_000)]) {
+        let mut world = World::new(seed, 3, 9);
+        // Of 90 seconds ago: before anything was written.
+        let mut copy = world.store.clone();
+        world.run(70_000);
+        if lost_ms <= 30_000 {
+            copy = world.store.clone();
+            world.edit(0, |record| {
+                moved(record, &"r2".into()).unwrap_or_else(|_| record.clone())
+            });
+            world.edit(3, |record| {
+                moved(record, &"r1".into()).unwrap_or_else(|_| record.clone())
+            });
+        }
+        world.run(lost_ms);
+        if lost_ms == 30_000 {
+            // Its records of then have it, the copy has the life before.
+            world.kill("r0");
+            world.start("r0");
+            world.run(20_000);
+        }
+        let begun = world.begun.len();
+        assert!(copy.revision < world.store.revision);
+        world.store = copy;
+        world.run(5_000);
+        assert!(world.nodes.iter().all(|node| !node.replaced), "seed {seed}");
+        assert_eq!(world.unserved(), [0u32; 0], "seed {seed} after {lost_ms}");
+        let anew = &world.begun[begun..];
+        match lost_ms {
+            400 => assert!(anew.len() <= 4, "what was moved may go back: {anew:?}"),
+            90_000 => assert_eq!(anew, [], "whoever serves goes on"),
+            // Those of a life that has ended go wherever it had them.
+            _ => {}
+        }
+        for shard in 0..9 {
+            let record = world.record(shard).expect("a record");
+            assert_eq!(record.node.as_ref(), world.server(shard), "seed {seed}");
+        }
+        // It lives on as any other.
+        world.kill("r1");
+        world.run(4_000);
+        assert_eq!(world.unserved(), [0u32; 0], "seed {seed} after {lost_ms}");
+    }
+}
+
+#[test]
 fn of_two_processes_of_one_name_the_newer_one_stays() {
     let mut world = rested(7, 2, 4);
     world.start("r1");

@@ -31,7 +31,7 @@ impl Rng {
 }
 
 /// The store: linearizable, with revisions.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Store {
     pub(crate) entries: BTreeMap<String, (Option<Vec<u8>>, u64)>,
     pub(crate) revision: u64,
@@ -104,6 +104,8 @@ pub(crate) struct Node {
     offset: u64,
     later: Vec<(u64, Later)>,
     read_up_to: u64,
+    /// Keys that it was told of.
+    known: BTreeSet<String>,
     next_look: u64,
     /// The process stands still until then.
     pub(crate) paused_until: u64,
@@ -179,6 +181,7 @@ impl World {
             offset: self.rng.range(0, 1_000_000),
             later: Vec::new(),
             read_up_to: 0,
+            known: BTreeSet::new(),
             next_look: self.now + self.rng.range(0, 100),
             paused_until: 0,
             cut_until: 0,
@@ -304,7 +307,23 @@ impl World {
             }
             Later::Look { .. } if cut => self.nodes[index].next_look = self.now + 100,
             Later::Look { begun_ms } => {
-                let changes = self.store.changes(self.nodes[index].read_up_to);
+                let mut lost = Vec::new();
+                // As the driver: a store whose revision is below what it told before went back.
+                if self.store.revision < self.nodes[index].read_up_to {
+                    let gone: Vec<_> = self.nodes[index]
+                        .known
+                        .iter()
+                        .filter(|key| !self.store.entries.contains_key(*key))
+                        .map(|key| (key.clone(), None, self.store.revision))
+                        .collect();
+                    self.input(index, Input::Restored);
+                    self.nodes[index].read_up_to = 0;
+                    lost = gone;
+                }
+                let mut changes = self.store.changes(self.nodes[index].read_up_to);
+                changes.extend(lost);
+                let keys = changes.iter().map(|(key, _, _)| key.clone());
+                self.nodes[index].known.extend(keys);
                 self.nodes[index].read_up_to = self.store.revision;
                 let at = self.now + self.rng.range(0, self.look_ms);
                 let revision = self.store.revision;

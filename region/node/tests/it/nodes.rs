@@ -2,8 +2,8 @@
 //! hand-overs under load, the loss of the records, of the log, of both.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use gb6_core_mesh::{
@@ -76,6 +76,8 @@ fn snapshot(assigned: Assigned) -> Arc<Snapshot> {
 /// The records as one node reaches them, or does not.
 struct CutMap {
     map: MemoryMap,
+    /// What it became when it was restored.
+    restored: Arc<OnceLock<MemoryMap>>,
     cut: Arc<AtomicBool>,
 }
 
@@ -85,7 +87,7 @@ impl CutMap {
             let cause = "it is cut off".to_owned();
             return Err(StoreError::Unavailable { cause });
         }
-        Ok(&self.map)
+        Ok(self.restored.get().unwrap_or(&self.map))
     }
 }
 
@@ -171,6 +173,7 @@ impl Drop for Running {
 /// What outlives nodes.
 struct World {
     map: MemoryMap,
+    restored: Arc<OnceLock<MemoryMap>>,
     logs: HashMap<u32, MemoryStorage>,
     network: MemoryNetwork,
     incarnations: AtomicU64,
@@ -184,6 +187,7 @@ impl World {
     fn new() -> Self {
         Self {
             map: MemoryMap::default(),
+            restored: Arc::default(),
             logs: (0..SHARDS).map(|s| (s, MemoryStorage::default())).collect(),
             network: MemoryNetwork::new(),
             incarnations: AtomicU64::new(1),
@@ -226,6 +230,7 @@ impl World {
         let (metrics, health) = (Metrics::bare(), Health::new());
         let map: Arc<dyn MapStore> = Arc::new(CutMap {
             map: self.map.clone(),
+            restored: self.restored.clone(),
             cut: map_cut.clone(),
         });
         let deps = RegionDeps {
@@ -261,7 +266,8 @@ impl World {
 
     fn record(&self, shard: u32) -> Option<(ShardRecord, u64)> {
         let key = shard_key("eu", shard);
-        let entry = self.map.get(&key).expect("the map is there")?;
+        let map = self.restored.get().unwrap_or(&self.map);
+        let entry = map.get(&key).expect("the map is there")?;
         let record = ShardRecord::decode(&key, &entry.value?).expect("a record");
         Some((record, entry.revision))
     }
@@ -722,6 +728,47 @@ fn a_node_that_is_cut_off_from_records_and_log_serves_nothing_to_anybody() {
     r1.log_cut.store(false, Ordering::SeqCst);
     stays.attached = None;
     assert_eq!(world.runtime.block_on(stays.history()).len(), 2);
+}
+
+#[test]
+fn records_that_went_back_are_written_again_and_cost_no_traffic() {
+    let world = World::new();
+    let [r1, r2, r3] = NODES.map(|name| world.start(name));
+    world.settle(&[("r1", &r1), ("r2", &r2), ("r3", &r3)]);
+    let mut edge = world.edge("e1", 0);
+    assert_eq!(world.runtime.block_on(edge.publish()).1, 1);
+    let refusals = edge.refusals;
+    // Of a time in which r1 had everything in another life.
+    let copy = MemoryMap::default();
+    for shard in 0..SHARDS {
+        let record = ShardRecord {
+            node: Some("r1".into()),
+            incarnation: 99,
+            epoch: 1,
+            ..ShardRecord::unowned()
+        };
+        let put = copy.put(&shard_key("eu", shard), &record.encode(), Expect::Absent);
+        assert_eq!(put, Ok(u64::from(shard) + 1));
+    }
+    let owners: Vec<_> = (0..SHARDS).map(|s| world.owner(s)).collect();
+    world
+        .restored
+        .set(copy)
+        .expect("it was not restored before");
+    assert_eq!(world.runtime.block_on(edge.publish()).1, 2);
+    world.wait("they say again who owns what", || {
+        owners == (0..SHARDS).map(|s| world.owner(s)).collect::<Vec<_>>()
+    });
+    assert_eq!(world.runtime.block_on(edge.publish()).1, 3);
+    assert_eq!(edge.refusals, refusals, "nothing has moved");
+    world.settle(&[("r1", &r1), ("r2", &r2), ("r3", &r3)]);
+    // Nobody relies on what was: who dies is replaced.
+    let shard = (0..SHARDS).find(|s| world.owner(*s).as_deref() == Some("r2"));
+    let shard = shard.expect("r2 owns a shard");
+    r2.die();
+    world.wait("another owns it", || {
+        world.owner(shard).is_some_and(|owner| owner != "r2")
+    });
 }
 
 #[test]
