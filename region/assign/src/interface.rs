@@ -137,6 +137,12 @@ pub enum Input {
         /// Whether it is.
         caught_up: bool,
     },
+    /// A shard that this node owns can not be served: its log has not answered for a while. Told again
+    /// for as long as that lasts.
+    Unable {
+        /// The shard.
+        shard: u32,
+    },
     /// The node is to give everything away.
     Drain,
     /// What could not be given away is to be given up: nobody takes it, or it takes too long.

@@ -43,6 +43,8 @@ pub struct Assigner {
     pub(crate) mine: BTreeMap<u32, Mine>,
     following: BTreeSet<u32>,
     caught_up: BTreeSet<u32>,
+    /// Shards that could not be served by this node, and until when that is taken to last.
+    unable: BTreeMap<u32, u64>,
     beat: u64,
     next_beat_at: u64,
     /// When the beat in flight was begun.
@@ -65,6 +67,9 @@ const LOOK_MAX_MS: u64 = 500;
 /// How many changes of a shard's owner a store may have lost of which this node has not heard: their
 /// epochs must not be given again.
 const LOST_EPOCHS: u64 = 64;
+/// For how long a node is not to take a shard that it could not serve: what it can read it may still not
+/// be able to write.
+const UNABLE_MS: u64 = 30_000;
 /// The least time between two beats.
 const BEAT_MIN_MS: u64 = 20;
 
@@ -85,6 +90,7 @@ impl Assigner {
             mine: BTreeMap::new(),
             following: BTreeSet::new(),
             caught_up: BTreeSet::new(),
+            unable: BTreeMap::new(),
             beat: 0,
             next_beat_at: 0,
             beat_begun: 0,
@@ -123,6 +129,12 @@ impl Assigner {
                     && mine.stage == Stage::Starting
                 {
                     mine.stage = Stage::Serving;
+                    self.unable.remove(&shard);
+                }
+            }
+            Input::Unable { shard } => {
+                if self.mine.contains_key(&shard) {
+                    self.unable.insert(shard, self.now_ms + UNABLE_MS);
                 }
             }
             Input::EpochsUsedUp {
@@ -204,6 +216,12 @@ impl Assigner {
     pub(crate) fn is_unsure(&self, shard: u32) -> bool {
         let seen = self.view.shards.get(&shard);
         seen.is_none_or(|seen| seen.revision <= self.sure_after)
+    }
+
+    /// Whether this node could not serve a shard just now.
+    pub(crate) fn is_unable(&self, shard: u32) -> bool {
+        let until = self.unable.get(&shard);
+        until.is_some_and(|until| self.now_ms < *until)
     }
 
     /// Whether nobody else may have taken this node for dead.
@@ -507,7 +525,8 @@ impl Assigner {
         self.beat += 1;
         self.said.beat = self.beat;
         self.said.draining = self.draining;
-        self.said.ready = self.caught_up.iter().copied().collect();
+        let ready = self.caught_up.iter().copied();
+        self.said.ready = ready.filter(|shard| !self.is_unable(*shard)).collect();
         self.beat_begun = self.now_ms;
         self.next_beat_at = self.now_ms + self.config.beat_ms;
         let value = self.said.encode();
@@ -592,6 +611,9 @@ impl Assigner {
         let heard = takes.is_some_and(|record| record.incarnation == self.config.incarnation)
             && self.is_fresh();
         if self.draining || !heard || self.mine.contains_key(&shard) || self.is_changing(shard) {
+            return;
+        }
+        if self.is_unable(shard) && self.takers.len() > 1 {
             return;
         }
         // A record that was read by itself may be of an owner of which this node has yet to hear.

@@ -111,6 +111,13 @@ impl Assigner {
             };
             return self.assign(shard, &raised);
         }
+        // Its standby has read the log until now, which this node can not: there is nothing to finish.
+        if self.is_unable(shard)
+            && let Some(standby) = record.standby.clone()
+            && self.view.is_ready(&standby, shard, self.config.lease_ms)
+        {
+            return self.hand_over(shard, record, standby);
+        }
         let target = self.target(&record, loads, leaving);
         let standby = match &target {
             Some(target) => Some(target.clone()),
@@ -156,7 +163,7 @@ impl Assigner {
             incarnation: taker.incarnation,
             epoch: record.epoch + 1,
             // It knows the shard best.
-            standby: (!self.draining).then(|| self.config.node.clone()),
+            standby: (!self.draining && !self.is_unable(shard)).then(|| self.config.node.clone()),
             wanted: None,
             node: Some(to),
             ..record

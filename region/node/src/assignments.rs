@@ -29,6 +29,8 @@ use crate::table::{Owners, ShardTable};
 
 /// How often the machine is told that time has passed, at least.
 const TICK: Duration = Duration::from_millis(20);
+/// How often it is looked whether shards can be served.
+const TROUBLE_LOOK: Duration = Duration::from_millis(200);
 /// How long a node that ends waits for what gives up its shards.
 const GIVE_UP: Duration = Duration::from_secs(3);
 
@@ -121,6 +123,8 @@ impl Assignments {
             component,
             keepers: HashMap::new(),
             followers: HashMap::new(),
+            caught_up: HashMap::new(),
+            logs_looked_at: Instant::now(),
             owners_told: 0,
             complete: false,
             gauges,
@@ -179,6 +183,8 @@ struct Kept {
     assignment: Arc<Assignment>,
     served: bool,
     leaving: bool,
+    /// Its log has not let it be served for long.
+    in_trouble: bool,
     _metrics: Registration,
 }
 
@@ -197,6 +203,9 @@ struct Looking {
     component: Component,
     keepers: HashMap<u32, Kept>,
     followers: HashMap<u32, Follower>,
+    /// Followers that have read their logs to the end, and when they last said so.
+    caught_up: HashMap<u32, Instant>,
+    logs_looked_at: Instant,
     owners_told: u64,
     /// Every shard of the region has had an owner since this node began.
     complete: bool,
@@ -213,6 +222,7 @@ impl Looking {
                 self.act();
             }
             self.machine.tick(self.lease.now_ms());
+            self.look_after_logs();
             self.act();
             self.publish();
         }
@@ -258,11 +268,53 @@ impl Looking {
                 self.keepers.remove(&shard);
                 Told::Left { shard }
             }
-            News::CaughtUp { shard, caught_up } => Told::CaughtUp { shard, caught_up },
+            News::CaughtUp { shard, caught_up } => {
+                match caught_up {
+                    true => drop(self.caught_up.insert(shard, Instant::now())),
+                    false => drop(self.caught_up.remove(&shard)),
+                }
+                Told::CaughtUp { shard, caught_up }
+            }
             News::Drain => Told::Drain,
             News::GiveUp => Told::GiveUp,
         };
         self.tell(told);
+    }
+
+    /// Tells the machine what can not be served, and which followers no longer say that they keep up.
+    fn look_after_logs(&mut self) {
+        if self.logs_looked_at.elapsed() < TROUBLE_LOOK {
+            return;
+        }
+        self.logs_looked_at = Instant::now();
+        let mut unable = Vec::new();
+        for (shard, kept) in &mut self.keepers {
+            let in_trouble = !kept.leaving && kept.assignment.is_in_trouble();
+            if in_trouble && !kept.in_trouble {
+                tracing::warn!(
+                    region = self.region,
+                    shard,
+                    "the log of a shard has not answered for some seconds: its standby is given the shard, where it reaches the log"
+                );
+            }
+            kept.in_trouble = in_trouble;
+            if in_trouble {
+                unable.push(*shard);
+            }
+        }
+        for shard in unable {
+            self.tell(Told::Unable { shard });
+        }
+        let config = &self.node.config;
+        let silent = config.assign_lease + 2 * config.standby_look;
+        let heard = std::mem::take(&mut self.caught_up);
+        let (heard, lapsed) = heard.into_iter().partition(|(_, at)| at.elapsed() < silent);
+        self.caught_up = heard;
+        let lapsed: HashMap<u32, Instant> = lapsed;
+        for shard in lapsed.into_keys() {
+            let caught_up = false;
+            self.tell(Told::CaughtUp { shard, caught_up });
+        }
     }
 
     fn tell(&mut self, told: Told) {
@@ -398,6 +450,7 @@ impl Looking {
             assignment,
             served: false,
             leaving: false,
+            in_trouble: false,
             _metrics: registration,
         };
         self.keepers.insert(shard, kept);

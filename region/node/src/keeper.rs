@@ -25,6 +25,7 @@ use crate::regain::Regain;
 use crate::region::{RegionConfig, RegionDeps};
 use crate::signals::ShardSignals;
 use crate::standby::Follower;
+use crate::trouble::Trouble;
 use crate::turns::CommitTurns;
 use crate::webhooks::{self, Feed, ShardWebhooks};
 use crate::worker::{Ended, Input, Surroundings, Worker};
@@ -78,6 +79,7 @@ pub(crate) struct Assignment {
     epoch: AtomicU64,
     /// It may have been given away.
     doubtful: AtomicBool,
+    trouble: Trouble,
     lease: Arc<NodeLease>,
     news: Arc<NewsBox>,
 }
@@ -122,6 +124,7 @@ impl Assignment {
             shard,
             epoch: AtomicU64::new(epoch),
             doubtful: AtomicBool::new(true),
+            trouble: Trouble::default(),
             lease,
             news,
         })
@@ -134,6 +137,11 @@ impl Assignment {
     /// The assignment was raised.
     pub(crate) fn raise(&self, epoch: u64) {
         self.epoch.store(epoch, Ordering::SeqCst);
+    }
+
+    /// Whether its log has not let it be served for long.
+    pub(crate) fn is_in_trouble(&self) -> bool {
+        self.trouble.lasts(self.lease.now_ms())
     }
 
     pub(crate) fn doubt(&self, doubtful: bool) {
@@ -166,6 +174,26 @@ impl Ownership {
         }
     }
 
+    fn begins(&self) {
+        if let Ownership::Assigned(assignment) = self {
+            assignment.trouble.begins(assignment.lease.now_ms());
+        }
+    }
+
+    /// The log did not take a batch, and does not say why it never will.
+    pub(crate) fn log_failed(&self) {
+        if let Ownership::Assigned(assignment) = self {
+            assignment.trouble.failed(assignment.lease.now_ms());
+        }
+    }
+
+    /// The log has taken a batch, or has let the shard be acquired.
+    pub(crate) fn log_answered(&self) {
+        if let Ownership::Assigned(assignment) = self {
+            assignment.trouble.ends();
+        }
+    }
+
     fn tell(&self, news: impl FnOnce(u32) -> News) {
         if let Ownership::Assigned(assignment) = self {
             assignment.news.push(news(assignment.shard));
@@ -173,6 +201,7 @@ impl Ownership {
     }
 
     fn serving(&self, epochs: Epochs) {
+        self.log_answered();
         if let Epochs::Of(epoch) = epochs {
             self.tell(|shard| News::Serving { shard, epoch });
         }
@@ -313,6 +342,7 @@ impl Keeper {
         let mut snapshot = deps.snapshot.clone();
         let current = snapshot.borrow_and_update().clone();
         let mut machine = machine_config(config, &self.shard);
+        self.ownership.begins();
         let epochs = self.ownership.epochs();
         let open_log = deps.open_log.clone();
         // Put back once it has shown that it can be served from.

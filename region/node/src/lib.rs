@@ -31,6 +31,7 @@ mod standby;
 mod store;
 mod table;
 mod tail;
+mod trouble;
 mod turns;
 mod webhooks;
 mod worker;

@@ -17,6 +17,8 @@ use crate::recovery::{RecoveryError, Replay};
 
 /// How often it is looked whether the follower is to end.
 const STEP: Duration = Duration::from_millis(10);
+/// How often a follower that has caught up says so.
+const TELL_AGAIN: Duration = Duration::from_millis(300);
 /// Pause before a log that could not be read is opened again.
 const RETRY: Duration = Duration::from_millis(500);
 
@@ -146,6 +148,7 @@ impl Following {
         bound_batches(&mut machine, &log.caps());
         let snapshot = self.node.deps.snapshot.borrow().clone();
         let mut replay = Replay::begin(&log, &machine, &snapshot)?;
+        let mut told = Instant::now();
         loop {
             let mut more = true;
             while more && !self.is_over() {
@@ -157,8 +160,10 @@ impl Following {
             if self.is_over() {
                 return Ok((log, replay));
             }
-            if !*caught_up {
+            // Whoever does not say it again is no longer taken to have caught up.
+            if !*caught_up || told.elapsed() >= TELL_AGAIN {
                 *caught_up = true;
+                told = Instant::now();
                 self.tell(true);
             }
             self.lag.behind.store(0, Ordering::Relaxed);

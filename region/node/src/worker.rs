@@ -430,6 +430,7 @@ impl Worker {
             }
             Ok(commit) => {
                 self.storage_full = false;
+                self.ownership.log_answered();
                 let micros = commit.elapsed_us as f64;
                 self.metrics.commit_seconds.observe(micros / 1e6);
                 self.metrics.batch_records.observe(batch.len() as f64);
@@ -456,6 +457,15 @@ impl Worker {
                     tracing::error!(shard = %self.reader.shard, %error, "a batch was not committed");
                 }
                 self.storage_full = failure == AppendFailure::StorageFull;
+                if !matches!(
+                    error,
+                    StoreError::Fenced { .. }
+                        | StoreError::Sealed { .. }
+                        | StoreError::StorageFull { .. }
+                        | StoreError::TooLarge { .. }
+                ) {
+                    self.ownership.log_failed();
+                }
                 self.shard.failed(now, failure);
             }
         }

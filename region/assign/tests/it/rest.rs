@@ -175,6 +175,25 @@ fn a_store_that_was_emptied_is_filled_again_above_what_the_logs_say() {
 }
 
 #[test]
+fn a_node_that_can_not_serve_a_shard_gives_it_to_the_standby_that_can() {
+    let mut world = rested(8, 3, 9);
+    let shard = (0..9).find(|s| world.server(*s).is_some_and(|n| n.as_str() == "r0"));
+    let shard = shard.expect("r0 serves a shard");
+    let standby = world.record(shard).expect("a record").standby;
+    world.tell("r0", Input::Unable { shard });
+    world.run(200);
+    assert_eq!(world.record(shard).expect("a record").node, standby);
+    world.run(5_000);
+    assert_eq!(
+        world.server(shard),
+        standby.as_ref(),
+        "it is not given back"
+    );
+    world.run(60_000);
+    assert_eq!(counts(&world), [3, 3, 3], "another time it may do better");
+}
+
+#[test]
 fn a_store_that_went_back_is_told_again_who_owns_what() {
     for (seed, lost_ms) in (0..2).flat_map(|seed| [(seed, 400), (seed, 30_000), (seed, 90_000)]) {
         let mut world = World::new(seed, 3, 9);

@@ -772,6 +772,57 @@ fn records_that_went_back_are_written_again_and_cost_no_traffic() {
 }
 
 #[test]
+fn a_node_that_loses_the_log_alone_gives_its_shards_to_standbys_that_reach_it() {
+    let world = World::new();
+    let [r1, r2, r3] = NODES.map(|name| world.start(name));
+    world.settle(&[("r1", &r1), ("r2", &r2), ("r3", &r3)]);
+    let shard = (0..SHARDS).find(|s| world.owner(*s).as_deref() == Some("r1"));
+    let shard = shard.expect("r1 owns a shard");
+    let mut edge = world.edge("e1", shard);
+    assert_eq!(world.runtime.block_on(edge.publish()).1, 1);
+    r1.log_cut.store(true, Ordering::SeqCst);
+    // It is in the log once: the errors that it meets say that nothing was written.
+    let (took, offset) = world.runtime.block_on(edge.publish_as(7));
+    assert_eq!(offset, 2);
+    assert!(took < Duration::from_secs(8), "{took:?}");
+    assert_ne!(edge.at, "r1");
+    std::thread::sleep(Duration::from_secs(2));
+    assert!(
+        world.owner(shard).is_some_and(|owner| owner != "r1"),
+        "it stays"
+    );
+    assert_eq!(
+        r1.metric("gb6_region_nodes"),
+        3.0,
+        "r1 is heard all the time"
+    );
+}
+
+#[test]
+fn losing_the_log_everywhere_moves_nothing() {
+    let world = World::new();
+    let nodes = NODES.map(|name| world.start(name));
+    world.settle(&[("r1", &nodes[0]), ("r2", &nodes[1]), ("r3", &nodes[2])]);
+    let owners: Vec<_> = (0..SHARDS).map(|s| world.owner(s)).collect();
+    let cut = |is| {
+        nodes
+            .iter()
+            .for_each(|n| n.log_cut.store(is, Ordering::SeqCst))
+    };
+    let mut edge = world.edge("e1", 0);
+    assert_eq!(world.runtime.block_on(edge.publish()).1, 1);
+    cut(true);
+    let mut waits = world.edge("e2", 0);
+    let late = world.runtime.spawn(async move { waits.publish().await });
+    std::thread::sleep(Duration::from_secs(6));
+    let now: Vec<_> = (0..SHARDS).map(|s| world.owner(s)).collect();
+    assert_eq!(now, owners, "nobody reaches it");
+    cut(false);
+    let (_, offset) = world.runtime.block_on(late).expect("a publisher");
+    assert_eq!(offset, 2);
+}
+
+#[test]
 fn of_two_processes_of_one_name_the_newer_one_serves() {
     let world = World::new();
     let older = world.start("r1");
