@@ -14,7 +14,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use gb6_core_model::{Channel, ChannelKey, InstanceId, Position, ShardId};
-use gb6_core_ports::{RoomEntry, RoomStore, ShardLog, StoreError};
+use gb6_core_ports::{Fence, RoomEntry, RoomStore, ShardLog, StoreError};
 use gb6_core_wire::mesh::RoomRef;
 use gb6_core_wire::record::Record;
 
@@ -64,10 +64,13 @@ pub(crate) struct IndexState {
 }
 
 impl Indexer {
+    /// Begins to follow `log`, as its owner under `fence`; without one as whoever reads a log that
+    /// nobody else can own.
     pub(crate) fn start(
         shard: ShardId,
         log: Arc<dyn ShardLog>,
         store: Arc<dyn RoomStore>,
+        fence: Option<Fence>,
     ) -> std::io::Result<Self> {
         // overflow: a batch that finds the queue full is dropped; the thread reads it from the log.
         let (work, queue) = sync_channel(QUEUE_MAX);
@@ -76,6 +79,7 @@ impl Indexer {
             shard,
             log,
             store,
+            fence,
             state: state.clone(),
         };
         let thread = std::thread::Builder::new()
@@ -95,7 +99,8 @@ impl Indexer {
         self.feed.state.clone()
     }
 
-    /// Ends the thread and waits until it has: a moment, or as long as the store takes for one write.
+    /// Ends the thread and waits until it has: a moment, or as long as the store takes for one write
+    /// or the log to say who owns it.
     pub(crate) fn stop(self) {
         let Self { feed, thread } = self;
         feed.state.stop.store(true, Release);
@@ -155,6 +160,8 @@ struct Follower {
     shard: ShardId,
     log: Arc<dyn ShardLog>,
     store: Arc<dyn RoomStore>,
+    /// Under what the shard is owned; `None`: it is only read, and nobody else can own it.
+    fence: Option<Fence>,
     state: Arc<IndexState>,
 }
 
@@ -207,8 +214,7 @@ impl Follower {
             tracing::warn!(shard = %self.shard, applied, "the room index was lost and is built again");
             self.state.generation.fetch_add(1, Release);
         }
-        // The index may be of a longer log than this one, which was restored from an older copy.
-        if applied > self.log.range()?.next || self.state.distrusted.load(Acquire) {
+        if self.is_to_clear(applied)? {
             tracing::warn!(shard = %self.shard, applied, "the room index does not fit this log and is built again");
             // Before it is cleared: a reader must not take what it no longer finds for trimmed.
             self.state.applied.store(0, Release);
@@ -238,6 +244,27 @@ impl Follower {
                 Ok(())
             }
         }
+    }
+
+    /// Whether the index is wrong, and this node's to clear. Nodes may share it: one that was replaced,
+    /// and does not know it yet, finds what the next owner has indexed of records that it has not seen.
+    /// Only the log says which of the two it is.
+    fn is_to_clear(&self, applied: Position) -> Result<bool, StoreError> {
+        if !self.is_suspect(applied)? {
+            return Ok(false);
+        }
+        let Some(fence) = &self.fence else {
+            return Ok(true);
+        };
+        self.log.confirm(fence)?;
+        // To answer, the log may have read on.
+        self.is_suspect(applied)
+    }
+
+    /// Whether the index says what the log does not: it may be of a longer log than this one, which was
+    /// restored from an older copy.
+    fn is_suspect(&self, applied: Position) -> Result<bool, StoreError> {
+        Ok(applied > self.log.range()?.next || self.state.distrusted.load(Acquire))
     }
 
     /// Indexes a batch and those that wait behind it, as one write. Whether none is left.

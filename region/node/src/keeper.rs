@@ -418,7 +418,8 @@ impl Keeper {
             numbers.checkpoint_bytes = replayed.state_bytes;
         }
         *log = Some(opened.clone());
-        let follows = Indexer::start(shard_id, opened.clone(), deps.rooms.clone());
+        let owned = regain.is_none().then(|| fence.clone());
+        let follows = Indexer::start(shard_id, opened.clone(), deps.rooms.clone(), owned);
         let follows = follows.map_err(|error| StoreError::Io {
             operation: "start a thread for",
             path: format!("the index of shard {shard_id}"),
@@ -489,19 +490,20 @@ impl Keeper {
         self.component.ready();
         self.ownership.serving(epochs);
         let ended = worker.run(inputs, &mut snapshot, orders).await;
-        following.stop().await;
-        // The index thread is waited for, which takes a moment.
+        // The index first, which another owner fills from now on: webhooks may wait for whoever they
+        // call. Its thread is waited for, which takes a moment.
         let follows = indexer.take();
         let stopping = tokio::task::spawn_blocking(move || {
             drop(worker);
-            events.stop();
             if let Some(follows) = follows {
                 follows.stop();
             }
+            events.stop();
         });
         if let Err(error) = stopping.await {
             tracing::error!(%error, "the shard's index could not be ended");
         }
+        following.stop().await;
         Ok(ended)
     }
 }

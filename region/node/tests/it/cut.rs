@@ -1,24 +1,32 @@
-//! A log as one node reaches it, or does not.
+//! A log as one node reaches it, or does not, and the index that nodes share.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use gb6_core_model::Position;
+use gb6_core_model::{ChannelKey, Offset, Position, ShardId};
 use gb6_core_ports::log::FirstKept;
+use gb6_core_ports::memory::MemoryRooms;
 use gb6_core_ports::{
     Acquire, Acquired, Commit, Completion, ConsumerState, Fence, LogCaps, LogRange, Page, Retain,
-    RetentionPlan, ShardLog, StoreError,
+    RetentionPlan, RoomEntry, RoomStore, ShardLog, StoreError,
 };
 use gb6_core_wire::record::Record;
+use parking_lot::Mutex;
 
 pub(crate) struct CutLog {
     log: Arc<dyn ShardLog>,
     cut: Arc<AtomicBool>,
+    /// What was last known of its range: an engine that is cut off goes on saying that.
+    known: Mutex<Option<LogRange>>,
 }
 
 impl CutLog {
     pub(crate) fn new(log: Arc<dyn ShardLog>, cut: Arc<AtomicBool>) -> Self {
-        Self { log, cut }
+        Self {
+            log,
+            cut,
+            known: Mutex::default(),
+        }
     }
 
     fn reached(&self) -> Result<&dyn ShardLog, StoreError> {
@@ -54,7 +62,12 @@ impl ShardLog for CutLog {
     }
 
     fn range(&self) -> Result<LogRange, StoreError> {
-        self.reached()?.range()
+        let mut known = self.known.lock();
+        match (self.reached(), &*known) {
+            (Ok(log), _) => Ok(*known.insert(log.range()?)),
+            (Err(_), Some(known)) => Ok(*known),
+            (Err(error), None) => Err(error),
+        }
     }
 
     fn read(&self, from: Position, records: usize, bytes: usize) -> Result<Page, StoreError> {
@@ -119,5 +132,63 @@ impl ShardLog for CutLog {
         before: Position,
     ) -> Result<Option<(Position, Vec<u8>)>, StoreError> {
         self.reached()?.load_checkpoint_before(before)
+    }
+}
+
+/// The index that all nodes of a region share.
+#[derive(Default)]
+pub(crate) struct SharedRooms {
+    rooms: MemoryRooms,
+    /// How often somebody removed all of a shard.
+    pub(crate) clears: AtomicU64,
+}
+
+impl RoomStore for SharedRooms {
+    fn put(
+        &self,
+        shard: ShardId,
+        entries: &[RoomEntry],
+        from: Position,
+        applied: Position,
+    ) -> Result<(), StoreError> {
+        self.rooms.put(shard, entries, from, applied)
+    }
+
+    fn applied(&self, shard: ShardId) -> Result<Position, StoreError> {
+        self.rooms.applied(shard)
+    }
+
+    fn forward(
+        &self,
+        shard: ShardId,
+        room: &ChannelKey,
+        from: Offset,
+        limit: usize,
+    ) -> Result<Vec<(Offset, Position)>, StoreError> {
+        self.rooms.forward(shard, room, from, limit)
+    }
+
+    fn reverse(
+        &self,
+        shard: ShardId,
+        room: &ChannelKey,
+        from: Offset,
+        limit: usize,
+    ) -> Result<Vec<(Offset, Position)>, StoreError> {
+        self.rooms.reverse(shard, room, from, limit)
+    }
+
+    fn delete_below(
+        &self,
+        shard: ShardId,
+        room: &ChannelKey,
+        below: Offset,
+    ) -> Result<(), StoreError> {
+        self.rooms.delete_below(shard, room, below)
+    }
+
+    fn clear(&self, shard: ShardId) -> Result<(), StoreError> {
+        self.clears.fetch_add(1, Ordering::SeqCst);
+        self.rooms.clear(shard)
     }
 }

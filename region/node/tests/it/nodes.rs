@@ -13,7 +13,7 @@ use gb6_core_mesh::{
 use gb6_core_model::snapshot::{Assigned, Instance, Namespace, Node, Region as Placed, Snapshot};
 use gb6_core_model::{Incarnation, InstanceEpoch, InstanceId, NodeId, Role, ShardId, Slot};
 use gb6_core_obs::{Health, Metrics};
-use gb6_core_ports::memory::{MemoryMap, MemoryRateLimiter, MemoryRooms, MemoryStorage};
+use gb6_core_ports::memory::{MemoryMap, MemoryRateLimiter, MemoryStorage};
 use gb6_core_ports::{Expect, MapEntry, MapPage, MapStore, ShardLog, StoreError};
 use gb6_core_wire::mesh::{
     Attach, Class, EdgeFrame, HistoryPage, HistoryRequest, OwnerFrame, OwnersNow, OwnersOpen,
@@ -25,7 +25,7 @@ use gb6_region_stores_embedded::LocalSignals;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
-use crate::cut::CutLog;
+use crate::cut::{CutLog, SharedRooms};
 use crate::edge::PATIENCE;
 
 const SHARDS: u32 = 4;
@@ -175,6 +175,7 @@ struct World {
     map: MemoryMap,
     restored: Arc<OnceLock<MemoryMap>>,
     logs: HashMap<u32, MemoryStorage>,
+    rooms: Arc<SharedRooms>,
     network: MemoryNetwork,
     incarnations: AtomicU64,
     assigned: Assigned,
@@ -189,6 +190,7 @@ impl World {
             map: MemoryMap::default(),
             restored: Arc::default(),
             logs: (0..SHARDS).map(|s| (s, MemoryStorage::default())).collect(),
+            rooms: Arc::default(),
             network: MemoryNetwork::new(),
             incarnations: AtomicU64::new(1),
             assigned: Assigned::Region,
@@ -240,7 +242,7 @@ impl World {
                 let log: Arc<dyn ShardLog> = Arc::new(logs[&shard].open());
                 Ok(Arc::new(CutLog::new(log, cut.clone())))
             }),
-            rooms: Arc::new(MemoryRooms::new()),
+            rooms: self.rooms.clone(),
             signals: Arc::new(LocalSignals::new()),
             keys,
             limiter: Arc::new(MemoryRateLimiter::default()),
@@ -715,6 +717,12 @@ fn a_node_that_is_cut_off_from_records_and_log_serves_nothing_to_anybody() {
     let mut goes = world.edge("e2", shard);
     goes.at = world.owner(shard).expect("an owner");
     assert_eq!(world.runtime.block_on(goes.publish()).1, 2);
+    // It finds an index that is ahead of all that it has seen, and leaves it to its owner.
+    let clears = || world.rooms.clears.load(Ordering::SeqCst);
+    world.wait("it has looked at the index", || {
+        clears() > 0 || r1.metric("gb6_index_errors_total") > 0.0
+    });
+    assert_eq!(clears(), 0, "the index is its owner's");
     // It asks a room of the node that is cut off, which must not say that the room ends at 1.
     let attached = stays.attached.as_mut().expect("it is attached");
     attached.send(OwnerFrame::Interest(room(shard)));
@@ -838,6 +846,7 @@ fn of_two_processes_of_one_name_the_newer_one_serves() {
     let mut other = World::new();
     other.map = world.map.clone();
     other.logs = world.logs.clone();
+    other.rooms = world.rooms.clone();
     let newer = other.start("r1");
     let ended = world.runtime.block_on(async {
         let ended = tokio::time::timeout(PATIENCE, end.wait_for(Option::is_some)).await;
