@@ -316,11 +316,31 @@ impl Keeper {
             }
         }
         self.numbers.lock().serving = false;
+        drop(inputs);
+        self.close(log, indexer).await;
         if let Ownership::Assigned(_) = self.ownership {
             // Others serve it: this node is ready without it.
             self.component.retire();
         }
         self.ownership.ended();
+    }
+
+    /// Closes the log. The threads that a log ends with may themselves wait for tasks of this runtime,
+    /// which have no thread to run on where all of its own close logs.
+    async fn close(&self, log: Option<Arc<dyn ShardLog>>, indexer: Option<Indexer>) {
+        let standby = self.standby.lock().take();
+        let closing = tokio::task::spawn_blocking(move || {
+            // Of an actor that panicked.
+            if let Some(indexer) = indexer {
+                indexer.stop();
+            }
+            // Of a shard that was not begun with.
+            drop(standby.and_then(Follower::take));
+            drop(log);
+        });
+        if let Err(error) = closing.await {
+            tracing::error!(shard = self.shard.shard, %error, "the shard's log could not be closed");
+        }
     }
 
     async fn serve(

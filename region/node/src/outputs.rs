@@ -143,7 +143,7 @@ fn refuse_presence(sender: &FrameSender<ToEdge>, request: u64) {
 /// Reads a page off the async threads. While the index does not reach far enough the read waits
 /// without holding a place, neither of the shard's nor of its stream's, so that others go on.
 async fn read_page(
-    reader: Arc<Reader>,
+    mut reader: Arc<Reader>,
     reads: Arc<Semaphore>,
     read: HistoryRead,
     reply: &mut PageReply,
@@ -155,16 +155,24 @@ async fn read_page(
         let Ok(permit) = reads.acquire().await else {
             return Reader::failed(&read);
         };
-        let (reader, wanted) = (reader.clone(), read.clone());
-        let page = tokio::task::spawn_blocking(move || reader.read(&wanted)).await;
+        let wanted = read.clone();
+        let last = Instant::now() >= deadline;
+        // The reader comes back where it is needed again: the read may outlive its owner, and closing
+        // the log, as whoever holds it last does, blocks.
+        let page = tokio::task::spawn_blocking(move || match reader.read(&wanted) {
+            Some(page) => Ok(page),
+            None if last => Ok(Reader::failed(&wanted)),
+            None => Err(reader),
+        });
+        let page = page.await;
         drop(permit);
         match page {
-            Ok(Some(page)) => return page,
-            Ok(None) if Instant::now() < deadline => {
+            Ok(Ok(page)) => return page,
+            Ok(Err(again)) => {
+                reader = again;
                 reply.leave_place();
                 tokio::time::sleep(INDEX_POLL).await;
             }
-            Ok(None) => return Reader::failed(&read),
             Err(error) => {
                 tracing::error!(%error, "a history read failed");
                 return Reader::failed(&read);

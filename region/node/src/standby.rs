@@ -28,6 +28,8 @@ type Followed = (Arc<dyn ShardLog>, Replay);
 /// A standby that follows, on a thread of its own. Ends when dropped.
 pub(crate) struct Follower {
     stop: Arc<AtomicBool>,
+    /// Somebody wants what was followed.
+    taken: Arc<AtomicBool>,
     thread: Option<JoinHandle<Option<Followed>>>,
     _metrics: Registration,
 }
@@ -57,7 +59,7 @@ impl Follower {
         shard: ShardRef,
         news: Arc<NewsBox>,
     ) -> Result<Self, StoreError> {
-        let stop = Arc::new(AtomicBool::new(false));
+        let (stop, taken) = <(Arc<AtomicBool>, Arc<AtomicBool>)>::default();
         let lag = Arc::new(Lag::default());
         let registration = export(&node.deps.metrics, shard.shard, lag.clone());
         let following = Following {
@@ -65,6 +67,7 @@ impl Follower {
             shard,
             news,
             stop: stop.clone(),
+            taken: taken.clone(),
             lag,
         };
         let name = format!("standby-{}", following.shard.shard);
@@ -78,6 +81,7 @@ impl Follower {
             })?;
         Ok(Self {
             stop,
+            taken,
             thread: Some(thread),
             _metrics: registration,
         })
@@ -86,6 +90,7 @@ impl Follower {
     /// Ends following: the log and what was read of it; `None` where it could not be read. Blocks for
     /// as long as a page takes to be read.
     pub(crate) fn take(mut self) -> Option<Followed> {
+        self.taken.store(true, Ordering::SeqCst);
         self.stop.store(true, Ordering::SeqCst);
         // A thread that panicked, which it reported, has followed nothing.
         self.thread.take()?.join().ok().flatten()
@@ -97,6 +102,7 @@ struct Following {
     shard: ShardRef,
     news: Arc<NewsBox>,
     stop: Arc<AtomicBool>,
+    taken: Arc<AtomicBool>,
     lag: Arc<Lag>,
 }
 
@@ -122,7 +128,9 @@ impl Following {
         loop {
             let mut caught_up = false;
             match self.follow(&mut caught_up) {
-                Ok(followed) => return Some(followed),
+                // What nobody wants is closed here: it may wait for the runtime that the follower was
+                // dropped on.
+                Ok(followed) => return self.taken.load(Ordering::SeqCst).then_some(followed),
                 Err(error) => {
                     self.lag.errors.fetch_add(1, Ordering::Relaxed);
                     tracing::warn!(region = self.shard.region, shard = self.shard.shard, %error, "the log of a shard can not be followed, and is read again");

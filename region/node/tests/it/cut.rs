@@ -18,6 +18,16 @@ pub(crate) struct CutLog {
     cut: Arc<AtomicBool>,
     /// What was last known of its range: an engine that is cut off goes on saying that.
     known: Mutex<Option<LogRange>>,
+    /// What is done when it is closed.
+    closing: Option<Box<dyn Fn() + Send + Sync>>,
+}
+
+impl Drop for CutLog {
+    fn drop(&mut self) {
+        if let Some(closing) = &self.closing {
+            closing();
+        }
+    }
 }
 
 impl CutLog {
@@ -26,7 +36,18 @@ impl CutLog {
             log,
             cut,
             known: Mutex::default(),
+            closing: None,
         }
+    }
+
+    /// One that does this when it is closed.
+    pub(crate) fn closing(
+        log: Arc<dyn ShardLog>,
+        closing: impl Fn() + Send + Sync + 'static,
+    ) -> Self {
+        let mut closed = Self::new(log, Arc::default());
+        closed.closing = Some(Box::new(closing));
+        closed
     }
 
     fn reached(&self) -> Result<&dyn ShardLog, StoreError> {

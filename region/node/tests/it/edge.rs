@@ -191,10 +191,15 @@ impl RoomStore for Index {
     }
 }
 
+/// Puts something around a log.
+pub(crate) type Wrap = Arc<dyn Fn(Arc<dyn ShardLog>) -> Arc<dyn ShardLog> + Send + Sync>;
+
 /// What outlives a region: its disk.
 pub(crate) struct Machine {
     pub(crate) storage: MemoryStorage,
     pub(crate) rooms: Arc<dyn RoomStore>,
+    /// Between the region and its log.
+    pub(crate) wrap: Wrap,
     /// Of the log.
     pub(crate) faults: Arc<Faults>,
     /// While set, the index takes nothing.
@@ -217,6 +222,7 @@ impl Machine {
     pub(crate) fn new(rules: Namespace) -> Self {
         Self {
             storage: MemoryStorage::new(MemoryLogConfig::default()),
+            wrap: Arc::new(|log| log),
             faults: Arc::default(),
             config: RegionConfig::new(NodeId::from("r1")),
             rooms: Arc::new(MemoryRooms::new()),
@@ -247,6 +253,7 @@ impl Machine {
         let endpoint = self.bind("r1", Role::Region);
         let (_, snapshot) = watch::channel(snapshot(self.rules.clone(), self.webhooks.clone()));
         let (storage, faults) = (self.storage.clone(), self.faults.clone());
+        let wrap = self.wrap.clone();
         let keys = RecordKeys::default();
         keys.add("demo", self.key_id, [7; 32]);
         let health = Health::new();
@@ -260,7 +267,7 @@ impl Machine {
             snapshot,
             open_log: Arc::new(move |_| {
                 let log = LyingLog::new(Arc::new(storage.open()), faults.clone());
-                Ok(Arc::new(log) as Arc<dyn ShardLog>)
+                Ok(wrap(Arc::new(log)))
             }),
             rooms,
             signals: self.signals.clone(),
