@@ -154,10 +154,16 @@ impl Following {
         let log = (self.node.deps.open_log)(ShardId(self.shard.shard))?;
         let mut machine = machine_config(&self.node.config, &self.shard);
         bound_batches(&mut machine, &log.caps());
-        let snapshot = self.node.deps.snapshot.borrow().clone();
+        let mut snapshot = self.node.deps.snapshot.borrow().clone();
         let mut replay = Replay::begin(&log, &machine, &snapshot)?;
         let mut told = Instant::now();
         loop {
+            // By its rules what follows is kept.
+            let newest = self.node.deps.snapshot.borrow().clone();
+            if !Arc::ptr_eq(&newest, &snapshot) {
+                snapshot = newest;
+                replay.shard.set_snapshot(snapshot.clone());
+            }
             let mut more = true;
             while more && !self.is_over() {
                 more = replay.read_page(&log)?;
