@@ -19,6 +19,8 @@ const PAGE_BYTES: usize = 8 * 1024 * 1024;
 /// Records at the end of the log that are read although the checkpoint covers them: the index may
 /// lack them.
 const RECENT_RECORDS: u64 = 1024;
+/// How often those are forgotten who have been silent, in ms of served time.
+const FORGET_MS: u64 = 1_000;
 /// How often ownership is tried against others who try too.
 const ACQUIRE_TRIES: u32 = 8;
 
@@ -99,6 +101,8 @@ pub(crate) struct Replay {
     pub(crate) next: u64,
     pub(crate) replayed: Replayed,
     pub(crate) recent: Recent,
+    /// Served time in ms when those were forgotten who had been silent.
+    forgot_ms: u64,
 }
 
 impl Replay {
@@ -151,6 +155,7 @@ impl Replay {
             next: begin,
             replayed,
             recent: Recent::default(),
+            forgot_ms: 0,
         })
     }
 
@@ -170,6 +175,11 @@ impl Replay {
                 self.replayed.bytes += record.encoded_len() as u64;
             }
             self.recent.push(record);
+        }
+        let (_, served_ms, _) = self.shard.log_state();
+        if served_ms >= self.forgot_ms + FORGET_MS {
+            self.forgot_ms = served_ms;
+            self.shard.forget_silent();
         }
         let done = page.next >= page.end || page.next == self.next;
         self.next = page.next;
@@ -298,4 +308,65 @@ pub(crate) fn random_incarnation() -> Result<Incarnation, StoreError> {
             cause: "the system gives no randomness".into(),
         })?;
     Ok(Incarnation(u64::from_ne_bytes(bytes).max(1)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gb6_core_model::limits;
+    use gb6_core_ports::contract::log as contract;
+    use gb6_core_ports::memory::MemoryStorage;
+    use gb6_core_wire::mesh::ShardRef;
+    use gb6_core_wire::record::{Kind, Origin, Record};
+
+    /// Some publishes and ends of sessions at a served time in ms, by edges of their own.
+    fn by_edges(served_ms: u64, first: u64) -> Vec<Record> {
+        let by = |n: u64, edge_incarnation: u64| Record {
+            position: first + n,
+            served_ms,
+            origin: Some(Origin {
+                edge_incarnation,
+                session: 1,
+                number: 1,
+                ..Origin::default()
+            }),
+            ..contract::messages(first + n, "room:a", 1).remove(0)
+        };
+        let end = |n: u64, process: u64| Record {
+            kind: Kind::Session.into(),
+            offset: 0,
+            ..by(n, process)
+        };
+        let (publish, end) = (by(0, served_ms * 2 + 1), end(1, served_ms * 2 + 2));
+        vec![publish, end]
+    }
+
+    #[test]
+    fn who_follows_a_log_for_long_does_not_remember_all_that_ever_published() {
+        let storage = MemoryStorage::default();
+        let log: Arc<dyn ShardLog> = Arc::new(storage.open());
+        let fence = contract::fence(1);
+        let mut next = contract::acquire(&*log, &fence)
+            .expect("acquired")
+            .range
+            .next;
+        let config = ShardConfig::new(ShardRef {
+            region: "eu".into(),
+            shard: 0,
+        });
+        let mut replay = Replay::begin(&log, &config, &Arc::default()).expect("a replay");
+        let step = 500;
+        let within = (limits::RESEND_WINDOW_MS + FORGET_MS) / step + 1;
+        for n in 1..=4 * within {
+            let batch = by_edges(n * step, next);
+            next += batch.len() as u64;
+            contract::append(&*log, &fence, batch).expect("appended");
+            replay.read_on(&log).expect("read");
+            let gauges = replay.shard.gauges();
+            let expected = n.min(limits::RESEND_WINDOW_MS / step) as usize;
+            let bounds = expected..=within as usize;
+            assert!(bounds.contains(&gauges.numbers), "{gauges:?}");
+            assert!(bounds.contains(&gauges.session_processes), "{gauges:?}");
+        }
+    }
 }

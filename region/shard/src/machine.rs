@@ -222,6 +222,8 @@ pub struct Gauges {
     pub session_ends: usize,
     /// Sessions of which somebody wants to hear the end.
     pub sessions: usize,
+    /// Lives of edges' processes whose ends of sessions are remembered.
+    pub session_processes: usize,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -470,6 +472,14 @@ impl Shard {
         }
     }
 
+    /// Forgets, of those that published and ended sessions, who has been silent for longer than anybody
+    /// sends something again: what time does in a machine that serves, for one that replays. Such a one
+    /// knows no edges, whose numbers would stay for as long as it follows the log.
+    pub fn forget_silent(&mut self) {
+        self.numbers.expire(self.served_ms, |_| false);
+        self.sessions.expire(self.served_ms, |_| false);
+    }
+
     /// What the driver must do next.
     pub fn poll_output(&mut self) -> Option<Output> {
         self.out.pop_front()
@@ -506,6 +516,7 @@ impl Shard {
             prefixes: self.prefixes.len(),
             session_ends: self.sessions.sizes().0,
             sessions: self.sessions.sizes().1,
+            session_processes: self.sessions.processes.len(),
         }
     }
 
