@@ -244,14 +244,16 @@ impl Worker {
                         self.metrics.turn_seconds.observe(waited);
                     }
                     // What has come meanwhile is part of the batch, where nothing must be asked first.
-                    if self.ownership.is_sure() {
-                        self.take_more(inbox);
+                    if self.ownership.is_sure()
+                        && let Some(ended) = self.take_with(Vec::new(), inbox).await
+                    {
+                        return ended;
                     }
                     in_flight = turn.and_then(|turn| self.append(turn));
                 }
                 input = inbox.recv() => match input {
                     Some(input) => {
-                        if let Some(ended) = self.take_with(input, inbox).await {
+                        if let Some(ended) = self.take_with(vec![input], inbox).await {
                             return ended;
                         }
                     }
@@ -283,26 +285,25 @@ impl Worker {
         }
     }
 
-    /// Takes an input and those that have come with it. Where the node can not rely on owning the
-    /// shard, the log is asked first, after they have come: an answer must not be older than what
-    /// another owner has answered.
+    /// Takes inputs and those that have come with them. Whether the node can rely on owning the shard
+    /// is asked after they have come, and where it can not the log is: an answer must not be older than
+    /// what another owner has answered.
     async fn take_with(
         &mut self,
-        input: Input,
+        mut inputs: Vec<Input>,
         inbox: &mut mpsc::Receiver<Input>,
     ) -> Option<Ended> {
-        if self.ownership.is_sure() {
-            self.take(input);
-            self.take_more(inbox);
-            return None;
-        }
-        let mut inputs = vec![input];
         while inputs.len() < INPUTS_MAX
             && let Ok(input) = inbox.try_recv()
         {
             inputs.push(input);
         }
-        if let Err(error) = self.confirm().await {
+        if inputs.is_empty() {
+            return None;
+        }
+        if !self.ownership.is_sure()
+            && let Err(error) = self.confirm().await
+        {
             tracing::warn!(shard = %self.reader.shard, %error, "it is not known whether this node still owns the shard: it is not served until it is");
             self.shard.stop_serving();
             self.flush();
@@ -326,16 +327,6 @@ impl Worker {
             Err(_) => Err(unavailable(format!(
                 "the log gave no answer in {CONFIRM_MAX:?}"
             ))),
-        }
-    }
-
-    /// Takes inputs that have come, up to a bound.
-    fn take_more(&mut self, inbox: &mut mpsc::Receiver<Input>) {
-        for _ in 1..INPUTS_MAX {
-            match inbox.try_recv() {
-                Ok(input) => self.take(input),
-                Err(_) => break,
-            }
         }
     }
 
