@@ -32,8 +32,12 @@ use crate::worker::{Ended, Input, Surroundings, Worker};
 
 /// Pause before a shard that could not be served is tried again.
 const RETRY: Duration = Duration::from_millis(500);
-/// The same where an assignment says that the shard is this node's: everybody waits for it alone.
+/// The first where an assignment says that the shard is this node's: everybody waits for it alone.
 const RETRY_ASSIGNED: Duration = Duration::from_millis(100);
+/// The longest: each attempt asks the log and its archive.
+const RETRY_ASSIGNED_MAX: Duration = Duration::from_secs(2);
+/// An attempt that lasted longer than this did not fail at once, as it would without its log.
+const SERVED_WELL: Duration = Duration::from_secs(30);
 
 /// What a shard's actor is to do.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -167,10 +171,14 @@ impl Ownership {
         }
     }
 
-    fn retry(&self) -> Duration {
+    /// The pause before the next attempt to serve, where `failed` followed each other.
+    fn retry(&self, failed: u32) -> Duration {
         match self {
             Ownership::Placed => RETRY,
-            Ownership::Assigned(_) => RETRY_ASSIGNED,
+            Ownership::Assigned(_) => {
+                let doubled = 1 << failed.saturating_sub(1).min(16);
+                (RETRY_ASSIGNED * doubled).min(RETRY_ASSIGNED_MAX)
+            }
         }
     }
 
@@ -263,7 +271,9 @@ impl Keeper {
         let mut log = None;
         let mut indexer = None;
         let mut held = None;
+        let mut failed = 0;
         while !orders.borrow().is_end() {
+            let began = Instant::now();
             let serving = self.serve(
                 (&mut log, &mut indexer),
                 held.take(),
@@ -303,6 +313,8 @@ impl Keeper {
                         "the log's epochs are not below those of the assignment, which is raised"
                     );
                     self.ownership.epochs_used_up(assignment, highest);
+                    // The next attempt is another one.
+                    failed = 0;
                 }
                 Ok(Err(error)) => {
                     tracing::error!(region = self.shard.region, shard = self.shard.shard, %error, "the shard can not be served");
@@ -310,8 +322,12 @@ impl Keeper {
                 }
             }
             self.numbers.lock().serving = false;
+            if began.elapsed() > SERVED_WELL {
+                failed = 0;
+            }
+            failed += 1;
             tokio::select! {
-                () = refuse_for(&mut inputs, self.ownership.retry()) => {}
+                () = refuse_for(&mut inputs, self.ownership.retry(failed)) => {}
                 _ = orders.wait_for(Order::is_end) => {}
             }
         }
@@ -533,5 +549,20 @@ async fn refuse_for(inputs: &mut mpsc::Receiver<Input>, pause: Duration) {
     let until = tokio::time::Instant::now() + pause;
     while let Ok(Some(input)) = tokio::time::timeout_at(until, inputs.recv()).await {
         drop(input);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attempts_that_fail_are_made_ever_less_often() {
+        let began = Instant::now();
+        let (lease, news) = (Arc::new(NodeLease::new(began)), Arc::default());
+        let assigned = Ownership::Assigned(Assignment::new(0, 1, lease, news));
+        let pauses = [1, 2, 3, 5, 6, 1_000].map(|failed| assigned.retry(failed).as_millis());
+        assert_eq!(pauses, [100, 200, 400, 1_600, 2_000, 2_000]);
+        assert_eq!(Ownership::Placed.retry(9), RETRY);
     }
 }
