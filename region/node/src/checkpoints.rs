@@ -18,6 +18,22 @@ pub(crate) struct CheckpointEvery {
     pub(crate) interval: Duration,
 }
 
+impl CheckpointEvery {
+    /// Bytes of log after which one is made.
+    fn enough(&self, state_bytes: u64) -> u64 {
+        // A large state is written less often, so that checkpoints never outweigh the log.
+        self.bytes.max(state_bytes.saturating_mul(2))
+    }
+
+    /// About how many of the bytes that a standby has followed no checkpoint covers: the owners before
+    /// made one whenever there were enough of them. That keeps shards that are taken over together from
+    /// making theirs together, at once.
+    pub(crate) fn left_by_others(&self, followed: u64, state_bytes: u64) -> u64 {
+        let enough = self.enough(state_bytes);
+        followed.checked_rem(enough).unwrap_or(followed)
+    }
+}
+
 /// The checkpoints of one ownership.
 pub(crate) struct Checkpoints {
     every: CheckpointEvery,
@@ -88,8 +104,7 @@ impl Checkpoints {
 
     /// Whether one is to be made now.
     pub(crate) fn is_due(&self, now: Instant) -> bool {
-        // A large state is written less often, so that checkpoints never outweigh the log.
-        let enough = self.every.bytes.max(2 * self.state_bytes);
+        let enough = self.every.enough(self.state_bytes);
         let late = now.duration_since(self.at) >= self.every.interval;
         self.saving.is_none()
             && now >= self.not_before
@@ -220,6 +235,10 @@ mod tests {
         assert!(checkpoints.is_due(begin));
         let killed = Checkpoints::new(EVERY, 1_000, 0, begin);
         assert!(killed.is_due(begin), "what was replayed counts");
+        let followed = |bytes| EVERY.left_by_others(bytes, 0);
+        assert_eq!([followed(900), followed(86_400_900)], [900, 900]);
+        let taken = Checkpoints::new(EVERY, followed(86_400_900), 0, begin);
+        assert!(!taken.is_due(begin), "whoever owned it made theirs");
         let idle = Checkpoints::new(EVERY, 0, 0, begin);
         assert!(!idle.is_due(begin + 2 * EVERY.interval));
     }

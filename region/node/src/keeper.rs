@@ -417,7 +417,7 @@ impl Keeper {
             standing,
             next_position,
             replayed,
-            uncovered,
+            followed,
             recent: _,
         } = recovered;
         let (epoch, served_ms, _) = shard.log_state();
@@ -504,13 +504,14 @@ impl Keeper {
             bytes: config.checkpoint_bytes,
             interval: config.checkpoint_interval,
         };
+        let left = every.left_by_others(followed, replayed.state_bytes);
         let mut worker = Worker::new(
             shard,
             fence,
             regain,
             reader,
             feed,
-            (uncovered, replayed.state_bytes),
+            (left + replayed.bytes, replayed.state_bytes),
             Surroundings {
                 metrics: metrics.clone(),
                 numbers: self.numbers.clone(),

@@ -56,8 +56,8 @@ pub(crate) struct Recovered {
     pub(crate) next_position: u64,
     /// By this, not by who followed the log before.
     pub(crate) replayed: Replayed,
-    /// Bytes of log since the checkpoint that was begun with.
-    pub(crate) uncovered: u64,
+    /// Bytes of log that were followed while others owned it, since the checkpoint that was begun with.
+    pub(crate) followed: u64,
     pub(crate) recent: Recent,
 }
 
@@ -237,7 +237,7 @@ pub(crate) fn recover(
         shard: replay.shard,
         standing,
         next_position,
-        uncovered: followed_bytes + replay.replayed.bytes,
+        followed: followed_bytes,
         replayed: replay.replayed,
         recent: replay.recent,
     })
