@@ -19,9 +19,10 @@ struct Key {
     seal: SealKey,
 }
 
-/// The record keys of the instances that this node serves. An instance without one has clear
-/// bodies; one whose key was destroyed can not be read any more. Cloning shares them: a key that
-/// is added is used by all.
+/// The record keys of the instances that this node serves. Without any key bodies are clear; where
+/// there are some, nothing of an instance without one is written, as it would be in the clear, or read:
+/// its key was destroyed, or another node made it and it is not known here yet. Cloning shares them: a
+/// key that is added is used by all.
 #[derive(Clone, Default)]
 pub struct RecordKeys {
     keys: Arc<ArcSwap<Keys>>,
@@ -62,6 +63,12 @@ impl RecordKeys {
         self.keys.load().contains_key(instance)
     }
 
+    /// Whether what `instance` publishes can go to the log.
+    pub(crate) fn can_seal(&self, instance: &str) -> bool {
+        let keys = self.keys.load();
+        keys.is_empty() || keys.contains_key(instance)
+    }
+
     /// The records as they go to the log.
     pub(crate) fn for_log(&self, records: &[Record]) -> Result<Vec<Record>, BodyError> {
         let keys = self.keys.load();
@@ -91,11 +98,17 @@ impl RecordKeys {
 
 fn sealed(keys: &Keys, mut record: Record, nonce: [u8; NONCE_BYTES]) -> Result<Record, BodyError> {
     compress_body(&mut record);
+    if keys.is_empty() || !record.takes_offset() {
+        return Ok(record);
+    }
     let of_instance = keys.get(&record.instance);
     let newest = of_instance.and_then(|k| k.last_key_value());
-    if let (Some((key_id, key)), true) = (newest, record.takes_offset()) {
-        seal_body(&mut record, *key_id, &key.seal, nonce)?;
-    }
+    let Some((key_id, key)) = newest else {
+        return Err(BodyError::NotSealable {
+            problem: "this node has no key of its instance",
+        });
+    };
+    seal_body(&mut record, *key_id, &key.seal, nonce)?;
     Ok(record)
 }
 
@@ -103,6 +116,29 @@ fn sealed(keys: &Keys, mut record: Record, nonce: [u8; NONCE_BYTES]) -> Result<R
 mod tests {
     use super::*;
     use gb6_core_wire::record::Kind;
+
+    #[test]
+    fn nothing_is_written_in_the_clear_where_there_are_keys() {
+        let of = |instance: &str, kind: Kind| Record {
+            kind: kind.into(),
+            instance: instance.into(),
+            channel: "room:1".into(),
+            body: "secret".into(),
+            ..Record::default()
+        };
+        let keys = RecordKeys::default();
+        let clear = keys.for_log(&[of("other", Kind::Message)]).unwrap();
+        assert_eq!(clear[0].body, "secret", "there are no keys at all");
+        assert!(keys.can_seal("other"));
+        keys.add("demo", 1, [1; 32]);
+        assert!(keys.can_seal("demo") && !keys.can_seal("other"));
+        let refused = keys.for_log(&[of("demo", Kind::Message), of("other", Kind::Message)]);
+        assert!(matches!(refused, Err(BodyError::NotSealable { .. })));
+        assert!(
+            keys.for_log(&[of("other", Kind::Seal)]).is_ok(),
+            "no message"
+        );
+    }
 
     #[test]
     fn bodies_come_back_and_a_destroyed_key_keeps_its_secret() {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use gb6_core_model::{ErrorCode, ShardId};
 use gb6_core_ports::{RoomStore, ShardLog, StoreError};
 use gb6_core_wire::mesh::{HistoryPage, Publication, RoomRef};
-use gb6_core_wire::record::Record;
+use gb6_core_wire::record::{BodyError, Record};
 use gb6_region_shard::HistoryRead;
 use parking_lot::Mutex;
 
@@ -107,6 +107,10 @@ impl Reader {
             Err(StoreError::Unavailable { .. }) => return Ok(None),
             looked => looked?,
         };
+        if found == Found::Sealed {
+            // Another node may have made the key a moment ago: nobody is to take it for erased.
+            return Ok(Some(Self::failed(read)));
+        }
         if found == Found::Wrong {
             tracing::error!(
                 shard = %self.shard, instance = read.room.instance, channel = read.room.channel,
@@ -167,6 +171,9 @@ impl Reader {
                     Some(mut record) => {
                         if let Err(error) = self.keys.open(&mut record) {
                             tracing::warn!(shard = %self.shard, offset, %error, "a message can not be shown");
+                            if let BodyError::KeyDestroyed { .. } = error {
+                                return Ok((page, Found::Sealed));
+                            }
                             gb6_core_ports::retention::erase(&mut record);
                         }
                         Some(Publication::of(&record))
@@ -203,6 +210,8 @@ enum Found {
     Part,
     /// Up to an entry that leads to another message.
     Wrong,
+    /// Up to a message whose key is not known here.
+    Sealed,
 }
 
 /// Whether this is the room's message at `offset`.

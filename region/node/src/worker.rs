@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use gb6_core_mesh::FrameSender;
 use gb6_core_model::snapshot::Snapshot;
 use gb6_core_ports::{Commit, Completion, Fence, StoreError};
-use gb6_core_wire::mesh::{HistoryRequest, OwnerFrame, ToEdge, ToOwner};
+use gb6_core_wire::mesh::{HistoryRequest, OwnerFrame, Publish, ToEdge, ToOwner};
 use gb6_core_wire::record::Record;
 use gb6_region_shard::{Admin, AdminOutcome, AppendFailure, LinkId, Shard, SyncStats};
 use parking_lot::Mutex;
@@ -117,6 +117,8 @@ pub(crate) struct Worker {
     paused: bool,
     /// It was said that nothing is in flight.
     told_paused: bool,
+    /// It was said that a key is missing.
+    told_not_sealable: bool,
 }
 
 type InFlight = (
@@ -171,6 +173,7 @@ impl Worker {
             ownership,
             paused: false,
             told_paused: false,
+            told_not_sealable: false,
         }
     }
 
@@ -344,6 +347,12 @@ impl Worker {
                 for frame in frames {
                     // A frame of a newer version is passed over.
                     if let (Some(frame), true) = (frame.frame, self.links.contains_key(&link)) {
+                        if let OwnerFrame::Publish(publish) = &frame
+                            && !self.reader.keys.can_seal(&publish.room.instance)
+                        {
+                            self.not_sealable(link, publish);
+                            continue;
+                        }
                         let large = matches!(frame, OwnerFrame::PresenceQuery(_));
                         self.shard.frame(now, link, frame);
                         // A hundred bytes of a question may make a megabyte of an answer: it goes
@@ -373,6 +382,14 @@ impl Worker {
                 self.shard.admin(token, command);
             }
         }
+    }
+
+    /// Refuses what this node has no key for. In a batch it would cost those of others.
+    fn not_sealable(&mut self, link: LinkId, publish: &Publish) {
+        if !std::mem::replace(&mut self.told_not_sealable, true) {
+            tracing::warn!(shard = %self.reader.shard, instance = publish.room.instance, "this node has no record key of the instance: nothing of it, nor of others like it, is written until it has");
+        }
+        self.shard.not_writable(link, publish.request);
     }
 
     /// Forms a batch from what waits and appends it.

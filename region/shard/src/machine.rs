@@ -6,8 +6,8 @@ use std::sync::Arc;
 use gb6_core_model::snapshot::Snapshot;
 use gb6_core_model::{ErrorCode, limits};
 use gb6_core_wire::mesh::{
-    EdgeFrame, HistoryPage, OwnerFrame, Publication, Publish, RefusedReason, RemoveHistory,
-    RoomRef, ShardRef, TraceQuery, Traced,
+    EdgeFrame, HistoryPage, OwnerFrame, Publication, Publish, Published, RefusedReason,
+    RemoveHistory, RoomRef, ShardRef, TraceQuery, Traced,
 };
 
 use crate::batch::{Admin, AdminOutcome, InFlight};
@@ -179,7 +179,8 @@ pub struct Counters {
     pub outcome_unknown: u64,
     /// Publishes refused because the disk was full.
     pub storage_full: u64,
-    /// Publishes not written because the log refused their batch for another reason.
+    /// Publishes not written because the log refused their batch for another reason, or the driver
+    /// did not give them to the machine.
     pub not_written: u64,
     /// Deliveries to edges.
     pub delivered: u64,
@@ -420,6 +421,18 @@ impl Shard {
             edge,
             publish,
         });
+    }
+
+    /// The driver can write nothing of a publish's instance, and does not give it to the machine: it is
+    /// answered.
+    pub fn not_writable(&mut self, link: LinkId, request: u64) {
+        self.counters.not_written += 1;
+        let refused = Published {
+            request,
+            error: ErrorCode::Internal.code(),
+            ..Published::default()
+        };
+        self.send(link, EdgeFrame::Published(refused));
     }
 
     fn trace(&mut self, link: LinkId, query: &TraceQuery) {

@@ -208,6 +208,8 @@ pub(crate) struct Machine {
     pub(crate) config: RegionConfig,
     /// The id of the instance's record key.
     pub(crate) key_id: u32,
+    /// Whose key it is.
+    pub(crate) key_of: &'static str,
     pub(crate) metrics: Metrics,
     pub(crate) signals: Arc<dyn Signals>,
     pub(crate) limiter: Arc<dyn RateLimiter>,
@@ -229,6 +231,7 @@ impl Machine {
             stalled: Arc::default(),
             watched: Arc::default(),
             key_id: 1,
+            key_of: "demo",
             metrics: Metrics::bare(),
             signals: Arc::new(LocalSignals::new()),
             limiter: Arc::new(MemoryRateLimiter::default()),
@@ -255,7 +258,7 @@ impl Machine {
         let (storage, faults) = (self.storage.clone(), self.faults.clone());
         let wrap = self.wrap.clone();
         let keys = RecordKeys::default();
-        keys.add("demo", self.key_id, [7; 32]);
+        keys.add(self.key_of, self.key_id, [7; 32]);
         let health = Health::new();
         let rooms: Arc<dyn RoomStore> = Arc::new(Index {
             rooms: self.rooms.clone(),

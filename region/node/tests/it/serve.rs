@@ -208,6 +208,42 @@ async fn what_can_not_be_sealed_is_an_internal_error_and_no_full_disk() {
     region.drain().await;
 }
 
+/// Another node has made the key, a moment ago.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_an_instances_key_nothing_of_it_is_written_or_taken_for_erased() {
+    let mut machine = Machine::new(Namespace::default());
+    let region = machine.start().await;
+    let mut edge = machine.edge("e1").await;
+    assert_eq!(edge.publish(1, 1, text(1)).await, (1, 0));
+    drop(edge);
+    region.drain().await;
+    machine.key_of = "other";
+    let region = machine.start().await;
+    let mut edge = machine.edge("e1").await;
+    let code = ErrorCode::Internal.code();
+    let page = edge.history(0, 10).await;
+    assert_eq!((page.error, page.publications.len()), (code, 0));
+    let next = || machine.storage.open().range().expect("a range").next;
+    let before = next();
+    assert_eq!(edge.publish(1, 2, text(2)).await, (0, code));
+    assert_eq!(next(), before, "nothing is written in the clear");
+    let began = Instant::now();
+    while machine.metric("gb6_publishes_not_written_total{shard=\"0\"}") < 1.0 {
+        assert!(began.elapsed() < PATIENCE, "it is not counted");
+        tokio::task::yield_now().await;
+    }
+    drop(edge);
+    region.drain().await;
+    machine.key_of = "demo";
+    let region = machine.start().await;
+    let mut edge = machine.edge("e1").await;
+    let page = edge.history(0, 10).await;
+    assert_eq!((page.error, page.publications.len()), (0, 1));
+    assert_eq!(page.publications[0].data, text(1));
+    assert_eq!(edge.publish(1, 3, text(3)).await, (2, 0));
+    region.drain().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_region_that_starts_on_a_full_disk_is_read_and_then_written() {
     let mut machine = Machine::new(Namespace::default());
