@@ -31,6 +31,8 @@ use crate::table::{Owners, ShardTable};
 const TICK: Duration = Duration::from_millis(20);
 /// How often it is looked whether shards can be served.
 const TROUBLE_LOOK: Duration = Duration::from_millis(200);
+/// How often a standby that got no thread is begun again.
+const FOLLOW_AGAIN: Duration = Duration::from_secs(1);
 /// How long a node that ends waits for what gives up its shards.
 const GIVE_UP: Duration = Duration::from_secs(3);
 
@@ -125,6 +127,8 @@ impl Assignments {
             followers: HashMap::new(),
             caught_up: HashMap::new(),
             logs_looked_at: Instant::now(),
+            not_followed: BTreeSet::new(),
+            followed_at: Instant::now(),
             owners_told: 0,
             complete: false,
             gauges,
@@ -206,6 +210,10 @@ struct Looking {
     /// Followers that have read their logs to the end, and when they last said so.
     caught_up: HashMap<u32, Instant>,
     logs_looked_at: Instant,
+    /// Those that are to be followed and got no thread.
+    not_followed: BTreeSet<u32>,
+    /// When it was last tried.
+    followed_at: Instant,
     owners_told: u64,
     /// Every shard of the region has had an owner since this node began.
     complete: bool,
@@ -224,6 +232,7 @@ impl Looking {
             self.machine.tick(self.lease.now_ms());
             self.look_after_logs();
             self.act();
+            self.follow_again();
             self.publish();
         }
     }
@@ -365,7 +374,10 @@ impl Looking {
                     );
                 }
                 Action::Follow { shard } => self.follow(shard),
-                Action::Unfollow { shard } => drop(self.followers.remove(&shard)),
+                Action::Unfollow { shard } => {
+                    self.not_followed.remove(&shard);
+                    drop(self.followers.remove(&shard));
+                }
                 Action::Replaced => {
                     tracing::error!(node = %self.node.config.node, "another process runs under this node's name and has taken its place: this one serves nothing any more. Stop one of them, or give it a name of its own");
                     self.component
@@ -376,6 +388,7 @@ impl Looking {
                         self.order(shard, Order::Leave(None));
                     }
                     self.followers.clear();
+                    self.not_followed.clear();
                     self.ended.send_replace(Some(RegionEnd::Replaced));
                 }
                 Action::Drained => {
@@ -419,6 +432,7 @@ impl Looking {
             return;
         }
         let reference = self.shard(shard);
+        self.not_followed.remove(&shard);
         tracing::info!(
             region = self.region,
             shard,
@@ -459,10 +473,26 @@ impl Looking {
     fn follow(&mut self, shard: u32) {
         let reference = self.shard(shard);
         match Follower::start(&self.node, reference, self.news.clone()) {
-            Ok(follower) => drop(self.followers.insert(shard, follower)),
-            Err(error) => {
-                tracing::error!(region = self.region, shard, %error, "the shard has no standby");
+            Ok(follower) => {
+                self.not_followed.remove(&shard);
+                drop(self.followers.insert(shard, follower));
             }
+            Err(error) => {
+                if self.not_followed.insert(shard) {
+                    tracing::error!(region = self.region, shard, %error, "the shard has no standby until it can be followed: it is tried again");
+                }
+            }
+        }
+    }
+
+    /// Tries again to follow what got no thread.
+    fn follow_again(&mut self) {
+        if self.not_followed.is_empty() || self.followed_at.elapsed() < FOLLOW_AGAIN {
+            return;
+        }
+        self.followed_at = Instant::now();
+        for shard in self.not_followed.clone() {
+            self.follow(shard);
         }
     }
 
