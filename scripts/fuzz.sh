@@ -36,6 +36,8 @@ TARGETS=(
     proxy_answer:edge/node/corpus/proxy_answer
     upgrade:edge/node/corpus/upgrade
     archive_manifest:region/archive/tests/corpus/manifest
+    kafka_message:region/stores/kafka/tests/corpus/frame
+    kafka_uri:region/stores/kafka/tests/corpus/frame
     log_directory:region/stores/embedded/tests/corpus/segment
     checkpoint:region/shard/corpus/checkpoint
     redis_message:region/stores/redis/tests/corpus/message
