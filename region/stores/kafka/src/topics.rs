@@ -209,7 +209,7 @@ impl Topics {
         }
     }
 
-    /// What is known of a topic; `None` where there is none, or it has not all its leaders yet.
+    /// What is known of a topic; `None` where there is none, or not every broker knows it yet.
     fn look(&self, topic: &str) -> Result<Option<Found>, StoreError> {
         let metadata = self
             .asks
@@ -231,6 +231,10 @@ impl Topics {
             }
         }
         let settings = self.settings(topic)?;
+        // Of a new topic not every broker knows: who was asked for its settings may not yet.
+        if settings.is_empty() {
+            return Ok(None);
+        }
         Ok(Some(Found {
             partitions: known.partitions().len(),
             replication: fewest_copies(known),
@@ -252,6 +256,7 @@ impl Topics {
         errors::unavailable("no Kafka broker answers", reason.as_ref().unwrap_or(error))
     }
 
+    /// The topic's settings; none where who was asked knows no such topic.
     fn settings(&self, topic: &str) -> Result<BTreeMap<String, String>, StoreError> {
         let options = AdminOptions::new().request_timeout(Some(ASK));
         let asked = [ResourceSpecifier::Topic(topic)];
@@ -261,10 +266,15 @@ impl Topics {
             .map_err(|error| errors::unavailable("the topic's settings can not be read", &error))?;
         let mut settings = BTreeMap::new();
         for resource in described {
-            let resource = resource.map_err(|code| {
-                let error = KafkaError::AdminOp(code);
-                errors::unavailable("the topic's settings can not be read", &error)
-            })?;
+            let resource = match resource {
+                Ok(resource) => resource,
+                Err(Code::UnknownTopicOrPartition) => continue,
+                Err(code) => {
+                    let error = KafkaError::AdminOp(code);
+                    let what = "the topic's settings can not be read";
+                    return Err(errors::unavailable(what, &error));
+                }
+            };
             for entry in resource.entries {
                 settings.insert(entry.name, entry.value.unwrap_or_default());
             }
