@@ -79,9 +79,6 @@ const GOOD: &str =
     "such as sqlite:/var/lib/gb6/map.db or postgres://gb6:secret@db1:5432,db2:5432/gb6";
 
 impl Config {
-    /// Reads a URI.
-    ///
-    /// # Errors
     /// How many servers it names; a file is one.
     #[cfg(feature = "postgres")]
     pub(crate) fn server_count(&self) -> usize {
@@ -91,6 +88,9 @@ impl Config {
         }
     }
 
+    /// Reads a URI.
+    ///
+    /// # Errors
     /// What is wrong, and a good one beside it; never the password.
     pub fn parse(uri: &str) -> Result<Self, String> {
         let (address, query) = uri.split_once('?').unwrap_or((uri, ""));
