@@ -45,6 +45,9 @@ pub struct Assigner {
     caught_up: BTreeSet<u32>,
     /// Shards that could not be served by this node, and until when that is taken to last.
     unable: BTreeMap<u32, u64>,
+    /// Shards of which a change with an unknown outcome was not found made at this revision: it may
+    /// still be made, as long as that is the record's.
+    unsettled: BTreeMap<u32, u64>,
     beat: u64,
     next_beat_at: u64,
     /// When the beat in flight was begun.
@@ -91,6 +94,7 @@ impl Assigner {
             following: BTreeSet::new(),
             caught_up: BTreeSet::new(),
             unable: BTreeMap::new(),
+            unsettled: BTreeMap::new(),
             beat: 0,
             next_beat_at: 0,
             beat_begun: 0,
@@ -212,10 +216,14 @@ impl Assigner {
     }
 
     /// Whether somebody may claim a shard because of what it has seen before this node was heard
-    /// again. Once its record was changed, nobody can.
+    /// again, or get it by a change of this node's that is still on its way. Once its record was
+    /// changed, nobody can.
     pub(crate) fn is_unsure(&self, shard: u32) -> bool {
-        let seen = self.view.shards.get(&shard);
-        seen.is_none_or(|seen| seen.revision <= self.sure_after)
+        let Some(seen) = self.view.shards.get(&shard) else {
+            return true;
+        };
+        let unsettled = self.unsettled.get(&shard) == Some(&seen.revision);
+        unsettled || seen.revision <= self.sure_after
     }
 
     /// Whether this node could not serve a shard just now.
@@ -307,6 +315,7 @@ impl Assigner {
         self.view.restored();
         self.looked_at = None;
         self.fresh_until = 0;
+        self.unsettled.clear();
         for change in self.in_flight.values_mut() {
             change.outdated = true;
         }
@@ -380,6 +389,12 @@ impl Assigner {
         self.in_flight.remove(key);
         if outdated {
             return Ok(());
+        }
+        let unchanged = record.as_ref().map(|(_, revision)| *revision) == known;
+        if let (Some(known), true, Some(Key::Shard(shard))) =
+            (known, unchanged, Key::parse(&self.config.region, key))
+        {
+            self.unsettled.insert(shard, known);
         }
         match record {
             Some((value, revision)) => self.record(key, Some(&value), revision),

@@ -182,3 +182,54 @@ fn an_owner_does_not_rely_on_what_it_is_giving_away() {
     );
     assert!(a.machine.is_doubtful(0));
 }
+
+#[test]
+fn a_hand_over_that_may_still_be_written_is_made_impossible_before_the_shard_is_relied_on() {
+    let mut a = Alone::new();
+    a.look(Vec::new());
+    let mut record = owned_by("a", 1, 1);
+    record.standby = Some("b".into());
+    record.wanted = Some("b".into());
+    let (node, shard) = (a.node("b", 7, &[0]), a.shard(&record));
+    let revision = a.revision;
+    a.look(vec![node, shard]);
+    a.tell(Input::Serving { shard: 0, epoch: 1 });
+    let given = a.tell(Input::Paused { shard: 0 });
+    assert_eq!(expected(&given), Some(Expected::Revision(revision)));
+    let key = shard_key("eu", 0);
+    let outcome = Written::Unknown;
+    let written = Input::Written {
+        key: key.clone(),
+        outcome,
+    };
+    assert_eq!(a.tell(written), []);
+    // The store has not made it, yet.
+    let read = Input::Read {
+        key: key.clone(),
+        record: Some((record.encode(), revision)),
+    };
+    let again = a.tell(read);
+    let [
+        Action::Put {
+            value, expected, ..
+        },
+    ] = again.as_slice()
+    else {
+        panic!("{again:?}");
+    };
+    assert_eq!(
+        *expected,
+        Expected::Revision(revision),
+        "of both one is made"
+    );
+    let same = ShardRecord::decode(&key, value).expect("a record");
+    assert_eq!(same, record, "it stays where it is");
+    assert!(a.machine.is_doubtful(0));
+    a.revision += 1;
+    let outcome = Written::Done(a.revision);
+    let again = a.tell(Input::Written { key, outcome });
+    assert!(
+        matches!(again.as_slice(), [Action::Put { .. }]),
+        "{again:?}"
+    );
+}
