@@ -333,6 +333,8 @@ impl Looking {
     }
 
     fn act(&mut self) {
+        // A change that gives a shard away must not be made before the shard knows of it.
+        self.doubt();
         while let Some(action) = self.machine.poll_action() {
             match action {
                 Action::Put {
@@ -496,14 +498,19 @@ impl Looking {
         }
     }
 
-    /// Tells the shards how far the node can rely on owning them, and the edges who owns what.
-    fn publish(&mut self) {
+    /// Tells the shards how far the node can rely on owning them.
+    fn doubt(&self) {
         self.lease.set(self.machine.fresh_until());
         for (shard, kept) in &self.keepers {
             if !kept.leaving {
                 kept.assignment.doubt(self.machine.is_doubtful(*shard));
             }
         }
+    }
+
+    /// Tells everybody what has changed, and the edges who owns what.
+    fn publish(&mut self) {
+        self.doubt();
         let expected = self.followers.keys().copied();
         let expected: BTreeSet<u32> = expected
             .filter(|shard| self.machine.is_expected(*shard))
