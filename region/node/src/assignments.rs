@@ -5,6 +5,7 @@
 //! before it has to be.
 
 use std::collections::{BTreeSet, HashMap};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -224,17 +225,42 @@ struct Looking {
 impl Looking {
     fn run(mut self) {
         while !self.stop.load(Ordering::SeqCst) && self.ended.borrow().is_none() {
-            let news = self.news.take(TICK);
-            for news in news {
-                self.hear(news);
-                self.act();
+            let turn = AssertUnwindSafe(|| self.turn());
+            if std::panic::catch_unwind(turn).is_err() {
+                // A defect of ours, which the panic itself reported. Nobody renews the lease: others
+                // take the shards.
+                tracing::error!(node = %self.node.config.node, "what looks after assignments panicked: this node serves nothing any more. Restart it");
+                self.component
+                    .failed("what looks after assignments panicked");
+                self.lease.set(0);
+                self.end(RegionEnd::Panicked);
             }
-            self.machine.tick(self.lease.now_ms());
-            self.look_after_logs();
-            self.act();
-            self.follow_again();
-            self.publish();
         }
+    }
+
+    fn turn(&mut self) {
+        let news = self.news.take(TICK);
+        for news in news {
+            self.hear(news);
+            self.act();
+        }
+        self.machine.tick(self.lease.now_ms());
+        self.look_after_logs();
+        self.act();
+        self.follow_again();
+        self.publish();
+    }
+
+    /// Serves nothing any more.
+    fn end(&mut self, end: RegionEnd) {
+        let shards: Vec<u32> = self.keepers.keys().copied().collect();
+        for shard in shards {
+            self.table.remove(&self.shard(shard));
+            self.order(shard, Order::Leave(None));
+        }
+        self.followers.clear();
+        self.not_followed.clear();
+        self.ended.send_replace(Some(end));
     }
 
     fn hear(&mut self, news: News) {
@@ -384,14 +410,7 @@ impl Looking {
                     tracing::error!(node = %self.node.config.node, "another process runs under this node's name and has taken its place: this one serves nothing any more. Stop one of them, or give it a name of its own");
                     self.component
                         .failed("another process runs under this node's name");
-                    let shards: Vec<u32> = self.keepers.keys().copied().collect();
-                    for shard in shards {
-                        self.table.remove(&self.shard(shard));
-                        self.order(shard, Order::Leave(None));
-                    }
-                    self.followers.clear();
-                    self.not_followed.clear();
-                    self.ended.send_replace(Some(RegionEnd::Replaced));
+                    self.end(RegionEnd::Replaced);
                 }
                 Action::Drained => {
                     self.ended.send_replace(Some(RegionEnd::Drained));

@@ -159,6 +159,9 @@ pub enum RegionEnd {
     Drained,
     /// Another process runs under its name and has taken its place.
     Replaced,
+    /// What looks after its assignments panicked. Its shards are served by others once its lease has
+    /// ended; only a restart mends it.
+    Panicked,
 }
 
 /// A running region node.

@@ -150,11 +150,12 @@ impl Shared {
                     }
                     after = Some(page.revision);
                     known.told(&page);
-                    self.news.push(News::Looked {
+                    let looked = News::Looked {
                         begun_ms,
                         revision: page.revision,
                         changes: page.entries,
-                    });
+                    };
+                    self.news.push_look(looked, || self.is_over());
                 }
                 // What was removed since is no longer known: everything is looked at.
                 Err(StoreError::Trimmed { .. }) => after = None,
