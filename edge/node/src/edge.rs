@@ -477,7 +477,9 @@ async fn follow_snapshots(
         } else {
             tracing::info!(revision = snapshot.revision, "new placement snapshot");
         }
-        let first = shared.place(snapshot).revision == 0;
+        // Nothing may be told again, which places nobody.
+        let placed = snapshot.revision > 0;
+        let first = placed && shared.place(snapshot).revision == 0;
         if first {
             component.ready();
         }

@@ -133,11 +133,17 @@ pub(crate) async fn run_region(
         let following = reload.run(&stop, &["drain"], |_| {});
         tokio::select! {
             file = following => patience = file.drain,
-            () = replaced(end) => bail!(
-                "another process runs as node {}: it has taken this one's place in the region. A name \
-                 belongs to one node; this process ends",
-                file.name
-            ),
+            why = ended(end) => match why {
+                RegionEnd::Replaced => bail!(
+                    "another process runs as node {}: it has taken this one's place in the region. A name \
+                     belongs to one node; this process ends",
+                    file.name
+                ),
+                _ => bail!(
+                    "what looks after assignments has failed, which is a defect: this process ends, so that \
+                     others take its shards over and it is started again"
+                ),
+            },
         }
     }
     parts.health.drain();
@@ -154,15 +160,15 @@ pub(crate) async fn run_region(
     Ok(())
 }
 
-/// Waits until another process has taken this node's place; for ever where nodes are not assigned.
-async fn replaced(end: Option<watch::Receiver<Option<RegionEnd>>>) {
+/// Waits until this node takes part in its region no longer, unasked; for ever where nodes are not assigned.
+async fn ended(end: Option<watch::Receiver<Option<RegionEnd>>>) -> RegionEnd {
     if let Some(mut end) = end
-        && end
-            .wait_for(|end| *end == Some(RegionEnd::Replaced))
+        && let Ok(why) = end
+            .wait_for(|end| end.is_some_and(|end| end != RegionEnd::Drained))
             .await
-            .is_ok()
+        && let Some(why) = *why
     {
-        return;
+        return why;
     }
     std::future::pending().await
 }
