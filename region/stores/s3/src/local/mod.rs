@@ -119,6 +119,9 @@ impl Inner {
         let path = self.path(key);
         let directory = path.parent().unwrap_or(&self.root);
         let mut tries = 0;
+        // While this is held, no delete takes a directory.
+        let puts = File::open(&self.root).and_then(|root| root.lock_shared().map(|()| root));
+        let _puts = puts.map_err(|error| failed("lock", &self.root, &error))?;
         loop {
             self.make_directory(directory)?;
             let moved = match when {
@@ -130,7 +133,7 @@ impl Inner {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                     return Err(is_there(key));
                 }
-                // A delete took the directory, which was empty.
+                // Whoever empties the directory by hand asks nobody.
                 Err(error) if is_absent(&error) && tries < VANISHED_MAX => tries += 1,
                 Err(error) => return Err(failed("put", &path, &error)),
             }
@@ -257,7 +260,13 @@ impl BlobStore for LocalStore {
         }
         let mut directory = path.parent().unwrap_or(&self.inner.root);
         sync_directory(directory)?;
-        // Directories that are empty now go too; this fails at the first that is not.
+        // Directories that are empty now go too, unless something is being put; this fails at the first that
+        // is not.
+        let root = File::open(&self.inner.root)
+            .map_err(|error| failed("open", &self.inner.root, &error))?;
+        if root.try_lock().is_err() {
+            return Ok(());
+        }
         while directory != self.inner.root && fs::remove_dir(directory).is_ok() {
             directory = directory.parent().unwrap_or(&self.inner.root);
         }

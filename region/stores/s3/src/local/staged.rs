@@ -35,6 +35,9 @@ pub(super) fn prepare(root: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// How often one is begun where others clean up at that moment.
+const BEGIN_TRIES: usize = 16;
+
 /// One of them. Dropped before it has a name, it is removed.
 pub(super) struct Staged {
     file: File,
@@ -46,6 +49,18 @@ pub(super) struct Staged {
 
 impl Staged {
     pub(super) fn begin(root: &Path) -> Result<Self, StoreError> {
+        for _ in 0..BEGIN_TRIES {
+            if let Some(staged) = Self::try_begin(root)? {
+                return Ok(staged);
+            }
+        }
+        Err(StoreError::Unavailable {
+            cause: format!("others remove what is begun in {}", root.display()),
+        })
+    }
+
+    /// `None`: somebody who cleans up took the file, which was not locked yet.
+    fn try_begin(root: &Path) -> Result<Option<Self>, StoreError> {
         let tag = Tag::new()?;
         let path = root.join(STAGED).join(tag.to_string());
         let file = OpenOptions::new()
@@ -60,13 +75,10 @@ impl Staged {
             sum: Sum::default(),
             moved: false,
         };
-        // Where somebody cleans up between these two steps, the lock is refused or the file has no
-        // name any more: then nothing is published.
         match staged.file.try_lock() {
-            Ok(()) => Ok(staged),
-            Err(error) => Err(StoreError::Unavailable {
-                cause: format!("lock {}: {error}", staged.path.display()),
-            }),
+            Ok(()) if staged.path.exists() => Ok(Some(staged)),
+            Ok(()) | Err(fs::TryLockError::WouldBlock) => Ok(None),
+            Err(fs::TryLockError::Error(error)) => Err(failed("lock", &staged.path, &error)),
         }
     }
 
