@@ -97,8 +97,8 @@ pub(super) fn nodes() -> Vec<Mutant> {
             "nodes-no-confirm-before-reads",
             "a node that can not know whether it still owns a shard answers all the same",
             "region/node/src/worker.rs",
-            "if let Err(error) = self.confirm().await {",
-            "if let (Err(error), true) = (self.confirm().await, inputs.is_empty()) {",
+            "&& let Err(error) = self.confirm().await",
+            "&& let (Err(error), true) = (self.confirm().await, inputs.is_empty())",
             "nodes::a_node_that_is_cut_off_from_records_and_log_serves_nothing_to_anybody",
         ),
     ]
