@@ -142,7 +142,7 @@ pub(crate) async fn run_dev(config: DevConfig, stop: Stop) -> anyhow::Result<()>
         limiter,
         map,
         events,
-        archived: _,
+        ..
     } = opened;
     region.events = events;
     let region = Region::start(

@@ -90,7 +90,7 @@ pub(crate) async fn run_region(
         limiter,
         map,
         events,
-        archived: _,
+        ..
     } = opened;
     config.events = events;
     let region = Region::start(
@@ -181,7 +181,7 @@ fn refuse_several(snapshot: &Snapshot, region: &str, file: &RegionFile) -> anyho
     let decides = snapshot.regions.get(region).map(|r| r.assigned) == Some(Assigned::Region);
     let of_region = |node: &&gb6_core_model::snapshot::Node| node.region.as_deref() == Some(region);
     let nodes = snapshot.nodes.values().filter(of_region).count();
-    let local = Engines::parse(&file.stores).is_ok_and(|engines| engines.logs_are_local());
+    let local = Engines::of(&file.stores).is_ok_and(|engines| engines.logs_are_local());
     if decides && nodes > 1 && local {
         bail!(
             "region {region} has {nodes} nodes that take over from each other, but the logs of this one lie in \
@@ -208,8 +208,7 @@ fn place_of(snapshot: &Snapshot, node: &NodeId) -> anyhow::Result<(String, u32)>
 /// # Errors
 /// No snapshot was kept, without which nobody knows the region of the node.
 pub(crate) fn check_region(file: &RegionFile) -> anyhow::Result<Vec<Check>> {
-    let engines = Engines::parse(&file.stores)
-        .map_err(|problems| anyhow::anyhow!("{}: {}", problems[0].0, problems[0].1))?;
+    let engines = Engines::of(&file.stores)?;
     let data_dir = Path::new(&file.data_dir);
     let node = NodeId::from(file.name.as_str());
     let mut checks = Vec::new();

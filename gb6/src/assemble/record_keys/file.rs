@@ -9,7 +9,7 @@ use gb6_core_model::{InstanceId, NodeId};
 use gb6_region_node::RecordKeys;
 use serde::{Deserialize, Serialize};
 
-use super::{Cover, decode, encode_bytes, random_key};
+use super::{Cover, Keys, decode, encode_bytes, random_key};
 use crate::assemble::files::{read_json, replace_json};
 
 /// The file in a region's data directory, mode 0600.
@@ -36,15 +36,15 @@ impl KeyFile {
     /// The keys in `data_dir`.
     ///
     /// # Errors
-    /// The file can not be read, is damaged, or is gone although there are logs.
+    /// The file can not be read, is damaged, or is gone although there are logs, which is asked only then.
     pub(in crate::assemble) fn open(
         data_dir: &Path,
         node: &NodeId,
-        has_logs: bool,
+        has_logs: impl FnOnce() -> anyhow::Result<bool>,
     ) -> anyhow::Result<Self> {
         let path = data_dir.join(FILE);
         let kept: Option<Ring> = read_json(&path)?;
-        if kept.is_none() && has_logs {
+        if kept.is_none() && has_logs()? {
             bail!(
                 "{} is gone, and without it the messages in {} can not be read: restore it, or \
                  move the directory away to start anew",
@@ -53,11 +53,9 @@ impl KeyFile {
             );
         }
         let keys = RecordKeys::default();
-        let instances = kept.iter().flat_map(|ring| &ring.instances);
-        for (instance, by_id) in instances {
-            for (id, text) in by_id {
-                let key = decoded(&path, instance, *id, text)?;
-                keys.add(instance, *id, key);
+        for (instance, by_id) in decoded(&path, kept.as_ref())? {
+            for (id, key) in by_id {
+                keys.add(&instance, id, key);
             }
         }
         Ok(Self {
@@ -69,33 +67,30 @@ impl KeyFile {
     }
 }
 
-/// The keys that a file of `data_dir` has, by instance and id; empty where there is none.
+/// The keys that a file of `data_dir` has, by instance; empty where there is none.
 ///
 /// # Errors
 /// It can not be read, or a key in it is damaged.
-pub(in crate::assemble) fn kept_keys(
-    data_dir: &Path,
-) -> anyhow::Result<BTreeMap<String, BTreeMap<u32, [u8; 32]>>> {
+pub(in crate::assemble) fn kept_keys(data_dir: &Path) -> anyhow::Result<BTreeMap<String, Keys>> {
     let path = data_dir.join(FILE);
     let kept: Option<Ring> = read_json(&path)?;
-    let mut all = BTreeMap::new();
-    for (instance, by_id) in kept.into_iter().flat_map(|ring| ring.instances) {
-        let mut keys = BTreeMap::new();
-        for (id, text) in by_id {
-            keys.insert(id, decoded(&path, &instance, id, &text)?);
-        }
-        all.insert(instance, keys);
-    }
-    Ok(all)
+    decoded(&path, kept.as_ref())
 }
 
-fn decoded(path: &Path, instance: &str, id: u32, text: &str) -> anyhow::Result<[u8; 32]> {
-    decode(text).with_context(|| {
-        format!(
-            "{}: key {id} of instance {instance} is damaged: restore it from a backup",
-            path.display()
-        )
-    })
+fn decoded(path: &Path, ring: Option<&Ring>) -> anyhow::Result<BTreeMap<String, Keys>> {
+    let mut all = BTreeMap::<String, Keys>::new();
+    for (instance, by_id) in ring.iter().flat_map(|ring| &ring.instances) {
+        for (id, text) in by_id {
+            let key = decode(text).with_context(|| {
+                format!(
+                    "{}: key {id} of instance {instance} is damaged: restore it from a backup",
+                    path.display()
+                )
+            })?;
+            all.entry(instance.clone()).or_default().insert(*id, key);
+        }
+    }
+    Ok(all)
 }
 
 impl Cover for KeyFile {
@@ -176,7 +171,7 @@ mod tests {
     }
 
     fn open(dir: &Path, node: &str, has_logs: bool) -> anyhow::Result<RecordKeys> {
-        let mut file = KeyFile::open(dir, &node.into(), has_logs)?;
+        let mut file = KeyFile::open(dir, &node.into(), || Ok(has_logs))?;
         file.cover(&demo())?;
         Ok(file.keys())
     }
@@ -208,7 +203,7 @@ mod tests {
     #[test]
     fn a_key_that_can_not_be_kept_is_not_used() {
         let dir = tempfile::tempdir().unwrap();
-        let mut file = KeyFile::open(dir.path(), &"r1".into(), false).unwrap();
+        let mut file = KeyFile::open(dir.path(), &"r1".into(), || Ok(false)).unwrap();
         file.cover(&demo()).unwrap();
         let in_the_way = dir.path().join(FILE).with_extension("new");
         std::fs::create_dir(&in_the_way).unwrap();
@@ -218,7 +213,7 @@ mod tests {
         file.cover(&with_acme()).unwrap();
         let made = file.keys().key("acme", 1);
         assert!(made.is_some());
-        let again = KeyFile::open(dir.path(), &"r1".into(), true).unwrap();
+        let again = KeyFile::open(dir.path(), &"r1".into(), || Ok(true)).unwrap();
         assert_eq!(again.keys().key("acme", 1), made);
     }
 
@@ -226,10 +221,10 @@ mod tests {
     async fn a_new_instance_is_known_to_the_region_when_its_key_is_on_disk() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(FILE);
-        let file = KeyFile::open(dir.path(), &"r1".into(), false).unwrap();
+        let file = KeyFile::open(dir.path(), &"r1".into(), || Ok(false)).unwrap();
         let keys = file.keys();
         let (send, snapshots) = watch::channel(Arc::new(demo()));
-        let mut covered = follow(file, snapshots).await.unwrap();
+        let mut covered = follow(Box::new(file), snapshots).await.unwrap();
         assert_eq!(covered.borrow_and_update().revision, 1);
         assert!(keys.key("demo", 1).is_some());
         // It goes on when what was in the way is gone.
@@ -242,7 +237,7 @@ mod tests {
         waited.await.unwrap().unwrap();
         assert_eq!(covered.borrow().revision, 2);
         let key = keys.key("acme", 1).unwrap();
-        let text: String = key.iter().map(|b| format!("{b:02x}")).collect();
+        let text = encode_bytes(&key);
         assert!(std::fs::read_to_string(&path).unwrap().contains(&text));
         let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(&path).unwrap());
         assert_eq!(mode & 0o777, 0o600);

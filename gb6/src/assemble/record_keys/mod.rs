@@ -4,6 +4,7 @@
 mod file;
 mod shared;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +20,9 @@ pub(super) use shared::{SealingKey, SharedKeys};
 
 /// How soon keeping a key is tried again where it failed, as on a full disk.
 const RETRY: Duration = Duration::from_secs(1);
+
+/// Keys of one instance, by their ids.
+type Keys = BTreeMap<u32, [u8; 32]>;
 
 /// Who makes and keeps a region's keys.
 pub(super) trait Cover: Send + 'static {
@@ -39,7 +43,7 @@ pub(super) trait Cover: Send + 'static {
 /// # Errors
 /// The keys for the present one can not be kept.
 pub(super) async fn follow(
-    mut keeper: impl Cover,
+    mut keeper: Box<dyn Cover>,
     mut snapshots: watch::Receiver<Arc<Snapshot>>,
 ) -> anyhow::Result<watch::Receiver<Arc<Snapshot>>> {
     let first = snapshots.borrow_and_update().clone();

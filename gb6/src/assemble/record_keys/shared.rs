@@ -18,7 +18,7 @@ use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use ring::rand::{SecureRandom, SystemRandom};
 use serde::{Deserialize, Serialize};
 
-use super::{Cover, decode, decode_bytes, encode_bytes, random_key};
+use super::{Cover, Keys, decode, decode_bytes, encode_bytes, random_key};
 
 /// Instances of one region at most.
 const INSTANCES_MAX: usize = 100_000;
@@ -97,8 +97,6 @@ struct Stored {
     keys: BTreeMap<u32, String>,
 }
 
-type Keys = BTreeMap<u32, [u8; 32]>;
-
 /// The keys of a region, in its `MapStore` and in memory.
 pub(in crate::assemble) struct SharedKeys {
     map: Arc<dyn MapStore>,
@@ -110,7 +108,8 @@ pub(in crate::assemble) struct SharedKeys {
 
 impl SharedKeys {
     /// The keys of `region` that `map` has. `before` are those of a time without a map, which are put
-    /// there; `has_logs` says whether anything was ever written. Blocks.
+    /// there; `has_logs` says whether anything was ever written, and is asked only where there are no keys.
+    /// Blocks.
     ///
     /// # Errors
     /// The map can not be read, a key in it was sealed with another key, or it has none although there
@@ -120,7 +119,7 @@ impl SharedKeys {
         region: &str,
         sealing: SealingKey,
         before: BTreeMap<String, Keys>,
-        has_logs: bool,
+        has_logs: impl FnOnce() -> anyhow::Result<bool>,
     ) -> anyhow::Result<Self> {
         let mut shared = Self {
             map,
@@ -130,7 +129,7 @@ impl SharedKeys {
             keys: RecordKeys::default(),
         };
         shared.read()?;
-        if shared.known.is_empty() && before.is_empty() && has_logs {
+        if shared.known.is_empty() && before.is_empty() && has_logs()? {
             bail!(
                 "`stores.map` has no record keys of region {region}, and without them the messages in its \
                  logs can not be read: restore the database, or name the one that was used before"
@@ -324,7 +323,9 @@ mod tests {
     }
 
     fn open(map: &Arc<MemoryMap>, secret: u8) -> anyhow::Result<SharedKeys> {
-        SharedKeys::open(map.clone(), "eu", sealing(secret), BTreeMap::new(), false)
+        SharedKeys::open(map.clone(), "eu", sealing(secret), BTreeMap::new(), || {
+            Ok(false)
+        })
     }
 
     fn of(shared: &SharedKeys, instance: &str) -> Keys {
@@ -375,12 +376,12 @@ mod tests {
     #[test]
     fn a_map_without_keys_is_not_taken_for_that_of_a_region_with_logs() {
         let map = Arc::new(MemoryMap::default());
-        let opened = SharedKeys::open(map.clone(), "eu", sealing(1), BTreeMap::new(), true);
+        let opened = SharedKeys::open(map.clone(), "eu", sealing(1), BTreeMap::new(), || Ok(true));
         let error = opened.err().unwrap().to_string();
         assert!(error.contains("has no record keys of region eu"), "{error}");
         // Keys of a time without a map are moved there.
         let before = BTreeMap::from([("demo".to_owned(), Keys::from([(1, [9; 32])]))]);
-        SharedKeys::open(map.clone(), "eu", sealing(1), before, true).unwrap();
+        SharedKeys::open(map.clone(), "eu", sealing(1), before, || Ok(true)).unwrap();
         assert_eq!(
             of(&open(&map, 1).unwrap(), "demo"),
             Keys::from([(1, [9; 32])])

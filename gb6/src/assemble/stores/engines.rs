@@ -69,6 +69,15 @@ impl Engines {
     /// What the table says.
     ///
     /// # Errors
+    /// The first thing that is wrong with it.
+    pub(in crate::assemble) fn of(table: &StoresTable) -> anyhow::Result<Self> {
+        Self::parse(table)
+            .map_err(|problems| anyhow::anyhow!("{}: {}", problems[0].0, problems[0].1))
+    }
+
+    /// What the table says.
+    ///
+    /// # Errors
     /// Everything that is wrong with it.
     pub(crate) fn parse(table: &StoresTable) -> Result<Self, Vec<Problem>> {
         let mut problems = Vec::new();

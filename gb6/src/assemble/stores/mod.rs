@@ -51,8 +51,7 @@ pub(super) struct Opened {
     pub(super) limiter: Arc<dyn RateLimiter>,
     pub(super) map: Option<Arc<dyn MapStore>>,
     pub(super) events: Events,
-    /// Whether the archive has something of the logs.
-    pub(super) archived: bool,
+    archives: Option<Archives>,
 }
 
 impl Engines {
@@ -88,18 +87,14 @@ impl Engines {
             let Place { region, node, .. } = place;
             Archives::new(blobs, region, node, ArchiveConfig::default(), &metrics)
         });
-        let archived = match &archives {
-            Some(archives) => has_logs(archives, place.shards)?,
-            None => false,
-        };
         Ok(Opened {
-            archived,
-            open_log: self.open_log(place, storage, archives, &metrics, runtime)?,
+            open_log: self.open_log(place, storage, archives.clone(), &metrics, runtime)?,
             rooms: self.open_rooms(place, storage, parts)?,
             signals: self.open_signals(place, storage, &metrics, runtime),
             limiter: self.open_limiter(place, &metrics, runtime),
             map,
             events: self.open_events(place, &metrics, runtime)?,
+            archives,
         })
     }
 
@@ -250,14 +245,19 @@ impl Engines {
     }
 }
 
-/// Whether anything was archived of a region's shards.
-fn has_logs(archives: &Archives, shards: u32) -> anyhow::Result<bool> {
-    for shard in 0..shards {
-        let archive = archives.open(ShardId(shard));
-        let archive = archive.with_context(|| format!("the archive of shard {shard}"))?;
-        if archive.range().next > 0 {
-            return Ok(true);
+impl Opened {
+    /// Whether anything was archived of a region's shards. Blocks, and asks for each of them.
+    fn has_archived(&self, shards: u32) -> anyhow::Result<bool> {
+        let Some(archives) = &self.archives else {
+            return Ok(false);
+        };
+        for shard in 0..shards {
+            let archive = archives.open(ShardId(shard));
+            let archive = archive.with_context(|| format!("the archive of shard {shard}"))?;
+            if archive.range().next > 0 {
+                return Ok(true);
+            }
         }
+        Ok(false)
     }
-    Ok(false)
 }

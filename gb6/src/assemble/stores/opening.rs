@@ -45,8 +45,7 @@ impl Opening<'_> {
         mut parts: NodeParts,
         snapshot: watch::Receiver<Arc<Snapshot>>,
     ) -> anyhow::Result<Ready> {
-        let engines = Engines::parse(self.table)
-            .map_err(|problems| anyhow::anyhow!("{}: {}", problems[0].0, problems[0].1))?;
+        let engines = Engines::of(self.table)?;
         let Self {
             table,
             data_dir,
@@ -54,7 +53,7 @@ impl Opening<'_> {
             region,
             shards,
         } = self;
-        let name = node.to_string();
+        let node = node.clone();
         let key_file = table.record_key_file.clone();
         let dir = data_dir.to_owned();
         let runtime = tokio::runtime::Handle::current();
@@ -62,32 +61,26 @@ impl Opening<'_> {
         let opening = tokio::task::spawn_blocking(move || {
             let place = Place {
                 region: &region,
-                node: &name,
+                node: node.as_str(),
                 shards,
             };
             let opened = engines.open(place, &storage, &mut parts, &runtime)?;
-            let shared = match &opened.map {
-                None => None,
+            let has_logs = || Ok(storage.has_logs() || opened.has_archived(shards)?);
+            let keeper: Box<dyn Cover> = match &opened.map {
+                None => Box::new(KeyFile::open(&dir, &node, has_logs)?),
                 Some(map) => {
                     let sealing = SealingKey::load(Path::new(&key_file))?;
                     let before = kept_keys(&dir)?;
-                    let has_logs = storage.has_logs() || opened.archived;
                     let map = map.clone();
-                    Some(SharedKeys::open(map, &region, sealing, before, has_logs)?)
+                    Box::new(SharedKeys::open(map, &region, sealing, before, has_logs)?)
                 }
             };
-            Ok::<_, anyhow::Error>((opened, shared, storage, parts))
+            Ok::<_, anyhow::Error>((opened, keeper, storage, parts))
         });
         let opening = opening.await.context("opening the engines failed")?;
-        let (opened, shared, storage, parts) = opening?;
-        let (record_keys, snapshot) = match shared {
-            Some(keys) => (keys.keys(), follow(keys, snapshot).await?),
-            None => {
-                let has_logs = storage.has_logs() || opened.archived;
-                let keys = KeyFile::open(data_dir, node, has_logs)?;
-                (keys.keys(), follow(keys, snapshot).await?)
-            }
-        };
+        let (opened, keeper, storage, parts) = opening?;
+        let record_keys = keeper.keys();
+        let snapshot = follow(keeper, snapshot).await?;
         Ok(Ready {
             opened,
             record_keys,
