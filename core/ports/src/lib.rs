@@ -24,6 +24,7 @@ pub mod rooms;
 pub mod runs;
 pub mod signals;
 pub mod temporary;
+pub mod uri;
 
 pub use blobs::{BlobKey, BlobMeta, BlobStore, BlobWriter, Presigned, PutIf};
 pub use check::Check;

@@ -63,6 +63,22 @@ pub struct MapPage {
     pub revision: u64,
 }
 
+impl MapPage {
+    /// The page, if it has no more than `limit` records: what every engine's [`MapStore::list`] answers.
+    ///
+    /// # Errors
+    /// `TooLarge`.
+    pub fn within(self, limit: usize) -> Result<Self, StoreError> {
+        match self.entries.len() {
+            count if count > limit => Err(StoreError::TooLarge {
+                size: count as u64,
+                limit: limit as u64,
+            }),
+            _ => Ok(self),
+        }
+    }
+}
+
 /// A linearizable map. Calls block the calling thread; each has a deadline of its own.
 ///
 /// Every change raises the store's revision by at least one, and revisions are seen in their order: who

@@ -131,13 +131,7 @@ impl MapStore for MemoryMap {
         let mut page = state.page(prefix, 0, usize::MAX);
         page.entries.retain(|e| e.value.is_some());
         page.entries.sort_unstable_by(|a, b| a.key.cmp(&b.key));
-        match page.entries.len() {
-            count if count > limit => Err(StoreError::TooLarge {
-                size: count as u64,
-                limit: limit as u64,
-            }),
-            _ => Ok(page),
-        }
+        page.within(limit)
     }
 
     fn changes(

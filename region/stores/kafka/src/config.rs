@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use gb6_core_ports::Durability;
+use gb6_core_ports::uri::{PercentError, percent_decoded};
 
 const EXAMPLE: &str = "kafka://host1:9092,host2:9092/prefix?replication=3&min_insync=2";
 const PREFIX_BYTES_MAX: usize = 100;
@@ -319,24 +320,15 @@ fn login(
 
 /// Resolves `%XX`.
 fn unescape(text: &str) -> Result<String, String> {
-    let bad = || "the user or password has a % without two hexadecimal digits behind it".to_owned();
-    let mut out = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((first, behind)) = rest.split_first() {
-        rest = behind;
-        if *first != b'%' {
-            out.push(*first);
-            continue;
-        }
-        let digits = rest.get(..2).ok_or_else(bad)?;
-        let digits = std::str::from_utf8(digits).map_err(|_| bad())?;
-        if !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
-            return Err(bad());
-        }
-        out.push(u8::from_str_radix(digits, 16).map_err(|_| bad())?);
-        rest = &rest[2..];
-    }
-    String::from_utf8(out).map_err(|_| "the user or password is not UTF-8".into())
+    percent_decoded(text).map_err(|error| {
+        let wrong = match error {
+            PercentError::Digits => {
+                "the user or password has a % without two hexadecimal digits behind it"
+            }
+            PercentError::Utf8 => "the user or password is not UTF-8",
+        };
+        wrong.to_owned()
+    })
 }
 
 fn number(name: &str, value: &str, least: u64, most: u64) -> Result<u64, String> {

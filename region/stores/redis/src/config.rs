@@ -10,6 +10,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use gb6_core_ports::uri::percent_decoded;
+
 /// An example for errors.
 const GOOD: &str = "write for example redis://user:password@redis1:6379/0?timeout_ms=200 or rediss+cluster://r1:6379,r2:6379?password_file=/etc/gb6/redis";
 /// The port of Redis.
@@ -154,9 +156,10 @@ impl Config {
                 let (user, password) = login
                     .split_once(':')
                     .ok_or("before the @ stands no user:password")?;
-                let user = decode(user).ok_or("its user is not percent-encoded UTF-8")?;
-                let password =
-                    decode(password).ok_or("its password is not percent-encoded UTF-8")?;
+                let user =
+                    percent_decoded(user).map_err(|_| "its user is not percent-encoded UTF-8")?;
+                let password = percent_decoded(password)
+                    .map_err(|_| "its password is not percent-encoded UTF-8")?;
                 let some = |text: String| (!text.is_empty()).then_some(text);
                 (some(user), some(password).map(Password))
             }
@@ -181,8 +184,8 @@ impl Config {
         let (mut certificate, mut key) = (None, None);
         for option in options.split('&').filter(|option| !option.is_empty()) {
             let (name, value) = option.split_once('=').unwrap_or((option, ""));
-            let value =
-                decode(value).ok_or_else(|| format!("{name} is not percent-encoded UTF-8"))?;
+            let value = percent_decoded(value)
+                .map_err(|_| format!("{name} is not percent-encoded UTF-8"))?;
             let ms = |low, high| number(name, &value, low, high).map(Duration::from_millis);
             match name {
                 "timeout_ms" => self.timeout = ms(10, 5_000)?,
@@ -273,23 +276,6 @@ fn file(name: &str, path: &str) -> Result<Vec<u8>, String> {
         )));
     }
     std::fs::read(path).map_err(|e| wrong(&e))
-}
-
-/// A percent-encoded text (RFC 3986 section 2.1); `None` where it is none.
-fn decode(text: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        bytes.push(match byte {
-            b'%' => {
-                let digit = |byte: Option<u8>| char::from(byte?).to_digit(16);
-                let (high, low) = (digit(rest.next())?, digit(rest.next())?);
-                u8::try_from(high * 16 + low).ok()?
-            }
-            byte => byte,
-        });
-    }
-    String::from_utf8(bytes).ok()
 }
 
 #[cfg(test)]

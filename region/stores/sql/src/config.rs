@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use gb6_core_ports::StoreError;
 use gb6_core_ports::map::MAP_TOMBSTONES;
+use gb6_core_ports::uri::{PercentError, percent_decoded};
 use sqlx::ConnectOptions;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 
@@ -248,21 +249,15 @@ fn address(text: &str) -> Result<Address, String> {
 
 /// With `%XX` turned into what it stands for.
 fn decoded(text: &str) -> Result<String, String> {
-    const BAD: &str = "a `%` in the URI begins no two hexadecimal digits: write %25 for a `%`";
-    let mut out = Vec::with_capacity(text.len());
-    let mut bytes = text.bytes();
-    while let Some(byte) = bytes.next() {
-        if byte != b'%' {
-            out.push(byte);
-            continue;
-        }
-        let mut digit = || bytes.next().and_then(|b| char::from(b).to_digit(16));
-        match (digit(), digit()) {
-            (Some(high), Some(low)) => out.push((high * 16 + low) as u8),
-            _ => return Err(BAD.to_owned()),
-        }
-    }
-    String::from_utf8(out).map_err(|_| "the URI is not UTF-8".to_owned())
+    percent_decoded(text).map_err(|error| {
+        let wrong = match error {
+            PercentError::Digits => {
+                "a `%` in the URI begins no two hexadecimal digits: write %25 for a `%`"
+            }
+            PercentError::Utf8 => "the URI is not UTF-8",
+        };
+        wrong.to_owned()
+    })
 }
 
 /// What stands behind `?`.

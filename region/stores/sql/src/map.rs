@@ -284,13 +284,7 @@ impl MapStore for SqlMap {
             let args = self.range(prefix, limit.saturating_add(1));
             Ok(Page::read(self.db.query(&LIST, &args).await?)?.page)
         })?;
-        match page.entries.len() {
-            count if count > limit => Err(StoreError::TooLarge {
-                size: count as u64,
-                limit: limit as u64,
-            }),
-            _ => Ok(page),
-        }
+        page.within(limit)
     }
 
     fn changes(
