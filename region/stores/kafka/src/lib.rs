@@ -20,6 +20,7 @@ mod producer;
 mod reading;
 mod seal;
 mod shared;
+mod staging;
 pub mod tail;
 mod topics;
 

@@ -1,5 +1,6 @@
-//! A shard's live part as one handle knows it: which messages count, and what of its own still waits
-//! for that verdict. No threads and no clients here: messages, deliveries and the time go in, answers come out.
+//! A shard's live part as one handle knows it: which messages count, and what that means for those of its
+//! own that wait (`staging`, `confirms`). No threads and no clients here: messages, deliveries and the time
+//! go in, answers come out.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -10,18 +11,10 @@ use gb6_core_ports::{Acquire, Acquired, Commit, Completion, Fence, LogRange, Sto
 use gb6_core_wire::record::{Kind, RECORD_VERSION, Record};
 
 use crate::confirms::{Confirm, Confirms};
-use crate::frame::{
-    self, FIRST_OF_ACQUIRE, FRAME_BYTES_MAX, FRAME_HEADER_BYTES, FrameError, FrameHeader,
-};
+use crate::frame::{self, FIRST_OF_ACQUIRE, FrameError, FrameHeader};
 use crate::kept::{Batch, Kept, damage, read_message};
+use crate::staging::Staging;
 use crate::tail::{Passed, Tail, Verdict};
-
-/// Most records in one batch.
-pub(crate) const BATCH_RECORDS_MAX: usize = 4096;
-/// Most encoded bytes in one batch of several records.
-pub(crate) const BATCH_BYTES_MAX: usize = 1024 * 1024;
-/// Bytes of batches that may wait for their answer.
-const WAITING_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// What is told to who waits.
 pub(crate) enum Answer {
@@ -44,18 +37,6 @@ pub(crate) struct Outgoing {
     /// Names it in [`Live::delivered`] and [`Live::failed`].
     pub(crate) token: u64,
     pub(crate) message: Bytes,
-}
-
-struct Pending {
-    token: u64,
-    first: Position,
-    next: Position,
-    header: FrameHeader,
-    message: Bytes,
-    since: Instant,
-    /// Where Kafka says that it lies.
-    offset: Option<u64>,
-    done: Completion<Commit>,
 }
 
 struct Acquiring {
@@ -93,14 +74,8 @@ pub(crate) struct Live {
     kept: Kept,
     holding: Option<Holding>,
     acquiring: Option<Acquiring>,
-    pending: VecDeque<Pending>,
+    staging: Staging,
     confirms: Confirms,
-    waiting_bytes: usize,
-    /// Where the next batch begins: behind everything that waits.
-    staged: Position,
-    /// Why the last batch was refused: those that were given behind it, before their giver could know,
-    /// fail in the same way.
-    refused: Option<StoreError>,
     tokens: u64,
     answers: VecDeque<Answer>,
     /// Why nothing can be sent.
@@ -131,11 +106,8 @@ impl Live {
             kept: Kept::new(tail, cache_bytes_max),
             holding: None,
             acquiring: None,
-            pending: VecDeque::new(),
+            staging: Staging::new(tail.next),
             confirms: Confirms::default(),
-            waiting_bytes: 0,
-            staged: tail.next,
-            refused: None,
             tokens: 0,
             answers: VecDeque::new(),
             unreachable: None,
@@ -215,17 +187,12 @@ impl Live {
     /// Whether a message of this handle lies behind others that it has not seen.
     pub(crate) fn waits_for_others(&self) -> bool {
         let next = self.tail.offset;
-        self.acquiring.is_some()
-            || self.confirms.any_behind(next)
-            || self
-                .pending
-                .iter()
-                .any(|pending| pending.offset.is_some_and(|offset| offset > next))
+        self.acquiring.is_some() || self.confirms.any_behind(next) || self.staging.any_behind(next)
     }
 
     /// Whether a batch waits for its answer.
     pub(crate) fn is_waiting(&self) -> bool {
-        !self.pending.is_empty() || self.acquiring.is_some()
+        !self.staging.is_empty() || self.acquiring.is_some()
     }
 
     /// Whether answers are due.
@@ -262,7 +229,7 @@ impl Live {
             cause: "the shard is being acquired again".into(),
         });
         self.holding = None;
-        self.refused = None;
+        self.staging.refused = None;
         let refused = match self.check_whole() {
             Err(error) => Some(error),
             Ok(()) if fence.shard_epoch <= self.tail.epoch => Some(self.fenced(&fence)),
@@ -308,11 +275,11 @@ impl Live {
             return Err(error.clone());
         }
         self.confirms.check_room()?;
-        let message = frame::encode_batch(fence, self.staged, &[]);
+        let message = frame::encode_batch(fence, self.staging.next, &[]);
         let token = self.token();
         let confirm = Confirm {
             fence: fence.clone(),
-            header: FrameHeader::of(fence, self.staged, 0),
+            header: FrameHeader::of(fence, self.staging.next, 0),
             message: message.clone(),
             offset: None,
             failed: None,
@@ -355,26 +322,15 @@ impl Live {
             Ok(message) => message,
             Err(error) => {
                 if error.retryable() {
-                    self.refused = Some(error.clone());
+                    self.staging.refused = Some(error.clone());
                 }
                 self.answers.push_back(Answer::Commit(done, Err(error)));
                 return None;
             }
         };
         let token = self.token();
-        let first = self.staged;
-        self.staged += batch.len() as u64;
-        self.waiting_bytes += message.len();
-        self.pending.push_back(Pending {
-            token,
-            first,
-            next: self.staged,
-            header: FrameHeader::of(fence, first, batch.len() as u32),
-            message: message.clone(),
-            since: now,
-            offset: None,
-            done,
-        });
+        let staged = (token, message.clone());
+        self.staging.push(fence, batch.len(), staged, now, done);
         Some(Outgoing { token, message })
     }
 
@@ -383,46 +339,7 @@ impl Live {
         if let Some(error) = &self.unreachable {
             return Err(error.clone());
         }
-        let given = batch.first().map_or(self.staged, |r| r.position);
-        match &self.refused {
-            // Numbered as if the refused ones had been committed.
-            Some(error) if given > self.staged => return Err(error.clone()),
-            // One without records has no number.
-            _ if batch.is_empty() => {}
-            _ => self.refused = None,
-        }
-        for (record, position) in batch.iter_mut().zip(self.staged..) {
-            if record.position != position {
-                return Err(StoreError::Conflict {
-                    what: format!(
-                        "a record has position {}, the log goes on at {position}",
-                        record.position
-                    ),
-                });
-            }
-            record.shard_epoch = fence.shard_epoch.0;
-            record.owner_incarnation = fence.owner_incarnation.0;
-        }
-        let too_large = |size: usize, limit: usize| StoreError::TooLarge {
-            size: size as u64,
-            limit: limit as u64,
-        };
-        if batch.len() > BATCH_RECORDS_MAX {
-            return Err(too_large(batch.len(), BATCH_RECORDS_MAX));
-        }
-        if self.waiting_bytes > WAITING_BYTES_MAX {
-            return Err(StoreError::Backpressure {
-                waiting: self.waiting_bytes as u64,
-                limit: WAITING_BYTES_MAX as u64,
-            });
-        }
-        let message = frame::encode_batch(fence, self.staged, batch);
-        let bytes = message.len() - FRAME_HEADER_BYTES;
-        match batch.len() {
-            0 | 1 if message.len() > FRAME_BYTES_MAX => Err(too_large(bytes, FRAME_BYTES_MAX)),
-            2.. if bytes > BATCH_BYTES_MAX => Err(too_large(bytes, BATCH_BYTES_MAX)),
-            _ => Ok(message),
-        }
+        self.staging.stage(fence, batch)
     }
 
     /// Kafka has a message of this handle at `offset`, durably.
@@ -443,11 +360,11 @@ impl Live {
             if seen {
                 self.acquisition_lost();
             }
-        } else if let Some(at) = self.pending.iter().position(|p| p.token == token) {
+        } else if let Some(at) = self.staging.by_token(token) {
             if seen {
                 // It was read back, and did not count.
                 self.fail_from(at, None);
-            } else if let Some(pending) = self.pending.get_mut(at) {
+            } else if let Some(pending) = self.staging.get_mut(at) {
                 pending.offset = Some(offset);
             }
         }
@@ -457,24 +374,23 @@ impl Live {
     /// Takes messages of this handle's own as far as nothing lies between.
     fn advance(&mut self, now: Instant) -> Result<(), StoreError> {
         loop {
-            let next = Some(self.tail.offset);
+            let next = self.tail.offset;
+            let waiting = || self.staging.get(self.staging.by_offset(next)?);
             let own = match &self.acquiring {
-                Some(own) if own.offset == next => Some((own.header, own.served_ms, &own.message)),
-                _ => self
-                    .pending
-                    .iter()
-                    .find(|pending| pending.offset == next)
-                    .map(|own| (own.header, 0, &own.message)),
+                Some(own) if own.offset == Some(next) => {
+                    Some((own.header, own.served_ms, &own.message))
+                }
+                _ => waiting().map(|own| (own.header, 0, &own.message)),
             };
             let asked = || {
-                let confirm = self.confirms.at(self.tail.offset)?;
+                let confirm = self.confirms.at(next)?;
                 Some((confirm.header, 0, &confirm.message))
             };
             let Some((header, served_ms, message)) = own.or_else(asked) else {
                 return Ok(());
             };
             let message = message.clone();
-            self.apply(self.tail.offset, header, served_ms, message, now)?;
+            self.apply(next, header, served_ms, message, now)?;
         }
     }
 
@@ -486,7 +402,7 @@ impl Live {
             let answer = Box::new(Err(error.clone()));
             self.answers
                 .push_back(Answer::Acquire(acquiring.done, answer));
-        } else if let Some(at) = self.pending.iter().position(|p| p.token == token) {
+        } else if let Some(at) = self.staging.by_token(token) {
             self.fail_from(at, Some(error));
         }
     }
@@ -498,7 +414,7 @@ impl Live {
             return;
         };
         let lost = (!self.owns(&fence)).then(|| self.fenced(&fence));
-        let alone = at + 1 == self.pending.len();
+        let alone = at + 1 == self.staging.len();
         let certain = error.filter(|e| e.retryable() || matches!(e, StoreError::TooLarge { .. }));
         let unknown = lost.clone().unwrap_or_else(|| StoreError::OutcomeUnknown {
             cause: match error {
@@ -506,13 +422,12 @@ impl Live {
                 None => "a batch before this one failed; the shard must be acquired again".into(),
             },
         });
-        let first = self.pending.get(at).map(|pending| pending.first);
-        for (index, pending) in self.pending.split_off(at).into_iter().enumerate() {
+        let first = self.staging.get(at).map(|pending| pending.first);
+        for (index, pending) in self.staging.take_from(at).into_iter().enumerate() {
             let own = match (index, certain, &lost) {
                 (0, Some(certain), None) => certain.clone(),
                 _ => unknown.clone(),
             };
-            self.waiting_bytes -= pending.message.len();
             self.answers
                 .push_back(Answer::Commit(pending.done, Err(own)));
         }
@@ -523,8 +438,8 @@ impl Live {
         match (certain, alone, first) {
             // Nothing of it was written, and nothing is under way that could take its place.
             (Some(certain), true, Some(first)) => {
-                self.staged = first;
-                self.refused = Some(certain.clone());
+                self.staging.next = first;
+                self.staging.refused = Some(certain.clone());
             }
             _ => {
                 if let Some(held) = &mut self.holding {
@@ -536,11 +451,10 @@ impl Live {
 
     /// Everything that waits fails with `error`.
     fn lose(&mut self, error: &StoreError) {
-        for pending in std::mem::take(&mut self.pending) {
+        for pending in self.staging.take_all() {
             self.answers
                 .push_back(Answer::Commit(pending.done, Err(error.clone())));
         }
-        self.waiting_bytes = 0;
         if let Some(acquiring) = self.acquiring.take() {
             let answer = Box::new(Err(error.clone()));
             self.answers
@@ -570,11 +484,7 @@ impl Live {
 
     /// Fails what has waited for too long.
     pub(crate) fn expire(&mut self, now: Instant) {
-        let late = self
-            .pending
-            .iter()
-            .position(|p| now.duration_since(p.since) > self.timeout);
-        if let Some(at) = late {
+        if let Some(at) = self.staging.late(now, self.timeout) {
             let cause = format!("Kafka did not answer within {:?}", self.timeout);
             self.fail_from(at, Some(&StoreError::OutcomeUnknown { cause }));
         }
@@ -673,14 +583,13 @@ impl Live {
             && !ours(&held.fence)
         {
             let error = self.fenced(&held.fence);
-            if !self.pending.is_empty() {
+            if !self.staging.is_empty() {
                 self.counts.fenced += 1;
             }
-            for pending in std::mem::take(&mut self.pending) {
+            for pending in self.staging.take_all() {
                 self.answers
                     .push_back(Answer::Commit(pending.done, Err(error.clone())));
             }
-            self.waiting_bytes = 0;
         }
         let is_ours = |a: &mut Acquiring| {
             (a.fence.shard_epoch, a.fence.owner_incarnation)
@@ -695,7 +604,7 @@ impl Live {
             Some(Err(error)) => return Err(error),
             None => None,
         };
-        self.staged = self.tail.next;
+        self.staging.next = self.tail.next;
         self.holding = Some(Holding {
             fence: acquiring.fence,
             failed: None,
@@ -714,10 +623,11 @@ impl Live {
 
     fn committed(&mut self, header: &FrameHeader, first: Position, message: &Bytes, now: Instant) {
         let next = self.tail.next;
-        let is_it = |p: &mut Pending| (p.first, p.next) == (first, next) && p.message == *message;
-        if let Some(pending) = self.pending.pop_front_if(is_it) {
+        if let Some(pending) = self.staging.take_first((first, next), message) {
             self.wrote = Some(now);
-            self.finish(pending, now);
+            let commit = pending.commit(now);
+            self.answers
+                .push_back(Answer::Commit(pending.done, Ok(commit)));
             return;
         }
         // Something else of ours is in that place, of which it was said that it was not written: what
@@ -731,26 +641,11 @@ impl Live {
         }
     }
 
-    fn finish(&mut self, pending: Pending, now: Instant) {
-        self.waiting_bytes -= pending.message.len();
-        let micros = now.saturating_duration_since(pending.since).as_micros() as u64;
-        let commit = Commit {
-            first: pending.first,
-            next: pending.next,
-            elapsed_us: micros,
-            sync_us: micros,
-            shared: (pending.next - pending.first) as u32,
-            bytes: pending.message.len().saturating_sub(FRAME_HEADER_BYTES) as u64,
-        };
-        self.answers
-            .push_back(Answer::Commit(pending.done, Ok(commit)));
-    }
-
     fn passed_over(&mut self, offset: u64, why: Passed) {
-        let is_it = |own: Option<u64>| own == Some(offset);
-        if self.acquiring.as_ref().is_some_and(|a| is_it(a.offset)) {
+        let acquiring = self.acquiring.as_ref();
+        if acquiring.is_some_and(|a| a.offset == Some(offset)) {
             self.acquisition_lost();
-        } else if let Some(at) = self.pending.iter().position(|p| is_it(p.offset)) {
+        } else if let Some(at) = self.staging.by_offset(offset) {
             tracing::debug!(topic = self.topic, shard = %self.shard, offset, ?why, "a batch of ours does not count");
             self.fail_from(at, None);
         }
@@ -765,16 +660,15 @@ impl Live {
                 cause: "the log was archived by another owner before this batch was seen in it"
                     .into(),
             };
-            for pending in std::mem::take(&mut self.pending) {
+            for pending in self.staging.take_all() {
                 self.answers
                     .push_back(Answer::Commit(pending.done, Err(unknown.clone())));
                 if let Some(held) = &mut self.holding {
                     held.failed.get_or_insert_with(|| unknown.clone());
                 }
             }
-            self.waiting_bytes = 0;
             self.tail = tail;
-            self.staged = self.staged.max(tail.next);
+            self.staging.next = self.staging.next.max(tail.next);
         }
         self.kept.archived(tail, bytes);
     }

@@ -186,7 +186,7 @@ impl World {
         let owner = &mut self.owners[who];
         let answers = owner.answers.clone();
         let done = Completion::new(move |answer| answers.lock().push((id, answer)));
-        let records = batch(owner.live.staged, count, id);
+        let records = batch(owner.live.staging.next, count, id);
         let out = owner
             .live
             .append(&owner.fence.clone(), records, self.now, done);

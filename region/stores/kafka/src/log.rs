@@ -15,11 +15,11 @@ use parking_lot::Mutex;
 
 use crate::client::{ASK, make_consumer};
 use crate::cluster::Cluster;
-use crate::live::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX};
 use crate::producer::is_answering;
 use crate::reading::Reader;
 use crate::seal::Sealer;
 use crate::shared::{Shared, resume};
+use crate::staging::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX};
 use crate::{follow, seal};
 
 /// How long opening may take: the live part is read to its end.
