@@ -3,15 +3,18 @@
 use super::list::Mutant;
 
 const ASSIGN: &str = "gb6-region-assign";
+const MACHINE: &str = "region/assign/src/machine.rs";
+const CLAIMS: &str = "region/assign/src/machine/claims.rs";
+const LOOKS: &str = "region/assign/src/machine/looks.rs";
 const REGION: &str = "gb6-region-node";
 const CHAOS: &str = "chaos::whatever_happens_no_epoch_has_two_owners_and_all_is_well_again";
 
 /// All of them.
 pub(super) fn nodes() -> Vec<Mutant> {
-    let assign = |name, about, old, new, test| Mutant {
+    let assign = |name, about, file, old, new, test| Mutant {
         name,
         about,
-        file: "region/assign/src/machine.rs",
+        file,
         old,
         new,
         package: ASSIGN,
@@ -32,6 +35,7 @@ pub(super) fn nodes() -> Vec<Mutant> {
         assign(
             "nodes-epoch-not-raised",
             "whoever claims a shard owns it under the epoch of the one before",
+            CLAIMS,
             "epoch: record.epoch + 1,",
             "epoch: record.epoch.max(1),",
             CHAOS,
@@ -39,6 +43,7 @@ pub(super) fn nodes() -> Vec<Mutant> {
         assign(
             "nodes-heard-again-is-sure",
             "a node that was silent relies on its shards as soon as it beats again",
+            MACHINE,
             "gives || self.is_unsure(shard)",
             "gives",
             CHAOS,
@@ -46,6 +51,7 @@ pub(super) fn nodes() -> Vec<Mutant> {
         assign(
             "nodes-given-away-is-sure",
             "a node relies on a shard while the change that gives it away is under way",
+            MACHINE,
             "gives || self.is_unsure(shard)",
             "self.is_unsure(shard)",
             "alone::an_owner_does_not_rely_on_what_it_is_giving_away",
@@ -53,6 +59,7 @@ pub(super) fn nodes() -> Vec<Mutant> {
         assign(
             "nodes-claim-by-what-is-ahead",
             "a node claims a shard whose owner it has yet to hear of",
+            CLAIMS,
             "seen.is_some_and(|seen| seen.revision > self.view.revision)",
             "seen.is_some_and(|seen| seen.revision == u64::MAX)",
             "alone::nobody_claims_a_shard_of_an_owner_that_it_has_yet_to_hear_of",
@@ -60,6 +67,7 @@ pub(super) fn nodes() -> Vec<Mutant> {
         assign(
             "nodes-silence-from-the-begin-of-a-look",
             "the silence of a node is counted from before its last beat",
+            LOOKS,
             "self.view.look_ms = self.now_ms.saturating_sub(begun).min(LOOK_MAX_MS);",
             "self.view.look_ms = begun.min(0);",
             "alone::the_silence_of_a_node_is_counted_from_the_end_of_the_look_that_told_its_last_beat",
@@ -67,6 +75,7 @@ pub(super) fn nodes() -> Vec<Mutant> {
         assign(
             "nodes-late-change-is-forgotten",
             "a change that was not found made is taken for one that never will be",
+            MACHINE,
             "unsettled || seen.revision <= self.sure_after",
             "unsettled && seen.revision <= self.sure_after",
             "alone::a_hand_over_that_may_still_be_written_is_made_impossible_before_the_shard_is_relied_on",
@@ -74,6 +83,7 @@ pub(super) fn nodes() -> Vec<Mutant> {
         assign(
             "nodes-unable-keeps-its-shards",
             "a node that does not reach the log keeps its shards",
+            MACHINE,
             "self.unable.insert(shard, self.now_ms + UNABLE_MS);",
             "self.unable.insert(shard, self.now_ms);",
             "rest::a_node_that_can_not_serve_a_shard_gives_it_to_the_standby_that_can",
@@ -81,6 +91,7 @@ pub(super) fn nodes() -> Vec<Mutant> {
         assign(
             "nodes-lower-revisions-are-old-news",
             "what a store tells that went back is passed over",
+            LOOKS,
             "self.view.restored();",
             "",
             "rest::a_store_that_went_back_is_told_again_who_owns_what",
