@@ -12,11 +12,17 @@
 # ENGINE and its options; those of the first start are kept in DIR and hold for the later ones:
 #   all       --advertised HOST:PORT,... (how clients reach it, where not on its ports: through proxies;
 #             an engine that tells clients where it is tells them this: each broker, PD and the store)
-#   kafka     --brokers N (1)
-#   postgres  --replica (a second server that follows the first), --synchronous (a commit waits for it)
-#   redis     --cluster N (masters, 3 or more), --tls (a second port that speaks TLS, with DIR/tls/ca.pem)
+#   kafka     --brokers N (1), --tls (two further ports: over TLS with certificates on both sides, and over
+#             TLS with a login)
+#   postgres  --replica (a second server that follows the first), --synchronous (a commit waits for it),
+#             --tls (for those who ask for it, and a login)
+#   redis     --cluster N (masters, 3 or more), --tls (a second port that speaks TLS), --password TEXT
 #   tikv      --split KEY,... (first keys of further regions, in hex)
 #   s3        --bucket NAME (gb6)
+#
+# Of what speaks TLS, the authority is DIR/tls/ca.pem and a client's certificate DIR/tls/client.pem, with
+# its key in client.key; other-ca.pem and other-client.pem are of an authority that the engine does not know.
+# Logins are those of the user `guarded`, whose password is `open sesame`.
 #
 # With GB6_ENGINE_OWNER=PID the engine is stopped when that process has ended, however it ends. With
 # fewer ports than needed the others are those after the last one. DIR/pid has a line for each process

@@ -9,6 +9,9 @@ ENGINE_DEADLINE=${GB6_ENGINE_DEADLINE:-90}
 ENGINE_STOP_DEADLINE=20
 # What asks an engine to end.
 ENGINE_STOP_SIGNAL=TERM
+# Who may log in where an engine asks for it.
+# shellcheck disable=SC2034
+LOGIN_USER=guarded LOGIN_PASSWORD="open sesame"
 # Where scripts/install-engines.sh puts what Debian has no package of.
 ENGINE_HOME=$PWD/target/engines
 [ -z "${CARGO_TARGET_DIR:-}" ] || ENGINE_HOME=$(realpath -m "$CARGO_TARGET_DIR")/engines
@@ -134,6 +137,41 @@ have() {
     if ! command -v "$1" >/dev/null 2>&1 && [ ! -e "$1" ]; then
         fail "$ENGINE: $1 is missing; install it with: scripts/install-engines.sh $ENGINE"
     fi
+}
+
+# make_certificates: an authority of the engine's own in DIR/tls/ca.pem, and of it a certificate for
+# 127.0.0.1 in server.pem and server.key, and one for a client in client.pem and client.key; and in
+# other-ca.pem another authority, with a client's certificate in other-client.pem and other-client.key.
+make_certificates() {
+    [ ! -e "$DIR/tls/ca.pem" ] || return 0
+    have openssl
+    mkdir -p "$DIR/tls"
+    (
+        cd "$DIR/tls"
+        # Who runs the engine may be another user; keys are of tests only.
+        umask 022
+        make_authority "$ENGINE tests" made-ca
+        make_leaf made-ca server "subjectAltName=IP:127.0.0.1,DNS:localhost"
+        make_leaf made-ca client "extendedKeyUsage=clientAuth"
+        make_authority "others" other-ca
+        make_leaf other-ca other-client "extendedKeyUsage=clientAuth"
+        # Last, so that a start that was cut off makes them again.
+        mv made-ca.pem ca.pem
+    ) >"$DIR/tls.log" 2>&1 || fail "$ENGINE: no certificates could be made: $(tail -n 5 "$DIR/tls.log")"
+}
+
+# make_authority SUBJECT NAME: a certificate that signs others, NAME.pem, and its key, NAME.key.
+make_authority() {
+    openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 30 -subj "/CN=$1" \
+        -addext basicConstraints=critical,CA:TRUE -keyout "$2.key" -out "$2.pem"
+}
+
+# make_leaf AUTHORITY NAME EXTENSION: a certificate of it, NAME.pem, and its key, NAME.key.
+make_leaf() {
+    openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj "/CN=$2" \
+        -keyout "$2.key" -out "$2.csr"
+    openssl x509 -req -in "$2.csr" -CA "$1.pem" -CAkey "$1.key" -CAcreateserial -days 30 -out "$2.pem" \
+        -extfile <(echo "$3")
 }
 
 # address_of N: where clients reach port N: as advertised, else on loopback.

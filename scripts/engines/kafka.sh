@@ -1,7 +1,9 @@
 # Sourced by scripts/engine.sh: Apache Kafka (KRaft), one broker or several, each also a controller.
-# A broker has three ports: for clients (as advertised), for the other brokers, for controllers.
+# A broker has three ports: for clients (as advertised), for the other brokers, for controllers. With --tls
+# it has two more for clients: TLS with certificates on both sides, and TLS with a login.
 
 BROKERS=1
+TLS=false
 
 KAFKA_LIBS=$ENGINE_HOME/kafka/libs
 # Small, since tests run several beside everything else.
@@ -20,6 +22,7 @@ engine_options() {
             [[ $BROKERS =~ ^[1-9][0-9]?$ ]] || fail "--brokers needs a number of brokers"
             shift
             ;;
+        --tls) TLS=true ;;
         *) fail "kafka has no option $1" ;;
         esac
         shift
@@ -28,7 +31,7 @@ engine_options() {
 
 # Clients' ports first, so that these are the ones to name.
 engine_port_count() {
-    echo $((3 * BROKERS))
+    if [ "$TLS" = true ]; then echo $((5 * BROKERS)); else echo $((3 * BROKERS)); fi
 }
 
 engine_names() {
@@ -53,22 +56,44 @@ engine_tool() {
     exec java "${KAFKA_JVM[@]}" -cp "$KAFKA_LIBS/*" "org.apache.kafka.tools.$name" "$@"
 }
 
+# How the listeners TLS and LOGIN know their clients. A keystore in PEM begins with its key.
+secure_properties() {
+    local scram=org.apache.kafka.common.security.scram.ScramLoginModule
+    local plain=org.apache.kafka.common.security.plain.PlainLoginModule
+    cat <<PROPERTIES
+ssl.keystore.type=PEM
+ssl.keystore.location=$DIR/tls/keystore.pem
+ssl.truststore.type=PEM
+ssl.truststore.location=$DIR/tls/ca.pem
+listener.name.tls.ssl.client.auth=required
+listener.name.login.sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,SCRAM-SHA-512
+listener.name.login.plain.sasl.jaas.config=$plain required user_$LOGIN_USER="$LOGIN_PASSWORD";
+listener.name.login.scram-sha-256.sasl.jaas.config=$scram required;
+listener.name.login.scram-sha-512.sasl.jaas.config=$scram required;
+PROPERTIES
+}
+
 # The session is shorter than by default (9 s), which a broker that was killed waits for before it comes
 # back.
 properties() {
-    local n=$1 i copies in_sync=1 voters=""
+    local n=$1 i copies in_sync=1 voters="" secure="" advertised=""
     copies=$((BROKERS < 3 ? BROKERS : 3))
     ((copies < 3)) || in_sync=2
     for ((i = 1; i <= BROKERS; i++)); do
         voters+=${voters:+,}$i@127.0.0.1:$(port $((2 * BROKERS + i)))
     done
+    if [ "$TLS" = true ]; then
+        secure=",TLS://127.0.0.1:$(port $((3 * BROKERS + n))),LOGIN://127.0.0.1:$(port $((4 * BROKERS + n)))"
+        advertised=",TLS://$(address_of $((3 * BROKERS + n))),LOGIN://$(address_of $((4 * BROKERS + n)))"
+        secure_properties
+    fi
     cat <<PROPERTIES
 process.roles=broker,controller
 node.id=$n
 controller.quorum.voters=$voters
-listeners=CLIENT://127.0.0.1:$(port "$n"),INTERNAL://127.0.0.1:$(port $((BROKERS + n))),CONTROLLER://127.0.0.1:$(port $((2 * BROKERS + n)))
-advertised.listeners=CLIENT://$(address_of "$n"),INTERNAL://127.0.0.1:$(port $((BROKERS + n)))
-listener.security.protocol.map=CLIENT:PLAINTEXT,INTERNAL:PLAINTEXT,CONTROLLER:PLAINTEXT
+listeners=CLIENT://127.0.0.1:$(port "$n"),INTERNAL://127.0.0.1:$(port $((BROKERS + n))),CONTROLLER://127.0.0.1:$(port $((2 * BROKERS + n)))$secure
+advertised.listeners=CLIENT://$(address_of "$n"),INTERNAL://127.0.0.1:$(port $((BROKERS + n)))$advertised
+listener.security.protocol.map=CLIENT:PLAINTEXT,INTERNAL:PLAINTEXT,CONTROLLER:PLAINTEXT,TLS:SSL,LOGIN:SASL_SSL
 inter.broker.listener.name=INTERNAL
 controller.listener.names=CONTROLLER
 log.dirs=$DIR/broker-$n/log
@@ -95,13 +120,18 @@ PROPERTIES
 
 # A directory is formatted once; the properties are as they were.
 prepare() {
-    local n=$1 home=$DIR/broker-$1
+    local n=$1 home=$DIR/broker-$1 hash users=()
     [ ! -e "$home/formatted" ] || return 0
     rm -rf "$home"
     mkdir -p "$home"
     properties "$n" >"$home/server.properties"
+    if [ "$TLS" = true ]; then
+        for hash in 256 512; do
+            users+=(--add-scram "SCRAM-SHA-$hash=[name=$LOGIN_USER,password=\"$LOGIN_PASSWORD\"]")
+        done
+    fi
     java_run kafka.tools.StorageTool format -t "$(cat "$DIR/cluster")" -c "$home/server.properties" \
-        >"$home/format.log" 2>&1 || fail "kafka: $home/log can not be formatted: $(tail -n 5 "$home/format.log")"
+        ${users[@]+"${users[@]}"} >"$home/format.log" 2>&1 || fail "kafka: $home/log can not be formatted: $(tail -n 5 "$home/format.log")"
     : >"$home/formatted"
 }
 
@@ -126,6 +156,10 @@ engine_start() {
     # which would make an option of it.
     [ -e "$DIR/cluster" ] ||
         head -c 16 /dev/urandom | base64 | tr '+/' 'ab' | tr -d '=\n' >"$DIR/cluster"
+    if [ "$TLS" = true ]; then
+        make_certificates
+        cat "$DIR/tls/server.key" "$DIR/tls/server.pem" >"$DIR/tls/keystore.pem"
+    fi
     for name in $(engine_names); do
         n=${name#broker-}
         prepare "$n"
@@ -137,10 +171,15 @@ engine_start() {
     done
 }
 
+# With --tls the second line are the listeners with certificates, the third those with logins.
 engine_address() {
-    local n all=
-    for ((n = 1; n <= BROKERS; n++)); do
-        all+=${all:+,}$(address_of "$n")
+    local n kind all kinds=(0)
+    [ "$TLS" = false ] || kinds+=(3 4)
+    for kind in "${kinds[@]}"; do
+        all=
+        for ((n = 1; n <= BROKERS; n++)); do
+            all+=${all:+,}$(address_of $((kind * BROKERS + n)))
+        done
+        echo "$all"
     done
-    echo "$all"
 }

@@ -3,6 +3,7 @@
 
 REPLICA=false
 SYNCHRONOUS=false
+TLS=false
 # The database, and the user who owns it and everything else; anybody on loopback is trusted.
 PG_NAME=gb6
 # A user for nodes, whom row-level security binds.
@@ -19,6 +20,7 @@ engine_options() {
         case $1 in
         --replica) REPLICA=true ;;
         --synchronous) SYNCHRONOUS=true ;;
+        --tls) TLS=true ;;
         *) fail "postgres has no option $1" ;;
         esac
         shift
@@ -71,6 +73,27 @@ log_min_messages = warning
 SETTINGS
 }
 
+# The server wants its key for itself. Of the rules for logins the first that fits holds.
+prepare_tls() {
+    local data=$1 file
+    make_certificates
+    for file in server.pem server.key; do
+        install -m 600 "$DIR/tls/$file" "$data/$file"
+        own "$data/$file"
+    done
+    cat >>"$data/postgresql.conf" <<SETTINGS
+ssl = on
+ssl_cert_file = 'server.pem'
+ssl_key_file = 'server.key'
+SETTINGS
+    {
+        echo "host all $LOGIN_USER 127.0.0.1/32 scram-sha-256"
+        cat "$data/pg_hba.conf"
+    } >"$DIR/pg_hba.conf"
+    # Into the file that is there, which keeps its owner.
+    cat "$DIR/pg_hba.conf" >"$data/pg_hba.conf"
+}
+
 prepare_primary() {
     local data=$DIR/primary
     [ ! -e "$data/gb6-prepared" ] || return 0
@@ -82,6 +105,7 @@ prepare_primary() {
         --no-instructions >"$DIR/initdb.log" 2>&1 ||
         fail "postgres: initdb failed: $(tail -n 5 "$DIR/initdb.log")"
     settings >>"$data/postgresql.conf"
+    [ "$TLS" = false ] || prepare_tls "$data"
     touch "$data/gb6-prepared"
     own "$data/gb6-prepared"
 }
@@ -147,6 +171,8 @@ engine_start() {
         sql -d postgres -c "create role $PG_NODE login" -c "create database $PG_NAME" >/dev/null
         sql -d "$PG_NAME" -c "grant all on database $PG_NAME to $PG_NODE" \
             -c "grant all on schema public to $PG_NODE" >/dev/null
+        [ "$TLS" = false ] || sql -d postgres -c "create role $LOGIN_USER login password '$LOGIN_PASSWORD'" \
+            -c "create database $LOGIN_USER owner $LOGIN_USER" >/dev/null
     fi
 }
 

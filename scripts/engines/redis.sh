@@ -3,6 +3,8 @@
 
 CLUSTER=0
 TLS=false
+# What clients must say, if anything.
+PASSWORD=
 
 engine_options() {
     while [ "$#" -gt 0 ]; do
@@ -13,12 +15,22 @@ engine_options() {
             shift
             ;;
         --tls) TLS=true ;;
+        --password)
+            PASSWORD=${2:-}
+            [ -n "$PASSWORD" ] || fail "--password needs one"
+            shift
+            ;;
         *) fail "redis has no option $1" ;;
         esac
         shift
     done
     if [ "$TLS" = true ] && [ "$CLUSTER" -gt 0 ]; then
         fail "redis: --tls and --cluster do not go together here"
+    fi
+    if [ -n "$PASSWORD" ]; then
+        [ "$CLUSTER" -eq 0 ] || fail "redis: --password and --cluster do not go together here"
+        # For redis-cli, which would otherwise have it among its arguments.
+        export REDISCLI_AUTH=$PASSWORD
     fi
 }
 
@@ -51,25 +63,6 @@ number() {
     echo "${n:-1}"
 }
 
-# A certificate of our own for 127.0.0.1, and its authority in DIR/tls/ca.pem.
-make_certificate() {
-    [ ! -e "$DIR/tls/server.pem" ] || return 0
-    have openssl
-    mkdir -p "$DIR/tls"
-    (
-        cd "$DIR/tls"
-        umask 077
-        openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 30 -subj "/CN=engine tests" \
-            -addext basicConstraints=critical,CA:TRUE -keyout ca.key -out ca.pem
-        openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj "/CN=redis" \
-            -keyout server.key -out server.csr
-        openssl x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 30 -out server.new \
-            -extfile <(echo "subjectAltName=IP:127.0.0.1,DNS:localhost")
-        # Last, so that a start that was cut off makes it again.
-        mv server.new server.pem
-    ) >"$DIR/tls.log" 2>&1 || fail "redis: no certificate could be made: $(tail -n 5 "$DIR/tls.log")"
-}
-
 run() {
     local name=$1 n
     n=$(number "$name")
@@ -85,6 +78,7 @@ run() {
         set -- "$@" --tls-port "$(port 2)" --tls-cert-file "$DIR/tls/server.pem" \
             --tls-key-file "$DIR/tls/server.key" --tls-ca-cert-file "$DIR/tls/ca.pem" --tls-auth-clients no
     fi
+    [ -z "$PASSWORD" ] || set -- "$@" --requirepass "$PASSWORD"
     launch "$name" "$@"
 }
 
@@ -122,7 +116,7 @@ make_cluster() {
 engine_start() {
     local name
     have redis-server
-    [ "$TLS" = false ] || make_certificate
+    [ "$TLS" = false ] || make_certificates
     for name in $(engine_names); do
         run "$name"
     done

@@ -59,7 +59,7 @@ pub(crate) fn text(error: &KafkaError) -> String {
             ": user, password, mechanism or security= are not what the brokers want"
         }
         Some(Code::BrokerTransportFailure | Code::OperationTimedOut | Code::AllBrokersDown) => {
-            ": are they running, and is security= what their listeners want?"
+            ": are they running, and are security=, cert_file and key_file what their listeners want?"
         }
         Some(Code::Resolve) => ": no address is known for a broker's name",
         Some(Code::SSL) => {

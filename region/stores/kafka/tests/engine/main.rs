@@ -7,5 +7,6 @@ mod faults;
 mod fencing;
 mod owner;
 mod reading;
+mod secure;
 mod topics;
 mod writer;
