@@ -81,13 +81,15 @@ prepare_tls() {
         install -m 600 "$DIR/tls/$file" "$data/$file"
         own "$data/$file"
     done
+    # 127.0.0.2 is an address that the certificate does not name.
     cat >>"$data/postgresql.conf" <<SETTINGS
+listen_addresses = '127.0.0.1, 127.0.0.2'
 ssl = on
 ssl_cert_file = 'server.pem'
 ssl_key_file = 'server.key'
 SETTINGS
     {
-        echo "host all $LOGIN_USER 127.0.0.1/32 scram-sha-256"
+        echo "host all $LOGIN_USER 127.0.0.0/8 scram-sha-256"
         cat "$data/pg_hba.conf"
     } >"$DIR/pg_hba.conf"
     # Into the file that is there, which keeps its owner.

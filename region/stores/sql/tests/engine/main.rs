@@ -7,6 +7,7 @@ mod directory;
 mod failover;
 mod map;
 mod replicas;
+mod secure;
 mod server;
 mod walls;
 
