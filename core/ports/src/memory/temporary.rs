@@ -64,7 +64,7 @@ impl MemoryTemporary {
         instances.retain(|_, kept| {
             while let Some(first) = kept.ends.first_entry().filter(|first| first.key().0 <= now) {
                 let name = first.get().clone();
-                *bytes -= kept.remove(&name).map_or(0, |(_, size)| size);
+                *bytes -= kept.remove(&name).unwrap_or(0);
             }
             !kept.values.is_empty()
         });
@@ -78,21 +78,20 @@ impl MemoryTemporary {
 }
 
 impl Kept {
-    /// Removes a value; answers it and what it took.
-    fn remove(&mut self, name: &str) -> Option<(Vec<u8>, usize)> {
+    /// Removes a value; answers what it took.
+    fn remove(&mut self, name: &str) -> Option<usize> {
         let (value, end) = self.values.remove(name)?;
         self.ends.remove(&end);
         let size = value.len() + name.len() + OVERHEAD;
         self.bytes -= size;
-        Some((value, size))
+        Some(size)
     }
 }
 
 impl State {
-    fn remove(&mut self, key: &TemporaryKey) -> Option<Vec<u8>> {
-        let (value, size) = self.instances.get_mut(&key.instance)?.remove(&key.name)?;
-        self.bytes -= size;
-        Some(value)
+    fn remove(&mut self, key: &TemporaryKey) {
+        let kept = self.instances.get_mut(&key.instance);
+        self.bytes -= kept.and_then(|kept| kept.remove(&key.name)).unwrap_or(0);
     }
 
     fn make_room(&mut self, bytes_max: usize) {
@@ -103,46 +102,51 @@ impl State {
                 return;
             };
             let name = name.clone();
-            self.bytes -= kept.remove(&name).map_or(0, |(_, size)| size);
+            self.bytes -= kept.remove(&name).unwrap_or(0);
         }
     }
 }
 
 impl Temporary for MemoryTemporary {
-    fn put(&self, key: &TemporaryKey, value: &[u8], ttl: Duration) -> Result<(), StoreError> {
-        admit(key, value)?;
+    fn put(&self, values: &[(TemporaryKey, Vec<u8>)], ttl: Duration) -> Result<(), StoreError> {
+        admit(values.iter().map(|(key, value)| (key, &value[..])))?;
         let mut state = self.state();
-        state.remove(key);
-        if ttl.is_zero() {
-            return Ok(());
+        let end = Instant::now() + ttl.min(TEMPORARY_TTL_MAX);
+        for (key, value) in values {
+            state.remove(key);
+            if ttl.is_zero() {
+                continue;
+            }
+            state.count += 1;
+            let end = (end, state.count);
+            let size = value.len() + key.name.len() + OVERHEAD;
+            state.bytes += size;
+            let kept = state.instances.entry(key.instance.clone()).or_default();
+            kept.bytes += size;
+            kept.ends.insert(end, key.name.clone());
+            kept.values.insert(key.name.clone(), (value.clone(), end));
         }
-        state.count += 1;
-        let end = (Instant::now() + ttl.min(TEMPORARY_TTL_MAX), state.count);
-        let size = value.len() + key.name.len() + OVERHEAD;
-        state.bytes += size;
-        let kept = state.instances.entry(key.instance.clone()).or_default();
-        kept.bytes += size;
-        kept.ends.insert(end, key.name.clone());
-        kept.values.insert(key.name.clone(), (value.to_vec(), end));
         state.make_room(self.bytes_max);
         Ok(())
     }
 
-    fn get(&self, key: &TemporaryKey) -> Result<Option<Vec<u8>>, StoreError> {
-        admit(key, &[])?;
+    fn get(&self, keys: &[TemporaryKey]) -> Result<Vec<Option<Vec<u8>>>, StoreError> {
+        admit(keys.iter().map(|key| (key, &[][..])))?;
         let state = self.state();
-        let kept = state.instances.get(&key.instance);
-        let value = kept.and_then(|kept| kept.values.get(&key.name));
-        Ok(value.map(|(value, _)| value.clone()))
+        let value = |key: &TemporaryKey| {
+            let kept = state.instances.get(&key.instance)?;
+            kept.values.get(&key.name).map(|(value, _)| value.clone())
+        };
+        Ok(keys.iter().map(value).collect())
     }
 
-    fn take(&self, key: &TemporaryKey) -> Result<Option<Vec<u8>>, StoreError> {
-        admit(key, &[])?;
-        Ok(self.state().remove(key))
-    }
-
-    fn delete(&self, key: &TemporaryKey) -> Result<(), StoreError> {
-        self.take(key).map(drop)
+    fn delete(&self, keys: &[TemporaryKey]) -> Result<(), StoreError> {
+        admit(keys.iter().map(|key| (key, &[][..])))?;
+        let mut state = self.state();
+        for key in keys {
+            state.remove(key);
+        }
+        Ok(())
     }
 }
 
@@ -166,11 +170,11 @@ mod tests {
         };
         let put = |instance, n: u64| {
             let ttl = Duration::from_secs(100 + n);
-            engine.put(&key(instance, n), &[1; 97], ttl).unwrap();
+            engine.put(&[(key(instance, n), vec![1; 97])], ttl).unwrap();
         };
         (0..5).for_each(|n| put("small", n));
         (0..100).for_each(|n| put("large", n));
-        let has = |instance, n| engine.get(&key(instance, n)).unwrap().is_some();
+        let has = |instance, n| engine.get(&[key(instance, n)]).unwrap()[0].is_some();
         assert_eq!((0..5).filter(|n| has("small", *n)).count(), 5);
         assert_eq!((0..100).filter(|n| has("large", *n)).count(), 15);
         assert!(

@@ -251,7 +251,7 @@ async fn commands(
             name: "check".to_owned(),
         });
         done.push((
-            "temporary values (SET, GET, GETDEL, DEL)",
+            "temporary values (SET, GET, DEL)",
             keep(&mut connection, &key).await,
         ));
     }
@@ -281,7 +281,7 @@ async fn keep(connection: &mut Connection, key: &[u8]) -> RedisResult<()> {
     let mut set = redis::cmd("SET");
     set.arg(key).arg("").arg("PX").arg(1000);
     set.query_async::<Value>(connection).await?;
-    for name in ["GET", "GETDEL", "DEL"] {
+    for name in ["GET", "DEL"] {
         redis::cmd(name)
             .arg(key)
             .query_async::<Value>(connection)

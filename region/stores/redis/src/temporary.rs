@@ -1,14 +1,17 @@
-//! The port `Temporary`: each value is a key of Redis with its time to live.
+//! The port `Temporary`: each value is a key of Redis with its time to live. The keys of an instance are
+//! spread over a cluster, so a call sends a command for each.
 
 use std::time::Duration;
 
+use futures_util::future::try_join_all;
 use gb6_core_obs::metrics::Metrics;
 use gb6_core_ports::temporary::{TEMPORARY_TTL_MAX, admit};
 use gb6_core_ports::{StoreError, Temporary, TemporaryKey};
-use redis::Cmd;
+use redis::{Cmd, Value};
 use tokio::runtime::Handle;
 
 use crate::config::Config;
+use crate::connect::Connection;
 use crate::keys::Keys;
 use crate::link::Link;
 
@@ -38,9 +41,15 @@ impl RedisTemporary {
         self.link.is_connected()
     }
 
-    fn ask<T: redis::FromRedisValue>(&self, command: Cmd) -> Result<T, StoreError> {
-        self.link
-            .call(async |mut connection| command.query_async(&mut connection).await)
+    /// Sends commands without waiting between them, and waits for all answers. Of a cluster each goes
+    /// to its own slot.
+    fn ask<T: redis::FromRedisValue>(&self, commands: Vec<Cmd>) -> Result<Vec<T>, StoreError> {
+        self.link.call(|connection: Connection| {
+            try_join_all(commands.into_iter().map(move |command| {
+                let mut connection = connection.clone();
+                async move { command.query_async(&mut connection).await }
+            }))
+        })
     }
 
     fn command(&self, name: &str, key: &TemporaryKey) -> Cmd {
@@ -51,31 +60,32 @@ impl RedisTemporary {
 }
 
 impl Temporary for RedisTemporary {
-    fn put(&self, key: &TemporaryKey, value: &[u8], ttl: Duration) -> Result<(), StoreError> {
-        admit(key, value)?;
-        if ttl.is_zero() {
-            return self.delete(key);
-        }
+    fn put(&self, values: &[(TemporaryKey, Vec<u8>)], ttl: Duration) -> Result<(), StoreError> {
+        admit(values.iter().map(|(key, value)| (key, &value[..])))?;
         // Shorter than a millisecond is a millisecond.
-        let ms = ttl.min(TEMPORARY_TTL_MAX).as_millis().max(1);
-        let mut command = self.command("SET", key);
-        command.arg(value).arg("PX").arg(ms.to_string());
-        self.ask(command)
+        let ms = ttl.min(TEMPORARY_TTL_MAX).as_millis().max(1).to_string();
+        let command = |(key, value): &(TemporaryKey, Vec<u8>)| {
+            if ttl.is_zero() {
+                return self.command("DEL", key);
+            }
+            let mut command = self.command("SET", key);
+            command.arg(&value[..]).arg("PX").arg(&ms);
+            command
+        };
+        self.ask::<Value>(values.iter().map(command).collect())
+            .map(drop)
     }
 
-    fn get(&self, key: &TemporaryKey) -> Result<Option<Vec<u8>>, StoreError> {
-        admit(key, &[])?;
-        self.ask(self.command("GET", key)).map_err(read)
+    fn get(&self, keys: &[TemporaryKey]) -> Result<Vec<Option<Vec<u8>>>, StoreError> {
+        admit(keys.iter().map(|key| (key, &[][..])))?;
+        let commands = keys.iter().map(|key| self.command("GET", key));
+        self.ask(commands.collect()).map_err(read)
     }
 
-    fn take(&self, key: &TemporaryKey) -> Result<Option<Vec<u8>>, StoreError> {
-        admit(key, &[])?;
-        self.ask(self.command("GETDEL", key))
-    }
-
-    fn delete(&self, key: &TemporaryKey) -> Result<(), StoreError> {
-        admit(key, &[])?;
-        self.ask::<u64>(self.command("DEL", key)).map(drop)
+    fn delete(&self, keys: &[TemporaryKey]) -> Result<(), StoreError> {
+        admit(keys.iter().map(|key| (key, &[][..])))?;
+        let commands = keys.iter().map(|key| self.command("DEL", key));
+        self.ask::<Value>(commands.collect()).map(drop)
     }
 }
 

@@ -124,7 +124,7 @@ fn missing_permissions_and_an_unfit_policy_are_told() {
         ("+subscribe", "following other nodes"),
         ("+hset", "shares of limits"),
         ("+pexpire", "people's statuses"),
-        ("+getdel", "temporary values"),
+        ("+get", "temporary values"),
         ("~gb6:*", "shares of limits"),
         ("&gb6:*", "other nodes"),
         ("+info", "allow +info"),
