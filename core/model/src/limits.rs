@@ -42,6 +42,10 @@ pub const SESSION_QUEUE_BYTES_MAX: usize = 1024 * 1024;
 pub const PRESENCE_ENTRIES_MAX: usize = 1000;
 /// Members above which a room sends no join and leave pushes, by default.
 pub const JOIN_LEAVE_MEMBERS_MAX: usize = 200;
+/// What a user says of itself, in bytes.
+pub const USER_STATE_BYTES_MAX: usize = 256;
+/// The longest that statuses of users are kept, in ms.
+pub const USER_STATUS_TTL_MS_MAX: u64 = 31 * 24 * 60 * 60 * 1000;
 /// Message ids remembered by one shard.
 pub const DEDUPE_IDS_MAX: usize = 1_000_000;
 /// How long a message id is remembered, in ms of time in which its shard was served.

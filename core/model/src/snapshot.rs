@@ -61,6 +61,8 @@ pub struct Instance {
     /// Whether every connection of a user is subscribed to the user's channel `#user`, by the rules
     /// of `defaults`.
     pub personal_channel: bool,
+    /// How long statuses of users are kept, in ms; 0: there are none.
+    pub user_status_ttl_ms: u64,
     /// Origins from which browsers may connect, besides the listener's own: `https://host[:port]`.
     pub allowed_origins: Vec<String>,
     /// Commands a second and burst of one connection; `None`: no limit.
@@ -94,6 +96,7 @@ impl Default for Instance {
             defaults: None,
             anonymous: Anonymous::default(),
             personal_channel: false,
+            user_status_ttl_ms: 0,
             allowed_origins: Vec::new(),
             command_rate: None,
             user_command_rate: None,

@@ -19,6 +19,9 @@ use crate::webhooks_file::WebhooksFile;
 /// A snapshot file to start from, with every key and its default.
 pub const EXAMPLE: &str = include_str!("example.toml");
 
+/// The shortest that statuses of users can be kept, in ms.
+pub(crate) const USER_STATUS_TTL_MS_MIN: u64 = 60_000;
+
 /// Commands a second of one connection, where the file does not say.
 pub(crate) const COMMAND_RATE_DEFAULT: CommandRate = CommandRate {
     per_second: 1_000,
@@ -125,6 +128,9 @@ pub struct InstanceFile {
     /// Whether every connection of a user is subscribed to `#user`. Default false.
     #[serde(default)]
     pub personal_channel: Option<Spanned<bool>>,
+    /// How long statuses of users are kept. Default: there are none.
+    #[serde(default)]
+    pub user_status_ttl: Option<Spanned<Millis>>,
     /// Where ends of sessions and subscriptions are told. Default: nowhere.
     #[serde(default)]
     pub webhooks: Option<Spanned<WebhooksFile>>,

@@ -28,6 +28,7 @@ mod room;
 mod sessions;
 mod share;
 mod signals;
+mod statuses;
 mod trace;
 mod users;
 
@@ -35,4 +36,5 @@ pub use batch::{Admin, AdminOutcome, AppendFailure, Batch};
 pub use checkpoint::CheckpointError;
 pub use history::HistoryRead;
 pub use machine::{Counters, Gauges, LinkId, Output, Shard, ShardConfig};
+pub use statuses::StatusAsked;
 pub use trace::SyncStats;

@@ -20,6 +20,7 @@ use crate::ownership::Ownership;
 use crate::prefixes::Prefixes;
 use crate::room::{RoomIx, Rooms};
 use crate::sessions::Sessions;
+use crate::statuses::StatusAsked;
 use crate::trace::Traces;
 use crate::users::Users;
 
@@ -143,6 +144,17 @@ pub enum Output {
         /// The room.
         room: RoomRef,
     },
+    /// A user of an instance that keeps statuses has come, or has gone.
+    UserHere {
+        /// The instance.
+        instance: String,
+        /// The user.
+        user: String,
+        /// Whether it is here now.
+        here: bool,
+    },
+    /// Answer a question about the status of a user, and change it where that is wanted.
+    Status(Box<StatusAsked>),
     /// An admin command has ended.
     AdminDone {
         /// The caller's token.
@@ -354,8 +366,9 @@ impl Shard {
 
     /// A newer snapshot: rules and instance epochs apply from now on.
     pub fn set_snapshot(&mut self, snapshot: Arc<Snapshot>) {
-        self.snapshot = snapshot;
+        let before = std::mem::replace(&mut self.snapshot, snapshot);
         self.follow_signals_anew();
+        self.statuses_anew(&before);
     }
 
     /// A frame on a link's shard stream. A link's first frame must be `attach`.
@@ -389,6 +402,7 @@ impl Shard {
             OwnerFrame::UserQuery(query) => self.user_query(link, &query),
             OwnerFrame::FollowPrefix(key) => self.follow_prefix(link, edge, key),
             OwnerFrame::UnfollowPrefix(key) => self.unfollow_prefix(edge, key),
+            OwnerFrame::UserStatus(query) => self.user_status(link, query),
             OwnerFrame::Sessions(report) => self.sessions_report(link, edge, report),
         }
     }

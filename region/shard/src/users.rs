@@ -57,7 +57,13 @@ impl Users {
         self.pairs
     }
 
-    fn find(&self, instance: &str, user: &str) -> Option<UserIx> {
+    /// The named users of an instance.
+    pub(crate) fn of<'a>(&'a self, instance: &str) -> impl Iterator<Item = &'a Arc<str>> {
+        let names = self.by_name.get(instance);
+        names.into_iter().flat_map(|names| names.users.keys())
+    }
+
+    pub(crate) fn find(&self, instance: &str, user: &str) -> Option<UserIx> {
         self.by_name.get(instance)?.users.get(user).copied()
     }
 
@@ -86,7 +92,8 @@ impl Users {
         may_take(own, self.pairs, max)
     }
 
-    fn insert(&mut self, ix: UserIx, edge: u32) {
+    /// Whether it is the first edge that has the user.
+    fn insert(&mut self, ix: UserIx, edge: u32) -> bool {
         let user = &mut self.list[ix];
         if let Err(at) = user.edges.binary_search(&edge) {
             user.edges.insert(at, edge);
@@ -95,12 +102,12 @@ impl Users {
                 names.pairs += 1;
             }
         }
+        self.list[ix].edges.len() == 1
     }
 
-    fn remove(&mut self, ix: UserIx, edge: u32) {
-        let Some(user) = self.list.get_mut(ix) else {
-            return;
-        };
+    /// The user, if no edge has it any more: instance and name.
+    fn remove(&mut self, ix: UserIx, edge: u32) -> Option<(Arc<str>, Arc<str>)> {
+        let user = self.list.get_mut(ix)?;
         if let Ok(at) = user.edges.binary_search(&edge) {
             user.edges.remove(at);
             self.pairs -= 1;
@@ -109,7 +116,7 @@ impl Users {
             }
         }
         if !user.edges.is_empty() {
-            return;
+            return None;
         }
         let user = self.list.remove(ix);
         if let Some(names) = self.by_name.get_mut(&user.instance) {
@@ -118,6 +125,7 @@ impl Users {
                 self.by_name.remove(&user.instance);
             }
         }
+        Some((user.instance, user.name))
     }
 }
 
@@ -136,7 +144,7 @@ impl Shard {
                 if let Some(ix) = self.users.find(&change.instance, &change.user)
                     && reported.users.remove(&ix)
                 {
-                    self.users.remove(ix, number);
+                    self.user_left(ix, number);
                 }
                 continue;
             }
@@ -149,7 +157,9 @@ impl Shard {
             if self.users.has_room(instance, self.config.users_max) {
                 let ix = self.users.ensure(instance, &change.user);
                 reported.users.insert(ix);
-                self.users.insert(ix, number);
+                if self.users.insert(ix, number) {
+                    self.user_is_here(&change.instance, &change.user, true);
+                }
             } else {
                 // overflow: all users of the instance at this edge are forgotten, and commands about
                 // any of its users go to the edge. An instance with many users meets the bound before
@@ -160,8 +170,8 @@ impl Shard {
                 let forgotten: Vec<UserIx> = users.filter(its_own).collect();
                 reported.too_many.insert(Arc::from(instance));
                 for ix in forgotten {
-                    reported.users.remove(&ix);
-                    self.users.remove(ix, number);
+                    self.edges.list[edge].reported.users.remove(&ix);
+                    self.user_left(ix, number);
                 }
             }
         }
@@ -179,7 +189,13 @@ impl Shard {
             return;
         };
         for ix in reported.users {
-            self.users.remove(ix, number);
+            self.user_left(ix, number);
+        }
+    }
+
+    fn user_left(&mut self, ix: UserIx, edge: u32) {
+        if let Some((instance, user)) = self.users.remove(ix, edge) {
+            self.user_is_here(&instance, &user, false);
         }
     }
 

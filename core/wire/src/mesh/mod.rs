@@ -31,6 +31,9 @@
 //! - `users_here` names the users that have sessions at an edge; the owner forgets them with the link.
 //!   Whoever asks for a user's edges goes to them alone only if every edge that it knows has
 //!   reported by the same snapshot.
+//! - `user_status` to an owner is answered by a `user_status_answer`; what was lost may be sent again,
+//!   because to change it twice is to change it once. An owner that does not know the frame passes it
+//!   over, and its edge answers that it got no answer.
 //! - `follow_prefix` is answered by `prefix_followed`. From then on the owner sends every publication
 //!   and signal of a room whose name begins with the prefix, other than lists of users, once to the
 //!   edge, whether or not that has interest in the room. It ends with `unfollow_prefix` or the stream;

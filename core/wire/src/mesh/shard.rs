@@ -6,7 +6,8 @@ use bytes::Bytes;
 
 use super::{
     Class, Deliver, PrefixFollowed, PrefixRef, Presence, PresenceAnswer, PresenceQuery,
-    PresenceSet, SessionsReport, SessionsWritten, SignalPublish, UserAnswer, UserQuery, UsersHere,
+    PresenceSet, SessionsReport, SessionsWritten, SignalPublish, UserAnswer, UserQuery,
+    UserStatusAnswer, UserStatusQuery, UsersHere,
 };
 
 /// A frame from an edge to a shard's owner.
@@ -15,7 +16,7 @@ pub struct ToOwner {
     /// The frame.
     #[prost(
         oneof = "OwnerFrame",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 15, 16, 17, 18, 20, 40, 41"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 15, 16, 17, 18, 19, 20, 40, 41"
     )]
     pub frame: Option<OwnerFrame>,
 }
@@ -77,6 +78,9 @@ pub enum OwnerFrame {
     /// Which sessions there are at the edge, and which have ended.
     #[prost(message, tag = "18")]
     Sessions(SessionsReport),
+    /// Asks for the status of a user, or changes it.
+    #[prost(message, tag = "19")]
+    UserStatus(UserStatusQuery),
 }
 
 /// A frame from a shard's owner to an edge.
@@ -85,7 +89,7 @@ pub struct ToEdge {
     /// The frame.
     #[prost(
         oneof = "EdgeFrame",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 15, 17, 18, 20, 40"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 15, 17, 18, 19, 20, 40"
     )]
     pub frame: Option<EdgeFrame>,
 }
@@ -141,6 +145,9 @@ pub enum EdgeFrame {
     /// The answer to ends of sessions.
     #[prost(message, tag = "18")]
     SessionsWritten(SessionsWritten),
+    /// The answer to `user_status`.
+    #[prost(message, tag = "19")]
+    UserStatusAnswer(UserStatusAnswer),
 }
 
 impl ToEdge {
@@ -157,7 +164,11 @@ impl ToEdge {
             ) => Class::Live,
             // The answer needs not wait for what it says; a notice must not overtake deliveries.
             Some(EdgeFrame::HistoryRemoved(removed)) if removed.request == 0 => Class::Live,
-            Some(EdgeFrame::HistoryRemoved(_) | EdgeFrame::UserAnswer(_)) => Class::Acknowledgement,
+            Some(
+                EdgeFrame::HistoryRemoved(_)
+                | EdgeFrame::UserAnswer(_)
+                | EdgeFrame::UserStatusAnswer(_),
+            ) => Class::Acknowledgement,
             // What says that an answer did not fit must not wait behind those that are in its way.
             Some(EdgeFrame::PresenceAnswer(answer)) if answer.error != 0 => Class::Acknowledgement,
             Some(EdgeFrame::PresenceAnswer(_)) => Class::CatchUp,

@@ -1,5 +1,8 @@
 //! Which edges have sessions of a named user: kept by the owner of the shard of the user's `#user`
-//! channel, so that what is wanted of a user goes to those edges alone.
+//! channel, so that what is wanted of a user goes to those edges alone. And the user's status, which the
+//! same owner keeps.
+
+use super::RoomRef;
 
 /// What has changed among the named users of an edge; after attaching, parts of all of them.
 ///
@@ -66,6 +69,60 @@ pub struct UserAnswer {
     /// The [`edges_sum`] of their node ids.
     #[prost(fixed64, tag = "4")]
     pub reported_sum: u64,
+}
+
+/// Asks for the status of a user, or changes it.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct UserStatusQuery {
+    /// The edge's number for the answer.
+    #[prost(uint64, tag = "1")]
+    pub request: u64,
+    /// The user's own channel, `#user`.
+    #[prost(message, required, tag = "2")]
+    pub room: RoomRef,
+    /// The instance epoch that the edge routed by.
+    #[prost(uint64, tag = "3")]
+    pub instance_epoch: u64,
+    /// What is wanted.
+    #[prost(enumeration = "UserStatusAction", tag = "4")]
+    pub action: i32,
+    /// Of an update, what the user says of itself from now on; empty: what it said.
+    #[prost(string, tag = "5")]
+    pub state: String,
+}
+
+/// What is wanted of a user's status.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, prost::Enumeration)]
+#[repr(i32)]
+pub enum UserStatusAction {
+    /// Not set.
+    Unspecified = 0,
+    /// To read it.
+    Get = 1,
+    /// That the user is active now.
+    Update = 2,
+    /// That nothing be known of it.
+    Delete = 3,
+}
+
+/// The status of a user; where it was changed, empty.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct UserStatusAnswer {
+    /// The edge's request number.
+    #[prost(uint64, tag = "1")]
+    pub request: u64,
+    /// When it was active last, in Unix seconds; 0: not known.
+    #[prost(int64, tag = "2")]
+    pub active: i64,
+    /// When it was connected last, in Unix seconds; 0: not known.
+    #[prost(int64, tag = "3")]
+    pub online: i64,
+    /// What it says of itself; empty: nothing.
+    #[prost(string, tag = "4")]
+    pub state: String,
+    /// A code of `gb6_core_model::ErrorCode`; 0: none.
+    #[prost(uint32, tag = "5")]
+    pub error: u32,
 }
 
 /// A sum over node ids, in any order: equal numbers of equal sums are the same ids.

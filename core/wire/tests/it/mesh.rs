@@ -403,6 +403,36 @@ fn golden_users() {
 }
 
 #[test]
+fn golden_user_status() {
+    let query = ToOwner {
+        frame: Some(OwnerFrame::UserStatus(UserStatusQuery {
+            request: 7,
+            room: RoomRef {
+                instance: "demo".into(),
+                channel: "#alice".into(),
+            },
+            instance_epoch: 3,
+            action: UserStatusAction::Update.into(),
+            state: "busy".into(),
+        })),
+    };
+    let golden = hex("9a011c 0807 120e 0a0464656d6f 120623616c696365 1803 2002 2a0462757379");
+    assert_eq!(to_hex(&query.encode_to_vec()), to_hex(&golden));
+    let answer = ToEdge {
+        frame: Some(EdgeFrame::UserStatusAnswer(UserStatusAnswer {
+            request: 7,
+            active: 1,
+            online: 2,
+            state: "busy".into(),
+            error: 0,
+        })),
+    };
+    let golden = hex("9a010c 0807 1001 1802 220462757379");
+    assert_eq!(to_hex(&answer.encode_to_vec()), to_hex(&golden));
+    assert_eq!(answer.class(), Class::Acknowledgement);
+}
+
+#[test]
 fn golden_prefixes() {
     // Fields 40 and 41 of a frame to the owner, 40 of one to the edge.
     const FOLLOW: &str = "c202150a0464656d6f120b726f6f6d3a6c6f6262792e1807";

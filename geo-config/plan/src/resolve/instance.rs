@@ -12,7 +12,7 @@ use super::{Resolver, names};
 use crate::file::{
     COMMAND_RATE_DEFAULT, CONNECTIONS_MAX_MAX, CommandRateFile, DEDUPE_FIELD_BYTES_MAX,
     InstanceFile, JOIN_LEAVE_MAX_MAX, MESSAGE_BYTES_MAX, NamespaceFile, PUBLISH_DEBOUNCE_MAX,
-    SUBSCRIPTIONS_MAX_MAX, SlotsFile,
+    SUBSCRIPTIONS_MAX_MAX, SlotsFile, USER_STATUS_TTL_MS_MIN,
 };
 use crate::slots::choose_slots;
 
@@ -88,6 +88,17 @@ impl Resolver<'_> {
                 format!("add a table [{path}.defaults]"),
             );
         }
+        let user_status_ttl_ms = instance.user_status_ttl.as_ref().map_or(0, |ttl| {
+            let ms = ttl.get_ref().0;
+            if ms > 0 {
+                let (path, most) = (
+                    format!("{path}.user_status_ttl"),
+                    limits::USER_STATUS_TTL_MS_MAX,
+                );
+                self.within(ttl, &path, ms, USER_STATUS_TTL_MS_MIN, most);
+            }
+            ms
+        });
         if let Some(rules) = &instance.defaults
             && rules.get_ref().allow_prefix != Who::Nobody
         {
@@ -129,6 +140,7 @@ impl Resolver<'_> {
                 .map(|a| a.get_ref().clone())
                 .unwrap_or_default(),
             personal_channel: personal_channel.is_some_and(|on| *on.get_ref()),
+            user_status_ttl_ms,
             allowed_origins: instance
                 .allowed_origins
                 .iter()

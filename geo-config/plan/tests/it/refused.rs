@@ -127,6 +127,18 @@ fn one_mistake_one_message() {
             "this instance has no rules for such channels",
         ),
         (
+            "user_status_ttl = \"0\"",
+            "user_status_ttl = \"59s\"",
+            "user_status_ttl",
+            "59000 is out of range: 60000 to 2678400000",
+        ),
+        (
+            "user_status_ttl = \"0\"",
+            "user_status_ttl = \"32d\"",
+            "user_status_ttl",
+            "2764800000 is out of range",
+        ),
+        (
             "[regions.eu]",
             "[instances.demo.defaults]\nallow_prefix = \"anyone\"\n[regions.eu]",
             "[instances.demo.defaults]",

@@ -9,6 +9,7 @@ mod presence;
 mod publish_model;
 mod sessions;
 mod signals;
+mod statuses;
 mod users;
 mod versions;
 mod world;

@@ -1,11 +1,13 @@
 //! Which edges have a user, against a naive model of what edges have reported on their links.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
+use gb6_core_model::snapshot::Snapshot;
 use gb6_core_wire::mesh::{
     EdgeFrame, OwnerFrame, RefusedReason, UserAnswer, UserChange, UserQuery, UsersHere, edges_sum,
 };
-use gb6_region_shard::{LinkId, Shard, ShardConfig};
+use gb6_region_shard::{LinkId, Output, Shard, ShardConfig};
 use proptest::prelude::*;
 
 use crate::world::{World, rules};
@@ -51,6 +53,8 @@ enum Op {
     Drop(u64),
     Report(u64, Vec<(usize, bool)>, u64),
     Tick(u64),
+    /// Whether `demo` keeps statuses from now on.
+    Statuses(bool),
     Restart,
 }
 
@@ -62,6 +66,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (0..EDGES).prop_map(Op::Drop),
         12 => (0..EDGES, changes, 0..3u64).prop_map(|(e, c, by)| Op::Report(e, c, by)),
         1 => (1..1900u64).prop_map(Op::Tick),
+        1 => any::<bool>().prop_map(Op::Statuses),
         1 => Just(Op::Restart),
     ]
 }
@@ -89,8 +94,18 @@ fn run(ops: Vec<Op>) {
     let mut asker = asker;
     let mut edges: BTreeMap<u64, Said> = BTreeMap::new();
     let mut incarnation = 0;
+    // Who is here of those of whom statuses are kept, as the driver is told.
+    let (mut keeps, mut here) = (false, BTreeSet::new());
     for op in ops {
         match op {
+            Op::Statuses(on) => {
+                keeps = on;
+                let mut snapshot = Snapshot::clone(&world.snapshot);
+                let demo = snapshot.instances.get_mut("demo").expect("it is there");
+                demo.user_status_ttl_ms = u64::from(on) * 60_000;
+                world.snapshot = Arc::new(snapshot);
+                world.shard.set_snapshot(world.snapshot.clone());
+            }
             Op::Attach(edge) => {
                 incarnation += 1;
                 if let Some(old) = edges.remove(&edge) {
@@ -142,6 +157,8 @@ fn run(ops: Vec<Op>) {
             }
             Op::Restart => {
                 edges.clear();
+                here.clear();
+                world.others.clear();
                 world.start();
                 asker = world.attach(1_000);
             }
@@ -159,6 +176,27 @@ fn run(ops: Vec<Op>) {
                 assert_eq!(answer.reported_sum, sum);
             }
         }
+        world.drain();
+        for told in world.others.drain(..) {
+            if let Output::UserHere {
+                instance,
+                user,
+                here: is,
+            } = told
+            {
+                let changed = match is {
+                    true => here.insert((instance, user)),
+                    false => here.remove(&(instance, user)),
+                };
+                assert!(changed, "it was told before");
+            }
+        }
+        let kept = edges.values().flat_map(|said| &said.users);
+        let kept = kept
+            .map(|n| NAMES[*n])
+            .filter(|name| keeps && name.0 == "demo");
+        let kept: BTreeSet<_> = kept.map(|(i, u)| (i.to_owned(), u.to_owned())).collect();
+        assert_eq!(here, kept);
         let pairs: usize = edges.values().map(|said| said.users.len()).sum();
         assert_eq!(world.shard.gauges().users, pairs);
     }
