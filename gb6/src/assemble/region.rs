@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use gb6_core_mesh::snapshot::SnapshotStore;
 use gb6_core_model::snapshot::{Assigned, Snapshot};
 use gb6_core_model::{NodeId, Role};
@@ -108,7 +108,12 @@ pub(crate) async fn run_region(
             health: parts.health.clone(),
         },
     )?;
-    if parts.ready(&stop).await.is_some() {
+    // It may end before all that it was to own is served.
+    let ready = tokio::select! {
+        ready = parts.ready(&stop) => ready,
+        why = ended(region.end()) => return Err(gone(why, &file.name)),
+    };
+    if ready.is_some() {
         eprintln!(
             "gb6 region {} is ready; health and metrics at {}",
             file.name,
@@ -129,21 +134,10 @@ pub(crate) async fn run_region(
                 data_dir: absolute(data_dir),
             })?;
         }
-        let end = region.end();
         let following = reload.run(&stop, &["drain"], |_| {});
         tokio::select! {
             file = following => patience = file.drain,
-            why = ended(end) => match why {
-                RegionEnd::Replaced => bail!(
-                    "another process runs as node {}: it has taken this one's place in the region. A name \
-                     belongs to one node; this process ends",
-                    file.name
-                ),
-                _ => bail!(
-                    "what looks after assignments has failed, which is a defect: this process ends, so that \
-                     others take its shards over and it is started again"
-                ),
-            },
+            why = ended(region.end()) => return Err(gone(why, &file.name)),
         }
     }
     parts.health.drain();
@@ -171,6 +165,20 @@ async fn ended(end: Option<watch::Receiver<Option<RegionEnd>>>) -> RegionEnd {
         return why;
     }
     std::future::pending().await
+}
+
+/// What a process ends with whose node takes part no longer.
+fn gone(why: RegionEnd, name: &str) -> anyhow::Error {
+    match why {
+        RegionEnd::Replaced => anyhow!(
+            "another process runs as node {name}: it has taken this one's place in the region. A name \
+             belongs to one node; this process ends"
+        ),
+        _ => anyhow!(
+            "what looks after assignments has failed, which is a defect: this process ends, so that \
+             others take its shards over and it is started again"
+        ),
+    }
 }
 
 /// Nodes that decide among themselves who owns what must see the same logs.

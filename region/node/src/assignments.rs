@@ -103,7 +103,7 @@ impl Assignments {
             prefix(&region),
             (news.clone(), lease.clone()),
             stop.clone(),
-            &node.deps.metrics,
+            (&node.deps.metrics, &node.panics),
         )?;
         let gauges = Arc::new(Mutex::new(Gauges::default()));
         let registration = show(&node.deps.metrics, gauges.clone(), news.clone());
@@ -229,6 +229,7 @@ impl Looking {
             if std::panic::catch_unwind(turn).is_err() {
                 // A defect of ours, which the panic itself reported. Nobody renews the lease: others
                 // take the shards.
+                self.node.panics.count("assignments");
                 tracing::error!(node = %self.node.config.node, "what looks after assignments panicked: this node serves nothing any more. Restart it");
                 self.component
                     .failed("what looks after assignments panicked");

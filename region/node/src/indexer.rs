@@ -5,7 +5,6 @@
 
 use std::cmp::Ordering;
 use std::collections::HashMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicBool, AtomicU64};
@@ -17,6 +16,8 @@ use gb6_core_model::{Channel, ChannelKey, InstanceId, Position, ShardId};
 use gb6_core_ports::{Fence, RoomEntry, RoomStore, ShardLog, StoreError};
 use gb6_core_wire::mesh::RoomRef;
 use gb6_core_wire::record::Record;
+
+use crate::panics::Guard;
 
 /// Batches handed over that may wait; beyond, the thread reads them from the log.
 const QUEUE_MAX: usize = 256;
@@ -71,6 +72,7 @@ impl Indexer {
         log: Arc<dyn ShardLog>,
         store: Arc<dyn RoomStore>,
         fence: Option<Fence>,
+        guard: Guard,
     ) -> std::io::Result<Self> {
         // overflow: a batch that finds the queue full is dropped; the thread reads it from the log.
         let (work, queue) = sync_channel(QUEUE_MAX);
@@ -81,6 +83,7 @@ impl Indexer {
             store,
             fence,
             state: state.clone(),
+            guard,
         };
         let thread = std::thread::Builder::new()
             .name(format!("index-{shard}"))
@@ -163,6 +166,7 @@ struct Follower {
     /// Under what the shard is owned; `None`: it is only read, and nobody else can own it.
     fence: Option<Fence>,
     state: Arc<IndexState>,
+    guard: Guard,
 }
 
 impl Follower {
@@ -171,21 +175,16 @@ impl Follower {
         // What the last owner left is caught up with before anything is waited for.
         let mut patience = Duration::ZERO;
         while !self.state.stop.load(Acquire) {
-            // A panic is a defect of ours, or of the store's, and costs what was being indexed: the log
-            // has it. Without its thread the index would stay behind for good.
-            let step = catch_unwind(AssertUnwindSafe(|| self.step(queue, patience)));
-            let step = step.unwrap_or_else(|_| {
-                Err(StoreError::Unavailable {
-                    cause: "the index thread panicked".into(),
-                })
-            });
+            // A panic costs what was being indexed: the log has it. Without its thread the index would
+            // stay behind for good.
+            let step = self.guard.run(|| self.step(queue, patience));
             patience = IDLE;
             if let Err(error) = &step {
                 self.state.errors.fetch_add(1, Relaxed);
                 if !failing {
                     tracing::error!(shard = %self.shard, %error, "the room index can not be written; history of what is not indexed waits");
                 }
-                std::thread::sleep(IDLE);
+                std::thread::sleep(IDLE.max(self.guard.pause()));
             }
             failing = step.is_err();
         }

@@ -20,6 +20,7 @@ use crate::history::{Erased, Reader};
 use crate::indexer::Indexer;
 use crate::metrics::{RegionMetrics, ShardNumbers};
 use crate::news::{News, NewsBox};
+use crate::panics::Panics;
 use crate::recovery::{Acquisition, Epochs, Recovered, RecoveryError, Standing, recover};
 use crate::regain::Regain;
 use crate::region::{RegionConfig, RegionDeps};
@@ -65,6 +66,7 @@ pub(crate) struct NodeParts {
     pub(crate) metrics: RegionMetrics,
     pub(crate) turns: Arc<CommitTurns>,
     pub(crate) webhooks: Arc<webhooks::Shared>,
+    pub(crate) panics: Panics,
 }
 
 /// By what a node owns a shard, and how far it can rely on that.
@@ -294,6 +296,7 @@ impl Keeper {
                 Err(_) => {
                     // A defect of ours, which the panic itself reported. What the actor held is
                     // gone; the log has the truth.
+                    self.node.panics.count("shard");
                     tracing::error!(
                         region = self.shard.region,
                         shard = self.shard.shard,
@@ -373,6 +376,7 @@ impl Keeper {
             metrics,
             turns,
             webhooks,
+            panics,
         } = &*self.node;
         let shard_id = ShardId(self.shard.shard);
         let mut snapshot = deps.snapshot.clone();
@@ -455,7 +459,9 @@ impl Keeper {
         }
         *log = Some(opened.clone());
         let owned = regain.is_none().then(|| fence.clone());
-        let follows = Indexer::start(shard_id, opened.clone(), deps.rooms.clone(), owned);
+        let name = |what| format!("{what} of shard {}/{shard_id}", self.shard.region);
+        let guard = panics.guard("index", name("index"));
+        let follows = Indexer::start(shard_id, opened.clone(), deps.rooms.clone(), owned, guard);
         let follows = follows.map_err(|error| StoreError::Io {
             operation: "start a thread for",
             path: format!("the index of shard {shard_id}"),
@@ -485,7 +491,7 @@ impl Keeper {
             reader.log.clone(),
             reader.keys.clone(),
             &config.events,
-            &deps.metrics,
+            (&deps.metrics, panics.guard("events", name("events"))),
         );
         let events = events.map_err(|error| StoreError::Io {
             operation: "start a thread for",

@@ -20,6 +20,7 @@ mod limits;
 mod metrics;
 mod news;
 mod outputs;
+mod panics;
 mod recent;
 mod recovery;
 mod regain;

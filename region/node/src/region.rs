@@ -24,6 +24,7 @@ use crate::events::Events;
 use crate::keeper::{Keeper, NodeParts, Order, Ownership};
 use crate::limits::Limits;
 use crate::metrics::{RegionMetrics, ShardNumbers, export};
+use crate::panics::Panics;
 use crate::recovery::random_incarnation;
 use crate::relay::{Relay, RelayMetrics};
 use crate::table::ShardTable;
@@ -206,12 +207,14 @@ impl Region {
         }
         let region_metrics = RegionMetrics::new(&deps.metrics);
         let webhook_metrics = WebhookMetrics::new(&deps.metrics);
+        let panics = Panics::new(&deps.metrics, &deps.health);
         let mut registrations = vec![webhook_metrics.export(&deps.metrics)];
         let webhooks = Arc::new(webhooks::Shared {
             outbound: Outbound::new(config.outbound.clone()).map_err(RegionError::Authority)?,
             metrics: webhook_metrics,
             pace: webhooks::Pace::new(config.webhook_retry_min, config.webhook_retry_max),
             scans: Arc::new(Semaphore::new(webhooks::SCANS_MAX)),
+            panics: panics.clone(),
         });
         let hand_over_max = config.hand_over_max;
         let node = Arc::new(NodeParts {
@@ -220,6 +223,7 @@ impl Region {
             metrics: region_metrics.clone(),
             turns: Arc::new(CommitTurns::default()),
             webhooks,
+            panics,
         });
         let deps = &node.deps;
         let shards: Shards = Arc::default();

@@ -1,6 +1,9 @@
 //! A standby: follows the log of a shard that another node owns, so that a takeover reads only what it
 //! has not seen. It takes as much memory as owning the shard does.
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -13,6 +16,7 @@ use gb6_core_wire::mesh::ShardRef;
 
 use crate::keeper::{NodeParts, bound_batches, machine_config};
 use crate::news::{News, NewsBox};
+use crate::panics::Guard;
 use crate::recovery::{RecoveryError, Replay};
 
 /// How often it is looked whether the follower is to end.
@@ -62,7 +66,9 @@ impl Follower {
         let (stop, taken) = <(Arc<AtomicBool>, Arc<AtomicBool>)>::default();
         let lag = Arc::new(Lag::default());
         let registration = export(&node.deps.metrics, shard.shard, lag.clone());
+        let name = format!("standby of shard {}/{}", shard.region, shard.shard);
         let following = Following {
+            guard: node.panics.guard("standby", name),
             node: node.clone(),
             shard,
             news,
@@ -98,6 +104,7 @@ impl Follower {
 }
 
 struct Following {
+    guard: Guard,
     node: Arc<NodeParts>,
     shard: ShardRef,
     news: Arc<NewsBox>,
@@ -127,7 +134,7 @@ impl Following {
     fn run(self) -> Option<Followed> {
         loop {
             let mut caught_up = false;
-            match self.follow(&mut caught_up) {
+            match self.guard.run(|| self.follow(&mut caught_up)) {
                 // What nobody wants is closed here: it may wait for the runtime that the follower was
                 // dropped on.
                 Ok(followed) => return self.taken.load(Ordering::SeqCst).then_some(followed),
@@ -139,7 +146,7 @@ impl Following {
             if caught_up {
                 self.tell(false);
             }
-            if self.wait(RETRY) {
+            if self.wait(RETRY.max(self.guard.pause())) {
                 return None;
             }
         }
@@ -177,6 +184,7 @@ impl Following {
             // Whoever does not say it again is no longer taken to have caught up.
             if !*caught_up || told.elapsed() >= TELL_AGAIN {
                 *caught_up = true;
+                self.guard.works();
                 told = Instant::now();
                 self.tell(true);
             }

@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 
 use crate::keeper::NodeLease;
 use crate::news::{News, NewsBox};
+use crate::panics::{Guard, Panics};
 
 /// How long a look waits for something to change.
 const LOOK: Duration = Duration::from_millis(100);
@@ -66,7 +67,7 @@ impl Store {
         prefix: String,
         (news, lease): (Arc<NewsBox>, Arc<NodeLease>),
         stop: Arc<AtomicBool>,
-        metrics: &Metrics,
+        (metrics, panics): (&Metrics, &Panics),
     ) -> Result<Self, StoreError> {
         let shared = Shared {
             map,
@@ -80,18 +81,24 @@ impl Store {
             ),
         };
         let looks = shared.clone();
-        spawn("assign-look", move || looks.look(&prefix))?;
+        let guard = panics.guard("assignments_look", "store of assignments: looks".into());
+        spawn("assign-look", move || looks.look(prefix, &guard))?;
         // overflow: none. A record has one change under way.
         let (own, changes) = sync_channel(1);
         let writes = shared.clone();
         let changes = Arc::new(Mutex::new(changes));
-        spawn("assign-beat", move || writes.write(&changes))?;
+        let write = "assignments_write";
+        let guard = panics.guard(write, "store of assignments: beats".into());
+        spawn("assign-beat", move || writes.write(&changes, &guard))?;
         // overflow: the change counts as failed, and is made later.
         let (others, changes) = sync_channel(WAITING_MAX);
         let changes = Arc::new(Mutex::new(changes));
         for n in 0..WRITERS {
             let (writes, changes) = (shared.clone(), changes.clone());
-            spawn(&format!("assign-write-{n}"), move || writes.write(&changes))?;
+            let guard = panics.guard(write, format!("store of assignments: writes {n}"));
+            spawn(&format!("assign-write-{n}"), move || {
+                writes.write(&changes, &guard);
+            })?;
         }
         Ok(Self { own, others })
     }
@@ -118,66 +125,30 @@ impl Shared {
     }
 
     /// Looks at what changes, one look after the other.
-    fn look(&self, prefix: &str) {
-        let mut after = None;
-        let mut known = Known::default();
-        let mut reached = true;
-        while !self.is_over() {
-            if self.distrusted.swap(false, Ordering::SeqCst) {
-                after = None;
-            }
-            let begun_ms = self.lease.now_ms();
-            let page = match after {
-                None => self.map.list(prefix, LIST_MAX),
-                Some(after) => self.map.changes(prefix, after, LOOK_MAX, LOOK),
-            };
-            match page {
-                Ok(page) if after.is_some_and(|after| page.revision < after) => after = None,
-                Ok(mut page) => {
-                    if after.is_none() {
-                        if known.is_ahead_of(&page) {
-                            tracing::error!(
-                                revision = page.revision,
-                                known = known.revision,
-                                "the store of assignments went back to what it was earlier (a backup was restored, or what was not yet copied was lost): who owns which shard is written again"
-                            );
-                            self.news.push(News::Restored);
-                        }
-                        page = known.all(page);
-                    }
-                    if !std::mem::replace(&mut reached, true) {
-                        tracing::info!("the store of assignments is reached again");
-                    }
-                    after = Some(page.revision);
-                    known.told(&page);
-                    let looked = News::Looked {
-                        begun_ms,
-                        revision: page.revision,
-                        changes: page.entries,
-                    };
-                    self.news.push_look(looked, || self.is_over());
-                }
-                // What was removed since is no longer known: everything is looked at.
-                Err(StoreError::Trimmed { .. }) => after = None,
-                Err(error) => {
-                    self.errors.inc();
-                    // Another one may answer then, which has not everything that this one had.
-                    after = None;
-                    if std::mem::replace(&mut reached, false) {
-                        tracing::warn!(%error, "the store of assignments can not be reached: nothing moves, and shards are served as long as their logs say that they are this node's");
-                    }
-                    std::thread::sleep(RETRY);
-                }
+    fn look(self, prefix: String, guard: &Guard) {
+        let mut looks = Looks {
+            shared: self,
+            prefix,
+            after: None,
+            known: Known::default(),
+            reached: true,
+        };
+        while !looks.shared.is_over() {
+            if let Err(error) = guard.run(|| looks.once()) {
+                looks.failed(&error);
+                std::thread::sleep(RETRY.max(guard.pause()));
             }
         }
     }
 
     /// Makes changes, and tells what has come of them.
-    fn write(&self, changes: &Mutex<Receiver<Change>>) {
+    fn write(&self, changes: &Mutex<Receiver<Change>>, guard: &Guard) {
         loop {
             let next = changes.lock().recv();
             let Ok(change) = next else { return };
-            let outcome = self.make(&change);
+            let made = guard.run(|| Ok::<_, StoreError>(self.make(&change)));
+            // Whatever panicked may have written it.
+            let outcome = made.unwrap_or(Written::Unknown);
             let key = change.key;
             let reread = matches!(outcome, Written::NotAsExpected | Written::Unknown);
             let written = News::Written {
@@ -186,7 +157,7 @@ impl Shared {
             };
             self.news.push(written);
             while reread && !self.is_over() {
-                match self.map.get(&key) {
+                match guard.run(|| self.map.get(&key)) {
                     Ok(entry) => {
                         let record = entry.and_then(|e| Some((e.value?, e.revision)));
                         let found = record.as_ref().map(|(_, revision)| *revision);
@@ -200,7 +171,7 @@ impl Shared {
                     }
                     Err(_) => {
                         self.errors.inc();
-                        std::thread::sleep(RETRY);
+                        std::thread::sleep(RETRY.max(guard.pause()));
                     }
                 }
             }
@@ -231,6 +202,73 @@ impl Shared {
                     _ => Written::Failed,
                 }
             }
+        }
+    }
+}
+
+/// One look after the other.
+struct Looks {
+    shared: Shared,
+    prefix: String,
+    /// The revision to go on after; `None`: everything is to be looked at.
+    after: Option<u64>,
+    known: Known,
+    /// The last look was answered.
+    reached: bool,
+}
+
+impl Looks {
+    /// Looks, and tells what was seen.
+    fn once(&mut self) -> Result<(), StoreError> {
+        let Shared { map, lease, .. } = &self.shared;
+        if self.shared.distrusted.swap(false, Ordering::SeqCst) {
+            self.after = None;
+        }
+        let begun_ms = lease.now_ms();
+        let page = match self.after {
+            None => Some(map.list(&self.prefix, LIST_MAX)?),
+            Some(after) => match map.changes(&self.prefix, after, LOOK_MAX, LOOK) {
+                // What was removed since is no longer known, or the store went back.
+                Err(StoreError::Trimmed { .. }) => None,
+                Ok(page) if page.revision < after => None,
+                page => Some(page?),
+            },
+        };
+        let Some(mut page) = page else {
+            self.after = None;
+            return Ok(());
+        };
+        if self.after.is_none() {
+            if self.known.is_ahead_of(&page) {
+                tracing::error!(
+                    revision = page.revision,
+                    known = self.known.revision,
+                    "the store of assignments went back to what it was earlier (a backup was restored, or what was not yet copied was lost): who owns which shard is written again"
+                );
+                self.shared.news.push(News::Restored);
+            }
+            page = self.known.all(page);
+        }
+        if !std::mem::replace(&mut self.reached, true) {
+            tracing::info!("the store of assignments is reached again");
+        }
+        self.after = Some(page.revision);
+        self.known.told(&page);
+        let looked = News::Looked {
+            begun_ms,
+            revision: page.revision,
+            changes: page.entries,
+        };
+        self.shared.news.push_look(looked, || self.shared.is_over());
+        Ok(())
+    }
+
+    fn failed(&mut self, error: &StoreError) {
+        self.shared.errors.inc();
+        // Another one may answer then, which has not everything that this one had.
+        self.after = None;
+        if std::mem::replace(&mut self.reached, false) {
+            tracing::warn!(%error, "the store of assignments can not be reached: nothing moves, and shards are served as long as their logs say that they are this node's");
         }
     }
 }
@@ -287,6 +325,11 @@ impl Known {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
+    use gb6_core_obs::Health;
+    use gb6_core_ports::memory::MemoryMap;
+
     use super::*;
 
     #[test]
@@ -316,5 +359,141 @@ mod tests {
             known.is_ahead_of(&past),
             "it went back and has gone on since"
         );
+    }
+
+    /// A store whose client has a defect, in every call or in none.
+    #[derive(Default)]
+    struct Defective {
+        map: MemoryMap,
+        panics: AtomicBool,
+        /// Changes that were made before the call panicked.
+        made: AtomicBool,
+    }
+
+    impl Defective {
+        #[allow(clippy::panic, reason = "a defect is what is met")]
+        fn defect(&self) {
+            if self.panics.load(Ordering::SeqCst) {
+                panic!("a defect of the store's client");
+            }
+        }
+    }
+
+    impl MapStore for Defective {
+        fn get(&self, key: &str) -> Result<Option<MapEntry>, StoreError> {
+            self.defect();
+            self.map.get(key)
+        }
+
+        fn put(&self, key: &str, value: &[u8], expect: Expect) -> Result<u64, StoreError> {
+            let put = self.map.put(key, value, expect);
+            self.made.store(true, Ordering::SeqCst);
+            self.defect();
+            put
+        }
+
+        fn delete(&self, key: &str, expect: Expect) -> Result<(), StoreError> {
+            self.defect();
+            self.map.delete(key, expect)
+        }
+
+        fn list(&self, prefix: &str, limit: usize) -> Result<MapPage, StoreError> {
+            self.defect();
+            self.map.list(prefix, limit)
+        }
+
+        fn changes(
+            &self,
+            prefix: &str,
+            after: u64,
+            limit: usize,
+            wait: Duration,
+        ) -> Result<MapPage, StoreError> {
+            self.defect();
+            self.map.changes(prefix, after, limit, wait)
+        }
+    }
+
+    #[test]
+    fn a_client_that_panics_stops_neither_looks_nor_changes_for_good() {
+        let map = Arc::new(Defective::default());
+        let (metrics, health) = (Metrics::bare(), Health::new());
+        let other = health.register("other");
+        other.ready();
+        let news = Arc::<NewsBox>::default();
+        let lease = Arc::new(NodeLease::new(Instant::now()));
+        let stop = Arc::<AtomicBool>::default();
+        let store = Store::start(
+            map.clone(),
+            "regions/eu/".into(),
+            (news.clone(), lease),
+            stop.clone(),
+            (&metrics, &Panics::new(&metrics, &health)),
+        );
+        let store = store.expect("threads");
+        let mut heard = Vec::new();
+        let mut until = |what: &str, done: &dyn Fn(&[News]) -> bool| {
+            let late = Instant::now() + Duration::from_secs(20);
+            while !done(&heard) {
+                assert!(Instant::now() < late, "{what}: {heard:?}");
+                heard.extend(news.take(Duration::from_millis(20)));
+            }
+            heard.clear();
+        };
+        let looks = |news: &[News]| news.iter().any(|n| matches!(n, News::Looked { .. }));
+        until("it looks", &looks);
+        map.panics.store(true, Ordering::SeqCst);
+        let change = |key: &str| Change {
+            key: key.to_owned(),
+            value: Some(b"v".to_vec()),
+            expected: Expected::Absent,
+        };
+        assert!(store.change(true, change("regions/eu/nodes/r1")));
+        assert!(store.change(false, change("regions/eu/shards/1")));
+        let unknown = |news: &[News]| {
+            let unknown = |n: &&News| {
+                let outcome = Written::Unknown;
+                matches!(n, News::Written { outcome: o, .. } if *o == outcome)
+            };
+            news.iter().filter(unknown).count() == 2
+        };
+        until("nobody knows what became of the changes", &unknown);
+        assert!(map.made.load(Ordering::SeqCst));
+        let panics = |part: &str| {
+            let name = format!("gb6_region_panics_total{{part=\"{part}\"}} ");
+            let text = metrics.text();
+            let count = text
+                .lines()
+                .find_map(|l| l.strip_prefix(&name)?.parse::<u64>().ok());
+            count.unwrap_or(0)
+        };
+        let late = Instant::now() + Duration::from_secs(20);
+        while panics("assignments_look") < 2 || panics("assignments_write") < 4 {
+            assert!(Instant::now() < late, "{}", metrics.text());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert!(!health.now().is_ready());
+        map.panics.store(false, Ordering::SeqCst);
+        // What was made is read, and the looks go on.
+        let reads = |news: &[News]| {
+            let read = |n: &&News| {
+                matches!(
+                    n,
+                    News::Read {
+                        record: Some(_),
+                        ..
+                    }
+                )
+            };
+            news.iter().filter(read).count() == 2 && looks(news)
+        };
+        until("it goes on", &reads);
+        until("it looks", &looks);
+        let late = Instant::now() + Duration::from_secs(20);
+        while !health.now().is_ready() {
+            assert!(Instant::now() < late, "{:?}", health.now());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        stop.store(true, Ordering::SeqCst);
     }
 }

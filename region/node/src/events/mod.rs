@@ -20,6 +20,7 @@ use gb6_core_ports::{EventSink, ShardLog, SinkEvent, StoreError};
 use parking_lot::{Condvar, Mutex};
 
 use crate::bodies::RecordKeys;
+use crate::panics::Guard;
 
 /// The consumer's name in the log.
 const CONSUMER: &str = "events";
@@ -138,7 +139,7 @@ impl ShardEvents {
         log: Arc<dyn ShardLog>,
         keys: Arc<RecordKeys>,
         events: &Events,
-        metrics: &Metrics,
+        (metrics, guard): (&Metrics, Guard),
     ) -> std::io::Result<Self> {
         let stop = Arc::new(Stop::default());
         let publisher = Publisher {
@@ -147,6 +148,7 @@ impl ShardEvents {
             keys,
             sink: events.0.clone(),
             metrics: EventMetrics::new(metrics),
+            guard: Arc::new(guard),
             stop: stop.clone(),
             stored: 0,
             stored_at: Instant::now(),
@@ -183,6 +185,7 @@ struct Publisher {
     keys: Arc<RecordKeys>,
     sink: Option<Arc<dyn EventSink>>,
     metrics: EventMetrics,
+    guard: Arc<Guard>,
     stop: Arc<Stop>,
     stored: Position,
     stored_at: Instant,
@@ -224,8 +227,9 @@ impl Publisher {
         mut work: impl FnMut(&mut Self) -> Result<T, StoreError>,
     ) -> Option<T> {
         let mut pause = PAUSE;
+        let guard = self.guard.clone();
         loop {
-            match work(self) {
+            match guard.run(|| work(self)) {
                 Ok(done) => {
                     if pause > PAUSE {
                         tracing::info!(shard = %self.shard, "the trouble with events is over");

@@ -1,11 +1,14 @@
 //! Events are published at least once and in order, whoever fails meanwhile.
 
+use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 
+use gb6_core_obs::Health;
 use gb6_core_ports::contract::log::{acquire, append, fence, messages};
 use gb6_core_ports::memory::{MemoryEvents, MemoryLogConfig, MemoryStorage};
 
 use super::*;
+use crate::panics::Panics;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -30,7 +33,9 @@ impl World {
 
     fn start(&self, events: &Events) -> ShardEvents {
         let (log, keys) = (Arc::new(self.storage.open()), Arc::default());
-        ShardEvents::start(ShardId(3), log, keys, events, &self.metrics).expect("a thread")
+        let guard = Panics::new(&self.metrics, &Health::new()).guard("events", "events".into());
+        let told = (&self.metrics, guard);
+        ShardEvents::start(ShardId(3), log, keys, events, told).expect("a thread")
     }
 
     fn events(&self) -> Events {
@@ -98,6 +103,49 @@ fn a_sink_that_fails_gets_everything_again_and_nothing_is_left_out() {
     }
     assert!(world.sink.events().len() > 40, "some were repeated");
     assert!(world.metrics.text().contains("gb6_events_failures_total 2"));
+}
+
+/// A sink with a defect, some times.
+struct Defective {
+    sink: MemoryEvents,
+    panics: AtomicUsize,
+}
+
+impl EventSink for Defective {
+    #[allow(clippy::panic, reason = "a defect is what is met")]
+    fn publish(&self, events: &[SinkEvent]) -> Result<(), StoreError> {
+        let one_less = |left: usize| left.checked_sub(1);
+        let panics = &self.panics;
+        if panics
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less)
+            .is_ok()
+        {
+            panic!("a defect of the sink");
+        }
+        self.sink.publish(events)
+    }
+
+    fn events_max(&self) -> usize {
+        self.sink.events_max()
+    }
+}
+
+#[test]
+fn a_sink_that_panics_gets_everything_all_the_same() {
+    let world = World::new();
+    let log = world.storage.open();
+    acquire(&log, &fence(1)).expect("acquired");
+    log.register_consumer(CONSUMER, 0).expect("registered");
+    append(&log, &fence(1), messages(1, "room:a", 4)).expect("appended");
+    let events = world.start(&Events::to(Arc::new(Defective {
+        sink: world.sink.clone(),
+        panics: AtomicUsize::new(2),
+    })));
+    world.until("all", |positions| *positions == [1, 2, 3, 4]);
+    events.stop();
+    let text = world.metrics.text();
+    let told = r#"gb6_region_panics_total{part="events"} 2"#;
+    assert!(text.contains(told), "{text}");
 }
 
 #[test]

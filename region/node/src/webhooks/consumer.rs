@@ -21,6 +21,7 @@ use super::event::{Event, request_body};
 use super::feed::{Follower, Next};
 use super::metrics::{Waiting, WebhookMetrics};
 use super::source::{EVENTS_MAX, Place, Source};
+use crate::panics::Panics;
 use crate::recovery::unix_ms;
 
 /// Events of one request.
@@ -72,6 +73,7 @@ pub(crate) struct Shared {
     pub(crate) pace: Pace,
     /// Reads of logs that go on at once: each may hold some megabytes.
     pub(crate) scans: Arc<Semaphore>,
+    pub(crate) panics: Panics,
 }
 
 /// Why a request has to be repeated.

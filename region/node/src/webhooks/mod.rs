@@ -43,6 +43,7 @@ const DEFECT_PAUSE: Duration = Duration::from_secs(1);
 const LIST_RETRY: Duration = Duration::from_secs(5);
 
 /// What the webhooks of a shard work with.
+#[derive(Clone)]
 pub(crate) struct Setup {
     pub(crate) shard: ShardRef,
     pub(crate) log: Arc<dyn ShardLog>,
@@ -62,7 +63,10 @@ impl ShardWebhooks {
     /// Begins. Must be called on a runtime.
     pub(crate) fn start(setup: Setup) -> Self {
         let (stop, stopped) = watch::channel(false);
-        let task = tokio::spawn(Manager::new(setup, stopped).run());
+        let task = tokio::spawn(async move {
+            let make = || Manager::new(setup.clone(), stopped.clone());
+            begin_again(&setup, || make().run()).await;
+        });
         Self { stop, task }
     }
 
@@ -80,6 +84,17 @@ impl ShardWebhooks {
 impl Drop for ShardWebhooks {
     fn drop(&mut self) {
         self.task.abort();
+    }
+}
+
+/// Does something until it ends, however often it panics: a defect of ours, which the panic itself
+/// reported. The log has what was held.
+async fn begin_again<F: Future<Output = ()>>(setup: &Setup, work: impl Fn() -> F) {
+    while AssertUnwindSafe(work()).catch_unwind().await.is_err() {
+        setup.shared.panics.count("webhooks");
+        let shard = setup.shard.shard;
+        tracing::error!(shard, "what tells a webhook panicked; it begins again");
+        tokio::time::sleep(DEFECT_PAUSE).await;
     }
 }
 
@@ -212,7 +227,7 @@ impl Manager {
         let shard = self.setup.shard.shard;
         let (log, keys) = (self.setup.log.clone(), self.setup.keys.clone());
         let (feed, shared) = (self.setup.feed.clone(), self.setup.shared.clone());
-        let instance = instance.to_owned();
+        let (instance, setup) = (instance.to_owned(), self.setup.clone());
         let make = move || {
             let source = Source {
                 log: log.clone(),
@@ -229,11 +244,7 @@ impl Manager {
             )
         };
         let task = tokio::spawn(async move {
-            while AssertUnwindSafe(make().run()).catch_unwind().await.is_err() {
-                // A defect of ours, which the panic itself reported. The log has what it held.
-                tracing::error!(shard, "a webhook panicked; it begins again");
-                tokio::time::sleep(DEFECT_PAUSE).await;
-            }
+            begin_again(&setup, || make().run()).await;
         });
         Running {
             config,

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use gb6_core_model::snapshot::{Instance, Node, Region, Snapshot};
 use gb6_core_model::{InstanceId, NodeId, Role, ShardId, Slot, WebhookEvent};
+use gb6_core_obs::Health;
 use gb6_core_obs::metrics::{Metrics, Registration};
 use gb6_core_outbound::{Outbound, OutboundConfig, Reach};
 use gb6_core_ports::contract::log as contract;
@@ -20,6 +21,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 
 use super::*;
+use crate::panics::Panics;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
@@ -196,13 +198,14 @@ impl World {
             fence,
             snapshot: watch::channel(snapshot(webhooks)).0,
             _exported: told.export(&metrics),
-            metrics,
             shared: Arc::new(Shared {
                 outbound: Outbound::new(outbound).unwrap(),
                 metrics: told,
                 pace,
                 scans: Arc::new(Semaphore::new(SCANS_MAX)),
+                panics: Panics::new(&metrics, &Health::new()),
             }),
+            metrics,
             next: 0,
         }
     }

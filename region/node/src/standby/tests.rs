@@ -1,0 +1,118 @@
+//! What standbys go on from.
+
+use std::sync::atomic::AtomicUsize;
+
+use gb6_core_mesh::{LocalNode, MemoryNetwork, NodeIdentity, Timing};
+use gb6_core_model::{Incarnation, NodeId, Role};
+use gb6_core_obs::Health;
+use gb6_core_outbound::{Outbound, OutboundConfig};
+use gb6_core_ports::contract::log as contract;
+use gb6_core_ports::memory::{MemoryRateLimiter, MemoryRooms, MemoryStorage};
+use gb6_region_stores_embedded::LocalSignals;
+use tokio::sync::{Semaphore, watch};
+
+use super::*;
+use crate::bodies::RecordKeys;
+use crate::metrics::RegionMetrics;
+use crate::panics::Panics;
+use crate::region::{OpenLog, RegionConfig, RegionDeps};
+use crate::turns::CommitTurns;
+use crate::webhooks::{self, WebhookMetrics};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What a standby works with, beside its log.
+fn node(open_log: OpenLog) -> Arc<NodeParts> {
+    let name = NodeId::from("r2");
+    let identity = NodeIdentity::new(name.clone(), vec![Role::Region]).expect("an identity");
+    let local = LocalNode::new(identity, Incarnation(1));
+    let endpoint = MemoryNetwork::new().bind(local, Timing::default());
+    let (metrics, health) = (Metrics::bare(), Health::new());
+    let panics = Panics::new(&metrics, &health);
+    let config = RegionConfig::new(name);
+    Arc::new(NodeParts {
+        deps: Arc::new(RegionDeps {
+            endpoint: endpoint.expect("an endpoint"),
+            snapshot: watch::channel(Arc::default()).1,
+            open_log,
+            rooms: Arc::new(MemoryRooms::default()),
+            signals: Arc::new(LocalSignals::new()),
+            keys: RecordKeys::default(),
+            limiter: Arc::new(MemoryRateLimiter::default()),
+            map: None,
+            metrics: metrics.clone(),
+            health,
+        }),
+        metrics: RegionMetrics::new(&metrics),
+        turns: Arc::new(CommitTurns::default()),
+        webhooks: Arc::new(webhooks::Shared {
+            outbound: Outbound::new(OutboundConfig::default()).expect("outbound"),
+            metrics: WebhookMetrics::new(&metrics),
+            pace: webhooks::Pace::new(config.webhook_retry_min, config.webhook_retry_max),
+            scans: Arc::new(Semaphore::new(1)),
+            panics: panics.clone(),
+        }),
+        panics,
+        config,
+    })
+}
+
+/// Whether a standby comes to say that it has caught up.
+fn catches_up(news: &NewsBox) -> bool {
+    let until = Instant::now() + PATIENCE;
+    while Instant::now() < until {
+        let caught_up = |news: &News| {
+            matches!(
+                news,
+                News::CaughtUp {
+                    caught_up: true,
+                    ..
+                }
+            )
+        };
+        if news.take(Duration::from_millis(100)).iter().any(caught_up) {
+            return true;
+        }
+    }
+    false
+}
+
+#[tokio::test]
+#[allow(clippy::panic, reason = "a defect of the log's client is what is met")]
+async fn a_standby_that_panics_begins_again_and_says_so() {
+    let storage = MemoryStorage::default();
+    let log = storage.open();
+    contract::acquire(&log, &contract::fence(1)).expect("acquired");
+    let batch = contract::messages(1, "room:a", 5);
+    contract::append(&log, &contract::fence(1), batch).expect("appended");
+    let opened = Arc::new(AtomicUsize::new(0));
+    let opens = opened.clone();
+    let node = node(Arc::new(move |_| {
+        match opens.fetch_add(1, Ordering::SeqCst) {
+            0 | 1 => panic!("a defect of the log"),
+            _ => Ok(Arc::new(storage.open())),
+        }
+    }));
+    let news = Arc::<NewsBox>::default();
+    let shard = ShardRef {
+        region: "eu".into(),
+        shard: 0,
+    };
+    let follower = Follower::start(&node, shard, news.clone()).expect("a thread");
+    let following = tokio::task::spawn_blocking(move || {
+        assert!(catches_up(&news), "it follows in the end");
+        follower.take()
+    });
+    let followed = following.await.expect("it ends").expect("what it followed");
+    assert_eq!(followed.1.next, 6);
+    assert_eq!(opened.load(Ordering::SeqCst), 3);
+    let told = r#"gb6_region_panics_total{part="standby"} 2"#;
+    let text = node.deps.metrics.text();
+    assert!(text.contains(told), "{text}");
+    let not_ready = node.deps.health.now();
+    let standby = "standby of shard eu/0";
+    assert!(
+        !not_ready.not_ready().contains_key(standby),
+        "it works again"
+    );
+}
