@@ -44,6 +44,9 @@ pub struct LogCaps {
     pub batch_bytes_max: usize,
     /// Whether records can be erased and dropped in place ([`ShardLog::rewrite`]).
     pub rewrite: bool,
+    /// Whether no other process can write the log while this one has it open, as where it lies in a
+    /// directory that is locked. What it holds can be shown then without owning it.
+    pub exclusive: bool,
 }
 
 /// What begins an ownership, beside the fence.

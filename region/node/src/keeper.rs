@@ -166,7 +166,8 @@ impl Ownership {
         }
     }
 
-    fn epochs(&self) -> Epochs {
+    /// Under which epochs it is acquired now.
+    pub(crate) fn epochs(&self) -> Epochs {
         match self {
             Ownership::Placed => Epochs::Next,
             Ownership::Assigned(assignment) => Epochs::Of(assignment.epoch()),
@@ -435,7 +436,8 @@ impl Keeper {
                     "the shard can be read and not be written until there is space"
                 );
                 let log = opened.clone();
-                let regain = Regain::new(log, machine, (epoch, served_ms), full);
+                let ownership = self.ownership.clone();
+                let regain = Regain::new((log, ownership), machine, (epoch, served_ms), full);
                 (fence, Some(regain))
             }
         };

@@ -49,6 +49,24 @@ pub(crate) enum Epochs {
     Of(u64),
 }
 
+impl Epochs {
+    /// The epoch to acquire with where `highest` is the log's.
+    ///
+    /// # Errors
+    /// `EpochsUsedUp`.
+    pub(crate) fn above(self, highest: ShardEpoch) -> Result<ShardEpoch, RecoveryError> {
+        match self {
+            Epochs::Next => Ok(ShardEpoch(highest.0 + 1)),
+            Epochs::Of(assignment) => {
+                next_epoch(assignment, highest).ok_or(RecoveryError::EpochsUsedUp {
+                    assignment,
+                    highest,
+                })
+            }
+        }
+    }
+}
+
 /// A shard that is ready to serve.
 pub(crate) struct Recovered {
     pub(crate) shard: Shard,
@@ -225,7 +243,7 @@ pub(crate) fn recover(
         }
         // Where others may own the shard, nobody shows what it does not own.
         Err(RecoveryError::Store(full @ StoreError::StorageFull { .. }))
-            if epochs == Epochs::Next =>
+            if epochs == Epochs::Next || log.caps().exclusive =>
         {
             // Of an epoch that is over, and an incarnation that never acquired anything.
             let fence = fence(config, ShardEpoch(epoch), random_incarnation()?);
@@ -276,16 +294,7 @@ fn acquire(
     let mut tries = 0;
     loop {
         tries += 1;
-        let epoch = match epochs {
-            Epochs::Next => ShardEpoch(highest + 1),
-            Epochs::Of(assignment) => {
-                let highest = ShardEpoch(highest);
-                next_epoch(assignment, highest).ok_or(RecoveryError::EpochsUsedUp {
-                    assignment,
-                    highest,
-                })?
-            }
-        };
+        let epoch = epochs.above(ShardEpoch(highest))?;
         let fence = fence(config, epoch, incarnation);
         let wanted = acquisition(served_ms);
         match wait(|done| log.acquire(fence.clone(), wanted, done)) {

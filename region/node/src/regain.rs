@@ -1,8 +1,8 @@
 //! A shard that can be read and not be written: its disk has no space for an acquire record. It is
 //! asked for again until there is.
 //!
-//! Reading without owning is safe here because the data directory is locked by this process: what
-//! the log holds is final, was made durable before it is shown, and nobody else can add to it.
+//! Reading without owning is safe here because the log is this process' alone
+//! ([`gb6_core_ports::LogCaps::exclusive`], or the placement says so): what it holds is final, was made durable before it is shown, and nobody else can add to it.
 //! Nothing is written before the acquisition, so nothing new can be acknowledged.
 
 use std::sync::Arc;
@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::sync::oneshot::error::TryRecvError;
 
+use crate::keeper::Ownership;
 use crate::recovery::{Acquisition, acquisition, fence, random_incarnation};
 
 /// The first pause between two attempts.
@@ -35,6 +36,8 @@ pub(crate) enum Regained {
 /// Asks for a shard again and again.
 pub(crate) struct Regain {
     log: Arc<dyn ShardLog>,
+    /// What says under which epoch it is asked for.
+    ownership: Ownership,
     config: ShardConfig,
     /// The highest shard epoch of the log, and its served time in ms.
     log_state: (u64, u64),
@@ -56,13 +59,14 @@ impl Drop for Regain {
 
 impl Regain {
     pub(crate) fn new(
-        log: Arc<dyn ShardLog>,
+        (log, ownership): (Arc<dyn ShardLog>, Ownership),
         config: ShardConfig,
         log_state: (u64, u64),
         full: StoreError,
     ) -> Self {
         Self {
             log,
+            ownership,
             config,
             log_state,
             full,
@@ -110,11 +114,16 @@ impl Regain {
     fn attempt(&self) -> oneshot::Receiver<Result<Acquisition, StoreError>> {
         let (done, pending) = oneshot::channel();
         let (log, config, log_state) = (self.log.clone(), self.config.clone(), self.log_state);
-        let wanted = self.wanted.clone();
+        let (wanted, epochs) = (self.wanted.clone(), self.ownership.epochs());
         tokio::task::spawn_blocking(move || {
             let (epoch, served_ms) = log_state;
             let answer = random_incarnation().and_then(|incarnation| {
-                let fence = fence(&config, ShardEpoch(epoch + 1), incarnation);
+                // An assignment that must be raised first is raised where the log is read again.
+                let epoch = epochs.above(ShardEpoch(epoch));
+                let epoch = epoch.map_err(|error| StoreError::Unavailable {
+                    cause: error.to_string(),
+                })?;
+                let fence = fence(&config, epoch, incarnation);
                 let acquired = wait(|done| {
                     let wanted = wanted.lock();
                     // Else it answers because it is dropped, and nobody asks for what that is.
@@ -146,7 +155,8 @@ mod tests {
         };
         let full = StoreError::StorageFull { path: "x".into() };
         let config = ShardConfig::new(shard);
-        let mut regain = Regain::new(Arc::new(storage.open()), config, (4, 0), full);
+        let log = Arc::new(storage.open());
+        let mut regain = Regain::new((log, Ownership::Placed), config, (4, 0), full);
         regain.again = Instant::now();
         regain
     }

@@ -25,6 +25,8 @@ pub struct MemoryLogConfig {
     pub consumer_lag_bytes_max: u64,
     /// Bytes of records after which appends answer `StorageFull`.
     pub capacity_bytes: u64,
+    /// What its caps say: whoever opens one takes care that nobody else has it open.
+    pub exclusive: bool,
 }
 
 impl Default for MemoryLogConfig {
@@ -33,6 +35,7 @@ impl Default for MemoryLogConfig {
             segment_records: 256,
             consumer_lag_bytes_max: 1 << 30,
             capacity_bytes: 1 << 32,
+            exclusive: false,
         }
     }
 }
@@ -359,6 +362,7 @@ impl ShardLog for MemoryLog {
             batch_records_max: BATCH_RECORDS_MAX,
             batch_bytes_max: BATCH_BYTES_MAX,
             rewrite: true,
+            exclusive: self.0.state().config.exclusive,
         }
     }
 

@@ -229,6 +229,7 @@ impl ShardLog for TailLog {
             batch_records_max: BATCH_RECORDS_MAX,
             batch_bytes_max: BATCH_BYTES_MAX,
             rewrite: true,
+            exclusive: false,
         }
     }
 

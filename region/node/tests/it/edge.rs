@@ -10,13 +10,15 @@ use gb6_core_mesh::{
     Endpoint, FrameReceiver, FrameSender, Link, LocalNode, MemoryNetwork, NodeIdentity,
     QueueLimits, Timing,
 };
-use gb6_core_model::snapshot::{Instance, Namespace, Node, Region as Placed, Snapshot};
+use gb6_core_model::snapshot::{Assigned, Instance, Namespace, Node, Region as Placed, Snapshot};
 use gb6_core_model::{
     ChannelKey, Incarnation, InstanceEpoch, InstanceId, NodeId, Role, ShardId, Slot, Webhooks,
 };
 use gb6_core_obs::{Health, Metrics};
-use gb6_core_ports::memory::{MemoryLogConfig, MemoryRateLimiter, MemoryRooms, MemoryStorage};
-use gb6_core_ports::{RateLimiter, RoomEntry, RoomStore, ShardLog, Signals, StoreError};
+use gb6_core_ports::memory::{
+    MemoryLogConfig, MemoryMap, MemoryRateLimiter, MemoryRooms, MemoryStorage,
+};
+use gb6_core_ports::{MapStore, RateLimiter, RoomEntry, RoomStore, ShardLog, Signals, StoreError};
 use gb6_core_wire::mesh::{
     Attach, Class, EdgeFrame, HistoryPage, HistoryRequest, OwnerFrame, Person, Publish, Purpose,
     RoomRef, ShardRef, StreamOpen, ToEdge, ToOwner,
@@ -53,7 +55,7 @@ pub(crate) fn room() -> RoomRef {
     }
 }
 
-fn snapshot(rules: Namespace, webhooks: Option<Webhooks>) -> Arc<Snapshot> {
+fn snapshot(rules: Namespace, webhooks: Option<Webhooks>, assigned: Assigned) -> Arc<Snapshot> {
     let demo = Instance {
         region: "eu".into(),
         epoch: InstanceEpoch(1),
@@ -67,7 +69,7 @@ fn snapshot(rules: Namespace, webhooks: Option<Webhooks>) -> Arc<Snapshot> {
         shards: 1,
         slots: BTreeMap::new(),
         owners: vec![NodeId::from("r1")],
-        ..Default::default()
+        assigned,
     };
     let r1 = Node {
         roles: vec![Role::Region],
@@ -215,6 +217,8 @@ pub(crate) struct Machine {
     pub(crate) limiter: Arc<dyn RateLimiter>,
     /// Of the instance.
     pub(crate) webhooks: Option<Webhooks>,
+    /// The agreed records, where nodes decide who owns what.
+    pub(crate) map: Option<MemoryMap>,
     network: MemoryNetwork,
     rules: Namespace,
     next_incarnation: u64,
@@ -236,6 +240,7 @@ impl Machine {
             signals: Arc::new(LocalSignals::new()),
             limiter: Arc::new(MemoryRateLimiter::default()),
             webhooks: None,
+            map: None,
             network: MemoryNetwork::new(),
             rules,
             next_incarnation: 1,
@@ -254,7 +259,12 @@ impl Machine {
     /// Starts the region and waits until its shard is served.
     pub(crate) async fn start(&mut self) -> Region {
         let endpoint = self.bind("r1", Role::Region);
-        let (_, snapshot) = watch::channel(snapshot(self.rules.clone(), self.webhooks.clone()));
+        let assigned = match self.map {
+            Some(_) => Assigned::Region,
+            None => Assigned::Placement,
+        };
+        let snapshot = snapshot(self.rules.clone(), self.webhooks.clone(), assigned);
+        let (_, snapshot) = watch::channel(snapshot);
         let (storage, faults) = (self.storage.clone(), self.faults.clone());
         let wrap = self.wrap.clone();
         let keys = RecordKeys::default();
@@ -276,14 +286,16 @@ impl Machine {
             signals: self.signals.clone(),
             keys,
             limiter: self.limiter.clone(),
-            map: None,
+            map: self
+                .map
+                .clone()
+                .map(|map| Arc::new(map) as Arc<dyn MapStore>),
             metrics: self.metrics.clone(),
             health: health.clone(),
         };
         let region = Region::start(self.config.clone(), deps).expect("a region");
-        tokio::time::timeout(PATIENCE, health.wait_ready())
-            .await
-            .expect("the shard is served in time");
+        let ready = tokio::time::timeout(PATIENCE, health.wait_ready()).await;
+        ready.expect("the shard is served in time");
         region
     }
 

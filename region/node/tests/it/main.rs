@@ -3,6 +3,7 @@
 mod closing;
 mod cut;
 mod edge;
+mod full;
 mod index;
 mod limits;
 mod lost_engines;

@@ -337,6 +337,7 @@ impl<V: Vfs> ShardLog for EmbeddedShardLog<V> {
             batch_records_max: self.config.batch_records_max,
             batch_bytes_max: self.config.batch_bytes_max,
             rewrite: true,
+            exclusive: true,
         }
     }
 

@@ -80,6 +80,7 @@ impl ShardLog for KafkaShardLog {
             batch_records_max: BATCH_RECORDS_MAX,
             batch_bytes_max: BATCH_BYTES_MAX,
             rewrite: true,
+            exclusive: false,
         }
     }
 

@@ -1,0 +1,88 @@
+//! Shards that nodes assign among themselves, and logs without space.
+
+use std::time::{Duration, Instant};
+
+use gb6_core_model::snapshot::Namespace;
+use gb6_core_ports::ShardLog;
+use gb6_core_ports::memory::{MemoryLogConfig, MemoryMap, MemoryStorage};
+use gb6_core_wire::mesh::{EdgeFrame, OwnerFrame};
+
+use crate::edge::{Machine, PATIENCE, room};
+
+/// A machine whose only node decides itself that it owns the shard.
+fn machine(exclusive: bool) -> Machine {
+    let mut machine = Machine::new(Namespace::default());
+    machine.map = Some(MemoryMap::default());
+    machine.storage = MemoryStorage::new(MemoryLogConfig {
+        exclusive,
+        ..MemoryLogConfig::default()
+    });
+    machine
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_assigned_shard_on_a_full_disk_is_read_and_then_written() {
+    let mut machine = machine(true);
+    let region = machine.start().await;
+    let mut edge = machine.edge("e1").await;
+    for n in 1..=5 {
+        assert_eq!(edge.publish(1, n, n.to_string()).await, (n, 0));
+    }
+    drop(edge);
+    region.drain().await;
+    machine.storage.set_capacity(0);
+    let log = machine.storage.open();
+    let held = log.range().expect("a range").next;
+    let region = machine.start().await;
+    let mut edge = machine.edge("e1").await;
+    edge.send(OwnerFrame::Interest(room()));
+    let interested = edge.next().await;
+    assert!(matches!(interested, Some(EdgeFrame::Interested(i)) if i.top == 5));
+    assert_eq!(edge.history(0, 300).await.publications.len(), 5);
+    for n in 6..=8 {
+        assert_eq!(edge.publish(1, n, n.to_string()).await, (0, 1001));
+    }
+    // Longer than a node whose log does not answer keeps its shards.
+    let until = Instant::now() + Duration::from_secs(4);
+    while Instant::now() < until {
+        let page = edge.history(0, 300).await;
+        assert_eq!((page.error, page.publications.len()), (0, 5));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(
+        log.range().expect("a range").next,
+        held,
+        "nothing is written"
+    );
+    machine.storage.set_capacity(u64::MAX);
+    // The stream ends when the shard is acquired, as after a restart.
+    while edge.next().await.is_some() {}
+    drop(edge);
+    let mut edge = machine.edge_again("e1").await;
+    assert_eq!(edge.publish(1, 9, "9".into()).await, (6, 0));
+    region.drain().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_others_could_own_is_not_shown_before_it_is_acquired() {
+    let mut machine = machine(false);
+    let region = machine.start().await;
+    let mut edge = machine.edge("e1").await;
+    assert_eq!(edge.publish(1, 1, "1".into()).await, (1, 0));
+    drop(edge);
+    region.drain().await;
+    machine.storage.set_capacity(0);
+    let storage = machine.storage.clone();
+    let freed = tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        storage.set_capacity(u64::MAX);
+    });
+    let began = Instant::now();
+    // It is ready, and serves, once there is space.
+    let region = machine.start().await;
+    assert!(freed.is_finished(), "it serves after {:?}", began.elapsed());
+    let mut edge = machine.edge("e1").await;
+    assert_eq!(edge.publish(1, 2, "2".into()).await, (2, 0));
+    assert!(began.elapsed() < PATIENCE);
+    region.drain().await;
+}
