@@ -143,6 +143,14 @@ pub enum Input {
         /// The shard.
         shard: u32,
     },
+    /// Whether the log of an owned or followed shard has answered of late. Told when that is known, and
+    /// when it changes; an owned one that answers can be served again.
+    Heard {
+        /// The shard.
+        shard: u32,
+        /// Whether it has.
+        heard: bool,
+    },
     /// The node is to give everything away.
     Drain,
     /// What could not be given away is to be given up: nobody takes it, or it takes too long.
@@ -221,4 +229,6 @@ pub struct Gauges {
     pub unowned: usize,
     /// Shards that are being handed over, in the region.
     pub moving: usize,
+    /// Nodes among [`Gauges::nodes`] that say that they do not reach the log.
+    pub cut_off: usize,
 }

@@ -4,6 +4,7 @@ mod beats;
 mod changes;
 mod claims;
 mod looks;
+mod reach;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -16,6 +17,7 @@ use crate::records::{NodeRecord, RecordError, shard_key};
 use crate::view::View;
 
 use changes::InFlight;
+use reach::Reach;
 
 /// The machine.
 pub struct Assigner {
@@ -29,14 +31,15 @@ pub struct Assigner {
     /// For how long it has looked since it began.
     looked_ms: u64,
     takers: Vec<NodeId>,
+    /// Those among them that reach the log, as far as they say.
+    able: Vec<NodeId>,
     in_flight: BTreeMap<String, InFlight>,
     /// Not before this time, because the last attempt failed.
     not_before: BTreeMap<String, u64>,
     pub(crate) mine: BTreeMap<u32, Mine>,
     following: BTreeSet<u32>,
     caught_up: BTreeSet<u32>,
-    /// Shards that could not be served by this node, and until when that is taken to last.
-    unable: BTreeMap<u32, u64>,
+    reach: Reach,
     /// Shards of which a change with an unknown outcome was not found made at this revision: it may
     /// still be made, as long as that is the record's.
     unsettled: BTreeMap<u32, u64>,
@@ -57,10 +60,6 @@ pub struct Assigner {
     actions: VecDeque<Action>,
 }
 
-/// For how long a node is not to take a shard that it could not serve: what it can read it may still not
-/// be able to write.
-const UNABLE_MS: u64 = 30_000;
-
 impl Assigner {
     /// A node that knows nothing yet.
     pub fn new(config: Config) -> Self {
@@ -73,12 +72,13 @@ impl Assigner {
             same_ms: 0,
             looked_ms: 0,
             takers: Vec::new(),
+            able: Vec::new(),
             in_flight: BTreeMap::new(),
             not_before: BTreeMap::new(),
             mine: BTreeMap::new(),
             following: BTreeSet::new(),
             caught_up: BTreeSet::new(),
-            unable: BTreeMap::new(),
+            reach: Reach::default(),
             unsettled: BTreeMap::new(),
             beat: 0,
             next_beat_at: 0,
@@ -118,14 +118,11 @@ impl Assigner {
                     && mine.stage == Stage::Starting
                 {
                     mine.stage = Stage::Serving;
-                    self.unable.remove(&shard);
+                    self.reach.able(shard);
                 }
             }
-            Input::Unable { shard } => {
-                if self.mine.contains_key(&shard) {
-                    self.unable.insert(shard, self.now_ms + UNABLE_MS);
-                }
-            }
+            Input::Unable { shard } => self.unable(shard),
+            Input::Heard { shard, heard } => self.heard(shard, heard),
             Input::EpochsUsedUp {
                 shard,
                 epoch,
@@ -147,6 +144,7 @@ impl Assigner {
             Input::Left { shard } => {
                 if self.mine.get(&shard).is_some_and(Mine::is_leaving) {
                     self.mine.remove(&shard);
+                    self.reach.forget(shard);
                 }
             }
             Input::CaughtUp { shard, caught_up } => {
@@ -211,12 +209,6 @@ impl Assigner {
         unsettled || seen.revision <= self.sure_after
     }
 
-    /// Whether this node could not serve a shard just now.
-    pub(crate) fn is_unable(&self, shard: u32) -> bool {
-        let until = self.unable.get(&shard);
-        until.is_some_and(|until| self.now_ms < *until)
-    }
-
     /// Whether nobody else may have taken this node for dead.
     pub(crate) fn is_fresh(&self) -> bool {
         self.now_ms < self.fresh_until
@@ -263,6 +255,7 @@ impl Assigner {
                 .filter(|shard| !heard(shard))
                 .count(),
             moving: shards.filter(|seen| seen.record.wanted.is_some()).count(),
+            cut_off: self.view.cut_off(lease),
         }
     }
 
@@ -278,6 +271,7 @@ impl Assigner {
         if self.draining && self.takers.iter().all(|name| *name == self.config.node) {
             self.gives_up = true;
         }
+        self.look_at_reach();
         self.say();
         for shard in 0..self.config.shards {
             if !self.view.unreadable.contains(&shard) {

@@ -56,7 +56,8 @@ impl Assigner {
     /// Looks after every shard that this node owns.
     pub(crate) fn own(&mut self) {
         let takers = self.view.takers(self.config.lease_ms);
-        let mut loads = Loads::of(&self.view, &takers);
+        // Who does not reach the log is given nothing.
+        let mut loads = Loads::of(&self.view, &self.able_of(&takers));
         let shards: Vec<u32> = self.mine.keys().copied().collect();
         let mut leaving = self.moving_of_ours(&shards);
         for shard in &shards {
@@ -112,9 +113,9 @@ impl Assigner {
             return self.assign(shard, &raised);
         }
         // Its standby has read the log until now, which this node can not: there is nothing to finish.
-        if self.is_unable(shard)
+        if self.is_unreached(shard)
             && let Some(standby) = record.standby.clone()
-            && self.view.is_ready(&standby, shard, self.config.lease_ms)
+            && self.keeps_up(&standby, shard)
         {
             return self.hand_over(shard, record, standby);
         }
@@ -163,7 +164,8 @@ impl Assigner {
             incarnation: taker.incarnation,
             epoch: record.epoch + 1,
             // It knows the shard best.
-            standby: (!self.draining && !self.is_unable(shard)).then(|| self.config.node.clone()),
+            standby: (!self.draining && !self.is_unreached(shard))
+                .then(|| self.config.node.clone()),
             wanted: None,
             node: Some(to),
             ..record
@@ -182,8 +184,7 @@ impl Assigner {
     /// To whom one of ours is to go; `None`: it stays.
     fn target(&self, record: &ShardRecord, loads: &Loads, leaving: &mut usize) -> Option<NodeId> {
         let me = &self.config.node;
-        let takes =
-            |name: &NodeId| name != me && self.view.taker(name, self.config.lease_ms).is_some();
+        let takes = |name: &NodeId| name != me && self.is_able_taker(name);
         let asked = record.wanted.clone().filter(|name| takes(name));
         if asked.is_some() {
             return asked;
@@ -208,17 +209,25 @@ impl Assigner {
         let me = &self.config.node;
         let lease = self.config.lease_ms;
         let heard = |name: &NodeId| name != me && self.view.taker(name, lease).is_some();
-        if let Some(standby) = record.standby.clone().filter(|name| heard(name)) {
-            return Some(standby);
+        let standby = record.standby.clone().filter(|name| heard(name));
+        let chosen = loads.standby_for(me);
+        if let Some(standby) = standby {
+            let better = chosen.filter(|chosen| self.is_better_standby(chosen, &standby));
+            let Some(better) = better else {
+                return Some(standby);
+            };
+            loads.follows(&better);
+            return Some(better);
         }
-        let chosen = loads.standby_for(me)?;
+        let chosen = chosen?;
         loads.follows(&chosen);
         Some(chosen)
     }
 
     /// Begins to move one shard where nodes have unlike many, once nothing else is under way.
     fn balance(&mut self, shards: &[u32], loads: &Loads) {
-        let settled = self.same_ms >= self.config.balance_ms && !self.draining;
+        let settled =
+            self.same_ms >= self.config.balance_ms && !self.draining && !self.is_cut_off();
         if !settled || self.gauges().unowned > 0 || self.gauges().moving > 0 {
             return;
         }

@@ -51,6 +51,9 @@ pub struct NodeRecord {
     /// Shards that it follows as their standby and has caught up with, ascending.
     #[serde(default)]
     pub ready: Vec<u32>,
+    /// None of the logs that it follows or writes to answers it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub cut_off: bool,
 }
 
 /// Who owns a shard.
@@ -127,6 +130,7 @@ impl NodeRecord {
             draining: false,
             mesh,
             ready: Vec::new(),
+            cut_off: false,
         }
     }
 

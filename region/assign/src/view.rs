@@ -38,6 +38,10 @@ pub(crate) struct SeenNode {
     silent: Since,
     /// For how long this life of it has been known, or it has been gone.
     age: Since,
+    /// For how long it has said that it reaches the log, or that it does not.
+    cut_off: Since,
+    /// For how long it has said that it keeps up with each shard.
+    ready: BTreeMap<u32, Since>,
 }
 
 /// A shard as it is known.
@@ -51,6 +55,16 @@ pub(crate) struct SeenShard {
     age: Since,
     /// It was removed: the record is what is left to know, that of a shard that nobody owns.
     pub(crate) gone: bool,
+}
+
+impl SeenNode {
+    /// Counts anew for shards that it has not said before.
+    fn says_ready(&mut self, record: &Option<NodeRecord>, now: Since) {
+        let ready = record.iter().flat_map(|record| &record.ready);
+        let before = std::mem::take(&mut self.ready);
+        let since = |shard: &u32| before.get(shard).copied().unwrap_or(now);
+        self.ready = ready.map(|shard| (*shard, since(shard))).collect();
+    }
 }
 
 /// Everything that is known.
@@ -75,6 +89,8 @@ impl View {
         for node in self.nodes.values_mut() {
             node.silent.passed(ms);
             node.age.passed(ms);
+            node.cut_off.passed(ms);
+            node.ready.values_mut().for_each(|ready| ready.passed(ms));
         }
         for shard in self.shards.values_mut() {
             shard.age.passed(ms);
@@ -96,25 +112,36 @@ impl View {
     pub(crate) fn node(&mut self, name: &NodeId, record: Option<NodeRecord>, revision: u64) {
         let now = Since::now(self.look_ms);
         let life = |record: &Option<NodeRecord>| record.as_ref().map(|r| r.incarnation);
+        let cut_off = |record: &Option<NodeRecord>| record.as_ref().is_some_and(|r| r.cut_off);
         match self.nodes.get_mut(name) {
             Some(seen) if revision <= seen.revision && !seen.outdated => {}
             Some(seen) => {
-                if life(&seen.record) != life(&record) {
+                let same_life = life(&seen.record) == life(&record);
+                if !same_life {
                     seen.age = now;
+                    seen.ready.clear();
                 }
+                if !same_life || cut_off(&seen.record) != cut_off(&record) {
+                    seen.cut_off = now;
+                }
+                seen.says_ready(&record, now);
                 seen.silent = now;
                 seen.record = record;
                 seen.revision = revision;
                 seen.outdated = false;
             }
             None => {
-                let seen = SeenNode {
-                    record,
+                let mut seen = SeenNode {
+                    record: None,
                     revision,
                     outdated: false,
                     silent: now,
                     age: now,
+                    cut_off: now,
+                    ready: BTreeMap::new(),
                 };
+                seen.says_ready(&record, now);
+                seen.record = record;
                 self.nodes.insert(name.clone(), seen);
             }
         }
@@ -191,6 +218,28 @@ impl View {
         let seen = self.nodes.get(name)?;
         let record = seen.record.as_ref()?;
         (!record.draining && seen.silent.ms < lease_ms).then_some(record)
+    }
+
+    /// Whether a node says that it does not reach the log, and for how long it has said what it says,
+    /// in ms of looking.
+    pub(crate) fn cut_off_said(&self, name: &NodeId) -> Option<(bool, u64)> {
+        let seen = self.nodes.get(name)?;
+        Some((seen.record.as_ref()?.cut_off, seen.cut_off.ms))
+    }
+
+    /// How many nodes that are heard say that they do not reach the log.
+    pub(crate) fn cut_off(&self, lease_ms: u64) -> usize {
+        let takers = self
+            .nodes
+            .keys()
+            .filter_map(|name| self.taker(name, lease_ms));
+        takers.filter(|record| record.cut_off).count()
+    }
+
+    /// For how long the node has followed the shard and kept up, in ms of looking.
+    pub(crate) fn ready_for(&self, name: &NodeId, shard: u32, lease_ms: u64) -> Option<u64> {
+        self.taker(name, lease_ms)?;
+        Some(self.nodes.get(name)?.ready.get(&shard)?.ms)
     }
 
     /// Whether the node follows the shard and has caught up.

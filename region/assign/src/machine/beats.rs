@@ -22,7 +22,8 @@ impl Assigner {
         self.said.beat = self.beat;
         self.said.draining = self.draining;
         let ready = self.caught_up.iter().copied();
-        self.said.ready = ready.filter(|shard| !self.is_unable(*shard)).collect();
+        self.said.ready = ready.filter(|shard| !self.is_unreached(*shard)).collect();
+        self.said.cut_off = self.is_cut_off();
         self.beat_begun = self.now_ms;
         self.next_beat_at = self.now_ms + self.config.beat_ms;
         let value = self.said.encode();

@@ -47,7 +47,9 @@ impl Assigner {
                 self.assign(shard, &given_up);
             } else if known != Some(record.epoch) && !leaving {
                 // The driver goes on from what was followed.
-                self.following.remove(&shard);
+                if self.following.remove(&shard) {
+                    self.reach.forget(shard);
+                }
                 if self.caught_up.remove(&shard) {
                     self.beat_soon();
                 }
@@ -74,6 +76,7 @@ impl Assigner {
         if follows && self.following.insert(shard) {
             self.act(Action::Follow { shard });
         } else if !follows && self.following.remove(&shard) {
+            self.reach.forget(shard);
             if self.caught_up.remove(&shard) {
                 self.beat_soon();
             }
@@ -92,7 +95,7 @@ impl Assigner {
         if self.draining || !heard || self.mine.contains_key(&shard) || self.is_changing(shard) {
             return;
         }
-        if self.is_unable(shard) && self.takers.len() > 1 {
+        if (self.is_unreached(shard) || self.is_cut_off()) && self.another_is_able() {
             return;
         }
         // A record that was read by itself may be of an owner of which this node has yet to hear.
@@ -118,12 +121,12 @@ impl Assigner {
             },
         };
         let standby = record.standby.as_ref();
-        let heir = standby.filter(|name| self.view.taker(name, self.config.lease_ms).is_some());
+        let heir = standby.filter(|name| self.is_able_taker(name));
         let turn = match heir {
             Some(heir) if *heir == self.config.node => 0,
             heir => {
                 let after = u64::from(heir.is_some());
-                let rank = rank(shard, &self.takers, &self.config.node);
+                let rank = rank(shard, &self.able, &self.config.node);
                 (after + rank) * self.config.stagger_ms
             }
         };

@@ -35,6 +35,11 @@ impl Assigner {
             self.takers = takers;
             self.same_ms = 0;
         }
+        let able = self.able_of(&self.takers);
+        if able != self.able {
+            self.able = able;
+            self.same_ms = 0;
+        }
         result
     }
 

@@ -23,7 +23,7 @@ fn run(seed: u64) {
             continue;
         };
         let until = world.now + world.rng.range(50, 6_000);
-        match world.rng.range(0, 7) {
+        match world.rng.range(0, 9) {
             0 => world.kill(&name),
             1 => world.nodes[index].paused_until = until,
             2 => world.nodes[index].cut_until = until,
@@ -44,6 +44,12 @@ fn run(seed: u64) {
                         let to = to.as_str().into();
                         gb6_region_assign::moved(record, &to).unwrap_or_else(|_| record.clone())
                     });
+                }
+            }
+            6 => world.nodes[index].lose_log(until),
+            7 => {
+                for node in &mut world.nodes {
+                    node.lose_log(until);
                 }
             }
             _ => {
@@ -67,6 +73,7 @@ fn run(seed: u64) {
     for node in &mut world.nodes {
         node.paused_until = 0;
         node.cut_until = 0;
+        node.log_cut_until = 0;
     }
     // The last beat, the end of its lease, the turn, and the claim of another that came first are each
     // seen by the second look after them.
@@ -90,7 +97,11 @@ fn run(seed: u64) {
             });
         }
     }
-    world.run(20_000);
+    // Who has given up everything because it lost the log is tried again after 30 s.
+    world.run(match world.nodes.iter().any(|node| node.log_lost) {
+        true => 50_000,
+        false => 20_000,
+    });
     let counts = world.counts();
     assert_eq!(counts.len(), 3, "{counts:?}");
     assert!(counts.values().all(|n| (2..=3).contains(n)), "{counts:?}");

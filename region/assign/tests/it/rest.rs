@@ -250,3 +250,93 @@ fn of_two_processes_of_one_name_the_newer_one_stays() {
     assert_eq!(world.unserved(), [0u32; 0]);
     assert_eq!(counts(&world), [2, 2]);
 }
+
+/// The shards that a node owns by the records.
+fn owned_by(world: &World, name: &str) -> Vec<u32> {
+    let is_its = |shard: &u32| world.record(*shard).and_then(|r| r.node) == Some(name.into());
+    (0..world.shards).filter(is_its).collect()
+}
+
+/// Cuts a node off from all logs, for so long.
+fn cut_log(world: &mut World, name: &str, ms: u64) {
+    let until = world.now + ms;
+    let index = world.index(name).expect("it runs");
+    world.nodes[index].lose_log(until);
+}
+
+#[test]
+fn a_node_that_loses_the_log_alone_gives_everything_on_and_is_given_nothing() {
+    for seed in 0..4 {
+        let mut world = rested(seed, 3, 9);
+        cut_log(&mut world, "r0", 90_000);
+        world.run(6_000);
+        assert_eq!(owned_by(&world, "r0"), [0u32; 0], "seed {seed}");
+        assert_eq!(world.unserved(), [0u32; 0], "seed {seed}");
+        // Others are better standbys. Now and then it is looked whether it reaches the log again.
+        world.run(14_000);
+        let follows = (0..9).filter(|s| world.record(*s).unwrap().standby == Some("r0".into()));
+        assert_eq!(follows.count(), 0, "seed {seed}");
+        world.begun.clear();
+        world.edit(0, |record| moved(record, &"r0".into()).expect("a move"));
+        world.run(60_000);
+        let its = world
+            .begun
+            .iter()
+            .filter(|(_, _, node)| node.as_str() == "r0");
+        assert_eq!(its.count(), 0, "seed {seed}: it can not serve");
+        assert_eq!(owned_by(&world, "r0"), [0u32; 0], "seed {seed}");
+        world.run(90_000);
+        assert_eq!(
+            counts(&world),
+            [3, 3, 3],
+            "seed {seed}: it reaches it again"
+        );
+        assert_eq!(world.server(0), Some(&"r0".into()), "seed {seed}");
+    }
+}
+
+#[test]
+fn losing_the_log_everywhere_moves_no_shard_and_no_standby() {
+    for (seed, ms) in (0..4).flat_map(|seed| [(seed, 2_000), (seed, 5_000), (seed, 60_000)]) {
+        let mut world = rested(seed, 3, 9);
+        let (assigned, begun) = (world.assigned, world.begun.len());
+        for name in ["r0", "r1", "r2"] {
+            cut_log(&mut world, name, ms);
+        }
+        world.run(ms + 20_000);
+        assert_eq!(
+            (world.assigned, world.begun.len()),
+            (assigned, begun),
+            "seed {seed}, {ms} ms"
+        );
+    }
+}
+
+#[test]
+fn a_shard_whose_owner_and_standby_lose_the_log_goes_to_who_reaches_it() {
+    for seed in 0..4 {
+        let mut world = rested(seed, 3, 9);
+        cut_log(&mut world, "r0", 60_000);
+        cut_log(&mut world, "r1", 60_000);
+        world.run(25_000);
+        assert_eq!(counts(&world), [0, 0, 9], "seed {seed}");
+    }
+}
+
+#[test]
+fn a_standby_that_lost_the_log_does_not_take_what_another_can_serve() {
+    for seed in 0..4 {
+        let mut world = rested(seed, 4, 12);
+        cut_log(&mut world, "r1", 60_000);
+        world.run(3_600);
+        world.begun.clear();
+        world.kill("r0");
+        world.run(4_000);
+        let its = world
+            .begun
+            .iter()
+            .filter(|(_, _, node)| node.as_str() == "r1");
+        assert_eq!(its.count(), 0, "seed {seed}");
+        assert_eq!(world.unserved(), [0u32; 0], "seed {seed}");
+    }
+}

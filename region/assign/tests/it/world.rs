@@ -77,6 +77,22 @@ pub(crate) enum Doing {
     Paused,
 }
 
+/// The log of a shard as a node that serves or follows it hears it.
+struct Hearing {
+    /// When that began, or it last answered.
+    last: u64,
+    answered: bool,
+    /// What the machine was told: whether it answers, whether it was read to its end.
+    told: Option<bool>,
+    caught_up: bool,
+    /// Not read to its end before.
+    ready_at: u64,
+}
+
+/// After how long a log that does not answer is said not to be kept up with, and not to be reached.
+const BEHIND_MS: u64 = 1_500;
+const UNHEARD_MS: u64 = 3_000;
+
 /// What happens later at a node, if it still lives then.
 enum Later {
     Outcome(String, Written),
@@ -111,6 +127,10 @@ pub(crate) struct Node {
     pub(crate) paused_until: u64,
     /// The store can not be reached until then.
     pub(crate) cut_until: u64,
+    /// No log can be reached until then.
+    pub(crate) log_cut_until: u64,
+    pub(crate) log_lost: bool,
+    hears: BTreeMap<u32, Hearing>,
     /// What it serves: assignment epoch, shard epoch.
     pub(crate) serves: BTreeMap<u32, (u64, u64, Doing)>,
     pub(crate) follows: BTreeSet<u32>,
@@ -121,6 +141,60 @@ pub(crate) struct Node {
 impl Node {
     pub(crate) fn clock(&self, now: u64) -> u64 {
         self.offset + now * self.rate / 1_000
+    }
+
+    /// No log answers it until then.
+    pub(crate) fn lose_log(&mut self, until: u64) {
+        self.log_cut_until = until;
+        self.log_lost = true;
+    }
+
+    /// Whether the log of a shard answers it. After a cut they come back one by one.
+    fn reaches_log(&self, now: u64, shard: u32) -> bool {
+        let comes_back = u64::from(shard) * 613 + self.life * 389;
+        self.log_cut_until == 0 || now >= self.log_cut_until + comes_back % 1_500
+    }
+
+    /// What it tells its machine of the logs that it follows or serves, every now and then.
+    fn hear(&mut self, now: u64) -> Vec<Input> {
+        let mut told = Vec::new();
+        let (serves, follows) = (&self.serves, &self.follows);
+        self.hears
+            .retain(|shard, _| serves.contains_key(shard) || follows.contains(shard));
+        let shards: BTreeSet<u32> = serves.keys().chain(follows).copied().collect();
+        for shard in shards {
+            let reached = self.reaches_log(now, shard);
+            let follows = self.follows.contains(&shard);
+            let hearing = self.hears.entry(shard).or_insert(Hearing {
+                last: now,
+                answered: false,
+                told: None,
+                caught_up: false,
+                ready_at: now,
+            });
+            if reached {
+                (hearing.last, hearing.answered) = (now, true);
+            }
+            if now % 200 >= 10 {
+                continue;
+            }
+            let silence = now - hearing.last;
+            let caught_up = hearing.answered && silence < BEHIND_MS && now >= hearing.ready_at;
+            if follows && std::mem::replace(&mut hearing.caught_up, caught_up) != caught_up {
+                told.push(Input::CaughtUp { shard, caught_up });
+            }
+            let heard = match silence < UNHEARD_MS {
+                true if !hearing.answered => continue,
+                heard => heard,
+            };
+            if !follows && !heard {
+                told.push(Input::Unable { shard });
+            }
+            if hearing.told.replace(heard) != Some(heard) {
+                told.push(Input::Heard { shard, heard });
+            }
+        }
+        told
     }
 
     /// Whether it believes that nobody else may own its shards, without asking the log.
@@ -185,6 +259,9 @@ impl World {
             next_look: self.now + self.rng.range(0, 100),
             paused_until: 0,
             cut_until: 0,
+            log_cut_until: 0,
+            log_lost: false,
+            hears: BTreeMap::new(),
             serves: BTreeMap::new(),
             follows: BTreeSet::new(),
             drained: false,
@@ -253,6 +330,9 @@ impl World {
             self.nodes[index]
                 .later
                 .push((at, Later::Look { begun_ms: clock }));
+        }
+        for input in self.nodes[index].hear(now) {
+            self.input(index, input);
         }
         let later = std::mem::take(&mut self.nodes[index].later);
         let (due, later): (Vec<_>, Vec<_>) = later.into_iter().partition(|(at, _)| *at <= now);
@@ -417,6 +497,7 @@ impl World {
                     return;
                 }
                 let quick = node.follows.remove(&shard);
+                node.hears.remove(&shard);
                 let takes = if quick { 40 } else { 300 };
                 let at = now + self.rng.range(5, takes);
                 node.serves.insert(shard, (epoch, 0, Doing::Starting(at)));
@@ -437,12 +518,14 @@ impl World {
             }
             Action::Follow { shard } => {
                 assert!(node.follows.insert(shard));
-                let at = now + self.rng.range(20, 300);
-                let caught_up = Input::CaughtUp {
-                    shard,
-                    caught_up: true,
+                let hearing = Hearing {
+                    last: now,
+                    answered: false,
+                    told: None,
+                    caught_up: false,
+                    ready_at: now + self.rng.range(20, 300),
                 };
-                node.later.push((at, Later::Tell(caught_up)));
+                node.hears.insert(shard, hearing);
             }
             Action::Unfollow { shard } => assert!(node.follows.remove(&shard)),
             Action::Replaced => {
@@ -455,6 +538,11 @@ impl World {
 
     /// Acquires in the log what it was told to own.
     fn acquire(&mut self, index: usize, shard: u32) {
+        if !self.nodes[index].reaches_log(self.now, shard) {
+            let node = &mut self.nodes[index];
+            node.serves.get_mut(&shard).expect("it is there").2 = Doing::Starting(self.now + 100);
+            return;
+        }
         let highest = self.logs.get(&shard).copied().unwrap_or(0);
         let (epoch, _, _) = self.nodes[index].serves[&shard];
         let Some(next) = next_epoch(epoch, ShardEpoch(highest)) else {
