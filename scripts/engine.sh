@@ -6,14 +6,15 @@
 #   scripts/engine.sh stop ENGINE DIR [NAME...]      all of its processes, or those
 #   scripts/engine.sh status ENGINE DIR      its processes, and 0 if all of them run
 #   scripts/engine.sh address ENGINE DIR     how clients reach it
+#   scripts/engine.sh promote postgres DIR   its replica becomes a primary; the primary must be gone
 #   scripts/engine.sh ports ENGINE [OPTION...]       how many ports it needs
 #   scripts/engine.sh tool kafka NAME [ARGUMENT...]  a tool of Kafka: TopicCommand, ProducerPerformance
 #
 # ENGINE and its options; those of the first start are kept in DIR and hold for the later ones:
 #   all       --advertised HOST:PORT,... (how clients reach it, where not on its ports: through proxies;
 #             an engine that tells clients where it is tells them this: each broker, PD and the store)
-#   kafka     --brokers N (1), --tls (two further ports: over TLS with certificates on both sides, and over
-#             TLS with a login)
+#   kafka     --brokers N (1), --peers-advertised (brokers reach each other as advertised, too), --tls (two
+#             further ports: over TLS with certificates on both sides, and over TLS with a login)
 #   postgres  --replica (a second server that follows the first), --synchronous (a commit waits for it),
 #             --tls (for those who ask for it, and a login)
 #   redis     --cluster N (masters, 3 or more), --tls (a second port that speaks TLS), --password TEXT
@@ -97,7 +98,7 @@ tool)
     engine_tool "$@"
     exit 0
     ;;
-start | stop | status | address | keep) ;;
+start | stop | status | address | promote | keep) ;;
 *) usage ;;
 esac
 
@@ -178,5 +179,10 @@ status)
 address)
     known
     engine_address
+    ;;
+promote)
+    declare -F engine_promote >/dev/null || fail "$ENGINE has nothing to promote"
+    known
+    engine_promote
     ;;
 esac

@@ -4,6 +4,7 @@
 
 BROKERS=1
 TLS=false
+PEERS_ADVERTISED=false
 
 KAFKA_LIBS=$ENGINE_HOME/kafka/libs
 # Small, since tests run several beside everything else.
@@ -23,6 +24,7 @@ engine_options() {
             shift
             ;;
         --tls) TLS=true ;;
+        --peers-advertised) PEERS_ADVERTISED=true ;;
         *) fail "kafka has no option $1" ;;
         esac
         shift
@@ -73,6 +75,11 @@ listener.name.login.scram-sha-512.sasl.jaas.config=$scram required;
 PROPERTIES
 }
 
+# peer N: where brokers and controllers reach that port of one of them.
+peer() {
+    if [ "$PEERS_ADVERTISED" = true ]; then address_of "$1"; else echo "127.0.0.1:$(port "$1")"; fi
+}
+
 # The session is shorter than by default (9 s), which a broker that was killed waits for before it comes
 # back.
 properties() {
@@ -80,7 +87,7 @@ properties() {
     copies=$((BROKERS < 3 ? BROKERS : 3))
     ((copies < 3)) || in_sync=2
     for ((i = 1; i <= BROKERS; i++)); do
-        voters+=${voters:+,}$i@127.0.0.1:$(port $((2 * BROKERS + i)))
+        voters+=${voters:+,}$i@$(peer $((2 * BROKERS + i)))
     done
     if [ "$TLS" = true ]; then
         secure=",TLS://127.0.0.1:$(port $((3 * BROKERS + n))),LOGIN://127.0.0.1:$(port $((4 * BROKERS + n)))"
@@ -92,7 +99,7 @@ process.roles=broker,controller
 node.id=$n
 controller.quorum.voters=$voters
 listeners=CLIENT://127.0.0.1:$(port "$n"),INTERNAL://127.0.0.1:$(port $((BROKERS + n))),CONTROLLER://127.0.0.1:$(port $((2 * BROKERS + n)))$secure
-advertised.listeners=CLIENT://$(address_of "$n"),INTERNAL://127.0.0.1:$(port $((BROKERS + n)))$advertised
+advertised.listeners=CLIENT://$(address_of "$n"),INTERNAL://$(peer $((BROKERS + n)))$advertised
 listener.security.protocol.map=CLIENT:PLAINTEXT,INTERNAL:PLAINTEXT,CONTROLLER:PLAINTEXT,TLS:SSL,LOGIN:SASL_SSL
 inter.broker.listener.name=INTERNAL
 controller.listener.names=CONTROLLER

@@ -153,8 +153,25 @@ engine_ready() {
     "$PG_BIN/pg_isready" -q -t 2 -h 127.0.0.1 -p "$(port "$n")" -U "$PG_NAME" -d postgres
 }
 
+# sql_on N ARGUMENT...: psql on the primary, 1, or the replica, 2.
+sql_on() {
+    local n=$1
+    shift
+    PGCONNECT_TIMEOUT=5 "$PG_BIN/psql" -X -q -A -t -v ON_ERROR_STOP=1 -h 127.0.0.1 -p "$(port "$n")" -U "$PG_NAME" "$@"
+}
+
 sql() {
-    PGCONNECT_TIMEOUT=5 "$PG_BIN/psql" -X -q -A -t -v ON_ERROR_STOP=1 -h 127.0.0.1 -p "$(port 1)" -U "$PG_NAME" "$@"
+    sql_on 1 "$@"
+}
+
+# Two that take writes could not be told apart by who starts then: the old one must be gone first.
+engine_promote() {
+    [ "$REPLICA" = true ] || fail "postgres: there is no replica in $DIR: start it with --replica"
+    ! pid_of primary >/dev/null || fail "postgres: the primary in $DIR still runs; stop it first"
+    # What waited for a standby would wait for ever.
+    sql_on 2 -d postgres -c "select pg_promote(true, 30)" >/dev/null
+    sql_on 2 -d postgres -c "alter system set synchronous_standby_names = ''"
+    sql_on 2 -d postgres -c "select pg_reload_conf()" >/dev/null
 }
 
 engine_start() {

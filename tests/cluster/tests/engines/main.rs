@@ -1,10 +1,18 @@
-//! A region of three nodes on real engines (Kafka, PostgreSQL, Redis, PD with a double of TiKV), real
-//! processes all of them: killed, paused, cut off and slowed down under load. What every client saw goes
+//! A region of three nodes on real engines (Kafka, PostgreSQL, Redis, PD with a double of TiKV, a double
+//! of S3), real processes all of them: killed, paused, cut off and slowed down under load. What every client saw goes
 //! through the history checker.
 
 #![allow(clippy::unwrap_used, reason = "a test's helpers fail as its body does")]
 
+mod brokers;
+mod cells;
+mod disk_full;
+mod faults;
 mod matrix;
+mod old;
 mod pauses;
+mod promoted;
 mod rounds;
+mod run;
+mod seen;
 mod world;

@@ -1,22 +1,35 @@
 //! The region: its engines, each behind proxies, its nodes, two edges and geo.
 
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-use gb6_tests_cluster::load::Load;
+use gb6_tests_cluster::load::{LONG, Load};
 use gb6_tests_harness::engines::{Engine, Front, Kind};
-use gb6_tests_harness::process::{Mesh, MeshOptions, PATIENCE};
+use gb6_tests_harness::process::{Mesh, MeshOptions, Metrics, PATIENCE};
 use tempfile::TempDir;
 use toml::{Table, Value};
 
 /// Nodes of the region.
 pub(crate) const NODES: [&str; 3] = ["r1", "r2", "r3"];
+/// The topic of its log.
+pub(crate) const LOG: &str = "gb6.eu.log";
 
 /// An engine and the network before it.
 pub(crate) struct Part {
     pub(crate) engine: Engine,
     pub(crate) front: Front,
+}
+
+/// What a world has beside the usual.
+#[derive(Default)]
+pub(crate) struct Extras {
+    /// Where Kafka's data is; `None`: beside the rest.
+    pub(crate) kafka: Option<PathBuf>,
+    /// Three brokers, which reach each other through the front too, and three copies of everything.
+    pub(crate) brokers: bool,
+    /// A standby of PostgreSQL that every commit waits for.
+    pub(crate) standby: bool,
 }
 
 /// Everything.
@@ -30,11 +43,20 @@ pub(crate) struct World {
 impl World {
     /// Starts the engines, and the region on them.
     pub(crate) async fn start(name: &str) -> Self {
-        Self::with_kafka_in(name, None).await
+        Self::with(name, Extras::default()).await
     }
 
-    /// As [`World::start`], with Kafka's data elsewhere.
-    pub(crate) async fn with_kafka_in(name: &str, kafka: Option<&Path>) -> Self {
+    /// As [`World::start`], on three brokers.
+    pub(crate) async fn on_three_brokers(name: &str) -> Self {
+        let extras = Extras {
+            brokers: true,
+            ..Extras::default()
+        };
+        Self::with(name, extras).await
+    }
+
+    /// As [`World::start`], with what is asked for.
+    pub(crate) async fn with(name: &str, extras: Extras) -> Self {
         // PostgreSQL runs as a user of its own, who has to come through.
         let directory = tempfile::Builder::new()
             .prefix(&format!("gb6-{name}-"))
@@ -42,45 +64,22 @@ impl World {
             .tempdir()
             .unwrap();
         let dir = directory.path();
-        let part = async |kind: Kind| {
-            let usual = dir.join(kind.name());
-            let place = kafka.filter(|_| kind == Kind::Kafka).unwrap_or(&usual);
-            let (engine, front) = Engine::start_behind(kind, place, &[]).await.unwrap();
-            Part { engine, front }
-        };
-        let parts = vec![
-            part(Kind::Kafka).await,
-            part(Kind::Postgres).await,
-            part(Kind::Redis).await,
-            part(Kind::Tikv).await,
-        ];
-        let address = |n: usize| {
-            let part: &Part = &parts[n];
-            part.engine.address().to_owned()
-        };
-        std::fs::write(dir.join("record.key"), "7".repeat(64)).unwrap();
-        let (kafka, postgres, redis, tikv) = (address(0), address(1), address(2), address(3));
-        let mut stores = Table::new();
-        for (key, uri) in [
-            (
-                "log",
-                // One broker: what is asked of it is that its process may die.
-                format!(
-                    "kafka://{kafka}/gb6?replication=1&min_insync=1&live_mib=1&archive_after_s=2"
-                ),
-            ),
-            ("rooms", format!("tikv://{tikv}")),
-            ("signals", redis.clone()),
-            ("limits", redis),
-            ("map", postgres.replace("//gb6@", "//node@")),
-            ("blobs", format!("file:{}", dir.join("blobs").display())),
-            (
-                "record_key_file",
-                dir.join("record.key").display().to_string(),
-            ),
-        ] {
-            stores.insert(key.to_owned(), Value::String(uri));
+        let mut parts = Vec::new();
+        for kind in Kind::ALL {
+            let place = match &extras.kafka {
+                Some(place) if kind == Kind::Kafka => place.clone(),
+                _ => dir.join(kind.name()),
+            };
+            let options: &[&str] = match kind {
+                Kind::Kafka if extras.brokers => &["--brokers", "3", "--peers-advertised"],
+                Kind::Postgres if extras.standby => &["--replica", "--synchronous"],
+                _ => &[],
+            };
+            let started = Engine::start_behind(kind, &place, options).await;
+            let (engine, front) = started.unwrap();
+            parts.push(Part { engine, front });
         }
+        let stores = stores(dir, &parts, extras.brokers);
         let mesh = Mesh::start(MeshOptions {
             regions: NODES.len(),
             snapshot: Box::new(|snapshot| {
@@ -125,4 +124,119 @@ impl World {
         node.start().unwrap();
         node.ready(PATIENCE).await.unwrap();
     }
+
+    /// Waits until a node owns a shard, so that what happens to it happens to somebody.
+    pub(crate) async fn until_owner(&mut self, name: &str) {
+        let address = self.mesh.node(name).metrics();
+        let begun = Instant::now();
+        loop {
+            let metrics = Metrics::read(address).await.unwrap();
+            if metrics.sum("gb6_region_shards_owned", &[]) >= Some(1.0) {
+                return;
+            }
+            assert!(begun.elapsed() < LONG, "{name} is given no shard");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// Of each partition of the log, an offset: the oldest that Kafka still has, or the newest.
+    pub(crate) async fn offsets(&mut self, which: Offsets) -> Vec<u64> {
+        let time = match which {
+            Offsets::Oldest => "-2",
+            Offsets::Newest => "-1",
+        };
+        let asked = ["--topic", LOG, "--time", time];
+        let kafka = &self.part(Kind::Kafka).engine;
+        let said = kafka.tool("GetOffsetShell", &asked).await.unwrap();
+        let mut offsets: Vec<(u32, u64)> = said
+            .lines()
+            .filter_map(|line| {
+                let rest = line.strip_prefix(LOG)?.strip_prefix(':')?;
+                let (partition, offset) = rest.split_once(':')?;
+                Some((partition.parse().ok()?, offset.parse().ok()?))
+            })
+            .collect();
+        assert!(!offsets.is_empty(), "GetOffsetShell said: {said}");
+        offsets.sort_unstable();
+        offsets.into_iter().map(|(_, offset)| offset).collect()
+    }
+
+    /// Waits until everything that was committed is in the archive and gone from Kafka.
+    pub(crate) async fn until_archived(&mut self) {
+        let newest = self.offsets(Offsets::Newest).await;
+        let begun = Instant::now();
+        loop {
+            let oldest = self.offsets(Offsets::Oldest).await;
+            if oldest
+                .iter()
+                .zip(&newest)
+                .all(|(oldest, newest)| oldest >= newest)
+            {
+                return;
+            }
+            assert!(
+                begun.elapsed() < LONG,
+                "Kafka holds {oldest:?} and later, what ends at {newest:?} is to be archived"
+            );
+        }
+    }
+}
+
+/// Which end of a partition.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Offsets {
+    Oldest,
+    Newest,
+}
+
+/// The table `[stores]` of the region's nodes.
+fn stores(dir: &Path, parts: &[Part], brokers: bool) -> Table {
+    let of = |kind: Kind| {
+        let mut parts = parts.iter();
+        &parts
+            .find(|part| part.engine.kind() == kind)
+            .unwrap()
+            .engine
+    };
+    std::fs::write(dir.join("record.key"), "7".repeat(64)).unwrap();
+    std::fs::write(dir.join("s3.secret"), "of tests").unwrap();
+    let file = |name: &str| dir.join(name).display().to_string();
+    let copies = match brokers {
+        true => "replication=3&min_insync=2",
+        // What is asked of one broker is that its process may die.
+        false => "replication=1&min_insync=1",
+    };
+    // The primary, and the standby if there is one.
+    let hosts = of(Kind::Postgres).addresses().iter().map(|address| {
+        let rest = address.strip_prefix("postgres://gb6@");
+        rest.and_then(|rest| rest.strip_suffix("/gb6")).unwrap()
+    });
+    let hosts: Vec<&str> = hosts.collect();
+    let redis = of(Kind::Redis).address().to_owned();
+    let mut stores = Table::new();
+    for (key, value) in [
+        (
+            "log",
+            format!(
+                "kafka://{}/gb6?{copies}&live_mib=1&archive_after_s=2",
+                of(Kind::Kafka).address()
+            ),
+        ),
+        ("rooms", format!("tikv://{}", of(Kind::Tikv).address())),
+        ("signals", redis.clone()),
+        ("limits", redis),
+        ("map", format!("postgres://node@{}/gb6", hosts.join(","))),
+        (
+            "blobs",
+            format!(
+                "s3://gb6/region?endpoint={}&allow_http=true&access_key=gb6&secret_file={}",
+                of(Kind::S3).address(),
+                file("s3.secret")
+            ),
+        ),
+        ("record_key_file", file("record.key")),
+    ] {
+        stores.insert(key.to_owned(), Value::String(value));
+    }
+    stores
 }

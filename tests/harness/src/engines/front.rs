@@ -44,6 +44,24 @@ impl Front {
         self.close();
     }
 
+    /// A partition between one process of this machine and the engine; others reach it.
+    pub fn cut_from(&self, pid: u32) {
+        self.set_each(Mode::Pass, &[(pid, Mode::BlackHole)]);
+    }
+
+    /// Every byte between one process of this machine and the engine takes so long, in each direction.
+    pub fn delay_for(&self, pid: u32, by: Duration) {
+        self.set_each(Mode::Pass, &[(pid, Mode::Delay(by))]);
+    }
+
+    /// Everybody's bytes pass again. Connections of that process, which may have lost some, are closed.
+    pub fn heal_for(&self, pid: u32) {
+        self.set(Mode::Pass);
+        for proxy in &self.proxies {
+            proxy.close_of(pid);
+        }
+    }
+
     /// Closes every connection; new ones are welcome.
     pub fn close(&self) {
         for proxy in &self.proxies {
@@ -55,6 +73,13 @@ impl Front {
     pub fn set(&self, mode: Mode) {
         for proxy in &self.proxies {
             proxy.set(mode);
+        }
+    }
+
+    /// As [`FaultProxy::set_each`].
+    pub fn set_each(&self, all: Mode, of: &[(u32, Mode)]) {
+        for proxy in &self.proxies {
+            proxy.set_each(all, of);
         }
     }
 

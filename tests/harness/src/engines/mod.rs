@@ -285,6 +285,28 @@ impl Engine {
         self.begin(&[]).await
     }
 
+    /// PostgreSQL's replica becomes a primary, which waits for no standby of its own.
+    ///
+    /// # Errors
+    /// There is no replica, or it does not answer.
+    pub async fn promote(&self) -> Result<(), EngineError> {
+        let directory = self.directory.display().to_string();
+        let promoted = script(&["promote", self.kind.name(), &directory]).await;
+        promoted.map(drop)
+    }
+
+    /// What a tool of Kafka prints, such as `TopicCommand`, which asks this engine past its front.
+    ///
+    /// # Errors
+    /// The tool fails.
+    pub async fn tool(&self, name: &str, arguments: &[&str]) -> Result<String, EngineError> {
+        let servers: Vec<String> = self.sockets().iter().map(ToString::to_string).collect();
+        let mut all = vec!["tool", self.kind.name(), name, "--bootstrap-server"];
+        all.push(servers.first().map_or("", String::as_str));
+        all.extend(arguments);
+        script(&all).await
+    }
+
     /// Asks all of its processes to end, and waits until they have.
     ///
     /// # Errors

@@ -47,6 +47,12 @@ impl Recorder {
         self.events.lock().clone()
     }
 
+    /// A copy of the events behind the first `n`.
+    pub fn since(&self, n: usize) -> Vec<Event> {
+        let events = self.events.lock();
+        events.get(n..).unwrap_or_default().to_vec()
+    }
+
     /// Checks what was recorded so far.
     ///
     /// # Errors

@@ -1,10 +1,13 @@
 //! A TCP proxy on loopback that passes, delays, throttles, refuses, cuts, or swallows bytes without
-//! closing anything, as a broken network path does; and one for UDP.
+//! closing anything, as a broken network path does, for everybody or for single processes; and one for
+//! UDP.
 
 mod control;
+mod owner;
 mod pump;
 mod udp;
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,6 +19,7 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
 pub use control::{ControlError, obey};
+use owner::Owner;
 pub use udp::{UdpMode, UdpProxy};
 
 /// What becomes of the bytes of every connection.
@@ -55,14 +59,30 @@ struct Counters {
     swallowed: AtomicU64,
 }
 
+/// What becomes of whose bytes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Modes {
+    /// Of everybody who is not in `of`.
+    all: Mode,
+    /// Of single processes of this machine.
+    of: BTreeMap<u32, Mode>,
+}
+
+/// Connections that were to end: how often those of everybody, and those of single processes.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+struct Cuts {
+    all: u64,
+    of: BTreeMap<u32, u64>,
+}
+
 /// A running proxy; dropping it ends it and its connections.
 #[derive(Debug)]
 pub struct FaultProxy {
     address: SocketAddr,
     target: Arc<Mutex<SocketAddr>>,
-    mode: watch::Sender<Mode>,
-    /// Raised to end every connection of an earlier number.
-    cut: watch::Sender<u64>,
+    modes: watch::Sender<Modes>,
+    /// Raised to end the connections of an earlier number.
+    cuts: watch::Sender<Cuts>,
     counters: Arc<Counters>,
     task: JoinHandle<()>,
 }
@@ -84,21 +104,27 @@ impl FaultProxy {
         let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
         let target = Arc::new(Mutex::new(target));
-        let (mode, modes) = watch::channel(Mode::Pass);
-        let (cut, cuts) = watch::channel(0);
+        let pass = Modes {
+            all: Mode::Pass,
+            of: BTreeMap::new(),
+        };
+        let (modes, those) = watch::channel(pass);
+        let (cuts, cut) = watch::channel(Cuts::default());
         let counters = Arc::new(Counters::default());
-        let task = tokio::spawn(accept(
+        let accepting = Accepting {
             listener,
-            Arc::clone(&target),
-            modes,
-            cuts,
-            Arc::clone(&counters),
-        ));
+            address,
+            target: Arc::clone(&target),
+            modes: those,
+            cuts: cut,
+            counters: Arc::clone(&counters),
+        };
+        let task = tokio::spawn(accepting.run());
         Ok(Self {
             address,
             target,
-            mode,
-            cut,
+            modes,
+            cuts,
             counters,
             task,
         })
@@ -109,9 +135,16 @@ impl FaultProxy {
         self.address
     }
 
-    /// Changes what becomes of the bytes, also on connections that are open.
+    /// Changes what becomes of everybody's bytes, also on connections that are open.
     pub fn set(&self, mode: Mode) {
-        self.mode.send_replace(mode);
+        self.set_each(mode, &[]);
+    }
+
+    /// Changes what becomes of the bytes: of everybody's, but for the processes of this machine that are
+    /// named, of whose connections each has a mode of its own.
+    pub fn set_each(&self, all: Mode, of: &[(u32, Mode)]) {
+        let of = of.iter().copied().collect();
+        self.modes.send_replace(Modes { all, of });
     }
 
     /// Where new connections are passed to.
@@ -121,7 +154,13 @@ impl FaultProxy {
 
     /// Closes every open connection; new ones are welcome.
     pub fn close_all(&self) {
-        self.cut.send_modify(|n| *n += 1);
+        self.cuts.send_modify(|cuts| cuts.all += 1);
+    }
+
+    /// Closes the open connections of one process.
+    pub fn close_of(&self, pid: u32) {
+        self.cuts
+            .send_modify(|cuts| *cuts.of.entry(pid).or_default() += 1);
     }
 
     /// What it has seen so far.
@@ -148,58 +187,95 @@ impl Drop for FaultProxy {
     }
 }
 
-async fn accept(
-    listener: TcpListener,
-    target: Arc<Mutex<SocketAddr>>,
-    modes: watch::Receiver<Mode>,
-    cuts: watch::Receiver<u64>,
-    counters: Arc<Counters>,
-) {
-    // Ends with this task, and every connection with it.
-    let mut connections = JoinSet::new();
-    loop {
-        let client = tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok((client, _)) => client,
-                // Out of files for a moment: a test of that must not end the proxy.
-                Err(_) => {
-                    tokio::time::sleep(Duration::from_millis(20)).await;
-                    continue;
-                }
-            },
-            Some(_) = connections.join_next() => continue,
-        };
-        counters.accepted.fetch_add(1, Ordering::Relaxed);
-        if *modes.borrow() == Mode::Refuse {
-            continue;
-        }
-        let target = *target.lock();
-        let (modes, mut cuts) = (modes.clone(), cuts.clone());
-        let counters = Arc::clone(&counters);
-        cuts.mark_unchanged();
-        connections.spawn(async move {
-            counters.open.fetch_add(1, Ordering::Relaxed);
-            tokio::select! {
-                () = serve(client, target, modes, &counters) => {}
-                _ = cuts.changed() => {}
+/// What becomes of the bytes of one connection.
+#[derive(Clone)]
+struct Link {
+    modes: watch::Receiver<Modes>,
+    owner: Arc<Owner>,
+}
+
+impl Link {
+    fn mode(&self) -> Mode {
+        let modes = self.modes.borrow();
+        // Whose connection it is costs a look at the kernel's tables, once for each process that is named.
+        let own = modes.of.iter().find(|(pid, _)| self.owner.is(**pid));
+        own.map_or(modes.all, |(_, mode)| *mode)
+    }
+
+    /// Waits until this connection is to end.
+    async fn ended(&self, mut cuts: watch::Receiver<Cuts>) {
+        let begun = cuts.borrow_and_update().clone();
+        loop {
+            if cuts.changed().await.is_err() {
+                return;
             }
-            counters.open.fetch_sub(1, Ordering::Relaxed);
-        });
+            let now = cuts.borrow_and_update().clone();
+            let own = now.of.iter().any(|(pid, n)| {
+                begun.of.get(pid).copied().unwrap_or_default() < *n && self.owner.is(*pid)
+            });
+            if now.all > begun.all || own {
+                return;
+            }
+        }
     }
 }
 
-async fn serve(
-    client: TcpStream,
-    target: SocketAddr,
-    modes: watch::Receiver<Mode>,
-    counters: &Counters,
-) {
-    let server = if *modes.borrow() == Mode::BlackHole {
+/// What takes connections.
+struct Accepting {
+    listener: TcpListener,
+    address: SocketAddr,
+    target: Arc<Mutex<SocketAddr>>,
+    modes: watch::Receiver<Modes>,
+    cuts: watch::Receiver<Cuts>,
+    counters: Arc<Counters>,
+}
+
+impl Accepting {
+    async fn run(self) {
+        // Ends with this task, and every connection with it.
+        let mut connections = JoinSet::new();
+        loop {
+            let (client, from) = tokio::select! {
+                accepted = self.listener.accept() => match accepted {
+                    Ok(accepted) => accepted,
+                    // Out of files for a moment: a test of that must not end the proxy.
+                    Err(_) => {
+                        tokio::time::sleep(Duration::from_millis(20)).await;
+                        continue;
+                    }
+                },
+                Some(_) = connections.join_next() => continue,
+            };
+            self.counters.accepted.fetch_add(1, Ordering::Relaxed);
+            let link = Link {
+                modes: self.modes.clone(),
+                owner: Arc::new(Owner::of(from, self.address)),
+            };
+            if link.mode() == Mode::Refuse {
+                continue;
+            }
+            let target = *self.target.lock();
+            let cuts = self.cuts.clone();
+            let counters = Arc::clone(&self.counters);
+            connections.spawn(async move {
+                counters.open.fetch_add(1, Ordering::Relaxed);
+                tokio::select! {
+                    () = serve(client, target, &link, &counters) => {}
+                    () = link.ended(cuts) => {}
+                }
+                counters.open.fetch_sub(1, Ordering::Relaxed);
+            });
+        }
+    }
+}
+
+async fn serve(client: TcpStream, target: SocketAddr, link: &Link, counters: &Counters) {
+    let swallowing = link.mode() == Mode::BlackHole;
+    let server = if swallowing {
         None
     } else {
         TcpStream::connect(target).await.ok()
     };
-    let swallowing = *modes.borrow() == Mode::BlackHole;
     let Some(server) = server else {
         if swallowing {
             pump::swallow(client, counters).await;
@@ -212,7 +288,7 @@ async fn serve(
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
     tokio::join!(
-        pump::pass(from_client, to_server, modes.clone(), counters),
-        pump::pass(from_server, to_client, modes, counters),
+        pump::pass(from_client, to_server, link, counters),
+        pump::pass(from_server, to_client, link, counters),
     );
 }

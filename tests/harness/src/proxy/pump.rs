@@ -7,10 +7,10 @@ use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::{Counters, Mode};
+use super::{Counters, Link, Mode};
 
 /// Pieces on their way, each at most [`PIECE_BYTES`].
 const PIECES: usize = 64;
@@ -29,7 +29,7 @@ pub(super) async fn swallow(mut stream: TcpStream, counters: &Counters) {
 pub(super) async fn pass(
     mut from: OwnedReadHalf,
     to: OwnedWriteHalf,
-    modes: watch::Receiver<Mode>,
+    link: &Link,
     counters: &Counters,
 ) {
     // overflow: reading waits, so that TCP slows the sender down.
@@ -37,7 +37,7 @@ pub(super) async fn pass(
     let reading = async {
         let mut buffer = vec![0; PIECE_BYTES];
         while let Ok(n @ 1..) = from.read(&mut buffer).await {
-            let due = match *modes.borrow() {
+            let due = match link.mode() {
                 Mode::Delay(delay) => Instant::now() + delay,
                 _ => Instant::now(),
             };
@@ -48,19 +48,19 @@ pub(super) async fn pass(
         }
         drop(pieces);
     };
-    tokio::join!(reading, write(to, arrived, modes.clone(), counters));
+    tokio::join!(reading, write(to, arrived, link, counters));
 }
 
 async fn write(
     mut to: OwnedWriteHalf,
     mut pieces: mpsc::Receiver<(Instant, Bytes)>,
-    modes: watch::Receiver<Mode>,
+    link: &Link,
     counters: &Counters,
 ) {
     let mut holed = false;
     while let Some((due, piece)) = pieces.recv().await {
         tokio::time::sleep_until(due).await;
-        let mode = *modes.borrow();
+        let mode = link.mode();
         holed |= mode == Mode::BlackHole;
         let bytes = piece.len() as u64;
         if holed {
@@ -76,7 +76,7 @@ async fn write(
             tokio::time::sleep(pause).await;
         }
     }
-    if holed || *modes.borrow() == Mode::BlackHole {
+    if holed || link.mode() == Mode::BlackHole {
         // The other side must not learn that this one has ended; the connection's task ends with
         // the proxy or with `close_all`.
         std::future::pending::<()>().await;

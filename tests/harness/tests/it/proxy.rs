@@ -86,6 +86,50 @@ async fn swallows_without_closing_and_only_new_connections_recover() {
     assert!(has_ended(&mut new).await);
 }
 
+/// A connection of another process, which sends a line and waits for the echo.
+async fn another_is_answered(proxy: &FaultProxy) -> bool {
+    let address = proxy.address();
+    let script = format!(
+        "exec 3<>/dev/tcp/{}/{}; echo hello >&3; read -t 0.5 line <&3 && test \"$line\" = hello",
+        address.ip(),
+        address.port()
+    );
+    let mut bash = tokio::process::Command::new("bash");
+    let status = bash.args(["-c", &script]).status();
+    timeout(LONG, status).await.unwrap().unwrap().success()
+}
+
+#[tokio::test]
+async fn one_process_is_cut_off_and_others_are_not() {
+    let proxy = FaultProxy::start(echo().await).await.unwrap();
+    let own = std::process::id();
+    let mut old = TcpStream::connect(proxy.address()).await.unwrap();
+    round_trip(&mut old, b"hello").await;
+
+    proxy.set_each(Mode::Pass, &[(own, Mode::BlackHole)]);
+    old.write_all(b"lost").await.unwrap();
+    assert!(is_silent(&mut old).await);
+    let mut born_dark = TcpStream::connect(proxy.address()).await.unwrap();
+    born_dark.write_all(b"lost").await.unwrap();
+    assert!(is_silent(&mut born_dark).await);
+    assert!(another_is_answered(&proxy).await);
+
+    proxy.set_each(Mode::BlackHole, &[(own, Mode::Pass)]);
+    let mut new = TcpStream::connect(proxy.address()).await.unwrap();
+    assert_eq!(round_trip(&mut new, b"back").await, b"back");
+    assert!(!another_is_answered(&proxy).await);
+
+    proxy.set(Mode::Pass);
+    // Process 1 has no connection here.
+    proxy.close_of(1);
+    assert_eq!(round_trip(&mut new, b"on").await, b"on");
+    assert!(another_is_answered(&proxy).await);
+    proxy.close_of(own);
+    assert!(has_ended(&mut old).await && has_ended(&mut new).await);
+    let mut newest = TcpStream::connect(proxy.address()).await.unwrap();
+    assert_eq!(round_trip(&mut newest, b"open").await, b"open");
+}
+
 #[tokio::test]
 async fn delays_and_throttles() {
     let proxy = FaultProxy::start(echo().await).await.unwrap();

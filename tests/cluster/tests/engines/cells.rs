@@ -1,0 +1,206 @@
+//! The cells of the matrix, and what is expected of each.
+
+use std::fmt;
+use std::time::Duration;
+
+use gb6_core_model::ErrorCode;
+use gb6_tests_harness::engines::Kind;
+
+use crate::faults::{Fault, Victim};
+
+/// One of the matrix.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Cell {
+    pub(crate) victim: Victim,
+    pub(crate) fault: Fault,
+    /// Of publishes, while it lasts.
+    pub(crate) publishes: Publishes,
+    /// Codes that publishers may be answered with.
+    pub(crate) codes: &'static [ErrorCode],
+    /// Of the newest messages of each room, while it lasts.
+    pub(crate) recent: Answers,
+    /// Of messages that only the index and the archive lead to, one of each shard.
+    pub(crate) old: Answers,
+}
+
+/// Whether publishes to every room are acknowledged.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Publishes {
+    /// Yes, after a moment at the most.
+    GoOn,
+    /// None is.
+    Stall,
+}
+
+/// What is answered to who asks for history.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Answers {
+    /// All that is asked for.
+    All,
+    /// That it is not possible now.
+    None,
+    /// What is asked for, or that it is not possible now, depending on the shard; and both are seen.
+    Some,
+    /// Any of it: shards are on their way to other owners.
+    Any,
+}
+
+const S: fn(u64) -> Duration = Duration::from_secs;
+
+/// Whether it was written is not known, or it was not: the same id may be sent again.
+const UNKNOWN: &[ErrorCode] = &[ErrorCode::OutcomeUnknown];
+/// A shard changes its owner.
+const MOVES: &[ErrorCode] = &[ErrorCode::OutcomeUnknown, ErrorCode::OwnerMoving];
+const NONE: &[ErrorCode] = &[];
+
+/// All cells of a region with one of each engine.
+pub(crate) fn all() -> Vec<Cell> {
+    let mut cells = Vec::new();
+    let kinds = [
+        Kind::Kafka,
+        Kind::Postgres,
+        Kind::Redis,
+        Kind::Tikv,
+        Kind::S3,
+    ];
+    for kind in kinds {
+        let lasts = 8;
+        for fault in [
+            Fault::Kill(S(lasts)),
+            Fault::Pause(S(lasts)),
+            Fault::Cut(S(lasts)),
+            Fault::Slow(S(lasts)),
+        ] {
+            cells.push(of_engine(kind, fault));
+        }
+    }
+    for (name, fault) in [("r1", Fault::Kill(S(3))), ("r2", Fault::Pause(S(6)))] {
+        cells.push(Cell {
+            victim: Victim::Node(name),
+            fault,
+            publishes: Publishes::GoOn,
+            codes: MOVES,
+            recent: Answers::Any,
+            old: Answers::Any,
+        });
+    }
+    for kind in kinds {
+        for fault in [Fault::Cut(S(12)), Fault::Slow(S(8))] {
+            cells.push(of_way(kind, fault));
+        }
+    }
+    cells.push(Cell {
+        victim: Victim::Alone("r1"),
+        fault: Fault::Cut(S(12)),
+        publishes: Publishes::GoOn,
+        codes: MOVES,
+        recent: Answers::Any,
+        old: Answers::Any,
+    });
+    cells.push(Cell {
+        victim: Victim::All,
+        fault: Fault::Kill(S(1)),
+        publishes: Publishes::Stall,
+        codes: MOVES,
+        recent: Answers::Any,
+        old: Answers::Any,
+    });
+    cells
+}
+
+/// An engine is lost, or slow, for everybody.
+fn of_engine(kind: Kind, fault: Fault) -> Cell {
+    let slow = matches!(fault, Fault::Slow(_));
+    let lost = |lost: Answers| if slow { Answers::All } else { lost };
+    let (publishes, codes) = match kind {
+        Kind::Kafka if !slow => (Publishes::Stall, UNKNOWN),
+        Kind::Kafka => (Publishes::GoOn, UNKNOWN),
+        _ => (Publishes::GoOn, NONE),
+    };
+    let old = match kind {
+        // Where it lies, and it itself.
+        Kind::Tikv | Kind::S3 => lost(Answers::None),
+        _ => Answers::All,
+    };
+    Cell {
+        victim: Victim::Engine(kind),
+        fault,
+        publishes,
+        codes,
+        recent: Answers::All,
+        old,
+    }
+}
+
+/// An engine is lost, or slow, for one node.
+fn of_way(kind: Kind, fault: Fault) -> Cell {
+    let slow = matches!(fault, Fault::Slow(_));
+    let (codes, recent, old) = match kind {
+        // Its shards are given to others, by itself or by them.
+        Kind::Kafka | Kind::Postgres => (MOVES, Answers::Any, Answers::Any),
+        Kind::Tikv | Kind::S3 if !slow => (NONE, Answers::All, Answers::Some),
+        _ => (NONE, Answers::All, Answers::All),
+    };
+    Cell {
+        victim: Victim::Between("r1", kind),
+        fault,
+        publishes: Publishes::GoOn,
+        codes,
+        recent,
+        old,
+    }
+}
+
+/// The cells of a region with three brokers; `leader` leads a shard.
+pub(crate) fn of_brokers(leader: u16) -> Vec<Cell> {
+    let other = leader % 3 + 1;
+    let cell = |victim: Victim, fault: Fault| Cell {
+        victim,
+        fault,
+        publishes: Publishes::GoOn,
+        codes: MOVES,
+        recent: Answers::Any,
+        old: Answers::Any,
+    };
+    vec![
+        cell(Victim::Broker(leader), Fault::Kill(S(12))),
+        cell(Victim::Broker(other), Fault::Pause(S(12))),
+        cell(Victim::Broker(other), Fault::Cut(S(12))),
+        cell(Victim::Island("r1", 1), Fault::Cut(S(15))),
+        cell(Victim::Island("r1", 2), Fault::Cut(S(15))),
+    ]
+}
+
+/// Those of the cells that `GB6_MATRIX` asks for: `all`, or those whose name has this in it. Without it
+/// those of [`Cell::is_brief`].
+pub(crate) fn chosen(mut cells: Vec<Cell>) -> Vec<Cell> {
+    let asked = std::env::var("GB6_MATRIX").unwrap_or_default();
+    cells.retain(|cell| match asked.as_str() {
+        "" => cell.is_brief(),
+        "all" => true,
+        part => cell.to_string().contains(part),
+    });
+    assert!(!cells.is_empty(), "no cell has {asked:?} in its name");
+    cells
+}
+
+impl fmt::Display for Cell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.victim, self.fault)
+    }
+}
+
+impl Cell {
+    /// One for each engine and one of a node: what every run has.
+    pub(crate) fn is_brief(&self) -> bool {
+        matches!(
+            (self.victim, self.fault),
+            (Victim::Engine(Kind::Kafka | Kind::Tikv), Fault::Kill(_))
+                | (Victim::Engine(Kind::Postgres | Kind::S3), Fault::Pause(_))
+                | (Victim::Engine(Kind::Redis), Fault::Cut(_))
+                | (Victim::Node("r2"), Fault::Pause(_))
+                | (Victim::Between("r1", Kind::Kafka), Fault::Cut(_))
+                | (Victim::All, _)
+        )
+    }
+}

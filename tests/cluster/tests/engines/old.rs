@@ -1,0 +1,137 @@
+//! Old messages: one room in each shard whose first messages no node has in memory, so that only the
+//! index and the archive lead to them.
+
+use gb6_core_model::hash::slot_of;
+use gb6_core_model::{InstanceId, ShardId};
+use gb6_core_wire::client::Dialect;
+use gb6_geo_config_plan::choose_slots;
+use gb6_tests_cluster::load::target;
+use gb6_tests_harness::client::Session;
+use gb6_tests_harness::history::fingerprint;
+use rand::distr::{Alphanumeric, SampleString};
+use rand::{SeedableRng, rngs::StdRng};
+
+use crate::world::World;
+
+/// Of the region, as in the example of a snapshot.
+const SHARDS: u32 = 4;
+/// Slots of the demo instance there.
+const SLOTS: u16 = 8;
+/// Bytes of a message: near the most that one may have.
+const BYTES: usize = 60 * 1024;
+/// Behind the old messages: more than a node keeps of a shard in memory (4 MiB) even where it is
+/// compressed, which by chance alone takes a quarter away.
+const BEHIND: u64 = 100;
+/// Messages from one that is asked for to the next: more than are read from the archive at once
+/// (256 KiB), so that what was asked for before does not help.
+const STEP: u64 = 10;
+
+/// The rooms and what is in them.
+pub(crate) struct Old {
+    rooms: Vec<Room>,
+    /// How many of them were asked for.
+    asked: u64,
+    /// How many can be.
+    count: u64,
+}
+
+struct Room {
+    name: String,
+    epoch: String,
+    /// What each message is, from offset 1 on.
+    data: Vec<String>,
+}
+
+/// A message that nobody has asked for.
+pub(crate) struct Question {
+    pub(crate) room: String,
+    pub(crate) epoch: String,
+    pub(crate) offset: u64,
+    pub(crate) data: String,
+}
+
+impl Old {
+    /// Publishes what can be asked for `count` times, and what makes it old.
+    pub(crate) async fn publish(world: &mut World, name: &str, count: u64) -> Self {
+        let tasks: Vec<_> = (0..SHARDS)
+            .map(|shard| {
+                let room = in_shard(name, ShardId(shard));
+                let target = target(&world.mesh, "e1", "old", Dialect::Protobuf);
+                tokio::spawn(async move {
+                    let (session, _pushes) = Session::connect(&target).await.unwrap();
+                    let mut random = StdRng::seed_from_u64(u64::from(shard));
+                    let (mut epoch, mut all) = (String::new(), Vec::new());
+                    for offset in 1..=count * STEP + BEHIND {
+                        let filling = Alphanumeric.sample_string(&mut random, BYTES);
+                        let data = format!("{{\"filling\":\"{filling}\"}}");
+                        let id = format!("{room}-{offset}");
+                        // Nothing is broken now.
+                        let published = session.room_publish(&room, Some(&id), &data).await;
+                        let published = published.unwrap();
+                        assert_eq!(published.offset, offset, "nobody else publishes here");
+                        epoch = published.epoch;
+                        all.push(fingerprint(data.as_bytes()));
+                    }
+                    Room {
+                        name: room,
+                        epoch,
+                        data: all,
+                    }
+                })
+            })
+            .collect();
+        let mut rooms = Vec::new();
+        for task in tasks {
+            rooms.push(task.await.unwrap());
+        }
+        world.until_archived().await;
+        Self {
+            rooms,
+            asked: 0,
+            count,
+        }
+    }
+
+    /// A message of each room that nobody has asked for before.
+    pub(crate) fn next(&mut self) -> Vec<Question> {
+        assert!(self.asked < self.count, "everything was asked for");
+        let offset = self.asked * STEP + 1;
+        self.asked += 1;
+        let question = |room: &Room| Question {
+            room: room.name.clone(),
+            epoch: room.epoch.clone(),
+            offset,
+            data: room.data[offset as usize - 1].clone(),
+        };
+        self.rooms.iter().map(question).collect()
+    }
+
+    /// Reads every message: none may be missing, doubled or another one.
+    pub(crate) async fn check(&self, world: &World) {
+        let target = target(&world.mesh, "e2", "old", Dialect::Protobuf);
+        let (session, _pushes) = Session::connect(&target).await.unwrap();
+        for room in &self.rooms {
+            let mut found = Vec::new();
+            while found.len() < room.data.len() {
+                let since = Some((found.len() as u64, room.epoch.as_str()));
+                let page = session.history(&room.name, -1, since, false).await;
+                let page = page.unwrap_or_else(|e| panic!("{} behind {since:?}: {e}", room.name));
+                assert!(!page.publications.is_empty(), "{} ends early", room.name);
+                found.extend(page.publications.iter().map(|p| fingerprint(&p.data)));
+            }
+            assert_eq!(found, room.data, "{}", room.name);
+        }
+    }
+}
+
+/// The name of a room that lies in this shard.
+fn in_shard(name: &str, shard: ShardId) -> String {
+    let demo = InstanceId::from("demo");
+    let slots = choose_slots(&demo, SLOTS);
+    let lies_there = |room: &String| {
+        let slot = slot_of(&demo, room, &slots).unwrap();
+        u32::from(slot.0) % SHARDS == shard.0
+    };
+    let mut names = (0..).map(|n| format!("room:{name}-old-{n}"));
+    names.find(lies_there).unwrap()
+}

@@ -1,0 +1,153 @@
+//! What clients see while something is broken.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt::Write as _;
+use std::time::{Duration, Instant};
+
+use gb6_core_wire::client::Dialect;
+use gb6_tests_cluster::load::{Load, target};
+use gb6_tests_harness::client::Session;
+use gb6_tests_harness::history::{Event, What, fingerprint};
+
+use crate::old::Question;
+use crate::world::World;
+
+/// What publishers saw.
+#[derive(Default)]
+pub(crate) struct Publishes {
+    /// The longest time from a message's first attempt to its acknowledgement.
+    pub(crate) longest: Duration,
+    /// How often an attempt failed with which code; 0: no answer, or no connection.
+    pub(crate) codes: BTreeMap<u32, usize>,
+}
+
+impl Publishes {
+    /// Of these events.
+    pub(crate) fn of(events: &[Event]) -> Self {
+        let mut seen = Self::default();
+        let mut begun: HashMap<&str, u64> = HashMap::new();
+        for event in events {
+            let id = |message: &'_ gb6_tests_harness::history::Message| message.id.clone();
+            let client = event.client.as_str();
+            match &event.what {
+                What::Sent(message) if id(message).is_some() => {
+                    // A publisher has one message under way.
+                    begun.entry(client).or_insert(event.at);
+                }
+                What::Acknowledged { .. } => {
+                    if let Some(at) = begun.remove(client) {
+                        let waited = Duration::from_millis(event.at.saturating_sub(at));
+                        seen.longest = seen.longest.max(waited);
+                    }
+                }
+                What::Failed { code, .. } => *seen.codes.entry(*code).or_default() += 1,
+                _ => {}
+            }
+        }
+        seen
+    }
+
+    /// How many messages were acknowledged.
+    pub(crate) fn acknowledged(events: &[Event]) -> usize {
+        let acknowledged = |e: &&Event| matches!(e.what, What::Acknowledged { .. });
+        events.iter().filter(acknowledged).count()
+    }
+}
+
+/// What others saw, who came in the midst of it.
+pub(crate) struct Reads {
+    /// How long a new connection took.
+    pub(crate) signed_in: Result<Duration, String>,
+    /// The newest messages of each room: read, or the code; 0: no answer within 5 s.
+    pub(crate) recent: Vec<Result<(), u32>>,
+    /// An old message of each shard.
+    pub(crate) old: Vec<Result<(), u32>>,
+    /// How long the last of these answers took.
+    pub(crate) longest: Duration,
+}
+
+impl Reads {
+    /// Connects, and reads.
+    pub(crate) async fn of(world: &World, load: &Load, questions: Vec<Question>) -> Self {
+        let target = target(&world.mesh, "e1", "looks", Dialect::Protobuf);
+        let begun = Instant::now();
+        let (session, _pushes) = match Session::connect(&target).await {
+            Ok(connected) => connected,
+            Err(error) => {
+                return Self {
+                    signed_in: Err(error.to_string()),
+                    recent: Vec::new(),
+                    old: Vec::new(),
+                    longest: Duration::ZERO,
+                };
+            }
+        };
+        let signed_in = Ok(begun.elapsed());
+        let session = std::sync::Arc::new(session);
+        let begun = Instant::now();
+        let mut recent = Vec::new();
+        for room in load.rooms.clone() {
+            let session = session.clone();
+            recent.push(tokio::spawn(async move {
+                let page = session.history(&room, 5, None, true).await;
+                page.map(|_| ()).map_err(|e| e.code())
+            }));
+        }
+        let mut old = Vec::new();
+        for question in questions {
+            let session = session.clone();
+            old.push(tokio::spawn(async move {
+                let since = Some((question.offset - 1, question.epoch.as_str()));
+                let page = session.history(&question.room, 1, since, false).await;
+                let page = page.map_err(|e| e.code())?;
+                let data = page.publications.first().map(|p| fingerprint(&p.data));
+                assert_eq!(data, Some(question.data), "{}", question.room);
+                Ok(())
+            }));
+        }
+        let mut seen = Self {
+            signed_in,
+            recent: Vec::new(),
+            old: Vec::new(),
+            longest: Duration::ZERO,
+        };
+        for task in recent {
+            seen.recent.push(task.await.unwrap());
+        }
+        for task in old {
+            seen.old.push(task.await.unwrap());
+        }
+        seen.longest = begun.elapsed();
+        seen
+    }
+}
+
+/// Answers in words: how many were good, and the codes of the others.
+pub(crate) fn answers(answers: &[Result<(), u32>]) -> String {
+    let mut codes: BTreeMap<u32, usize> = BTreeMap::new();
+    for code in answers.iter().filter_map(|a| a.err()) {
+        *codes.entry(code).or_default() += 1;
+    }
+    let good = answers.iter().filter(|a| a.is_ok()).count();
+    match codes.is_empty() {
+        true => "yes".to_owned(),
+        false => format!("{good} of {}; {}", answers.len(), counted(&codes)),
+    }
+}
+
+/// Codes in words.
+pub(crate) fn counted(codes: &BTreeMap<u32, usize>) -> String {
+    let mut text = String::new();
+    for (code, count) in codes {
+        let comma = if text.is_empty() { "" } else { ", " };
+        // Writing to a string does not fail.
+        let _ = match code {
+            0 => write!(text, "{comma}{count} × none"),
+            code => write!(text, "{comma}{count} × {code}"),
+        };
+    }
+    if text.is_empty() {
+        text.push('–');
+    }
+    text
+}
