@@ -30,7 +30,7 @@ const WITHOUT_GAPS: Settings = &[
 struct Answers(SyncSender<Result<(), StoreError>>);
 
 impl Receiver for Answers {
-    fn delivered(&self, _: u64, result: Result<u64, StoreError>) {
+    fn delivered(self: Arc<Self>, _: u64, result: Result<u64, StoreError>) {
         // Who sent it may have given up.
         let _ = self.0.try_send(result.map(|_| ()));
     }

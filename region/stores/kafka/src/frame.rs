@@ -1,7 +1,7 @@
 //! The bytes of one Kafka message: a batch of records with what decides whether it counts
 //! (`docs/kafka.md`). Everything is little-endian; nothing here does I/O.
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes};
 use gb6_core_model::{Incarnation, Position, ShardEpoch, ShardId};
 use gb6_core_ports::Fence;
 use gb6_core_wire::record::{Kind, Record};
@@ -108,25 +108,78 @@ pub fn encode_batch(fence: &Fence, first: Position, records: &[Record]) -> Bytes
 }
 
 fn encode(fence: &Fence, first: Position, records: &[Record]) -> Bytes {
-    // Once: it takes as long as encoding.
-    let lengths: Vec<usize> = records.iter().map(Message::encoded_len).collect();
-    let bytes: usize = lengths.iter().map(|length| length + 5).sum();
-    let mut out = Vec::with_capacity(FRAME_HEADER_BYTES + bytes);
-    out.extend_from_slice(MAGIC);
-    out.extend_from_slice(&[0; 4]);
-    out.extend_from_slice(&FRAME_VERSION.to_le_bytes());
-    out.extend_from_slice(&fence.shard.0.to_le_bytes());
-    out.extend_from_slice(&fence.shard_epoch.0.to_le_bytes());
-    out.extend_from_slice(&fence.owner_incarnation.0.to_le_bytes());
-    out.extend_from_slice(&first.to_le_bytes());
-    out.extend_from_slice(&(records.len() as u32).to_le_bytes());
-    for (record, length) in records.iter().zip(lengths) {
-        prost::encoding::encode_varint(length as u64, &mut out);
-        record.encode_raw(&mut out);
+    let draft = Draft::of(records);
+    let header = FrameHeader::of(fence, first, draft.count);
+    draft.finish(&header)
+}
+
+/// A batch's records, encoded behind the place of its header.
+pub(crate) struct Draft {
+    out: Vec<u8>,
+    count: u32,
+}
+
+impl Draft {
+    pub(crate) fn of(records: &[Record]) -> Self {
+        // Once: it takes as long as encoding.
+        let lengths: Vec<usize> = records.iter().map(Message::encoded_len).collect();
+        let bytes: usize = lengths.iter().map(|length| length + 5).sum();
+        let mut out = Vec::with_capacity(FRAME_HEADER_BYTES + bytes);
+        out.resize(FRAME_HEADER_BYTES, 0);
+        for (record, length) in records.iter().zip(lengths) {
+            prost::encoding::encode_varint(length as u64, &mut out);
+            record.encode_raw(&mut out);
+        }
+        Self {
+            out,
+            count: records.len() as u32,
+        }
     }
-    let crc = crc32c::crc32c(&out[8..]);
-    out[4..8].copy_from_slice(&crc.to_le_bytes());
-    out.into()
+
+    /// Its records.
+    pub(crate) fn count(&self) -> u32 {
+        self.count
+    }
+
+    /// Bytes of its records.
+    pub(crate) fn bytes(&self) -> usize {
+        self.out.len() - FRAME_HEADER_BYTES
+    }
+
+    /// All of them in one, in order.
+    pub(crate) fn join(mut drafts: Vec<Self>) -> Self {
+        if drafts.len() == 1
+            && let Some(alone) = drafts.pop()
+        {
+            return alone;
+        }
+        let bytes: usize = drafts.iter().map(Self::bytes).sum();
+        let mut out = Vec::with_capacity(FRAME_HEADER_BYTES + bytes);
+        out.resize(FRAME_HEADER_BYTES, 0);
+        for draft in &drafts {
+            out.extend_from_slice(&draft.out[FRAME_HEADER_BYTES..]);
+        }
+        Self {
+            out,
+            count: drafts.iter().map(Self::count).sum(),
+        }
+    }
+
+    /// Its message, with `header`, whose count is the draft's.
+    pub(crate) fn finish(mut self, header: &FrameHeader) -> Bytes {
+        let mut head = &mut self.out[..FRAME_HEADER_BYTES];
+        head.put_slice(MAGIC);
+        head.put_u32_le(0);
+        head.put_u32_le(FRAME_VERSION);
+        head.put_u32_le(header.shard.0);
+        head.put_u64_le(header.shard_epoch.0);
+        head.put_u64_le(header.owner_incarnation.0);
+        head.put_u64_le(header.first);
+        head.put_u32_le(self.count);
+        let crc = crc32c::crc32c(&self.out[8..]);
+        self.out[4..8].copy_from_slice(&crc.to_le_bytes());
+        self.out.into()
+    }
 }
 
 /// The records of a batch whose header was read, in order, each as it is encoded.

@@ -13,7 +13,7 @@ use gb6_core_wire::record::{Kind, RECORD_VERSION, Record};
 use crate::confirms::{Confirm, Confirms};
 use crate::frame::{self, FIRST_OF_ACQUIRE, FrameError, FrameHeader};
 use crate::kept::{Batch, Kept, damage, read_message};
-use crate::staging::Staging;
+use crate::staging::{Given, Staging};
 use crate::tail::{Passed, Tail, Verdict};
 
 /// What is told to who waits.
@@ -275,11 +275,11 @@ impl Live {
             return Err(error.clone());
         }
         self.confirms.check_room()?;
-        let message = frame::encode_batch(fence, self.staging.next, &[]);
+        let message = frame::encode_batch(fence, self.staging.sent_to(), &[]);
         let token = self.token();
         let confirm = Confirm {
             fence: fence.clone(),
-            header: FrameHeader::of(fence, self.staging.next, 0),
+            header: FrameHeader::of(fence, self.staging.sent_to(), 0),
             message: message.clone(),
             offset: None,
             failed: None,
@@ -309,37 +309,42 @@ impl Live {
         self.confirms.forget(token);
     }
 
-    /// Takes a batch. What is answered is to be produced; else `done` has its answer.
+    /// Takes a batch: [`Live::outgoing`] may have something to produce then. Else `done` has its answer.
     pub(crate) fn append(
         &mut self,
         fence: &Fence,
-        mut batch: Vec<Record>,
+        batch: Given,
         now: Instant,
         done: Completion<Commit>,
-    ) -> Option<Outgoing> {
-        let staged = self.stage(fence, &mut batch);
-        let message = match staged {
-            Ok(message) => message,
+    ) {
+        let taken = match (self.check(fence), &self.unreachable) {
+            (Err(error), _) => Err(error),
+            (Ok(()), Some(error)) => Err(error.clone()),
+            (Ok(()), None) => self.staging.check(&batch),
+        };
+        match taken {
+            Ok(()) => self.staging.push(fence, batch, now, done),
             Err(error) => {
                 if error.retryable() {
                     self.staging.refused = Some(error.clone());
                 }
                 self.answers.push_back(Answer::Commit(done, Err(error)));
-                return None;
             }
-        };
-        let token = self.token();
-        let staged = (token, message.clone());
-        self.staging.push(fence, batch.len(), staged, now, done);
-        Some(Outgoing { token, message })
+        }
     }
 
-    fn stage(&mut self, fence: &Fence, batch: &mut [Record]) -> Result<Bytes, StoreError> {
-        self.check(fence)?;
-        if let Some(error) = &self.unreachable {
-            return Err(error.clone());
-        }
-        self.staging.stage(fence, batch)
+    /// Whether [`Live::outgoing`] has something.
+    pub(crate) fn has_outgoing(&self) -> bool {
+        self.staging.may_send()
+    }
+
+    /// The next message that is to be produced, of one batch or of those that were given meanwhile. They are
+    /// produced in the order in which they come from here.
+    pub(crate) fn outgoing(&mut self) -> Option<Outgoing> {
+        let token = self.tokens + 1;
+        let message = self.staging.send(token)?;
+        self.tokens = token;
+        Some(Outgoing { token, message })
     }
 
     /// Kafka has a message of this handle at `offset`, durably.
@@ -364,8 +369,8 @@ impl Live {
             if seen {
                 // It was read back, and did not count.
                 self.fail_from(at, None);
-            } else if let Some(pending) = self.staging.get_mut(at) {
-                pending.offset = Some(offset);
+            } else if let Some(sent) = self.staging.get_mut(at) {
+                sent.offset = Some(offset);
             }
         }
         self.advance(now)
@@ -375,12 +380,12 @@ impl Live {
     fn advance(&mut self, now: Instant) -> Result<(), StoreError> {
         loop {
             let next = self.tail.offset;
-            let waiting = || self.staging.get(self.staging.by_offset(next)?);
+            let sent = || self.staging.get(self.staging.by_offset(next)?);
             let own = match &self.acquiring {
                 Some(own) if own.offset == Some(next) => {
                     Some((own.header, own.served_ms, &own.message))
                 }
-                _ => waiting().map(|own| (own.header, 0, &own.message)),
+                _ => sent().map(|own| (own.header, 0, &own.message)),
             };
             let asked = || {
                 let confirm = self.confirms.at(next)?;
@@ -407,39 +412,55 @@ impl Live {
         }
     }
 
-    /// Fails the batch at `at` and everything behind it, because of `error` or, without one, because it
+    /// What `error` says of the batches in the message at `at`, where it says surely that they were not written.
+    fn certain(&self, at: usize, error: Option<&StoreError>) -> Option<StoreError> {
+        match error? {
+            // Alone each may be taken.
+            StoreError::TooLarge { .. } if self.staging.get(at)?.batches() > 1 => {
+                Some(StoreError::Unavailable {
+                    cause: "Kafka takes no message as large as several batches are together".into(),
+                })
+            }
+            error if error.retryable() || matches!(error, StoreError::TooLarge { .. }) => {
+                Some(error.clone())
+            }
+            _ => None,
+        }
+    }
+
+    /// Fails the batches in the message at `at` and everything behind it, because of `error` or, without one, because it
     /// was passed over.
     fn fail_from(&mut self, at: usize, error: Option<&StoreError>) {
         let Some(fence) = self.holding.as_ref().map(|held| held.fence.clone()) else {
             return;
         };
         let lost = (!self.owns(&fence)).then(|| self.fenced(&fence));
-        let alone = at + 1 == self.staging.len();
-        let certain = error.filter(|e| e.retryable() || matches!(e, StoreError::TooLarge { .. }));
+        let last = at + 1 == self.staging.sent();
+        let certain = self.certain(at, error);
         let unknown = lost.clone().unwrap_or_else(|| StoreError::OutcomeUnknown {
             cause: match error {
                 Some(error) => format!("{error}; the shard must be acquired again"),
                 None => "a batch before this one failed; the shard must be acquired again".into(),
             },
         });
-        let first = self.staging.get(at).map(|pending| pending.first);
-        for (index, pending) in self.staging.take_from(at).into_iter().enumerate() {
-            let own = match (index, certain, &lost) {
-                (0, Some(certain), None) => certain.clone(),
+        let first = self.staging.get(at).map(|sent| sent.header.first);
+        // What was not handed over yet is as certain as the last one that was.
+        for (index, done) in self.staging.take_from(at) {
+            let own = match (&certain, &lost) {
+                (Some(certain), None) if last || index == 0 => certain.clone(),
                 _ => unknown.clone(),
             };
-            self.answers
-                .push_back(Answer::Commit(pending.done, Err(own)));
+            self.answers.push_back(Answer::Commit(done, Err(own)));
         }
         if lost.is_some() {
             self.counts.fenced += 1;
             return;
         }
-        match (certain, alone, first) {
+        match (certain, last, first) {
             // Nothing of it was written, and nothing is under way that could take its place.
             (Some(certain), true, Some(first)) => {
                 self.staging.next = first;
-                self.staging.refused = Some(certain.clone());
+                self.staging.refused = Some(certain);
             }
             _ => {
                 if let Some(held) = &mut self.holding {
@@ -451,9 +472,9 @@ impl Live {
 
     /// Everything that waits fails with `error`.
     fn lose(&mut self, error: &StoreError) {
-        for pending in self.staging.take_all() {
+        for done in self.staging.take_all() {
             self.answers
-                .push_back(Answer::Commit(pending.done, Err(error.clone())));
+                .push_back(Answer::Commit(done, Err(error.clone())));
         }
         if let Some(acquiring) = self.acquiring.take() {
             let answer = Box::new(Err(error.clone()));
@@ -586,9 +607,9 @@ impl Live {
             if !self.staging.is_empty() {
                 self.counts.fenced += 1;
             }
-            for pending in self.staging.take_all() {
+            for done in self.staging.take_all() {
                 self.answers
-                    .push_back(Answer::Commit(pending.done, Err(error.clone())));
+                    .push_back(Answer::Commit(done, Err(error.clone())));
             }
         }
         let is_ours = |a: &mut Acquiring| {
@@ -623,11 +644,11 @@ impl Live {
 
     fn committed(&mut self, header: &FrameHeader, first: Position, message: &Bytes, now: Instant) {
         let next = self.tail.next;
-        if let Some(pending) = self.staging.take_first((first, next), message) {
+        if let Some(sent) = self.staging.take_first((first, next), message) {
             self.wrote = Some(now);
-            let commit = pending.commit(now);
+            let answers = sent.commits(now);
             self.answers
-                .push_back(Answer::Commit(pending.done, Ok(commit)));
+                .extend(answers.map(|(done, commit)| Answer::Commit(done, Ok(commit))));
             return;
         }
         // Something else of ours is in that place, of which it was said that it was not written: what
@@ -660,9 +681,9 @@ impl Live {
                 cause: "the log was archived by another owner before this batch was seen in it"
                     .into(),
             };
-            for pending in self.staging.take_all() {
+            for done in self.staging.take_all() {
                 self.answers
-                    .push_back(Answer::Commit(pending.done, Err(unknown.clone())));
+                    .push_back(Answer::Commit(done, Err(unknown.clone())));
                 if let Some(held) = &mut self.holding {
                     held.failed.get_or_insert_with(|| unknown.clone());
                 }

@@ -11,6 +11,10 @@ use parking_lot::Mutex;
 
 use super::*;
 use crate::frame;
+use crate::staging::UNDER_WAY_MAX;
+
+#[path = "gathering_tests.rs"]
+mod gathering;
 
 const SHARD: ShardId = ShardId(3);
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -84,6 +88,8 @@ struct World {
     ids: u64,
     /// Questions that were answered with yes.
     confirmed: usize,
+    /// Messages of several batches.
+    shared: usize,
 }
 
 impl World {
@@ -97,6 +103,7 @@ impl World {
             lied_about: BTreeSet::new(),
             ids: 100,
             confirmed: 0,
+            shared: 0,
         }
     }
 
@@ -127,6 +134,7 @@ impl World {
             18..20 => self.ask(who),
             _ => self.read(who),
         }
+        self.send(who);
         self.owners[who].give_answers();
         self.check_confirmed(who);
     }
@@ -186,11 +194,19 @@ impl World {
         let owner = &mut self.owners[who];
         let answers = owner.answers.clone();
         let done = Completion::new(move |answer| answers.lock().push((id, answer)));
+        let fence = owner.fence.clone();
         let records = batch(owner.live.staging.next, count, id);
-        let out = owner
-            .live
-            .append(&owner.fence.clone(), records, self.now, done);
-        owner.flying.extend(out);
+        let given = Given::new(&fence, records);
+        owner.live.append(&fence, given, self.now, done);
+    }
+
+    /// Its driver hands over what can be, sooner or later.
+    fn send(&mut self, who: usize) {
+        while self.owners[who].live.has_outgoing() && !self.chance(3) {
+            let out = self.owners[who].live.outgoing().expect("it has");
+            self.shared += usize::from(ids_of(&out.message).len() > 1);
+            self.owners[who].flying.push(out);
+        }
     }
 
     /// Something that a client was given reaches Kafka, or does not.
@@ -212,7 +228,7 @@ impl World {
                 self.owners[who].live.failed(token, &refused);
                 // A client that says so wrongly costs no acknowledged message.
                 if self.chance(2) {
-                    self.lied_about.extend(id_of(&message));
+                    self.lied_about.extend(ids_of(&message));
                     self.ghosts.push(message);
                 }
             }
@@ -267,12 +283,12 @@ fn tail_of(partition: &[Bytes]) -> Tail {
     tail
 }
 
-/// The batch that a message holds.
-fn id_of(message: &Bytes) -> Option<u64> {
+/// The batches that a message holds.
+fn ids_of(message: &Bytes) -> BTreeSet<u64> {
     let (header, _) = read_message(SHARD, message).expect("whole");
     let records = frame::records(&header, message, header.first, 0);
-    let first = records.expect("whole").into_iter().next();
-    first.map(|record| record.data_version).filter(|id| *id > 0)
+    let ids = records.expect("whole").into_iter().map(|r| r.data_version);
+    ids.filter(|id| *id > 0).collect()
 }
 
 /// What the partition holds for whoever reads it from `tail` on.
@@ -289,7 +305,8 @@ fn records_of(partition: &[Bytes], mut tail: Tail) -> Vec<Record> {
     records
 }
 
-fn run(seed: u64, steps: usize) -> (usize, usize, usize) {
+/// How many batches were acknowledged and refused, questions answered with yes, and messages shared.
+fn run(seed: u64, steps: usize) -> [usize; 4] {
     let mut world = World::new(seed);
     let mut points = Vec::new();
     for _ in 0..steps {
@@ -349,21 +366,21 @@ fn run(seed: u64, steps: usize) -> (usize, usize, usize) {
             }
         }
     }
-    (acknowledged, refused, world.confirmed)
+    [acknowledged, refused, world.confirmed, world.shared]
 }
 
 #[test]
 fn what_is_acknowledged_counts_for_every_reader_and_what_is_refused_for_none() {
-    let (mut acknowledged, mut refused, mut confirmed) = (0, 0, 0);
+    let mut happened = [0; 4];
     for seed in 0..1500 {
-        let (a, r, c) = run(seed, 250);
-        acknowledged += a;
-        refused += r;
-        confirmed += c;
+        for (all, one) in happened.iter_mut().zip(run(seed, 250)) {
+            *all += one;
+        }
     }
+    let [acknowledged, refused, confirmed, shared] = happened;
     assert!(
-        acknowledged > 5000 && refused > 2000 && confirmed > 1000,
-        "{acknowledged} {refused} {confirmed}"
+        acknowledged > 5000 && refused > 2000 && confirmed > 1000 && shared > 1000,
+        "{happened:?}"
     );
 }
 
@@ -399,11 +416,8 @@ fn an_owner_that_writes_alone_reads_nothing_and_one_that_does_not_waits() {
     let append = |owner: &mut Owner, first, id| {
         let answers = answers.clone();
         let done = Completion::new(move |answer| answers.lock().push((id, answer)));
-        let fence = owner.fence.clone();
-        owner
-            .live
-            .append(&fence, batch(first, 2, id), now, done)
-            .expect("sent")
+        give(owner, batch(first, 2, id), done);
+        owner.live.outgoing().expect("sent")
     };
     let first = append(&mut owner, 1, 1);
     owner.live.delivered(first.token, 1, now).expect("whole");
@@ -443,15 +457,23 @@ fn an_owner_that_writes_alone_reads_nothing_and_one_that_does_not_waits() {
     assert!(!owner.live.is_owner());
 }
 
-/// Gives `owner` one record at `first`, whose answer comes under `id`.
-fn append_one(owner: &mut Owner, first: Position, id: u64) -> Outgoing {
+fn give(owner: &mut Owner, records: Vec<Record>, done: Completion<Commit>) {
+    let fence = owner.fence.clone();
+    let given = Given::new(&fence, records);
+    owner.live.append(&fence, given, Instant::now(), done);
+}
+
+/// Gives `owner` a batch, whose answer comes under `id`.
+fn append_to(owner: &mut Owner, records: Vec<Record>, id: u64) {
     let answers = owner.answers.clone();
     let done = Completion::new(move |answer| answers.lock().push((id, answer)));
-    let fence = owner.fence.clone();
-    owner
-        .live
-        .append(&fence, batch(first, 1, id), Instant::now(), done)
-        .expect("sent")
+    give(owner, records, done);
+}
+
+/// Gives `owner` one record at `first`, whose answer comes under `id`.
+fn append_one(owner: &mut Owner, first: Position, id: u64) -> Outgoing {
+    append_to(owner, batch(first, 1, id), id);
+    owner.live.outgoing().expect("sent")
 }
 
 #[test]
@@ -515,18 +537,13 @@ fn a_batch_without_records_hides_no_refusal() {
     let first = append_one(&mut owner, 1, 1);
     let refused = StoreError::Unavailable { cause: "x".into() };
     owner.live.failed(first.token, &refused);
-    let fence = owner.fence.clone();
-    let answers = owner.answers.clone();
-    let append = |owner: &mut Owner, records| {
-        let answers = answers.clone();
-        let done = Completion::new(move |answer| answers.lock().push((9, answer)));
-        owner.live.append(&fence, records, Instant::now(), done)
-    };
-    append(&mut owner, Vec::new()).expect("sent");
+    append_to(&mut owner, Vec::new(), 8);
+    owner.live.outgoing().expect("sent");
     // Given before its giver could know.
-    assert!(append(&mut owner, batch(2, 1, 9)).is_none());
+    append_to(&mut owner, batch(2, 1, 9), 9);
+    assert!(owner.live.outgoing().is_none());
     owner.give_answers();
-    assert_eq!(answers.lock().last(), Some(&(9, Err(refused))));
+    assert_eq!(owner.answers.lock().last(), Some(&(9, Err(refused))));
 }
 
 #[test]
@@ -639,8 +656,8 @@ fn what_is_archived_is_forgotten_and_the_rest_is_found() {
         let done = Completion::new(|answer: Result<Commit, StoreError>| {
             answer.expect("committed");
         });
-        let fence = owner.fence.clone();
-        let out = owner.live.append(&fence, records, now, done).expect("sent");
+        give(&mut owner, records, done);
+        let out = owner.live.outgoing().expect("sent");
         tails.push(owner.live.end());
         owner.live.delivered(out.token, 1 + n, now).expect("whole");
         owner.give_answers();

@@ -28,8 +28,8 @@ pub(crate) const REMAKE_EVERY: Duration = Duration::from_millis(500);
 /// Who is told what became of a message.
 pub(crate) trait Receiver: Send + Sync {
     /// It lies at this offset, or did not get there. Called on the client's thread, in the order of the
-    /// offsets; must not block.
-    fn delivered(&self, token: u64, result: Result<u64, StoreError>);
+    /// offsets; must not block. May send.
+    fn delivered(self: Arc<Self>, token: u64, result: Result<u64, StoreError>);
 }
 
 /// A message that is under way.
@@ -82,9 +82,9 @@ impl ProducerContext for Deliveries {
             }
         };
         ANSWERING.set(true);
-        delivery.receiver.delivered(delivery.token, result);
+        let Delivery { receiver, token } = *delivery;
         // The last one to hold the producer may be who is answered: it ends elsewhere.
-        drop(delivery);
+        receiver.delivered(token, result);
         ANSWERING.set(false);
     }
 }
@@ -117,6 +117,14 @@ fn end(client: Arc<Client>) {
             tracing::error!(%error, "no thread to end a Kafka producer on: it is kept");
             std::mem::forget(client);
         }
+    }
+}
+
+/// Drops a client. Where another has taken its place this may be the last to hold it: on its own thread, or
+/// with a lock that its thread waits for.
+fn let_go(client: Arc<Client>) {
+    if let Some(last) = Arc::into_inner(client) {
+        end(Arc::new(last));
     }
 }
 
@@ -167,7 +175,9 @@ impl LogProducer {
         // First the flag: so it is never that of a newer client.
         let fatal = self.fatal.read().clone();
         let client = self.client.read().clone().ok_or(StoreError::Closed)?;
-        match client.send(record) {
+        let sent = client.send(record);
+        let_go(client);
+        match sent {
             Ok(()) => Ok(()),
             Err((error, _)) => {
                 // Not every failure for good is told before.

@@ -20,6 +20,7 @@ use crate::errors;
 use crate::fetch::{is_passing, is_unknown};
 use crate::live::{Answer, Counts, Live, Outgoing};
 use crate::producer::{Delivery, Receiver};
+use crate::staging::Given;
 use crate::tail::Tail;
 
 /// How long an acquisition may take: reading what lies before it included.
@@ -36,7 +37,7 @@ pub(crate) struct Shared {
     pub(crate) archive: Archive,
     state: Mutex<State>,
     answers: Mutex<Answers>,
-    /// Held while something is staged and handed to the producer: in the same order.
+    /// Held while something is taken from the live part and handed to the producer: in the same order.
     sending: Mutex<()>,
     /// Something was read or answered.
     changed: Condvar,
@@ -200,7 +201,9 @@ impl Shared {
         let sending = self.sending.lock();
         let now = Instant::now();
         let outgoing = self.alter(|live| live.acquire(fence, acquire, now, ACQUIRE_PATIENCE, done));
-        self.send(outgoing);
+        if let Some(outgoing) = outgoing {
+            self.send(outgoing);
+        }
         drop(sending);
         self.answer();
     }
@@ -211,18 +214,32 @@ impl Shared {
         batch: Vec<Record>,
         done: Completion<Commit>,
     ) {
-        let sending = self.sending.lock();
-        let outgoing = self.alter(|live| live.append(fence, batch, Instant::now(), done));
-        self.send(outgoing);
-        drop(sending);
+        // Encoded before anybody waits for it.
+        let batch = Given::new(fence, batch);
+        self.go_on(|live| live.append(fence, batch, Instant::now(), done));
+    }
+
+    /// As [`Shared::change`], and what can be produced then is.
+    fn go_on(self: &Arc<Self>, change: impl FnOnce(&mut Live)) {
+        let has_outgoing = self.alter(|live| {
+            change(live);
+            live.has_outgoing()
+        });
+        if has_outgoing {
+            let _sending = self.sending.lock();
+            while let Some(outgoing) = self.outgoing() {
+                self.send(outgoing);
+            }
+        }
         self.answer();
     }
 
+    fn outgoing(&self) -> Option<Outgoing> {
+        self.state.lock().live.outgoing()
+    }
+
     /// Hands a message to the producer.
-    fn send(self: &Arc<Self>, outgoing: Option<Outgoing>) {
-        let Some(Outgoing { token, message }) = outgoing else {
-            return;
-        };
+    fn send(self: &Arc<Self>, Outgoing { token, message }: Outgoing) {
         let delivery = Delivery {
             receiver: self.clone(),
             token,
@@ -278,9 +295,11 @@ impl Shared {
     }
 
     /// The partition holds a message.
-    pub(crate) fn seen(&self, offset: u64, message: Bytes) {
-        // What is wrong with it is kept with the live part, and told to who asks.
-        let _ = self.change(|live| live.seen(offset, message, Instant::now()));
+    pub(crate) fn seen(self: &Arc<Self>, offset: u64, message: Bytes) {
+        self.go_on(|live| {
+            // What is wrong with it is kept with the live part, and told to who asks.
+            let _ = live.seen(offset, message, Instant::now());
+        });
     }
 
     /// The offsets of the first message of the partition and of the next one.
@@ -339,7 +358,7 @@ impl Shared {
         let sending = self.sending.lock();
         let outgoing = self.alter(|live| live.confirm(fence))?;
         let token = outgoing.token;
-        self.send(Some(outgoing));
+        self.send(outgoing);
         drop(sending);
         self.answer();
         let mut state = self.state.lock();
@@ -437,8 +456,8 @@ impl Shared {
 }
 
 impl Receiver for Shared {
-    fn delivered(&self, token: u64, result: Result<u64, StoreError>) {
-        self.change(|live| match result {
+    fn delivered(self: Arc<Self>, token: u64, result: Result<u64, StoreError>) {
+        self.go_on(|live| match result {
             // What is wrong with the log is kept with the live part, and told to who asks.
             Ok(offset) => {
                 let _ = live.delivered(token, offset, Instant::now());

@@ -78,3 +78,35 @@ fn who_is_answered_may_be_the_last_to_hold_the_log() {
         "the client's thread ended badly"
     );
 }
+
+#[test]
+fn batches_that_are_given_at_once_share_messages_and_are_answered_in_order() {
+    const BATCHES: u64 = 300;
+    let shard = shard();
+    let log = shard.logs.open_shard(ShardId(3)).expect("opened");
+    let begin = acquire(&log, &fence(1)).expect("acquired").range.next;
+    // overflow: every answer has its place.
+    let (sender, answers) = mpsc::sync_channel(BATCHES as usize);
+    for n in 0..BATCHES {
+        let sender = sender.clone();
+        let done = Completion::new(move |answer: Result<Commit, StoreError>| {
+            // The test waits for it.
+            let _ = sender.send(answer);
+        });
+        log.append(&fence(1), messages(begin + 2 * n, "room:a", 2), done);
+    }
+    let mut shared = 0;
+    for n in 0..BATCHES {
+        let answer = answers.recv_timeout(Duration::from_secs(20));
+        let commit = answer.expect("answered").expect("committed");
+        let first = begin + 2 * n;
+        assert_eq!((commit.first, commit.next), (first, first + 2));
+        shared += u64::from(commit.shared > 2);
+    }
+    assert!(shared > BATCHES / 2, "{shared} batches shared a message");
+    let page = log
+        .read(begin, BATCHES as usize * 2, 1 << 20)
+        .expect("read");
+    let positions: Vec<u64> = page.records.iter().map(|record| record.position).collect();
+    assert_eq!(positions, (begin..begin + 2 * BATCHES).collect::<Vec<_>>());
+}
