@@ -49,6 +49,8 @@ pub(crate) async fn run_region(
     let mut local = local_node(&file.name, &[Role::Region])?;
     local.retry_ms = REATTACH_SPREAD_MS;
     let endpoint = listen(file.mesh.listen, &tls, local)?;
+    // A placement alone serves nobody: what the region itself waits for is known once its engines are open.
+    let engines = parts.health.register("engines");
     let http = AdminHttp::start(file.http, parts.metrics.clone(), parts.health.clone()).await?;
     parts.registrations.push(node_metrics::mesh(
         &parts.metrics,
@@ -108,6 +110,7 @@ pub(crate) async fn run_region(
             health: parts.health.clone(),
         },
     )?;
+    engines.retire();
     // It may end before all that it was to own is served.
     let ready = tokio::select! {
         ready = parts.ready(&stop) => ready,

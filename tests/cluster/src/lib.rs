@@ -4,8 +4,10 @@
 mod disk;
 mod fill;
 pub mod load;
+mod lost_disk;
 mod rounds;
 
 pub use disk::{Disk, DiskError, Volume};
 pub use fill::{Filled, Filling, fill};
+pub use lost_disk::lost_disk;
 pub use rounds::{Rounds, raise_file_limit};

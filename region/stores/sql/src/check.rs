@@ -41,8 +41,12 @@ pub fn check(config: &Config, runtime: Handle) -> Vec<Check> {
         false => Ok(Vec::new()),
     };
     result.unwrap_or_else(|fault| {
+        let advice = match fault.is_lost() {
+            true => ": see that it runs, is reached from here, and shows a certificate that sslmode accepts",
+            false => "",
+        };
         let error = fault.into_store(&db.name);
-        vec![Check::bad(what("connect"), error.to_string())]
+        vec![Check::bad(what("connect"), format!("{error}{advice}"))]
     })
 }
 

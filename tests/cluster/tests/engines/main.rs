@@ -6,8 +6,10 @@
 
 mod brokers;
 mod cells;
+mod check;
 mod disk_full;
 mod faults;
+mod lost_disk;
 mod matrix;
 mod old;
 mod pauses;

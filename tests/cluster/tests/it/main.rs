@@ -9,6 +9,7 @@ mod disk_use;
 mod dropped;
 mod index_lost;
 mod limits;
+mod lost_disk;
 mod peers;
 mod power;
 mod presence;

@@ -79,6 +79,6 @@ fn certificates_and_passwords_are_what_sslmode_asks_for() {
     let plain = plain.addresses().remove(0);
     let config = Config::parse(&format!("postgres://gb6@{plain}/gb6?{}", full(&ca))).unwrap();
     let opened = SqlMap::open(&config, runtime.handle().clone(), &Metrics::bare());
-    let error = opened.err().expect("no TLS, and it is let in").to_string();
+    let error = opened.expect_err("no TLS, and it is let in").to_string();
     assert!(error.contains("TLS"), "{error}");
 }
