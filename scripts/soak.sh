@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The randomised tests with many more cases than CI gives them: properties, and seeds of the
-# simulated mesh (GB6_SEEDS), of moves (GB6_MOVES), and of revocations, drains and storms without other
-# faults (GB6_CROWDS).
+# simulated mesh (GB6_SEEDS), of moves (GB6_MOVES), of revocations, drains and storms without other
+# faults (GB6_CROWDS), and of regions of several nodes (GB6_NODES).
 #
 #   scripts/soak.sh [CASES]     cases for each property, 20000 unless said
 #
@@ -18,6 +18,7 @@ cd "$(dirname "$0")/.."
 cases=${1:-20000}
 export PROPTEST_CASES="$cases"
 export GB6_SEEDS="${GB6_SEEDS:-$cases}" GB6_MOVES="${GB6_MOVES:-2000}" GB6_CROWDS="${GB6_CROWDS:-2000}"
+export GB6_NODES="${GB6_NODES:-2000}"
 step "soak, $cases cases for each property" scripts/test.sh units
 export GB6_ROUNDS=${GB6_ROUNDS:-200}
 export GB6_LOG_MIB=${GB6_LOG_MIB:-5120}

@@ -16,6 +16,7 @@ mod geo;
 mod ledger;
 pub mod moving;
 pub mod network;
+pub mod nodes;
 mod pause;
 mod process;
 mod region;

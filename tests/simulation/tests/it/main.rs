@@ -5,6 +5,7 @@
 mod crowds;
 mod links;
 mod moving;
+mod nodes;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
