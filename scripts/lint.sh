@@ -27,14 +27,24 @@ deny() {
     "$tool" --offline --log-level warn check --hide-inclusion-graph bans licenses sources
 }
 
-# One set of features, which the tests have too; and that the binary builds without any.
+# One set of features, so that everything is compiled once: those of the tests, and those without which the
+# tests against engines are not there.
+features() {
+    echo "gb6/engines,$(scripts/test-engines.sh --features)"
+}
+
+# And that the binary builds without any.
 clippy() {
-    cargo clippy --workspace --all-targets --features gb6/engines --locked --quiet -- -D warnings
+    local features
+    features=$(features)
+    cargo clippy --workspace --all-targets --features "$features" --locked --quiet -- -D warnings
     cargo clippy -p gb6 --locked --quiet -- -D warnings
 }
 
 docs() {
-    RUSTDOCFLAGS="${RUSTDOCFLAGS:-} -D warnings" cargo doc --workspace --no-deps --features gb6/engines --locked --quiet
+    local features
+    features=$(features)
+    RUSTDOCFLAGS="${RUSTDOCFLAGS:-} -D warnings" cargo doc --workspace --no-deps --features "$features" --locked --quiet
 }
 
 # The build embeds console/dist, so it is made before anything is compiled.

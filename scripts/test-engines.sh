@@ -6,6 +6,7 @@
 #   scripts/test-engines.sh               every stage
 #   scripts/test-engines.sh contracts     one stage
 #   scripts/test-engines.sh --list        the stages
+#   scripts/test-engines.sh --features    what cargo must be told for the targets of `contracts`
 #
 # PACKAGE names one package and FILTER one test of `contracts`:
 #   PACKAGE=gb6-region-stores-kafka FILTER=fence scripts/test-engines.sh contracts
@@ -22,7 +23,7 @@ cd "$(dirname "$0")/.."
 
 STAGES=(contracts end-to-end crash)
 
-# packages: every package with tests against engines: the feature, and the file of the target.
+# packages: every package with tests against engines: it has the feature, and the file of the target.
 packages() {
     local manifest
     find . -name Cargo.toml -not -path '*/target/*' -not -path '*/node_modules/*' | sort |
@@ -34,19 +35,27 @@ packages() {
         done
 }
 
-# The contract suites and whatever else a crate tests against an engine. All packages are selected, so
-# that what they depend on is what `make test` has built.
-stage_contracts() {
-    local package features='' selected=(--workspace)
-    need cargo "curl --proto '=https' -sSf https://sh.rustup.rs | sh"
-    [ -z "${PACKAGE:-}" ] || selected=(-p "$PACKAGE")
-    for package in ${PACKAGE:-$(packages)}; do
-        features+=${features:+,}$package/engine-tests
+# features PACKAGE...: their features, as cargo takes them.
+features() {
+    local package all=''
+    for package in "$@"; do
+        all+=${all:+,}$package/engine-tests
     done
-    if [ -z "$features" ]; then
+    if [ -z "$all" ]; then
         echo "error: no package has tests against engines" >&2
         exit 1
     fi
+    echo "$all"
+}
+
+# The contract suites and whatever else a crate tests against an engine. All packages are selected, so
+# that what they depend on is what `make test` has built.
+stage_contracts() {
+    local features selected=(--workspace)
+    need cargo "curl --proto '=https' -sSf https://sh.rustup.rs | sh"
+    [ -z "${PACKAGE:-}" ] || selected=(-p "$PACKAGE")
+    # shellcheck disable=SC2046
+    features=$(features ${PACKAGE:-$(packages)})
     cargo test --locked --no-fail-fast "${selected[@]}" --features "$features" --test engine -- ${FILTER:-}
 }
 
@@ -75,6 +84,11 @@ stage_crash() {
 
 if [ "${1:-}" = --list ]; then
     printf '%s\n' "${STAGES[@]}"
+    exit 0
+fi
+if [ "${1:-}" = --features ]; then
+    # shellcheck disable=SC2046
+    features $(packages)
     exit 0
 fi
 [ "$#" -gt 0 ] || set -- "${STAGES[@]}"
