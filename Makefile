@@ -36,8 +36,9 @@ test: ## Install what the tests need and run all of them, as root
 	@scripts/install-test-deps.sh
 	@scripts/test.sh $(ARGS)
 
-test-engines: ## Install the engines of regions, start them, and run the tests that need them
-	@scripts/install-build-deps.sh --engines
+test-engines: ## Install the engines of regions, start them, and run the tests that need them, as root
+	@scripts/install-build-deps.sh --node --engines
+	@scripts/install-test-deps.sh
 	@scripts/install-engines.sh
 	@scripts/test-engines.sh $(ARGS)
 

@@ -9,7 +9,8 @@
 # 200 unless said, ten times what CI does.
 # GB6_LOG_MIB is the log behind which a killed server is started again, with the time that it takes:
 # 5120 unless said, on the disk of the build, removed afterwards.
-# GB6_ENGINE_ROUNDS is how often the whole matrix of faults, and rounds on it, run on real engines: 20.
+# GB6_ENGINE_ROUNDS is how often the whole matrix of faults, rounds on it, and those of the crash suite
+# run on real engines: 20. Beside them everything else that `make test-engines` runs is run there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/step.sh
@@ -31,6 +32,7 @@ step "soak, a start after SIGKILL with $GB6_LOG_MIB MiB of log" \
 unset GB6_LOG_MIB
 step "soak, $GB6_ROUNDS rounds of killed processes" scripts/test.sh crash
 unset GB6_ROUNDS
-# Every cell of the matrix of faults, several times, and more rounds, on the distributed engines.
-step "soak, the whole matrix of faults on real engines" \
-    env GB6_MATRIX=all GB6_ROUNDS="${GB6_ENGINE_ROUNDS:-20}" scripts/test-engines.sh crash
+# Every suite on the distributed engines, every cell of the matrix of faults, several times, and more rounds.
+# The cases of properties are those of CI: each costs a question to an engine.
+step "soak, every suite and the whole matrix of faults on real engines" \
+    env -u PROPTEST_CASES GB6_MATRIX=all GB6_ROUNDS="${GB6_ENGINE_ROUNDS:-20}" scripts/test-engines.sh

@@ -12,6 +12,9 @@
 #   PACKAGE=gb6-region-stores-kafka FILTER=fence scripts/test-engines.sh contracts
 # Of `crash`, GB6_ROUNDS and GB6_SEED set how often and with which chance, FILTER names one test, and
 # GB6_MATRIX=all takes every cell of the matrix of faults instead of one for each engine.
+# SUITES names the suites of `end-to-end`, some of scripts/test.sh; of its crash suite GB6_ROUNDS, GB6_SEED
+# and FILTER hold too:
+#   SUITES=sdk-python scripts/test-engines.sh end-to-end
 #
 # A new stage is a function stage_NAME and its name in STAGES, in the order in which CI runs them.
 set -euo pipefail
@@ -22,6 +25,7 @@ cd "$(dirname "$0")/.."
 . scripts/engines/all.sh
 
 STAGES=(contracts end-to-end crash)
+SUITES=${SUITES:-sdk sdk-python sdk-go browser conformance crash}
 
 # packages: every package with tests against engines: it has the feature, and the file of the target.
 packages() {
@@ -59,18 +63,33 @@ stage_contracts() {
     cargo test --locked --no-fail-fast "${selected[@]}" --features "$features" --test engine -- ${FILTER:-}
 }
 
-# The suite of the JavaScript SDK once more, where every server keeps everything in the engines. SUITES
-# names the suites of scripts/test.sh: SUITES="sdk sdk-python" scripts/test-engines.sh end-to-end
+# embedded_only: the modules of the crash suite that are left out on engines.
+embedded_only() {
+    local list=tests/engines/embedded-only.txt module reason
+    while read -r module reason; do
+        [[ $module != "#"* ]] || continue
+        if [ -z "$reason" ] || ! grep -q "^mod $module;" tests/cluster/tests/it/main.rs; then
+            echo "error: $list: $module is no module of the crash suite, or has no reason" >&2
+            exit 1
+        fi
+        echo "$module"
+    done <"$list"
+}
+
+# The suites of scripts/test.sh once more, where every region keeps everything in the engines: those of the
+# SDKs, the console, what they show of the protocol, and the crash suite.
 stage_end-to-end() {
     need cargo "curl --proto '=https' -sSf https://sh.rustup.rs | sh"
+    GB6_CRASH_SKIP=$(embedded_only)
+    # The stage crash has more of them.
+    export GB6_CRASH_SKIP GB6_ROUNDS=${GB6_ROUNDS:-4}
     export GB6_ENGINES_DIR=$ENGINES_DIR/e2e GB6_BIN=$PWD/tests/engines/gb6-on-engines
     GB6_ENGINES_BIN=$(realpath -m "${CARGO_TARGET_DIR:-target}")/debug/gb6
     export GB6_ENGINES_BIN
     mkdir -p "$GB6_ENGINES_DIR"
     (umask 077 && head -c 32 /dev/urandom | od -An -v -tx1 | tr -d ' \n' >"$GB6_ENGINES_DIR/record.key")
     # shellcheck disable=SC2086
-    scripts/test.sh ${SUITES:-sdk}
-    unset GB6_BIN
+    scripts/test.sh $SUITES
 }
 
 # A region of three processes on engines of its own: killed, paused, cut off and slowed down.
@@ -99,6 +118,11 @@ for stage in "$@"; do
     fi
 done
 
+# Said now, and not after half an hour of other stages.
+if [[ " $* " == *" end-to-end "* ]]; then
+    # shellcheck disable=SC2086
+    scripts/test.sh --check $SUITES
+fi
 missing=$(scripts/install-engines.sh --list)
 if [ -n "$missing" ]; then
     echo "error: missing: $missing; install them with: scripts/install-engines.sh" >&2

@@ -17,19 +17,26 @@ pub struct Rounds {
 impl Rounds {
     /// Reads the environment and prints the line that repeats the run.
     pub fn new(test: &str, default: u32) -> Self {
-        Self::of(test, default, "scripts/test.sh")
+        // The same tests run a second time on engines.
+        match std::env::var_os("GB6_ENGINES_BIN") {
+            None => Self::of(test, default, "scripts/test.sh crash"),
+            Some(_) => {
+                let script = "SUITES=crash scripts/test-engines.sh end-to-end";
+                Self::of(test, default, script)
+            }
+        }
     }
 
     /// As [`Rounds::new`], of a test on real engines.
     pub fn on_engines(test: &str, default: u32) -> Self {
-        Self::of(test, default, "scripts/test-engines.sh")
+        Self::of(test, default, "scripts/test-engines.sh crash")
     }
 
     fn of(test: &str, default: u32, script: &str) -> Self {
         let number = |name: &str| std::env::var(name).ok().and_then(|v| v.parse::<u64>().ok());
         let count = number("GB6_ROUNDS").map_or(default, |n| n as u32);
         let seed = number("GB6_SEED").unwrap_or_else(|| rand::rng().random());
-        println!("repeat with: FILTER={test} GB6_SEED={seed} GB6_ROUNDS={count} {script} crash");
+        println!("repeat with: FILTER={test} GB6_SEED={seed} GB6_ROUNDS={count} {script}");
         Rounds {
             count,
             seed,
