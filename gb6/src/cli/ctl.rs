@@ -1,24 +1,20 @@
 //! `gb6 ctl`: looks at a running region and changes it, through the records that its nodes agree by.
 
-use std::collections::BTreeMap;
-use std::fmt::Write;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
 use clap::{Args, Subcommand};
 use gb6_core_model::NodeId;
 use gb6_core_obs::Metrics;
-use gb6_core_ports::{Expect, MapEntry, MapStore, StoreError};
-use gb6_region_assign::{Key, NodeRecord, ShardRecord, moved, released, shard_key};
+use gb6_core_ports::{Expect, MapStore, StoreError};
+use gb6_region_assign::{CommandError, ShardRecord, moved, released, shard_key};
 use gb6_region_stores_sql::{Config, SqlMap};
-use serde::Serialize;
 
+use super::ctl_list::{Looked, look, shown};
 use super::exit::{Failure, print};
+use crate::config::{Overrides, RegionFile, load};
 
-/// What all keys of assignments begin with.
-const REGIONS: &str = "regions/";
-/// Records that are looked at.
-const RECORDS_MAX: usize = 64 * 1024;
 /// A node rewrites its record several times in this time.
 const BEATS: Duration = Duration::from_millis(1_000);
 /// How often a change is tried again when somebody else changed the record meanwhile.
@@ -75,8 +71,17 @@ pub(crate) enum ShardCommand {
 #[derive(Args, Debug)]
 pub(crate) struct Records {
     /// The store by which the region's nodes agree: postgres://USER@HOST:PORT/DATABASE or sqlite:PATH
-    #[arg(long, env = "GB6_MAP", value_name = "URI", hide_env_values = true)]
-    map: String,
+    #[arg(
+        long,
+        env = "GB6_MAP",
+        value_name = "URI",
+        hide_env_values = true,
+        required_unless_present = "config"
+    )]
+    map: Option<String>,
+    /// The configuration file of a node of the region, whose `stores.map` it is; goes before --map
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
 }
 
 impl CtlCommand {
@@ -120,13 +125,31 @@ impl CtlCommand {
 }
 
 impl Records {
+    /// The store, and the place of the records in it.
+    fn store(&self) -> anyhow::Result<Config> {
+        if let Some(path) = &self.config {
+            let file: RegionFile = load(Some(path), &Overrides::default())?;
+            let map = &file.stores.map;
+            if map.scheme() == "snapshot" {
+                bail!(
+                    "{}: stores.map is \"snapshot\", so the nodes of this region decide nothing: the owners of \
+                     its shards stand in the snapshot's file",
+                    path.display()
+                );
+            }
+            let parsed = Config::parse(&map.0);
+            return parsed.map_err(|why| anyhow!("{}: stores.map: {why}", path.display()));
+        }
+        let map = self.map.as_deref().unwrap_or_default();
+        Config::parse(map).map_err(|why| anyhow!("--map: {why}"))
+    }
+
     /// Opens the store, and prints what `ask` says of it.
     fn with(
         &self,
         ask: impl FnOnce(&dyn MapStore) -> anyhow::Result<String>,
     ) -> Result<(), Failure> {
-        let config =
-            Config::parse(&self.map).map_err(|why| Failure::Usage(anyhow!("--map: {why}")))?;
+        let config = self.store().map_err(Failure::Usage)?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -143,170 +166,6 @@ fn parse(shard: &str) -> anyhow::Result<(String, u32)> {
     let parts = shard.split_once('/');
     let number = parts.and_then(|(region, number)| Some((region.to_owned(), number.parse().ok()?)));
     number.ok_or_else(|| anyhow!("`{shard}` is no shard: write REGION/NUMBER, as in eu/3"))
-}
-
-/// The records of all regions.
-#[derive(Default, Debug)]
-struct Looked {
-    nodes: BTreeMap<(String, NodeId), NodeRecord>,
-    shards: BTreeMap<(String, u32), ShardRecord>,
-    /// Records that this program can not read, and why.
-    unreadable: Vec<String>,
-}
-
-fn look(map: &dyn MapStore) -> anyhow::Result<Looked> {
-    let page = map
-        .list(REGIONS, RECORDS_MAX)
-        .context("the records of the regions can not be read")?;
-    let mut looked = Looked::default();
-    for MapEntry { key, value, .. } in page.entries {
-        let region = key
-            .strip_prefix(REGIONS)
-            .and_then(|rest| rest.split_once('/'));
-        let (Some((region, _)), Some(value)) = (region, value) else {
-            continue;
-        };
-        let read = match Key::parse(region, &key) {
-            Some(Key::Node(name)) => NodeRecord::decode(&key, &value)
-                .map(|record| drop(looked.nodes.insert((region.to_owned(), name), record))),
-            Some(Key::Shard(shard)) => ShardRecord::decode(&key, &value)
-                .map(|record| drop(looked.shards.insert((region.to_owned(), shard), record))),
-            None => Ok(()),
-        };
-        if let Err(error) = read {
-            looked.unreadable.push(error.to_string());
-        }
-    }
-    Ok(looked)
-}
-
-#[derive(Serialize)]
-struct Shown<'a> {
-    shards: Vec<ShownShard<'a>>,
-    nodes: Vec<ShownNode<'a>>,
-}
-
-#[derive(Serialize)]
-struct ShownShard<'a> {
-    shard: String,
-    owner: Option<&'a str>,
-    epoch: u64,
-    standby: Option<&'a str>,
-    pinned: Option<&'a str>,
-    moving_to: Option<&'a str>,
-}
-
-#[derive(Serialize)]
-struct ShownNode<'a> {
-    region: &'a str,
-    node: &'a str,
-    /// `heard`, `draining` or `silent`.
-    state: &'static str,
-    mesh: Option<&'a str>,
-    owns: usize,
-    follows: usize,
-}
-
-fn shown<'a>(shard: String, record: &'a ShardRecord) -> ShownShard<'a> {
-    let name = |name: &'a Option<NodeId>| name.as_ref().map(NodeId::as_str);
-    ShownShard {
-        shard,
-        owner: name(&record.node),
-        epoch: record.epoch,
-        standby: name(&record.standby),
-        pinned: name(&record.pinned),
-        moving_to: name(&record.wanted),
-    }
-}
-
-impl Looked {
-    /// What a second look makes of it: nodes whose records have not changed are silent.
-    fn told_by(&self, now: &Looked, json: bool) -> anyhow::Result<String> {
-        let shards = now.shards.iter();
-        let shards = shards.map(|((region, n), record)| shown(format!("{region}/{n}"), record));
-        let nodes = now.nodes.iter().map(|((region, node), record)| {
-            let before = self.nodes.get(&(region.clone(), node.clone()));
-            let beats = |before: &NodeRecord| {
-                (before.incarnation, before.beat) != (record.incarnation, record.beat)
-            };
-            let heard = before.is_none_or(beats);
-            let of_node = |(of, _): &(&(String, u32), &ShardRecord)| of.0 == *region;
-            let count = |is: &dyn Fn(&ShardRecord) -> bool| {
-                let shards = now.shards.iter().filter(of_node);
-                shards.filter(|(_, record)| is(record)).count()
-            };
-            ShownNode {
-                region,
-                node: node.as_str(),
-                state: match (heard, record.draining) {
-                    (false, _) => "silent",
-                    (true, true) => "draining",
-                    (true, false) => "heard",
-                },
-                mesh: record.mesh.as_deref(),
-                owns: count(&|shard| shard.node.as_ref() == Some(node)),
-                follows: count(&|shard| shard.standby.as_ref() == Some(node)),
-            }
-        });
-        let shown = Shown {
-            shards: shards.collect(),
-            nodes: nodes.collect(),
-        };
-        if json {
-            return Ok(format!("{}\n", serde_json::to_string(&shown)?));
-        }
-        let mut out = String::new();
-        if shown.shards.is_empty() && shown.nodes.is_empty() {
-            out.push_str("no region has records here: none has a node that was started with this map and `assigned = \"region\"` in the snapshot's file\n");
-        } else {
-            table(&mut out, &shown);
-        }
-        for error in &now.unreadable {
-            // Writing to a string can not fail.
-            let _ = writeln!(out, "warning: {error}");
-        }
-        Ok(out)
-    }
-}
-
-fn table(out: &mut String, shown: &Shown<'_>) {
-    // Writing to a string can not fail.
-    let _ = writeln!(
-        out,
-        "{:<16} {:<16} {:>8} {:<16} state",
-        "shard", "owner", "epoch", "standby"
-    );
-    for s in &shown.shards {
-        let state = match (s.owner, s.moving_to, s.pinned) {
-            (None, _, _) => "given up".to_owned(),
-            (_, Some(to), _) => format!("moving to {to}"),
-            (_, _, Some(at)) => format!("pinned to {at}"),
-            _ => String::new(),
-        };
-        let (owner, standby) = (s.owner.unwrap_or("nobody"), s.standby.unwrap_or("nobody"));
-        let line = format!(
-            "{:<16} {owner:<16} {:>8} {standby:<16} {state}",
-            s.shard, s.epoch
-        );
-        let _ = writeln!(out, "{}", line.trim_end());
-    }
-    let _ = writeln!(
-        out,
-        "\n{:<16} {:<16} {:<10} {:>5} {:>8} mesh",
-        "region", "node", "state", "owns", "follows"
-    );
-    for n in &shown.nodes {
-        let _ = writeln!(
-            out,
-            "{:<16} {:<16} {:<10} {:>5} {:>8} {}",
-            n.region,
-            n.node,
-            n.state,
-            n.owns,
-            n.follows,
-            n.mesh.unwrap_or("-")
-        );
-    }
 }
 
 /// A node of the region by its name.
@@ -326,29 +185,44 @@ fn node_of(looked: &Looked, region: &str, name: &str) -> anyhow::Result<NodeId> 
 }
 
 /// Changes the record of a shard, as often as others change it meanwhile.
-fn change<E: std::error::Error + Send + Sync + 'static>(
+fn change(
     map: &dyn MapStore,
     region: &str,
     shard: u32,
-    edit: impl Fn(&ShardRecord) -> Result<ShardRecord, E>,
+    edit: impl Fn(&ShardRecord) -> Result<ShardRecord, CommandError>,
 ) -> anyhow::Result<ShardRecord> {
     let key = shard_key(region, shard);
+    // A change that may have been made.
+    let mut unknown = false;
     for _ in 0..TRIES {
         let Some((record, revision)) = read(map, region, shard)? else {
             bail!("there is no shard {region}/{shard}: look with `gb6 ctl shard list`");
         };
-        let changed = edit(&record)?;
+        let changed = match edit(&record) {
+            // It was: what is asked for is so already.
+            Err(CommandError::There(_) | CommandError::NotPinned) if unknown => return Ok(record),
+            changed => changed?,
+        };
         match map.put(&key, &changed.encode(), Expect::Revision(revision)) {
             Ok(_) => return Ok(changed),
             Err(StoreError::Conflict { .. }) => {}
             // It may have been written: whether it was is seen by reading it again.
-            Err(StoreError::OutcomeUnknown { .. }) => std::thread::sleep(LOOK),
+            Err(StoreError::OutcomeUnknown { .. }) => {
+                unknown = true;
+                std::thread::sleep(LOOK);
+            }
             Err(error) => return Err(error).context("the record of the shard can not be changed"),
         }
     }
-    bail!(
-        "the record of shard {region}/{shard} changes all the time: it is being moved; try again in a while"
-    )
+    match unknown {
+        true => bail!(
+            "whether the record of shard {region}/{shard} was changed is not known, because the store answers \
+             badly: look with `gb6 ctl shard list`"
+        ),
+        false => bail!(
+            "the record of shard {region}/{shard} changes all the time: it is being moved; try again in a while"
+        ),
+    }
 }
 
 fn read(
@@ -407,8 +281,11 @@ fn told(shard: &str, record: &ShardRecord, json: bool) -> anyhow::Result<String>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::cell::Cell;
+
     use gb6_core_ports::memory::MemoryMap;
-    use gb6_region_assign::node_key;
+    use gb6_core_ports::{MapEntry, MapPage};
+    use gb6_region_assign::{NodeRecord, node_key};
 
     fn map() -> MemoryMap {
         let map = MemoryMap::default();
@@ -427,33 +304,6 @@ mod tests {
         map.put(&shard_key("eu", 0), &record.encode(), Expect::Absent)
             .unwrap();
         map
-    }
-
-    #[test]
-    fn shards_and_nodes_are_shown_and_who_is_silent() {
-        let map = map();
-        let before = look(&map).unwrap();
-        let mut beats = NodeRecord::new(2, None);
-        beats.beat = 1;
-        let key = node_key("eu", &"r2".into());
-        map.put(&key, &beats.encode(), Expect::Any).unwrap();
-        let now = look(&map).unwrap();
-        let text = before.told_by(&now, false).unwrap();
-        let lines: Vec<Vec<&str>> = text
-            .lines()
-            .map(|line| line.split_whitespace().collect())
-            .collect();
-        assert_eq!(lines[1], ["eu/0", "r1", "7", "r2"]);
-        assert_eq!(lines[4], ["eu", "r1", "silent", "1", "0", "10.0.0.1:7600"]);
-        assert_eq!(lines[5], ["eu", "r2", "heard", "0", "1", "-"]);
-        let json = before.told_by(&now, true).unwrap();
-        let json: serde_json::Value = serde_json::from_str(&json).unwrap();
-        assert_eq!(json["shards"][0]["owner"], "r1");
-        assert_eq!(json["nodes"][0]["state"], "silent");
-        let nothing = Looked::default()
-            .told_by(&Looked::default(), false)
-            .unwrap();
-        assert!(nothing.contains("assigned = \"region\""), "{nothing}");
     }
 
     #[test]
@@ -483,6 +333,112 @@ mod tests {
             told("eu/0", &free, false).unwrap(),
             "shard eu/0 is owned by r2 and may be moved\n"
         );
+    }
+
+    /// A store that does not answer its first changes, whether or not it has made them.
+    struct Unsure {
+        map: MemoryMap,
+        made: bool,
+        unanswered: std::sync::Mutex<Cell<u32>>,
+    }
+
+    impl MapStore for Unsure {
+        fn get(&self, key: &str) -> Result<Option<MapEntry>, StoreError> {
+            self.map.get(key)
+        }
+
+        fn put(&self, key: &str, value: &[u8], expect: Expect) -> Result<u64, StoreError> {
+            let left = self.unanswered.lock().unwrap();
+            if left.get() == 0 {
+                return self.map.put(key, value, expect);
+            }
+            left.set(left.get() - 1);
+            if self.made {
+                self.map.put(key, value, expect)?;
+            }
+            let cause = "no answer".to_owned();
+            Err(StoreError::OutcomeUnknown { cause })
+        }
+
+        fn delete(&self, key: &str, expect: Expect) -> Result<(), StoreError> {
+            self.map.delete(key, expect)
+        }
+
+        fn list(&self, prefix: &str, limit: usize) -> Result<MapPage, StoreError> {
+            self.map.list(prefix, limit)
+        }
+
+        fn changes(
+            &self,
+            prefix: &str,
+            after: u64,
+            limit: usize,
+            wait: Duration,
+        ) -> Result<MapPage, StoreError> {
+            self.map.changes(prefix, after, limit, wait)
+        }
+    }
+
+    #[test]
+    fn a_change_without_an_answer_is_looked_after_and_not_called_a_mistake() {
+        for made in [true, false] {
+            let unsure = |map: MemoryMap, unanswered: u32| Unsure {
+                map,
+                made,
+                unanswered: std::sync::Mutex::new(Cell::new(unanswered)),
+            };
+            let pinned = unsure(map(), 1);
+            let here = |record: &ShardRecord| moved(record, &"r1".into());
+            let stays = change(&pinned, "eu", 0, here).unwrap();
+            assert_eq!(stays.pinned, Some("r1".into()));
+            // Once that is known, asking for it again is a mistake.
+            assert!(change(&pinned, "eu", 0, here).is_err());
+            let released_one = unsure(pinned.map, 1);
+            let free = change(&released_one, "eu", 0, released).unwrap();
+            assert_eq!(free.pinned, None, "made: {made}");
+            let never = unsure(map(), u32::MAX);
+            let there = |record: &ShardRecord| moved(record, &"r2".into());
+            let error = change(&never, "eu", 0, there).unwrap_err().to_string();
+            assert!(error.contains("is not known"), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_store_is_that_of_a_nodes_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |map: &str| {
+            let path = dir.path().join("r1.toml");
+            let key = match map {
+                "snapshot" => "",
+                _ => "record_key_file = \"keys\"\n",
+            };
+            let text = format!("[stores]\nmap = \"{map}\"\n{key}");
+            std::fs::write(&path, text).unwrap();
+            Records {
+                map: Some("no store at all".into()),
+                config: Some(path),
+            }
+        };
+        let uri = "sqlite:/var/lib/gb6/map.db?namespace=blue";
+        let store = write(uri).store().unwrap();
+        assert_eq!(store, Config::parse(uri).unwrap());
+        let error = write("snapshot").store().unwrap_err().to_string();
+        assert!(
+            error.contains("r1.toml") && error.contains("snapshot"),
+            "{error}"
+        );
+        let wrong = Records {
+            map: Some("no store at all".into()),
+            config: None,
+        };
+        let error = wrong.store().unwrap_err().to_string();
+        assert!(error.starts_with("--map: "), "{error}");
+        let lost = Records {
+            map: None,
+            config: Some(dir.path().join("r9.toml")),
+        };
+        let error = lost.store().unwrap_err().to_string();
+        assert!(error.contains("r9.toml"), "{error}");
     }
 
     #[test]

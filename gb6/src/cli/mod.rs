@@ -3,6 +3,7 @@
 mod cert;
 mod config;
 mod ctl;
+mod ctl_list;
 mod doctor;
 mod exit;
 mod log;
