@@ -57,7 +57,30 @@ pub(crate) struct SeenShard {
     pub(crate) gone: bool,
 }
 
+/// Whether what is told of a record, which exists or does not, is no news to who knows it at `known`. That
+/// it does not exist may be told at the revision at which it did: where somebody removed it beside the
+/// store, nothing says at which one. It comes back at a later one.
+fn is_old(known: u64, (exists, revision): (bool, u64), (existed, outdated): (bool, bool)) -> bool {
+    let removed = existed && !exists && revision == known;
+    revision <= known && !removed && !outdated
+}
+
+impl SeenShard {
+    fn knows(&self, exists: bool, revision: u64) -> bool {
+        is_old(
+            self.revision,
+            (exists, revision),
+            (!self.gone, self.outdated),
+        )
+    }
+}
+
 impl SeenNode {
+    fn knows(&self, exists: bool, revision: u64) -> bool {
+        let existed = self.record.is_some();
+        is_old(self.revision, (exists, revision), (existed, self.outdated))
+    }
+
     /// Counts anew for shards that it has not said before.
     fn says_ready(&mut self, record: &Option<NodeRecord>, now: Since) {
         let ready = record.iter().flat_map(|record| &record.ready);
@@ -114,7 +137,7 @@ impl View {
         let life = |record: &Option<NodeRecord>| record.as_ref().map(|r| r.incarnation);
         let cut_off = |record: &Option<NodeRecord>| record.as_ref().is_some_and(|r| r.cut_off);
         match self.nodes.get_mut(name) {
-            Some(seen) if revision <= seen.revision && !seen.outdated => {}
+            Some(seen) if seen.knows(record.is_some(), revision) => {}
             Some(seen) => {
                 let same_life = life(&seen.record) == life(&record);
                 if !same_life {
@@ -150,7 +173,7 @@ impl View {
     /// A shard's record as it is at `revision`; `None`: there is none. Older news is passed over.
     pub(crate) fn shard(&mut self, shard: u32, record: Option<ShardRecord>, revision: u64) {
         let known = self.shards.get(&shard);
-        if known.is_some_and(|seen| revision <= seen.revision && !seen.outdated) {
+        if known.is_some_and(|seen| seen.knows(record.is_some(), revision)) {
             return;
         }
         let owner = |record: &ShardRecord| (record.node.clone(), record.epoch);

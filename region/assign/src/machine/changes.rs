@@ -47,11 +47,10 @@ impl Assigner {
         }
         match record {
             Some((value, revision)) => self.record(key, Some(&value), revision),
-            // It is gone; unless somebody wrote it after that was read, which the next look told.
+            // It is gone; unless somebody wrote it after that was read, which the next look told. Whoever
+            // writes it next may get the very next revision.
             None => match known {
-                Some(known) if self.revision(key) == Some(known) => {
-                    self.record(key, None, known + 1)
-                }
+                Some(known) if self.revision(key) == Some(known) => self.record(key, None, known),
                 _ => Ok(()),
             },
         }

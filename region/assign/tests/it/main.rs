@@ -2,5 +2,6 @@
 
 mod alone;
 mod chaos;
+mod gone;
 mod rest;
 mod world;
