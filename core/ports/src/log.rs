@@ -13,6 +13,8 @@
 //! - Readers see committed records only. A record that retention dropped leaves a hole: positions
 //!   never change.
 
+use std::time::Duration;
+
 use gb6_core_model::{Offset, Position};
 use gb6_core_wire::record::Record;
 
@@ -188,6 +190,13 @@ pub trait ShardLog: Send + Sync {
 
     /// What the log holds: committed records only.
     fn range(&self) -> Result<LogRange, StoreError>;
+
+    /// For how long what keeps the log has not answered this handle, on the monotonic clock: so old may
+    /// be what [`ShardLog::range`] says. Zero where the log lies in this process or on its disk. Does not
+    /// block.
+    fn silence(&self) -> Duration {
+        Duration::ZERO
+    }
 
     /// Reads from `from` on: at most `max_records`, at most `max_bytes` of encoded records, but
     /// always one where there is one. `Trimmed` when `from` lies before the first kept position;

@@ -126,6 +126,7 @@ impl Assignments {
             component,
             keepers: HashMap::new(),
             followers: HashMap::new(),
+            followed_heard: HashMap::new(),
             caught_up: HashMap::new(),
             logs_looked_at: Instant::now(),
             not_followed: BTreeSet::new(),
@@ -190,6 +191,8 @@ struct Kept {
     leaving: bool,
     /// Its log has not let it be served for long.
     in_trouble: bool,
+    /// Whether its log answers, as the machine was told.
+    heard: Option<bool>,
     _metrics: Registration,
 }
 
@@ -208,6 +211,8 @@ struct Looking {
     component: Component,
     keepers: HashMap<u32, Kept>,
     followers: HashMap<u32, Follower>,
+    /// Whether the logs of followers answer, as the machine was told.
+    followed_heard: HashMap<u32, bool>,
     /// Followers that have read their logs to the end, and when they last said so.
     caught_up: HashMap<u32, Instant>,
     logs_looked_at: Instant,
@@ -324,8 +329,10 @@ impl Looking {
         }
         self.logs_looked_at = Instant::now();
         let mut unable = Vec::new();
+        let mut heard = Vec::new();
         for (shard, kept) in &mut self.keepers {
-            let in_trouble = !kept.leaving && kept.assignment.is_in_trouble();
+            let answers = kept.assignment.log_answers().filter(|_| !kept.leaving);
+            let in_trouble = answers == Some(false);
             if in_trouble && !kept.in_trouble {
                 tracing::warn!(
                     region = self.region,
@@ -333,13 +340,28 @@ impl Looking {
                     "the log of a shard has not answered for some seconds: its standby is given the shard, where it reaches the log"
                 );
             }
+            if let Some(answers) = answers
+                && kept.heard.replace(answers) != Some(answers)
+            {
+                heard.push((*shard, answers));
+            }
             kept.in_trouble = in_trouble;
             if in_trouble {
                 unable.push(*shard);
             }
         }
+        for (shard, follower) in &self.followers {
+            if let Some(answers) = follower.log_answers()
+                && self.followed_heard.insert(*shard, answers) != Some(answers)
+            {
+                heard.push((*shard, answers));
+            }
+        }
         for shard in unable {
             self.tell(Told::Unable { shard });
+        }
+        for (shard, heard) in heard {
+            self.tell(Told::Heard { shard, heard });
         }
         let config = &self.node.config;
         let silent = config.assign_lease + 2 * config.standby_look;
@@ -405,6 +427,7 @@ impl Looking {
                 Action::Follow { shard } => self.follow(shard),
                 Action::Unfollow { shard } => {
                     self.not_followed.remove(&shard);
+                    self.followed_heard.remove(&shard);
                     drop(self.followers.remove(&shard));
                 }
                 Action::Replaced => {
@@ -455,6 +478,7 @@ impl Looking {
         }
         let reference = self.shard(shard);
         self.not_followed.remove(&shard);
+        self.followed_heard.remove(&shard);
         tracing::info!(
             region = self.region,
             shard,
@@ -487,6 +511,7 @@ impl Looking {
             served: false,
             leaving: false,
             in_trouble: false,
+            heard: None,
             _metrics: registration,
         };
         self.keepers.insert(shard, kept);
@@ -591,6 +616,11 @@ fn show(metrics: &Metrics, gauges: Arc<Mutex<Gauges>>, news: Arc<NewsBox>) -> Re
                 "gb6_region_shards_moving",
                 "Shards of the region that are being handed over.",
                 g.moving,
+            ),
+            (
+                "gb6_region_nodes_cut_off",
+                "Nodes of the region that say that none of the logs which they own or follow answers them.",
+                g.cut_off,
             ),
             (
                 "gb6_region_assignment_news",

@@ -18,6 +18,7 @@ impl Worker {
     /// looked after, and what metrics show is brought up to date.
     pub(crate) fn tick(&mut self) -> Option<Ended> {
         self.shard.tick(self.now_ms(), unix_ms());
+        self.ownership.log_silent_for(self.reader.log.silence());
         match self.regain.as_mut().map(Regain::poll) {
             None => {
                 self.poll_checkpoint();

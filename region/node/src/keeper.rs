@@ -145,9 +145,9 @@ impl Assignment {
         self.epoch.store(epoch, Ordering::SeqCst);
     }
 
-    /// Whether its log has not let it be served for long.
-    pub(crate) fn is_in_trouble(&self) -> bool {
-        self.trouble.lasts(self.lease.now_ms())
+    /// Whether its log lets it be served, as far as that is known.
+    pub(crate) fn log_answers(&self) -> Option<bool> {
+        self.trouble.answers(self.lease.now_ms())
     }
 
     pub(crate) fn doubt(&self, doubtful: bool) {
@@ -202,6 +202,13 @@ impl Ownership {
     pub(crate) fn log_answered(&self) {
         if let Ownership::Assigned(assignment) = self {
             assignment.trouble.ends();
+        }
+    }
+
+    /// For how long the log has not answered, whether or not anybody asked.
+    pub(crate) fn log_silent_for(&self, silence: Duration) {
+        if let Ownership::Assigned(assignment) = self {
+            assignment.trouble.silent_for(silence);
         }
     }
 

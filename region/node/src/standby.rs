@@ -13,11 +13,13 @@ use gb6_core_model::ShardId;
 use gb6_core_obs::metrics::{Metrics, Registration};
 use gb6_core_ports::{ShardLog, StoreError};
 use gb6_core_wire::mesh::ShardRef;
+use parking_lot::Mutex;
 
 use crate::keeper::{NodeParts, bound_batches, machine_config};
 use crate::news::{News, NewsBox};
 use crate::panics::Guard;
 use crate::recovery::{RecoveryError, Replay};
+use crate::trouble::{BEHIND, LASTS};
 
 /// How often it is looked whether the follower is to end.
 const STEP: Duration = Duration::from_millis(10);
@@ -35,7 +37,44 @@ pub(crate) struct Follower {
     /// Somebody wants what was followed.
     taken: Arc<AtomicBool>,
     thread: Option<JoinHandle<Option<Followed>>>,
+    hearing: Arc<Hearing>,
     _metrics: Registration,
+}
+
+/// When the log last answered.
+struct Hearing(Mutex<Heard>);
+
+struct Heard {
+    /// Or when the follower began.
+    last: Instant,
+    answered: bool,
+}
+
+impl Hearing {
+    fn new() -> Arc<Self> {
+        Arc::new(Self(Mutex::new(Heard {
+            last: Instant::now(),
+            answered: false,
+        })))
+    }
+
+    /// Asks the log, which answers from what it knows.
+    fn hear(&self, log: &dyn ShardLog) -> Duration {
+        let silence = log.silence();
+        let mut heard = self.0.lock();
+        heard.answered = true;
+        if let Some(last) = Instant::now().checked_sub(silence) {
+            heard.last = heard.last.max(last);
+        }
+        silence
+    }
+
+    /// Whether it has answered of late; `None`: it is asked for the first time.
+    fn answers(&self) -> Option<bool> {
+        let heard = self.0.lock();
+        let recent = heard.last.elapsed() < LASTS;
+        (heard.answered || !recent).then_some(recent)
+    }
 }
 
 /// What is shown of a standby.
@@ -65,6 +104,7 @@ impl Follower {
     ) -> Result<Self, StoreError> {
         let (stop, taken) = <(Arc<AtomicBool>, Arc<AtomicBool>)>::default();
         let lag = Arc::new(Lag::default());
+        let hearing = Hearing::new();
         let registration = export(&node.deps.metrics, shard.shard, lag.clone());
         let name = format!("standby of shard {}/{}", shard.region, shard.shard);
         let following = Following {
@@ -75,6 +115,7 @@ impl Follower {
             stop: stop.clone(),
             taken: taken.clone(),
             lag,
+            hearing: hearing.clone(),
         };
         let name = format!("standby-{}", following.shard.shard);
         let thread = std::thread::Builder::new()
@@ -89,8 +130,14 @@ impl Follower {
             stop,
             taken,
             thread: Some(thread),
+            hearing,
             _metrics: registration,
         })
+    }
+
+    /// Whether the log has answered of late; `None`: that is not known yet.
+    pub(crate) fn log_answers(&self) -> Option<bool> {
+        self.hearing.answers()
     }
 
     /// Ends following: the log and what was read of it; `None` where it could not be read. Blocks for
@@ -111,6 +158,7 @@ struct Following {
     stop: Arc<AtomicBool>,
     taken: Arc<AtomicBool>,
     lag: Arc<Lag>,
+    hearing: Arc<Hearing>,
 }
 
 impl Following {
@@ -174,6 +222,7 @@ impl Following {
             let mut more = true;
             while more && !self.is_over() {
                 more = replay.read_page(&log)?;
+                self.hearing.hear(&*log);
                 // It concerns the index, which its owner keeps.
                 while replay.shard.poll_output().is_some() {}
                 self.lag.next.store(replay.next, Ordering::Relaxed);
@@ -181,8 +230,13 @@ impl Following {
             if self.is_over() {
                 return Ok((log, replay));
             }
+            // What was read to its end may be what was fetched before the log was lost.
+            let behind = self.hearing.hear(&*log) >= BEHIND;
+            if behind && std::mem::take(caught_up) {
+                self.tell(false);
+            }
             // Whoever does not say it again is no longer taken to have caught up.
-            if !*caught_up || told.elapsed() >= TELL_AGAIN {
+            if !behind && (!*caught_up || told.elapsed() >= TELL_AGAIN) {
                 *caught_up = true;
                 self.guard.works();
                 told = Instant::now();

@@ -112,7 +112,7 @@ pub(crate) struct Worker {
     pub(crate) retaining: Option<retention::Running>,
     pub(crate) retained_at: Instant,
     pub(crate) storage_full: bool,
-    ownership: Ownership,
+    pub(crate) ownership: Ownership,
     /// A hand-over: no batch is begun.
     paused: bool,
     /// It was said that nothing is in flight.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use gb6_core_model::{ChannelKey, Offset, Position, ShardId};
 use gb6_core_ports::log::FirstKept;
@@ -18,6 +19,8 @@ pub(crate) struct CutLog {
     cut: Arc<AtomicBool>,
     /// What was last known of its range: an engine that is cut off goes on saying that.
     known: Mutex<Option<LogRange>>,
+    /// When it was last seen to be reached.
+    heard: Mutex<Instant>,
     /// What is done when it is closed.
     closing: Option<Box<dyn Fn() + Send + Sync>>,
 }
@@ -36,6 +39,7 @@ impl CutLog {
             log,
             cut,
             known: Mutex::default(),
+            heard: Mutex::new(Instant::now()),
             closing: None,
         }
     }
@@ -89,6 +93,14 @@ impl ShardLog for CutLog {
             (Err(_), Some(known)) => Ok(*known),
             (Err(error), None) => Err(error),
         }
+    }
+
+    fn silence(&self) -> Duration {
+        let mut heard = self.heard.lock();
+        if self.reached().is_ok() {
+            *heard = Instant::now();
+        }
+        heard.elapsed()
     }
 
     fn read(&self, from: Position, records: usize, bytes: usize) -> Result<Page, StoreError> {

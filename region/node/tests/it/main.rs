@@ -11,6 +11,7 @@ mod lying;
 mod nodes;
 mod prefixes;
 mod presence;
+mod reach;
 mod relay;
 mod retention;
 mod serve;

@@ -28,8 +28,8 @@ use tokio::sync::watch;
 use crate::cut::{CutLog, SharedRooms};
 use crate::edge::PATIENCE;
 
-const SHARDS: u32 = 4;
-const NODES: [&str; 3] = ["r1", "r2", "r3"];
+pub(crate) const SHARDS: u32 = 4;
+pub(crate) const NODES: [&str; 3] = ["r1", "r2", "r3"];
 
 /// The room of a shard.
 fn room(shard: u32) -> RoomRef {
@@ -120,18 +120,18 @@ impl MapStore for CutMap {
 }
 
 /// A node in a runtime of its own, so that it can die.
-struct Running {
+pub(crate) struct Running {
     region: Option<Region>,
     runtime: Option<Runtime>,
     metrics: Metrics,
     health: Health,
-    map_cut: Arc<AtomicBool>,
-    log_cut: Arc<AtomicBool>,
+    pub(crate) map_cut: Arc<AtomicBool>,
+    pub(crate) log_cut: Arc<AtomicBool>,
 }
 
 impl Running {
     /// A metric, summed over its labels; 0 where there is none yet.
-    fn metric(&self, name: &str) -> f64 {
+    pub(crate) fn metric(&self, name: &str) -> f64 {
         let text = self.metrics.text();
         let lines = text.lines().filter(|line| {
             let rest = line.strip_prefix(name);
@@ -151,7 +151,7 @@ impl Running {
     }
 
     /// The process is gone: what it still runs reaches nothing any more.
-    fn die(mut self) {
+    pub(crate) fn die(mut self) {
         self.map_cut.store(true, Ordering::SeqCst);
         self.log_cut.store(true, Ordering::SeqCst);
         drop(self.region.take());
@@ -171,7 +171,7 @@ impl Drop for Running {
 }
 
 /// What outlives nodes.
-struct World {
+pub(crate) struct World {
     map: MemoryMap,
     restored: Arc<OnceLock<MemoryMap>>,
     logs: HashMap<u32, MemoryStorage>,
@@ -181,11 +181,11 @@ struct World {
     assigned: Assigned,
     standby_look: Duration,
     /// Of the tests' edges.
-    runtime: Runtime,
+    pub(crate) runtime: Runtime,
 }
 
 impl World {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             map: MemoryMap::default(),
             restored: Arc::default(),
@@ -214,7 +214,7 @@ impl World {
         }
     }
 
-    fn start(&self, name: &str) -> Running {
+    pub(crate) fn start(&self, name: &str) -> Running {
         self.try_start(name, true).expect("a region")
     }
 
@@ -266,7 +266,7 @@ impl World {
         })
     }
 
-    fn record(&self, shard: u32) -> Option<(ShardRecord, u64)> {
+    pub(crate) fn record(&self, shard: u32) -> Option<(ShardRecord, u64)> {
         let key = shard_key("eu", shard);
         let map = self.restored.get().unwrap_or(&self.map);
         let entry = map.get(&key).expect("the map is there")?;
@@ -274,11 +274,11 @@ impl World {
         Some((record, entry.revision))
     }
 
-    fn owner(&self, shard: u32) -> Option<String> {
+    pub(crate) fn owner(&self, shard: u32) -> Option<String> {
         Some(self.record(shard)?.0.node?.as_str().to_owned())
     }
 
-    fn edge(&self, name: &str, shard: u32) -> Edge {
+    pub(crate) fn edge(&self, name: &str, shard: u32) -> Edge {
         Edge {
             endpoint: self.bind(name, Role::Edge),
             incarnation: name.bytes().map(u64::from).sum(),
@@ -293,7 +293,7 @@ impl World {
     }
 
     /// Waits until something holds.
-    fn wait(&self, what: &str, holds: impl Fn() -> bool) {
+    pub(crate) fn wait(&self, what: &str, holds: impl Fn() -> bool) {
         let began = Instant::now();
         while !holds() {
             assert!(began.elapsed() < PATIENCE, "{what}");
@@ -302,7 +302,7 @@ impl World {
     }
 
     /// Waits until every shard has an owner and a standby, and nodes have alike.
-    fn settle(&self, nodes: &[(&str, &Running)]) {
+    pub(crate) fn settle(&self, nodes: &[(&str, &Running)]) {
         self.wait("all is owned and followed", || {
             let owned = (0..SHARDS).all(|shard| {
                 let record = self.record(shard);
@@ -325,12 +325,12 @@ impl World {
 }
 
 /// An edge of one shard, which publishes to its room and goes wherever it is sent.
-struct Edge {
+pub(crate) struct Edge {
     endpoint: Endpoint,
     incarnation: u64,
     shard: u32,
-    at: String,
-    attached: Option<Attached>,
+    pub(crate) at: String,
+    pub(crate) attached: Option<Attached>,
     epoch: u64,
     number: u64,
     /// How often it was sent on.
@@ -339,7 +339,7 @@ struct Edge {
     errors: u64,
 }
 
-struct Attached {
+pub(crate) struct Attached {
     _link: Link,
     sender: FrameSender<ToOwner>,
     receiver: FrameReceiver<ToEdge>,
@@ -412,7 +412,7 @@ impl Edge {
     }
 
     /// Publishes until it is acknowledged; how long that took, and the offset.
-    async fn publish(&mut self) -> (Duration, u64) {
+    pub(crate) async fn publish(&mut self) -> (Duration, u64) {
         self.publish_as(self.number + 1).await
     }
 
