@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use gb6_core_obs::metrics::Metrics;
 use gb6_core_ports::StoreError;
+use rdkafka::Statistics;
 use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, ConsumerContext};
@@ -14,6 +15,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use crate::config::Config;
 use crate::errors;
 use crate::frame::FRAME_BYTES_MAX;
+use crate::hearing::{Hearing, SAID_EVERY};
 use crate::metrics::KafkaMetrics;
 
 /// The group that consumers name. None of them joins it: partitions are assigned, offsets not stored.
@@ -66,6 +68,8 @@ impl Health {
 pub(crate) struct Told {
     pub(crate) health: Health,
     pub(crate) metrics: KafkaMetrics,
+    /// Of the consumer whose this is.
+    pub(crate) hearing: Arc<Hearing>,
 }
 
 impl Told {
@@ -73,6 +77,15 @@ impl Told {
         Self {
             health: Health::default(),
             metrics: KafkaMetrics::new(metrics),
+            hearing: Arc::default(),
+        }
+    }
+
+    /// For a consumer of its own, which says whom it hears.
+    pub(crate) fn of_another(&self) -> Self {
+        Self {
+            hearing: Arc::default(),
+            ..self.clone()
         }
     }
 
@@ -88,6 +101,10 @@ impl Told {
 impl ClientContext for Told {
     fn log(&self, level: RDKafkaLogLevel, fac: &str, message: &str) {
         log_line(level, fac, message);
+    }
+
+    fn stats(&self, statistics: Statistics) {
+        self.hearing.take(&statistics);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
@@ -196,7 +213,24 @@ pub(crate) fn consumer(config: &Config) -> Result<ClientConfig, String> {
 /// # Errors
 /// `Unavailable`: the settings can not be used, in words.
 pub(crate) fn make_consumer(config: &Config, told: &Told) -> Result<LogConsumer, StoreError> {
-    let cause = match consumer(config) {
+    make(consumer(config), told)
+}
+
+/// Makes a consumer that says whom it hears.
+///
+/// # Errors
+/// As [`make_consumer`].
+pub(crate) fn make_follower(config: &Config, told: &Told) -> Result<LogConsumer, StoreError> {
+    let said_every = SAID_EVERY.as_millis().to_string();
+    let settings = consumer(config).map(|mut settings| {
+        settings.set("statistics.interval.ms", said_every);
+        settings
+    });
+    make(settings, told)
+}
+
+fn make(settings: Result<ClientConfig, String>, told: &Told) -> Result<LogConsumer, StoreError> {
+    let cause = match settings {
         Ok(settings) => match settings.create_with_context(told.clone()) {
             Ok(consumer) => return Ok(consumer),
             Err(error) => errors::text(&error),

@@ -12,6 +12,7 @@ mod fetch;
 mod follow;
 pub mod frame;
 pub mod fuzz;
+mod hearing;
 mod kept;
 mod live;
 mod log;

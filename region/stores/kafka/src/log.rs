@@ -13,7 +13,7 @@ use gb6_core_ports::{
 use gb6_core_wire::record::Record;
 use parking_lot::Mutex;
 
-use crate::client::{ASK, make_consumer};
+use crate::client::{ASK, make_follower};
 use crate::cluster::Cluster;
 use crate::producer::is_answering;
 use crate::reading::Reader;
@@ -35,13 +35,14 @@ pub struct KafkaShardLog {
 
 impl KafkaShardLog {
     pub(crate) fn open(cluster: Arc<Cluster>, shard: ShardId) -> Result<Self, StoreError> {
-        let consumer = make_consumer(&cluster.config, &cluster.told)?;
+        let told = cluster.told.of_another();
+        let consumer = make_follower(&cluster.config, &told)?;
         let archive = cluster.archives.open(shard)?;
         let (tail, first) = resume(&archive)?;
         let shared = Arc::new(Shared::new(
             cluster,
             shard,
-            consumer,
+            (consumer, told.hearing),
             archive,
             (tail, first),
         ));
@@ -104,6 +105,10 @@ impl ShardLog for KafkaShardLog {
                 next: live.tail().next,
             })
         })
+    }
+
+    fn silence(&self) -> Duration {
+        self.shared.silence()
     }
 
     fn read(

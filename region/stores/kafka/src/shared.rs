@@ -18,6 +18,7 @@ use crate::client::LogConsumer;
 use crate::cluster::Cluster;
 use crate::errors;
 use crate::fetch::{is_passing, is_unknown};
+use crate::hearing::Hearing;
 use crate::live::{Answer, Counts, Live, Outgoing};
 use crate::producer::{Delivery, Receiver};
 use crate::staging::Given;
@@ -34,6 +35,9 @@ pub(crate) struct Shared {
     pub(crate) topic: String,
     pub(crate) shard: ShardId,
     pub(crate) consumer: LogConsumer,
+    hearing: Arc<Hearing>,
+    /// When Kafka last answered something that this handle asked, or its producer sent.
+    answered: Mutex<Instant>,
     pub(crate) archive: Archive,
     state: Mutex<State>,
     answers: Mutex<Answers>,
@@ -70,7 +74,7 @@ impl Shared {
     pub(crate) fn new(
         cluster: Arc<Cluster>,
         shard: ShardId,
-        consumer: LogConsumer,
+        (consumer, hearing): (LogConsumer, Arc<Hearing>),
         archive: Archive,
         (tail, first): (Tail, Position),
     ) -> Self {
@@ -88,6 +92,8 @@ impl Shared {
             topic: cluster.topic.clone(),
             shard,
             consumer,
+            hearing,
+            answered: Mutex::new(Instant::now()),
             archive,
             state: Mutex::new(State {
                 live,
@@ -322,8 +328,21 @@ impl Shared {
                 }
             }
         };
+        self.heard();
         let number = |offset| u64::try_from(offset).unwrap_or(0);
         Ok((number(low), number(high)))
+    }
+
+    /// Kafka has answered.
+    fn heard(&self) {
+        *self.answered.lock() = Instant::now();
+    }
+
+    /// As [`gb6_core_ports::ShardLog::silence`].
+    pub(crate) fn silence(&self) -> Duration {
+        let answered = *self.answered.lock();
+        let read = self.hearing.of(self.partition());
+        read.map_or(answered, |read| read.max(answered)).elapsed()
     }
 
     /// Waits until everything that is in the partition now has been read.
@@ -457,6 +476,9 @@ impl Shared {
 
 impl Receiver for Shared {
     fn delivered(self: Arc<Self>, token: u64, result: Result<u64, StoreError>) {
+        if result.is_ok() {
+            self.heard();
+        }
         self.go_on(|live| match result {
             // What is wrong with the log is kept with the live part, and told to who asks.
             Ok(offset) => {

@@ -178,3 +178,63 @@ fn with_three_brokers_one_may_die_and_two_stop_writing() {
     writer.more(100, PATIENCE);
     writer.end(&logs, ANSWERED);
 }
+
+/// Waits until something is so, or for `patience`.
+fn within(patience: Duration, what: &str, is: impl Fn() -> bool) {
+    let deadline = Instant::now() + patience;
+    while !is() {
+        assert!(Instant::now() < deadline, "{what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn a_log_that_is_cut_off_is_silent_to_whoever_follows_it_and_to_an_owner_that_writes_nothing() {
+    let _alone = ALONE.lock();
+    let home = directory();
+    let starting = Engine::start_behind(Kind::Kafka, home.path(), &[]);
+    let (kafka, front) = runtime().block_on(starting).expect("a Kafka");
+    let region = Region::at(&format!("{}/{ONE}", kafka.address()));
+    let logs = region.logs();
+    let owner = logs.open_shard(ShardId(3)).expect("opened");
+    let follower = logs.open_shard(ShardId(3)).expect("opened");
+    acquire(&owner, &fence(1)).expect("acquired");
+    append(&owner, &fence(1), messages(1, "room:a", 5)).expect("appended");
+    let both = [&owner, &follower];
+    // Nobody writes, and both go on hearing it.
+    let until = Instant::now() + Duration::from_secs(6);
+    std::thread::sleep(Duration::from_secs(2));
+    while Instant::now() < until {
+        for log in both {
+            let silence = log.silence();
+            assert!(silence < Duration::from_millis(1_500), "{silence:?}");
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    for _ in 0..2 {
+        front.cut();
+        std::thread::sleep(Duration::from_secs(5));
+        for log in both {
+            let silence = log.silence();
+            assert!(silence > Duration::from_secs(3), "{silence:?}");
+            assert_eq!(log.range().expect("what was read").next, 6);
+        }
+        front.heal();
+        within(PATIENCE, "they hear it again", || {
+            both.iter()
+                .all(|log| log.silence() < Duration::from_secs(1))
+        });
+    }
+    // Connections that stay, and a broker that sleeps.
+    kafka.pause().expect("paused");
+    std::thread::sleep(Duration::from_secs(5));
+    for log in both {
+        let silence = log.silence();
+        assert!(silence > Duration::from_secs(3), "{silence:?}");
+    }
+    kafka.resume().expect("resumed");
+    within(PATIENCE, "they hear it again", || {
+        both.iter()
+            .all(|log| log.silence() < Duration::from_secs(1))
+    });
+}
