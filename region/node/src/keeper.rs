@@ -500,6 +500,7 @@ impl Keeper {
             reader.log.clone(),
             reader.keys.clone(),
             &config.events,
+            deps.snapshot.clone(),
             (&deps.metrics, panics.guard("events", name("events"))),
         );
         let events = events.map_err(|error| StoreError::Io {

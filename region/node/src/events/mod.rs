@@ -9,15 +9,19 @@ mod event;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use gb6_core_model::snapshot::Snapshot;
 use gb6_core_model::{Position, ShardId};
 use gb6_core_obs::metrics::{Counter, GaugeFamily, Label, Metrics};
 use gb6_core_ports::{EventSink, ShardLog, SinkEvent, StoreError};
+use gb6_core_wire::record::BodyError;
 use parking_lot::{Condvar, Mutex};
+use tokio::sync::watch;
 
 use crate::bodies::RecordKeys;
 use crate::panics::Guard;
@@ -36,6 +40,10 @@ const STORE: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(100);
 /// The longest.
 const PAUSE_MAX: Duration = Duration::from_secs(5);
+/// How often it is looked whether a key has come for which events wait.
+const KEY_LOOK: Duration = Duration::from_millis(250);
+/// Keys that are remembered as waited for in vain.
+const MISSING_KEYS_MAX: usize = 1024;
 /// Shards that are told apart.
 const SHARDS_MAX: usize = 4096;
 
@@ -66,6 +74,7 @@ struct EventMetrics {
     unreadable: Counter,
     lapsed: Counter,
     behind: GaugeFamily,
+    waits_for_key: GaugeFamily,
 }
 
 impl EventMetrics {
@@ -92,6 +101,30 @@ impl EventMetrics {
                 "Records of a shard's log whose events are not published yet.",
                 &[Label::new("shard", SHARDS_MAX)],
             ),
+            waits_for_key: metrics.gauge_family(
+                "gb6_events_waits_for_key",
+                "1 while a shard's events wait for the record key of an instance that this node does not have.",
+                &[Label::new("shard", SHARDS_MAX)],
+            ),
+        }
+    }
+}
+
+/// For how long events wait for a record key that this node does not have: another node may have made
+/// it a moment ago.
+#[derive(Clone, Copy)]
+struct KeyWaits {
+    /// Of an instance that the snapshot knows: its key comes, unless it was destroyed.
+    known: Duration,
+    /// Of one that it does not: it is gone, or so new that the snapshot has yet to come.
+    unknown: Duration,
+}
+
+impl Default for KeyWaits {
+    fn default() -> Self {
+        Self {
+            known: Duration::from_secs(600),
+            unknown: Duration::from_secs(30),
         }
     }
 }
@@ -139,6 +172,19 @@ impl ShardEvents {
         log: Arc<dyn ShardLog>,
         keys: Arc<RecordKeys>,
         events: &Events,
+        snapshot: watch::Receiver<Arc<Snapshot>>,
+        told: (&Metrics, Guard),
+    ) -> std::io::Result<Self> {
+        let waits = (snapshot, KeyWaits::default());
+        Self::start_with(shard, log, keys, events, waits, told)
+    }
+
+    fn start_with(
+        shard: ShardId,
+        log: Arc<dyn ShardLog>,
+        keys: Arc<RecordKeys>,
+        events: &Events,
+        (snapshot, key_waits): (watch::Receiver<Arc<Snapshot>>, KeyWaits),
         (metrics, guard): (&Metrics, Guard),
     ) -> std::io::Result<Self> {
         let stop = Arc::new(Stop::default());
@@ -146,6 +192,10 @@ impl ShardEvents {
             shard,
             log,
             keys,
+            snapshot,
+            key_waits,
+            waiting: None,
+            missing: BTreeSet::new(),
             sink: events.0.clone(),
             metrics: EventMetrics::new(metrics),
             guard: Arc::new(guard),
@@ -179,10 +229,19 @@ impl Drop for ShardEvents {
     }
 }
 
+/// An instance, and the id of a record key of it that is not here.
+type MissingKey = (String, u32);
+
 struct Publisher {
     shard: ShardId,
     log: Arc<dyn ShardLog>,
     keys: Arc<RecordKeys>,
+    snapshot: watch::Receiver<Arc<Snapshot>>,
+    key_waits: KeyWaits,
+    /// The key that is waited for, and since when.
+    waiting: Option<(MissingKey, Instant)>,
+    /// Keys that were waited for in vain.
+    missing: BTreeSet<MissingKey>,
     sink: Option<Arc<dyn EventSink>>,
     metrics: EventMetrics,
     guard: Arc<Guard>,
@@ -212,7 +271,10 @@ impl Publisher {
                 self.store(from);
             }
             if idle {
-                self.stop.pause(LOOK);
+                self.stop.pause(match self.waiting {
+                    Some(_) => KEY_LOOK,
+                    None => LOOK,
+                });
             }
         }
         if from != self.stored {
@@ -289,10 +351,17 @@ impl Publisher {
             read => read?,
         };
         let mut events = Vec::with_capacity(page.records.len());
+        let mut next = page.next;
+        let mut waits = false;
         for record in page.records {
             let position = record.position;
             match event::event_of(self.shard, record, &self.keys) {
                 Ok(event) => events.extend(event),
+                // What is behind it waits too: events come in the order of the log.
+                Err(error) if self.waits_for_key(&error) => {
+                    (next, waits) = (position, true);
+                    break;
+                }
                 Err(error) => {
                     self.metrics.unreadable.inc();
                     tracing::debug!(shard = %self.shard, position, %error, "a record makes no event");
@@ -302,11 +371,51 @@ impl Publisher {
         for some in events.chunks(sink.events_max().max(1)) {
             self.publish_some(sink, some)?;
         }
-        let behind = page.end.saturating_sub(page.next);
-        let gauge = self.metrics.behind.with(&[&self.shard.to_string()]);
+        if !waits {
+            self.waiting = None;
+        }
+        let shard = self.shard.to_string();
+        let waiting = self.metrics.waits_for_key.with(&[&shard]);
+        waiting.set(i64::from(waits));
+        let behind = page.end.saturating_sub(next);
+        let gauge = self.metrics.behind.with(&[&shard]);
         gauge.set(i64::try_from(behind).unwrap_or(i64::MAX));
         // At the end a page may name what is behind it.
-        Ok(page.next.min(page.end).max(from))
+        Ok(next.min(page.end).max(from))
+    }
+
+    /// Whether a record that can not be read is to be waited for: its key is not here, and may come.
+    fn waits_for_key(&mut self, error: &BodyError) -> bool {
+        let BodyError::KeyDestroyed { instance, key_id } = error else {
+            return false;
+        };
+        let key = (instance.clone(), *key_id);
+        if self.missing.contains(&key) {
+            return false;
+        }
+        let same = self.waiting.as_ref().filter(|(waiting, _)| *waiting == key);
+        let Some(since) = same.map(|(_, since)| *since) else {
+            tracing::warn!(shard = %self.shard, instance, key_id, "this node does not have a record key: the shard's events wait for it");
+            self.waiting = Some((key, Instant::now()));
+            return true;
+        };
+        let snapshot = self.snapshot.borrow();
+        let known = snapshot.instances.keys().any(|id| id.as_str() == instance);
+        drop(snapshot);
+        let patience = match known {
+            true => self.key_waits.known,
+            false => self.key_waits.unknown,
+        };
+        if since.elapsed() < patience {
+            return true;
+        }
+        tracing::error!(shard = %self.shard, instance, key_id, "a record key has not come: what is sealed with it makes no events");
+        // overflow: forgotten, and waited for once more.
+        if self.missing.len() >= MISSING_KEYS_MAX {
+            self.missing.clear();
+        }
+        self.missing.insert(key);
+        false
     }
 
     fn publish_some(&self, sink: &dyn EventSink, events: &[SinkEvent]) -> Result<(), StoreError> {

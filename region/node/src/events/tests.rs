@@ -3,9 +3,11 @@
 use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 
+use gb6_core_model::snapshot::Instance;
 use gb6_core_obs::Health;
 use gb6_core_ports::contract::log::{acquire, append, fence, messages};
 use gb6_core_ports::memory::{MemoryEvents, MemoryLogConfig, MemoryStorage};
+use gb6_core_wire::record::Record;
 
 use super::*;
 use crate::panics::Panics;
@@ -32,10 +34,21 @@ impl World {
     }
 
     fn start(&self, events: &Events) -> ShardEvents {
-        let (log, keys) = (Arc::new(self.storage.open()), Arc::default());
+        let waits = (watch::channel(Arc::default()).1, KeyWaits::default());
+        self.start_with(events, Arc::default(), waits)
+    }
+
+    fn start_with(
+        &self,
+        events: &Events,
+        keys: Arc<RecordKeys>,
+        waits: (watch::Receiver<Arc<Snapshot>>, KeyWaits),
+    ) -> ShardEvents {
+        let log = Arc::new(self.storage.open());
         let guard = Panics::new(&self.metrics, &Health::new()).guard("events", "events".into());
         let told = (&self.metrics, guard);
-        ShardEvents::start(ShardId(3), log, keys, events, told).expect("a thread")
+        let started = ShardEvents::start_with(ShardId(3), log, keys, events, waits, told);
+        started.expect("a thread")
     }
 
     fn events(&self) -> Events {
@@ -162,4 +175,69 @@ fn who_falls_too_far_behind_begins_where_the_log_does_and_says_so() {
     events.stop();
     assert_eq!(world.sink.events()[0].position, first);
     assert!(world.metrics.text().contains("gb6_events_lapsed_total 1"));
+}
+
+/// Records from `first` on, sealed with this key of their instance.
+fn sealed(first: Position, count: u64, key_id: u32) -> Vec<Record> {
+    let keys = RecordKeys::default();
+    let records = messages(first, "room:a", count);
+    keys.add(&records[0].instance, key_id, [9; 32]);
+    keys.for_log(&records).expect("sealed")
+}
+
+#[test]
+fn what_is_sealed_with_a_key_that_is_not_here_yet_waits_for_it_in_order() {
+    let world = World::new();
+    let log = world.storage.open();
+    acquire(&log, &fence(1)).expect("acquired");
+    log.register_consumer(CONSUMER, 0).expect("registered");
+    let instance = messages(1, "room:a", 1)[0].instance.clone();
+    let keys = RecordKeys::default();
+    append(&log, &fence(1), messages(1, "room:a", 2)).expect("appended");
+    append(&log, &fence(1), sealed(3, 2, 7)).expect("appended");
+    append(&log, &fence(1), messages(5, "room:b", 1)).expect("appended");
+    let waits = (watch::channel(Arc::default()).1, KeyWaits::default());
+    let events = world.start_with(&world.events(), Arc::new(keys.clone()), waits);
+    let waiting = "gb6_events_waits_for_key{shard=\"3\"} 1";
+    world.until("those before it", |positions| {
+        positions == [1, 2] && world.metrics.text().contains(waiting)
+    });
+    // Whoever goes on meanwhile waits for it too.
+    events.stop();
+    assert_eq!(log.consumers().expect("listed")[0].position, 3);
+    let waits = (watch::channel(Arc::default()).1, KeyWaits::default());
+    let events = world.start_with(&world.events(), Arc::new(keys.clone()), waits);
+    keys.add(&instance, 7, [9; 32]);
+    world.until("all", |positions| positions == [1, 2, 3, 4, 5]);
+    events.stop();
+    let text = world.metrics.text();
+    assert!(text.contains("gb6_events_unreadable_total 0"), "{text}");
+    assert!(!text.contains(waiting), "{text}");
+}
+
+#[test]
+fn a_key_that_does_not_come_is_waited_for_once_and_longer_where_its_instance_is_known() {
+    let world = World::new();
+    let log = world.storage.open();
+    acquire(&log, &fence(1)).expect("acquired");
+    log.register_consumer(CONSUMER, 0).expect("registered");
+    append(&log, &fence(1), sealed(1, 3, 7)).expect("appended");
+    append(&log, &fence(1), messages(4, "room:b", 1)).expect("appended");
+    let instance = sealed(1, 1, 7)[0].instance.as_str().into();
+    let mut snapshot = Snapshot::default();
+    snapshot.instances.insert(instance, Instance::default());
+    let key_waits = KeyWaits {
+        known: Duration::from_secs(3600),
+        unknown: Duration::from_millis(300),
+    };
+    let (tell, told) = watch::channel(Arc::new(snapshot));
+    let events = world.start_with(&world.events(), Arc::default(), (told, key_waits));
+    std::thread::sleep(Duration::from_secs(1));
+    assert!(world.sink.events().is_empty(), "the instance is known");
+    // It is gone.
+    tell.send_replace(Arc::default());
+    world.until("what is behind", |positions| positions == [4]);
+    events.stop();
+    let text = world.metrics.text();
+    assert!(text.contains("gb6_events_unreadable_total 3"), "{text}");
 }
