@@ -95,7 +95,7 @@ impl Assignments {
         };
         let news = Arc::new(NewsBox::default());
         let stop = Arc::new(AtomicBool::new(false));
-        let lease = Arc::new(NodeLease::new(Instant::now()));
+        let lease = Arc::new(NodeLease::new(Instant::now(), node.config.assign_lease));
         let component = node.deps.health.register("assignments");
         component.not_ready("the store of assignments has not been reached");
         let store = Store::start(

@@ -93,14 +93,17 @@ pub(crate) struct Assignment {
 /// Until when nobody can have taken this node for dead.
 pub(crate) struct NodeLease {
     began: Instant,
+    /// For how long nobody takes a node for dead.
+    lease: Duration,
     /// In ms of this node's clock.
     fresh_until: AtomicU64,
 }
 
 impl NodeLease {
-    pub(crate) fn new(began: Instant) -> Self {
+    pub(crate) fn new(began: Instant, lease: Duration) -> Self {
         Self {
             began,
+            lease,
             fresh_until: AtomicU64::new(0),
         }
     }
@@ -163,6 +166,15 @@ impl Ownership {
             Ownership::Assigned(assignment) => {
                 assignment.lease.is_fresh() && !assignment.doubtful.load(Ordering::SeqCst)
             }
+        }
+    }
+
+    /// For how long it is enough that the log has said who owns the shard, for what asks nothing of its
+    /// state.
+    pub(crate) fn proof_lasts(&self) -> Duration {
+        match self {
+            Ownership::Placed => Duration::MAX,
+            Ownership::Assigned(assignment) => assignment.lease.lease / 2,
         }
     }
 
@@ -576,7 +588,7 @@ mod tests {
     #[test]
     fn attempts_that_fail_are_made_ever_less_often() {
         let began = Instant::now();
-        let (lease, news) = (Arc::new(NodeLease::new(began)), Arc::default());
+        let (lease, news) = (Arc::new(NodeLease::new(began, RETRY)), Arc::default());
         let assigned = Ownership::Assigned(Assignment::new(0, 1, lease, news));
         let pauses = [1, 2, 3, 5, 6, 1_000].map(|failed| assigned.retry(failed).as_millis());
         assert_eq!(pauses, [100, 200, 400, 1_600, 2_000, 2_000]);

@@ -421,7 +421,7 @@ mod tests {
         let other = health.register("other");
         other.ready();
         let news = Arc::<NewsBox>::default();
-        let lease = Arc::new(NodeLease::new(Instant::now()));
+        let lease = Arc::new(NodeLease::new(Instant::now(), Duration::from_secs(1)));
         let stop = Arc::<AtomicBool>::default();
         let store = Store::start(
             map.clone(),

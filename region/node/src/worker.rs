@@ -88,6 +88,22 @@ pub(crate) enum Ended {
     Acquired(Box<Acquisition>),
 }
 
+impl Input {
+    /// Whether what is answered to it says what the shard's state is, and so must not be older than what
+    /// another owner has answered. A publish is answered when it is committed, which the log lets no
+    /// other owner's be; a renewal says that the owner lives.
+    fn asks(&self) -> bool {
+        match self {
+            Input::LinkClosed { .. } => false,
+            Input::Frames { frames, .. } => !frames.iter().all(|frame| {
+                let frame = frame.frame.as_ref();
+                matches!(frame, Some(OwnerFrame::Publish(_) | OwnerFrame::Renew(_)))
+            }),
+            Input::Link { .. } | Input::History { .. } | Input::Admin { .. } => true,
+        }
+    }
+}
+
 /// Everything that an actor owns while it serves.
 pub(crate) struct Worker {
     pub(crate) shard: Shard,
@@ -113,6 +129,8 @@ pub(crate) struct Worker {
     pub(crate) retained_at: Instant,
     pub(crate) storage_full: bool,
     pub(crate) ownership: Ownership,
+    /// When the log was last asked who owns the shard, and said that this node does.
+    proved_at: Option<Instant>,
     /// A hand-over: no batch is begun.
     paused: bool,
     /// It was said that nothing is in flight.
@@ -171,6 +189,7 @@ impl Worker {
             retained_at: now,
             storage_full: false,
             ownership,
+            proved_at: None,
             paused: false,
             told_paused: false,
             told_not_sealable: false,
@@ -290,7 +309,8 @@ impl Worker {
 
     /// Takes inputs and those that have come with them. Whether the node can rely on owning the shard
     /// is asked after they have come, and where it can not the log is: an answer must not be older than
-    /// what another owner has answered.
+    /// what another owner has answered. For what asks nothing of the kind an answer of half a lease ago
+    /// is enough, so that edges which only stay attached do not fill the log with questions.
     async fn take_with(
         &mut self,
         mut inputs: Vec<Input>,
@@ -304,7 +324,9 @@ impl Worker {
         if inputs.is_empty() {
             return None;
         }
+        let recently = !inputs.iter().any(Input::asks) && self.is_proved();
         if !self.ownership.is_sure()
+            && !recently
             && let Err(error) = self.confirm().await
         {
             tracing::warn!(shard = %self.reader.shard, %error, "it is not known whether this node still owns the shard: it is not served until it is");
@@ -318,18 +340,28 @@ impl Worker {
         None
     }
 
+    /// Whether the log has said of late that this node owns the shard.
+    fn is_proved(&self) -> bool {
+        let lasts = self.ownership.proof_lasts();
+        self.proved_at.is_some_and(|at| at.elapsed() < lasts)
+    }
+
     /// Asks the log whether this node still owns the shard. What can only be read is read because nobody
     /// else can have it.
-    async fn confirm(&self) -> Result<(), StoreError> {
+    async fn confirm(&mut self) -> Result<(), StoreError> {
         if self.regain.is_some() {
             return Ok(());
         }
         self.metrics.confirms.inc();
+        let asked_at = Instant::now();
         let (log, fence) = (self.reader.log.clone(), self.fence.clone());
         let asked = tokio::task::spawn_blocking(move || log.confirm(&fence));
         let unavailable = |cause: String| StoreError::Unavailable { cause };
         match tokio::time::timeout(CONFIRM_MAX, asked).await {
-            Ok(Ok(answer)) => answer,
+            Ok(Ok(answer)) => {
+                self.proved_at = answer.is_ok().then_some(asked_at);
+                answer
+            }
             Ok(Err(error)) => Err(unavailable(error.to_string())),
             Err(_) => Err(unavailable(format!(
                 "the log gave no answer in {CONFIRM_MAX:?}"

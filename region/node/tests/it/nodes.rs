@@ -32,7 +32,7 @@ pub(crate) const SHARDS: u32 = 4;
 pub(crate) const NODES: [&str; 3] = ["r1", "r2", "r3"];
 
 /// The room of a shard.
-fn room(shard: u32) -> RoomRef {
+pub(crate) fn room(shard: u32) -> RoomRef {
     let slots: Vec<Slot> = (0..SHARDS as u16).map(Slot).collect();
     let demo = InstanceId::from("demo");
     let names = (0..).map(|n| format!("room:{n}"));
@@ -502,14 +502,14 @@ impl Edge {
 }
 
 impl Attached {
-    fn send(&self, frame: OwnerFrame) {
+    pub(crate) fn send(&self, frame: OwnerFrame) {
         let frame = ToOwner { frame: Some(frame) };
         // Where it can not be sent the stream has ended, which the next frame tells.
         let _ = self.sender.try_send(Class::Control, frame);
     }
 
     /// The next frame; `None` at the end of the stream, or when nothing comes.
-    async fn next(&mut self) -> Option<EdgeFrame> {
+    pub(crate) async fn next(&mut self) -> Option<EdgeFrame> {
         let frame = tokio::time::timeout(Duration::from_secs(4), self.receiver.recv()).await;
         frame.ok()?.ok().flatten()?.frame
     }

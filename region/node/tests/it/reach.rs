@@ -1,9 +1,11 @@
-//! Nodes that are cut off from the log and not from each other's records.
+//! Nodes that are cut off from the log or from each other's records alone.
 
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crate::nodes::{NODES, Running, SHARDS, World};
+use gb6_core_wire::mesh::{EdgeFrame, OwnerFrame, Renew};
+
+use crate::nodes::{NODES, Running, SHARDS, World, room};
 
 fn owned_by(world: &World, name: &str) -> Vec<u32> {
     let is_its = |shard: &u32| world.owner(*shard).as_deref() == Some(name);
@@ -62,4 +64,49 @@ fn a_standby_that_has_lost_the_log_does_not_take_over() {
         world.owner(0).is_some_and(|name| name != NODES[owner])
     });
     assert_eq!(world.owner(0).as_deref(), Some(NODES[third]));
+}
+
+#[test]
+fn while_the_records_are_lost_an_idle_shard_proves_its_owner_once_in_half_a_lease() {
+    let world = World::new();
+    let nodes = three(&world);
+    let confirms = || -> f64 {
+        let of = |node: &Running| node.metric("gb6_region_confirms_total");
+        nodes.iter().map(of).sum()
+    };
+    let mut edge = world.edge("e1", 0);
+    assert_eq!(world.runtime.block_on(edge.publish()).1, 1);
+    for node in &nodes {
+        node.map_cut.store(true, Ordering::SeqCst);
+    }
+    std::thread::sleep(Duration::from_secs(2));
+    let before = confirms();
+    let (began, lasts) = (Instant::now(), Duration::from_secs(3));
+    let attached = edge.attached.as_mut().expect("it is attached");
+    let mut renewals = 0;
+    while began.elapsed() < lasts {
+        renewals += 1;
+        let renew = Renew { sequence: renewals };
+        attached.send(OwnerFrame::Renew(renew));
+        let answer = world.runtime.block_on(attached.next());
+        assert_eq!(answer, Some(EdgeFrame::Renewed(renew)));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let proofs = confirms() - before;
+    let most = began.elapsed().as_secs_f64() / 0.75 + 1.0;
+    assert!(renewals > 20, "{renewals}");
+    assert!(
+        (1.0..=most).contains(&proofs),
+        "{proofs} for {renewals} renewals"
+    );
+    // What asks for the shard's state is proved each time.
+    for asked in 1..=3 {
+        attached.send(OwnerFrame::Interest(room(0)));
+        let answer = world.runtime.block_on(attached.next());
+        assert!(
+            matches!(answer, Some(EdgeFrame::Interested(_))),
+            "{answer:?}"
+        );
+        assert!(confirms() - before >= proofs + f64::from(asked));
+    }
 }
