@@ -1,6 +1,8 @@
 //! Ports: the traits behind which engines stand. A port says what is promised; one contract suite
 //! per port (feature `contract`) says it as tests, and every backend passes the same one.
 //!
+//! What is secret in an engine is sealed by the one [`Sealer`].
+//!
 //! Ports know no runtime: a write answers through a [`Completion`], reads block the calling
 //! thread, so drivers make them off their async threads.
 
@@ -22,6 +24,7 @@ pub mod people;
 pub mod retention;
 pub mod rooms;
 pub mod runs;
+mod seal;
 pub mod signals;
 pub mod temporary;
 pub mod uri;
@@ -42,5 +45,6 @@ pub use log::{
 pub use map::{Expect, MapEntry, MapPage, MapStore};
 pub use people::{Hold, PeopleStatus, PersonKey, Status, StatusSink};
 pub use rooms::{RoomEntry, RoomStore};
+pub use seal::{SEALING_KEYS_MAX, SealError, Sealer};
 pub use signals::{SignalSink, Signals};
 pub use temporary::{Temporary, TemporaryKey};

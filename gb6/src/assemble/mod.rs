@@ -18,6 +18,7 @@ mod ready;
 mod record_keys;
 mod region;
 mod reload;
+mod sealing;
 mod stores;
 
 pub(crate) use dev::{DevConfig, run_dev};

@@ -18,8 +18,8 @@ use super::node_metrics;
 use super::outbound::outbound;
 use super::process::Stop;
 use super::ready::{NodeReady, VERSION, absolute, http_url, print_line};
-use super::record_keys::SealingKey;
 use super::reload::{NodeReload, Source};
+use super::sealing::{RECORD_KEYS, load_sealer};
 use super::stores::{self, Engines, Opened, Opening, Place, Ready, Storage};
 use crate::config::RegionFile;
 
@@ -250,7 +250,7 @@ pub(crate) fn check_region(file: &RegionFile) -> anyhow::Result<Vec<Check>> {
         .context("no threads can be had")?;
     checks.extend(stores::check(&engines, place, data_dir, runtime.handle()));
     if engines.map.is_some() {
-        let key = SealingKey::load(Path::new(&file.stores.record_key_file));
+        let key = load_sealer(Path::new(&file.stores.record_key_file), RECORD_KEYS);
         let what = format!("record key {}", file.stores.record_key_file);
         checks.push(match key {
             Ok(_) => Check::good(what, "it is one"),

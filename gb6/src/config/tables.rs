@@ -212,8 +212,8 @@ config! {
         /// Where what is committed is published for consumers outside (docs/events.md): "none", or
         /// kafka://HOST:PORT/PREFIX.
         events: StoreUri = "none".into(),
-        /// A file of 64 hexadecimal digits: the key that seals the region's record keys in map, the
-        /// same on every node, for ever. Needed where map is a database.
+        /// A file with the key that seals the region's record keys in map, 64 hexadecimal digits, the
+        /// same on every node; earlier ones on lines behind it. Needed where map is a database.
         record_key_file: String = String::new(),
     }
 }

@@ -1,92 +1,29 @@
 //! The keys of a region of several nodes: agreed on in its `MapStore`, where they lie sealed with a key
-//! that every node has in a file.
+//! that every node has in a file. A record that was sealed with an earlier key of that file is sealed anew
+//! by whoever reads it with a newer one.
 //!
 //! Each instance has a record, `record-keys/<region>/<instance>`: its keys by their ids. Ids are by chance, so
 //! that a key which is made after the map was lost is never taken for another one; and a node that still
 //! knows a key which the map has lost puts it back.
 
 use std::collections::BTreeMap;
-use std::fmt;
-use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use gb6_core_model::snapshot::Snapshot;
-use gb6_core_ports::{Expect, MapStore, StoreError};
+use gb6_core_ports::{Expect, MapStore, SealError, Sealer, StoreError};
 use gb6_region_node::RecordKeys;
-use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
-use ring::rand::{SecureRandom, SystemRandom};
 use serde::{Deserialize, Serialize};
 
-use super::{Cover, Keys, decode, decode_bytes, encode_bytes, random_key};
+use super::{Cover, Keys, decode_bytes, encode_bytes, random_key};
 
 /// Instances of one region at most.
 const INSTANCES_MAX: usize = 100_000;
-/// The version of records that this program writes, and the newest that it reads.
-const VERSION: u32 = 1;
+/// The version of records that this program writes and reads. Version 1, of no release, did not say with which
+/// key it was sealed.
+const VERSION: u32 = 2;
 /// How often a change is tried against others who change the same record.
 const TRIES: u32 = 8;
-
-/// What seals record keys outside of the nodes' memory.
-#[derive(Clone)]
-pub(in crate::assemble) struct SealingKey(Arc<LessSafeKey>);
-
-impl fmt::Debug for SealingKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("SealingKey")
-    }
-}
-
-impl SealingKey {
-    /// The key in a file of 64 hexadecimal digits.
-    ///
-    /// # Errors
-    /// The file can not be read, or holds something else.
-    pub(in crate::assemble) fn load(path: &Path) -> anyhow::Result<Self> {
-        let shown = path.display();
-        let text = std::fs::read_to_string(path).with_context(|| {
-            format!(
-                "{shown} can not be read: it is to hold the key that seals record keys, the same on every \
-                 node of the region; make one with `openssl rand -hex 32 > {shown}`"
-            )
-        })?;
-        match decode(text.trim()) {
-            Some(key) => Self::new(key),
-            None => bail!("{shown} is no key: it must be 64 hexadecimal digits"),
-        }
-    }
-
-    fn new(key: [u8; 32]) -> anyhow::Result<Self> {
-        let key = UnboundKey::new(&AES_256_GCM, &key)
-            .map_err(|_| anyhow::anyhow!("the sealing key can not be used"))?;
-        Ok(Self(Arc::new(LessSafeKey::new(key))))
-    }
-
-    /// A nonce, and what `key` becomes under it for the record `name`.
-    fn seal(&self, name: &str, key: &[u8; 32]) -> anyhow::Result<Vec<u8>> {
-        let mut nonce = [0; NONCE_LEN];
-        SystemRandom::new()
-            .fill(&mut nonce)
-            .map_err(|_| anyhow::anyhow!("the system gives no random numbers"))?;
-        let mut sealed = key.to_vec();
-        self.0
-            .seal_in_place_append_tag(
-                Nonce::assume_unique_for_key(nonce),
-                Aad::from(name),
-                &mut sealed,
-            )
-            .map_err(|_| anyhow::anyhow!("a record key can not be sealed"))?;
-        Ok([&nonce[..], &sealed].concat())
-    }
-
-    fn open(&self, name: &str, sealed: &[u8]) -> Option<[u8; 32]> {
-        let (nonce, sealed) = sealed.split_first_chunk::<NONCE_LEN>()?;
-        let mut bytes = sealed.to_vec();
-        let nonce = Nonce::assume_unique_for_key(*nonce);
-        let key = self.0.open_in_place(nonce, Aad::from(name), &mut bytes);
-        <[u8; 32]>::try_from(&*key.ok()?).ok()
-    }
-}
 
 /// The keys of an instance as they lie in the map.
 #[derive(PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -101,7 +38,7 @@ struct Stored {
 pub(in crate::assemble) struct SharedKeys {
     map: Arc<dyn MapStore>,
     region: String,
-    sealing: SealingKey,
+    sealer: Sealer,
     known: BTreeMap<String, Keys>,
     keys: RecordKeys,
 }
@@ -117,14 +54,14 @@ impl SharedKeys {
     pub(in crate::assemble) fn open(
         map: Arc<dyn MapStore>,
         region: &str,
-        sealing: SealingKey,
+        sealer: Sealer,
         before: BTreeMap<String, Keys>,
         has_logs: impl FnOnce() -> anyhow::Result<bool>,
     ) -> anyhow::Result<Self> {
         let mut shared = Self {
             map,
             region: region.to_owned(),
-            sealing,
+            sealer,
             known: BTreeMap::new(),
             keys: RecordKeys::default(),
         };
@@ -159,8 +96,11 @@ impl SharedKeys {
             else {
                 continue;
             };
-            let keys = self.unseal(instance, value)?;
-            self.learn(instance, keys);
+            let (keys, current) = self.unseal(instance, value)?;
+            self.learn(instance, keys.clone());
+            if !current {
+                self.seal_anew(instance, &keys, entry.revision);
+            }
             there.push(instance.to_owned());
         }
         Ok(there)
@@ -176,6 +116,27 @@ impl SharedKeys {
         }
     }
 
+    /// Writes the record of an instance again where it was sealed with an earlier key. Whoever does not
+    /// succeed tries again at the next reading: until then the earlier key opens it.
+    fn seal_anew(&self, instance: &str, keys: &Keys, revision: u64) {
+        let record = format!("{}{instance}", self.prefix());
+        let put = self.seal(instance, keys).and_then(|sealed| {
+            match self.map.put(&record, &sealed, Expect::Revision(revision)) {
+                // Another node was faster, or has made a key: its record is read next time.
+                Ok(_) | Err(StoreError::Conflict { .. }) => Ok(()),
+                Err(error) => Err(error.into()),
+            }
+        });
+        match put {
+            Ok(()) => tracing::info!(instance, "the record keys are sealed with the newest key"),
+            Err(error) => tracing::warn!(
+                instance,
+                error = format!("{error:#}"),
+                "the record keys are still sealed with an earlier key"
+            ),
+        }
+    }
+
     fn name(&self, instance: &str, id: u32) -> String {
         format!("{}{instance}/{id}", self.prefix())
     }
@@ -186,35 +147,42 @@ impl SharedKeys {
             keys: BTreeMap::new(),
         };
         for (id, key) in keys {
-            let sealed = self.sealing.seal(&self.name(instance, *id), key)?;
+            let name = self.name(instance, *id);
+            let sealed = self.sealer.seal(&place(&name), key)?;
             stored.keys.insert(*id, encode_bytes(&sealed));
         }
         Ok(serde_json::to_vec(&stored)?)
     }
 
-    fn unseal(&self, instance: &str, value: &[u8]) -> anyhow::Result<Keys> {
+    /// The keys in a record, and whether all are sealed with the newest key.
+    fn unseal(&self, instance: &str, value: &[u8]) -> anyhow::Result<(Keys, bool)> {
         let name = format!("{}{instance}", self.prefix());
         let stored: Stored = serde_json::from_slice(value)
             .ok()
-            .filter(|stored: &Stored| stored.version <= VERSION)
+            .filter(|stored: &Stored| stored.version == VERSION)
             .with_context(|| {
                 format!(
-                    "the record {name} is damaged, or of a newer gb6: restore it, or use that one"
+                    "the record {name} is damaged, or of another version of gb6: restore it, or use that one"
                 )
             })?;
-        let mut keys = Keys::new();
+        let (mut keys, mut current) = (Keys::new(), true);
         for (id, text) in &stored.keys {
-            let sealed = decode_bytes(text);
-            let key = sealed.and_then(|bytes| self.sealing.open(&self.name(instance, *id), &bytes));
-            let key = key.with_context(|| {
-                format!(
-                    "the record key {id} in {name} was sealed with another key than this node's: \
-                     `stores.record_key_file` must be the same on every node of the region, for ever"
-                )
+            let sealed = decode_bytes(text).unwrap_or_default();
+            current &= self.sealer.is_current(&sealed);
+            let opened = self.sealer.open(&place(&self.name(instance, *id)), &sealed);
+            let opened = opened.map_err(|error| match error {
+                SealError::UnknownKey => anyhow!(
+                    "the record key {id} in {name} was sealed with another key than this node's: the file \
+                     of `stores.record_key_file` must have it, on a line behind the newer one"
+                ),
+                error => anyhow!("the record key {id} in {name}: {error}; restore the database"),
             })?;
+            let key = <[u8; 32]>::try_from(opened)
+                .ok()
+                .with_context(|| format!("the record key {id} in {name} has not 32 bytes"))?;
             keys.insert(*id, key);
         }
-        Ok(keys)
+        Ok((keys, current))
     }
 
     /// Sees to it that the map has a key of the instance, and every one that this node knows: what
@@ -229,7 +197,7 @@ impl SharedKeys {
             let mut wanted = self.known.get(instance).cloned().unwrap_or_default();
             let expect = match entry.and_then(|e| Some((e.value?, e.revision))) {
                 Some((value, revision)) => {
-                    let there = self.unseal(instance, &value)?;
+                    let (there, _) = self.unseal(instance, &value)?;
                     let complete = wanted.keys().all(|id| there.contains_key(id));
                     self.learn(instance, there.clone());
                     if complete {
@@ -258,6 +226,11 @@ impl SharedKeys {
         }
         bail!("the record {record} changes without end")
     }
+}
+
+/// Where a key lies, for the sealer.
+fn place(name: &str) -> [&[u8]; 2] {
+    [b"gb6.seal.record-key", name.as_bytes()]
 }
 
 /// The id of a new key: by chance, never 0.
@@ -318,14 +291,16 @@ mod tests {
         snapshot
     }
 
-    fn sealing(secret: u8) -> SealingKey {
-        SealingKey::new([secret; 32]).unwrap()
+    fn sealing(secret: u8) -> Sealer {
+        Sealer::new(&[secret; 32], &[])
+    }
+
+    fn open_with(map: &Arc<MemoryMap>, sealer: Sealer) -> anyhow::Result<SharedKeys> {
+        SharedKeys::open(map.clone(), "eu", sealer, BTreeMap::new(), || Ok(false))
     }
 
     fn open(map: &Arc<MemoryMap>, secret: u8) -> anyhow::Result<SharedKeys> {
-        SharedKeys::open(map.clone(), "eu", sealing(secret), BTreeMap::new(), || {
-            Ok(false)
-        })
+        open_with(map, sealing(secret))
     }
 
     fn of(shared: &SharedKeys, instance: &str) -> Keys {
@@ -371,6 +346,34 @@ mod tests {
         map.put("record-keys/eu/acme", &stolen, Expect::Any)
             .unwrap();
         assert!(open(&map, 1).is_err());
+    }
+
+    #[test]
+    fn the_sealing_key_can_be_changed_while_nodes_run() {
+        let map = Arc::new(MemoryMap::default());
+        let mut old = open(&map, 1).unwrap();
+        old.cover(&snapshot()).unwrap();
+        let keys = of(&old, "demo");
+        // First every node knows the new key, then one seals with it: all the time everybody can read.
+        let both = Sealer::new(&[1; 32], &[[2; 32]]);
+        let mut waiting = open_with(&map, both).unwrap();
+        open(&map, 1).unwrap();
+        let mut new = open_with(&map, Sealer::new(&[2; 32], &[[1; 32]])).unwrap();
+        assert_eq!(of(&new, "demo"), keys);
+        waiting.cover(&snapshot()).unwrap();
+        assert!(
+            open(&map, 1).is_ok(),
+            "the one that has the old key first sealed again with it"
+        );
+        new.cover(&snapshot()).unwrap();
+        // Sealed anew: the old key is of no use any more, and not needed.
+        let alone = open(&map, 2).unwrap();
+        assert_eq!(
+            (of(&alone, "demo"), of(&alone, "acme")),
+            (keys, of(&new, "acme"))
+        );
+        let error = open(&map, 1).err().unwrap().to_string();
+        assert!(error.contains("behind the newer one"), "{error}");
     }
 
     #[test]

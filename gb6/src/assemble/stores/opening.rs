@@ -11,7 +11,8 @@ use tokio::sync::watch;
 
 use super::{Engines, Opened, Place, Storage};
 use crate::assemble::node::NodeParts;
-use crate::assemble::record_keys::{Cover, KeyFile, SealingKey, SharedKeys, follow, kept_keys};
+use crate::assemble::record_keys::{Cover, KeyFile, SharedKeys, follow, kept_keys};
+use crate::assemble::sealing::{RECORD_KEYS, load_sealer};
 use crate::config::StoresTable;
 
 /// What engines are opened for.
@@ -69,10 +70,10 @@ impl Opening<'_> {
             let keeper: Box<dyn Cover> = match &opened.map {
                 None => Box::new(KeyFile::open(&dir, &node, has_logs)?),
                 Some(map) => {
-                    let sealing = SealingKey::load(Path::new(&key_file))?;
+                    let sealer = load_sealer(Path::new(&key_file), RECORD_KEYS)?;
                     let before = kept_keys(&dir)?;
                     let map = map.clone();
-                    Box::new(SharedKeys::open(map, &region, sealing, before, has_logs)?)
+                    Box::new(SharedKeys::open(map, &region, sealer, before, has_logs)?)
                 }
             };
             Ok::<_, anyhow::Error>((opened, keeper, storage, parts))

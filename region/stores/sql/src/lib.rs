@@ -25,5 +25,5 @@ mod value;
 
 pub use check::check;
 pub use config::Config;
-pub use directory::{Sealer, SqlDirectory};
+pub use directory::SqlDirectory;
 pub use map::SqlMap;

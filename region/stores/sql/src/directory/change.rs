@@ -5,12 +5,12 @@
 //! what was looked at stays so; those of others go on beside it.
 
 use gb6_core_model::InstanceId;
+use gb6_core_ports::Sealer;
 use gb6_core_ports::directory::{
     Actor, Change, DEPTH_MAX, DirectoryError, Kind, Node, OrgId, Record, Ref,
 };
 
 use super::journal;
-use super::seal::Sealer;
 use super::tables::{PATH, Table, to_row};
 use crate::fault::Fault;
 use crate::pool::Session;

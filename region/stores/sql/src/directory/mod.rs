@@ -14,6 +14,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use gb6_core_model::InstanceId;
 use gb6_core_obs::metrics::Metrics;
+use gb6_core_ports::Sealer;
 use gb6_core_ports::directory::{
     Actor, AuditEntry, Change, Directory, DirectoryError, Freshness, Kind, OrgId, OutboxCursor,
     OutboxEntry, PAGE_MAX, Record, Ref, Stored, Usage, UsageSum, check_changes, check_usage,
@@ -23,7 +24,6 @@ use tokio::runtime::Handle;
 
 use self::change::Tx;
 use self::months::Months;
-pub use self::seal::Sealer;
 use self::tables::{PATH, Table, from_row};
 use crate::config::{Config, Engine};
 use crate::db::{Db, Progress};

@@ -2,12 +2,13 @@
 
 use gb6_core_model::InstanceId;
 use gb6_core_model::snapshot::KeyAlgorithm;
+use gb6_core_ports::Sealer;
 use gb6_core_ports::directory::{
     BindingId, Instance, Key, KeyPurpose, Kind, Membership, Node, OrgId, OrgKind, Organization,
     Person, PersonId, Record, Role, RoleBinding, Secret, State, Stored,
 };
 
-use super::seal::Sealer;
+use super::seal;
 use crate::fault::Fault;
 use crate::value::{Row, Statement, Value};
 
@@ -133,7 +134,7 @@ pub(super) fn to_row(
         ]),
         Record::Key(k) => {
             let secret = k.secret.as_ref();
-            let sealed = secret.map(|s| sealer.seal(root, &k.instance, &k.id, s));
+            let sealed = secret.map(|s| seal::seal(sealer, root, &k.instance, &k.id, s));
             row.extend([
                 Value::from(k.id.as_str()),
                 k.purpose.as_str().into(),
@@ -216,7 +217,7 @@ pub(super) fn from_row(
         Kind::Key => {
             let (instance, id) = (instance_of(row, 1)?, row.text(3)?);
             let sealed = row.bytes_or_null(7)?;
-            let secret = sealed.map(|s| sealer.open(root, &instance, &id, &s));
+            let secret = sealed.map(|s| seal::open(sealer, root, &instance, &id, &s));
             Record::Key(Key {
                 purpose: named(row, 4, KeyPurpose::parse)?,
                 algorithm: named(row, 5, KeyAlgorithm::parse)?,

@@ -1,10 +1,11 @@
 //! `Directory` on the server of `GB6_TEST_POSTGRES`.
 
 use gb6_core_obs::metrics::Metrics;
+use gb6_core_ports::Sealer;
 use gb6_core_ports::contract::directory as contract;
 use gb6_core_ports::directory::{AUDIT_GENESIS, Directory, DirectoryError, Freshness, verify};
 use gb6_core_ports::memory::MemoryDirectory;
-use gb6_region_stores_sql::{Config, Sealer, SqlDirectory};
+use gb6_region_stores_sql::{Config, SqlDirectory};
 use tokio::runtime::Runtime;
 
 pub(crate) fn try_open(runtime: &Runtime, uris: &[String]) -> Result<SqlDirectory, DirectoryError> {

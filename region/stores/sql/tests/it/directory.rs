@@ -1,10 +1,11 @@
 //! `Directory` on SQLite: one file, and several.
 
 use gb6_core_obs::metrics::Metrics;
+use gb6_core_ports::Sealer;
 use gb6_core_ports::contract::directory as contract;
 use gb6_core_ports::directory::{Directory, DirectoryError, Freshness, Kind, Record, Ref};
 use gb6_core_ports::memory::MemoryDirectory;
-use gb6_region_stores_sql::{Config, Sealer, SqlDirectory};
+use gb6_region_stores_sql::{Config, SqlDirectory};
 use tokio::runtime::Runtime;
 
 fn try_open(runtime: &Runtime, uris: &[String]) -> Result<SqlDirectory, DirectoryError> {
