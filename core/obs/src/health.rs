@@ -17,6 +17,8 @@ pub struct Health {
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Readiness {
     components: BTreeMap<String, State>,
+    /// What operators should look at although the part does its work, by component.
+    notes: BTreeMap<String, String>,
     draining: bool,
 }
 
@@ -46,6 +48,8 @@ struct Body<'a> {
     not_ready: BTreeMap<&'a str, &'a str>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     failed: BTreeMap<&'a str, &'a str>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    notes: &'a BTreeMap<String, String>,
 }
 
 impl Readiness {
@@ -83,7 +87,8 @@ impl Readiness {
         out
     }
 
-    /// The answer of `/readyz`: 200 `{"ready":true}`, or 503 with what is not ready and why.
+    /// The answer of `/readyz`: 200 `{"ready":true}`, or 503 with what is not ready and why; with either
+    /// what parts have noted.
     pub fn readyz(&self) -> HealthAnswer {
         let ready = self.is_ready();
         answer(
@@ -93,6 +98,7 @@ impl Readiness {
                 live: None,
                 not_ready: self.not_ready(),
                 failed: BTreeMap::new(),
+                notes: &self.notes,
             },
         )
     }
@@ -116,6 +122,7 @@ impl Readiness {
                 live: Some(live),
                 not_ready: BTreeMap::new(),
                 failed,
+                notes: &BTreeMap::new(),
             },
         )
     }
@@ -217,6 +224,15 @@ impl Component {
         self.set(State::Failed(why.into()));
     }
 
+    /// Something that operators should look at, in plain words, although the part does its work: readiness
+    /// shows it and does not depend on it. `None`: there is nothing any more.
+    pub fn note(&self, note: Option<String>) {
+        self.state.send_if_modified(|r| match note {
+            Some(note) => r.notes.insert(self.name.clone(), note.clone()) != Some(note),
+            None => r.notes.remove(&self.name).is_some(),
+        });
+    }
+
     /// The part is no longer one of this node, which may be ready without it.
     pub fn retire(self) {
         self.state
@@ -239,6 +255,7 @@ impl Component {
 impl Drop for Component {
     fn drop(&mut self) {
         self.set(State::NotReady("stopped".to_owned()));
+        self.note(None);
     }
 }
 
@@ -287,6 +304,23 @@ mod tests {
         );
         drop(log);
         assert_eq!(health.now().not_ready().get("log"), Some(&"stopped"));
+    }
+
+    #[test]
+    fn a_note_is_shown_and_keeps_nobody_from_being_ready() {
+        let health = Health::new();
+        let part = health.register("directory");
+        part.ready();
+        part.note(Some("it is lost".into()));
+        let answer = health.now().readyz();
+        let shown = r#"{"ready":true,"notes":{"directory":"it is lost"}}"#;
+        assert_eq!((answer.status, answer.body.as_str()), (200, shown));
+        assert_eq!(health.now().healthz().body, r#"{"live":true}"#);
+        part.note(None);
+        assert_eq!(health.now().readyz().body, r#"{"ready":true}"#);
+        part.note(Some("it is lost".into()));
+        drop(part);
+        assert!(!health.now().readyz().body.contains("notes"));
     }
 
     #[test]

@@ -171,6 +171,8 @@ named!(
         Api = "api",
         /// Tokens of LiveKit's protocol.
         Livekit = "livekit",
+        /// Nothing: it is a secret that the instance's settings name, such as that of its webhooks.
+        Secret = "secret",
     }
 );
 

@@ -13,9 +13,9 @@ use crate::key_file::{KeyFile, PublicKeyFile};
 /// Longest id of a key in bytes: it stands in every token's header.
 const KEY_ID_BYTES_MAX: usize = 128;
 /// Keys of tokens of one instance: a token that names none may be tried with each.
-const CLIENT_KEYS_MAX: usize = 64;
+pub const CLIENT_KEYS_MAX: usize = 64;
 /// Keys of the server API of one instance that are live at a time: the one in use and its successor.
-const API_KEYS_MAX: usize = 2;
+pub const API_KEYS_MAX: usize = 2;
 /// Longest `token_audience` or `token_issuer` in bytes.
 const CLAIM_BYTES_MAX: usize = 1024;
 
@@ -46,7 +46,7 @@ impl Resolver<'_> {
         keys
     }
 
-    fn key(
+    pub(super) fn key(
         &mut self,
         instance: &str,
         path: &str,

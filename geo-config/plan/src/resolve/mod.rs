@@ -3,11 +3,16 @@
 
 mod address;
 mod api_keys;
+mod directory;
 mod instance;
 mod keys;
 mod place;
 mod proxies;
 mod webhooks;
+
+pub use keys::{API_KEYS_MAX, CLIENT_KEYS_MAX};
+
+pub(crate) use directory::{read_key, read_settings_text, too_many_keys};
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,8 +1,14 @@
 //! The snapshot file, from outside: what is read, what is refused and in which words.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test fails where something is missing"
+)]
+
 mod accepted;
 mod demo;
 mod dev;
+mod directory;
 mod keys;
 mod proxies;
 mod refused;
