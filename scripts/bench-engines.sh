@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Measures durable publishes on each backend in one run: the log embedded, and on Kafka, with the index of
-# rooms embedded and on (a double of) TiKV; beside them Kafka's own producer benchmark, and the log without
-# a server beside bare produces of the same bytes. Starts the engines, one broker, on this machine.
+# rooms embedded and on (a double of) TiKV; beside them bare produces of as many messages with the same
+# client, Kafka's own producer benchmark, and the log without a server beside bare produces of the same
+# bytes. Starts the engines, one broker, on this machine.
 #
 #   scripts/bench-engines.sh [ROUNDS]     rounds of each, 3 unless said; the median of each figure is shown
 #
@@ -58,6 +59,12 @@ publish() {
     "$bin/gb6" bench publish --in-flight "$2" --duration "$duration" --gb6 "$3" --json >"$figures/$1-$2-$round.json"
 }
 
+# bare IN_FLIGHT: a produce for each publish, without a server.
+bare() {
+    "$bin/examples/produce_floor" "kafka://$GB6_TEST_KAFKA/bare?replication=1&min_insync=1" bare "$1" "$duration" \
+        >"$figures/bare-$1-$round.json"
+}
+
 # Kafka's own: as fast as it goes, one producer, every record acknowledged by all.
 producer() {
     local topic=perf-$round
@@ -71,6 +78,7 @@ for round in $(seq "$rounds"); do
     for in_flight in 1 256; do
         publish embedded "$in_flight" "$bin/gb6"
         GB6_ENGINES_ROOMS=embedded publish kafka "$in_flight" tests/engines/gb6-on-engines
+        bare "$in_flight"
         publish kafka-tikv "$in_flight" tests/engines/gb6-on-engines
     done
     producer
@@ -93,6 +101,16 @@ for backend in ("embedded", "kafka", "kafka-tikv"):
             f"{middle(lambda o: o['latency']['p50_us']):6.0f} us {middle(lambda o: o['latency']['p99_us']):6.0f} us "
             f"{cpu:11.1f} us/op"
         )
+for in_flight in (1, 256):
+    read = lambda name: [json.loads((figures / f"{name}-{in_flight}-{n}.json").read_text()) for n in range(1, rounds + 1)]
+    bare, ours = read("bare"), read("kafka")
+    middle = lambda of: statistics.median(of(one, floor) for one, floor in zip(ours, bare))
+    print(
+        f"bare produces {in_flight:8} {middle(lambda _, b: b['per_s']):11.0f} "
+        f"{middle(lambda _, b: b['p50_us']):6.0f} us {middle(lambda _, b: b['p99_us']):6.0f} us; the server on kafka has "
+        f"{100 * middle(lambda o, b: o['per_s'] / b['per_s']):.0f} % of the rate, "
+        f"{middle(lambda o, b: o['latency']['p50_us'] / b['p50_us']):.2f} times the p50"
+    )
 rates, middles = [], []
 for n in range(1, rounds + 1):
     text = (figures / f"producer-{n}.txt").read_text()
