@@ -20,7 +20,8 @@ use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-use crate::keeper::{Assignment, Keeper, NodeLease, NodeParts, Order, Ownership};
+use crate::keeper::{Assignment, Keeper, NodeParts, Order, Ownership};
+use crate::lease::NodeLease;
 use crate::metrics::{ShardNumbers, export};
 use crate::news::{News, NewsBox};
 use crate::region::{RegionEnd, inbox};
@@ -95,7 +96,7 @@ impl Assignments {
         };
         let news = Arc::new(NewsBox::default());
         let stop = Arc::new(AtomicBool::new(false));
-        let lease = Arc::new(NodeLease::new(Instant::now(), node.config.assign_lease));
+        let lease = Arc::new(NodeLease::new(node.config.assign_lease));
         let component = node.deps.health.register("assignments");
         component.not_ready("the store of assignments has not been reached");
         let store = Store::start(

@@ -18,6 +18,7 @@ use crate::checkpoints::CheckpointEvery;
 use crate::events::ShardEvents;
 use crate::history::{Erased, Reader};
 use crate::indexer::Indexer;
+use crate::lease::NodeLease;
 use crate::metrics::{RegionMetrics, ShardNumbers};
 use crate::news::{News, NewsBox};
 use crate::panics::Panics;
@@ -90,38 +91,6 @@ pub(crate) struct Assignment {
     news: Arc<NewsBox>,
 }
 
-/// Until when nobody can have taken this node for dead.
-pub(crate) struct NodeLease {
-    began: Instant,
-    /// For how long nobody takes a node for dead.
-    lease: Duration,
-    /// In ms of this node's clock.
-    fresh_until: AtomicU64,
-}
-
-impl NodeLease {
-    pub(crate) fn new(began: Instant, lease: Duration) -> Self {
-        Self {
-            began,
-            lease,
-            fresh_until: AtomicU64::new(0),
-        }
-    }
-
-    /// The node's clock: ms since it began.
-    pub(crate) fn now_ms(&self) -> u64 {
-        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
-    }
-
-    pub(crate) fn set(&self, fresh_until: u64) {
-        self.fresh_until.store(fresh_until, Ordering::SeqCst);
-    }
-
-    fn is_fresh(&self) -> bool {
-        self.now_ms() < self.fresh_until.load(Ordering::SeqCst)
-    }
-}
-
 impl Assignment {
     pub(crate) fn new(
         shard: u32,
@@ -174,7 +143,7 @@ impl Ownership {
     pub(crate) fn proof_lasts(&self) -> Duration {
         match self {
             Ownership::Placed => Duration::MAX,
-            Ownership::Assigned(assignment) => assignment.lease.lease / 2,
+            Ownership::Assigned(assignment) => assignment.lease.length() / 2,
         }
     }
 
@@ -294,7 +263,8 @@ impl Keeper {
         let mut indexer = None;
         let mut held = None;
         let mut failed = 0;
-        while !orders.borrow().is_end() {
+        // Without whoever gives orders nobody says either that it is to go on.
+        while !orders.borrow().is_end() && orders.has_changed().is_ok() {
             let began = Instant::now();
             let serving = self.serve(
                 (&mut log, &mut indexer),
@@ -587,8 +557,7 @@ mod tests {
 
     #[test]
     fn attempts_that_fail_are_made_ever_less_often() {
-        let began = Instant::now();
-        let (lease, news) = (Arc::new(NodeLease::new(began, RETRY)), Arc::default());
+        let (lease, news) = (Arc::new(NodeLease::new(RETRY)), Arc::default());
         let assigned = Ownership::Assigned(Assignment::new(0, 1, lease, news));
         let pauses = [1, 2, 3, 5, 6, 1_000].map(|failed| assigned.retry(failed).as_millis());
         assert_eq!(pauses, [100, 200, 400, 1_600, 2_000, 2_000]);

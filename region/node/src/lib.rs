@@ -16,6 +16,7 @@ mod history;
 mod housekeeping;
 mod indexer;
 mod keeper;
+mod lease;
 mod limits;
 mod metrics;
 mod news;

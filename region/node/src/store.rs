@@ -12,7 +12,7 @@ use gb6_core_ports::{Expect, MapEntry, MapPage, MapStore, StoreError};
 use gb6_region_assign::{Expected, Written};
 use parking_lot::Mutex;
 
-use crate::keeper::NodeLease;
+use crate::lease::NodeLease;
 use crate::news::{News, NewsBox};
 use crate::panics::{Guard, Panics};
 
@@ -421,7 +421,7 @@ mod tests {
         let other = health.register("other");
         other.ready();
         let news = Arc::<NewsBox>::default();
-        let lease = Arc::new(NodeLease::new(Instant::now(), Duration::from_secs(1)));
+        let lease = Arc::new(NodeLease::new(Duration::from_secs(1)));
         let stop = Arc::<AtomicBool>::default();
         let store = Store::start(
             map.clone(),

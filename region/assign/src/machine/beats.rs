@@ -7,6 +7,8 @@ use super::Assigner;
 
 /// The least time between two beats.
 const BEAT_MIN_MS: u64 = 20;
+/// A node that has not seen for so many leases what others write says nothing itself.
+const BLIND_LEASES: u64 = 2;
 
 impl Assigner {
     /// Rewrites this node's record when that is due.
@@ -16,6 +18,11 @@ impl Assigner {
             return;
         }
         if self.draining && self.mine.is_empty() && self.beat > 0 && !self.has_said() {
+            return;
+        }
+        // It would not hear of what it is given: others are to take it for dead, and to serve that.
+        let blind_at = |looked: u64| looked + BLIND_LEASES * self.config.lease_ms;
+        if self.looked_at.is_some_and(|at| self.now_ms >= blind_at(at)) {
             return;
         }
         self.beat += 1;

@@ -1,5 +1,5 @@
-//! Records that somebody removed beside the store, as by a statement in its database: no revision was
-//! given to that, and the next change gets the one that a removal would have had.
+//! What a node does about a store that shows it less than there was: records that somebody removed beside
+//! it, as by a statement in its database, and looks that do not come back.
 
 use gb6_core_model::NodeId;
 use gb6_region_assign::{
@@ -91,4 +91,30 @@ fn a_list_without_a_shard_says_so_at_the_revision_at_which_the_shard_was_changed
     change(&mut a, 120, &key, outcome);
     let put = change(&mut a, 600, &key, looked(600, 7, Vec::new()));
     assert_eq!(put, Some(Expected::Absent));
+}
+
+#[test]
+fn a_node_that_does_not_see_what_others_write_is_not_heard_by_them() {
+    let mut a = Assigner::new(Config::new("eu", 1, NodeId::from("a"), 1));
+    let key = node_key("eu", &"a".into());
+    let put = change(&mut a, 0, &key, looked(0, 0, Vec::new()));
+    assert_eq!(put, Some(Expected::Absent));
+    change(&mut a, 0, &key, written(&key, Written::Done(1)));
+    let (mut beats, mut last) = (1, 0);
+    // Its changes are made, and no look comes back.
+    for now in (0..20_000).step_by(20) {
+        a.tick(now);
+        while let Some(action) = a.poll_action() {
+            if matches!(action, Action::Put { .. }) {
+                beats += 1;
+                last = now;
+                change(&mut a, now, &key, written(&key, Written::Done(beats)));
+            }
+        }
+    }
+    let lease = Config::new("eu", 1, NodeId::from("a"), 1).lease_ms;
+    assert!((lease..3 * lease).contains(&last), "the last at {last}");
+    assert!(a.fresh_until() < 20_000, "it relies on nothing");
+    let put = change(&mut a, 20_000, &key, looked(20_000, beats, Vec::new()));
+    assert_eq!(put, Some(Expected::Revision(beats)), "it is back");
 }
