@@ -6,6 +6,7 @@ mod client;
 mod cluster;
 mod config;
 mod confirms;
+mod ends;
 mod errors;
 mod events;
 mod fetch;

@@ -16,6 +16,7 @@ use rdkafka::consumer::Consumer;
 
 use crate::client::LogConsumer;
 use crate::cluster::Cluster;
+use crate::ends;
 use crate::errors;
 use crate::fetch::{is_passing, is_unknown};
 use crate::hearing::Hearing;
@@ -411,25 +412,31 @@ impl Shared {
         let (low, high) = self.watermarks(patience)?;
         self.refresh()?;
         let next = self.next_offset();
-        let detail = if next < low {
-            format!(
-                "Kafka holds it from offset {low} on, and the archive ends before: records are lost"
-            )
-        } else if read > high {
-            format!(
-                "Kafka ends at offset {high}: the topic was made anew, or lost what it had acknowledged"
-            )
-        } else {
-            return Ok(());
-        };
-        let error = StoreError::Corrupt {
+        let lost = |detail: String| StoreError::Corrupt {
             segment: self.topic.clone(),
             byte: next,
             position: self.live(|live| live.tail().next),
             detail,
         };
-        self.change(|live| live.breaks(error.clone()));
-        Err(error)
+        let whole = if next < low {
+            Err(lost(format!(
+                "Kafka holds it from offset {low} on, and the archive ends before: records are lost"
+            )))
+        } else {
+            let proven = || ends::proven(&self.cluster, self.shard, self.cluster.config.timeout);
+            ends::check(read, high, proven, |end| {
+                lost(format!(
+                    "Kafka ends at offset {end}: the topic was made anew, or lost what it had acknowledged"
+                ))
+            })
+        };
+        match whole {
+            Err(error) if !error.retryable() => {
+                self.change(|live| live.breaks(error.clone()));
+                Err(error)
+            }
+            whole => whole,
+        }
     }
 
     /// Learns what others have archived.

@@ -7,7 +7,7 @@ use gb6_core_model::ShardId;
 use gb6_core_obs::metrics::Metrics;
 use gb6_core_ports::contract::log::LogFixture;
 use gb6_core_ports::memory::MemoryBlobs;
-use gb6_core_ports::{BlobStore, ShardLog};
+use gb6_core_ports::{BlobStore, ShardLog, StoreError};
 use gb6_region_archive::{ArchiveConfig, Archives};
 use gb6_region_stores_kafka::{Config, KafkaLogs};
 use tokio::runtime::{Builder, Handle, Runtime};
@@ -73,6 +73,11 @@ impl Region {
 
     /// As another node would open it.
     pub(crate) fn logs(&self) -> KafkaLogs {
+        self.try_logs().expect("Kafka takes it")
+    }
+
+    /// As [`Region::logs`], where Kafka may not take it.
+    pub(crate) fn try_logs(&self) -> Result<KafkaLogs, StoreError> {
         let archives = Archives::new(
             self.blobs.clone(),
             REGION,
@@ -81,8 +86,7 @@ impl Region {
             &self.metrics,
         );
         let (config, metrics) = (&self.config, &self.metrics);
-        let opened = KafkaLogs::open(config, REGION, SHARDS, archives, runtime(), metrics);
-        opened.expect("Kafka takes it")
+        KafkaLogs::open(config, REGION, SHARDS, archives, runtime(), metrics)
     }
 }
 

@@ -8,11 +8,13 @@ use gb6_core_ports::contract::log::{acquire, append, everything, fence, message}
 use gb6_core_ports::{Retain, ShardLog, StoreError};
 use gb6_core_wire::record::Kind;
 use gb6_region_stores_kafka::KafkaShardLog;
+use rdkafka::admin::{AdminClient, AdminOptions};
+use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::Message;
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
-use crate::cluster::{REGION, Region, address};
+use crate::cluster::{REGION, Region, address, runtime};
 
 /// Appends `mib` of records from `next` on, and answers where the log goes on.
 fn fill(log: &KafkaShardLog, mut next: u64, mib: u64) -> u64 {
@@ -201,4 +203,39 @@ fn what_is_erased_is_gone_from_kafka_and_the_archive() {
         assert!(Instant::now() < deadline, "a follower still shows it");
         std::thread::sleep(Duration::from_millis(200));
     }
+}
+
+#[test]
+fn a_topic_that_was_made_anew_is_found_to_have_lost_what_was_read() {
+    let region = Region::new("&archive_after_s=86400");
+    let owner = region.logs().open_shard(ShardId(3)).expect("opened");
+    let next = acquire(&owner, &fence(1)).expect("acquired").range.next;
+    let next = fill(&owner, next, 1);
+    // It has never written anything.
+    let follower = region.logs().open_shard(ShardId(3)).expect("opened");
+    assert_eq!(follower.range().expect("range").next, next);
+    drop(owner);
+    let mut client = ClientConfig::new();
+    client.set("bootstrap.servers", address());
+    let admin: AdminClient<DefaultClientContext> = client.create().expect("a client");
+    let topic = region.config.log_topic(REGION);
+    let deleting = admin.delete_topics(&[&topic], &AdminOptions::new());
+    let deleted = runtime().block_on(deleting).expect("answered");
+    deleted[0].as_ref().expect("deleted");
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while let Some(error) = region.try_logs().err() {
+        assert!(Instant::now() < deadline, "it is not made anew: {error}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let error = loop {
+        match follower.range() {
+            Err(error) => break error,
+            Ok(_) => assert!(Instant::now() < deadline, "nothing is noticed"),
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    };
+    let StoreError::Corrupt { detail, .. } = &error else {
+        panic!("{error}");
+    };
+    assert!(detail.contains("made anew"), "{detail}");
 }
