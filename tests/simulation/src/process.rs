@@ -142,11 +142,13 @@ impl World {
             Output::Unfounded { offset, head } => {
                 panic!("offset {offset} was to be acknowledged above the durable {head}")
             }
-            // Nobody here publishes any.
+            // Nobody here publishes any, and no instance keeps statuses.
             Output::Signal { .. }
             | Output::Unkept { .. }
             | Output::FollowSignals { .. }
-            | Output::UnfollowSignals { .. } => {}
+            | Output::UnfollowSignals { .. }
+            | Output::UserHere { .. }
+            | Output::Status(_) => {}
             Output::Read(_)
             | Output::Trimmed { .. }
             | Output::Erased { .. }

@@ -195,11 +195,13 @@ impl MoveWorld {
                 Output::Unfounded { offset, head } => {
                     panic!("offset {offset} was to be acknowledged above the durable {head}")
                 }
-                // Signals are kept nowhere: nothing of them moves.
+                // Signals and statuses are kept nowhere: nothing of them moves.
                 Output::Signal { .. }
                 | Output::Unkept { .. }
                 | Output::FollowSignals { .. }
-                | Output::UnfollowSignals { .. } => {}
+                | Output::UnfollowSignals { .. }
+                | Output::UserHere { .. }
+                | Output::Status(_) => {}
                 Output::Read(_) | Output::Trimmed { .. } | Output::Erased { .. } | Output::Wake => {
                 }
             }

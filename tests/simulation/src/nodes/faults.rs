@@ -5,6 +5,7 @@ use gb6_region_assign::{Input, ShardRecord, moved, released, shard_key};
 use gb6_region_shard::LinkId;
 
 use super::log::Asker;
+use super::members::Process;
 use super::world::{Event, NodesWorld};
 use super::{Course, EDGES, FOUNDERS, JOINER, SHARDS};
 use crate::geo::Node;
@@ -190,7 +191,7 @@ impl NodesWorld {
                 self.edit(shard, |record| moved(record, &to).ok());
             }
             Fault::Released => self.edit(shard, |record| released(record).ok()),
-            Fault::Drains => self.at(now, drain(node)),
+            Fault::Drains => self.drain(node),
             Fault::Joins => self.start(JOINER),
             Fault::Checkpoint => {
                 let owner = self.processes[node].owners.get(&shard);
@@ -202,6 +203,16 @@ impl NodesWorld {
                     });
                 }
             }
+        }
+    }
+
+    /// A node is told to give everything away: in good order not where that leaves one alone.
+    fn drain(&mut self, node: usize) {
+        let stays = |process: &&Process| process.up && !process.drains;
+        let left = self.processes.iter().filter(stays).count();
+        if self.plan.course != Course::Orderly || left > 2 {
+            let input = Input::Drain;
+            self.at(self.now, Event::Tell { node, input });
         }
     }
 
@@ -281,16 +292,13 @@ impl NodesWorld {
         for node in 0..self.processes.len() {
             self.pauses.end(Node::Region(node));
         }
-        for name in FOUNDERS {
-            self.soon(1, 200, Event::Start(name));
+        if self.plan.course != Course::Deaths {
+            for name in FOUNDERS {
+                self.soon(1, 200, Event::Start(name));
+            }
         }
         for shard in 0..SHARDS {
             self.edit(shard, |record| released(record).ok());
         }
     }
-}
-
-fn drain(node: usize) -> Event {
-    let input = Input::Drain;
-    Event::Tell { node, input }
 }

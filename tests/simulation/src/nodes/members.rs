@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use gb6_core_model::NodeId;
-use gb6_core_ports::ShardLog;
 use gb6_region_assign::{Action, Assigner, Config, Input, RecordError};
 
+use super::faults::Peer;
 use super::map::Change;
-use super::owner::{Order, Owner};
+use super::owner::{BEHIND_MS, LASTS_MS, Order, Owner};
 use super::replay::Replay;
 use super::world::{Event, NodesWorld};
 use super::{EDGES, FOUNDERS, SHARDS};
@@ -17,11 +17,9 @@ use crate::network::Stream;
 /// How often time passes in the machine of assignments, in ms.
 const TICK_MS: u64 = 20;
 /// How often it is looked whether shards can be served, in ms.
-const TROUBLE_LOOK_MS: u64 = 200;
+const LOGS_LOOK_MS: u64 = 200;
 /// How often a standby reads on, and says that it has caught up, in ms.
 const FOLLOW_MS: u64 = 50;
-/// Pause before a log that could not be followed is read again, in ms.
-const FOLLOW_RETRY_MS: u64 = 500;
 /// How often time passes in the machines of shards, in ms.
 const SHARD_TICK_MS: u64 = 250;
 /// How long a node that drains waits before it gives up what nobody has taken, in ms.
@@ -32,6 +30,8 @@ pub(crate) struct Follower {
     /// `None`: its log could not be read.
     replay: Option<Replay>,
     caught_up: bool,
+    /// Whether its log answers, as the machine was told.
+    heard: Option<bool>,
     /// When it reads next.
     next_at: u64,
 }
@@ -55,7 +55,12 @@ pub(crate) struct Process {
     pub(crate) followers: BTreeMap<usize, Follower>,
     /// Which change of owners it has told each edge.
     told: [u64; EDGES],
-    trouble_looked_at: u64,
+    pub(crate) lease_ms: u64,
+    /// It was told to give everything away.
+    pub(crate) drains: bool,
+    /// When it last reached the logs.
+    logs_reached_at: u64,
+    logs_looked_at: u64,
     shards_ticked_at: u64,
 }
 
@@ -100,6 +105,7 @@ impl NodesWorld {
         let node = self.processes.len();
         let incarnation = node as u64 + 1;
         let config = Config::new("eu", SHARDS as u32, NodeId::from(name), incarnation);
+        let lease_ms = config.lease_ms;
         self.processes.push(Process {
             name: NodeId::from(name),
             up: true,
@@ -112,7 +118,10 @@ impl NodesWorld {
             owners: BTreeMap::new(),
             followers: BTreeMap::new(),
             told: [0; EDGES],
-            trouble_looked_at: 0,
+            lease_ms,
+            drains: false,
+            logs_reached_at: self.now,
+            logs_looked_at: 0,
             shards_ticked_at: 0,
         });
         self.begin_look(node);
@@ -155,7 +164,8 @@ impl NodesWorld {
         }
         let drains = input == Input::Drain;
         self.tell(node, input);
-        if drains {
+        if let (true, Some(process)) = (drains, self.process(node)) {
+            process.drains = true;
             self.at(self.now + PATIENCE_MS, Event::GiveUp(node));
         }
     }
@@ -217,6 +227,7 @@ impl NodesWorld {
                 let follower = Follower {
                     replay: None,
                     caught_up: false,
+                    heard: None,
                     next_at,
                 };
                 if let Some(process) = self.process(node) {
@@ -249,15 +260,18 @@ impl NodesWorld {
     }
 
     pub(crate) fn member_tick(&mut self, node: usize) {
-        let now = self.now;
+        let (now, cut) = (self.now, self.is_cut(node, Peer::Log));
         let Some(process) = self.process(node) else {
             return;
         };
         let clock = process.clock(now);
         process.machine.tick(clock);
-        let looks = now >= process.trouble_looked_at + TROUBLE_LOOK_MS;
+        if !cut {
+            process.logs_reached_at = now;
+        }
+        let looks = now >= process.logs_looked_at + LOGS_LOOK_MS;
         if looks {
-            process.trouble_looked_at = now;
+            process.logs_looked_at = now;
         }
         let ticks = now >= process.shards_ticked_at + SHARD_TICK_MS;
         if ticks {
@@ -265,28 +279,52 @@ impl NodesWorld {
         }
         let owned: Vec<usize> = process.owners.keys().copied().collect();
         self.carry_out(node);
-        for shard in owned {
-            let Some(process) = self.process(node) else {
-                return;
-            };
-            let in_trouble = process.owners.get(&shard);
-            if looks && in_trouble.is_some_and(|owner| owner.is_in_trouble(clock)) {
-                let shard = shard as u32;
-                self.tell(node, Input::Unable { shard });
-            }
-            if ticks {
-                self.owner_tick(node, shard);
-            }
+        if looks {
+            self.look_at_logs(node);
+        }
+        for shard in owned.into_iter().filter(|_| ticks) {
+            self.owner_tick(node, shard);
         }
         self.follow(node);
         self.tell_edges(node);
         self.at(now + TICK_MS, Event::MemberTick(node));
     }
 
+    /// Tells the machine which logs answer, and what can not be served.
+    fn look_at_logs(&mut self, node: usize) {
+        let now = self.now;
+        let Some(process) = self.process(node) else {
+            return;
+        };
+        let (clock, silence) = (process.clock(now), now - process.logs_reached_at);
+        let mut says = Vec::new();
+        for (shard, owner) in &mut process.owners {
+            let (answers, shard) = (owner.log_answers(clock, silence), *shard as u32);
+            if let Some(heard) = answers
+                && owner.heard.replace(heard) != Some(heard)
+            {
+                says.push(Input::Heard { shard, heard });
+            }
+            if answers == Some(false) {
+                says.push(Input::Unable { shard });
+            }
+        }
+        for (shard, follower) in &mut process.followers {
+            let (heard, shard) = (silence < LASTS_MS, *shard as u32);
+            let known = follower.replay.is_some() || !heard;
+            if known && follower.heard.replace(heard) != Some(heard) {
+                says.push(Input::Heard { shard, heard });
+            }
+        }
+        for input in says {
+            self.tell(node, input);
+        }
+    }
+
     /// Standbys read on.
     fn follow(&mut self, node: usize) {
         let (now, snapshot) = (self.now, self.snapshot.clone());
-        let cut = self.is_cut(node, super::faults::Peer::Log);
+        let cut = self.is_cut(node, Peer::Log);
         let logs: Vec<_> = self.logs.iter().map(|log| log.open()).collect();
         let Some(process) = self.process(node) else {
             return;
@@ -297,20 +335,16 @@ impl NodesWorld {
                 continue;
             }
             let log = &logs[*shard];
-            let caught_up = !cut && log.range().is_ok();
-            if caught_up {
+            if !cut {
                 let replay = follower.replay.take();
                 let mut replay = replay.unwrap_or_else(|| Replay::begin(log, *shard, &snapshot));
                 replay.read_on(log);
                 follower.replay = Some(replay);
-            } else {
-                follower.replay = None;
             }
-            follower.next_at = now
-                + match caught_up {
-                    true => FOLLOW_MS,
-                    false => FOLLOW_RETRY_MS,
-                };
+            // What was read to its end may be what had been fetched before the log was lost.
+            let kept_up = now - process.logs_reached_at < BEHIND_MS;
+            let caught_up = follower.replay.is_some() && kept_up;
+            follower.next_at = now + FOLLOW_MS;
             if caught_up != follower.caught_up {
                 follower.caught_up = caught_up;
                 let shard = *shard as u32;
@@ -325,7 +359,7 @@ impl NodesWorld {
     /// Tells the edges that can be reached who owns what, where that has changed.
     fn tell_edges(&mut self, node: usize) {
         for edge in 0..EDGES {
-            let cut = self.is_cut(node, super::faults::Peer::Edge(edge));
+            let cut = self.is_cut(node, Peer::Edge(edge));
             let Some(process) = self.process(node) else {
                 return;
             };

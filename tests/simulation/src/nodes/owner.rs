@@ -16,7 +16,9 @@ use super::serving::Serving;
 use super::world::{Event, NodesWorld};
 
 /// So long a log may not answer before the shard is another's to serve, in ms.
-const TROUBLE_MS: u64 = 3_000;
+pub(super) const LASTS_MS: u64 = 3_000;
+/// A log that has not answered for so long is not kept up with, in ms.
+pub(super) const BEHIND_MS: u64 = 1_500;
 /// Pause before a shard that could not be served is tried again, in ms: the first, doubled with each
 /// that fails, and the longest.
 const RETRY_MS: (u64, u64) = (100, 2_000);
@@ -42,6 +44,19 @@ pub(crate) enum Incoming {
     Asked(LinkId, HistoryRequest),
 }
 
+impl Incoming {
+    /// Whether the answer says what the shard's state is.
+    pub(super) fn asks(&self) -> bool {
+        match self {
+            Incoming::Frame(_, frame) => {
+                !matches!(**frame, OwnerFrame::Publish(_) | OwnerFrame::Renew(_))
+            }
+            Incoming::Closed(_) => false,
+            Incoming::Asked(..) => true,
+        }
+    }
+}
+
 /// Where it stands.
 pub(super) enum Stage {
     /// It will read the log.
@@ -65,9 +80,12 @@ pub(crate) struct Owner {
     pub(super) told_paused: bool,
     began: u64,
     failed: u32,
-    /// Since when the log has not let it serve, by the node's clock; when that was last so; and whether
-    /// it is not served now.
-    pub(super) trouble: (Option<u64>, u64, bool),
+    /// What has failed since the log last answered, by the node's clock.
+    pub(super) trouble: Trouble,
+    /// Whether its log answers, as the machine of assignments was told.
+    pub(super) heard: Option<bool>,
+    /// When the log was asked who owns the shard, of which it last said that this node does.
+    pub(super) proved_at: Option<u64>,
 }
 
 impl Owner {
@@ -90,17 +108,44 @@ impl Owner {
         matches!(self.order, Order::Serve | Order::Pause)
     }
 
-    pub(super) fn in_trouble(&mut self, clock: u64, down: bool) {
-        self.trouble.0.get_or_insert(clock);
-        self.trouble.1 = clock;
-        self.trouble.2 |= down;
+    /// Whether the log answers, of which the node has heard nothing for `silence_ms`; `None`: neither has
+    /// lasted for long enough to say so.
+    pub(crate) fn log_answers(&self, clock: u64, silence_ms: u64) -> Option<bool> {
+        let Trouble {
+            since,
+            latest,
+            down,
+        } = self.trouble;
+        // Of a shard that is served only what fails counts, and silence.
+        let silent = !down && silence_ms >= LASTS_MS;
+        let latest = if down { clock } else { latest };
+        if silent || since.is_some_and(|since| latest >= since + LASTS_MS) {
+            return Some(false);
+        }
+        (since.is_none() && silence_ms < BEHIND_MS).then_some(true)
+    }
+}
+
+/// What has failed since a log last answered. Times are by the node's clock.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Trouble {
+    since: Option<u64>,
+    latest: u64,
+    /// The shard is not served.
+    down: bool,
+}
+
+impl Trouble {
+    /// An attempt to serve begins.
+    fn begins(&mut self, clock: u64) {
+        self.down = true;
+        self.failed(clock);
     }
 
-    /// Whether the log has not let it serve for long.
-    pub(crate) fn is_in_trouble(&self, clock: u64) -> bool {
-        let (since, latest, down) = self.trouble;
-        let latest = if down { clock } else { latest };
-        since.is_some_and(|since| latest >= since + TROUBLE_MS)
+    /// The log did not take what it was given.
+    pub(super) fn failed(&mut self, clock: u64) {
+        self.latest = clock;
+        self.since.get_or_insert(clock);
     }
 }
 
@@ -150,7 +195,9 @@ impl NodesWorld {
             told_paused: false,
             began: now,
             failed: 0,
-            trouble: (None, 0, false),
+            trouble: Trouble::default(),
+            heard: None,
+            proved_at: None,
         };
         let asker = Asker {
             node,
@@ -179,7 +226,8 @@ impl NodesWorld {
             return;
         };
         owner.began = now;
-        owner.in_trouble(clock, true);
+        owner.trouble.begins(clock);
+        owner.proved_at = None;
         if cut {
             return self.owner_fails(asker);
         }
@@ -269,7 +317,7 @@ impl NodesWorld {
         }
         let (epoch, incarnation) = (fence.shard_epoch.0, fence.owner_incarnation.0);
         replay.shard.serve(clock, epoch, incarnation, replay.next);
-        owner.trouble = (None, 0, false);
+        owner.trouble = Trouble::default();
         owner.stage = Stage::Serves(Box::new(Serving {
             fence,
             replay: *replay,

@@ -10,7 +10,7 @@ use gb6_region_shard::{AppendFailure, Output, Shard, SyncStats};
 
 use super::faults::Peer;
 use super::log::{Ask, Asker};
-use super::owner::{Incoming, Order, Owner, Stage};
+use super::owner::{Incoming, Order, Owner, Stage, Trouble};
 use super::replay::Replay;
 use super::world::{Event, NodesWorld};
 use crate::network::Stream;
@@ -22,7 +22,7 @@ pub(crate) struct Serving {
     pub(super) log: MemoryLog,
     pub(super) in_flight: Option<(u64, Arc<Vec<Record>>)>,
     /// What waits until the log has said whether this is still the owner.
-    pub(super) confirming: Option<(u64, Vec<Incoming>)>,
+    pub(super) confirming: Option<(u64, u64, Vec<Incoming>)>,
 }
 
 impl Serving {
@@ -67,7 +67,7 @@ impl NodesWorld {
                     records: commit.shared,
                 };
                 serving.replay.shard.committed(clock, stats);
-                owner.trouble = (None, 0, false);
+                owner.trouble = Trouble::default();
             }
             Err(error) => {
                 let fenced = matches!(error, StoreError::Fenced { .. });
@@ -77,7 +77,7 @@ impl NodesWorld {
                 };
                 serving.replay.shard.failed(clock, failure);
                 if !fenced {
-                    owner.in_trouble(clock, false);
+                    owner.trouble.failed(clock);
                 }
             }
         }
@@ -91,14 +91,17 @@ impl NodesWorld {
         let Some(serving) = owner.serving_mut() else {
             return;
         };
-        if serving.confirming.as_ref().map(|(r, _)| *r) != Some(request) {
+        if serving.confirming.as_ref().map(|(r, ..)| *r) != Some(request) {
             return;
         }
-        let incoming = serving.confirming.take().map(|(_, incoming)| incoming);
+        let Some((_, asked_at, incoming)) = serving.confirming.take() else {
+            return;
+        };
         match answer {
             Ok(()) => {
+                owner.proved_at = Some(asked_at);
                 self.counts.confirmed += 1;
-                self.take(asker, incoming.unwrap_or_default());
+                self.take(asker, incoming);
                 self.take_incoming(asker);
             }
             Err(error) => {
@@ -110,13 +113,15 @@ impl NodesWorld {
     }
 
     /// Takes what has come, or asks the log first whether this is still the owner: an answer must not be
-    /// older than what another owner has answered.
+    /// older than what another owner has answered. For what asks nothing of the kind an answer of half a
+    /// lease ago is enough.
     pub(super) fn take_incoming(&mut self, asker: Asker) {
         let now = self.now;
         let Some(process) = self.process(asker.node) else {
             return;
         };
         let sure = process.is_sure(now, asker.shard);
+        let (clock, proof_ms) = (process.clock(now), process.lease_ms / 2);
         let Some(owner) = self.owner(asker) else {
             return;
         };
@@ -127,13 +132,14 @@ impl NodesWorld {
             return self.pump(asker);
         }
         let incoming = std::mem::take(&mut owner.inbox);
-        if sure {
+        let proved = owner.proved_at.is_some_and(|at| clock < at + proof_ms);
+        if sure || (proved && !incoming.iter().any(Incoming::asks)) {
             return self.take(asker, incoming);
         }
         let fence = serving.fence.clone();
         let request = self.ask_log(asker, Ask::Confirm(fence));
         if let Some(serving) = self.owner(asker).and_then(Owner::serving_mut) {
-            serving.confirming = Some((request, incoming));
+            serving.confirming = Some((request, clock, incoming));
         }
     }
 
@@ -234,11 +240,13 @@ impl NodesWorld {
                 Output::Unfounded { offset, head } => {
                     panic!("offset {offset} was to be acknowledged above the durable {head}")
                 }
-                // Nobody here signals, erases or removes anything.
+                // Nobody here signals, erases or removes anything, and no instance keeps statuses.
                 Output::Signal { .. }
                 | Output::Unkept { .. }
                 | Output::FollowSignals { .. }
                 | Output::UnfollowSignals { .. }
+                | Output::UserHere { .. }
+                | Output::Status(_)
                 | Output::Read(_)
                 | Output::Trimmed { .. }
                 | Output::Erased { .. }
