@@ -26,7 +26,7 @@ pub use pace::{ConnectLater, ConnectPace, drain_turn};
 pub use request::{
     ARRIVAL, Answer, Delivery, EdgesAnswer, FollowQuery, HistoryAnswer, HistoryQuery, HubRequest,
     Notice, PresenceAnswer, PublishAnswer, PublishQuery, Recent, RecoverFrom, Request,
-    SubscribeAnswer, SubscribeQuery, TraceAnswer, Version,
+    StatusAnswer, StatusWanted, SubscribeAnswer, SubscribeQuery, TraceAnswer, Version,
 };
 pub use revocation::{
     Identity, Revocation, RevocationFollower, RevocationPage, RevocationRead, RevocationUpkeep,

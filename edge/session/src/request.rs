@@ -68,6 +68,28 @@ pub enum Request {
         /// The snapshot revision that the asker routed by.
         revision: u64,
     },
+    /// The status of a user, whose own channel `#user` the room is, or a change of it.
+    UserStatus {
+        /// The instance epoch that the asker was routed by.
+        instance_epoch: InstanceEpoch,
+        /// What is wanted of it.
+        wanted: StatusWanted,
+    },
+}
+
+/// What is wanted of the status of a user.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum StatusWanted {
+    /// To read it.
+    Get,
+    /// That the user is active now.
+    Update {
+        /// What it says of itself from now on, at most `limits::USER_STATE_BYTES_MAX`; empty: what it
+        /// said.
+        state: String,
+    },
+    /// That nothing be known of it.
+    Delete,
 }
 
 /// How a session wants to be subscribed.
@@ -221,6 +243,8 @@ pub enum Answer {
     Traced(TraceAnswer),
     /// To `EdgesOf`. Shared by all who asked.
     EdgesOf(Arc<EdgesAnswer>),
+    /// To `UserStatus`; of a change, empty. Shared by all who asked.
+    UserStatus(Arc<StatusAnswer>),
     /// To whoever waits until the owner has heard of its user ([`ARRIVAL`]): whether it has.
     Arrived(bool),
     /// To any: it failed. A subscribe that failed has no subscriber.
@@ -277,6 +301,17 @@ pub struct EdgesAnswer {
     pub reported: u32,
     /// The `gb6_core_wire::mesh::edges_sum` of those.
     pub reported_sum: u64,
+}
+
+/// The status of a user.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct StatusAnswer {
+    /// When it was active last, in Unix seconds; 0: not known.
+    pub active: i64,
+    /// When it was connected last, in Unix seconds; 0: not known.
+    pub online: i64,
+    /// What it says of itself; empty: nothing.
+    pub state: String,
 }
 
 /// A page of history. Pages may be shared between sessions that asked for the same.

@@ -43,7 +43,7 @@ pub struct DevMesh<'a> {
 
 /// The instance `demo` without a rate limit, whose namespace `room` has presence, forced join and
 /// leave pushes, forced recovery and positioning, deltas, filters by tags, and keeps its history for
-/// ever; channels of `signal` are the same and keep nothing. It has no key.
+/// ever; channels of `signal` are the same and keep nothing. Statuses of users are kept. It has no key.
 pub fn demo_instance() -> Instance {
     let room = Namespace {
         presence: true,
@@ -63,6 +63,7 @@ pub fn demo_instance() -> Instance {
         slots: choose_slots(&InstanceId::from(DEMO_INSTANCE), SLOTS_DEFAULT),
         namespaces: BTreeMap::from([("room".into(), room), ("signal".into(), signal)]),
         subscriptions_max: limits::SUBSCRIPTIONS_MAX,
+        user_status_ttl_ms: limits::USER_STATUS_TTL_MS_MAX,
         ..Instance::default()
     }
 }

@@ -27,6 +27,7 @@ use crate::regain::Regain;
 use crate::region::{RegionConfig, RegionDeps};
 use crate::signals::ShardSignals;
 use crate::standby::Follower;
+use crate::statuses::ShardStatuses;
 use crate::trouble::Trouble;
 use crate::turns::CommitTurns;
 use crate::webhooks::{self, Feed, ShardWebhooks};
@@ -515,6 +516,11 @@ impl Keeper {
                 numbers: self.numbers.clone(),
                 turns: turns.clone(),
                 signals: ShardSignals::new(deps.signals.clone(), metrics.clone()),
+                statuses: ShardStatuses::start(
+                    &deps.statuses,
+                    format!("{}/{shard_id}", config.node),
+                    metrics.clone(),
+                ),
                 webhooks: sessions,
                 checkpoint_every: every,
                 retention_every: config.retention_interval,

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use gb6_core_obs::metrics::{Buckets, Counter, Histogram, Metrics, Registration};
+use gb6_core_obs::metrics::{
+    Buckets, Counter, CounterFamily, Gauge, Histogram, Label, Metrics, Registration,
+};
 use gb6_region_shard::{Counters, Gauges};
 use parking_lot::Mutex;
 
@@ -43,6 +45,12 @@ pub(crate) struct RegionMetrics {
     pub(crate) limit_questions_unanswered: Counter,
     /// Signals that were lost on their way.
     pub(crate) signals_dropped: Counter,
+    /// Questions about statuses of users, by what became of them.
+    pub(crate) status_questions: CounterFamily,
+    /// Users that are held as online.
+    pub(crate) statuses_held: Gauge,
+    /// Statuses that their engine did not take.
+    pub(crate) status_holds_failed: Counter,
     /// How often the log was asked who owns a shard.
     pub(crate) confirms: Counter,
 }
@@ -65,6 +73,19 @@ impl RegionMetrics {
             confirms: metrics.counter(
                 "gb6_region_confirms_total",
                 "How often the log was asked who owns a shard, because the agreed records could not say it in time.",
+            ),
+            status_questions: metrics.counter_family(
+                "gb6_region_status_questions_total",
+                "Questions about statuses of users, by what became of them: answered, failed where their engine did not answer, refused where too many waited.",
+                &[Label::new("outcome", 8)],
+            ),
+            statuses_held: metrics.gauge(
+                "gb6_region_statuses_held",
+                "Users of instances that keep statuses that are held as online.",
+            ),
+            status_holds_failed: metrics.counter(
+                "gb6_region_status_holds_failed_total",
+                "Users of whom the engine of statuses did not take that they are online, or were.",
             ),
             signals_dropped: metrics.counter(
                 "gb6_signals_dropped_total",

@@ -1,11 +1,12 @@
-//! Carrying out what a shard's machine puts out: frames to edges, pages of history, signals, answers
-//! to whoever administers.
+//! Carrying out what a shard's machine puts out: frames to edges, pages of history, signals, statuses of
+//! users, answers to whoever administers.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use gb6_core_mesh::{FrameSender, TrySendError};
-use gb6_core_model::ErrorCode;
+use gb6_core_model::{ErrorCode, InstanceId};
+use gb6_core_ports::PersonKey;
 use gb6_core_wire::mesh::{EdgeFrame, HistoryPage, PresenceAnswer, Publication, ToEdge};
 use gb6_region_shard::{HistoryRead, LinkId, Output};
 use tokio::sync::Semaphore;
@@ -25,6 +26,9 @@ impl Worker {
     /// Carries out what the machine has put out, and hands on the signals that have come.
     pub(crate) fn flush(&mut self) {
         self.carry_out();
+        for (link, answer) in self.statuses.answers() {
+            self.send(link, EdgeFrame::UserStatusAnswer(answer));
+        }
         loop {
             let signals = self.signals.take();
             if signals.is_empty() {
@@ -64,6 +68,21 @@ impl Worker {
                 }
                 Output::FollowSignals { room } => self.signals.follow(&room, true),
                 Output::UnfollowSignals { room } => self.signals.follow(&room, false),
+                Output::UserHere {
+                    instance,
+                    user,
+                    here,
+                    ttl_ms,
+                } => {
+                    let instance = InstanceId::from(instance.as_str());
+                    let person = PersonKey { instance, user };
+                    self.statuses.here(person, here, ttl_ms, unix_ms());
+                }
+                Output::Status(asked) => {
+                    if let Some((link, refused)) = self.statuses.ask(*asked, unix_ms()) {
+                        self.send(link, EdgeFrame::UserStatusAnswer(refused));
+                    }
+                }
                 Output::AdminDone { token, outcome } => {
                     if let Some(done) = self.admins.remove(&token) {
                         // Who asked may have given up.

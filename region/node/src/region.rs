@@ -27,6 +27,7 @@ use crate::metrics::{RegionMetrics, ShardNumbers, export};
 use crate::panics::Panics;
 use crate::recovery::random_incarnation;
 use crate::relay::{Relay, RelayMetrics};
+use crate::statuses::StatusEngines;
 use crate::table::ShardTable;
 use crate::turns::CommitTurns;
 use crate::webhooks::{self, WebhookMetrics};
@@ -109,6 +110,8 @@ pub struct RegionDeps {
     pub rooms: Arc<dyn RoomStore>,
     /// The signals between owners.
     pub signals: Arc<dyn Signals>,
+    /// Where statuses of users are kept.
+    pub statuses: StatusEngines,
     /// Record keys.
     pub keys: RecordKeys,
     /// What shares out limits of instances among the edges.

@@ -24,6 +24,7 @@ use crate::recovery::{Acquisition, unix_ms};
 use crate::regain::Regain;
 use crate::retention;
 use crate::signals::ShardSignals;
+use crate::statuses::ShardStatuses;
 use crate::turns::{Asked, CommitTurns, Turn, Wait};
 use crate::webhooks::Feed;
 
@@ -66,6 +67,7 @@ pub(crate) struct Surroundings {
     pub(crate) numbers: Arc<Mutex<ShardNumbers>>,
     pub(crate) turns: Arc<CommitTurns>,
     pub(crate) signals: ShardSignals,
+    pub(crate) statuses: ShardStatuses,
     pub(crate) webhooks: Feed,
     pub(crate) checkpoint_every: CheckpointEvery,
     /// How often space is given back.
@@ -116,6 +118,7 @@ pub(crate) struct Worker {
     pub(crate) numbers: Arc<Mutex<ShardNumbers>>,
     pub(crate) turns: Arc<CommitTurns>,
     pub(crate) signals: ShardSignals,
+    pub(crate) statuses: ShardStatuses,
     pub(crate) webhooks: Feed,
     pub(crate) retention_every: Duration,
     pub(crate) started: Instant,
@@ -160,6 +163,7 @@ impl Worker {
             numbers,
             turns,
             signals,
+            statuses,
             webhooks,
             checkpoint_every,
             retention_every,
@@ -176,6 +180,7 @@ impl Worker {
             numbers,
             turns,
             signals,
+            statuses,
             webhooks,
             retention_every,
             started,
@@ -283,6 +288,8 @@ impl Worker {
                 },
                 // The flush below hands them to the edges.
                 () = self.signals.filled() => {}
+                // So do answers about statuses.
+                () = self.statuses.answered() => {}
             }
             if self.paused {
                 if in_flight.is_none() && !self.told_paused {

@@ -152,6 +152,8 @@ pub enum Output {
         user: String,
         /// Whether it is here now.
         here: bool,
+        /// How long the instance keeps statuses, in ms; 0: no longer.
+        ttl_ms: u64,
     },
     /// Answer a question about the status of a user, and change it where that is wanted.
     Status(Box<StatusAsked>),

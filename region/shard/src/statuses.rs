@@ -75,11 +75,13 @@ impl Shard {
 
     /// A user's first edge has come, or its last one has gone.
     pub(crate) fn user_is_here(&mut self, instance: &str, user: &str, here: bool) {
-        if ttl_ms(&self.snapshot, instance) > 0 {
+        let ttl_ms = ttl_ms(&self.snapshot, instance);
+        if ttl_ms > 0 {
             self.out.push_back(Output::UserHere {
                 instance: instance.to_owned(),
                 user: user.to_owned(),
                 here,
+                ttl_ms,
             });
         }
     }
@@ -92,15 +94,17 @@ impl Shard {
         let gone = before.instances.keys();
         let gone = gone.filter(|id| !self.snapshot.instances.contains_key(*id));
         for id in after.chain(gone) {
-            let keeps = |snapshot| ttl_ms(snapshot, id.as_str()) > 0;
-            let here = keeps(&self.snapshot);
-            if here == keeps(before) {
+            let ttl_ms = |snapshot| ttl_ms(snapshot, id.as_str());
+            let (ttl_ms, before) = (ttl_ms(&self.snapshot), ttl_ms(before));
+            let here = ttl_ms > 0;
+            if here == (before > 0) {
                 continue;
             }
             told.extend(self.users.of(id.as_str()).map(|user| Output::UserHere {
                 instance: id.as_str().to_owned(),
                 user: user.as_ref().to_owned(),
                 here,
+                ttl_ms,
             }));
         }
         self.out.extend(told);

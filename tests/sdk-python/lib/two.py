@@ -72,6 +72,7 @@ def _instance(name, more):
 [instances.{name}]
 keys = [{{ id = "{name}.main", secret_file = "{name}.secret" }}]
 api_keys = ["{API_KEYS[name]}"]
+user_status_ttl = "1h"
 {more}
 [instances.{name}.namespaces.room]
 presence = true

@@ -43,6 +43,11 @@ def _rpc(method, **more):
     return lambda room: {"rpc": {"method": method, "data": {"room": room, **more}}}
 
 
+def _says(user):
+    # Of whom it is said is not the client's to choose.
+    return {"rpc": {"method": "update_user_status", "data": {"state": "acme", "users": [user], "user": user}}}
+
+
 def _since(channel, epoch):
     return {"history": {"channel": channel, "limit": 10, "since": {"offset": 1, "epoch": epoch}}}
 
@@ -118,6 +123,7 @@ def _cells():
     yield "history", "a position", lambda c: _since(c.never, c.epoch), lambda c: _since(c.never, "made-up"), "112"
     yield from of_rooms("rpc room.publish", _rpc("room.publish", id="m1", data=1), "offset 1, no duplicate")
     yield from of_rooms("rpc room.trace", _rpc("room.trace", offset=1), "107")
+    yield "rpc update_user_status", "a user", lambda c: _says("victim"), lambda c: _says("nobody"), "{}"
     yield from of_rooms("rpc of another name", _rpc("shop.orders"), "104", "104")
     yield "send", "a room", lambda c: {"send": {"data": c.their}}, lambda c: {"send": {"data": c.never}}, "ends with 3508"
     yield "ping", "nothing can be in it", lambda c: {"ping": {}}, lambda c: {"ping": {}}, "{}"
@@ -201,6 +207,8 @@ class Isolation(unittest.IsolatedAsyncioTestCase):
         self.addAsyncCleanup(self.close)
         # Somebody of the other instance, with a room.
         self.shop = await self.enter(WebSocketWay, JsonForm, "shop", "victim", jti="shop-token")
+        said = await self.shop.ask({"rpc": {"method": "update_user_status", "data": {"state": "a shop's"}}})
+        self.assertIn("rpc", said)
         self.filled = []
 
     async def close(self):
@@ -243,6 +251,10 @@ class Isolation(unittest.IsolatedAsyncioTestCase):
             self.assertEqual((history["offset"], data), (3, [1, 2, 3]))
             presence = (await self.shop.ask({"presence": {"channel": room}}))["presence"]["presence"]
             self.assertEqual([info["user"] for info in presence.values()], ["victim"])
+        status, _, body = await self.api("shop", "get_user_status", {"users": ["victim"]})
+        victim = self.parsed(body)["result"]["statuses"][0]
+        self.assertEqual((status, victim["state"]), (200, "a shop's"))
+        self.assertIn("active", victim)
         others = [p for p in self.shop.pushes if p.get("join", {}).get("info", {}).get("user") != "victim"]
         self.assertEqual(others, [])
 
@@ -345,6 +357,7 @@ class Isolation(unittest.IsolatedAsyncioTestCase):
             ]
 
         users = [("a user", {"user": "victim"}, {"user": "nobody"})]
+        statuses = [("a user", {"users": ["victim"]}, {"users": ["nobody"]})]
         return {
             "publish": rooms(lambda r: {"channel": r, "data": 1, "idempotency_key": "m1"}),
             "broadcast": rooms(lambda r: {"channels": [r], "data": 1}),
@@ -368,6 +381,9 @@ class Isolation(unittest.IsolatedAsyncioTestCase):
             "rpc": rooms(lambda r: {"method": "room.trace", "params": {"room": r, "offset": 1}}),
             "batch": rooms(lambda r: {"commands": [{"presence": {"channel": r}}]}),
             "connections": users,
+            "get_user_status": statuses,
+            "update_user_status": statuses,
+            "delete_user_status": statuses,
             "block_user": users,
             "unblock_user": users,
             "invalidate_user_tokens": users,
@@ -390,7 +406,7 @@ class Isolation(unittest.IsolatedAsyncioTestCase):
                 name = f"{method} with {what}"
                 answers = [await self.api("acme", method, body) for body in (theirs, nobodys)]
                 texts = [
-                    comparable([status, headers, self.parsed(body)], c.their, c.never, "secret", "nobody")
+                    comparable([status, headers, self.parsed(body)], c.their, c.never, "secret", "nobody", "victim")
                     for status, headers, body in answers
                 ]
                 # The length of an answer follows from its text, the epoch and the time in it.

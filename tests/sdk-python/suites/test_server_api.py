@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 import time
+import urllib.request
 
 import cent
 import centrifuge
@@ -310,6 +311,53 @@ class ServerApi(Case):
             await self.api.unblock_user(cent.UnblockUserRequest(user=user))
             await self.connect(user, encoding)
 
+    async def states(self, *users):
+        """What users say of themselves, which this SDK has no field for."""
+        key = {"X-API-Key": self.server.ready["api_key"]}
+        body = json.dumps({"users": users}).encode()
+        request = urllib.request.Request(f"{self.server.http}/api/get_user_status", body, key)
+
+        def ask():
+            with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
+                return json.load(answer)["result"]["statuses"]
+
+        return [status.get("state") for status in await asyncio.to_thread(ask)]
+
+    @proves("api-status")
+    async def test_statuses_of_users_are_said_read_and_forgotten(self):
+        began = int(time.time())
+        for encoding in (Json, Protobuf):
+            user, silent = f"status-{encoding.name}", f"silent-{encoding.name}"
+            of = cent.GetUserStatusRequest(users=[silent, user])
+
+            async def statuses():
+                found = (await self.api.get_user_status(of)).statuses
+                self.assertEqual([status.user for status in found], [silent, user])
+                return found
+
+            for status in await statuses():
+                self.assertEqual((status.active, status.online), (0, 0))
+            client = await self.connect(user, encoding)
+            data = {"state": "busy"} if encoding is Json else b'{"state":"busy"}'
+            done = await client.rpc("update_user_status", data)
+            self.assertEqual(done.data if encoding is Json else json.loads(done.data), {})
+            nothing, busy = await statuses()
+            self.assertEqual((nothing.active, nothing.online), (0, 0))
+            for moment in (busy.active, busy.online):
+                self.assertTrue(began <= moment <= time.time() + 1, busy)
+            self.assertEqual(await self.states(silent, user), [None, "busy"])
+            # The application's server may say it too, also of somebody who is away.
+            await self.api.update_user_status(cent.UpdateUserStatusRequest(users=[silent]))
+            away, _ = await statuses()
+            self.assertGreaterEqual(away.active, began)
+            self.assertEqual(away.online, 0)
+            await self.api.delete_user_status(cent.DeleteUserStatusRequest(users=[silent, user]))
+            nothing, online = await statuses()
+            self.assertEqual((nothing.active, online.active), (0, 0))
+            self.assertGreaterEqual(online.online, began, "it is connected still")
+            self.assertEqual(await self.states(silent, user), [None, None])
+        await self.failing(107, self.api.get_user_status(cent.GetUserStatusRequest(users=[])))
+
     @proves("api-revoke")
     async def test_a_revoked_token_ends_its_connections_and_no_others(self):
         tokens = [sign(self.server, member("alice", jti=f"t{n}")) for n in range(2)]
@@ -360,7 +408,8 @@ class ServerApi(Case):
         large = cent.PublishRequest(channel=self.fresh("api-large"), data="x" * 66_000)
         await self.failing(107, self.api.publish(large))
         await self.failing(107, self.api.publish(cent.PublishRequest(channel="!own", data=1)))
-        await self.failing(108, self.api.get_user_status(cent.GetUserStatusRequest(users=["a"])))
+        devices = cent.DeviceListRequest(filter=cent.DeviceFilter(users=["a"]))
+        await self.failing(108, self.api.device_list(devices))
 
     @proves("api-keys")
     async def test_who_has_no_key_is_unauthorized(self):

@@ -70,25 +70,10 @@ fn same(one: &[u8], other: &[u8]) -> bool {
 }
 
 /// The parameter of a query (`application/x-www-form-urlencoded`).
-fn parameter(query: &str) -> Option<String> {
-    let named = query.split('&').filter_map(|pair| pair.split_once('='));
-    let (_, value) = named.into_iter().find(|(name, _)| *name == PARAMETER)?;
-    decoded(value)
-}
-
-/// A percent-encoded text (RFC 3986 section 2.1); `None` where it is none.
-fn decoded(text: &str) -> Option<String> {
-    let mut out = Vec::with_capacity(text.len());
-    let mut bytes = text.bytes();
-    while let Some(byte) = bytes.next() {
-        let digit = |b: Option<u8>| char::from(b?).to_digit(16);
-        out.push(match byte {
-            b'%' => u8::try_from(digit(bytes.next())? * 16 + digit(bytes.next())?).ok()?,
-            b'+' => b' ',
-            other => other,
-        });
-    }
-    String::from_utf8(out).ok()
+pub(super) fn parameter(query: &str) -> Option<String> {
+    let mut named = form_urlencoded::parse(query.as_bytes());
+    let (_, value) = named.find(|(name, _)| name == PARAMETER)?;
+    Some(value.into_owned())
 }
 
 #[cfg(test)]
@@ -145,7 +130,9 @@ mod tests {
             let value = format!("{scheme} gb6_demo_one");
             assert_eq!(of(&[("authorization", &value)], None), demo);
         }
-        assert_eq!(of(&[], Some("a=b&api_key=gb6%5fdemo_one")), demo);
+        for query in ["a=b&api_key=gb6%5fdemo_one", "&&api%5Fkey=gb6_demo%5Fone"] {
+            assert_eq!(of(&[], Some(query)), demo, "{query}");
+        }
         assert_eq!(
             of(&[("x-api-key", "gb6_acme_one")], None),
             Some("acme".to_owned())
@@ -188,6 +175,9 @@ mod tests {
         assert_eq!(of(&[("authorization", "Bearer gb6_demo_one")], None), None);
         assert_eq!(of(&[], Some("api_key=%")), None);
         assert_eq!(of(&[], Some("api_key=%zz")), None);
+        assert_eq!(of(&[], Some("api_key=%ffgb6_demo_one")), None);
+        assert_eq!(of(&[], Some("api_key=gb6_demo_one%")), None);
+        assert_eq!(of(&[], Some("api_key=gb6_demo_one+")), None);
         let twice = [("x-api-key", "gb6_demo_one"), ("x-api-key", "gb6_demo_one")];
         assert_eq!(of(&twice, None), None);
     }

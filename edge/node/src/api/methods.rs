@@ -9,7 +9,7 @@ use serde_json::value::{RawValue, to_raw_value};
 use super::call::Call;
 use super::error::ApiError;
 use super::schema::{self, Json};
-use super::{batch, gather, publish, revoke, rooms, rpc, users};
+use super::{batch, gather, publish, revoke, rooms, rpc, statuses, users};
 
 macro_rules! methods {
     ($($(#[doc = $doc:literal])+ $method:ident $name:literal: $request:ty => $result:ty, $does:path;)+) => {
@@ -96,6 +96,15 @@ methods! {
     /// Tells which connections a user has, at all edges.
     Connections "connections": schema::ConnectionsRequest => schema::ConnectionsResult,
         gather::connections;
+    /// Says that users are active now, and what they say of themselves.
+    UpdateUserStatus "update_user_status": schema::UpdateUserStatusRequest => schema::Done,
+        statuses::update;
+    /// Tells when users were online and active last, and what they say of themselves.
+    GetUserStatus "get_user_status": schema::GetUserStatusRequest => schema::GetUserStatusResult,
+        statuses::get;
+    /// Forgets the statuses of users.
+    DeleteUserStatus "delete_user_status": schema::DeleteUserStatusRequest => schema::Done,
+        statuses::delete;
     /// Calls a method of the server, as clients do with rpc.
     Rpc "rpc": schema::RpcRequest => schema::RpcResult, rpc::rpc;
     /// Revokes one token: connections with it end, and it opens none any more.
@@ -114,14 +123,12 @@ methods! {
 /// Methods of the same schema that this server does not offer: they answer 108.
 const NOT_OFFERED: &[&str] = &[
     "cancel_push",
-    "delete_user_status",
     "device_list",
     "device_register",
     "device_remove",
     "device_topic_list",
     "device_topic_update",
     "device_update",
-    "get_user_status",
     "map_clear",
     "map_publish",
     "map_read_state",
@@ -130,7 +137,6 @@ const NOT_OFFERED: &[&str] = &[
     "map_stats",
     "send_push_notification",
     "update_push_status",
-    "update_user_status",
     "user_topic_list",
     "user_topic_update",
 ];

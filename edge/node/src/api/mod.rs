@@ -18,6 +18,7 @@ mod rooms;
 mod rpc;
 mod schema;
 mod session;
+mod statuses;
 mod users;
 mod whereabouts;
 
@@ -138,7 +139,10 @@ pub(crate) fn read_any(snapshot: &Snapshot, bytes: &[u8]) {
         return;
     };
     let opened = auth::instance_of(snapshot, &HeaderMap::new(), Some(query));
-    assert!(opened.is_none() || query.contains("api_key="), "{query}");
+    assert!(
+        opened.is_none() || auth::parameter(query).is_some(),
+        "{query}"
+    );
     let said = match Method::find(name) {
         Err(error) => Some(error.words()),
         Ok(_) if !json_depth_within(body, DEPTH_MAX) => None,

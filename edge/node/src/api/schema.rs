@@ -306,6 +306,52 @@ pub(super) struct UnblockUserRequest {
     pub(super) user: String,
 }
 
+/// Says that users are active now.
+#[derive(Deserialize, JsonSchema)]
+pub(super) struct UpdateUserStatusRequest {
+    /// The users, 1 to 1,000.
+    pub(super) users: Vec<String>,
+    /// What they say of themselves from now on, at most 256 bytes; empty or nothing: what they said.
+    pub(super) state: Option<String>,
+}
+
+/// Names users whose statuses are wanted.
+#[derive(Deserialize, JsonSchema)]
+pub(super) struct GetUserStatusRequest {
+    /// The users, 1 to 1,000.
+    pub(super) users: Vec<String>,
+}
+
+/// Names users whose statuses are to be forgotten.
+#[derive(Deserialize, JsonSchema)]
+pub(super) struct DeleteUserStatusRequest {
+    /// The users, 1 to 1,000.
+    pub(super) users: Vec<String>,
+}
+
+/// The statuses of users.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct GetUserStatusResult {
+    /// Of each user that was asked for, in that order.
+    pub(super) statuses: Vec<UserStatus>,
+}
+
+/// What is known of a user.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct UserStatus {
+    /// The user.
+    pub(super) user: String,
+    /// When it was active last, in Unix seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) active: Option<i64>,
+    /// When it was connected last, in Unix seconds: now, while it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) online: Option<i64>,
+    /// What it says of itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) state: Option<String>,
+}
+
 /// Nothing to say: it was done.
 #[derive(Serialize, JsonSchema)]
 pub(super) struct Done {}

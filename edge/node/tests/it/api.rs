@@ -299,9 +299,9 @@ async fn what_is_wrong_is_said_with_a_code_and_words() {
         ),
         (
             "get_user_status",
-            json!({}),
+            json!({"users": ["alice"]}),
             108,
-            "no method get_user_status",
+            "keeps no statuses",
         ),
         ("send_push_notification", json!({}), 108, "not available"),
     ] {

@@ -37,6 +37,7 @@ mod removed;
 mod revocations;
 mod session_ends;
 mod slow;
+mod statuses;
 mod streams;
 mod streams_hostile;
 mod subscriptions;

@@ -11,7 +11,7 @@ use gb6_core_wire::mesh::{
     LimitShared, LimitWanted, LimitsShared, LimitsWanted, OwnerFrame, OwnersNow, OwnersOpen,
     Person, PrefixFollowed, PrefixRef, Presence, PresenceAnswer, Publication, Publish, Published,
     Purpose, RoomRef, SessionEnd, SessionHere, SessionsWritten, ShardRef, ToEdge, ToOwner, Traced,
-    UserAnswer, edges_sum,
+    UserAnswer, UserStatusAction, UserStatusAnswer, UserStatusQuery, edges_sum,
 };
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -55,6 +55,10 @@ struct State {
     /// Publishes are kept and not answered while this is set.
     mute: bool,
     kept: Vec<(u64, Publish)>,
+    /// Statuses of users, by their channels.
+    statuses: BTreeMap<RoomRef, UserStatusAnswer>,
+    /// What questions about them are answered; 0: the status.
+    status_error: u32,
     /// Interest in this channel is kept and not answered.
     withheld: Option<String>,
     uninformed: Vec<(u64, RoomRef)>,
@@ -99,6 +103,11 @@ impl Owner {
     /// From now on nothing is read; `false`: everything again.
     pub(crate) fn deafen(&self, deaf: bool) {
         self.state.lock().deaf = deaf;
+    }
+
+    /// From now on questions about statuses fail with this code; 0: they are answered.
+    pub(crate) fn fail_statuses(&self, code: u32) {
+        self.state.lock().status_error = code;
     }
 
     /// From now on publishes are kept unanswered; `false`: and those that were are answered.
@@ -502,6 +511,10 @@ impl State {
                     self.tell(edge, EdgeFrame::SessionsWritten(written));
                 }
             }
+            OwnerFrame::UserStatus(query) => {
+                let answer = self.status(query);
+                self.tell(edge, EdgeFrame::UserStatusAnswer(answer));
+            }
             OwnerFrame::UserQuery(query) => {
                 let shard = self.edges.get(&edge).map(|a| a.shard.shard);
                 let all = self.edges.values().filter(|a| Some(a.shard.shard) == shard);
@@ -519,6 +532,36 @@ impl State {
                 self.tell(edge, EdgeFrame::UserAnswer(answer));
             }
         }
+    }
+
+    /// At the time 5.
+    fn status(&mut self, query: UserStatusQuery) -> UserStatusAnswer {
+        let answer = UserStatusAnswer {
+            request: query.request,
+            error: self.status_error,
+            ..UserStatusAnswer::default()
+        };
+        if answer.error != 0 {
+            return answer;
+        }
+        match query.action() {
+            UserStatusAction::Get => {
+                let known = self.statuses.get(&query.room).cloned().unwrap_or_default();
+                return UserStatusAnswer {
+                    request: query.request,
+                    ..known
+                };
+            }
+            UserStatusAction::Delete => drop(self.statuses.remove(&query.room)),
+            _ => {
+                let known = self.statuses.entry(query.room).or_default();
+                known.active = 5;
+                if !query.state.is_empty() {
+                    known.state = query.state;
+                }
+            }
+        }
+        answer
     }
 
     fn publish(&mut self, edge: u64, publish: Publish) {

@@ -188,6 +188,10 @@ impl<S: Clone> Hub<S> {
             } => self.remove_history(asked, instance_epoch, first, out),
             Request::Trace { offset } => self.trace(asked, offset, out),
             Request::EdgesOf { revision } => self.edges_of(asked, revision, out),
+            Request::UserStatus {
+                instance_epoch,
+                wanted,
+            } => self.user_status(asked, instance_epoch, wanted, out),
         }
     }
 
@@ -229,6 +233,7 @@ impl<S: Clone> Hub<S> {
             EdgeFrame::HistoryRemoved(f) => self.history_removed(now_ms, &f, out),
             EdgeFrame::Signal(f) => self.signalled(f, out),
             EdgeFrame::UserAnswer(f) => self.edges_answered(now_ms, f, out),
+            EdgeFrame::UserStatusAnswer(f) => self.status_answered(now_ms, f, out),
             EdgeFrame::PrefixFollowed(f) => self.prefix_followed(f, out),
             EdgeFrame::SessionsWritten(f) => self.sessions_written(&f),
         }

@@ -1,5 +1,5 @@
-//! Questions that the owner answers once: presence, traces, removals of history, a user's edges; and its
-//! pushes of joins and leaves.
+//! Questions that the owner answers once: presence, traces, removals of history, a user's edges and its
+//! status; and its pushes of joins and leaves.
 //!
 //! A question is asked once for all who wait for it, a bounded number of questions is under way,
 //! and instances take turns. Who asks while an equal question is under way waits for the next one:
@@ -12,12 +12,14 @@ use gb6_core_model::{ErrorCode, InstanceEpoch, Offset, Turns};
 use gb6_core_wire::client::Event;
 use gb6_core_wire::mesh::{
     HistoryRemoved, OwnerFrame, Presence, PresenceQuery, RemoveHistory, RoomRef, TraceQuery,
-    Traced, UserAnswer, UserQuery,
+    Traced, UserAnswer, UserQuery, UserStatusAction, UserStatusAnswer, UserStatusQuery,
 };
 
 use super::encode::{Frames, Told};
 use super::{Asked, Hub, HubOut, Op};
-use crate::request::{Answer, EdgesAnswer, PresenceAnswer, TraceAnswer};
+use crate::request::{
+    Answer, EdgesAnswer, PresenceAnswer, StatusAnswer, StatusWanted, TraceAnswer,
+};
 
 /// What is asked about a room.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -31,6 +33,9 @@ enum About {
     /// That it has no history any more, or none below an offset. Asking twice removes what came
     /// between, as if the first had taken so long.
     Removal(InstanceEpoch, Option<Offset>),
+    /// The status of the user whose own channel it is, or a change of it. To change it twice is to change
+    /// it once, later.
+    Status(InstanceEpoch, StatusWanted),
 }
 
 type Question = (RoomRef, About);
@@ -114,6 +119,16 @@ impl<S: Clone> Hub<S> {
         self.query(asked, About::Edges(revision), out);
     }
 
+    pub(super) fn user_status(
+        &mut self,
+        asked: Asked<S>,
+        instance_epoch: InstanceEpoch,
+        wanted: StatusWanted,
+        out: &mut impl HubOut<S>,
+    ) {
+        self.query(asked, About::Status(instance_epoch, wanted), out);
+    }
+
     pub(super) fn remove_history(
         &mut self,
         asked: Asked<S>,
@@ -169,6 +184,20 @@ impl<S: Clone> Hub<S> {
                     instance_epoch: epoch.0,
                     first: first.unwrap_or(0),
                 }),
+                About::Status(epoch, ref wanted) => {
+                    let (action, state) = match wanted {
+                        StatusWanted::Get => (UserStatusAction::Get, String::new()),
+                        StatusWanted::Update { state } => (UserStatusAction::Update, state.clone()),
+                        StatusWanted::Delete => (UserStatusAction::Delete, String::new()),
+                    };
+                    OwnerFrame::UserStatus(UserStatusQuery {
+                        request,
+                        room,
+                        instance_epoch: epoch.0,
+                        action: action.into(),
+                        state,
+                    })
+                }
                 About::Edges(revision) => OwnerFrame::UserQuery(UserQuery {
                     request,
                     user: room
@@ -247,6 +276,24 @@ impl<S: Clone> Hub<S> {
             reported: frame.reported,
             reported_sum: frame.reported_sum,
         }));
+        self.answer_query(now, frame.request, asked, answer, out);
+    }
+
+    pub(super) fn status_answered(
+        &mut self,
+        now: u64,
+        frame: UserStatusAnswer,
+        out: &mut impl HubOut<S>,
+    ) {
+        let asked = |about: &About| matches!(about, About::Status(..));
+        let answer = match frame.error {
+            0 => Answer::UserStatus(Arc::new(StatusAnswer {
+                active: frame.active,
+                online: frame.online,
+                state: frame.state,
+            })),
+            code => Answer::Failed(ErrorCode::from_code(code).unwrap_or(ErrorCode::Internal)),
+        };
         self.answer_query(now, frame.request, asked, answer, out);
     }
 

@@ -102,6 +102,7 @@ pub(super) enum Asked {
     History(Box<HistoryAsked>),
     RpcPublish(Channel),
     RpcTrace(Offset),
+    RpcStatus,
     /// Others are told who the session is by now: no reply is made.
     Introduced,
     /// No reply is made.

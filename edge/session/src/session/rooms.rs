@@ -16,6 +16,7 @@ use super::asking::Publishing;
 use super::live::{Asked, HistoryAsked, Live, Pending};
 use super::message_id;
 use super::reply::{Turn, fitting};
+use super::rpc;
 use super::types::count;
 use crate::hub::cost;
 use crate::request::{Answer, HistoryAnswer, HistoryQuery, PresenceAnswer, PublishQuery, Request};
@@ -212,6 +213,7 @@ impl Live {
             (Asked::RpcTrace(offset), Answer::Traced(traced)) => {
                 self.rpc_traced(turn, id, offset, traced);
             }
+            (Asked::RpcStatus, Answer::UserStatus(_)) => rpc::done(turn, id),
             (Asked::Presence, Answer::Presence(who)) => turn.answer(id, presence_result(&who)),
             (Asked::PresenceStats, Answer::Presence(who)) => turn.answer(
                 id,

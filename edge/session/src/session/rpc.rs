@@ -1,5 +1,6 @@
-//! The server's own methods: `room.publish`, the durable publish with an id and an answer, and
-//! `room.trace`, which tells how a message got to where it lies. Arguments and results are JSON in
+//! The server's own methods: `room.publish`, the durable publish with an id and an answer,
+//! `room.trace`, which tells how a message got to where it lies, and `update_user_status`, by which a user
+//! says that it is active, and what it says of itself. Arguments and results are JSON in
 //! both dialects.
 
 use bytes::Bytes;
@@ -12,7 +13,7 @@ use serde_json::value::RawValue;
 use super::live::{Asked, Live};
 use super::reply::Turn;
 use super::rooms::{Message, MessageId};
-use crate::request::{PublishAnswer, Request, TraceAnswer};
+use crate::request::{PublishAnswer, Request, StatusWanted, TraceAnswer};
 
 /// The namespace that a room's bare name stands in.
 const ROOM_NAMESPACE: &str = "room";
@@ -80,6 +81,12 @@ impl<'a> RoomTraced<'a> {
     }
 }
 
+#[derive(Deserialize, Default)]
+struct StatusArgument {
+    #[serde(default)]
+    state: Option<String>,
+}
+
 impl Live {
     pub(super) fn rpc(
         &mut self,
@@ -90,6 +97,7 @@ impl Live {
         match request.method.as_str() {
             "room.publish" => self.rpc_publish(turn, id, &request.data),
             "room.trace" => self.rpc_trace(turn, id, &request.data),
+            "update_user_status" => self.rpc_status(turn, id, &request.data),
             _ => Err(ErrorCode::MethodNotFound),
         }
     }
@@ -143,6 +151,43 @@ impl Live {
         let node = &turn.cx.config.node;
         answer(turn, id, &RoomTraced::new(node, offset, &traced));
     }
+}
+
+impl Live {
+    fn rpc_status(&mut self, turn: &mut Turn<'_>, id: u32, data: &Bytes) -> Result<(), ErrorCode> {
+        // SDKs send nothing, or `null`, where there is no argument.
+        let argument = match data.is_empty() {
+            true => None,
+            false => parse::<Option<StatusArgument>>(data)?,
+        };
+        let state = argument.unwrap_or_default().state.unwrap_or_default();
+        if state.len() > limits::USER_STATE_BYTES_MAX {
+            return Err(ErrorCode::BadRequest);
+        }
+        let (instance, user) = self.identity();
+        let placed = turn.cx.snapshot.instances.get(instance);
+        let placed = placed.filter(|placed| placed.user_status_ttl_ms > 0);
+        let epoch = placed.ok_or(ErrorCode::NotAvailable)?.epoch;
+        // Nobody in particular has no status.
+        if user.is_empty() {
+            return Err(ErrorCode::PermissionDenied);
+        }
+        let home = Channel::personal(user).ok_or(ErrorCode::NotAvailable)?;
+        let update = Request::UserStatus {
+            instance_epoch: epoch,
+            wanted: StatusWanted::Update { state },
+        };
+        let request = self.request(turn, id, &home, Asked::RpcStatus, update);
+        turn.hub(request);
+        Ok(())
+    }
+}
+
+/// A method that has nothing to say.
+pub(super) fn done(turn: &mut Turn<'_>, id: u32) {
+    #[derive(Serialize)]
+    struct Done {}
+    answer(turn, id, &Done {});
 }
 
 fn parse<'a, T: Deserialize<'a>>(data: &'a Bytes) -> Result<T, ErrorCode> {

@@ -1,8 +1,8 @@
 //! Questions about presence and traces: asked once for all, bounded, instances in turns.
 
-use gb6_core_model::{ErrorCode, SessionId};
+use gb6_core_model::{ErrorCode, InstanceEpoch, SessionId};
 use gb6_core_wire::mesh::*;
-use gb6_edge_session::{Answer, HubConfig, HubRequest, Request};
+use gb6_edge_session::{Answer, HubConfig, HubRequest, Request, StatusWanted};
 
 use crate::hub_rules::Bench;
 
@@ -170,4 +170,67 @@ fn a_question_that_the_owner_refuses_fails_alone() {
     };
     b.frame(0, EdgeFrame::PresenceAnswer(frame));
     assert_eq!(answers(&mut b), [(1, Err(ErrorCode::TooManyRequests))]);
+}
+
+#[test]
+fn statuses_are_asked_for_and_changed_through_the_owner() {
+    let mut b = Bench::new();
+    let status = |wanted| Request::UserStatus {
+        instance_epoch: InstanceEpoch(3),
+        wanted,
+    };
+    let busy = status(StatusWanted::Update {
+        state: "busy".to_owned(),
+    });
+    // Equal changes that wait are one; another one and a question are not.
+    b.hub.link_down(0, &mut b.said);
+    for token in 1..=2 {
+        ask(&mut b, 0, token, "demo", 1, busy.clone());
+    }
+    ask(&mut b, 0, 3, "demo", 1, status(StatusWanted::Get));
+    ask(&mut b, 0, 4, "demo", 1, status(StatusWanted::Delete));
+    b.attach(1, 1);
+    let frames: Vec<OwnerFrame> = b.said.owner.drain(..).collect();
+    let queries = frames.into_iter().filter_map(|frame| match frame {
+        OwnerFrame::UserStatus(query) => Some(query),
+        _ => None,
+    });
+    let queries: Vec<UserStatusQuery> = queries.collect();
+    let asked = queries
+        .iter()
+        .map(|q| (q.action(), q.state.as_str(), q.instance_epoch));
+    assert_eq!(
+        asked.collect::<Vec<_>>(),
+        [
+            (UserStatusAction::Update, "busy", 3),
+            (UserStatusAction::Get, "", 3),
+            (UserStatusAction::Delete, "", 3),
+        ]
+    );
+    for (query, error) in queries.iter().zip([0, 0, 100]) {
+        assert_eq!(query.room.channel, "room:1");
+        b.frame(
+            2,
+            EdgeFrame::UserStatusAnswer(UserStatusAnswer {
+                request: query.request,
+                active: 5,
+                online: 6,
+                state: "busy".to_owned(),
+                error,
+            }),
+        );
+    }
+    let answers: Vec<_> = b.said.answers.drain(..).collect();
+    assert_eq!(answers.len(), 4);
+    for (token, answer) in answers {
+        match (token, answer) {
+            (1..=2, Answer::UserStatus(_)) => {}
+            (3, Answer::UserStatus(status)) => {
+                assert_eq!((status.active, status.online), (5, 6));
+                assert_eq!(status.state, "busy");
+            }
+            (4, Answer::Failed(code)) => assert_eq!(code, ErrorCode::Internal),
+            other => panic!("{other:?}"),
+        }
+    }
 }

@@ -266,6 +266,12 @@ impl Owner {
                 reported: u32::from(self.users_complete),
                 reported_sum: 0,
             })),
+            OwnerFrame::UserStatus(q) => {
+                self.say(EdgeFrame::UserStatusAnswer(UserStatusAnswer {
+                    request: q.request,
+                    ..UserStatusAnswer::default()
+                }));
+            }
             OwnerFrame::SessionEnded(ended) => {
                 self.sessions_ended.insert(ended.session);
                 self.numbers.retain(|(_, s, _), _| *s != ended.session);

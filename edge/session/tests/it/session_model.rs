@@ -69,6 +69,7 @@ fn answer_to(request: &HubRequest, luck: u8) -> Answer {
         }),
         // No session asks it.
         Request::EdgesOf { .. } => Answer::Failed(ErrorCode::Internal),
+        Request::UserStatus { .. } => Answer::UserStatus(Arc::default()),
     }
 }
 
@@ -86,6 +87,7 @@ fn command(kind: u8, room: u8) -> String {
         12 => format!(r#""rpc":{{"method":"room.trace","data":{{"room":"{room}","offset":1}}}}"#),
         13 => format!(r#""presence":{{"channel":"{channel}"}}"#),
         14 => format!(r#""history":{{"channel":"{channel}","limit":{room}}}"#),
+        15 => r#""rpc":{"method":"update_user_status","data":{"state":"busy"}}"#.to_owned(),
         _ => format!(r#""presence_stats":{{"channel":"{channel}"}}"#),
     }
 }

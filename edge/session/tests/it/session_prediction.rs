@@ -221,6 +221,7 @@ fn wanted(request: &HubRequest) -> (String, &'static str) {
         Request::RemoveHistory { .. } => "remove",
         Request::Trace { .. } => "trace",
         Request::EdgesOf { .. } => "edges",
+        Request::UserStatus { .. } => "status",
     };
     (request.room.channel.clone(), what)
 }

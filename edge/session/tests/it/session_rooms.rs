@@ -10,7 +10,7 @@ use gb6_core_wire::mesh::{Person, Publication};
 use gb6_core_wire::record::ContentType;
 use gb6_edge_session::{
     Answer, HistoryAnswer, HubRequest, Notice, PresenceAnswer, PublishAnswer, Recent, Request,
-    SubscribeAnswer, TraceAnswer,
+    StatusWanted, SubscribeAnswer, TraceAnswer,
 };
 
 use crate::session_rules::{Desk, claims};
@@ -514,6 +514,52 @@ fn publishes_and_their_replies() {
     desk.complete(request.token, Answer::Failed(ErrorCode::OutcomeUnknown));
     let error = desk.replies().remove(0).error.unwrap();
     assert!(error.temporary && error.code == 1003 && !error.message.is_empty());
+}
+
+#[test]
+fn a_user_says_that_it_is_active_and_what_it_is() {
+    let mut desk = Desk::live();
+    for (data, said) in [
+        (r#","data":{"state":"busy"}"#, "busy"),
+        (r#","data":{}"#, ""),
+        (r#","data":null"#, ""),
+        ("", ""),
+    ] {
+        let request = desk.ask(&format!(
+            r#"{{"id":4,"rpc":{{"method":"update_user_status"{data}}}}}"#
+        ));
+        assert_eq!(request.room.channel, "#alice");
+        let Request::UserStatus {
+            instance_epoch,
+            wanted,
+        } = request.request
+        else {
+            panic!("{request:?}");
+        };
+        let state = said.to_owned();
+        assert_eq!(wanted, StatusWanted::Update { state });
+        assert_eq!(instance_epoch, desk.snapshot.instances["demo"].epoch);
+        desk.complete(request.token, Answer::UserStatus(Arc::default()));
+        assert_eq!(desk.replies().remove(0).rpc.unwrap().data, "{}");
+    }
+    let refused = |desk: &mut Desk, data: &str| {
+        desk.text(&format!(
+            r#"{{"id":5,"rpc":{{"method":"update_user_status","data":{data}}}}}"#
+        ));
+        assert!(desk.requests().is_empty());
+        desk.replies().remove(0).error.unwrap().code
+    };
+    let long = format!(r#"{{"state":"{}"}}"#, "x".repeat(257));
+    for data in [long.as_str(), r#"{"state":1}"#, "[]", "5"] {
+        assert_eq!(
+            refused(&mut desk, data),
+            ErrorCode::BadRequest.code(),
+            "{data}"
+        );
+    }
+    let instance = desk.snapshot.instances.get_mut("demo").unwrap();
+    instance.user_status_ttl_ms = 0;
+    assert_eq!(refused(&mut desk, "{}"), ErrorCode::NotAvailable.code());
 }
 
 #[test]

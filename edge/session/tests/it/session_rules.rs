@@ -59,6 +59,7 @@ pub(crate) fn demo() -> Instance {
             ("bare".into(), bare),
         ]),
         subscriptions_max: 3,
+        user_status_ttl_ms: 60_000,
         ..Instance::default()
     }
 }

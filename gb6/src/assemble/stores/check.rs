@@ -37,12 +37,13 @@ pub(in crate::assemble) fn check(
     #[cfg(feature = "redis")]
     {
         use gb6_region_stores_redis::{Purpose, check};
-        let of = |engine: &Engine<_>, purpose| match engine {
-            Engine::Other(config) => check(config, place.region, &[purpose], runtime),
+        let of = |engine: &Engine<_>, purposes: &[Purpose]| match engine {
+            Engine::Other(config) => check(config, place.region, purposes, runtime),
             Engine::Embedded => Vec::new(),
         };
-        checks.extend(of(&engines.signals, Purpose::Signals));
-        checks.extend(of(&engines.limits, Purpose::Limits));
+        let signals = [Purpose::Signals, Purpose::People, Purpose::Temporary];
+        checks.extend(of(&engines.signals, &signals));
+        checks.extend(of(&engines.limits, &[Purpose::Limits]));
     }
     if let Some(config) = &engines.map {
         checks.extend(gb6_region_stores_sql::check(config, runtime.clone()));

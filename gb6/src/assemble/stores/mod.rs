@@ -15,7 +15,7 @@ use gb6_core_ports::{MapStore, RateLimiter, RoomStore, Signals};
 #[cfg(feature = "kafka")]
 use gb6_core_ports::{ShardLog, StoreError};
 use gb6_region_archive::{ArchiveConfig, Archives};
-use gb6_region_node::{Events, OpenLog};
+use gb6_region_node::{Events, OpenLog, StatusEngines};
 use gb6_region_stores_embedded::Archiving;
 use gb6_region_stores_sql::SqlMap;
 use tokio::runtime::Handle;
@@ -48,6 +48,7 @@ pub(super) struct Opened {
     pub(super) open_log: OpenLog,
     pub(super) rooms: Arc<dyn RoomStore>,
     pub(super) signals: Arc<dyn Signals>,
+    pub(super) statuses: StatusEngines,
     pub(super) limiter: Arc<dyn RateLimiter>,
     pub(super) map: Option<Arc<dyn MapStore>>,
     pub(super) events: Events,
@@ -91,6 +92,7 @@ impl Engines {
             open_log: self.open_log(place, storage, archives.clone(), &metrics, runtime)?,
             rooms: self.open_rooms(place, storage, parts)?,
             signals: self.open_signals(place, storage, &metrics, runtime),
+            statuses: self.open_statuses(place, &metrics, runtime),
             limiter: self.open_limiter(place, &metrics, runtime),
             map,
             events: self.open_events(place, &metrics, runtime)?,
@@ -213,6 +215,31 @@ impl Engines {
                 runtime,
                 metrics,
             )),
+            #[cfg(not(feature = "redis"))]
+            Engine::Other(config) => {
+                let _ = (place, metrics, runtime);
+                match *config {}
+            }
+        }
+    }
+
+    fn open_statuses(
+        &self,
+        place: Place<'_>,
+        metrics: &Metrics,
+        runtime: &Handle,
+    ) -> StatusEngines {
+        match &self.signals {
+            Engine::Embedded => StatusEngines::in_memory(),
+            #[cfg(feature = "redis")]
+            Engine::Other(config) => {
+                use gb6_region_stores_redis::{RedisPeople, RedisTemporary};
+                let region = place.region;
+                StatusEngines {
+                    people: Arc::new(RedisPeople::open(config, region, runtime, metrics)),
+                    values: Arc::new(RedisTemporary::open(config, region, runtime, metrics)),
+                }
+            }
             #[cfg(not(feature = "redis"))]
             Engine::Other(config) => {
                 let _ = (place, metrics, runtime);

@@ -23,7 +23,7 @@ use gb6_core_wire::mesh::{
     Attach, Class, EdgeFrame, HistoryPage, HistoryRequest, OwnerFrame, Person, Publish, Purpose,
     RoomRef, ShardRef, StreamOpen, ToEdge, ToOwner,
 };
-use gb6_region_node::{RecordKeys, Region, RegionConfig, RegionDeps};
+use gb6_region_node::{RecordKeys, Region, RegionConfig, RegionDeps, StatusEngines};
 use gb6_region_stores_embedded::LocalSignals;
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::watch;
@@ -62,6 +62,7 @@ fn snapshot(rules: Namespace, webhooks: Option<Webhooks>, assigned: Assigned) ->
         slots: vec![Slot(1)],
         namespaces: BTreeMap::from([("room".to_owned(), rules)]),
         subscriptions_max: 8,
+        user_status_ttl_ms: 3_600_000,
         webhooks,
         ..Instance::default()
     };
@@ -214,6 +215,7 @@ pub(crate) struct Machine {
     pub(crate) key_of: &'static str,
     pub(crate) metrics: Metrics,
     pub(crate) signals: Arc<dyn Signals>,
+    pub(crate) statuses: StatusEngines,
     pub(crate) limiter: Arc<dyn RateLimiter>,
     /// Of the instance.
     pub(crate) webhooks: Option<Webhooks>,
@@ -238,6 +240,7 @@ impl Machine {
             key_of: "demo",
             metrics: Metrics::bare(),
             signals: Arc::new(LocalSignals::new()),
+            statuses: StatusEngines::in_memory(),
             limiter: Arc::new(MemoryRateLimiter::default()),
             webhooks: None,
             map: None,
@@ -284,6 +287,7 @@ impl Machine {
             }),
             rooms,
             signals: self.signals.clone(),
+            statuses: self.statuses.clone(),
             keys,
             limiter: self.limiter.clone(),
             map: self

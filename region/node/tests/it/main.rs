@@ -17,5 +17,6 @@ mod retention;
 mod serve;
 mod session_ends;
 mod signals;
+mod statuses;
 mod users;
 mod webhooks;

@@ -20,7 +20,9 @@ use gb6_core_wire::mesh::{
     Person, Publish, Purpose, RefusedReason, RoomRef, ShardRef, StreamOpen, ToEdge, ToOwner,
 };
 use gb6_region_assign::{ShardRecord, moved, shard_key};
-use gb6_region_node::{RecordKeys, Region, RegionConfig, RegionDeps, RegionEnd, RegionError};
+use gb6_region_node::{
+    RecordKeys, Region, RegionConfig, RegionDeps, RegionEnd, RegionError, StatusEngines,
+};
 use gb6_region_stores_embedded::LocalSignals;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
@@ -244,6 +246,7 @@ impl World {
             }),
             rooms: self.rooms.clone(),
             signals: Arc::new(LocalSignals::new()),
+            statuses: StatusEngines::in_memory(),
             keys,
             limiter: Arc::new(MemoryRateLimiter::default()),
             map: with_map.then_some(map),

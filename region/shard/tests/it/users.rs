@@ -182,6 +182,7 @@ fn run(ops: Vec<Op>) {
                 instance,
                 user,
                 here: is,
+                ..
             } = told
             {
                 let changed = match is {

@@ -1,0 +1,236 @@
+//! Statuses of users on their way through a shard's actor: who is here, and questions, to the task that
+//! keeps them in the engines, and its answers back. Engines block, so the actor never waits for one.
+
+mod board;
+#[cfg(test)]
+mod board_tests;
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use gb6_core_model::ErrorCode;
+use gb6_core_ports::memory::{MemoryPeople, MemoryTemporary};
+use gb6_core_ports::{PeopleStatus, PersonKey, Temporary};
+use gb6_core_wire::mesh::UserStatusAnswer;
+use gb6_region_shard::{LinkId, StatusAsked};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+
+use crate::metrics::RegionMetrics;
+use board::Board;
+
+/// Questions of one shard that may wait.
+const ASKED_MAX: usize = 4_096;
+/// Questions that are answered together.
+const TOGETHER_MAX: usize = 256;
+/// How often it is looked whose holds are to be renewed, and who has been away for long enough.
+const TICK: Duration = Duration::from_secs(1);
+
+/// The engines in which a region keeps statuses of users.
+#[derive(Clone)]
+pub struct StatusEngines {
+    /// Who is online, under leases.
+    pub people: Arc<dyn PeopleStatus>,
+    /// What remains behind that for a while.
+    pub values: Arc<dyn Temporary>,
+}
+
+impl StatusEngines {
+    /// In the memory of this process: nothing of it is left after a restart, or known to other nodes.
+    pub fn in_memory() -> Self {
+        Self {
+            people: Arc::new(MemoryPeople::default()),
+            values: Arc::new(MemoryTemporary::default()),
+        }
+    }
+}
+
+impl std::fmt::Debug for StatusEngines {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("StatusEngines").finish_non_exhaustive()
+    }
+}
+
+/// A user has come or gone.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Presence {
+    here: bool,
+    /// When.
+    at: Instant,
+    /// When, in Unix seconds.
+    unix_s: i64,
+    /// How long the instance keeps statuses.
+    ttl: Duration,
+}
+
+/// A question.
+struct Question {
+    asked: StatusAsked,
+    at: Instant,
+    /// When, in Unix seconds.
+    unix_s: i64,
+}
+
+/// An answer, and the link on which it goes.
+type Answered = (LinkId, UserStatusAnswer);
+
+/// What is to be done in one round.
+#[derive(Default)]
+struct Work {
+    presences: HashMap<PersonKey, Presence>,
+    questions: Vec<Question>,
+}
+
+/// Between a shard's actor and its task.
+struct Waiting {
+    state: Mutex<State>,
+    /// For the task.
+    filled: Notify,
+    /// For the actor.
+    answered: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    /// The newest of each user: bounded by the users of the shard and those that left since the last round.
+    presences: HashMap<PersonKey, Presence>,
+    // overflow: the newest question is answered 111.
+    questions: VecDeque<Question>,
+    /// Bounded by the questions.
+    answers: Vec<Answered>,
+}
+
+/// The statuses of one shard. Its task ends with it.
+pub(crate) struct ShardStatuses {
+    waiting: Arc<Waiting>,
+    metrics: RegionMetrics,
+    task: JoinHandle<()>,
+}
+
+impl Drop for ShardStatuses {
+    fn drop(&mut self) {
+        // What is held ends with its lease, unless the next owner holds it.
+        self.task.abort();
+    }
+}
+
+impl ShardStatuses {
+    /// For a shard in which nobody is yet. `holder` is no other shard's of any node.
+    pub(crate) fn start(engines: &StatusEngines, holder: String, metrics: RegionMetrics) -> Self {
+        let waiting = Arc::new(Waiting {
+            state: Mutex::default(),
+            filled: Notify::new(),
+            answered: Notify::new(),
+        });
+        let (engines, kept) = (engines.clone(), metrics.clone());
+        let new = move || Board::new(engines.clone(), holder.clone(), kept.clone());
+        let task = tokio::spawn(keep(waiting.clone(), new));
+        Self {
+            waiting,
+            metrics,
+            task,
+        }
+    }
+
+    /// A user has come or gone.
+    pub(crate) fn here(&self, person: PersonKey, here: bool, ttl_ms: u64, unix_ms: i64) {
+        let presence = Presence {
+            here,
+            at: Instant::now(),
+            unix_s: unix_ms / 1_000,
+            ttl: Duration::from_millis(ttl_ms),
+        };
+        self.waiting.state.lock().presences.insert(person, presence);
+        self.waiting.filled.notify_one();
+    }
+
+    /// Asks; the answer comes later, or at once where too many wait.
+    pub(crate) fn ask(&self, asked: StatusAsked, unix_ms: i64) -> Option<Answered> {
+        let mut state = self.waiting.state.lock();
+        if state.questions.len() >= ASKED_MAX {
+            drop(state);
+            self.metrics.status_questions.with(&["refused"]).inc();
+            return Some(refused(&asked, ErrorCode::TooManyRequests));
+        }
+        state.questions.push_back(Question {
+            asked,
+            at: Instant::now(),
+            unix_s: unix_ms / 1_000,
+        });
+        drop(state);
+        self.waiting.filled.notify_one();
+        None
+    }
+
+    /// What has been answered.
+    pub(crate) fn answers(&self) -> Vec<Answered> {
+        std::mem::take(&mut self.waiting.state.lock().answers)
+    }
+
+    /// Waits until something has been. Safe to cancel.
+    pub(crate) async fn answered(&self) {
+        self.waiting.answered.notified().await;
+    }
+}
+
+/// An answer that says what went wrong.
+fn refused(asked: &StatusAsked, code: ErrorCode) -> Answered {
+    let answer = UserStatusAnswer {
+        request: asked.query.request,
+        error: code.code(),
+        ..UserStatusAnswer::default()
+    };
+    (asked.link, answer)
+}
+
+/// Does what waits, round by round, off the async threads.
+async fn keep(waiting: Arc<Waiting>, new: impl Fn() -> Board) {
+    let mut board = new();
+    let mut tick = tokio::time::interval(TICK);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = waiting.filled.notified() => {}
+            _ = tick.tick() => {}
+        }
+        let mut more = true;
+        while more {
+            let (work, left) = take(&waiting);
+            let round = tokio::task::spawn_blocking(move || {
+                let (answers, more) = board.round(work, Instant::now());
+                (board, answers, more)
+            });
+            match round.await {
+                Ok((back, answers, not_done)) => {
+                    board = back;
+                    more = not_done || left;
+                    if !answers.is_empty() {
+                        waiting.state.lock().answers.extend(answers);
+                        waiting.answered.notify_one();
+                    }
+                }
+                Err(error) => {
+                    // Who is here is forgotten, and held no longer; who asked gets no answer in time.
+                    tracing::error!(%error, "keeping statuses of users failed");
+                    board = new();
+                    more = false;
+                }
+            }
+        }
+    }
+}
+
+/// The work of one round, and whether questions are left.
+fn take(waiting: &Waiting) -> (Work, bool) {
+    let mut state = waiting.state.lock();
+    let together = state.questions.len().min(TOGETHER_MAX);
+    let questions = state.questions.drain(..together).collect();
+    let presences = std::mem::take(&mut state.presences);
+    let work = Work {
+        presences,
+        questions,
+    };
+    (work, !state.questions.is_empty())
+}
