@@ -520,6 +520,7 @@ impl Keeper {
                     &deps.statuses,
                     format!("{}/{shard_id}", config.node),
                     metrics.clone(),
+                    panics.clone(),
                 ),
                 webhooks: sessions,
                 checkpoint_every: every,

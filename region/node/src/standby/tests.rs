@@ -16,6 +16,7 @@ use crate::bodies::RecordKeys;
 use crate::metrics::RegionMetrics;
 use crate::panics::Panics;
 use crate::region::{OpenLog, RegionConfig, RegionDeps};
+use crate::statuses::StatusEngines;
 use crate::turns::CommitTurns;
 use crate::webhooks::{self, WebhookMetrics};
 
@@ -37,6 +38,7 @@ fn node(open_log: OpenLog) -> Arc<NodeParts> {
             open_log,
             rooms: Arc::new(MemoryRooms::default()),
             signals: Arc::new(LocalSignals::new()),
+            statuses: StatusEngines::in_memory(),
             keys: RecordKeys::default(),
             limiter: Arc::new(MemoryRateLimiter::default()),
             map: None,

@@ -19,6 +19,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use crate::metrics::RegionMetrics;
+use crate::panics::Panics;
 use board::Board;
 
 /// Questions of one shard that may wait.
@@ -118,7 +119,12 @@ impl Drop for ShardStatuses {
 
 impl ShardStatuses {
     /// For a shard in which nobody is yet. `holder` is no other shard's of any node.
-    pub(crate) fn start(engines: &StatusEngines, holder: String, metrics: RegionMetrics) -> Self {
+    pub(crate) fn start(
+        engines: &StatusEngines,
+        holder: String,
+        metrics: RegionMetrics,
+        panics: Panics,
+    ) -> Self {
         let waiting = Arc::new(Waiting {
             state: Mutex::default(),
             filled: Notify::new(),
@@ -126,7 +132,7 @@ impl ShardStatuses {
         });
         let (engines, kept) = (engines.clone(), metrics.clone());
         let new = move || Board::new(engines.clone(), holder.clone(), kept.clone());
-        let task = tokio::spawn(keep(waiting.clone(), new));
+        let task = tokio::spawn(keep(waiting.clone(), new, panics));
         Self {
             waiting,
             metrics,
@@ -186,7 +192,7 @@ fn refused(asked: &StatusAsked, code: ErrorCode) -> Answered {
 }
 
 /// Does what waits, round by round, off the async threads.
-async fn keep(waiting: Arc<Waiting>, new: impl Fn() -> Board) {
+async fn keep(waiting: Arc<Waiting>, new: impl Fn() -> Board, panics: Panics) {
     let mut board = new();
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -214,6 +220,7 @@ async fn keep(waiting: Arc<Waiting>, new: impl Fn() -> Board) {
                 Err(error) => {
                     // Who is here is forgotten, and held no longer; who asked gets no answer in time.
                     tracing::error!(%error, "keeping statuses of users failed");
+                    panics.count("statuses");
                     board = new();
                     more = false;
                 }
