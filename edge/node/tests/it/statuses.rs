@@ -180,7 +180,7 @@ async fn a_client_says_it_of_its_own_user() {
     for (id, data) in [
         (7, json!({"state": 5})),
         (8, json!({"state": "x".repeat(257)})),
-        (9, json!([])),
+        (9, json!(5)),
     ] {
         let reply = says(&mut alice, id, Some(data)).await;
         assert_eq!(reply["error"]["code"], 107, "{reply}");

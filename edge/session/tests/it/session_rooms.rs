@@ -550,7 +550,7 @@ fn a_user_says_that_it_is_active_and_what_it_is() {
         desk.replies().remove(0).error.unwrap().code
     };
     let long = format!(r#"{{"state":"{}"}}"#, "x".repeat(257));
-    for data in [long.as_str(), r#"{"state":1}"#, "[]", "5"] {
+    for data in [long.as_str(), r#"{"state":1}"#, "5"] {
         assert_eq!(
             refused(&mut desk, data),
             ErrorCode::BadRequest.code(),
