@@ -21,6 +21,7 @@ mod manifest;
 mod metrics;
 mod names;
 mod object;
+mod questions;
 pub mod read;
 pub mod read_at;
 mod reading;
@@ -33,6 +34,7 @@ pub mod write;
 
 pub use archive::{Archive, ArchiveConfig, Archives};
 pub use copies::{ArchivedFile, ArchivedSegment, CopiedCheckpoint, CopiedSegment, Copies, Copy};
+pub use questions::Question;
 pub use read_at::ReadAt;
 pub use retention::Live;
 pub use seal::Sealer;

@@ -86,6 +86,16 @@ impl Names {
         self.key(format_args!("ckpt/{name}.ckpt"))
     }
 
+    /// The question of a node whether the archive's owner lives.
+    pub(crate) fn question(&self, node: &str) -> Result<BlobKey, StoreError> {
+        if !is_part(node) {
+            return Err(StoreError::Conflict {
+                what: format!("{node:?} can not be a part of the names of archived objects"),
+            });
+        }
+        self.key(format_args!("asked/{node}"))
+    }
+
     pub(crate) fn consumers(
         &self,
         epoch: ShardEpoch,

@@ -1,5 +1,6 @@
 //! Copying a log into its archive, beside its writer.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -27,23 +28,25 @@ const COPIES_MAX: usize = 8;
 /// What an archiver and its log share.
 pub(crate) struct Archiver<V: Vfs> {
     reader: LogReader<Overlay<V>>,
-    marker: Arc<MarkerFile<V>>,
+    pub(super) marker: Arc<MarkerFile<V>>,
     /// Held while an ownership begins.
     beginning: Mutex<()>,
-    archive: Arc<Archive>,
+    pub(super) archive: Arc<Archive>,
     interval: Duration,
-    state: Mutex<State>,
-    wake: Condvar,
+    /// How often it is looked who owns the archive.
+    pub(super) look: Duration,
+    pub(super) state: Mutex<State>,
+    pub(super) wake: Condvar,
     /// Held while copies are made.
     copying: Mutex<()>,
 }
 
 #[derive(Default)]
-struct State {
+pub(super) struct State {
     fence: Option<Fence>,
     /// Why this log must not be written any more: somebody else has gone on from its archive.
-    superseded: Option<ShardEpoch>,
-    stop: bool,
+    pub(super) superseded: Option<ShardEpoch>,
+    pub(super) stop: bool,
 }
 
 impl<V: Vfs> Archiver<V> {
@@ -51,7 +54,7 @@ impl<V: Vfs> Archiver<V> {
         reader: LogReader<Overlay<V>>,
         marker: Arc<MarkerFile<V>>,
         archive: Arc<Archive>,
-        interval: Duration,
+        (interval, look): (Duration, Duration),
     ) -> Self {
         Self {
             reader,
@@ -59,6 +62,7 @@ impl<V: Vfs> Archiver<V> {
             beginning: Mutex::new(()),
             archive,
             interval,
+            look,
             state: Mutex::default(),
             wake: Condvar::new(),
             copying: Mutex::new(()),
@@ -124,7 +128,7 @@ impl<V: Vfs> Archiver<V> {
         while let Some(fence) = self.wait(pause) {
             let due = whole_at.is_none_or(|at| at.elapsed() >= self.interval);
             let copied = if due || self.is_sealed_ahead() {
-                self.copy(&fence, due).map(|()| true)
+                self.caught("copy", || self.copy(&fence, due).map(|()| true))
             } else {
                 Ok(false)
             };
@@ -153,6 +157,20 @@ impl<V: Vfs> Archiver<V> {
             let since = lacking_since.map_or(Duration::ZERO, |since| since.elapsed());
             self.archive.show_behind(lacking, since);
         }
+    }
+
+    /// Does a piece of work of a thread that has to go on. A panic is a defect of ours, or of the store's
+    /// client, which the panic itself reported: it counts as a failure, and is tried again like one.
+    pub(super) fn caught<T>(
+        &self,
+        operation: &'static str,
+        work: impl FnOnce() -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
+            self.archive.count_failure(operation);
+            let cause = format!("the archive's {operation} panicked");
+            Err(StoreError::Unavailable { cause })
+        })
     }
 
     /// Waits for `pause`, or for an ownership; `None`: it is to end.

@@ -6,6 +6,7 @@ mod archiver;
 mod marker;
 mod overlay;
 mod restore;
+mod witness;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -40,6 +41,10 @@ pub struct Archiving {
     pub interval: Duration,
     /// On an empty disk: go on from an archive of another node, which never comes back.
     pub take_over: bool,
+    /// How often it is looked whether somebody wants to go on from the archive, or has.
+    pub look: Duration,
+    /// On an empty disk: how long the archive's owner is given to say that it lives. Longer than two looks.
+    pub ask: Duration,
 }
 
 impl Archiving {
@@ -49,6 +54,8 @@ impl Archiving {
             node: node.to_owned(),
             interval: Duration::from_secs(30),
             take_over: false,
+            look: Duration::from_secs(5),
+            ask: Duration::from_secs(15),
         }
     }
 }
@@ -61,7 +68,7 @@ pub struct ArchivedShardLog<V: Vfs> {
     /// The directory was empty: the archive must be owned before the log is.
     unclaimed: AtomicBool,
     restored: Option<Position>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl<V: Vfs> ArchivedShardLog<V> {
@@ -71,7 +78,7 @@ impl<V: Vfs> ArchivedShardLog<V> {
     ///
     /// # Errors
     /// As [`EmbeddedShardLog::start`]. `Unavailable`: what is not on the disk can not be read. `Conflict`:
-    /// the archive is of another node, or another start has gone on from it.
+    /// the archive is of another node, another start has gone on from it, or its owner lives.
     pub fn start(
         vfs: V,
         config: LogConfig,
@@ -86,23 +93,24 @@ impl<V: Vfs> ArchivedShardLog<V> {
             log.reader().clone(),
             opened.marker,
             archive.clone(),
-            archiving.interval,
+            (archiving.interval, archiving.look),
         ));
-        let thread = {
-            let archiver = archiver.clone();
-            spawn(format!("{name}-archive"), move || {
-                // Commits go first. In vain where the system has no such thing.
-                let _ = rustix::process::nice(JOBS_NICE);
-                archiver.run();
-            })?
-        };
+        let archives = archiver.clone();
+        let archives = spawn(format!("{name}-archive"), move || {
+            // Commits go first. In vain where the system has no such thing.
+            let _ = rustix::process::nice(JOBS_NICE);
+            archives.run();
+        })?;
+        let witness = archiver.clone();
+        let witness = spawn(format!("{name}-witness"), move || witness.bear_witness());
+        let witness = witness.inspect_err(|_| archiver.stop())?;
         Ok(Self {
             log,
             archive,
             archiver,
             unclaimed: AtomicBool::new(opened.empty),
             restored: opened.restored,
-            thread: Mutex::new(Some(thread)),
+            threads: Mutex::new(vec![archives, witness]),
         })
     }
 
@@ -145,7 +153,7 @@ pub(crate) fn marker_of(bytes: &[u8]) -> bool {
 impl<V: Vfs> Drop for ArchivedShardLog<V> {
     fn drop(&mut self) {
         self.archiver.stop();
-        if let Some(thread) = self.thread.lock().take() {
+        for thread in self.threads.lock().drain(..) {
             // One that panicked has copied what it has.
             let _ = thread.join();
         }

@@ -10,6 +10,7 @@ use gb6_region_archive::checkpoint::damage;
 use super::Archiving;
 use super::marker::{Marker, MarkerFile};
 use super::overlay::{Behind, Overlay};
+use super::witness;
 use crate::log::{CONSUMERS_FILE, checkpoint_name, segment_seq};
 use crate::vfs::{Named, Vfs, replace_file};
 
@@ -61,8 +62,7 @@ pub(crate) fn open<V: Vfs>(
             restored: None,
         });
     }
-    let range = archive.range();
-    let restored = range.next > 0;
+    let restored = archive.range().next > 0;
     if restored && archive.node() != archiving.node && !archiving.take_over {
         return Err(StoreError::Conflict {
             what: format!(
@@ -74,7 +74,12 @@ pub(crate) fn open<V: Vfs>(
         });
     }
     let marker = match restored {
-        true => restore(&local, archive)?,
+        true => {
+            witness::ask(archive, archiving)?;
+            // Whatever its owner did meanwhile.
+            archive.refresh()?;
+            restore(&local, archive)?
+        }
         false => Marker {
             owners: vec![archive.owner()],
             ..Marker::default()
@@ -86,7 +91,7 @@ pub(crate) fn open<V: Vfs>(
         vfs: Overlay::new(local, behind),
         marker: marker_file,
         empty,
-        restored: restored.then_some(range.next),
+        restored: restored.then(|| archive.range().next),
     })
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -27,10 +27,12 @@ use crate::disk::small;
 
 /// Objects in memory that can be out of reach, at once or after some more calls.
 #[derive(Clone)]
-struct Reach {
+pub(crate) struct Reach {
     objects: MemoryBlobs,
     /// Calls that are still answered. Of the last one nothing is heard.
     calls: Arc<AtomicU64>,
+    /// While set, calls panic, as where the store's client has a defect.
+    pub(crate) panics: Arc<AtomicBool>,
 }
 
 impl Default for Reach {
@@ -38,12 +40,21 @@ impl Default for Reach {
         Self {
             objects: MemoryBlobs::new(),
             calls: Arc::new(AtomicU64::new(u64::MAX)),
+            panics: Arc::default(),
         }
     }
 }
 
 impl Reach {
-    fn set(&self, reachable: bool) {
+    /// The same objects, reached on another way.
+    pub(crate) fn apart(&self) -> Self {
+        Self {
+            objects: self.objects.clone(),
+            ..Self::default()
+        }
+    }
+
+    pub(crate) fn set(&self, reachable: bool) {
         self.answers(if reachable { u64::MAX } else { 0 });
     }
 
@@ -53,6 +64,7 @@ impl Reach {
     }
 
     fn objects(&self) -> Result<&MemoryBlobs, StoreError> {
+        assert!(!self.panics.load(Ordering::SeqCst), "a defect");
         let fewer = |calls: u64| match calls {
             u64::MAX => Some(calls),
             calls => calls.checked_sub(1),
@@ -119,18 +131,26 @@ impl BlobStore for Reach {
     }
 }
 
+/// How `node` archives, and asks nobody before it goes on from an archive.
+pub(crate) fn archiving(node: &str) -> Archiving {
+    Archiving {
+        ask: Duration::ZERO,
+        ..Archiving::new(node)
+    }
+}
+
 /// A shard on a simulated disk with an archive.
-struct Shard {
+pub(crate) struct Shard {
     disk: SimDisk,
-    reach: Reach,
-    metrics: Metrics,
+    pub(crate) reach: Reach,
+    pub(crate) metrics: Metrics,
     node: &'static str,
 }
 
 type Log = ArchivedShardLog<SimVfs>;
 
 impl Shard {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             disk: SimDisk::new(1),
             reach: Reach::default(),
@@ -140,7 +160,7 @@ impl Shard {
     }
 
     /// The same archive, and another disk without anything.
-    fn on_another_disk(&self) -> Self {
+    pub(crate) fn on_another_disk(&self) -> Self {
         Self {
             disk: SimDisk::new(2),
             reach: self.reach.clone(),
@@ -158,14 +178,14 @@ impl Shard {
         Archives::new(blobs, "test", self.node, config, &self.metrics)
     }
 
-    fn start(&self, archiving: &Archiving) -> Result<Log, StoreError> {
+    pub(crate) fn start(&self, archiving: &Archiving) -> Result<Log, StoreError> {
         let archive = self.archives().unread(ShardId(3))?;
         let vfs = self.disk.dir("shard");
         ArchivedShardLog::start(vfs, small(), "test", archive, archiving)
     }
 
     fn open(&self) -> Log {
-        self.start(&Archiving::new(self.node)).expect("open")
+        self.start(&archiving(self.node)).expect("open")
     }
 
     fn objects(&self, folder: &str) -> Vec<Bytes> {
@@ -421,7 +441,7 @@ fn who_was_replaced_is_fenced_and_does_not_start_again() {
         assert!(matches!(error, StoreError::Fenced { .. }), "{error}");
     }
     drop(old);
-    let error = shard.start(&Archiving::new("r1")).map(|_| ()).unwrap_err();
+    let error = shard.start(&archiving("r1")).map(|_| ()).unwrap_err();
     assert!(
         error.to_string().contains("gone on from the archive"),
         "{error}"
@@ -442,7 +462,7 @@ fn who_was_replaced_is_fenced_and_does_not_start_again() {
         reach: shard.reach.clone(),
         ..stranger
     };
-    let error = mixed.start(&Archiving::new("r1")).map(|_| ()).unwrap_err();
+    let error = mixed.start(&archiving("r1")).map(|_| ()).unwrap_err();
     assert!(matches!(error, StoreError::Conflict { .. }), "{error}");
 }
 
@@ -485,7 +505,7 @@ fn another_nodes_archive_is_taken_over_only_when_that_is_asked_for() {
         node: "r2",
         ..shard.on_another_disk()
     };
-    let mut archiving = Archiving::new("r2");
+    let mut archiving = archiving("r2");
     let error = other.start(&archiving).map(|_| ()).unwrap_err();
     assert!(error.to_string().contains("of node r1"), "{error}");
     archiving.take_over = true;
@@ -511,7 +531,7 @@ fn without_the_store_a_whole_log_is_served_and_no_other() {
     let whole = everything(&log);
     let other = shard.on_another_disk();
     let unavailable = |shard: &Shard| {
-        let error = shard.start(&Archiving::new("r1")).map(|_| ()).unwrap_err();
+        let error = shard.start(&archiving("r1")).map(|_| ()).unwrap_err();
         assert!(matches!(error, StoreError::Unavailable { .. }), "{error}");
     };
     unavailable(&other);
@@ -581,7 +601,7 @@ fn a_real_directory_begins_from_objects_on_another_disk() {
         let archives = ArchiveConfig::default();
         let archives = Archives::new(blobs.unwrap(), "test", "r1", archives, &metrics);
         let dir = DataDir::open(path).unwrap();
-        dir.archived_shard_log(ShardId(3), small(), &archives, &Archiving::new("r1"))
+        dir.archived_shard_log(ShardId(3), small(), &archives, &archiving("r1"))
             .unwrap()
     };
     let whole = {

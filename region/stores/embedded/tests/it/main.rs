@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // Helpers of tests may panic as tests may.
 
 mod archived;
+mod archived_twice;
 mod contention;
 mod contract;
 mod crash;
