@@ -11,12 +11,15 @@ use rdkafka::TopicPartitionList;
 use rdkafka::admin::AdminOptions;
 use tokio::runtime::Handle;
 
+use crate::chores::Chores;
 use crate::client::{ASK, Told};
 use crate::config::Config;
 use crate::errors;
 use crate::fetch::Fetcher;
+use crate::lanes::Lanes;
 use crate::log::KafkaShardLog;
 use crate::producer::LogProducer;
+use crate::share::Budget;
 use crate::topics::Topics;
 
 /// A node's connection to the Kafka cluster of its region. Cheap to clone.
@@ -29,6 +32,9 @@ pub(crate) struct Cluster {
     pub(crate) told: Told,
     pub(crate) producer: LogProducer,
     pub(crate) fetcher: Fetcher,
+    pub(crate) lanes: Lanes,
+    pub(crate) chores: Chores,
+    pub(crate) budget: Arc<Budget>,
     pub(crate) archives: Archives,
     topics: Topics,
     runtime: Handle,
@@ -55,6 +61,9 @@ impl KafkaLogs {
         topics.ensure_log(&topic, shards)?;
         Ok(Self(Arc::new(Cluster {
             config: config.clone(),
+            lanes: Lanes::new(config, &told, &topic),
+            chores: Chores::default(),
+            budget: Budget::new(config.node_cache_bytes_max, &told.metrics.memory),
             topic,
             producer: LogProducer::new(config, &told, &[])?,
             fetcher: Fetcher::new(config, &told),

@@ -114,6 +114,8 @@ pub struct Config {
     /// Bytes of a shard's newest batches that are kept in memory; option `cache_mib`, 1 to 1,024,
     /// default 16.
     pub cache_bytes_max: usize,
+    /// Bytes of batches that all shards of a node keep in memory together.
+    pub node_cache_bytes_max: usize,
 }
 
 impl Config {
@@ -192,6 +194,7 @@ fn parse(uri: &str) -> Result<Config, String> {
         live_bytes_max: 64 << 20,
         archive_after: Duration::from_secs(60),
         cache_bytes_max: 16 << 20,
+        node_cache_bytes_max: 512 << 20,
     };
     let mut mechanism = None;
     let mut password_file = None;
@@ -221,6 +224,9 @@ fn parse(uri: &str) -> Result<Config, String> {
                 config.archive_after = Duration::from_secs(number(name, value, 1, 86_400)?);
             }
             "cache_mib" => config.cache_bytes_max = (number(name, value, 1, 1024)? as usize) << 20,
+            "node_cache_mib" => {
+                config.node_cache_bytes_max = (number(name, value, 8, 65_536)? as usize) << 20;
+            }
             _ => return Err(format!("there is no option {name:?}")),
         }
     }

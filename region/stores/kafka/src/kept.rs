@@ -123,6 +123,21 @@ impl Kept {
         self.bytes += batch.message.len() as u64;
         self.cache_bytes += batch.message.len();
         self.cache.push_back(batch);
+        self.evict();
+    }
+
+    /// Bytes of the batches in memory.
+    pub(crate) fn cache_bytes(&self) -> usize {
+        self.cache_bytes
+    }
+
+    /// Keeps no more than so many bytes in memory from now on, and the newest batch.
+    pub(crate) fn bound(&mut self, cache_bytes_max: usize) {
+        self.cache_bytes_max = cache_bytes_max;
+        self.evict();
+    }
+
+    fn evict(&mut self) {
         // overflow: the oldest go, and are read from Kafka.
         while self.cache_bytes > self.cache_bytes_max
             && self.cache.len() > 1

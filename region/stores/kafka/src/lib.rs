@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod chores;
 mod client;
 mod cluster;
 mod config;
@@ -10,17 +11,18 @@ mod ends;
 mod errors;
 mod events;
 mod fetch;
-mod follow;
 pub mod frame;
 pub mod fuzz;
 mod hearing;
 mod kept;
+mod lanes;
 mod live;
 mod log;
 mod metrics;
 mod producer;
 mod reading;
 mod seal;
+mod share;
 mod shared;
 mod staging;
 pub mod tail;

@@ -128,6 +128,18 @@ impl Live {
         &self.kept
     }
 
+    /// Keeps no more than so many bytes of the newest batches, and takes batches while fewer than so many
+    /// bytes of them wait.
+    pub(crate) fn bound(&mut self, cached_max: usize, waiting_max: usize) {
+        self.kept.bound(cached_max);
+        self.staging.bound(waiting_max);
+    }
+
+    /// Bytes of batches that wait for their answer.
+    pub(crate) fn waiting_bytes(&self) -> usize {
+        self.staging.bytes()
+    }
+
     /// Why nothing more can be read, if so.
     pub(crate) fn check_whole(&self) -> Result<(), StoreError> {
         self.broken.clone().map_or(Ok(()), Err)

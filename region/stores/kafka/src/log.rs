@@ -1,7 +1,6 @@
 //! The port `ShardLog`: the archive, and behind it the partition.
 
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use gb6_core_model::{Position, ShardId};
@@ -11,16 +10,14 @@ use gb6_core_ports::{
     RetentionPlan, ShardLog, StoreError,
 };
 use gb6_core_wire::record::Record;
-use parking_lot::Mutex;
 
-use crate::client::{ASK, make_follower};
+use crate::client::ASK;
 use crate::cluster::Cluster;
 use crate::producer::is_answering;
 use crate::reading::Reader;
 use crate::seal::Sealer;
 use crate::shared::{Shared, resume};
 use crate::staging::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX};
-use crate::{follow, seal};
 
 /// How long opening may take: the live part is read to its end.
 const OPEN_PATIENCE: Duration = Duration::from_secs(60);
@@ -30,22 +27,14 @@ pub struct KafkaShardLog {
     shared: Arc<Shared>,
     sealer: Arc<Sealer>,
     reader: Arc<Reader>,
-    threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl KafkaShardLog {
     pub(crate) fn open(cluster: Arc<Cluster>, shard: ShardId) -> Result<Self, StoreError> {
-        let told = cluster.told.of_another();
-        let consumer = make_follower(&cluster.config, &told)?;
+        let seat = cluster.lanes.join(shard.0 as i32)?;
         let archive = cluster.archives.open(shard)?;
         let (tail, first) = resume(&archive)?;
-        let shared = Arc::new(Shared::new(
-            cluster,
-            shard,
-            (consumer, told.hearing),
-            archive,
-            (tail, first),
-        ));
+        let shared = Arc::new(Shared::new(cluster, shard, seat, archive, (tail, first)));
         shared.jump(ASK)?;
         let reader = Arc::new(Reader::new(shared.clone()));
         let sealer = Arc::new(Sealer::new(shared.clone(), reader.clone()));
@@ -53,24 +42,10 @@ impl KafkaShardLog {
             shared: shared.clone(),
             reader,
             sealer: sealer.clone(),
-            threads: Mutex::default(),
         };
-        let follower = shared.clone();
-        log.start(format!("kafka-{shard}"), move || follow::run(&follower))?;
-        log.start(format!("kafka-seal-{shard}"), move || seal::run(&sealer))?;
+        shared.begin(sealer)?;
         shared.catch_up(OPEN_PATIENCE)?;
         Ok(log)
-    }
-
-    fn start(&self, name: String, body: impl FnOnce() + Send + 'static) -> Result<(), StoreError> {
-        let started = std::thread::Builder::new().name(name.clone()).spawn(body);
-        let thread = started.map_err(|e| StoreError::Io {
-            operation: "start thread",
-            path: name,
-            detail: e.to_string(),
-        })?;
-        self.threads.lock().push(thread);
-        Ok(())
     }
 }
 
@@ -198,14 +173,6 @@ impl Drop for KafkaShardLog {
             self.shared.settle(self.shared.cluster.config.timeout);
         }
         self.shared.stop();
-        let here = std::thread::current().id();
-        for thread in std::mem::take(&mut *self.threads.lock()) {
-            // The last one to hold the log may be who was answered by one of its threads. One that
-            // panicked has ended too.
-            if thread.thread().id() != here {
-                let _ = thread.join();
-            }
-        }
         self.shared.change(|live| live.close());
     }
 }

@@ -1,11 +1,13 @@
 //! What a Kafka log tells about itself.
 
 use gb6_core_obs::metrics::{
-    Buckets, Counter, CounterFamily, GaugeFamily, Histogram, Label, Metrics,
+    Buckets, Counter, CounterFamily, Gauge, GaugeFamily, Histogram, Label, Metrics,
 };
 
 /// Shards that are told apart; further ones are counted together.
 const SHARDS_MAX: usize = 4096;
+/// What is counted of the memory.
+const WHAT_MAX: usize = 3;
 /// Kinds of errors.
 const KINDS_MAX: usize = 64;
 
@@ -32,6 +34,10 @@ pub(crate) struct KafkaMetrics {
     pub(crate) archived_bytes: Counter,
     /// Attempts to do so that failed.
     pub(crate) archive_failures: Counter,
+    /// Consumers that read partitions.
+    pub(crate) followers: Gauge,
+    /// Bytes that all handles keep in memory, by what they are.
+    pub(crate) memory: GaugeFamily,
     /// Bytes of a shard that lie in Kafka alone.
     pub(crate) live_bytes: GaugeFamily,
 }
@@ -81,6 +87,15 @@ impl KafkaMetrics {
             archive_failures: metrics.counter(
                 "gb6_kafka_archive_failures_total",
                 "Attempts to move batches to the archive, or to delete what is there from Kafka, that failed.",
+            ),
+            followers: metrics.gauge(
+                "gb6_kafka_followers",
+                "Consumers that read the partitions of this node's shards, each of several.",
+            ),
+            memory: metrics.gauge_family(
+                "gb6_kafka_memory_bytes",
+                "Bytes of batches of all shards in memory: the newest (cached), pieces of history (read), and those without an answer (waiting).",
+                &[Label::new("what", WHAT_MAX)],
             ),
             live_bytes: metrics.gauge_family(
                 "gb6_kafka_live_bytes",

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use gb6_core_model::Position;
 use gb6_core_ports::{Page, StoreError};
@@ -11,10 +12,13 @@ use prost::Message;
 
 use crate::fetch::{FetchError, Piece};
 use crate::kept::Batch;
+use crate::share::What;
 use crate::shared::Shared;
 
 /// How often a read begins again because the archive has moved on.
 const READ_TRIES: usize = 4;
+/// For how long they are kept while nobody reads them.
+const PIECES_KEPT: Duration = Duration::from_secs(10);
 /// Bytes of batches that were read from Kafka and are kept, for a shard.
 const PIECES_BYTES_MAX: usize = 4 * 1024 * 1024;
 
@@ -22,14 +26,22 @@ const PIECES_BYTES_MAX: usize = 4 * 1024 * 1024;
 pub(crate) struct Reader {
     shared: Arc<Shared>,
     /// The last pieces that were read from Kafka.
-    pieces: Mutex<VecDeque<Arc<Vec<Batch>>>>,
+    pieces: Mutex<Pieces>,
+}
+
+struct Pieces {
+    all: VecDeque<Arc<Vec<Batch>>>,
+    used: Instant,
 }
 
 impl Reader {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
         Self {
             shared,
-            pieces: Mutex::default(),
+            pieces: Mutex::new(Pieces {
+                all: VecDeque::new(),
+                used: Instant::now(),
+            }),
         }
     }
 
@@ -135,10 +147,13 @@ impl Reader {
             let (first, last) = (piece.first(), piece.last());
             first.is_some_and(|b| b.first <= from) && last.is_some_and(|b| from < b.next)
         };
-        if let Some(piece) = self.pieces.lock().iter().find(has) {
+        let mut pieces = self.pieces.lock();
+        pieces.used = Instant::now();
+        if let Some(piece) = pieces.all.iter().find(has) {
             let at = piece.partition_point(|batch| batch.next <= from);
             return Ok(Some(piece[at..].to_vec()));
         }
+        drop(pieces);
         let Some((tail, until)) = shared.live(|live| live.kept().find(from, live.tail())) else {
             return Ok(None);
         };
@@ -165,24 +180,36 @@ impl Reader {
     }
 
     fn keep(&self, piece: Arc<Vec<Batch>>) {
-        let size = |piece: &Arc<Vec<Batch>>| piece.iter().map(|b| b.message.len()).sum::<usize>();
         let mut pieces = self.pieces.lock();
-        pieces.push_back(piece);
-        let mut bytes: usize = pieces.iter().map(size).sum();
+        pieces.all.push_back(piece);
+        let mut bytes = bytes_of(&pieces.all);
+        let bytes_max = self.shared.share.of(What::Read, PIECES_BYTES_MAX);
         // overflow: the oldest go, and are read again.
-        while bytes > PIECES_BYTES_MAX
-            && pieces.len() > 1
-            && let Some(oldest) = pieces.pop_front()
+        while bytes > bytes_max
+            && pieces.all.len() > 1
+            && let Some(oldest) = pieces.all.pop_front()
         {
-            bytes -= size(&oldest);
+            bytes -= size_of(&oldest);
         }
+        self.shared.share.uses(What::Read, bytes);
     }
 
     /// What was archived is found in the archive alone.
     fn forget_archived(&self) {
         let begin = self.shared.live_from();
         let behind = |piece: &Arc<Vec<Batch>>| piece.first().is_some_and(|b| b.first >= begin);
-        self.pieces.lock().retain(behind);
+        let mut pieces = self.pieces.lock();
+        pieces.all.retain(behind);
+        self.shared.share.uses(What::Read, bytes_of(&pieces.all));
+    }
+
+    /// Nobody may have read them for a while.
+    pub(crate) fn forget_unused(&self) {
+        let mut pieces = self.pieces.lock();
+        if pieces.used.elapsed() > PIECES_KEPT {
+            pieces.all = VecDeque::new();
+            self.shared.share.uses(What::Read, 0);
+        }
     }
 
     fn try_read(
@@ -237,4 +264,12 @@ fn moving() -> StoreError {
     StoreError::Unavailable {
         cause: "the log is archived faster than it can be read".into(),
     }
+}
+
+fn size_of(piece: &Arc<Vec<Batch>>) -> usize {
+    piece.iter().map(|batch| batch.message.len()).sum()
+}
+
+fn bytes_of(pieces: &VecDeque<Arc<Vec<Batch>>>) -> usize {
+    pieces.iter().map(size_of).sum()
 }

@@ -9,6 +9,7 @@ use gb6_core_ports::{Fence, Retain, StoreError};
 use gb6_core_wire::record::Record;
 use parking_lot::Mutex;
 
+use crate::chores::Chore;
 use crate::reading::Reader;
 use crate::shared::Shared;
 
@@ -19,6 +20,10 @@ const AGAIN: Duration = Duration::from_secs(5);
 /// How often a handle that does not own the shard asks what others have archived, beyond which it keeps
 /// no more of the live part than twice what an owner does.
 const REFRESH: Duration = Duration::from_secs(30);
+/// How long a broker may take to say where a partition goes on.
+const PROBE: Duration = Duration::from_millis(500);
+/// Pause before that is asked again.
+const PAUSE: Duration = Duration::from_millis(200);
 /// Records read at once.
 const PAGE_RECORDS: usize = 4096;
 /// Bytes of these.
@@ -39,6 +44,16 @@ pub(crate) struct Sealer {
     reader: Arc<Reader>,
     /// Held while something is moved.
     moving: Mutex<Moving>,
+    pace: Mutex<Pace>,
+}
+
+/// When the owner's other work was done, and is to be.
+struct Pace {
+    /// Nothing had to be moved.
+    since: Instant,
+    not_before: Instant,
+    /// The last attempt failed, and was told.
+    failing: bool,
 }
 
 #[derive(Default)]
@@ -55,6 +70,11 @@ impl Sealer {
             shared,
             reader,
             moving: Mutex::default(),
+            pace: Mutex::new(Pace {
+                since: Instant::now(),
+                not_before: Instant::now(),
+                failing: false,
+            }),
         }
     }
 
@@ -208,27 +228,29 @@ impl Sealer {
     }
 }
 
-/// Runs until the handle is dropped.
-pub(crate) fn run(sealer: &Sealer) {
-    let shared = &sealer.shared;
-    let mut since = Instant::now();
-    let mut not_before = Instant::now();
-    let mut failing = false;
-    while !shared.is_stopped() {
-        if Instant::now() >= not_before {
-            let looked = sealer.look(&mut since);
-            if shared.is_stopped() {
-                return;
-            }
-            if let Err(error) = &looked {
-                not_before = Instant::now() + AGAIN;
-                shared.cluster.told.metrics.archive_failures.inc();
-                if !failing {
-                    tracing::warn!(topic = shared.topic, shard = %shared.shard, %error, "what is committed can not be archived now, and is kept in Kafka; it is tried again");
-                }
-            }
-            failing = looked.is_err();
+impl Chore for Sealer {
+    fn work(&self) -> Duration {
+        let shared = &self.shared;
+        if shared.find_place(PROBE) {
+            return PAUSE;
         }
-        shared.pause(LOOK);
+        self.reader.forget_unused();
+        let mut pace = self.pace.lock();
+        if Instant::now() < pace.not_before {
+            return LOOK;
+        }
+        let looked = self.look(&mut pace.since);
+        if shared.is_stopped() {
+            return LOOK;
+        }
+        if let Err(error) = &looked {
+            pace.not_before = Instant::now() + AGAIN;
+            shared.cluster.told.metrics.archive_failures.inc();
+            if !pace.failing {
+                tracing::warn!(topic = shared.topic, shard = %shared.shard, %error, "what is committed can not be archived now, and is kept in Kafka; it is tried again");
+            }
+        }
+        pace.failing = looked.is_err();
+        LOOK
     }
 }

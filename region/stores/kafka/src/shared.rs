@@ -14,15 +14,16 @@ use gb6_region_archive::{Archive, Live as Unarchived};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use rdkafka::consumer::Consumer;
 
-use crate::client::LogConsumer;
+use crate::chores::{Chore, Done};
 use crate::cluster::Cluster;
 use crate::ends;
 use crate::errors;
 use crate::fetch::{is_passing, is_unknown};
-use crate::hearing::Hearing;
+use crate::lanes::Seat;
 use crate::live::{Answer, Counts, Live, Outgoing};
 use crate::producer::{Delivery, Receiver};
-use crate::staging::Given;
+use crate::share::{Share, What};
+use crate::staging::{Given, WAITING_BYTES_MAX};
 use crate::tail::Tail;
 
 /// How long an acquisition may take: reading what lies before it included.
@@ -35,8 +36,12 @@ pub(crate) struct Shared {
     pub(crate) cluster: Arc<Cluster>,
     pub(crate) topic: String,
     pub(crate) shard: ShardId,
-    pub(crate) consumer: LogConsumer,
-    hearing: Arc<Hearing>,
+    /// What reads the partition for this handle.
+    pub(crate) seat: Seat,
+    /// What it has done that takes longer.
+    chore: Mutex<Option<Done>>,
+    /// Where the partition goes on must be found out.
+    lost_place: AtomicBool,
     /// When Kafka last answered something that this handle asked, or its producer sent.
     answered: Mutex<Instant>,
     pub(crate) archive: Archive,
@@ -46,15 +51,11 @@ pub(crate) struct Shared {
     sending: Mutex<()>,
     /// Something was read or answered.
     changed: Condvar,
-    /// The partition is to be read, or the thread that does is to end.
-    wake: Condvar,
     /// The offset before which somebody wants everything to be read.
     target: AtomicU64,
     stop: AtomicBool,
-    /// The threads are to end.
-    stopped: Condvar,
-    paused: Mutex<()>,
     live_bytes: Gauge,
+    pub(crate) share: Share,
 }
 
 struct State {
@@ -75,7 +76,7 @@ impl Shared {
     pub(crate) fn new(
         cluster: Arc<Cluster>,
         shard: ShardId,
-        (consumer, hearing): (LogConsumer, Arc<Hearing>),
+        seat: Seat,
         archive: Archive,
         (tail, first): (Tail, Position),
     ) -> Self {
@@ -92,8 +93,9 @@ impl Shared {
         Self {
             topic: cluster.topic.clone(),
             shard,
-            consumer,
-            hearing,
+            seat,
+            chore: Mutex::default(),
+            lost_place: AtomicBool::new(false),
             answered: Mutex::new(Instant::now()),
             archive,
             state: Mutex::new(State {
@@ -103,12 +105,10 @@ impl Shared {
             answers: Mutex::default(),
             sending: Mutex::new(()),
             changed: Condvar::new(),
-            wake: Condvar::new(),
             target: AtomicU64::new(0),
             stop: AtomicBool::new(false),
-            stopped: Condvar::new(),
-            paused: Mutex::new(()),
             live_bytes: live_bytes.with(&[&shard.to_string()]),
+            share: cluster.budget.share(),
             cluster,
         }
     }
@@ -121,17 +121,54 @@ impl Shared {
         self.stop.load(Ordering::Acquire)
     }
 
-    /// Ends the threads.
+    /// Begins to be read, and has `chore` done.
+    ///
+    /// # Errors
+    /// `Io`: there is no thread for it.
+    pub(crate) fn begin(self: &Arc<Self>, chore: Arc<dyn Chore>) -> Result<(), StoreError> {
+        *self.chore.lock() = Some(self.cluster.chores.begin(chore)?);
+        self.seat.take(self);
+        Ok(())
+    }
+
+    /// Nothing is read or done for this handle any more. Waits for what is being done, unless this thread
+    /// does it.
     pub(crate) fn stop(&self) {
-        // Under the locks, so that nobody begins to wait meanwhile.
+        // Under the lock, so that nobody begins to wait meanwhile.
         {
             let _state = self.state.lock();
-            let _paused = self.paused.lock();
             self.stop.store(true, Ordering::Release);
         }
         self.changed.notify_all();
-        self.wake.notify_all();
-        self.stopped.notify_all();
+        self.seat.leave();
+        let chore = self.chore.lock().take();
+        drop(chore);
+    }
+
+    /// The partition does not hold what comes next: it is not read until it is known where it goes on.
+    pub(crate) fn lose_place(&self) {
+        self.lost_place.store(true, Ordering::Release);
+        if let Some(chore) = &*self.chore.lock() {
+            chore.hurry();
+        }
+    }
+
+    /// Finds out where the partition goes on, where that is to be done; whether it is not known yet.
+    pub(crate) fn find_place(&self, patience: Duration) -> bool {
+        if !self.lost_place.load(Ordering::Acquire) {
+            return false;
+        }
+        match self.jump(patience) {
+            Err(error) if error.retryable() => {
+                tracing::warn!(topic = self.topic, shard = %self.shard, %error, "where the log goes on can not be told yet");
+                return true;
+            }
+            // What else is wrong is kept with the live part.
+            _ => {}
+        }
+        self.lost_place.store(false, Ordering::Release);
+        self.seat.wake();
+        false
     }
 
     /// Looks at the live part.
@@ -161,7 +198,7 @@ impl Shared {
         drop(state);
         self.changed.notify_all();
         if look {
-            self.wake.notify_all();
+            self.seat.wake();
         }
         result
     }
@@ -259,10 +296,20 @@ impl Shared {
 
     /// Time has passed.
     pub(crate) fn tick(&self, now: Instant) {
-        let bytes = self.change(|live| {
+        let cache_max = self.cluster.config.cache_bytes_max;
+        let cached_max = self.share.of(What::Cached, cache_max);
+        let waiting_max = self.share.of(What::Waiting, WAITING_BYTES_MAX);
+        let (bytes, cached, waiting) = self.change(|live| {
             live.expire(now);
-            live.kept().live_bytes()
+            live.bound(cached_max, waiting_max);
+            (
+                live.kept().live_bytes(),
+                live.kept().cache_bytes(),
+                live.waiting_bytes(),
+            )
         });
+        self.share.uses(What::Cached, cached);
+        self.share.uses(What::Waiting, waiting);
         self.live_bytes
             .set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
@@ -277,24 +324,12 @@ impl Shared {
         self.live(|live| {
             let writes = live.wrote.is_some_and(|wrote| wrote.elapsed() < quiet);
             live.check_whole().is_ok()
+                && !self.lost_place.load(Ordering::Acquire)
                 && (!live.is_owner()
                     || !writes
                     || live.waits_for_others()
                     || target > live.tail().offset)
         })
-    }
-
-    /// Waits until the partition may have to be read, at most so long.
-    pub(crate) fn wait_to_read(&self, timeout: Duration) {
-        let mut state = self.state.lock();
-        self.wake.wait_for(&mut state, timeout);
-    }
-
-    /// Waits so long, or until the threads are to end.
-    pub(crate) fn pause(&self, time: Duration) {
-        let deadline = Instant::now() + time;
-        let mut paused = self.paused.lock();
-        while !self.is_stopped() && !self.stopped.wait_until(&mut paused, deadline).timed_out() {}
     }
 
     pub(crate) fn next_offset(&self) -> u64 {
@@ -314,7 +349,7 @@ impl Shared {
         let deadline = Instant::now() + timeout;
         let (low, high) = loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            let consumer = &self.consumer;
+            let consumer = self.seat.consumer();
             match consumer.fetch_watermarks(&self.topic, self.partition(), left) {
                 Ok(found) => break found,
                 // While a partition gets another leader, or not every broker knows a new topic.
@@ -342,7 +377,7 @@ impl Shared {
     /// As [`gb6_core_ports::ShardLog::silence`].
     pub(crate) fn silence(&self) -> Duration {
         let answered = *self.answered.lock();
-        let read = self.hearing.of(self.partition());
+        let read = self.seat.heard();
         read.map_or(answered, |read| read.max(answered)).elapsed()
     }
 
@@ -360,7 +395,7 @@ impl Shared {
             if self.is_stopped() {
                 return Err(StoreError::Closed);
             }
-            self.wake.notify_all();
+            self.seat.wake();
             if self.changed.wait_until(&mut state, deadline).timed_out() {
                 return Err(StoreError::Unavailable {
                     cause: format!(

@@ -19,8 +19,8 @@ use crate::frame::{Draft, FRAME_BYTES_MAX, FRAME_HEADER_BYTES, FrameHeader};
 pub(crate) const BATCH_RECORDS_MAX: usize = 4096;
 /// Most encoded bytes in one batch of several records, and in one message of several.
 pub(crate) const BATCH_BYTES_MAX: usize = 1024 * 1024;
-/// Bytes of batches that may wait for their answer.
-const WAITING_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Bytes of batches of one handle that may wait for their answer, where its part of the node's is not less.
+pub(crate) const WAITING_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Messages of one shard that are under way at once: one more than what the next answer is about. With
 /// more of them each is smaller, and costs the broker as much.
 pub(crate) const UNDER_WAY_MAX: usize = 2;
@@ -147,6 +147,7 @@ pub(crate) struct Staging {
     sent: VecDeque<Sent>,
     gathered: VecDeque<Gathered>,
     bytes: usize,
+    bytes_max: usize,
 }
 
 impl Staging {
@@ -158,7 +159,18 @@ impl Staging {
             sent: VecDeque::new(),
             gathered: VecDeque::new(),
             bytes: 0,
+            bytes_max: WAITING_BYTES_MAX,
         }
+    }
+
+    /// Takes batches while fewer than so many bytes wait.
+    pub(crate) fn bound(&mut self, bytes_max: usize) {
+        self.bytes_max = bytes_max;
+    }
+
+    /// Bytes that wait.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Whether a batch is taken.
@@ -187,10 +199,10 @@ impl Staging {
             })
         };
         // overflow: refused; whoever gives batches has to wait.
-        if self.bytes > WAITING_BYTES_MAX {
+        if self.bytes > self.bytes_max {
             return Err(StoreError::Backpressure {
                 waiting: self.bytes as u64,
-                limit: WAITING_BYTES_MAX as u64,
+                limit: self.bytes_max as u64,
             });
         }
         let bytes = batch.draft.bytes();

@@ -49,6 +49,7 @@ pub(crate) struct Region {
     pub(crate) config: Config,
     pub(crate) blobs: Arc<dyn BlobStore>,
     pub(crate) metrics: Metrics,
+    pub(crate) shards: u32,
 }
 
 impl Region {
@@ -68,6 +69,7 @@ impl Region {
             config: Config::parse(&format!("kafka://{uri}")).expect("a URI"),
             blobs: Arc::new(MemoryBlobs::default()),
             metrics: Metrics::bare(),
+            shards: SHARDS,
         }
     }
 
@@ -86,7 +88,7 @@ impl Region {
             &self.metrics,
         );
         let (config, metrics) = (&self.config, &self.metrics);
-        KafkaLogs::open(config, REGION, SHARDS, archives, runtime(), metrics)
+        KafkaLogs::open(config, REGION, self.shards, archives, runtime(), metrics)
     }
 }
 

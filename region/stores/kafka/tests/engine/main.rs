@@ -5,6 +5,7 @@ mod contract;
 mod events;
 mod faults;
 mod fencing;
+mod many;
 mod owner;
 mod reading;
 mod secure;
