@@ -13,7 +13,7 @@ use crate::value::Statement;
 
 const SQLITE: Statement = Statement::both(
     "check_sqlite",
-    "SELECT sqlite_version(), (SELECT quick_check FROM pragma_quick_check(1))",
+    "SELECT sqlite_version(), (SELECT quick_check FROM pragma_quick_check LIMIT 1)",
 );
 #[cfg(feature = "postgres")]
 const RIGHTS: Statement = Statement::both(

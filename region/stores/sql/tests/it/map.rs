@@ -141,3 +141,13 @@ fn what_databases_are_asked_is_counted() {
         "{text}"
     );
 }
+
+#[test]
+fn a_sound_file_is_found_to_be_one() {
+    let (runtime, dir) = (runtime(), tempfile::tempdir().unwrap());
+    let uri = format!("sqlite:{}/map.db", dir.path().display());
+    open(&runtime, &uri).put("a", b"1", Expect::Any).unwrap();
+    let config = Config::parse(&uri).unwrap();
+    let checks = gb6_region_stores_sql::check(&config, runtime.handle().clone());
+    assert!(checks.iter().all(|c| c.is_good()), "{checks:?}");
+}
