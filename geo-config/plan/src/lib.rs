@@ -7,6 +7,7 @@
 mod demo;
 mod directory;
 mod file;
+pub mod fuzz;
 mod key_file;
 mod problem;
 mod proxy_file;

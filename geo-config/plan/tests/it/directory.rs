@@ -3,7 +3,7 @@
 use gb6_core_model::InstanceId;
 use gb6_core_model::snapshot::{Instance, KeyAlgorithm, KeyUse, Snapshot};
 use gb6_geo_config_plan::{
-    DirectoryInstance, DirectoryKey, DirectoryKeyUse, DirectoryPlan, EXAMPLE, Laid, Problems,
+    DirectoryInstance, DirectoryKey, DirectoryKeyUse, DirectoryPlan, EXAMPLE, Laid, Problems, fuzz,
     settings_as_toml, settings_from_toml,
 };
 use proptest::prelude::*;
@@ -359,6 +359,18 @@ fn what_is_printed_shows_no_secret() {
         !shown.contains(SECRET) && !shown.contains("hidden"),
         "{shown}"
     );
+}
+
+#[test]
+fn whatever_settings_are_reading_them_answers() {
+    let dir =
+        std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus/instance_settings");
+    let files = std::fs::read_dir(dir).unwrap();
+    let corpus: Vec<_> = files
+        .map(|f| std::fs::read(f.unwrap().path()).unwrap())
+        .collect();
+    assert!(corpus.len() >= 15);
+    corpus.iter().for_each(|data| fuzz::instance_settings(data));
 }
 
 /// Settings as somebody may have put them into a database: near to good ones.
