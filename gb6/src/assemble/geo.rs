@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use anyhow::Context;
 use gb6_core_model::Role;
+use gb6_core_ports::Check;
 use gb6_geo_config_node::{Geo, GeoConfig, POLL};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::admin_http::AdminHttp;
+use super::directory::Databases;
 use super::node::{NodeParts, TlsFiles, listen, local_node};
 use super::node_metrics;
 use super::process::Stop;
@@ -19,6 +21,25 @@ use crate::config::GeoFile;
 /// How long peers may take to learn that the node is gone.
 const GOODBYE: Duration = Duration::from_millis(500);
 
+/// Connects to the databases that the file names, and says what is wrong with them and with the key file.
+/// Changes nothing.
+///
+/// # Errors
+/// Nothing could be looked at.
+pub(crate) fn check_geo(file: &GeoFile) -> anyhow::Result<Vec<Check>> {
+    let databases = Databases::of(&file.stores)
+        .map_err(|problems| anyhow::anyhow!("{}: {}", problems[0].0, problems[0].1))?;
+    let Some(databases) = databases else {
+        return Ok(vec![Check::good("directory", "none is named")]);
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .context("no threads can be had")?;
+    Ok(databases.check(runtime.handle()))
+}
+
 /// Runs until it is told to stop.
 pub(crate) async fn run_geo(
     file: GeoFile,
@@ -26,6 +47,8 @@ pub(crate) async fn run_geo(
     ready_json: bool,
     stop: Stop,
 ) -> anyhow::Result<()> {
+    let databases = Databases::of(&file.stores)
+        .map_err(|problems| anyhow::anyhow!("{}: {}", problems[0].0, problems[0].1))?;
     let mut parts = NodeParts::new();
     let reload = NodeReload::new(source, file.clone(), &parts.metrics)?;
     // Of the same signal, for the snapshot: it is looked at whatever the node's own file says.
@@ -53,12 +76,17 @@ pub(crate) async fn run_geo(
         data_dir: PathBuf::from(&file.data_dir),
         poll: POLL,
     };
-    let geo = Geo::start(config, endpoint, &parts.metrics, &parts.health).await?;
+    let directory = match &databases {
+        Some(databases) => Some(databases.opener(&parts.metrics)?),
+        None => None,
+    };
+    let geo = Geo::start(config, directory, endpoint, &parts.metrics, &parts.health).await?;
     eprintln!(
-        "gb6 geo {} serves revision {} of {}; health and metrics at {}",
+        "gb6 geo {} serves revision {} of {}{}; health and metrics at {}",
         file.name,
         geo.revision(),
         file.snapshot,
+        databases.map_or_else(String::new, |databases| format!(" and {databases}")),
         http_url(http.addr, false)
     );
     if ready_json {

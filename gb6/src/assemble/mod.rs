@@ -6,6 +6,7 @@ mod console;
 mod dev;
 mod dev_keys;
 mod dev_reload;
+mod directory;
 mod edge;
 mod files;
 mod geo;
@@ -23,8 +24,9 @@ mod stores;
 
 pub(crate) use dev::{DevConfig, run_dev};
 pub(crate) use dev_keys::DevKeys;
+pub(crate) use directory::Databases;
 pub(crate) use edge::run_edge;
-pub(crate) use geo::run_geo;
+pub(crate) use geo::{check_geo, run_geo};
 pub(crate) use port_owner::{Holder, Protocol, who_listens};
 pub(crate) use process::{Stop, run};
 pub(crate) use region::{check_region, run_region};

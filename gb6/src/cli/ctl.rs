@@ -12,6 +12,7 @@ use gb6_region_assign::{CommandError, ShardRecord, moved, released, shard_key};
 use gb6_region_stores_sql::{Config, SqlMap};
 
 use super::ctl_list::{Looked, look, shown};
+use super::directory::{AuditCommand, InstanceCommand, KeyCommand, OrgCommand};
 use super::exit::{Failure, print};
 use crate::config::{Overrides, RegionFile, load};
 
@@ -27,6 +28,18 @@ pub(crate) enum CtlCommand {
     /// Who owns which shard
     #[command(subcommand)]
     Shard(ShardCommand),
+    /// Customers, and the organizations below them
+    #[command(subcommand)]
+    Org(OrgCommand),
+    /// The instances of customers, and their settings
+    #[command(subcommand)]
+    Instance(InstanceCommand),
+    /// The keys of instances
+    #[command(subcommand)]
+    Key(KeyCommand),
+    /// What was done to an organization
+    #[command(subcommand)]
+    Audit(AuditCommand),
 }
 
 #[derive(Subcommand, Debug)]
@@ -86,7 +99,13 @@ pub(crate) struct Records {
 
 impl CtlCommand {
     pub(crate) fn run(self) -> Result<(), Failure> {
-        let CtlCommand::Shard(command) = self;
+        let command = match self {
+            CtlCommand::Shard(command) => command,
+            CtlCommand::Org(command) => return command.run(),
+            CtlCommand::Instance(command) => return command.run(),
+            CtlCommand::Key(command) => return command.run(),
+            CtlCommand::Audit(command) => return command.run(),
+        };
         match command {
             ShardCommand::List { records, json } => records.with(|map| {
                 let before = look(map)?;

@@ -4,6 +4,7 @@ mod cert;
 mod config;
 mod ctl;
 mod ctl_list;
+mod directory;
 mod doctor;
 mod exit;
 mod log;
@@ -16,7 +17,7 @@ use clap::{Parser, Subcommand};
 
 pub(crate) use exit::Failure;
 
-use crate::config::{EdgeFile, GeoFile};
+use crate::config::EdgeFile;
 
 /// GB6: durable real-time messaging, from one laptop to a mesh of nodes.
 #[derive(Parser, Debug)]
@@ -42,7 +43,7 @@ enum Command {
     /// Run a region: owns shards, makes every message durable
     Region(serve::Region),
     /// Run geo: serves the snapshot to every node
-    Geo(serve::RoleRun<GeoFile>),
+    Geo(serve::Geo),
     /// Make the mesh's certificates
     #[command(subcommand)]
     Cert(cert::CertCommand),
@@ -52,7 +53,7 @@ enum Command {
     /// Make tokens for clients
     #[command(subcommand)]
     Token(token::TokenCommand),
-    /// Look at a running region, and move its shards
+    /// Look at a running region and move its shards; change customers, instances and keys
     #[command(subcommand)]
     Ctl(ctl::CtlCommand),
     /// Look at the logs of a data directory, without a server

@@ -4,11 +4,12 @@ use std::future::Future;
 
 use clap::Args;
 use clap::builder::BoolishValueParser;
+use gb6_core_ports::Check;
 
 use super::config::RoleArgs;
 use super::exit::{Failure, print};
 use crate::assemble::{
-    DevConfig, Source, Stop, check_region, run, run_dev, run_edge, run_geo, run_region,
+    DevConfig, Source, Stop, check_geo, check_region, run, run_dev, run_edge, run_geo, run_region,
 };
 use crate::config::{DevFile, DevSetup, EdgeFile, GeoFile, LogTable, RegionFile, RoleFile};
 
@@ -73,7 +74,7 @@ impl Region {
     pub(crate) fn run(self) -> Result<(), Failure> {
         let file = self.run.args.load()?;
         if self.check {
-            return check(&file);
+            return tell(&check_region(&file)?);
         }
         let (path, overrides) = self.run.args.parts();
         let source = Source { path, overrides };
@@ -84,10 +85,9 @@ impl Region {
 }
 
 /// Prints what each engine says about itself.
-fn check(file: &RegionFile) -> Result<(), Failure> {
-    let checks = check_region(file)?;
+fn tell(checks: &[Check]) -> Result<(), Failure> {
     let mut text = String::new();
-    for check in &checks {
+    for check in checks {
         let line = match &check.found {
             Ok(found) => format!("ok    {}: {found}\n", check.what),
             Err(advice) => format!("FAIL  {}: {advice}\n", check.what),
@@ -105,13 +105,26 @@ fn check(file: &RegionFile) -> Result<(), Failure> {
     }
 }
 
-impl RoleRun<GeoFile> {
+#[derive(Args, Debug)]
+pub(crate) struct Geo {
+    #[command(flatten)]
+    run: RoleRun<GeoFile>,
+    /// Start nothing: connect to the databases of the directory, look at versions, permissions and
+    /// settings, and say what is wrong
+    #[arg(long)]
+    check: bool,
+}
+
+impl Geo {
     pub(crate) fn run(self) -> Result<(), Failure> {
-        let file = self.args.load()?;
-        let (path, overrides) = self.args.parts();
+        let file = self.run.args.load()?;
+        if self.check {
+            return tell(&check_geo(&file)?);
+        }
+        let (path, overrides) = self.run.args.parts();
         let source = Source { path, overrides };
         start(&file.log.clone(), |stop| {
-            run_geo(file, source, self.ready_json, stop)
+            run_geo(file, source, self.run.ready_json, stop)
         })
     }
 }

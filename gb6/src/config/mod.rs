@@ -18,4 +18,6 @@ pub(crate) use load::load;
 pub(crate) use overrides::Overrides;
 pub(crate) use roles::{EdgeFile, GeoFile, RegionFile, RoleFile};
 pub(crate) use store_uri::StoreUri;
-pub(crate) use tables::{ClientsTable, LogTable, StoresTable};
+#[cfg(test)]
+pub(crate) use store_uri::StoreUris;
+pub(crate) use tables::{ClientsTable, GeoStoresTable, LogTable, StoresTable};

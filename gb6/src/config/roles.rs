@@ -9,10 +9,10 @@ use gb6_geo_config_plan::{Bytes, Millis};
 use super::address::MaybeAddress;
 use super::key::{Keys, config};
 use super::tables::{
-    ClientsTable, DialTable, ListenTable, LogTable, MeshTable, OutboundTable, ShardsTable,
-    StoresTable, ranges,
+    ClientsTable, DialTable, GeoStoresTable, ListenTable, LogTable, MeshTable, OutboundTable,
+    ShardsTable, StoresTable, ranges,
 };
-use crate::assemble::Engines;
+use crate::assemble::{Databases, Engines};
 
 /// The file of one role.
 pub(crate) trait RoleFile:
@@ -124,6 +124,8 @@ config! {
         @tables
         /// How the node takes part in the mesh.
         mesh: ListenTable,
+        /// Where customers are kept, whose instances do not stand in the snapshot file.
+        stores: GeoStoresTable,
         /// What is logged, always to standard error.
         log: LogTable,
     }
@@ -288,8 +290,17 @@ impl RoleFile for GeoFile {
     const COMMAND: &'static str = "geo";
     const ABOUT: &'static str = "Geo: serves the snapshot to every node.";
 
+    fn shown(&self) -> Self {
+        Self {
+            stores: self.stores.shown(),
+            ..self.clone()
+        }
+    }
+
     fn problems(&self) -> Vec<(&'static str, String)> {
-        common(&self.name, None)
+        let mut problems = common(&self.name, None);
+        problems.extend(Databases::of(&self.stores).err().unwrap_or_default());
+        problems
     }
 }
 

@@ -1,8 +1,9 @@
-//! Which engine a port has: one word or one URI, which may carry a password and is never shown whole.
+//! Which engine a port has: one word or one URI, or a list of URIs. They may carry a password and are never
+//! shown whole.
 
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de};
 
 use super::key::Value;
 
@@ -85,6 +86,58 @@ impl Value for StoreUri {
     }
 }
 
+/// Several databases; a file may write one alone without brackets.
+#[derive(Clone, PartialEq, Eq, Default, Debug, Serialize)]
+#[serde(transparent)]
+pub(crate) struct StoreUris(pub(crate) Vec<StoreUri>);
+
+impl StoreUris {
+    /// The same without what is secret in them.
+    pub(crate) fn masked(&self) -> Self {
+        Self(self.0.iter().map(StoreUri::masked).collect())
+    }
+}
+
+impl<'de> Deserialize<'de> for StoreUris {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        struct OneOrMore;
+        impl<'de> de::Visitor<'de> for OneOrMore {
+            type Value = StoreUris;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("the URI of a database, or a list of them")
+            }
+
+            fn visit_str<E: de::Error>(self, uri: &str) -> Result<StoreUris, E> {
+                Ok(StoreUris(vec![uri.into()]))
+            }
+
+            fn visit_seq<A: de::SeqAccess<'de>>(self, mut list: A) -> Result<StoreUris, A::Error> {
+                let mut uris = Vec::new();
+                while let Some(uri) = list.next_element()? {
+                    uris.push(uri);
+                }
+                Ok(StoreUris(uris))
+            }
+        }
+        d.deserialize_any(OneOrMore)
+    }
+}
+
+impl Value for StoreUris {
+    // A URI may name several hosts, with commas between them.
+    const KIND: &'static str = "engines, separated by spaces";
+
+    fn to_toml(&self) -> toml::Value {
+        toml::Value::Array(self.0.iter().map(Value::to_toml).collect())
+    }
+
+    fn from_text(text: &str) -> Result<toml::Value, String> {
+        let uris = text.split_whitespace().map(StoreUri::from).collect();
+        Ok(Self(uris).to_toml())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -113,7 +166,30 @@ mod tests {
             assert_eq!(uri.to_string(), shown);
             assert_eq!(format!("{uri:?}"), format!("{shown:?}"));
         }
+        let several = StoreUris(vec!["postgres://a:b@h1,h2/gb6".into(), "sqlite:x".into()]);
+        assert!(!format!("{several:?}{:?}", several.masked().to_toml()).contains(":b@"));
         assert_eq!(StoreUri::from("redis://h").scheme(), "redis");
         assert_eq!(StoreUri::from("embedded").scheme(), "embedded");
+    }
+
+    #[test]
+    fn a_list_of_databases_may_be_one() {
+        #[derive(Deserialize)]
+        struct File {
+            directory: StoreUris,
+        }
+        let read = |text: &str| toml::from_str::<File>(text).map(|file| file.directory);
+        let one = StoreUris(vec!["sqlite:x".into()]);
+        assert_eq!(read("directory = \"sqlite:x\"").unwrap(), one);
+        assert_eq!(read("directory = [\"sqlite:x\"]").unwrap(), one);
+        let said = read("directory = 5").unwrap_err().to_string();
+        assert!(
+            said.contains("the URI of a database, or a list of them"),
+            "{said}"
+        );
+        // Hosts of one URI have commas between them.
+        let two = StoreUris::from_text(" postgres://h1,h2/a  sqlite:x ").unwrap();
+        let want = StoreUris(vec!["postgres://h1,h2/a".into(), "sqlite:x".into()]);
+        assert_eq!(two, want.to_toml());
     }
 }

@@ -6,7 +6,7 @@ use gb6_geo_config_plan::{Bytes, Millis};
 use serde::{Deserialize, Serialize};
 
 use super::key::{Value, config};
-use super::store_uri::StoreUri;
+use super::store_uri::{StoreUri, StoreUris};
 
 /// How log lines look.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -215,6 +215,29 @@ config! {
         /// A file with the key that seals the region's record keys in map, 64 hexadecimal digits, the
         /// same on every node; earlier ones on lines behind it. Needed where map is a database.
         record_key_file: String = String::new(),
+    }
+}
+
+config! {
+    /// Where customers are kept. docs/directory.md says how.
+    pub(crate) struct GeoStoresTable {
+        /// The databases of customers, whose instances and keys are served beside those of the
+        /// snapshot file: sqlite:PATH or postgres://USER@HOST:PORT/DATABASE, or a list of them (of
+        /// which the first has the catalogue); as a flag separated by spaces. []: there are none.
+        directory: StoreUris = StoreUris::default(),
+        /// A file with the key that seals the secrets in directory, 64 hexadecimal digits; earlier
+        /// ones on lines behind it. Needed where there is a directory.
+        directory_key_file: String = String::new(),
+    }
+}
+
+impl GeoStoresTable {
+    /// The same without what is secret in it.
+    pub(super) fn shown(&self) -> Self {
+        Self {
+            directory: self.directory.masked(),
+            ..self.clone()
+        }
     }
 }
 

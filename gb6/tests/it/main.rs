@@ -12,6 +12,7 @@ mod commands;
 mod deploy;
 mod dev;
 mod dev_config;
+mod directory;
 mod mesh;
 mod relay;
 mod scripts;

@@ -1,12 +1,15 @@
-//! The driver of geo: reads the snapshot file, gives every change a revision that rises, and serves
-//! it to the nodes of the mesh.
+//! The driver of geo: reads the snapshot file, and a directory where there is one, gives every change a
+//! revision that rises, and serves it to the nodes of the mesh.
 //!
 //! A file with a mistake changes nothing: the last good snapshot stays in force, and the mistake is
-//! logged, counted and shown until it is mended.
+//! logged, counted and shown until it is mended. So does a directory that is lost.
 
 #![forbid(unsafe_code)]
 
+mod content;
+mod directory;
 mod revisions;
+mod seen;
 mod serve;
 mod source;
 
@@ -17,14 +20,20 @@ use std::time::Duration;
 
 use gb6_core_mesh::snapshot::{SnapshotStore, StoreError};
 use gb6_core_mesh::{CloseCode, Endpoint};
-use gb6_core_obs::{Component, Counter, Gauge, Health, Metrics};
+use gb6_core_obs::{Component, Health, Metrics};
+use gb6_core_ports::directory::DirectoryError;
+use gb6_geo_config_plan::{Laid, Problem};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
+use content::{Content, Looked};
+use directory::Follower;
 use revisions::Revisions;
+use seen::Seen;
 use serve::Published;
 use source::Source;
 
+pub use directory::OpenDirectory;
 pub use source::SourceError;
 
 /// How often the files are looked at.
@@ -47,6 +56,9 @@ pub enum GeoError {
     /// The file has mistakes, and no earlier snapshot is kept.
     #[error("{0}")]
     Source(#[from] SourceError),
+    /// The directory can not be read, and no earlier snapshot is kept.
+    #[error("the directory can not be read: {0}")]
+    Directory(#[from] DirectoryError),
     /// The kept snapshot can not be read, so the next revision is not known.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -63,39 +75,48 @@ pub struct Geo {
 }
 
 impl Geo {
-    /// Reads the snapshot and begins to serve it on `endpoint`. Within a tokio runtime.
+    /// Reads the snapshot and begins to serve it on `endpoint`. With a `directory` its instances are laid over
+    /// those of the file. Within a tokio runtime.
     ///
     /// # Errors
-    /// There is no usable snapshot, neither in the file nor kept, or what is kept can not be read.
+    /// There is no usable snapshot, neither in the file and the directory nor kept, or what is kept can not be
+    /// read.
     pub async fn start(
         config: GeoConfig,
+        directory: Option<OpenDirectory>,
         endpoint: Endpoint,
         metrics: &Metrics,
         health: &Health,
     ) -> Result<Self, GeoError> {
         let component = health.register("snapshot");
-        let seen = Seen::new(metrics);
+        let seen = Seen::new(metrics, directory.is_some().then_some(health));
         let store = SnapshotStore::in_dir(&config.data_dir);
-        let source = Source::new(config.snapshot);
+        let content = Content::new(Source::new(config.snapshot), directory.map(Follower::new));
         let good = Arc::new(AtomicBool::new(false));
-        let opened = tokio::task::spawn_blocking(move || open(store, source)).await;
+        let opened = tokio::task::spawn_blocking(move || open(store, content)).await;
         let opened = match opened {
             Ok(opened) => opened?,
             Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
         };
         component.ready();
-        good.store(opened.good, Ordering::Relaxed);
-        seen.file(opened.good);
+        let is_good = opened.file_good && opened.taken;
+        good.store(is_good, Ordering::Relaxed);
+        seen.file(is_good);
+        seen.directory(opened.directory.as_ref());
+        seen.problems(&opened.problems);
         let (publish, revision) = watch::channel(Arc::new(opened.published));
         seen.revision(revision.borrow().revision);
 
         let reload = Arc::new(Notify::new());
         let watcher = Watcher {
-            source: opened.source,
+            content: opened.content,
             revisions: opened.revisions,
             publish,
             poll: config.poll,
             reload: Arc::clone(&reload),
+            file_good: opened.file_good,
+            taken: opened.taken,
+            again: false,
             good: Arc::clone(&good),
             seen: seen.clone(),
             component,
@@ -150,39 +171,73 @@ impl Drop for Geo {
 }
 
 struct Opened {
-    source: Source,
+    content: Content,
     revisions: Revisions,
     published: Published,
-    good: bool,
+    file_good: bool,
+    taken: bool,
+    directory: Option<Result<(), DirectoryError>>,
+    problems: Vec<Problem>,
 }
 
-/// The first snapshot: that of the file or, if that has a mistake, the kept one.
-fn open(store: SnapshotStore, mut source: Source) -> Result<Opened, GeoError> {
+/// The first snapshot: that of the file and the directory or, if one of them is not good, the kept one.
+fn open(store: SnapshotStore, mut content: Content) -> Result<Opened, GeoError> {
     let mut revisions = Revisions::open(store)?;
-    let (published, good) = match (source.read(), revisions.current()) {
-        (Ok(snapshot), _) => (revisions.take(snapshot)?, true),
+    let Looked {
+        file,
+        directory,
+        laid,
+    } = content.look(true, false, revisions.current());
+    let file_good = !matches!(file, Some(Err(_)));
+    let taken = !matches!(laid, Some(Err(_)));
+    let first = match (file, laid) {
+        (Some(Err(error)), _) | (_, Some(Err(error))) => Err(Some(error)),
+        (_, Some(Ok(laid))) => Ok(laid),
+        // The directory is lost.
+        (_, None) => Err(None),
+    };
+    let (published, problems) = match (first, revisions.current()) {
+        (Ok(Laid { snapshot, problems }), _) => (revisions.take(snapshot)?, problems),
         (Err(error), Some(kept)) => {
             let revision = kept.revision;
-            tracing::error!(%error, revision, "the snapshot file has mistakes: the kept snapshot stays in force");
-            (Published::new(kept)?, false)
+            if let Some(error) = &error {
+                tracing::error!(%error, revision, "the snapshot file has mistakes: the kept snapshot stays in force");
+            }
+            (Published::new(kept)?, Vec::new())
         }
-        (Err(error), None) => return Err(error.into()),
+        (Err(Some(error)), None) => return Err(error.into()),
+        (Err(None), None) => {
+            let cause = || DirectoryError::Unavailable {
+                cause: "it was not read".to_owned(),
+            };
+            let error = directory.and_then(Result::err).unwrap_or_else(cause);
+            return Err(error.into());
+        }
     };
     Ok(Opened {
-        source,
+        content,
         revisions,
         published,
-        good,
+        file_good,
+        taken,
+        directory,
+        problems,
     })
 }
 
-/// Takes over what changes in the files.
+/// Takes over what changes in the files and in the directory.
 struct Watcher {
-    source: Source,
+    content: Content,
     revisions: Revisions,
     publish: watch::Sender<Arc<Published>>,
     poll: Duration,
     reload: Arc<Notify>,
+    /// Whether the files were good when they were read last.
+    file_good: bool,
+    /// Whether what changed last could be taken over.
+    taken: bool,
+    /// Whether it is tried again, because the disk did not take it.
+    again: bool,
     good: Arc<AtomicBool>,
     seen: Seen,
     component: Component,
@@ -197,7 +252,7 @@ impl Watcher {
                 _ = ticks.tick() => false,
                 () = self.reload.notified() => true,
             };
-            // Files are read outside the runtime's threads: the disk may be slow.
+            // Outside the runtime's threads: the disk may be slow, and the directory far away.
             let looked = tokio::task::spawn_blocking(move || {
                 let result = self.look(asked);
                 (self, result)
@@ -212,72 +267,76 @@ impl Watcher {
         }
     }
 
-    /// `None`: nothing has changed.
-    fn look(&mut self, asked: bool) -> Option<Result<Published, GeoError>> {
-        if !asked && !self.source.settled_anew() {
-            return None;
+    fn look(&mut self, asked: bool) -> Found {
+        let Looked {
+            file,
+            directory,
+            laid,
+        } = self
+            .content
+            .look(asked, self.again, self.revisions.current());
+        let new = laid.map(|laid| {
+            let Laid { snapshot, problems } = laid?;
+            Ok((self.revisions.take(snapshot)?, problems))
+        });
+        Found {
+            file,
+            directory,
+            new,
         }
-        let read = self.source.read().map_err(GeoError::from);
-        Some(read.and_then(|snapshot| self.revisions.take(snapshot)))
     }
 
-    fn tell(&mut self, result: Option<Result<Published, GeoError>>) {
-        let Some(result) = result else { return };
-        self.good.store(result.is_ok(), Ordering::Relaxed);
-        self.seen.file(result.is_ok());
+    fn tell(&mut self, found: Found) {
+        self.seen.directory(found.directory.as_ref());
         let revision = self.publish.borrow().revision;
-        match result {
-            Ok(new) if new.revision > revision => {
-                tracing::info!(revision = new.revision, "a new snapshot is in force");
-                self.seen.revision(new.revision);
-                self.publish.send_replace(Arc::new(new));
-                self.component.ready();
+        let read = found.file.is_some();
+        let refused = |error: &dyn std::fmt::Display| {
+            self.seen.refused();
+            match read {
+                true => tracing::error!(%error, revision, "the snapshot file is not taken over"),
+                false => {
+                    tracing::error!(%error, revision, "a change of the directory is not taken over")
+                }
             }
-            Ok(_) => tracing::info!(revision, "the snapshot file says what is in force already"),
-            Err(error) => {
-                self.seen.refused.inc();
-                tracing::error!(%error, revision, "the snapshot file is not taken over");
+        };
+        let repeated = self.again && !read;
+        if let Some(file) = found.file {
+            self.file_good = file.is_ok();
+            if let Err(error) = file {
+                refused(&error);
             }
         }
+        if let Some(new) = &found.new {
+            self.taken = new.is_ok();
+            self.again = matches!(new, Err(GeoError::Store(_)));
+        }
+        match found.new {
+            None => {}
+            Some(Ok((new, problems))) => {
+                self.seen.problems(&problems);
+                if new.revision > revision {
+                    tracing::info!(revision = new.revision, "a new snapshot is in force");
+                    self.seen.revision(new.revision);
+                    self.publish.send_replace(Arc::new(new));
+                    self.component.ready();
+                } else if read {
+                    tracing::info!(revision, "the snapshot file says what is in force already");
+                }
+            }
+            // Said once: it is tried again every second.
+            Some(Err(GeoError::Store(_))) if repeated => {}
+            Some(Err(error)) => refused(&error),
+        }
+        let good = self.file_good && self.taken;
+        // Last: whoever sees it sees what is in force then.
+        self.good.store(good, Ordering::Relaxed);
+        self.seen.file(good);
     }
 }
 
-/// The metrics.
-#[derive(Clone)]
-struct Seen {
-    revision: Gauge,
-    file_good: Gauge,
-    refused: Counter,
-    followers: Gauge,
-    pushes: Counter,
-}
-
-impl Seen {
-    fn new(metrics: &Metrics) -> Self {
-        Self {
-            revision: metrics.gauge(
-                "gb6_geo_snapshot_revision",
-                "Revision of the snapshot in force.",
-            ),
-            file_good: metrics.gauge(
-                "gb6_geo_snapshot_file_good",
-                "Whether the snapshot file as it is now is in force (1) or has a mistake (0).",
-            ),
-            refused: metrics.counter(
-                "gb6_geo_snapshot_refused_total",
-                "Changes of the snapshot file that were not taken over.",
-            ),
-            followers: metrics.gauge("gb6_geo_followers", "Nodes that follow the snapshot now."),
-            pushes: metrics.counter("gb6_geo_pushes_total", "Snapshots sent to nodes."),
-        }
-    }
-
-    fn revision(&self, revision: u64) {
-        self.revision
-            .set(i64::try_from(revision).unwrap_or(i64::MAX));
-    }
-
-    fn file(&self, good: bool) {
-        self.file_good.set(i64::from(good));
-    }
+/// What a look of the watcher has come to.
+struct Found {
+    file: Option<Result<(), SourceError>>,
+    directory: Option<Result<(), DirectoryError>>,
+    new: Option<Result<(Published, Vec<Problem>), GeoError>>,
 }

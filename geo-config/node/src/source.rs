@@ -35,6 +35,9 @@ pub enum SourceError {
         /// All of them.
         problems: Problems,
     },
+    /// The files and the directory do not go together.
+    #[error("the snapshot file and the directory do not go together:\n{0}")]
+    Directory(Problems),
     /// What is made of it does not fit into a frame of the mesh.
     #[error("the snapshot has {bytes} bytes as JSON, more than the {max} that one frame may have")]
     TooLarge {

@@ -154,7 +154,7 @@ impl Engines {
     dead_code,
     reason = "with every engine compiled in, nothing is missing"
 )]
-fn missing(what: &str, feature: &str) -> String {
+pub(in crate::assemble) fn missing(what: &str, feature: &str) -> String {
     format!("this gb6 was built without {what}: build it with `--features {feature}`")
 }
 

@@ -24,6 +24,8 @@ pub(super) use check::check;
 pub(super) use embedded::Storage;
 use engines::Engine;
 pub(crate) use engines::Engines;
+#[cfg(not(feature = "postgres"))]
+pub(super) use engines::missing;
 pub(super) use opening::{Opening, Ready};
 
 use super::node::NodeParts;

@@ -6,6 +6,8 @@
     reason = "a test fails where something is missing"
 )]
 
+mod directory;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -78,7 +80,7 @@ impl World {
             poll: Duration::from_millis(20),
         };
         let endpoint = self.bind("g1", Role::Geo).await;
-        Geo::start(config, endpoint, &self.metrics, &Health::new()).await
+        Geo::start(config, None, endpoint, &self.metrics, &Health::new()).await
     }
 
     async fn follower(&self, name: &str, role: Role) -> SnapshotFollower {

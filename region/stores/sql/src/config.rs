@@ -89,6 +89,14 @@ impl Config {
         }
     }
 
+    /// The file of an SQLite database that is not there: whoever opens it makes an empty one.
+    pub fn missing_file(&self) -> Option<&Path> {
+        match &self.engine {
+            Engine::Sqlite(path) if !path.exists() => Some(path),
+            _ => None,
+        }
+    }
+
     /// Reads a URI.
     ///
     /// # Errors

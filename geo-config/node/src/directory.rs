@@ -1,0 +1,340 @@
+//! Follows a directory: reads every customer once, then those of whom its outbox says that something has
+//! changed, and now and then all of them again, so that nothing stays missed.
+//!
+//! Every call blocks, and has the deadline of the directory.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use gb6_core_model::InstanceId;
+use gb6_core_ports::Directory;
+use gb6_core_ports::directory::{
+    DirectoryError, Freshness, Instance, Key, KeyPurpose, Kind, OrgId, Organization, OutboxCursor,
+    PAGE_MAX, Record, State,
+};
+use gb6_geo_config_plan::{DirectoryInstance, DirectoryKey, DirectoryKeyUse};
+
+/// Opens a directory; it is called until it succeeds.
+pub type OpenDirectory = Box<dyn FnMut() -> Result<Arc<dyn Directory>, DirectoryError> + Send>;
+
+/// All customers are read again after so long: that finds what no outbox tells, as when a database was put
+/// back to an earlier moment.
+const READ_ANEW: Duration = Duration::from_secs(300);
+/// Entries of the outbox that are kept for other readers; older ones that this one has read are forgotten.
+const OUTBOX_KEPT: u64 = 10_000;
+/// How often that is done.
+const TRIM_EVERY: Duration = Duration::from_secs(3_600);
+/// Pages of the outbox in one look: what is behind them waits for the next one.
+const PAGES_PER_LOOK: usize = 16;
+/// Instances of a directory: a snapshot of more does not fit into one frame of the mesh.
+const INSTANCES_MAX: usize = 10_000;
+
+type Result<T, E = DirectoryError> = std::result::Result<T, E>;
+
+/// The directory, and what was read of it.
+pub(crate) struct Follower {
+    open: OpenDirectory,
+    directory: Option<Arc<dyn Directory>>,
+    read: Option<Whole>,
+    /// Whether there are other instances than at the last look that ended well.
+    changed: bool,
+    trimmed: Instant,
+}
+
+/// All customers as they were read.
+#[derive(Default)]
+struct Whole {
+    cursor: OutboxCursor,
+    customers: BTreeMap<OrgId, Vec<DirectoryInstance>>,
+    /// Instances of all customers.
+    count: usize,
+    at: Option<Instant>,
+}
+
+impl fmt::Debug for Follower {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Follower")
+            .field("open", &self.directory.is_some())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Follower {
+    pub(crate) fn new(open: OpenDirectory) -> Self {
+        Self {
+            open,
+            directory: None,
+            read: None,
+            changed: false,
+            trimmed: Instant::now(),
+        }
+    }
+
+    /// The instances in use, by id; `None`: the directory was not read yet.
+    pub(crate) fn instances(&self) -> Option<Vec<DirectoryInstance>> {
+        let customers = self.read.as_ref()?.customers.values();
+        let mut instances: Vec<DirectoryInstance> = customers.flatten().cloned().collect();
+        instances.sort_by(|a, b| a.id.cmp(&b.id));
+        Some(instances)
+    }
+
+    /// Reads what has changed, or all of it where that was `asked` for. Whether there are other instances
+    /// now; blocks.
+    ///
+    /// # Errors
+    /// Of the directory. What was read before stays.
+    pub(crate) fn look(&mut self, asked: bool) -> Result<bool> {
+        let directory = match &self.directory {
+            Some(directory) => Arc::clone(directory),
+            None => {
+                let opened = (self.open)()?;
+                self.directory = Some(Arc::clone(&opened));
+                opened
+            }
+        };
+        let directory = &*directory;
+        let recent = |read: &&mut Whole| read.at.is_some_and(|at| at.elapsed() < READ_ANEW);
+        match self.read.as_mut().filter(recent) {
+            // Kept over an error: what was read until then is in `read`.
+            Some(read) if !asked => match read.follow(directory, &mut self.changed) {
+                // Others have forgotten what this reader did not know yet.
+                Err(DirectoryError::Trimmed { .. }) => self.read_all(directory)?,
+                other => other?,
+            },
+            _ => self.read_all(directory)?,
+        }
+        self.trim(directory);
+        Ok(std::mem::take(&mut self.changed))
+    }
+
+    fn read_all(&mut self, directory: &dyn Directory) -> Result<()> {
+        let mut new = Whole {
+            // First, so that what changes while customers are read is read again.
+            cursor: end_of_outbox(directory)?,
+            ..Whole::default()
+        };
+        let known = self.read.as_ref().map(|read| &read.customers);
+        let mut after = String::new();
+        loop {
+            let roots = directory.roots(&after, PAGE_MAX)?;
+            let Some(last) = roots.last() else { break };
+            last.as_str().clone_into(&mut after);
+            for root in roots {
+                // The first time nobody knows what a customer had: none may seem to have nothing.
+                let before =
+                    known.map(|customers| customers.get(&root).map_or(&[][..], Vec::as_slice));
+                new.put(directory, root, before)?;
+            }
+        }
+        new.at = Some(Instant::now());
+        self.changed |= known != Some(&new.customers);
+        self.read = Some(new);
+        Ok(())
+    }
+
+    /// Forgets what everybody has read, so that the outbox does not grow for ever.
+    fn trim(&mut self, directory: &dyn Directory) {
+        let Some(read) = &self.read else { return };
+        if self.trimmed.elapsed() < TRIM_EVERY {
+            return;
+        }
+        self.trimmed = Instant::now();
+        let old = read.cursor.iter().filter_map(|(shard, last)| {
+            let upto = last.checked_sub(OUTBOX_KEPT)?;
+            Some((shard.clone(), upto))
+        });
+        if let Err(error) = directory.trim_outbox(&old.collect()) {
+            tracing::warn!(%error, "the directory's outbox could not be trimmed: it grows until it can");
+        }
+    }
+}
+
+impl Whole {
+    /// Reads the customers of whom the outbox tells; says in `changed` when they have other instances.
+    fn follow(&mut self, directory: &dyn Directory, changed: &mut bool) -> Result<()> {
+        for _ in 0..PAGES_PER_LOOK {
+            let (entries, next) = directory.outbox(&self.cursor, PAGE_MAX)?;
+            if entries.is_empty() {
+                break;
+            }
+            let ours = entries.into_iter().filter(|entry| {
+                matches!(
+                    entry.what.kind,
+                    Kind::Organization | Kind::Instance | Kind::Key
+                )
+            });
+            let roots: BTreeSet<OrgId> = ours.map(|entry| entry.root).collect();
+            for root in roots {
+                let before = self.customers.get(&root).cloned().unwrap_or_default();
+                self.put(directory, root.clone(), Some(&before))?;
+                *changed |= self.customers.get(&root).unwrap_or(&Vec::new()) != &before;
+            }
+            // Last: whatever failed is read again.
+            self.cursor = next;
+        }
+        Ok(())
+    }
+
+    /// Reads a customer. One that can not be read by itself stays as it was `before`, where that is known.
+    fn put(
+        &mut self,
+        directory: &dyn Directory,
+        root: OrgId,
+        before: Option<&[DirectoryInstance]>,
+    ) -> Result<()> {
+        let instances = match (customer(directory, &root), before) {
+            (Ok(instances), _) => instances,
+            (Err(error), Some(before)) if !is_of_the_database(&error) => {
+                tracing::error!(customer = %root, %error, "a customer can not be read and stays as it was");
+                before.to_vec()
+            }
+            (Err(error), _) => return Err(error),
+        };
+        let had = self.customers.get(&root).map_or(0, Vec::len);
+        let count = self.count - had + instances.len();
+        // overflow: what was read last stays in force.
+        if count > INSTANCES_MAX {
+            return Err(DirectoryError::invalid(format!(
+                "the directory has more than {INSTANCES_MAX} instances in use: a mesh serves no more"
+            )));
+        }
+        self.count = count;
+        match instances.is_empty() {
+            true => self.customers.remove(&root),
+            false => self.customers.insert(root, instances),
+        };
+        Ok(())
+    }
+}
+
+/// Whether nothing else of the directory can be read either.
+fn is_of_the_database(error: &DirectoryError) -> bool {
+    matches!(
+        error,
+        DirectoryError::Unavailable { .. } | DirectoryError::OutcomeUnknown { .. }
+    )
+}
+
+/// Where the outbox ends now.
+fn end_of_outbox(directory: &dyn Directory) -> Result<OutboxCursor> {
+    let mut cursor = OutboxCursor::new();
+    loop {
+        match directory.outbox(&cursor, PAGE_MAX) {
+            Ok((entries, next)) => {
+                cursor = next;
+                if entries.is_empty() {
+                    return Ok(cursor);
+                }
+            }
+            Err(DirectoryError::Trimmed { shard, first }) => {
+                cursor.insert(shard, first.saturating_sub(1));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// The instances of a customer that are in use: neither they nor an organization above is suspended.
+fn customer(directory: &dyn Directory, root: &OrgId) -> Result<Vec<DirectoryInstance>> {
+    let organizations = all(directory, root, Kind::Organization, |record| match record {
+        Record::Organization(organization) => Some(organization),
+        _ => None,
+    })?;
+    let organizations: BTreeMap<&OrgId, &Organization> =
+        organizations.iter().map(|one| (&one.id, one)).collect();
+    let instances = all(directory, root, Kind::Instance, |record| match record {
+        Record::Instance(instance) => Some(instance),
+        _ => None,
+    })?;
+    let mut in_use: Vec<Instance> = instances
+        .into_iter()
+        .filter(|one| one.state == State::Active && is_active(&organizations, &one.org))
+        .collect();
+    if in_use.is_empty() {
+        return Ok(Vec::new());
+    }
+    in_use.sort_by(|a, b| a.id.cmp(&b.id));
+    let keys = all(directory, root, Kind::Key, |record| match record {
+        Record::Key(key) => Some(key),
+        _ => None,
+    });
+    let keys = match keys {
+        Ok(keys) => Ok(by_instance(keys)),
+        Err(error) if is_of_the_database(&error) => return Err(error),
+        Err(error) => Err(error.to_string()),
+    };
+    let instance = |one: Instance| DirectoryInstance {
+        keys: match &keys {
+            Ok(keys) => Ok(keys.get(&one.id).cloned().unwrap_or_default()),
+            Err(why) => Err(why.clone()),
+        },
+        id: one.id,
+        region: one.region,
+        settings: one.settings,
+    };
+    Ok(in_use.into_iter().map(instance).collect())
+}
+
+/// Whether an organization and all above it are in use.
+fn is_active(organizations: &BTreeMap<&OrgId, &Organization>, org: &OrgId) -> bool {
+    let mut at = Some(org);
+    // Bounded by their number, should they ever form a circle.
+    for _ in 0..=organizations.len() {
+        let Some(id) = at else { return true };
+        match organizations.get(id) {
+            Some(one) if one.state == State::Active => at = one.parent.as_ref(),
+            _ => return false,
+        }
+    }
+    false
+}
+
+fn by_instance(keys: Vec<Key>) -> BTreeMap<InstanceId, Vec<DirectoryKey>> {
+    let mut all = BTreeMap::<InstanceId, Vec<DirectoryKey>>::new();
+    for key in keys {
+        let usage = match key.purpose {
+            KeyPurpose::Client => DirectoryKeyUse::Client,
+            KeyPurpose::Api => DirectoryKeyUse::Api,
+            KeyPurpose::Secret => DirectoryKeyUse::Named,
+            KeyPurpose::Livekit => continue,
+        };
+        if key.state != State::Active {
+            continue;
+        }
+        let secret = key.secret.map(|secret| {
+            // Secrets of a snapshot are text. What is none becomes an empty one, which is refused.
+            String::from_utf8(secret.0).unwrap_or_default()
+        });
+        let known = all.entry(key.instance).or_default();
+        known.push(DirectoryKey {
+            id: key.id,
+            usage,
+            algorithm: key.algorithm,
+            secret,
+            public_key: key.public_key,
+        });
+    }
+    all.values_mut()
+        .for_each(|keys| keys.sort_by(|a, b| a.id.cmp(&b.id)));
+    all
+}
+
+/// All records of a kind that a customer has.
+fn all<T>(
+    directory: &dyn Directory,
+    root: &OrgId,
+    kind: Kind,
+    take: impl Fn(Record) -> Option<T>,
+) -> Result<Vec<T>> {
+    let (mut found, mut after) = (Vec::new(), String::new());
+    loop {
+        let page = directory.list(root, kind, None, &after, PAGE_MAX, Freshness::Current)?;
+        let Some(last) = page.last() else {
+            return Ok(found);
+        };
+        after = last.record.reference().id;
+        found.extend(page.into_iter().filter_map(|stored| take(stored.record)));
+    }
+}
