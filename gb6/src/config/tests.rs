@@ -207,4 +207,9 @@ fn what_is_shown_has_no_secrets() {
     assert!(!shown.contains("hunter2"), "{shown}");
     assert!(shown.contains("postgres://gb6:***@db/gb6"), "{shown}");
     assert!(!format!("{file:?}").contains("hunter2"));
+    let mut file = GeoFile::default();
+    file.stores.directory.0 = vec!["postgres://gb6:hunter2@db/gb6".into()];
+    let shown = toml::to_string(&file.shown()).unwrap();
+    assert!(shown.contains("postgres://gb6:***@db/gb6"), "{shown}");
+    assert!(!format!("{file:?}").contains("hunter2"));
 }

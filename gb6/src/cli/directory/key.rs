@@ -332,3 +332,63 @@ fn reseal(desk: &Desk<'_>, only: Option<&OrgId>, by: &By) -> Result<String, Fail
         format!("{count} keys are sealed with the first key of the key file\n")
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The example of RFC 8037, appendix A.2.
+    const ED25519: &str = "{\"kty\":\"OKP\",\"crv\":\"Ed25519\",\
+                           \"x\":\"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo\"}";
+
+    fn public(purpose: KeyPurpose, text: &str) -> Key {
+        Key {
+            instance: "acme".into(),
+            id: "acme.k".into(),
+            purpose,
+            algorithm: usual(text),
+            public_key: Some(text.to_owned()),
+            secret: None,
+            state: State::Active,
+        }
+    }
+
+    fn said(key: &Key) -> String {
+        match check(key) {
+            Ok(()) => String::new(),
+            Err(failure) => format!("{failure:?}"),
+        }
+    }
+
+    #[test]
+    fn public_keys_verify_tokens_and_nothing_else() {
+        let good = public(KeyPurpose::Client, ED25519);
+        assert_eq!(good.algorithm, KeyAlgorithm::EdDSA);
+        assert_eq!(said(&good), "");
+        let api = said(&public(KeyPurpose::Api, ED25519));
+        assert!(api.contains("an API key is a secret"), "{api}");
+        let named = said(&public(KeyPurpose::Secret, ED25519));
+        assert!(named.contains("leave --public-key out"), "{named}");
+        assert_ne!(said(&public(KeyPurpose::Client, "no key")), "");
+    }
+
+    #[test]
+    fn secrets_that_are_made_are_good_ones() {
+        let id = InstanceId::from("acme");
+        for (purpose, algorithm) in [
+            (KeyPurpose::Client, KeyAlgorithm::HS256),
+            (KeyPurpose::Client, KeyAlgorithm::HS512),
+            (KeyPurpose::Api, KeyAlgorithm::HS256),
+            (KeyPurpose::Secret, KeyAlgorithm::HS256),
+        ] {
+            let secret = new_secret(&id, purpose, Some(algorithm)).unwrap();
+            let key = Key {
+                algorithm,
+                public_key: None,
+                secret: Some(Secret(secret.into_bytes())),
+                ..public(purpose, "")
+            };
+            assert_eq!(said(&key), "");
+        }
+    }
+}
