@@ -24,4 +24,6 @@ pub use command::{CommandError, moved, released};
 pub use epoch::{LOCAL_BITS, LOCAL_MAX, assignment_of, first_epoch, next_epoch};
 pub use interface::{Action, Config, Expected, Gauges, Input, Written};
 pub use machine::Assigner;
-pub use records::{Key, NodeRecord, RecordError, ShardRecord, node_key, prefix, shard_key};
+pub use records::{
+    Key, LastBeat, NodeRecord, RecordError, ShardRecord, node_key, prefix, shard_key,
+};

@@ -54,6 +54,20 @@ pub struct NodeRecord {
     /// None of the logs that it follows or writes to answers it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub cut_off: bool,
+    /// The last beat of the node's life before this one, where its record was replaced: who has seen
+    /// that beat knows that there was none behind it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaced: Option<LastBeat>,
+}
+
+/// The last beat of a life.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct LastBeat {
+    /// Of which life of the node's process.
+    #[serde(with = "hex")]
+    pub incarnation: u64,
+    /// Its beat.
+    pub beat: u64,
 }
 
 /// Who owns a shard.
@@ -131,6 +145,15 @@ impl NodeRecord {
             mesh,
             ready: Vec::new(),
             cut_off: false,
+            replaced: None,
+        }
+    }
+
+    /// The beat that it is.
+    pub(crate) fn beat(&self) -> LastBeat {
+        LastBeat {
+            incarnation: self.incarnation,
+            beat: self.beat,
         }
     }
 

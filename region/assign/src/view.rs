@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use gb6_core_model::NodeId;
 
-use crate::records::{NodeRecord, ShardRecord};
+use crate::records::{LastBeat, NodeRecord, ShardRecord};
 
 /// Time since something was seen to happen, in ms of looking.
 #[derive(Clone, Copy, Debug, Default)]
@@ -38,6 +38,8 @@ pub(crate) struct SeenNode {
     silent: Since,
     /// For how long this life of it has been known, or it has been gone.
     age: Since,
+    /// The last beat of the life before, where it was seen, and for how long there has been none.
+    before: Option<(LastBeat, Since)>,
     /// For how long it has said that it reaches the log, or that it does not.
     cut_off: Since,
     /// For how long it has said that it keeps up with each shard.
@@ -112,6 +114,9 @@ impl View {
         for node in self.nodes.values_mut() {
             node.silent.passed(ms);
             node.age.passed(ms);
+            if let Some((_, silent)) = &mut node.before {
+                silent.passed(ms);
+            }
             node.cut_off.passed(ms);
             node.ready.values_mut().for_each(|ready| ready.passed(ms));
         }
@@ -141,6 +146,10 @@ impl View {
             Some(seen) => {
                 let same_life = life(&seen.record) == life(&record);
                 if !same_life {
+                    let last = seen.record.as_ref().map(NodeRecord::beat);
+                    let replaced = record.as_ref().and_then(|record| record.replaced);
+                    let last = last.filter(|last| Some(*last) == replaced);
+                    seen.before = last.map(|last| (last, seen.silent));
                     seen.age = now;
                     seen.ready.clear();
                 }
@@ -160,6 +169,7 @@ impl View {
                     outdated: false,
                     silent: now,
                     age: now,
+                    before: None,
                     cut_off: now,
                     ready: BTreeMap::new(),
                 };
@@ -222,8 +232,12 @@ impl View {
         };
         match &seen.record {
             Some(record) if record.incarnation == incarnation => seen.silent.ms,
-            // Another life took its place, or the record was removed: it could write until then.
-            _ => seen.age.ms,
+            // Another life took its place, or the record was removed: it could write until then, unless
+            // the last that was seen of it is known to have been its last.
+            _ => match &seen.before {
+                Some((last, silent)) if last.incarnation == incarnation => silent.ms,
+                _ => seen.age.ms,
+            },
         }
     }
 

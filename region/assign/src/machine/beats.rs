@@ -1,7 +1,7 @@
 //! What a node says of itself: its beats, and its record's end.
 
 use crate::interface::Action;
-use crate::records::node_key;
+use crate::records::{NodeRecord, node_key};
 
 use super::Assigner;
 
@@ -24,6 +24,12 @@ impl Assigner {
         let blind_at = |looked: u64| looked + BLIND_LEASES * self.config.lease_ms;
         if self.looked_at.is_some_and(|at| self.now_ms >= blind_at(at)) {
             return;
+        }
+        if !self.has_said() {
+            // What this replaces is its last life's record as it is known, or this is not written.
+            let seen = self.view.nodes.get(&self.config.node);
+            let record = seen.and_then(|seen| seen.record.as_ref());
+            self.said.replaced = record.map(NodeRecord::beat);
         }
         self.beat += 1;
         self.said.beat = self.beat;

@@ -66,6 +66,28 @@ fn the_shards_of_a_node_that_dies_are_served_by_their_standbys_within_the_lease_
 }
 
 #[test]
+fn a_node_that_dies_and_comes_back_is_waited_for_no_longer_than_one_that_stays_away() {
+    let mut longest = 0;
+    for (seed, away_ms) in (0..10).flat_map(|seed| [(seed, 30), (seed, 700), (seed, 1_400)]) {
+        let mut world = rested(seed, 3, 9);
+        let owned: Vec<u32> = (0..9)
+            .filter(|s| world.server(*s).is_some_and(|n| n.as_str() == "r1"))
+            .collect();
+        let died = world.now;
+        world.begun.clear();
+        world.kill("r1");
+        world.run(away_ms);
+        world.start("r1");
+        world.run(3_000 - away_ms);
+        assert_eq!(world.unserved(), [0u32; 0], "seed {seed}, away {away_ms}");
+        let first = |shard: &u32| world.begun.iter().find(|(_, s, _)| s == shard);
+        let begun = owned.iter().filter_map(first).map(|(at, ..)| at - died);
+        longest = longest.max(begun.max().expect("it had some"));
+    }
+    assert!((1_200..2_300).contains(&longest), "{longest} ms");
+}
+
+#[test]
 fn a_node_that_comes_takes_its_part_and_nothing_else_moves() {
     for seed in 0..10 {
         let mut world = rested(seed, 2, 12);
