@@ -101,6 +101,7 @@ class Way:
         self._buffer = bytearray()
         self._replies = asyncio.Queue()
         self._reading = None
+        self._answer = None
 
     @classmethod
     async def open(cls, server, host, form, connect):
@@ -148,6 +149,15 @@ class Way:
             self.pushes.append(push)
         elif message:
             self._replies.put_nowait(message)
+        elif not self.one_way:
+            self._answer = asyncio.ensure_future(self._pong())
+
+    async def _pong(self):
+        """Answers a ping. Whether the connection has ended, who reads sees."""
+        try:
+            await self.say(self.form.say({}))
+        except (websockets.ConnectionClosed, OSError, AssertionError):
+            pass
 
     def ended(self, code, reason):
         self._replies.put_nowait({"end": [code, reason]})
@@ -156,8 +166,9 @@ class Way:
         self._reading = asyncio.ensure_future(reading)
 
     def close(self):
-        if self._reading is not None:
-            self._reading.cancel()
+        for task in (self._reading, self._answer):
+            if task is not None:
+                task.cancel()
 
 
 class WebSocketWay(Way):
