@@ -323,6 +323,8 @@ pub struct Namespace {
     pub max_message_bytes: usize,
     /// Whether the instance's publish proxy is asked about publications of clients.
     pub publish_proxy: bool,
+    /// Of signals, whether its channel `NAME:USER` tells of that user's status as it changes.
+    pub user_status: bool,
 }
 
 impl Default for Namespace {
@@ -349,6 +351,7 @@ impl Default for Namespace {
             allow_prefix: Who::Nobody,
             max_message_bytes: limits::PUBLISH_BYTES_MAX,
             publish_proxy: false,
+            user_status: false,
         }
     }
 }

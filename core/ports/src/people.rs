@@ -1,6 +1,6 @@
-//! The port `PeopleStatus`: what people say of themselves (at work, in a call, back at three), for all
-//! rooms of an instance at once. Nodes that have a person's sessions hold it under a lease, others read it in
-//! bulk and are told of changes. Freshness is all that is lost when it is lost.
+//! The port `PeopleStatus`: who is online, and what people say of themselves (at work, in a call, back at
+//! three), for all rooms of an instance at once. Who knows that a person is online holds it under a lease,
+//! others read it in bulk and are told of changes. Freshness is all that is lost when it is lost.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -63,7 +63,7 @@ pub trait StatusSink: Send + Sync {
 /// Each change is told to each sink at most once. The end of a lease is told to nobody: who shows a status
 /// reads it again once a lease.
 pub trait PeopleStatus: Send + Sync {
-    /// Says for `holder` (an edge's node id) what is said of people, in place of what it said of them
+    /// Says for `holder` (a name that nobody else uses) what is said of people, in place of what it said of them
     /// before, until the lease ends that is answered. To say the same again renews the lease and changes
     /// nothing else.
     ///

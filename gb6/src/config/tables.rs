@@ -194,8 +194,8 @@ config! {
         log: StoreUri = "embedded".into(),
         /// The index of rooms: "embedded" (in data_dir), or tikv://HOST:PORT,HOST:PORT of PD.
         rooms: StoreUri = "embedded".into(),
-        /// What carries signals between the nodes of a region: "embedded" (of one node), or
-        /// redis://HOST:PORT, rediss://… with TLS, redis+cluster://….
+        /// What carries signals between the nodes of a region, and keeps statuses of users: "embedded"
+        /// (of one node), or redis://HOST:PORT, rediss://… with TLS, redis+cluster://….
         signals: StoreUri = "embedded".into(),
         /// What shares out limits of instances among edges: "embedded" (of one node), or
         /// redis://… as above.

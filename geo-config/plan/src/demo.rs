@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use gb6_core_model::snapshot::{
-    ChannelKind, Instance, Key, KeyAlgorithm, KeyUse, Namespace, Node, Region, Snapshot,
+    ChannelKind, Instance, Key, KeyAlgorithm, KeyUse, Namespace, Node, Region, Snapshot, Who,
 };
 use gb6_core_model::{InstanceEpoch, InstanceId, NodeId, Role, limits};
 
@@ -43,7 +43,8 @@ pub struct DevMesh<'a> {
 
 /// The instance `demo` without a rate limit, whose namespace `room` has presence, forced join and
 /// leave pushes, forced recovery and positioning, deltas, filters by tags, and keeps its history for
-/// ever; channels of `signal` are the same and keep nothing. Statuses of users are kept. It has no key.
+/// ever; channels of `signal` are the same and keep nothing. Statuses of users are kept, and channels of `status` tell
+/// of them. It has no key.
 pub fn demo_instance() -> Instance {
     let room = Namespace {
         presence: true,
@@ -57,11 +58,20 @@ pub fn demo_instance() -> Instance {
         kind: ChannelKind::Signal,
         ..room.clone()
     };
+    let status = Namespace {
+        user_status: true,
+        allow_publish: Who::Nobody,
+        ..signal.clone()
+    };
     Instance {
         region: DEMO_REGION.into(),
         epoch: InstanceEpoch(1),
         slots: choose_slots(&InstanceId::from(DEMO_INSTANCE), SLOTS_DEFAULT),
-        namespaces: BTreeMap::from([("room".into(), room), ("signal".into(), signal)]),
+        namespaces: BTreeMap::from([
+            ("room".into(), room),
+            ("signal".into(), signal),
+            ("status".into(), status),
+        ]),
         subscriptions_max: limits::SUBSCRIPTIONS_MAX,
         user_status_ttl_ms: limits::USER_STATUS_TTL_MS_MAX,
         ..Instance::default()

@@ -265,6 +265,8 @@ pub struct NamespaceFile {
     pub max_message_bytes: Option<Spanned<Bytes>>,
     /// Whether the publish proxy is asked about publications of clients. Default false.
     pub publish_proxy: Option<Spanned<bool>>,
+    /// Of signals, whether a channel `NAME:USER` tells of that user's status. Default false.
+    pub user_status: Option<Spanned<bool>>,
 }
 
 impl Default for NamespaceFile {
@@ -292,6 +294,7 @@ impl Default for NamespaceFile {
             allow_prefix: rules.allow_prefix,
             max_message_bytes: None,
             publish_proxy: None,
+            user_status: None,
         }
     }
 }

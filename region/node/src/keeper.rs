@@ -515,7 +515,11 @@ impl Keeper {
                 metrics: metrics.clone(),
                 numbers: self.numbers.clone(),
                 turns: turns.clone(),
-                signals: ShardSignals::new(deps.signals.clone(), metrics.clone()),
+                signals: ShardSignals::new(
+                    deps.signals.clone(),
+                    deps.statuses.people.clone(),
+                    metrics.clone(),
+                ),
                 statuses: ShardStatuses::start(
                     &deps.statuses,
                     format!("{}/{shard_id}", config.node),

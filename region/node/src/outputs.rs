@@ -66,8 +66,16 @@ impl Worker {
                     self.shard.signal_sent(&room, &publication);
                     self.shard.signalled(&room, &publication);
                 }
-                Output::FollowSignals { room } => self.signals.follow(&room, true),
-                Output::UnfollowSignals { room } => self.signals.follow(&room, false),
+                Output::FollowSignals { room, status_of } => {
+                    self.signals.follow(&room, true);
+                    if let Some(user) = status_of {
+                        self.signals.tell_of(&room, user);
+                    }
+                }
+                Output::UnfollowSignals { room } => {
+                    self.signals.follow(&room, false);
+                    self.signals.tell_no_more(&room);
+                }
                 Output::UserHere {
                     instance,
                     user,

@@ -138,6 +138,8 @@ pub enum Output {
     FollowSignals {
         /// The room.
         room: RoomRef,
+        /// Whose status is to be told there as it changes; `None`: nobody's.
+        status_of: Option<String>,
     },
     /// Nobody wants them any more.
     UnfollowSignals {

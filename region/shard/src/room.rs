@@ -45,8 +45,9 @@ pub(crate) struct Room {
     pub(crate) erasures: u64,
     /// Edges that want deliveries, by their slab index, ascending.
     pub(crate) edges: Vec<usize>,
-    /// Whether the driver was told to follow its signals.
-    pub(crate) followed: bool,
+    /// Whether the driver was told to follow its signals, and with them a user's status; `None`: not at
+    /// all.
+    pub(crate) followed: Option<bool>,
     /// Who is present, if anybody.
     pub(crate) presence: Option<Box<RoomPresence>>,
     /// (offset, time) samples for retention by age, oldest first; only where a TTL applies.
@@ -86,7 +87,7 @@ impl Rooms {
             generation: 0,
             erasures: 0,
             edges: Vec::new(),
-            followed: false,
+            followed: None,
             presence: None,
             marks: VecDeque::new(),
             trimming: false,

@@ -83,15 +83,31 @@ impl Shard {
     pub(crate) fn follow_signals(&mut self, ix: RoomIx) {
         let room = self.rooms.get(ix);
         let wanted = !room.edges.is_empty() && self.is_signal(&room.key);
-        if room.followed == wanted {
+        let wanted = wanted.then(|| self.status_of(&room.key).is_some());
+        let before = room.followed;
+        if before == wanted {
             return;
         }
         let key = room.key.clone();
         self.rooms.get_mut(ix).followed = wanted;
-        self.out.push_back(match wanted {
-            true => Output::FollowSignals { room: key },
-            false => Output::UnfollowSignals { room: key },
-        });
+        if before.is_some() {
+            let room = key.clone();
+            self.out.push_back(Output::UnfollowSignals { room });
+        }
+        if wanted.is_some() {
+            let status_of = self.status_of(&key);
+            self.out.push_back(Output::FollowSignals {
+                room: key,
+                status_of,
+            });
+        }
+    }
+
+    /// Whose status a room tells of.
+    fn status_of(&self, room: &RoomRef) -> Option<String> {
+        self.rules(room).filter(|rules| rules.user_status)?;
+        let (_, user) = room.channel.split_once(':')?;
+        (!user.is_empty()).then(|| user.to_owned())
     }
 
     /// Another snapshot may have made other channels of a namespace.

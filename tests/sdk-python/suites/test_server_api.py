@@ -337,7 +337,12 @@ class ServerApi(Case):
 
             for status in await statuses():
                 self.assertEqual((status.active, status.online), (0, 0))
+            caps = [{"channels": ["status:*"], "match": "wildcard", "allow": ["sub"]}]
+            token = sign(self.server, member("watcher", caps=caps))
+            watching = await self.connect(None, encoding, token=token)
+            watcher = await self.room(watching, f"status:{user}", encoding)
             client = await self.connect(user, encoding)
+            await watcher.count(1)
             data = {"state": "busy"} if encoding is Json else b'{"state":"busy"}'
             done = await client.rpc("update_user_status", data)
             self.assertEqual(done.data if encoding is Json else json.loads(done.data), {})
@@ -346,6 +351,10 @@ class ServerApi(Case):
             for moment in (busy.active, busy.online):
                 self.assertTrue(began <= moment <= time.time() + 1, busy)
             self.assertEqual(await self.states(silent, user), [None, "busy"])
+            # Who watches has been told, at once.
+            await watcher.count(2)
+            told = [json.loads(data) if isinstance(data, (bytes, str)) else data for data in watcher.data]
+            self.assertEqual(told, [{"user": user, "online": True}, {"user": user, "online": True, "state": "busy"}])
             # The application's server may say it too, also of somebody who is away.
             await self.api.update_user_status(cent.UpdateUserStatusRequest(users=[silent]))
             away, _ = await statuses()

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use gb6_core_model::ids::SLOT_COUNT;
-use gb6_core_model::snapshot::{CommandRate, Instance, Namespace, Who};
+use gb6_core_model::snapshot::{ChannelKind, CommandRate, Instance, Namespace, Who};
 use gb6_core_model::{InstanceEpoch, InstanceId, Slot, limits};
 use toml::Spanned;
 
@@ -108,6 +108,7 @@ impl Resolver<'_> {
                 "channels outside every namespace have no prefixes",
             );
         }
+        self.statuses_to_tell(&path, instance, user_status_ttl_ms > 0);
         let keys = self.keys(name, &path, instance, secret_of);
         let webhooks = self.webhooks(&path, instance, secret_of);
         let proxies = self.proxies(&path, instance);
@@ -288,6 +289,43 @@ impl Resolver<'_> {
         self.rules(name, path, rules)
     }
 
+    /// Channels that can not tell of statuses.
+    fn statuses_to_tell(&mut self, path: &str, instance: &InstanceFile, kept: bool) {
+        let namespaces = instance.namespaces.iter();
+        let named = namespaces.map(|(name, rules)| {
+            let path = format!("{path}.namespaces.{}", name.get_ref());
+            (path, rules.get_ref(), true)
+        });
+        let defaults = instance.defaults.iter();
+        let defaults = defaults.map(|rules| (format!("{path}.defaults"), rules.get_ref(), false));
+        let all: Vec<(String, &NamespaceFile, bool)> = named.chain(defaults).collect();
+        for (rules_path, rules, is_named) in all {
+            let Some(on) = rules.user_status.as_ref().filter(|on| *on.get_ref()) else {
+                continue;
+            };
+            let (what, help) = if !is_named {
+                let what = "channels outside every namespace tell of no statuses";
+                (what, "name a namespace for it, as in `status`".to_owned())
+            } else if rules.kind != ChannelKind::Signal {
+                let what = "statuses are signals";
+                (what, "write kind = \"signal\" beside it".to_owned())
+            } else if !kept {
+                let what = "this instance keeps no statuses of users";
+                (what, format!("write {path}.user_status_ttl = \"1d\""))
+            } else if rules.allow_publish != Who::Nobody {
+                let what = "clients could publish there what looks like somebody's status";
+                (
+                    what,
+                    "write allow_publish = \"nobody\" beside it".to_owned(),
+                )
+            } else {
+                continue;
+            };
+            let at = format!("{rules_path}.user_status");
+            self.wrong_with(on, &at, what.to_owned(), help);
+        }
+    }
+
     /// The rules of a namespace, or of the channels outside every namespace; `at` is where they
     /// stand.
     fn rules<T>(&mut self, at: &Spanned<T>, path: &str, rules: &NamespaceFile) -> Namespace {
@@ -346,6 +384,7 @@ impl Resolver<'_> {
             allow_prefix: rules.allow_prefix,
             max_message_bytes,
             publish_proxy: rules.publish_proxy.as_ref().is_some_and(|on| *on.get_ref()),
+            user_status: rules.user_status.as_ref().is_some_and(|on| *on.get_ref()),
         }
     }
 }

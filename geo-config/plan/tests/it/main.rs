@@ -12,6 +12,7 @@ mod directory;
 mod keys;
 mod proxies;
 mod refused;
+mod statuses;
 mod webhooks;
 
 use gb6_core_model::snapshot::Snapshot;

@@ -133,6 +133,24 @@ fn one_mistake_one_message() {
             "59000 is out of range: 60000 to 2678400000",
         ),
         (
+            "user_status = false",
+            "user_status = true",
+            "user_status = ",
+            "statuses are signals",
+        ),
+        (
+            "[regions.eu]",
+            "[instances.demo.namespaces.s]\nkind = \"signal\"\nuser_status = true\n[regions.eu]",
+            "user_status = true",
+            "this instance keeps no statuses of users",
+        ),
+        (
+            "[regions.eu]",
+            "[instances.demo.defaults]\nkind = \"signal\"\nuser_status = true\n[regions.eu]",
+            "user_status = true",
+            "channels outside every namespace tell of no statuses",
+        ),
+        (
             "user_status_ttl = \"0\"",
             "user_status_ttl = \"32d\"",
             "user_status_ttl",

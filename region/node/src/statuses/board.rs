@@ -41,6 +41,8 @@ pub(super) struct Board {
     attempts: VecDeque<(Instant, PersonKey)>,
     /// Who left when.
     gone: VecDeque<(Instant, PersonKey)>,
+    /// Nobody is held before this: the engine did not take it a moment ago.
+    holds_from: Option<Instant>,
 }
 
 struct Held {
@@ -67,7 +69,20 @@ impl Board {
             renewals: VecDeque::new(),
             attempts: VecDeque::new(),
             gone: VecDeque::new(),
+            holds_from: None,
         }
+    }
+
+    /// Whether something is to be done by now that nobody asks for.
+    pub(super) fn is_due(&self, now: Instant) -> bool {
+        let first = |queue: &VecDeque<(Instant, PersonKey)>| queue.front().map(|(at, _)| *at);
+        let gone = first(&self.gone).is_some_and(|at| at + LINGER <= now);
+        let queues = [&self.attempts, &self.renewals];
+        gone || (self.may_hold(now) && queues.into_iter().filter_map(first).any(|at| at <= now))
+    }
+
+    fn may_hold(&self, now: Instant) -> bool {
+        self.holds_from.is_none_or(|from| from <= now)
     }
 
     /// Does what is to be done, a bounded part of it: the answers, and whether more is due.
@@ -286,6 +301,9 @@ impl Board {
 
     /// Holds some of those whose time has come; whether more are due.
     fn hold_due(&mut self, now: Instant) -> bool {
+        if !self.may_hold(now) {
+            return false;
+        }
         let mut people = Vec::new();
         for queue in [&mut self.attempts, &mut self.renewals] {
             while people.len() < STATUS_BATCH_MAX
@@ -311,6 +329,7 @@ impl Board {
                         self.renewals.push_back((due, person));
                     }
                 }
+                full
             }
             Err(error) => {
                 tracing::debug!(%error, holder = self.holder, "users can not be held as online now");
@@ -321,9 +340,10 @@ impl Board {
                         self.attempts.push_back((held.due, person));
                     }
                 }
+                self.holds_from = Some(now + AGAIN);
+                false
             }
         }
-        full
     }
 
     fn hold(&mut self, people: &[PersonKey]) -> Result<Duration, StoreError> {

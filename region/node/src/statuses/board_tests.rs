@@ -1,11 +1,12 @@
 //! A board on the engines in memory, with time as it likes.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use gb6_core_obs::metrics::Metrics;
 use gb6_core_ports::memory::{MemoryPeople, MemoryTemporary};
-use gb6_core_ports::{PersonKey, TemporaryKey};
+use gb6_core_ports::{Hold, PeopleStatus, PersonKey, Status, StatusSink, StoreError, TemporaryKey};
 use gb6_core_wire::mesh::{RoomRef, UserStatusAction, UserStatusAnswer, UserStatusQuery};
 use gb6_region_shard::{LinkId, StatusAsked};
 
@@ -206,6 +207,61 @@ fn holds_are_renewed_as_long_as_people_are_here_however_many() {
         assert!(ended.elapsed() < s(10));
         std::thread::yield_now();
     }
+}
+
+/// An engine that takes nobody while it is lost, and counts attempts.
+struct Lost {
+    people: MemoryPeople,
+    lost: AtomicBool,
+    holds: AtomicUsize,
+}
+
+impl PeopleStatus for Lost {
+    fn hold(&self, holder: &str, holds: &[Hold]) -> Result<Duration, StoreError> {
+        self.holds.fetch_add(1, Ordering::Relaxed);
+        if self.lost.load(Ordering::Relaxed) {
+            let cause = "lost".to_owned();
+            return Err(StoreError::Unavailable { cause });
+        }
+        self.people.hold(holder, holds)
+    }
+
+    fn read(&self, people: &[PersonKey]) -> Result<Vec<Status>, StoreError> {
+        self.people.read(people)
+    }
+
+    fn follow(&self, person: &PersonKey, sink: &Arc<dyn StatusSink>) {
+        self.people.follow(person, sink);
+    }
+
+    fn unfollow(&self, person: &PersonKey, sink: &Arc<dyn StatusSink>) {
+        self.people.unfollow(person, sink);
+    }
+}
+
+#[test]
+fn a_lost_engine_is_tried_once_a_second_however_many_are_here() {
+    let mut world = World::new(s(30));
+    let lost = Arc::new(Lost {
+        people: MemoryPeople::default(),
+        lost: AtomicBool::new(true),
+        holds: AtomicUsize::new(0),
+    });
+    world.engines.people = lost.clone();
+    let mut board = world.board("r1/0");
+    let users: Vec<String> = (0..3_000).map(|n| format!("u{n}")).collect();
+    let users: Vec<&str> = users.iter().map(String::as_str).collect();
+    world.run(&mut board, s(0), world.presence(s(0), &users, true));
+    assert!(!board.is_due(world.began + Duration::from_millis(900)));
+    world.run(&mut board, Duration::from_millis(900), Work::default());
+    assert_eq!(lost.holds.load(Ordering::Relaxed), 1);
+    assert!(board.is_due(world.began + s(1)));
+    lost.lost.store(false, Ordering::Relaxed);
+    // Those that were not tried at once, the others a second after they were.
+    world.run(&mut board, s(1), Work::default());
+    world.run(&mut board, s(2), Work::default());
+    assert!(users.iter().all(|user| world.said(user).is_some()));
+    assert!(!board.is_due(world.began + s(2)));
 }
 
 #[test]

@@ -26,8 +26,9 @@ use board::Board;
 const ASKED_MAX: usize = 4_096;
 /// Questions that are answered together.
 const TOGETHER_MAX: usize = 256;
-/// How often it is looked whose holds are to be renewed, and who has been away for long enough.
-const TICK: Duration = Duration::from_secs(1);
+/// How often it is looked whose holds are to be renewed, and who has been away for long enough: the shortest
+/// leases are a second, and are renewed in the middle.
+const TICK: Duration = Duration::from_millis(200);
 
 /// The engines in which a region keeps statuses of users.
 #[derive(Clone)]
@@ -82,6 +83,12 @@ type Answered = (LinkId, UserStatusAnswer);
 struct Work {
     presences: HashMap<PersonKey, Presence>,
     questions: Vec<Question>,
+}
+
+impl Work {
+    fn is_empty(&self) -> bool {
+        self.presences.is_empty() && self.questions.is_empty()
+    }
 }
 
 /// Between a shard's actor and its task.
@@ -204,6 +211,9 @@ async fn keep(waiting: Arc<Waiting>, new: impl Fn() -> Board, panics: Panics) {
         let mut more = true;
         while more {
             let (work, left) = take(&waiting);
+            if work.is_empty() && !board.is_due(Instant::now()) {
+                break;
+            }
             let round = tokio::task::spawn_blocking(move || {
                 let (answers, more) = board.round(work, Instant::now());
                 (board, answers, more)

@@ -15,7 +15,8 @@ use gb6_core_wire::mesh::{
 use gb6_region_node::StatusEngines;
 use parking_lot::{Condvar, Mutex};
 
-use crate::edge::{Edge, Machine, PATIENCE};
+use crate::edge::{Edge, Machine, PATIENCE, room};
+use crate::signals::{next_publication, signals};
 
 fn query(edge: &Edge, request: u64, user: &str, action: UserStatusAction, state: &str) {
     edge.send(OwnerFrame::UserStatus(UserStatusQuery {
@@ -306,4 +307,45 @@ async fn too_many_questions_that_wait_are_refused_and_the_others_answered() {
         }
     }
     assert!((100..=ASKED - 4_096).contains(&refused), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_channel_tells_of_its_users_status_as_it_changes() {
+    let rules = Namespace {
+        user_status: true,
+        ..signals()
+    };
+    let mut machine = Machine::new(rules);
+    let _region = machine.start().await;
+    let mut edge = machine.edge("e1").await;
+    let mut reader = machine.edge("e2").await;
+    reader.send(OwnerFrame::Interest(room()));
+    let interested = reader.next().await;
+    assert!(
+        matches!(interested, Some(EdgeFrame::Interested(_))),
+        "{interested:?}"
+    );
+    // The user that the channel room:1 names, and another one.
+    here(&edge, "2", false);
+    here(&edge, "1", false);
+    update(&mut edge, "2", "busy").await;
+    let told = next_publication(&mut reader).await;
+    assert_eq!(
+        (told.offset, &told.data[..]),
+        (0, &br#"{"user":"1","online":true}"#[..])
+    );
+    assert!(is_now(told.time / 1_000) && told.from.is_none());
+    update(&mut edge, "1", "busy").await;
+    // What changes nothing is not told.
+    update(&mut edge, "1", "").await;
+    update(&mut edge, "1", "busy").await;
+    update(&mut edge, "1", "away").await;
+    for state in ["busy", "away"] {
+        let told = next_publication(&mut reader).await;
+        let wanted = format!(r#"{{"user":"1","online":true,"state":"{state}"}}"#);
+        assert_eq!(told.data, wanted);
+    }
+    here(&edge, "1", true);
+    let told = next_publication(&mut reader).await;
+    assert_eq!(&told.data[..], br#"{"user":"1","online":false}"#);
 }

@@ -60,7 +60,10 @@ fn asked(world: &mut World) -> Vec<String> {
     let others = std::mem::take(&mut world.others).into_iter();
     others
         .filter_map(|output| match output {
-            Output::FollowSignals { room } => Some(format!("+{}", room.channel)),
+            Output::FollowSignals { room, status_of } => {
+                let of = status_of.map_or(String::new(), |user| format!("({user})"));
+                Some(format!("+{}{of}", room.channel))
+            }
             Output::UnfollowSignals { room } => Some(format!("-{}", room.channel)),
             Output::Signal { room, publication } => {
                 assert_eq!((publication.offset, publication.time), (0, 0));
@@ -189,6 +192,17 @@ fn another_snapshot_may_turn_a_namespace_round() {
     world.shard.set_snapshot(snapshot(signals()));
     world.drain();
     assert_eq!(asked(&mut world), ["+room:1"]);
+    // With the status of the user that it names, and without.
+    let telling = Namespace {
+        user_status: true,
+        ..signals()
+    };
+    world.shard.set_snapshot(snapshot(telling));
+    world.drain();
+    assert_eq!(asked(&mut world), ["-room:1", "+room:1(1)"]);
+    world.shard.set_snapshot(snapshot(signals()));
+    world.drain();
+    assert_eq!(asked(&mut world), ["-room:1", "+room:1"]);
     world.shard.set_snapshot(Arc::clone(&world.snapshot));
     world.drain();
     assert_eq!(asked(&mut world), ["-room:1"]);

@@ -17,4 +17,5 @@ mod promoted;
 mod rounds;
 mod run;
 mod seen;
+mod statuses;
 mod world;

@@ -25,6 +25,8 @@ pub struct Ready {
     pub http: String,
     /// The WebSocket's address.
     pub ws: String,
+    /// A key of the instance's server API.
+    pub api_key: String,
     /// The secret that signs the instance's tokens.
     pub hmac_secret: String,
     /// Tokens of `alice` and `bob`.
