@@ -63,7 +63,10 @@ impl Hosts {
 
     fn of(server: &Server, addresses: Vec<Address>, deadline: Duration) -> Self {
         Self {
-            options: addresses.iter().map(|a| options(server, a)).collect(),
+            options: addresses
+                .iter()
+                .map(|a| options(server, a, deadline))
+                .collect(),
             // So that all of them can be tried in one call, and its statements run.
             patience: deadline / (addresses.len() as u32 + 1),
             addresses,
@@ -175,10 +178,18 @@ pub(crate) fn refuse_weak(commit: &str, fsync: &str, pages: &str) -> Result<(), 
     )))
 }
 
-fn options(server: &Server, address: &Address) -> PgConnectOptions {
+/// How long a transaction may hold what it has changed while its client says nothing: one that is stopped, or
+/// whose machine is gone without a word, keeps all others from changing a map until then. Half of the
+/// time that a call has, so that whoever waits behind it still gets its turn.
+fn silence_max(deadline: Duration) -> Duration {
+    (deadline / 2).clamp(Duration::from_millis(250), Duration::from_secs(10))
+}
+
+fn options(server: &Server, address: &Address, deadline: Duration) -> PgConnectOptions {
     // No statement_timeout: one that ends the wait of a commit for a synchronous standby lets the server
     // report a commit that the standby may not have. Locks and idle transactions have bounds instead,
     // and statements of a client that is gone end.
+    let silence = silence_max(deadline).as_millis().to_string();
     let mut options = PgConnectOptions::new_without_pgpass()
         .host(&address.host)
         .port(address.port)
@@ -187,7 +198,7 @@ fn options(server: &Server, address: &Address) -> PgConnectOptions {
         .application_name("gb6")
         .options([
             ("lock_timeout", "1000"),
-            ("idle_in_transaction_session_timeout", "10000"),
+            ("idle_in_transaction_session_timeout", silence.as_str()),
             ("client_connection_check_interval", "1000"),
             ("statement_timeout", "0"),
         ])
@@ -211,6 +222,13 @@ fn options(server: &Server, address: &Address) -> PgConnectOptions {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_silent_transaction_ends_before_the_calls_that_wait_for_it() {
+        let silence = |ms| silence_max(Duration::from_millis(ms)).as_millis();
+        assert_eq!((silence(2_000), silence(6_000)), (1_000, 3_000));
+        assert_eq!((silence(50), silence(60_000)), (250, 10_000));
+    }
 
     #[test]
     fn settings_that_lose_commits_are_refused() {
