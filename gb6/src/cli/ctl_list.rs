@@ -85,7 +85,7 @@ struct ListedShard<'a> {
 struct ShownNode<'a> {
     region: &'a str,
     node: &'a str,
-    /// `heard`, `draining` or `silent`.
+    /// `heard`, `cut off` (from the log), `draining` or `silent`.
     state: &'static str,
     mesh: Option<&'a str>,
     owns: usize,
@@ -141,6 +141,7 @@ impl Looks<'_> {
             None => Some("is not there"),
             Some(_) if !self.is_heard(region, node) => Some("is silent"),
             Some(record) if record.draining => Some("is draining"),
+            Some(record) if record.cut_off => Some("does not reach the log"),
             Some(record) if !record.ready.contains(&shard) => Some("has not caught up"),
             Some(_) => None,
         }
@@ -194,6 +195,7 @@ impl Looked {
                 state: match (looks.is_heard(region, node), record.draining) {
                     (false, _) => "silent",
                     (true, true) => "draining",
+                    (true, false) if record.cut_off => "cut off",
                     (true, false) => "heard",
                 },
                 mesh: record.mesh.as_deref(),
@@ -361,6 +363,13 @@ mod tests {
             (
                 Some(node(2, 2, &[4])),
                 "moving to r2, which has not caught up",
+            ),
+            (
+                Some(NodeRecord {
+                    cut_off: true,
+                    ..ready.clone()
+                }),
+                "moving to r2, which does not reach the log",
             ),
             (
                 Some(NodeRecord {

@@ -117,6 +117,8 @@ pub(crate) struct Replay {
     pub(crate) shard: Shard,
     /// The position that is read next.
     pub(crate) next: u64,
+    /// The log's end when it was last read.
+    pub(crate) end: u64,
     pub(crate) replayed: Replayed,
     pub(crate) recent: Recent,
     /// Served time in ms when those were forgotten who had been silent.
@@ -171,6 +173,7 @@ impl Replay {
         Ok(Self {
             shard,
             next: begin,
+            end: next,
             replayed,
             recent: Recent::default(),
             forgot_ms: 0,
@@ -200,7 +203,7 @@ impl Replay {
             self.shard.forget_silent();
         }
         let done = page.next >= page.end || page.next == self.next;
-        self.next = page.next;
+        (self.next, self.end) = (page.next, page.end);
         Ok(!done)
     }
 }

@@ -84,6 +84,16 @@ struct Lag {
     behind: AtomicU64,
     next: AtomicU64,
     errors: AtomicU64,
+    caught_up: AtomicBool,
+}
+
+impl Lag {
+    /// So far it has been read.
+    fn read(&self, replay: &Replay) {
+        let behind = replay.end.saturating_sub(replay.next);
+        self.behind.store(behind, Ordering::Relaxed);
+        self.next.store(replay.next, Ordering::Relaxed);
+    }
 }
 
 impl Drop for Follower {
@@ -201,6 +211,7 @@ impl Following {
     }
 
     fn tell(&self, caught_up: bool) {
+        self.lag.caught_up.store(caught_up, Ordering::Relaxed);
         let shard = self.shard.shard;
         self.news.push(News::CaughtUp { shard, caught_up });
     }
@@ -211,6 +222,7 @@ impl Following {
         bound_batches(&mut machine, &log.caps());
         let mut snapshot = self.node.deps.snapshot.borrow().clone();
         let mut replay = Replay::begin(&log, &machine, &snapshot)?;
+        self.lag.read(&replay);
         let mut told = Instant::now();
         loop {
             // By its rules what follows is kept.
@@ -225,7 +237,7 @@ impl Following {
                 self.hearing.hear(&*log);
                 // It concerns the index, which its owner keeps.
                 while replay.shard.poll_output().is_some() {}
-                self.lag.next.store(replay.next, Ordering::Relaxed);
+                self.lag.read(&replay);
             }
             if self.is_over() {
                 return Ok((log, replay));
@@ -242,7 +254,6 @@ impl Following {
                 told = Instant::now();
                 self.tell(true);
             }
-            self.lag.behind.store(0, Ordering::Relaxed);
             if self.wait(self.node.config.standby_look) {
                 return Ok((log, replay));
             }
@@ -263,6 +274,12 @@ fn export(metrics: &Metrics, shard: u32, lag: Arc<Lag>) -> Registration {
             "Records of a followed shard's log that this standby had not read when it last looked.",
             &labels,
             lag.behind.load(Ordering::Relaxed) as f64,
+        );
+        out.gauge(
+            "gb6_standby_caught_up",
+            "1 while a standby can take its shard over: it has read the log to its end, and the log answers.",
+            &labels,
+            f64::from(u8::from(lag.caught_up.load(Ordering::Relaxed))),
         );
         out.gauge(
             "gb6_standby_position",

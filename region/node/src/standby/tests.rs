@@ -95,14 +95,18 @@ async fn a_standby_that_panics_begins_again_and_says_so() {
             _ => Ok(Arc::new(storage.open())),
         }
     }));
+    let caught_up = |of: u8| format!("gb6_standby_caught_up{{shard=\"0\"}} {of}");
     let news = Arc::<NewsBox>::default();
     let shard = ShardRef {
         region: "eu".into(),
         shard: 0,
     };
     let follower = Follower::start(&node, shard, news.clone()).expect("a thread");
+    let metrics = node.deps.metrics.clone();
+    assert!(metrics.text().contains(&caught_up(0)));
     let following = tokio::task::spawn_blocking(move || {
         assert!(catches_up(&news), "it follows in the end");
+        assert!(metrics.text().contains(&caught_up(1)));
         follower.take()
     });
     let followed = following.await.expect("it ends").expect("what it followed");
