@@ -12,6 +12,10 @@ const DRAINED_AT_ONCE: usize = 8;
 /// How long a shard whose hand-over did not come to pass is left alone.
 const AGAIN_MS: u64 = 1_000;
 
+/// After how long a shard is given on that this node was given and could never serve, though it reaches
+/// other logs.
+const PASSED_ON_MS: u64 = 60_000;
+
 /// Where the driver stands with a shard that this node owns.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Stage {
@@ -33,14 +37,17 @@ pub(crate) struct Mine {
     pub(crate) stage: Stage,
     /// The assignment epoch must be above this one: the log's are of it.
     pub(crate) raise_above: Option<u64>,
+    /// When it became this node's.
+    since: u64,
     /// Not handed over before.
     not_before: u64,
 }
 
 impl Mine {
-    pub(crate) fn new(epoch: u64) -> Self {
+    pub(crate) fn new(epoch: u64, since: u64) -> Self {
         Self {
             epoch,
+            since,
             stage: Stage::Starting,
             raise_above: None,
             not_before: 0,
@@ -114,6 +121,7 @@ impl Assigner {
         }
         // Its standby has read the log until now, which this node can not: there is nothing to finish.
         if self.is_unreached(shard)
+            && self.moving_helps(&mine)
             && let Some(standby) = record.standby.clone()
             && self.keeps_up(&standby, shard)
         {
@@ -153,6 +161,14 @@ impl Assigner {
             (Stage::Pausing(_) | Stage::Paused(_), None) => self.resume(shard),
             _ => {}
         }
+    }
+
+    /// Whether another node may be able to serve what this one can not. Where this one has never served
+    /// it, and reaches other logs, the log refuses whoever comes: it is not passed round for that.
+    fn moving_helps(&self, mine: &Mine) -> bool {
+        mine.stage != Stage::Starting
+            || self.is_cut_off()
+            || self.now_ms >= mine.since + PASSED_ON_MS
     }
 
     /// Gives the assignment of a shard that is paused to a node that has caught up with it.

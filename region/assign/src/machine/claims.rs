@@ -53,7 +53,8 @@ impl Assigner {
                 if self.caught_up.remove(&shard) {
                     self.beat_soon();
                 }
-                self.mine.insert(shard, Mine::new(record.epoch));
+                self.mine
+                    .insert(shard, Mine::new(record.epoch, self.now_ms));
                 self.act(Action::Own {
                     shard,
                     epoch: record.epoch,

@@ -8,7 +8,7 @@ use gb6_region_assign::{
 
 type Change = (String, Option<Vec<u8>>, u64);
 
-/// A machine of node `a` in a region of one shard, and the store's revision.
+/// A machine of node `a` in a region of one shard or two, and the store's revision.
 struct Alone {
     machine: Assigner,
     now: u64,
@@ -17,7 +17,11 @@ struct Alone {
 
 impl Alone {
     fn new() -> Self {
-        let config = Config::new("eu", 1, NodeId::from("a"), 1);
+        Self::of(1)
+    }
+
+    fn of(shards: u32) -> Self {
+        let config = Config::new("eu", shards, NodeId::from("a"), 1);
         Self {
             machine: Assigner::new(config),
             now: 0,
@@ -34,8 +38,12 @@ impl Alone {
     }
 
     fn shard(&mut self, record: &ShardRecord) -> Change {
+        self.numbered(0, record)
+    }
+
+    fn numbered(&mut self, shard: u32, record: &ShardRecord) -> Change {
         self.revision += 1;
-        (shard_key("eu", 0), Some(record.encode()), self.revision)
+        (shard_key("eu", shard), Some(record.encode()), self.revision)
     }
 
     /// 100 ms pass, and a look tells these changes; what the machine does, its beats made.
@@ -232,4 +240,51 @@ fn a_hand_over_that_may_still_be_written_is_made_impossible_before_the_shard_is_
         matches!(again.as_slice(), [Action::Put { .. }]),
         "{again:?}"
     );
+}
+
+/// What `a` does in the time after it was given a shard whose log refuses it, while it hears that of
+/// another one or does not: when it gives the shard to `b`, which keeps up with it.
+fn gives_on_after(hears_another: bool, served: bool) -> Option<u64> {
+    let mut a = Alone::of(2);
+    a.look(Vec::new());
+    let mut record = owned_by("a", 1, 1);
+    record.standby = Some("b".into());
+    let mut followed = owned_by("b", 7, 1);
+    followed.standby = Some("a".into());
+    let (node, shard) = (a.node("b", 7, &[0]), a.shard(&record));
+    let other = a.numbered(1, &followed);
+    a.look(vec![node, shard, other]);
+    if served {
+        a.tell(Input::Serving { shard: 0, epoch: 1 });
+    }
+    let heard = hears_another;
+    a.tell(Input::Heard { shard: 1, heard });
+    let given = a.now;
+    while a.now < given + 70_000 {
+        let beat = a.node("b", 7, &[0]);
+        let mut done = a.look(vec![beat]);
+        done.extend(a.tell(Input::Unable { shard: 0 }));
+        let gives = |action: &Action| match action {
+            Action::Put { key, value, .. } => {
+                let record = ShardRecord::decode(key, value).expect("a record");
+                record.is_of(&"b".into(), 7)
+            }
+            _ => false,
+        };
+        if done.iter().any(gives) {
+            return Some(a.now - given);
+        }
+    }
+    None
+}
+
+#[test]
+fn a_shard_whose_log_refuses_whoever_comes_is_not_passed_round() {
+    let late = gives_on_after(true, false).expect("it is given on");
+    assert!((60_000..61_000).contains(&late), "{late} ms");
+    for (hears_another, served) in [(true, true), (false, false), (false, true)] {
+        let after = gives_on_after(hears_another, served);
+        let soon = after.is_some_and(|ms| (2_900..3_500).contains(&ms));
+        assert!(soon, "{hears_another} {served}: {after:?}");
+    }
 }
