@@ -6,7 +6,14 @@ const ASSIGN: &str = "gb6-region-assign";
 const MACHINE: &str = "region/assign/src/machine.rs";
 const CLAIMS: &str = "region/assign/src/machine/claims.rs";
 const LOOKS: &str = "region/assign/src/machine/looks.rs";
+const OWNER: &str = "region/assign/src/owner.rs";
+const CHANGES: &str = "region/assign/src/machine/changes.rs";
+const VIEW: &str = "region/assign/src/view.rs";
 const REGION: &str = "gb6-region-node";
+const SIMULATION: &str = "gb6-tests-simulation";
+const WHATEVER: &str =
+    "nodes::whatever_happens_nothing_acknowledged_is_lost_and_every_shard_has_an_owner_again";
+const IN_ORDER: &str = "nodes::moves_by_hand_drains_and_joins_cost_nobody_an_answer";
 const CHAOS: &str = "chaos::whatever_happens_no_epoch_has_two_owners_and_all_is_well_again";
 
 /// All of them.
@@ -20,6 +27,16 @@ pub(super) fn nodes() -> Vec<Mutant> {
         package: ASSIGN,
         test,
         env: &[("GB6_SEEDS", "100")],
+    };
+    let simulated = |name, about, file, old, new, test| Mutant {
+        name,
+        about,
+        file,
+        old,
+        new,
+        package: SIMULATION,
+        test,
+        env: &[("GB6_NODES", "24")],
     };
     let region = |name, about, file, old, new, test| Mutant {
         name,
@@ -95,6 +112,38 @@ pub(super) fn nodes() -> Vec<Mutant> {
             "self.view.restored();",
             "",
             "rest::a_store_that_went_back_is_told_again_who_owns_what",
+        ),
+        assign(
+            "nodes-last-beat-is-not-known",
+            "who comes back just before its lease has ended is waited for a second time",
+            VIEW,
+            "last.filter(|last| Some(*last) == replaced)",
+            "last.filter(|last| Some(*last) == replaced && replaced.is_none())",
+            "rest::a_node_that_dies_and_comes_back_is_waited_for_no_longer_than_one_that_stays_away",
+        ),
+        simulated(
+            "nodes-relies-past-its-lease",
+            "a node answers from a shard that others have taken, without asking the log",
+            CHANGES,
+            "let relies = self.config.lease_ms.saturating_sub(self.config.margin_ms);",
+            "let relies = self.config.lease_ms + 3 * self.config.margin_ms;",
+            WHATEVER,
+        ),
+        simulated(
+            "nodes-epoch-not-raised-by-hand-over",
+            "whoever is given a shard owns it under the epoch of the one before",
+            OWNER,
+            "epoch: record.epoch + 1,",
+            "epoch: record.epoch,",
+            WHATEVER,
+        ),
+        simulated(
+            "nodes-handed-over-unread",
+            "a shard is handed over to a node that has not caught up with it",
+            OWNER,
+            "self.view.is_ready(target, shard, lease)",
+            "self.view.taker(target, lease).is_some()",
+            IN_ORDER,
         ),
         region(
             "nodes-standby-off-by-one",

@@ -154,7 +154,7 @@ impl NodesWorld {
                 let name = self.founder(node);
                 self.kill(node);
                 let (low, high) = match self.plan.course {
-                    Course::Deaths => (3_000, 3_500),
+                    Course::Deaths => (30, 3_500),
                     _ => (300, 6_000),
                 };
                 self.soon(low, high, Event::Start(name));

@@ -1,5 +1,5 @@
 //! A region of several nodes over a shared map and shared logs. `GB6_SEED=n` runs one seed, `GB6_NODES=n`
-//! that many (default 40, and a quarter of it for each course in which less goes wrong), from
+//! that many (default 32, and a quarter of it for each course in which less goes wrong), from
 //! `GB6_SEED_FROM` (default 1) on.
 
 use std::collections::BTreeMap;
@@ -24,7 +24,7 @@ fn all(test: &str, course: Course, part: u64) -> Vec<Outcome> {
         Some(seed) => seed..seed + 1,
         None => {
             let from = number("GB6_SEED_FROM").unwrap_or(1);
-            let count = number("GB6_NODES").unwrap_or(40) / part;
+            let count = number("GB6_NODES").unwrap_or(32) / part;
             from..from + count.max(1)
         }
     };
