@@ -150,7 +150,7 @@ pub(crate) fn base(config: &Config) -> Result<ClientConfig, String> {
         client
             .set("sasl.mechanism", login.mechanism)
             .set("sasl.username", &login.user)
-            .set("sasl.password", login.password.read()?);
+            .set("sasl.password", login.password.read()?.reveal());
     }
     for (name, file) in [
         ("ssl.ca.location", &config.ca_file),

@@ -1,16 +1,26 @@
 //! What a `kafka://` URI says.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use gb6_core_ports::Durability;
-use gb6_core_ports::uri::{PercentError, percent_decoded};
+use gb6_core_ports::uri::{Address, Options, Password, Uri};
 
 const EXAMPLE: &str = "kafka://host1:9092,host2:9092/prefix?replication=3&min_insync=2";
 const PREFIX_BYTES_MAX: usize = 100;
-/// Longest password in bytes: a longer file is not one.
-const PASSWORD_BYTES_MAX: usize = 4096;
+const SECURITIES: &[(&str, Security)] = &[
+    ("plaintext", Security::Plaintext),
+    ("ssl", Security::Ssl),
+    ("sasl_plaintext", Security::SaslPlaintext),
+    ("sasl_ssl", Security::SaslSsl),
+];
+/// As librdkafka names them.
+const MECHANISMS: &[(&str, &str)] = &[
+    ("plain", "PLAIN"),
+    ("scram-sha-256", "SCRAM-SHA-256"),
+    ("scram-sha-512", "SCRAM-SHA-512"),
+];
 
 /// How the brokers are spoken to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -51,36 +61,8 @@ pub(crate) struct Login {
     /// `PLAIN`, `SCRAM-SHA-256` or `SCRAM-SHA-512`.
     pub(crate) mechanism: &'static str,
     pub(crate) user: String,
+    /// That of a file is read when a client is made, so that it can be changed.
     pub(crate) password: Password,
-}
-
-/// Where a password is.
-#[derive(Clone, PartialEq, Eq)]
-pub(crate) enum Password {
-    Given(String),
-    /// Read when a client is made, so that it can be changed.
-    File(PathBuf),
-}
-
-impl Password {
-    /// # Errors
-    /// In words: its file can not be read.
-    pub(crate) fn read(&self) -> Result<String, String> {
-        let path = match self {
-            Password::Given(password) => return Ok(password.clone()),
-            Password::File(path) => path,
-        };
-        let text = std::fs::read_to_string(path)
-            .map_err(|e| format!("the file {} can not be read: {e}", path.display()))?;
-        let password = text.trim_end_matches(['\r', '\n']);
-        if password.is_empty() || password.len() > PASSWORD_BYTES_MAX {
-            return Err(format!(
-                "the file {} holds no password: 1 to {PASSWORD_BYTES_MAX} bytes",
-                path.display()
-            ));
-        }
-        Ok(password.to_owned())
-    }
 }
 
 /// A Kafka log, as its URI says: `kafka://[user[:password]@]host:port[,host:port…][/prefix][?options]`.
@@ -168,71 +150,50 @@ impl fmt::Debug for Config {
 }
 
 fn parse(uri: &str) -> Result<Config, String> {
-    let rest = uri
-        .strip_prefix("kafka://")
-        .ok_or("it does not begin with kafka://")?;
-    let (rest, options) = rest.split_once('?').unwrap_or((rest, ""));
-    let (authority, prefix) = rest.split_once('/').unwrap_or((rest, ""));
-    let (user, brokers) = match authority.rsplit_once('@') {
-        Some((user, brokers)) => (Some(user), brokers),
-        None => (None, authority),
-    };
-    let mut config = Config {
-        brokers: brokers.split(',').map(broker).collect::<Result<_, _>>()?,
-        prefix: match prefix {
+    let mut uri = Uri::parse(uri)?;
+    if uri.scheme != "kafka" {
+        return Err("it does not begin with kafka://".into());
+    }
+    let brokers = uri.addresses(None)?;
+    let login = login(&mut uri)?;
+    let Uri {
+        path, mut options, ..
+    } = uri;
+    let config = Config {
+        brokers: brokers.iter().map(Address::to_string).collect(),
+        prefix: match path.as_str() {
             "" => "gb6".to_owned(),
             prefix => topic_part(prefix)?,
         },
-        replication: 3,
-        min_insync: 2,
-        security: Security::Plaintext,
-        login: None,
-        ca_file: None,
-        cert_file: None,
-        key_file: None,
-        timeout: Duration::from_secs(3),
-        live_bytes_max: 64 << 20,
-        archive_after: Duration::from_secs(60),
-        cache_bytes_max: 16 << 20,
-        node_cache_bytes_max: 512 << 20,
+        replication: copies(&mut options, "replication", 3)?,
+        min_insync: copies(&mut options, "min_insync", 2)?,
+        security: options
+            .choice("security", SECURITIES)?
+            .unwrap_or(Security::Plaintext),
+        login,
+        ca_file: options.path("ca_file")?,
+        cert_file: options.path("cert_file")?,
+        key_file: options.path("key_file")?,
+        timeout: options
+            .millis("timeout_ms", 500..=4000)?
+            .unwrap_or(Duration::from_secs(3)),
+        live_bytes_max: options.number("live_mib", 1..=4096)?.unwrap_or(64) << 20,
+        archive_after: options
+            .number("archive_after_s", 1..=86_400)?
+            .map_or(Duration::from_secs(60), Duration::from_secs),
+        cache_bytes_max: (options.number("cache_mib", 1..=1024)?.unwrap_or(16) as usize) << 20,
+        node_cache_bytes_max: (options.number("node_cache_mib", 8..=65_536)?.unwrap_or(512)
+            as usize)
+            << 20,
     };
-    let mut mechanism = None;
-    let mut password_file = None;
-    let mut seen: Vec<&str> = Vec::new();
-    for option in options.split('&').filter(|option| !option.is_empty()) {
-        let (name, value) = option
-            .split_once('=')
-            .ok_or_else(|| format!("the option {option:?} has no value"))?;
-        if seen.contains(&name) {
-            return Err(format!("the option {name:?} is there twice"));
-        }
-        seen.push(name);
-        match name {
-            "replication" => config.replication = number(name, value, 1, 15)? as u16,
-            "min_insync" => config.min_insync = number(name, value, 1, 15)? as u16,
-            "security" => config.security = security(value)?,
-            "mechanism" => mechanism = Some(mechanism_of(value)?),
-            "password_file" => password_file = Some(path(name, value)?),
-            "ca_file" => config.ca_file = Some(path(name, value)?),
-            "cert_file" => config.cert_file = Some(path(name, value)?),
-            "key_file" => config.key_file = Some(path(name, value)?),
-            "timeout_ms" => {
-                config.timeout = Duration::from_millis(number(name, value, 500, 4000)?);
-            }
-            "live_mib" => config.live_bytes_max = number(name, value, 1, 4096)? << 20,
-            "archive_after_s" => {
-                config.archive_after = Duration::from_secs(number(name, value, 1, 86_400)?);
-            }
-            "cache_mib" => config.cache_bytes_max = (number(name, value, 1, 1024)? as usize) << 20,
-            "node_cache_mib" => {
-                config.node_cache_bytes_max = (number(name, value, 8, 65_536)? as usize) << 20;
-            }
-            _ => return Err(format!("there is no option {name:?}")),
-        }
-    }
-    config.login = login(user, password_file, mechanism)?;
+    options.end()?;
     validate(&config)?;
     Ok(config)
+}
+
+fn copies(options: &mut Options, name: &'static str, default: u16) -> Result<u16, String> {
+    let given = options.number(name, 1..=15)?;
+    Ok(given.map_or(default, |copies| copies as u16))
 }
 
 fn validate(config: &Config) -> Result<(), String> {
@@ -265,20 +226,6 @@ fn validate(config: &Config) -> Result<(), String> {
     Ok(())
 }
 
-fn broker(text: &str) -> Result<String, String> {
-    let (host, port) = text
-        .rsplit_once(':')
-        .ok_or_else(|| format!("the broker {text:?} has no port"))?;
-    let named = !host.is_empty()
-        && host.bytes().all(|b| {
-            b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b':' | b'[' | b']')
-        });
-    if !named || port.parse::<u16>().is_err() || port == "0" {
-        return Err(format!("the broker {text:?} is not host:port"));
-    }
-    Ok(text.to_owned())
-}
-
 fn topic_part(text: &str) -> Result<String, String> {
     let good = text.len() <= PREFIX_BYTES_MAX
         && text
@@ -292,85 +239,18 @@ fn topic_part(text: &str) -> Result<String, String> {
     }
 }
 
-fn login(
-    user: Option<&str>,
-    password_file: Option<PathBuf>,
-    mechanism: Option<&'static str>,
-) -> Result<Option<Login>, String> {
-    let Some(user) = user else {
-        return match (password_file, mechanism) {
-            (None, None) => Ok(None),
-            _ => Err("a password or mechanism without a user: kafka://user@host:port".into()),
-        };
-    };
-    let (name, password) = match user.split_once(':') {
-        Some((name, password)) => (name, Some(unescape(password)?)),
-        None => (user, None),
-    };
-    let password = match (password, password_file) {
-        (Some(_), Some(_)) => return Err("both a password and a password_file".into()),
-        (Some(password), None) if !password.is_empty() => Password::Given(password),
-        (None, Some(path)) => Password::File(path),
-        _ => return Err("the user has no password: add password_file=PATH".into()),
-    };
-    let user = unescape(name)?;
-    if user.is_empty() {
-        return Err("the user has no name".into());
-    }
-    Ok(Some(Login {
-        mechanism: mechanism.unwrap_or("SCRAM-SHA-512"),
-        user,
-        password,
-    }))
-}
-
-/// Resolves `%XX`.
-fn unescape(text: &str) -> Result<String, String> {
-    percent_decoded(text).map_err(|error| {
-        let wrong = match error {
-            PercentError::Digits => {
-                "the user or password has a % without two hexadecimal digits behind it"
-            }
-            PercentError::Utf8 => "the user or password is not UTF-8",
-        };
-        wrong.to_owned()
-    })
-}
-
-fn number(name: &str, value: &str, least: u64, most: u64) -> Result<u64, String> {
-    match value.parse::<u64>() {
-        Ok(number) if (least..=most).contains(&number) => Ok(number),
-        _ => Err(format!("{name}={value} is not {least} to {most}")),
-    }
-}
-
-fn path(name: &str, value: &str) -> Result<PathBuf, String> {
-    match value {
-        "" => Err(format!("{name} names no file")),
-        value => Ok(Path::new(value).to_owned()),
-    }
-}
-
-fn security(value: &str) -> Result<Security, String> {
-    match value {
-        "plaintext" => Ok(Security::Plaintext),
-        "ssl" => Ok(Security::Ssl),
-        "sasl_plaintext" => Ok(Security::SaslPlaintext),
-        "sasl_ssl" => Ok(Security::SaslSsl),
-        _ => Err(format!(
-            "security={value} is none of plaintext, ssl, sasl_plaintext, sasl_ssl"
-        )),
-    }
-}
-
-fn mechanism_of(value: &str) -> Result<&'static str, String> {
-    match value {
-        "plain" => Ok("PLAIN"),
-        "scram-sha-256" => Ok("SCRAM-SHA-256"),
-        "scram-sha-512" => Ok("SCRAM-SHA-512"),
-        _ => Err(format!(
-            "mechanism={value} is none of plain, scram-sha-256, scram-sha-512"
-        )),
+fn login(uri: &mut Uri) -> Result<Option<Login>, String> {
+    let mechanism = uri.options.choice("mechanism", MECHANISMS)?;
+    let login = uri.login()?;
+    match (login.user.is_empty(), login.password) {
+        (true, None) if mechanism.is_none() => Ok(None),
+        (true, _) => Err("a password or mechanism without a user: kafka://user@host:port".into()),
+        (false, None) => Err("the user has no password: add password_file=PATH".into()),
+        (false, Some(password)) => Ok(Some(Login {
+            mechanism: mechanism.unwrap_or("SCRAM-SHA-512"),
+            user: login.user,
+            password,
+        })),
     }
 }
 
@@ -401,11 +281,11 @@ mod tests {
     fn what_is_wrong_is_said_and_no_password_is_shown() {
         for (uri, says) in [
             ("redis://a:1", "kafka://"),
-            ("kafka://", "no port"),
-            ("kafka://a", "no port"),
-            ("kafka://a:0", "host:port"),
-            ("kafka://a:1,,b:2", "no port"),
-            ("kafka://a b:1", "host:port"),
+            ("kafka://", "no host"),
+            ("kafka://a", "HOST:PORT"),
+            ("kafka://a:0", "HOST:PORT"),
+            ("kafka://a:1,,b:2", "HOST:PORT"),
+            ("kafka://a b:1", "HOST:PORT"),
             ("kafka://a:1/x/y", "prefix"),
             ("kafka://a:1?replication=1", "replication=1&min_insync=1"),
             ("kafka://a:1?replication=0", "1 to 15"),
@@ -444,21 +324,19 @@ mod tests {
             (login.user.as_str(), login.mechanism),
             ("us@er", "SCRAM-SHA-256")
         );
-        assert_eq!(login.password.read().expect("given"), "s:ecret");
+        assert_eq!(login.password.read().expect("given").reveal(), "s:ecret");
         let shown = format!("{config} {config:?}");
         assert!(!shown.contains("ecret"), "{shown}");
         let file = tempfile::NamedTempFile::new().expect("a file");
         std::fs::write(file.path(), "s3cret\n").expect("written");
-        assert_eq!(
-            Password::File(file.path().into()).read().expect("read"),
-            "s3cret"
+        let uri = format!(
+            "kafka://u@a:1?security=sasl_ssl&password_file={}",
+            file.path().display()
         );
-        std::fs::write(file.path(), "\n").expect("written");
-        let error = Password::File(file.path().into())
-            .read()
-            .expect_err("empty");
-        assert!(error.contains("holds no password"), "{error}");
-        let missing = Password::File("/does/not/exist".into()).read();
-        assert!(missing.expect_err("missing").contains("/does/not/exist"));
+        let login = Config::parse(&uri).expect("a URI").login.expect("a login");
+        assert_eq!(login.password.read().expect("read").reveal(), "s3cret");
+        // Changed since.
+        std::fs::write(file.path(), "an0ther").expect("written");
+        assert_eq!(login.password.read().expect("read").reveal(), "an0ther");
     }
 }

@@ -10,34 +10,16 @@
 use std::fmt;
 use std::time::Duration;
 
-use gb6_core_ports::uri::percent_decoded;
+use gb6_core_ports::uri::{Address, Options, Secret, Uri, number};
 
 /// An example for errors.
 const GOOD: &str = "write for example redis://user:password@redis1:6379/0?timeout_ms=200 or rediss+cluster://r1:6379,r2:6379?password_file=/etc/gb6/redis";
 /// The port of Redis.
 const PORT: u16 = 6379;
-/// Nodes of a cluster that may be named.
-const NODES_MAX: usize = 32;
 /// Longest prefix of keys in bytes.
 const PREFIX_MAX: usize = 32;
-/// Largest file with a secret or a certificate in bytes.
+/// Largest file with a certificate or its key in bytes.
 const FILE_MAX: u64 = 1024 * 1024;
-
-/// A password: it is shown nowhere.
-#[derive(Clone, PartialEq, Eq)]
-pub(crate) struct Password(String);
-
-impl Password {
-    pub(crate) fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Password {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("(hidden)")
-    }
-}
 
 /// How TLS is done. PEM files that were read when the URI was.
 #[derive(Clone, PartialEq, Eq, Default)]
@@ -61,11 +43,11 @@ impl fmt::Debug for Tls {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Config {
     /// Hosts and ports: one, or some nodes of a cluster.
-    pub(crate) nodes: Vec<(String, u16)>,
+    pub(crate) nodes: Vec<Address>,
     pub(crate) cluster: bool,
     pub(crate) tls: Option<Tls>,
     pub(crate) user: Option<String>,
-    pub(crate) password: Option<Password>,
+    pub(crate) password: Option<Secret>,
     pub(crate) database: i64,
     /// How long a call may take before it counts as lost.
     pub(crate) timeout: Duration,
@@ -86,19 +68,12 @@ impl fmt::Display for Config {
             "redis"
         };
         let cluster = if self.cluster { "+cluster" } else { "" };
-        let nodes: Vec<String> = self.nodes.iter().map(address).collect();
+        let nodes: Vec<String> = self.nodes.iter().map(Address::to_string).collect();
         write!(f, "{tls}{cluster}://{}", nodes.join(","))?;
         match self.database {
             0 => Ok(()),
             database => write!(f, "/{database}"),
         }
-    }
-}
-
-fn address((host, port): &(String, u16)) -> String {
-    match host.contains(':') {
-        true => format!("[{host}]:{port}"),
-        false => format!("{host}:{port}"),
     }
 }
 
@@ -118,10 +93,8 @@ impl Config {
     }
 
     fn read(uri: &str) -> Result<Self, String> {
-        let Some((scheme, rest)) = uri.split_once("://") else {
-            return Err("this is no URI of a Redis".into());
-        };
-        let (tls, cluster) = match scheme {
+        let mut uri = Uri::parse(uri)?;
+        let (tls, cluster) = match uri.scheme.as_str() {
             "redis" => (false, false),
             "rediss" => (true, false),
             "redis+cluster" => (false, true),
@@ -132,139 +105,61 @@ impl Config {
                 );
             }
         };
-        let (rest, options) = rest.split_once('?').unwrap_or((rest, ""));
-        let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
-        let (login, hosts) = match authority.rsplit_once('@') {
-            Some((login, hosts)) => (Some(login), hosts),
-            None => (None, authority),
-        };
-        let nodes = hosts.split(',').map(node).collect::<Result<Vec<_>, _>>()?;
-        if nodes.len() > NODES_MAX {
-            return Err(format!("it names more than {NODES_MAX} nodes"));
-        }
+        let nodes = uri.addresses(Some(PORT))?;
         if !cluster && nodes.len() > 1 {
             return Err("it names several hosts, which only a cluster (redis+cluster) has".into());
         }
-        let database = match path {
+        let database = match uri.path.as_str() {
             "" => 0,
             _ if cluster => return Err("a cluster has no numbered databases".into()),
-            _ => number("the database", path, 0, 1_000_000)?,
+            path => number("the database", path, 0..=1_000_000)?,
         };
-        let (user, password) = match login {
-            None => (None, None),
-            Some(login) => {
-                let (user, password) = login
-                    .split_once(':')
-                    .ok_or("before the @ stands no user:password")?;
-                let user =
-                    percent_decoded(user).map_err(|_| "its user is not percent-encoded UTF-8")?;
-                let password = percent_decoded(password)
-                    .map_err(|_| "its password is not percent-encoded UTF-8")?;
-                let some = |text: String| (!text.is_empty()).then_some(text);
-                (some(user), some(password).map(Password))
-            }
-        };
-        let mut config = Self {
+        let login = uri.login()?;
+        if !login.user.is_empty() && login.password.is_none() {
+            return Err(
+                "before the @ stands no user:password, and there is no password_file".into(),
+            );
+        }
+        let password = login.password.map(|password| password.read());
+        let options = &mut uri.options;
+        let timeout = options.millis("timeout_ms", 10..=5_000)?;
+        let connect_timeout = options.millis("connect_timeout_ms", 50..=30_000)?;
+        let lease = options.millis("lease_ms", 1_000..=300_000)?;
+        let prefix = options.name("prefix", PREFIX_MAX, "-_.")?;
+        let config = Self {
             nodes,
             cluster,
-            tls: tls.then(Tls::default),
-            user,
-            password,
+            tls: certificates(options, tls)?,
+            user: Some(login.user).filter(|user| !user.is_empty()),
+            password: password.transpose()?,
             database: i64::try_from(database).unwrap_or(0),
-            timeout: Duration::from_millis(200),
-            connect_timeout: Duration::from_secs(1),
-            prefix: "gb6".to_owned(),
-            lease: Duration::from_secs(30),
+            timeout: timeout.unwrap_or(Duration::from_millis(200)),
+            connect_timeout: connect_timeout.unwrap_or(Duration::from_secs(1)),
+            prefix: prefix.unwrap_or_else(|| "gb6".to_owned()),
+            lease: lease.unwrap_or(Duration::from_secs(30)),
         };
-        config.options(options)?;
+        uri.options.end()?;
         Ok(config)
     }
-
-    fn options(&mut self, options: &str) -> Result<(), String> {
-        let (mut certificate, mut key) = (None, None);
-        for option in options.split('&').filter(|option| !option.is_empty()) {
-            let (name, value) = option.split_once('=').unwrap_or((option, ""));
-            let value = percent_decoded(value)
-                .map_err(|_| format!("{name} is not percent-encoded UTF-8"))?;
-            let ms = |low, high| number(name, &value, low, high).map(Duration::from_millis);
-            match name {
-                "timeout_ms" => self.timeout = ms(10, 5_000)?,
-                "connect_timeout_ms" => self.connect_timeout = ms(50, 30_000)?,
-                "lease_ms" => self.lease = ms(1_000, 300_000)?,
-                "prefix" => {
-                    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-                    if value.is_empty() || value.len() > PREFIX_MAX || !value.chars().all(plain) {
-                        return Err(format!(
-                            "prefix is not 1 to {PREFIX_MAX} of a-z, 0-9, -, _ and ."
-                        ));
-                    }
-                    self.prefix = value;
-                }
-                "password_file" => {
-                    if self.password.is_some() {
-                        return Err("it has a password and password_file: keep one of them".into());
-                    }
-                    let text = String::from_utf8(file(name, &value)?);
-                    let text = text.map_err(|_| format!("the file of {name} is not UTF-8"))?;
-                    self.password = Some(Password(text.trim_end_matches(['\r', '\n']).to_owned()));
-                }
-                "ca_file" | "cert_file" | "key_file" => {
-                    let Some(tls) = &mut self.tls else {
-                        return Err(format!("{name} needs TLS: write rediss instead of redis"));
-                    };
-                    let pem = Some(file(name, &value)?);
-                    match name {
-                        "ca_file" => tls.authorities = pem,
-                        "cert_file" => certificate = pem,
-                        _ => key = pem,
-                    }
-                }
-                _ => {
-                    return Err(format!(
-                        "there is no option {name:?}; there are timeout_ms, connect_timeout_ms, lease_ms, prefix, password_file, ca_file, cert_file and key_file"
-                    ));
-                }
-            }
-        }
-        match (certificate, key, &mut self.tls) {
-            (Some(certificate), Some(key), Some(tls)) => tls.identity = Some((certificate, key)),
-            (None, None, _) => {}
-            _ => return Err("cert_file and key_file belong together".into()),
-        }
-        Ok(())
-    }
 }
 
-fn node(text: &str) -> Result<(String, u16), String> {
-    let (host, port) = match text.strip_prefix('[') {
-        Some(rest) => {
-            let (host, port) = rest
-                .split_once(']')
-                .ok_or("an address in brackets does not end")?;
-            (host, port.strip_prefix(':'))
-        }
-        None => match text.split_once(':') {
-            Some((host, port)) => (host, Some(port)),
-            None => (text, None),
-        },
+/// The files of TLS, where it is spoken.
+fn certificates(options: &mut Options, tls: bool) -> Result<Option<Tls>, String> {
+    let mut read = |name: &'static str| match options.take(name) {
+        None => Ok(None),
+        Some(_) if !tls => Err(format!("{name} needs TLS: write rediss instead of redis")),
+        Some(path) => file(name, &path).map(Some),
     };
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.:".contains(c);
-    if host.is_empty() || !host.chars().all(plain) {
-        return Err("a host is missing or is no name".into());
-    }
-    let port = match port {
-        None => PORT,
-        Some(port) => {
-            let number = port.parse().ok().filter(|port| *port > 0);
-            number.ok_or("a port is not a number from 1 to 65535")?
-        }
+    let (authorities, certificate, key) = (read("ca_file")?, read("cert_file")?, read("key_file")?);
+    let identity = match (certificate, key) {
+        (Some(certificate), Some(key)) => Some((certificate, key)),
+        (None, None) => None,
+        _ => return Err("cert_file and key_file belong together".into()),
     };
-    Ok((host.to_owned(), port))
-}
-
-fn number(name: &str, text: &str, low: u64, high: u64) -> Result<u64, String> {
-    let number = text.parse().ok().filter(|n| (low..=high).contains(n));
-    number.ok_or_else(|| format!("{name} is not a number from {low} to {high}"))
+    Ok(tls.then_some(Tls {
+        authorities,
+        identity,
+    }))
 }
 
 fn file(name: &str, path: &str) -> Result<Vec<u8>, String> {
@@ -286,7 +181,7 @@ mod tests {
     #[test]
     fn every_part_is_read() {
         let config = Config::parse("redis://ann:s%40cret@r1:7000/3?timeout_ms=50&connect_timeout_ms=500&prefix=eu.1&lease_ms=2000").unwrap();
-        assert_eq!(config.nodes, [("r1".to_owned(), 7000)]);
+        assert_eq!(config.nodes[0].to_string(), "r1:7000");
         assert_eq!(config.user.as_deref(), Some("ann"));
         assert_eq!(config.password.as_ref().unwrap().reveal(), "s@cret");
         assert_eq!(
@@ -311,11 +206,11 @@ mod tests {
     #[test]
     fn what_is_wrong_is_said_with_a_good_one_and_without_the_password() {
         for (uri, wrong) in [
-            ("", "no URI"),
+            ("", "no ://"),
             ("http://r1", "scheme"),
             ("redis://", "host"),
-            ("redis://r1:0", "port"),
-            ("redis://r1:99999", "port"),
+            ("redis://r1:0", "HOST:PORT"),
+            ("redis://r1:99999", "HOST:PORT"),
             ("redis://r1,r2", "cluster"),
             ("redis+cluster://r1/2", "databases"),
             ("redis://r1/two", "database"),
@@ -323,8 +218,11 @@ mod tests {
             ("redis://u:hunter2@r1?x=1", "no option"),
             ("redis://u:hunter2@r1?timeout_ms=0", "timeout_ms"),
             ("redis://u:hunter2@r1?timeout_ms=9999", "timeout_ms"),
-            ("redis://u:hunter2%zz@r1", "password"),
-            ("redis://u:hunter2@r1?password_file=/nowhere", "keep one"),
+            ("redis://u:hunter2%zz@r1", "%25"),
+            (
+                "redis://u:hunter2@r1?password_file=/nowhere",
+                "leave one out",
+            ),
             ("redis://r1?password_file=/nowhere", "/nowhere"),
             ("redis://r1?ca_file=/nowhere", "needs TLS"),
             ("redis://r1?prefix=a%20b", "prefix"),

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use gb6_core_ports::uri::Address;
 use redis::aio::{AsyncPushSender, ConnectionLike, MultiplexedConnection};
 use redis::cluster::ClusterClientBuilder;
 use redis::cluster_async::ClusterConnection;
@@ -144,7 +145,7 @@ fn sockets() -> TcpSettings {
 }
 
 fn infos(config: &Config) -> RedisResult<Vec<redis::ConnectionInfo>> {
-    let info = |(host, port): &(String, u16)| {
+    let info = |Address { host, port }: &Address| {
         let address = match &config.tls {
             None => ConnectionAddr::Tcp(host.clone(), *port),
             Some(_) => ConnectionAddr::TcpTls {

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use gb6_core_ports::BlobKey;
+use gb6_core_ports::uri::{Options, URI_BYTES_MAX};
 
 /// Longest prefix of a bucket's objects in bytes: with the longest key of an instance's object it stays
 /// below the 1024 that S3 allows.
@@ -134,6 +135,9 @@ fn directory(rest: &str) -> Result<DirectoryConfig, String> {
 }
 
 fn s3(rest: &str) -> Result<S3Config, String> {
+    if rest.len() > URI_BYTES_MAX {
+        return Err(format!("it is longer than {URI_BYTES_MAX} bytes"));
+    }
     let (place, options) = rest.split_once('?').unwrap_or((rest, ""));
     let (bucket, prefix) = place.split_once('/').unwrap_or((place, ""));
     // Before anything of it is shown: it could be followed by a secret.
@@ -159,67 +163,37 @@ fn s3(rest: &str) -> Result<S3Config, String> {
             ));
         }
     };
-    let mut config = S3Config {
+    let mut options = Options::parse(options)?;
+    for name in ["secret", "secret_key", "secret_access_key", "password"] {
+        if options.has(name) {
+            return Err(format!(
+                "{name} does not belong in a URI: put the secret in a file and name it with \
+                 secret_file=PATH"
+            ));
+        }
+    }
+    let endpoint = options.take("endpoint").map(|url| endpoint(&url));
+    let endpoint = endpoint.transpose()?;
+    let path_style = options.flag("path_style")?;
+    let checksums = options.choice("checksums", &[("sha256", true), ("none", false)])?;
+    let deadline = options.millis("deadline_ms", 1_000..=600_000)?;
+    let part_bytes = options.number("part_bytes", PART_BYTES)?;
+    let parts = options.number("parts_in_flight", 1..=16)?;
+    let config = S3Config {
         bucket: bucket.to_owned(),
         prefix,
-        endpoint: None,
-        region: "us-east-1".to_owned(),
-        access_key: None,
-        secret_file: None,
-        path_style: false,
-        allow_http: false,
-        server_checksums: true,
-        deadline: Duration::from_secs(30),
-        part_bytes: 8 * 1024 * 1024,
-        parts_in_flight: 4,
+        region: word(&mut options, "region")?.unwrap_or_else(|| "us-east-1".to_owned()),
+        access_key: word(&mut options, "access_key")?,
+        secret_file: options.path("secret_file")?,
+        path_style: path_style.unwrap_or(endpoint.is_some()),
+        endpoint,
+        allow_http: options.flag("allow_http")?.unwrap_or(false),
+        server_checksums: checksums.unwrap_or(true),
+        deadline: deadline.unwrap_or(Duration::from_secs(30)),
+        part_bytes: part_bytes.unwrap_or(8 * 1024 * 1024),
+        parts_in_flight: parts.unwrap_or(4) as usize,
     };
-    let mut path_style = None;
-    let mut seen = Vec::new();
-    for (name, value) in url::form_urlencoded::parse(options.as_bytes()) {
-        if seen.contains(&name) {
-            return Err(format!("{name} is there twice"));
-        }
-        match &*name {
-            "endpoint" => config.endpoint = Some(endpoint(&value)?),
-            "region" => config.region = word("region", &value)?,
-            "access_key" => config.access_key = Some(word("access_key", &value)?),
-            "secret_file" if !value.is_empty() => config.secret_file = Some(PathBuf::from(&*value)),
-            "secret_file" => return Err("secret_file is the path of a file".to_owned()),
-            "secret" | "secret_key" | "secret_access_key" | "password" => {
-                return Err(format!(
-                    "{name} does not belong in a URI: put the secret in a file and name it with \
-                     secret_file=PATH"
-                ));
-            }
-            "path_style" => path_style = Some(yes_or_no("path_style", &value)?),
-            "allow_http" => config.allow_http = yes_or_no("allow_http", &value)?,
-            "checksums" => {
-                config.server_checksums = match &*value {
-                    "sha256" => true,
-                    "none" => false,
-                    _ => return Err("checksums is sha256 or none".to_owned()),
-                }
-            }
-            "deadline_ms" => {
-                let ms = number("deadline_ms", &value, 1_000..=600_000)?;
-                config.deadline = Duration::from_millis(ms);
-            }
-            "part_bytes" => config.part_bytes = number("part_bytes", &value, PART_BYTES)?,
-            "parts_in_flight" => {
-                let parts = number("parts_in_flight", &value, 1..=16)?;
-                config.parts_in_flight = parts as usize;
-            }
-            _ => {
-                let name: String = name.chars().take(40).collect();
-                return Err(format!(
-                    "{name:?} is no option of s3://…: there are endpoint, region, access_key, secret_file, \
-                     path_style, allow_http, checksums, deadline_ms, part_bytes and parts_in_flight"
-                ));
-            }
-        }
-        seen.push(name);
-    }
-    config.path_style = path_style.unwrap_or(config.endpoint.is_some());
+    options.end()?;
     if config.access_key.is_some() != config.secret_file.is_some() {
         return Err("access_key=… and secret_file=PATH go together".to_owned());
     }
@@ -250,27 +224,13 @@ fn endpoint(value: &str) -> Result<String, String> {
     }
 }
 
-fn word(name: &str, value: &str) -> Result<String, String> {
+fn word(options: &mut Options, name: &'static str) -> Result<Option<String>, String> {
     let good = |b: u8| b.is_ascii_graphic() && b != b'/' && b != b',';
+    let Some(value) = options.take(name) else {
+        return Ok(None);
+    };
     if (1..=128).contains(&value.len()) && value.bytes().all(good) {
-        return Ok(value.to_owned());
+        return Ok(Some(value));
     }
     Err(format!("{name} is a word of at most 128 characters"))
-}
-
-fn yes_or_no(name: &str, value: &str) -> Result<bool, String> {
-    value
-        .parse()
-        .map_err(|_| format!("{name} is true or false"))
-}
-
-fn number(name: &str, value: &str, bounds: std::ops::RangeInclusive<u64>) -> Result<u64, String> {
-    match value.parse() {
-        Ok(number) if bounds.contains(&number) => Ok(number),
-        _ => Err(format!(
-            "{name} is a number from {} to {}",
-            bounds.start(),
-            bounds.end()
-        )),
-    }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use gb6_core_ports::StoreError;
 use gb6_core_ports::map::MAP_TOMBSTONES;
-use gb6_core_ports::uri::{PercentError, percent_decoded};
+use gb6_core_ports::uri::{Address, Options, Secret, URI_BYTES_MAX, Uri, addresses, decoded};
 use sqlx::ConnectOptions;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 
@@ -39,7 +39,7 @@ pub(crate) struct Server {
     /// Servers that answer reads which may be stale.
     pub(crate) reads: Vec<Address>,
     pub(crate) user: String,
-    pub(crate) password: Option<String>,
+    pub(crate) password: Option<Secret>,
     pub(crate) database: String,
     pub(crate) tls: Tls,
     pub(crate) root_certificate: Option<PathBuf>,
@@ -48,22 +48,6 @@ pub(crate) struct Server {
     pub(crate) weak: bool,
     /// Whether a role that row-level security does not bind is accepted.
     pub(crate) superuser: bool,
-}
-
-/// A server's address.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct Address {
-    pub(crate) host: String,
-    pub(crate) port: u16,
-}
-
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.host.contains(':') {
-            true => write!(f, "[{}]:{}", self.host, self.port),
-            false => write!(f, "{}:{}", self.host, self.port),
-        }
-    }
 }
 
 /// How connections are encrypted, by libpq's names.
@@ -75,6 +59,18 @@ pub(crate) enum Tls {
     VerifyCa,
     VerifyFull,
 }
+
+/// The port of PostgreSQL.
+const PORT: u16 = 5432;
+/// Longest name of a namespace or shard.
+const NAME_BYTES_MAX: usize = 63;
+const MODES: &[(&str, Tls)] = &[
+    ("disable", Tls::Disable),
+    ("prefer", Tls::Prefer),
+    ("require", Tls::Require),
+    ("verify-ca", Tls::VerifyCa),
+    ("verify-full", Tls::VerifyFull),
+];
 
 const GOOD: &str =
     "such as sqlite:/var/lib/gb6/map.db or postgres://gb6:secret@db1:5432,db2:5432/gb6";
@@ -102,44 +98,33 @@ impl Config {
     /// # Errors
     /// What is wrong, and a good one beside it; never the password.
     pub fn parse(uri: &str) -> Result<Self, String> {
-        let (address, query) = uri.split_once('?').unwrap_or((uri, ""));
-        let mut options = Options::parse(query)?;
-        let engine = if let Some(path) = address.strip_prefix("sqlite:") {
-            let path = path.strip_prefix("//").unwrap_or(path);
-            if path.is_empty() || path.contains('\0') {
-                return Err(format!("sqlite: needs a path, {GOOD}"));
+        Self::read(uri).map_err(|wrong| format!("{wrong}, {GOOD}"))
+    }
+
+    fn read(uri: &str) -> Result<Self, String> {
+        let (engine, mut options) = match uri.strip_prefix("sqlite:") {
+            Some(rest) => sqlite(rest)?,
+            None => {
+                let scheme = uri.split(':').next().unwrap_or_default();
+                if !matches!(scheme, "postgres" | "postgresql") {
+                    return Err(format!("`{scheme}:` is no database"));
+                }
+                let mut uri = Uri::parse(uri)?;
+                let server = server(&mut uri)?;
+                (Engine::Postgres(server), uri.options)
             }
-            Engine::Sqlite(PathBuf::from(decoded(path)?))
-        } else if let Some(rest) = address
-            .strip_prefix("postgres://")
-            .or_else(|| address.strip_prefix("postgresql://"))
-        {
-            Engine::Postgres(server(rest, &mut options)?)
-        } else {
-            let scheme = address.split(':').next().unwrap_or_default();
-            return Err(format!("`{scheme}:` is no database, {GOOD}"));
         };
-        let millis = options.number("timeout_ms", 2_000, 50..=60_000)?;
-        let tombstones = options.number("tombstones", MAP_TOMBSTONES as u64, 1..=1_000_000)?;
-        let namespace = options.take("namespace").unwrap_or_else(|| "gb6".into());
-        let shard = options.take("shard").unwrap_or_else(|| "main".into());
-        for (option, name) in [("namespace", &namespace), ("shard", &shard)] {
-            let fits = name
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
-            if name.is_empty() || name.len() > 63 || !fits {
-                return Err(format!(
-                    "{option}={name}: 1 to 63 letters, digits, `-` or `_`, such as {option}=main"
-                ));
-            }
-        }
-        options.all_taken()?;
+        let deadline = options.millis("timeout_ms", 50..=60_000)?;
+        let tombstones = options.number("tombstones", 1..=1_000_000)?;
+        let mut name = |option| options.name(option, NAME_BYTES_MAX, "-_");
+        let (namespace, shard) = (name("namespace")?, name("shard")?);
+        options.end()?;
         Ok(Self {
             engine,
-            namespace,
-            deadline: Duration::from_millis(millis),
-            tombstones: tombstones as usize,
-            shard,
+            namespace: namespace.unwrap_or_else(|| "gb6".into()),
+            deadline: deadline.unwrap_or(Duration::from_secs(2)),
+            tombstones: tombstones.map_or(MAP_TOMBSTONES, |n| n as usize),
+            shard: shard.unwrap_or_else(|| "main".into()),
         })
     }
 }
@@ -168,164 +153,47 @@ impl fmt::Debug for Config {
     }
 }
 
-/// What stands behind `postgres://`.
-fn server(rest: &str, options: &mut Options) -> Result<Server, String> {
-    let (login, place) = rest.rsplit_once('@').unwrap_or(("", rest));
-    let (hosts, database) = place.split_once('/').unwrap_or((place, ""));
-    let (user, password) = match login.split_once(':') {
-        Some((user, password)) => (user, Some(decoded(password)?)),
-        None => (login, None),
-    };
-    if user.is_empty() || database.is_empty() {
-        return Err(format!("postgres:// needs a user and a database, {GOOD}"));
+/// What stands behind `sqlite:`.
+fn sqlite(rest: &str) -> Result<(Engine, Options), String> {
+    if rest.len() > URI_BYTES_MAX {
+        return Err(format!("it is longer than {URI_BYTES_MAX} bytes"));
     }
-    let from_file = match options.take("password_file") {
-        Some(path) => {
-            let text = std::fs::read_to_string(&path)
-                .map_err(|e| format!("password_file={path} can not be read: {e}"))?;
-            Some(text.trim_end_matches(['\r', '\n']).to_owned())
-        }
-        None => None,
-    };
-    if password.is_some() && from_file.is_some() {
-        return Err("a password in the URI and a password_file: leave one out".into());
+    let (path, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let path = path.strip_prefix("//").unwrap_or(path);
+    let path = decoded(path)?;
+    if path.is_empty() || path.contains('\0') {
+        return Err("sqlite: needs a path".into());
     }
-    let tls = match options.take("sslmode").as_deref() {
-        None | Some("prefer") => Tls::Prefer,
-        Some("disable") => Tls::Disable,
-        Some("require") => Tls::Require,
-        Some("verify-ca") => Tls::VerifyCa,
-        Some("verify-full") => Tls::VerifyFull,
-        Some(other) => {
-            return Err(format!(
-                "sslmode={other}: disable, prefer, require, verify-ca or verify-full"
-            ));
-        }
-    };
+    Ok((Engine::Sqlite(path.into()), Options::parse(query)?))
+}
+
+/// What a URI of PostgreSQL says.
+fn server(uri: &mut Uri) -> Result<Server, String> {
+    let login = uri.login()?;
+    let database = uri.path.clone();
+    if login.user.is_empty() || database.is_empty() {
+        return Err("postgres:// needs a user and a database".into());
+    }
+    let hosts = uri.addresses(Some(PORT))?;
+    let options = &mut uri.options;
     let reads = match options.take("reads") {
-        Some(list) => addresses(&list)?,
+        Some(list) => addresses(&list, Some(PORT))?,
         None => Vec::new(),
     };
+    let password = login.password.map(|password| password.read());
+    let allow: &[(&str, ())] = &[("allow", ())];
     Ok(Server {
-        hosts: addresses(hosts)?,
+        hosts,
         reads,
-        user: decoded(user)?,
-        password: password.or(from_file),
-        database: decoded(database)?,
-        tls,
-        root_certificate: options.take("sslrootcert").map(PathBuf::from),
-        connections: options.number("connections", 8, 1..=200)? as usize,
-        weak: options.flag("weak_durability")?,
-        superuser: options.flag("superuser")?,
+        user: login.user,
+        password: password.transpose()?,
+        database,
+        tls: options.choice("sslmode", MODES)?.unwrap_or(Tls::Prefer),
+        root_certificate: options.path("sslrootcert")?,
+        connections: options.number("connections", 1..=200)?.unwrap_or(8) as usize,
+        weak: options.choice("weak_durability", allow)?.is_some(),
+        superuser: options.choice("superuser", allow)?.is_some(),
     })
-}
-
-/// `host`, `host:port`, `[v6]:port`, with commas between.
-fn addresses(list: &str) -> Result<Vec<Address>, String> {
-    let all: Vec<Address> = list.split(',').map(address).collect::<Result<_, _>>()?;
-    match all.len() {
-        0..=16 => Ok(all),
-        n => Err(format!("{n} hosts, at most 16 are tried")),
-    }
-}
-
-fn address(text: &str) -> Result<Address, String> {
-    let bad = || format!("`{text}` is no host, such as db1:5432 or [fd00::1]:5432");
-    let (host, port) = match text.strip_prefix('[') {
-        Some(rest) => {
-            let (host, port) = rest.split_once(']').ok_or_else(bad)?;
-            (host, port.strip_prefix(':'))
-        }
-        None => match text.split_once(':') {
-            Some((host, port)) => (host, Some(port)),
-            None => (text, None),
-        },
-    };
-    let port = match port {
-        Some(port) => port.parse().map_err(|_| bad())?,
-        None => 5432,
-    };
-    let odd = |c: char| c.is_whitespace() || c.is_control() || "/@[]".contains(c);
-    if host.is_empty() || port == 0 || host.contains(odd) {
-        return Err(bad());
-    }
-    Ok(Address {
-        host: host.to_owned(),
-        port,
-    })
-}
-
-/// With `%XX` turned into what it stands for.
-fn decoded(text: &str) -> Result<String, String> {
-    percent_decoded(text).map_err(|error| {
-        let wrong = match error {
-            PercentError::Digits => {
-                "a `%` in the URI begins no two hexadecimal digits: write %25 for a `%`"
-            }
-            PercentError::Utf8 => "the URI is not UTF-8",
-        };
-        wrong.to_owned()
-    })
-}
-
-/// What stands behind `?`.
-#[derive(Debug)]
-struct Options(Vec<(String, String)>);
-
-impl Options {
-    fn parse(query: &str) -> Result<Self, String> {
-        let mut all: Vec<(String, String)> = Vec::new();
-        for part in query.split('&').filter(|p| !p.is_empty()) {
-            let (name, value) = part.split_once('=').unwrap_or((part, ""));
-            if all.iter().any(|(n, _)| n == name) {
-                return Err(format!("the option {name} is there twice"));
-            }
-            all.push((name.to_owned(), decoded(value)?));
-        }
-        Ok(Self(all))
-    }
-
-    fn take(&mut self, name: &str) -> Option<String> {
-        let at = self.0.iter().position(|(n, _)| n == name)?;
-        Some(self.0.remove(at).1)
-    }
-
-    fn number(
-        &mut self,
-        name: &str,
-        default: u64,
-        bounds: std::ops::RangeInclusive<u64>,
-    ) -> Result<u64, String> {
-        let Some(text) = self.take(name) else {
-            return Ok(default);
-        };
-        match text.parse() {
-            Ok(n) if bounds.contains(&n) => Ok(n),
-            _ => Err(format!(
-                "{name}={text}: a number from {} to {}, {default} by default",
-                bounds.start(),
-                bounds.end()
-            )),
-        }
-    }
-
-    fn flag(&mut self, name: &str) -> Result<bool, String> {
-        match self.take(name).as_deref() {
-            None => Ok(false),
-            Some("allow") => Ok(true),
-            Some(other) => Err(format!("{name}={other}: only `allow`, or leave it out")),
-        }
-    }
-
-    fn all_taken(self) -> Result<(), String> {
-        const KNOWN: &str = "timeout_ms, namespace, shard and tombstones; for postgres:// also \
-                             connections, sslmode, sslrootcert, password_file, reads, \
-                             weak_durability and superuser";
-        match self.0.first() {
-            Some((name, _)) => Err(format!("{name} is no option here: {KNOWN}")),
-            None => Ok(()),
-        }
-    }
 }
 
 /// How the one writer and the readers of a file connect. Makes the file, for its owner alone.
@@ -377,7 +245,7 @@ mod tests {
         let Engine::Postgres(server) = &c.engine else {
             panic!("{c}");
         };
-        assert_eq!(server.password.as_deref(), Some("p@ss:w"));
+        assert_eq!(server.password.as_ref().map(Secret::reveal), Some("p@ss:w"));
         assert_eq!((server.reads.len(), server.tls), (2, Tls::VerifyFull));
         assert!(!format!("{c:?}").contains("p@ss"), "{c:?}");
     }
@@ -396,10 +264,11 @@ mod tests {
             .map(|(name, rest)| (name, rest.split(" | ").next().unwrap_or_default()))
             .collect();
         let unknown = Config::parse("postgres://a@b/c?nothing=1").unwrap_err();
-        let (_, known) = unknown.split_once(": ").unwrap();
+        let (_, known) = unknown.split_once("there are ").unwrap();
+        let (known, _) = known.split_once(", such as").unwrap();
         let mut known: Vec<&str> = known
             .split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
-            .filter(|w| !["", "and", "for", "postgres", "also"].contains(w))
+            .filter(|w| !["", "and"].contains(w))
             .collect();
         let mut named: Vec<&str> = rows.iter().map(|(name, _)| *name).collect();
         known.sort_unstable();
@@ -437,8 +306,8 @@ mod tests {
             ("", "such as sqlite:"),
             ("mysql://a/b", "mysql"),
             ("sqlite:", "path"),
-            ("sqlite:x?wal=off", "wal is no option"),
-            ("sqlite:x?connections=3", "connections is no option"),
+            ("sqlite:x?wal=off", "no option \"wal\""),
+            ("sqlite:x?connections=3", "no option \"connections\""),
             ("sqlite:x?timeout_ms=1", "50 to 60000"),
             ("sqlite:x?timeout_ms=100&timeout_ms=100", "twice"),
             ("sqlite:x?namespace=a/b", "letters"),
@@ -446,7 +315,7 @@ mod tests {
             ("postgres://db1/gb6", "user"),
             ("postgres://gb6:hush@db1", "database"),
             ("postgres://gb6:hush@/gb6", "no host"),
-            ("postgres://gb6:hush@db1:x/gb6", "no host"),
+            ("postgres://gb6:hush@db1:x/gb6", "HOST:PORT"),
             ("postgres://gb6:hush@db1/gb6?sslmode=on", "verify-full"),
             ("postgres://gb6:hush@db1/gb6?connections=0", "1 to 200"),
             ("postgres://gb6:hush@db1/gb6?weak_durability=1", "allow"),

@@ -9,10 +9,11 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use gb6_core_ports::uri::Address;
 use sqlx::ConnectOptions;
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
-use crate::config::{Address, Server, Tls};
+use crate::config::{Server, Tls};
 use crate::fault::Fault;
 use crate::link::Link;
 use crate::value::Statement;
@@ -211,7 +212,7 @@ fn options(server: &Server, address: &Address, deadline: Duration) -> PgConnectO
         })
         .disable_statement_logging();
     if let Some(password) = &server.password {
-        options = options.password(password);
+        options = options.password(password.reveal());
     }
     if let Some(path) = &server.root_certificate {
         options = options.ssl_root_cert(PathBuf::clone(path));

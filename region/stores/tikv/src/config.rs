@@ -4,10 +4,10 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use gb6_core_ports::uri::{Address, Uri};
+
 /// What a good URI looks like, for errors.
 const EXAMPLE: &str = "tikv://pd1:2379,pd2:2379,pd3:2379?prefix=gb6&timeout=3s";
-/// The endpoints of PD that may be named.
-const ENDPOINTS_MAX: usize = 16;
 /// The longest prefix in bytes: it is a part of every key.
 const PREFIX_BYTES_MAX: usize = 32;
 const TIMEOUT_DEFAULT: Duration = Duration::from_secs(3);
@@ -49,7 +49,7 @@ pub struct Tls {
 
 impl Config {
     /// Reads `tikv://host:port,…?prefix=…&timeout=…&ca=…&cert=…&key=…&gc=…`. Everything behind the
-    /// `?` may be left out; the values are taken as they are, without percent-decoding.
+    /// `?` may be left out; values are percent-encoded.
     ///
     /// # Errors
     /// What is wrong, and what a good one looks like.
@@ -58,46 +58,31 @@ impl Config {
     }
 
     fn read(uri: &str) -> Result<Self, String> {
-        let rest = uri
-            .strip_prefix("tikv://")
-            .ok_or("the URI of TiKV begins with tikv://")?;
-        let (hosts, options) = match rest.split_once('?') {
-            Some((hosts, options)) => (hosts, options),
-            None => (rest, ""),
-        };
-        let mut config = Self {
-            endpoints: endpoints(hosts.strip_suffix('/').unwrap_or(hosts))?,
-            prefix: "gb6".into(),
-            timeout: TIMEOUT_DEFAULT,
-            tls: None,
-            gc: Some(GC_DEFAULT),
-        };
-        let (mut ca, mut cert, mut key) = (None, None, None);
-        let mut seen: Vec<&str> = Vec::new();
-        for option in options.split('&').filter(|o| !o.is_empty()) {
-            let (name, value) = option
-                .split_once('=')
-                .ok_or_else(|| format!("the option {option:?} has no value"))?;
-            if seen.contains(&name) {
-                return Err(format!("the option {name} is there twice"));
-            }
-            seen.push(name);
-            match name {
-                "prefix" => config.prefix = prefix(value)?,
-                "timeout" => config.timeout = duration(name, value, TIMEOUT_MIN, TIMEOUT_MAX)?,
-                "gc" if value == "off" => config.gc = None,
-                "gc" => config.gc = Some(duration(name, value, GC_MIN, GC_MAX)?),
-                "ca" => ca = Some(file(name, value)?),
-                "cert" => cert = Some(file(name, value)?),
-                "key" => key = Some(file(name, value)?),
-                _ => {
-                    return Err(format!(
-                        "there is no option {name:?} (there are prefix, timeout, gc, ca, cert and key)"
-                    ));
-                }
-            }
+        if !uri.starts_with("tikv://") {
+            return Err("the URI of TiKV begins with tikv://".into());
         }
-        config.tls = match (ca, cert, key) {
+        let mut uri = Uri::parse(uri)?;
+        let login = uri.login()?;
+        if !login.user.is_empty() || login.password.is_some() {
+            return Err("TiKV knows no users and no passwords, only certificates".into());
+        }
+        if !uri.path.is_empty() {
+            return Err("behind the endpoints stands something that has no meaning".into());
+        }
+        let endpoints = uri.addresses(None)?;
+        let mut options = uri.options;
+        let prefix = options.name("prefix", PREFIX_BYTES_MAX, "-_")?;
+        let timeout = options.duration("timeout", TIMEOUT_MIN..=TIMEOUT_MAX)?;
+        let gc = match options.is("gc", "off") {
+            true => options.take("gc").and(None),
+            false => Some(
+                options
+                    .duration("gc", GC_MIN..=GC_MAX)?
+                    .unwrap_or(GC_DEFAULT),
+            ),
+        };
+        let mut file = |name| options.path(name);
+        let tls = match (file("ca")?, file("cert")?, file("key")?) {
             (None, None, None) => None,
             (Some(ca), Some(cert), Some(key)) => Some(Tls { ca, cert, key }),
             _ => {
@@ -107,7 +92,14 @@ impl Config {
                 );
             }
         };
-        Ok(config)
+        options.end()?;
+        Ok(Self {
+            endpoints: endpoints.iter().map(Address::to_string).collect(),
+            prefix: prefix.unwrap_or_else(|| "gb6".into()),
+            timeout: timeout.unwrap_or(TIMEOUT_DEFAULT),
+            tls,
+            gc,
+        })
     }
 
     /// The endpoints as one word, for errors and logs.
@@ -120,69 +112,6 @@ impl fmt::Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "tikv://{}?prefix={}", self.place(), self.prefix)
     }
-}
-
-fn endpoints(hosts: &str) -> Result<Vec<String>, String> {
-    if hosts.contains('@') {
-        return Err("TiKV knows no users and no passwords, only certificates".into());
-    }
-    let mut endpoints: Vec<String> = Vec::new();
-    for host in hosts.split(',') {
-        let (name, port) = host
-            .rsplit_once(':')
-            .ok_or_else(|| format!("the endpoint {host:?} is not host:port"))?;
-        let good = |c: char| c.is_ascii_alphanumeric() || "-._[]:".contains(c);
-        if name.is_empty() || !name.chars().all(good) || port.parse::<u16>().is_err() {
-            return Err(format!("the endpoint {host:?} is not host:port"));
-        }
-        if endpoints.iter().any(|known| known == host) {
-            return Err(format!("the endpoint {host} is there twice"));
-        }
-        endpoints.push(host.to_owned());
-    }
-    if endpoints.len() > ENDPOINTS_MAX {
-        return Err(format!("more than {ENDPOINTS_MAX} endpoints"));
-    }
-    Ok(endpoints)
-}
-
-fn prefix(value: &str) -> Result<String, String> {
-    let good = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
-    if value.is_empty() || value.len() > PREFIX_BYTES_MAX || !value.bytes().all(good) {
-        return Err(format!(
-            "prefix is 1 to {PREFIX_BYTES_MAX} letters, digits, '-' and '_'"
-        ));
-    }
-    Ok(value.to_owned())
-}
-
-fn file(name: &str, value: &str) -> Result<PathBuf, String> {
-    match value {
-        "" => Err(format!("{name} names no file")),
-        path => Ok(PathBuf::from(path)),
-    }
-}
-
-/// A whole number of one unit: `500ms`, `10s`, `15m`, `2h`, `7d`.
-fn duration(name: &str, value: &str, min: Duration, max: Duration) -> Result<Duration, String> {
-    let digits = value.find(|c: char| !c.is_ascii_digit());
-    let (number, unit) = value.split_at(digits.unwrap_or(value.len()));
-    let unit: u64 = match unit {
-        "ms" => 1,
-        "s" => 1000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        "d" => 86_400_000,
-        _ => 0,
-    };
-    let parsed = number.parse::<u64>().ok().filter(|_| unit > 0);
-    let millis = parsed.and_then(|n| n.checked_mul(unit));
-    let given = millis.map(Duration::from_millis);
-    given.filter(|d| (min..=max).contains(d)).ok_or_else(|| {
-        format!(
-            "{name} is from {min:?} to {max:?}, written as 500ms, 10s, 15m, 2h or 7d: not {value:?}"
-        )
-    })
 }
 
 #[cfg(test)]
@@ -216,22 +145,24 @@ mod tests {
     fn what_is_wrong_is_said_together_with_a_good_one() {
         let bad = [
             ("redis://a:1", "begins with tikv://"),
-            ("tikv://", "is not host:port"),
-            ("tikv://a", "is not host:port"),
-            ("tikv://a:99999", "is not host:port"),
-            ("tikv://a b:1", "is not host:port"),
-            ("tikv://a:1,", "is not host:port"),
+            ("tikv://", "no host"),
+            ("tikv://a", "is not HOST:PORT"),
+            ("tikv://a:99999", "is not HOST:PORT"),
+            ("tikv://a b:1", "is not HOST:PORT"),
+            ("tikv://a:1,", "is not HOST:PORT"),
             ("tikv://a:1,a:1", "twice"),
             ("tikv://u:secret@a:1", "no passwords"),
-            ("tikv://a:1?prefix=", "prefix is 1 to 32"),
-            ("tikv://a:1?prefix=a/b", "prefix is 1 to 32"),
-            ("tikv://a:1?timeout=5", "timeout is from 100ms to 60s"),
-            ("tikv://a:1?timeout=5ms", "timeout is from 100ms to 60s"),
+            ("tikv://a:1?password_file=/x", "no passwords"),
+            ("tikv://a:1/x", "no meaning"),
+            ("tikv://a:1?prefix=", "prefix is not 1 to 32"),
+            ("tikv://a:1?prefix=a/b", "prefix is not 1 to 32"),
+            ("tikv://a:1?timeout=5", "is not from 100ms to 60s"),
+            ("tikv://a:1?timeout=5ms", "is not from 100ms to 60s"),
             (
                 "tikv://a:1?timeout=99999999999999999999s",
-                "timeout is from",
+                "is not from 100ms",
             ),
-            ("tikv://a:1?gc=1s", "gc is from 600s"),
+            ("tikv://a:1?gc=1s", "gc=1s is not from 600s"),
             ("tikv://a:1?ca=x", "mutual"),
             ("tikv://a:1?ca=", "names no file"),
             ("tikv://a:1?colour=red", "no option \"colour\""),
