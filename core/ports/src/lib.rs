@@ -16,6 +16,7 @@ mod error;
 pub mod events;
 mod fence;
 mod instance_blobs;
+mod layer;
 pub mod limiter;
 pub mod log;
 pub mod map;
@@ -37,6 +38,7 @@ pub use error::StoreError;
 pub use events::{EventSink, SinkEvent};
 pub use fence::Fence;
 pub use instance_blobs::ForInstance;
+pub use layer::LogLayer;
 pub use limiter::{LimitKey, RateLimiter, Share, Want};
 pub use log::{
     Acquire, Acquired, Commit, ConsumerState, Durability, LogCaps, LogRange, Page, Retain,

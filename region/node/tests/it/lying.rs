@@ -11,8 +11,7 @@ use gb6_core_obs::Invariant;
 use gb6_core_obs::invariant::violations;
 use gb6_core_ports::log::FirstKept;
 use gb6_core_ports::{
-    Acquire, Acquired, Commit, Completion, ConsumerState, Fence, LogCaps, LogRange, Page, Retain,
-    RetentionPlan, ShardLog, StoreError,
+    Acquire, Acquired, Commit, Completion, Fence, LogLayer, RetentionPlan, ShardLog, StoreError,
 };
 use gb6_core_wire::record::Record;
 use parking_lot::{Condvar, Mutex};
@@ -79,7 +78,11 @@ impl LyingLog {
     }
 }
 
-impl ShardLog for LyingLog {
+impl LogLayer for LyingLog {
+    fn below(&self) -> &dyn ShardLog {
+        &*self.below
+    }
+
     fn append(&self, fence: &Fence, batch: Vec<Record>, done: Completion<Commit>) {
         if self.ended.load(Ordering::SeqCst) {
             return done.finish(Err(StoreError::Closed));
@@ -98,27 +101,11 @@ impl ShardLog for LyingLog {
         self.below.append(fence, batch, Completion::new(answer));
     }
 
-    fn caps(&self) -> LogCaps {
-        self.below.caps()
-    }
-
     fn acquire(&self, fence: Fence, acquire: Acquire, done: Completion<Acquired>) {
         if self.ended.load(Ordering::SeqCst) {
             return done.finish(Err(StoreError::Closed));
         }
         self.below.acquire(fence, acquire, done);
-    }
-
-    fn confirm(&self, fence: &Fence) -> Result<(), StoreError> {
-        self.below.confirm(fence)
-    }
-
-    fn range(&self) -> Result<LogRange, StoreError> {
-        self.below.range()
-    }
-
-    fn read(&self, from: Position, records: usize, bytes: usize) -> Result<Page, StoreError> {
-        self.below.read(from, records, bytes)
     }
 
     fn read_at(&self, positions: &[Position]) -> Result<Vec<Option<Record>>, StoreError> {
@@ -139,19 +126,6 @@ impl ShardLog for LyingLog {
         self.below.trim(fence, to)
     }
 
-    fn rewrite(
-        &self,
-        fence: &Fence,
-        segment: u64,
-        retain: &mut dyn FnMut(&Record) -> Retain,
-    ) -> Result<u64, StoreError> {
-        self.below.rewrite(fence, segment, retain)
-    }
-
-    fn seal_around(&self, fence: &Fence, position: Position) -> Result<Option<u64>, StoreError> {
-        self.below.seal_around(fence, position)
-    }
-
     fn plan_retention(
         &self,
         first_kept: &FirstKept<'_>,
@@ -164,37 +138,6 @@ impl ShardLog for LyingLog {
             self.faults.planning.store(false, Ordering::SeqCst);
         }
         self.below.plan_retention(first_kept, settled)
-    }
-
-    fn register_consumer(
-        &self,
-        name: &str,
-        position: Position,
-    ) -> Result<ConsumerState, StoreError> {
-        self.below.register_consumer(name, position)
-    }
-
-    fn set_consumer(&self, name: &str, position: Position) -> Result<(), StoreError> {
-        self.below.set_consumer(name, position)
-    }
-
-    fn remove_consumer(&self, name: &str) -> Result<(), StoreError> {
-        self.below.remove_consumer(name)
-    }
-
-    fn consumers(&self) -> Result<Vec<ConsumerState>, StoreError> {
-        self.below.consumers()
-    }
-
-    fn save_checkpoint(&self, position: Position, state: &[u8]) -> Result<(), StoreError> {
-        self.below.save_checkpoint(position, state)
-    }
-
-    fn load_checkpoint_before(
-        &self,
-        before: Position,
-    ) -> Result<Option<(Position, Vec<u8>)>, StoreError> {
-        self.below.load_checkpoint_before(before)
     }
 }
 

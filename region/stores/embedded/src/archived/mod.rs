@@ -14,10 +14,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use gb6_core_model::Position;
-use gb6_core_ports::log::FirstKept;
 use gb6_core_ports::{
-    Acquire, Acquired, Commit, Completion, ConsumerState, Fence, LogCaps, LogRange, Page, Retain,
-    RetentionPlan, ShardLog, StoreError,
+    Acquire, Acquired, Commit, Completion, Fence, LogLayer, LogRange, ShardLog, StoreError,
 };
 use gb6_core_wire::record::Record;
 use gb6_region_archive::Archive;
@@ -160,9 +158,9 @@ impl<V: Vfs> Drop for ArchivedShardLog<V> {
     }
 }
 
-impl<V: Vfs> ShardLog for ArchivedShardLog<V> {
-    fn caps(&self) -> LogCaps {
-        self.log.caps()
+impl<V: Vfs> LogLayer for ArchivedShardLog<V> {
+    fn below(&self) -> &dyn ShardLog {
+        &self.log
     }
 
     fn acquire(&self, fence: Fence, acquire: Acquire, done: Completion<Acquired>) {
@@ -197,78 +195,5 @@ impl<V: Vfs> ShardLog for ArchivedShardLog<V> {
     fn confirm(&self, fence: &Fence) -> Result<(), StoreError> {
         self.archiver.check(fence.shard_epoch)?;
         self.log.confirm(fence)
-    }
-
-    fn range(&self) -> Result<LogRange, StoreError> {
-        self.log.range()
-    }
-
-    fn read(
-        &self,
-        from: Position,
-        max_records: usize,
-        max_bytes: usize,
-    ) -> Result<Page, StoreError> {
-        self.log.read(from, max_records, max_bytes)
-    }
-
-    fn read_at(&self, positions: &[Position]) -> Result<Vec<Option<Record>>, StoreError> {
-        self.log.read_at(positions)
-    }
-
-    fn trim(&self, fence: &Fence, to: Position) -> Result<Position, StoreError> {
-        self.log.trim(fence, to)
-    }
-
-    fn rewrite(
-        &self,
-        fence: &Fence,
-        segment: u64,
-        retain: &mut dyn FnMut(&Record) -> Retain,
-    ) -> Result<u64, StoreError> {
-        self.log.rewrite(fence, segment, retain)
-    }
-
-    fn seal_around(&self, fence: &Fence, position: Position) -> Result<Option<u64>, StoreError> {
-        self.log.seal_around(fence, position)
-    }
-
-    fn plan_retention(
-        &self,
-        first_kept: &FirstKept<'_>,
-        settled: Position,
-    ) -> Result<RetentionPlan, StoreError> {
-        self.log.plan_retention(first_kept, settled)
-    }
-
-    fn register_consumer(
-        &self,
-        name: &str,
-        position: Position,
-    ) -> Result<ConsumerState, StoreError> {
-        self.log.register_consumer(name, position)
-    }
-
-    fn set_consumer(&self, name: &str, position: Position) -> Result<(), StoreError> {
-        self.log.set_consumer(name, position)
-    }
-
-    fn remove_consumer(&self, name: &str) -> Result<(), StoreError> {
-        self.log.remove_consumer(name)
-    }
-
-    fn consumers(&self) -> Result<Vec<ConsumerState>, StoreError> {
-        self.log.consumers()
-    }
-
-    fn save_checkpoint(&self, position: Position, state: &[u8]) -> Result<(), StoreError> {
-        self.log.save_checkpoint(position, state)
-    }
-
-    fn load_checkpoint_before(
-        &self,
-        before: Position,
-    ) -> Result<Option<(Position, Vec<u8>)>, StoreError> {
-        self.log.load_checkpoint_before(before)
     }
 }
