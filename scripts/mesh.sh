@@ -87,9 +87,12 @@ prepare() {
             done
         fi
     fi
-    if [ "$engines" = true ] && [ ! -e "$DIR/record.key" ]; then
-        (umask 077 && head -c 32 /dev/urandom | od -An -v -tx1 | tr -d ' \n' >"$DIR/record.key")
-    fi
+    local key
+    for key in record directory; do
+        if [ "$engines" = true ] && [ ! -e "$DIR/$key.key" ]; then
+            (umask 077 && head -c 32 /dev/urandom | od -An -v -tx1 | tr -d ' \n' >"$DIR/$key.key")
+        fi
+    done
     if [ ! -e "$DIR/certs/ca.pem" ]; then
         "$gb6" cert ca "$DIR/certs" >&2
     fi
@@ -139,9 +142,14 @@ configure() {
     for file in ca:ca.pem "cert:$node.pem" "key:$node.key"; do
         echo "${file%%:*} = \"$DIR/certs/${file#*:}\""
     done
-    [ "${ROLE[$node]}" = region ] || return 0
+    [ "${ROLE[$node]}" != edge ] || return 0
     echo
     echo "[stores]"
+    if [ "$node" = g1 ]; then
+        echo "directory = \"${ADDRESS[postgres]/gb6@/node@}\""
+        echo "directory_key_file = \"$DIR/directory.key\""
+        return
+    fi
     # One broker: its death is survived, its machine's is not.
     echo "log = \"kafka://${ADDRESS[kafka]}/gb6?replication=1&min_insync=1\""
     echo "rooms = \"tikv://${ADDRESS[tikv]}\""
@@ -315,6 +323,13 @@ cat <<TEXT
 Open http://127.0.0.1:${HTTP[e1]} and http://127.0.0.1:${HTTP[e2]}: two edges, one room.
 Kill anything and watch:  kill -9 \$(cat $DIR/r1.pid)
 Ctrl-C stops the mesh; its data stays in ./$DIR.
+TEXT
+[ "$engines" = false ] || cat <<TEXT
+
+Customers are in PostgreSQL, beside the instance demo of $DIR/snapshot.toml:
+  $gb6 ctl org add Acme --config $DIR/g1.toml
+  $gb6 ctl instance add acme --region eu --org ORG --config $DIR/g1.toml
+  $gb6 ctl key add acme --config $DIR/g1.toml
 TEXT
 
 while true; do
