@@ -10,8 +10,9 @@
 #
 # PACKAGE names one package and FILTER one test of `contracts`:
 #   PACKAGE=gb6-region-stores-kafka FILTER=fence scripts/test-engines.sh contracts
-# Of `crash`, GB6_ROUNDS and GB6_SEED set how often and with which chance, FILTER names one test, and
-# GB6_MATRIX=all takes every cell of the matrix of faults instead of one for each engine.
+# Of `crash`, GB6_ROUNDS and GB6_SEED set how often and with which chance, and FILTER names one test.
+# GB6_MATRIX=all takes every cell of the matrix of faults instead of one for each engine, those with three
+# brokers, and PostgreSQL's standby; GB6_MATRIX="r1 to" those cells whose name has this in it.
 # SUITES names the suites of `end-to-end`, some of scripts/test.sh; of its crash suite GB6_ROUNDS, GB6_SEED
 # and FILTER hold too:
 #   SUITES=sdk-python scripts/test-engines.sh end-to-end
@@ -97,8 +98,11 @@ stage_crash() {
     need cargo "curl --proto '=https' -sSf https://sh.rustup.rs | sh"
     scripts/console.sh --if-missing
     cargo build --locked -p gb6 --features engines
+    local which=()
+    [ "${GB6_MATRIX:-}" != all ] || which=(--include-ignored)
     # One after the other: each wants the machine for itself.
-    cargo test --locked -p gb6-tests-cluster --test engines -- --nocapture --test-threads=1 ${FILTER:-}
+    cargo test --locked -p gb6-tests-cluster --test engines -- --nocapture --test-threads=1 \
+        ${which[@]+"${which[@]}"} ${FILTER:-}
 }
 
 if [ "${1:-}" = --list ]; then

@@ -160,7 +160,8 @@ impl Load {
         target_dir().join(format!("histories/{}.jsonl", self.name))
     }
 
-    fn saved(&self) -> String {
+    /// Writes what everybody saw so far, and says where.
+    pub fn saved(&self) -> String {
         let path = self.history();
         match self.recorder.write(&path) {
             Ok(()) => format!("the history is in {}", path.display()),

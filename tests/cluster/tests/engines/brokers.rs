@@ -35,7 +35,7 @@ async fn one_of_three_brokers_is_lost() {
         let leader = leader(&mut world).await;
         let cells = cells::chosen(cells::of_brokers(leader));
         let name = format!("brokers-{round}");
-        let mut old = Old::publish(&mut world, &name, cells.len() as u64).await;
+        let mut old = Old::publish(&mut world, &name, cells::unread(&cells)).await;
         for cell in &cells {
             run(&mut world, &load, &mut old, cell).await;
         }

@@ -11,10 +11,16 @@ use crate::old::Old;
 use crate::seen::{self, Reads};
 use crate::world::{Offsets, World};
 
-/// After what is broken, until it is looked what that does: what was under way has ended.
-const MOMENT: Duration = Duration::from_millis(1500);
-/// How long a new connection may take, whatever is broken.
-const SIGN_IN: Duration = Duration::from_secs(4);
+/// After what is broken, until it is looked what that does: leases have ended by then, and what was under
+/// way.
+const LOOK: Duration = Duration::from_secs(4);
+/// While Kafka is lost it is looked before, too: until owners have tried for 3 s, they serve what they have.
+const EARLY_LOOK: Duration = Duration::from_secs(1);
+/// How long three messages of each publisher may take while nothing is broken. A machine that takes longer
+/// has too much else to do: what it answers late or not at all says nothing about what is broken.
+const CALM: Duration = Duration::from_secs(2);
+/// What is answered late: 100 and 1003 by an edge after 4 s, 1002 where a lease ended; 0: nothing within 5 s.
+const LATE: &[u32] = &[100, 1003, 1002, 0];
 
 /// The head of the table that cells print.
 pub(crate) fn head() {
@@ -33,9 +39,12 @@ pub(crate) async fn run(world: &mut World, load: &Load, old: &mut Old, cell: &Ce
     if let Victim::Node(name) = victim {
         world.until_owner(name).await;
     }
-    // The first one is before anything is broken: a publisher that waits then is not counted.
-    load.progress(1).await;
-    let (questions, from, begun) = (old.next(), load.recorder.len(), Instant::now());
+    let before = is_busy(load).await;
+    let questions = match cell.is_of_archive() {
+        true => old.next(),
+        false => old.any(),
+    };
+    let (from, begun) = (load.recorder.len(), Instant::now());
     faults::begin(world, victim, fault).await;
     let going_on = async {
         match cell.publishes {
@@ -46,18 +55,25 @@ pub(crate) async fn run(world: &mut World, load: &Load, old: &mut Old, cell: &Ce
             Publishes::Stall => "stall".to_owned(),
         }
     };
+    let kafka_lost = victim == Victim::Engine(Kind::Kafka) && cell.publishes == Publishes::Stall;
     let looking = async {
-        if victim == Victim::All {
-            return None;
+        let mut looks = Vec::new();
+        let times: &[Duration] = match victim {
+            Victim::All => &[],
+            _ if kafka_lost => &[EARLY_LOOK, LOOK],
+            _ => &[LOOK],
+        };
+        for at in times {
+            tokio::time::sleep((begun + *at).saturating_duration_since(Instant::now())).await;
+            let settled = load.recorder.len();
+            looks.push((settled, Reads::of(world, load, &questions).await));
         }
-        tokio::time::sleep(MOMENT).await;
-        let settled = load.recorder.len();
-        Some((settled, Reads::of(world, load, questions).await))
+        looks
     };
-    let (went_on, looked) = tokio::join!(going_on, looking);
+    let (went_on, looks) = tokio::join!(going_on, looking);
     let archiving = Archiving::look(world, victim, fault).await;
     tokio::time::sleep((begun + fault.lasts()).saturating_duration_since(Instant::now())).await;
-    if let (Publishes::Stall, Some((settled, _))) = (cell.publishes, &looked) {
+    if let (Publishes::Stall, Some((settled, _))) = (cell.publishes, looks.first()) {
         let meanwhile = load.recorder.since(*settled);
         let acknowledged = seen::Publishes::acknowledged(&meanwhile);
         assert_eq!(acknowledged, 0, "{cell}: nothing can be written");
@@ -67,17 +83,34 @@ pub(crate) async fn run(world: &mut World, load: &Load, old: &mut Old, cell: &Ce
     let healed = Instant::now();
     load.progress(20).await;
     let healed = healed.elapsed();
+    let busy = before || is_busy(load).await;
     archiving.goes_on(world).await;
     let seen = seen::Publishes::of(&load.recorder.since(from));
-    let reads = looked.map(|(_, reads)| reads);
+    let reads: Vec<Reads> = looks.into_iter().map(|(_, reads)| reads).collect();
+    let mut shown = reads.iter().map(shown);
     println!(
         "matrix: | {cell} | {went_on} | {} | {} | {} | 20 each in {} |",
         seconds(seen.longest),
         seen::counted(&seen.codes),
-        reads.as_ref().map_or_else(|| "– | – | –".to_owned(), shown),
+        shown.next().unwrap_or_else(|| "– | – | –".to_owned()),
         seconds(healed),
     );
-    expect(cell, &seen, reads.as_ref());
+    for late in shown {
+        println!("matrix: | as long as it lasts | | | | {late} | |");
+    }
+    if busy {
+        println!("matrix: the machine was busy, and late answers are excused");
+    }
+    if let Err(wrong) = expect(cell, busy, &seen, reads.first()) {
+        panic!("{cell}: {wrong}; {}", load.saved());
+    }
+}
+
+/// Whether the machine has too much to do without anything broken.
+async fn is_busy(load: &Load) -> bool {
+    let begun = Instant::now();
+    load.progress(3).await;
+    begun.elapsed() > CALM
 }
 
 fn seconds(time: Duration) -> String {
@@ -98,39 +131,43 @@ fn shown(reads: &Reads) -> String {
 }
 
 /// What must be so, beside what the run itself has waited for.
-fn expect(cell: &Cell, publishes: &seen::Publishes, reads: Option<&Reads>) {
-    let what = cell.to_string();
+fn expect(
+    cell: &Cell,
+    busy: bool,
+    publishes: &seen::Publishes,
+    reads: Option<&Reads>,
+) -> Result<(), String> {
     for code in publishes.codes.keys() {
-        let allowed = cell.codes.iter().any(|c| c.code() == *code);
-        assert!(allowed, "{what}: publishers were answered {code}");
+        let excused = busy && LATE.contains(code);
+        if !excused && !cell.codes.contains(code) {
+            return Err(format!("publishers were answered {code}"));
+        }
     }
-    let Some(reads) = reads else { return };
+    let Some(reads) = reads else { return Ok(()) };
     match &reads.signed_in {
-        Ok(time) => assert!(*time < SIGN_IN, "{what}: a sign-in took {time:?}"),
-        Err(error) => panic!("{what}: nobody can sign in: {error}"),
+        Err(error) if !busy => return Err(format!("nobody can sign in: {error}")),
+        _ => {}
     }
     for (which, answers, expected) in [
         ("recent", &reads.recent, cell.recent),
         ("old", &reads.old, cell.old),
     ] {
         let good = answers.iter().filter(|a| a.is_ok()).count();
+        let late = |code: &u32| busy && LATE.contains(code);
+        let excused = answers.iter().filter_map(|a| a.err()).any(|c| late(&c));
         let as_expected = match expected {
-            Answers::All => good == answers.len(),
+            Answers::All => good == answers.len() || excused,
             Answers::None => good == 0,
-            Answers::Some => good > 0 && good < answers.len(),
+            Answers::Some => good < answers.len() && (good > 0 || excused),
             Answers::Any => true,
         };
-        let codes = seen::answers(answers);
-        assert!(
-            as_expected,
-            "{what}: {which} history: {codes}, not {expected:?}"
-        );
         // Whoever can not have it is told so, before SDKs give up.
-        assert!(
-            !answers.contains(&Err(0)),
-            "{what}: {which} history: {codes}"
-        );
+        if !as_expected || (answers.contains(&Err(0)) && !busy) {
+            let seen = seen::answers(answers);
+            return Err(format!("{which} history: {seen}, and not {expected:?}"));
+        }
     }
+    Ok(())
 }
 
 /// Whether what is committed goes to the archive, where S3 is what fails.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use gb6_core_wire::client::Dialect;
 use gb6_tests_cluster::load::{Load, target};
-use gb6_tests_harness::client::Session;
+use gb6_tests_harness::client::{ANSWER, Session, Target};
 use gb6_tests_harness::history::{Event, What, fingerprint};
 
 use crate::old::Question;
@@ -62,48 +62,26 @@ pub(crate) struct Reads {
     pub(crate) recent: Vec<Result<(), u32>>,
     /// An old message of each shard.
     pub(crate) old: Vec<Result<(), u32>>,
-    /// How long the last of these answers took.
+    /// How long the slowest of these answers took.
     pub(crate) longest: Duration,
 }
 
 impl Reads {
     /// Connects, and reads.
-    pub(crate) async fn of(world: &World, load: &Load, questions: Vec<Question>) -> Self {
+    pub(crate) async fn of(world: &World, load: &Load, questions: &[Question]) -> Self {
         let target = target(&world.mesh, "e1", "looks", Dialect::Protobuf);
         let begun = Instant::now();
-        let (session, _pushes) = match Session::connect(&target).await {
-            Ok(connected) => connected,
-            Err(error) => {
-                return Self {
-                    signed_in: Err(error.to_string()),
-                    recent: Vec::new(),
-                    old: Vec::new(),
-                    longest: Duration::ZERO,
-                };
-            }
+        let signed_in = match Session::connect(&target).await {
+            Ok(_) => Ok(begun.elapsed()),
+            Err(error) => Err(error.to_string()),
         };
-        let signed_in = Ok(begun.elapsed());
-        let session = std::sync::Arc::new(session);
-        let begun = Instant::now();
-        let mut recent = Vec::new();
-        for room in load.rooms.clone() {
-            let session = session.clone();
-            recent.push(tokio::spawn(async move {
-                let page = session.history(&room, 5, None, true).await;
-                page.map(|_| ()).map_err(|e| e.code())
-            }));
+        let newest = load.rooms.iter().map(|room| Question::newest(room));
+        let (mut recent, mut old) = (Vec::new(), Vec::new());
+        for question in newest {
+            recent.push(tokio::spawn(ask(target.clone(), question)));
         }
-        let mut old = Vec::new();
-        for question in questions {
-            let session = session.clone();
-            old.push(tokio::spawn(async move {
-                let since = Some((question.offset - 1, question.epoch.as_str()));
-                let page = session.history(&question.room, 1, since, false).await;
-                let page = page.map_err(|e| e.code())?;
-                let data = page.publications.first().map(|p| fingerprint(&p.data));
-                assert_eq!(data, Some(question.data), "{}", question.room);
-                Ok(())
-            }));
+        for question in questions.iter().cloned() {
+            old.push(tokio::spawn(ask(target.clone(), question)));
         }
         let mut seen = Self {
             signed_in,
@@ -111,15 +89,41 @@ impl Reads {
             old: Vec::new(),
             longest: Duration::ZERO,
         };
-        for task in recent {
-            seen.recent.push(task.await.unwrap());
+        for (answers, tasks) in [(&mut seen.recent, recent), (&mut seen.old, old)] {
+            for task in tasks {
+                let (answer, took) = task.await.unwrap();
+                answers.push(answer);
+                seen.longest = seen.longest.max(took);
+            }
         }
-        for task in old {
-            seen.old.push(task.await.unwrap());
-        }
-        seen.longest = begun.elapsed();
         seen
     }
+}
+
+/// Asks on a connection of its own, since pages of one wait for each other; the answer, and how long it took.
+async fn ask(target: Target, question: Question) -> (Result<(), u32>, Duration) {
+    let Ok((session, _pushes)) = Session::connect(&target).await else {
+        return (Err(0), ANSWER);
+    };
+    let begun = Instant::now();
+    let epoch = question.epoch.as_str();
+    let page = match &question.data {
+        Some(_) => {
+            let since = Some((question.offset - 1, epoch));
+            session.history(&question.room, 1, since, false).await
+        }
+        None => session.history(&question.room, 5, None, true).await,
+    };
+    let took = begun.elapsed();
+    let page = match page {
+        Ok(page) => page,
+        Err(error) => return (Err(error.code()), took),
+    };
+    if question.data.is_some() {
+        let data = page.publications.first().map(|p| fingerprint(&p.data));
+        assert_eq!(data, question.data, "{}", question.room);
+    }
+    (Ok(()), took)
 }
 
 /// Answers in words: how many were good, and the codes of the others.
