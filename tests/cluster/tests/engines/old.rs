@@ -27,7 +27,8 @@ const BEHIND: u64 = 80;
 /// (256 KiB), so that what was asked for before does not help.
 const STEP: u64 = 10;
 
-/// The rooms and what is in them.
+/// The rooms and what is in them; by default there are none.
+#[derive(Default)]
 pub(crate) struct Old {
     rooms: Vec<Room>,
     /// How many of them were asked for.

@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use gb6_tests_harness::engines::Kind;
 
-use crate::old::Old;
 use crate::world::{Extras, NODES, World};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -18,7 +17,6 @@ async fn the_standby_takes_the_place_of_the_primary() {
     let mut world = World::with("promoted", extras).await;
     let load = world.load("promoted", 1).await;
     load.progress(20).await;
-    let old = Old::publish(&mut world, "promoted", 1).await;
 
     let postgres = &world.part(Kind::Postgres).engine;
     postgres.kill_one("primary").await.unwrap();
@@ -43,6 +41,5 @@ async fn the_standby_takes_the_place_of_the_primary() {
     world.node_back("r1").await;
     world.until_owner("r1").await;
     load.progress(20).await;
-    old.check(&world).await;
     load.finish(&world.mesh).await;
 }

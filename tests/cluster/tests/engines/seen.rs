@@ -134,6 +134,7 @@ pub(crate) fn answers(answers: &[Result<(), u32>]) -> String {
     }
     let good = answers.iter().filter(|a| a.is_ok()).count();
     match codes.is_empty() {
+        true if answers.is_empty() => "–".to_owned(),
         true => "yes".to_owned(),
         false => format!("{good} of {}; {}", answers.len(), counted(&codes)),
     }

@@ -15,6 +15,10 @@ pub(crate) const NODES: [&str; 3] = ["r1", "r2", "r3"];
 /// The topic of its log.
 pub(crate) const LOG: &str = "gb6.eu.log";
 
+/// Of a publisher, after each acknowledgement: what is broken shows with little work as well, and the machine
+/// is left to the engines.
+const PAUSE: Duration = Duration::from_millis(20);
+
 /// An engine and the network before it.
 pub(crate) struct Part {
     pub(crate) engine: Engine,
@@ -115,7 +119,7 @@ impl World {
 
     /// Clients at work on it.
     pub(crate) async fn load(&self, name: &'static str, seed: u64) -> Load {
-        Load::start(&self.mesh, name, seed, (6, 8), Duration::from_millis(4)).await
+        Load::start(&self.mesh, name, seed, (6, 8), PAUSE).await
     }
 
     /// Starts a node of the region again, and waits until it is ready.
