@@ -58,3 +58,26 @@ async fn a_synchronous_replica_has_what_was_committed() {
     let refused = psql(replica, "insert into t values (8)").await.unwrap_err();
     assert!(refused.contains("read-only transaction"), "{refused}");
 }
+
+#[tokio::test]
+async fn a_replica_takes_the_place_of_a_primary_that_is_gone() {
+    let dir = Dir::new();
+    let options = ["--replica", "--synchronous"];
+    let engine = Engine::start(Kind::Postgres, &dir.join("p"), &options)
+        .await
+        .unwrap();
+    let [primary, replica] = engine.addresses() else {
+        panic!("{:?}", engine.addresses());
+    };
+    psql(primary, "create table t as select 7 as n")
+        .await
+        .unwrap();
+    // Two that take writes could not be told apart.
+    let refused = engine.promote().await.unwrap_err().to_string();
+    assert!(refused.contains("still runs; stop it first"), "{refused}");
+    engine.kill_one("primary").await.unwrap();
+    engine.promote().await.unwrap();
+    // It waits for no standby, for it has none.
+    psql(replica, "insert into t values (8)").await.unwrap();
+    assert_eq!(psql(replica, "select sum(n) from t").await.unwrap(), "15");
+}
