@@ -107,7 +107,7 @@ for in_flight in (1, 256):
     middle = lambda of: statistics.median(of(one, floor) for one, floor in zip(ours, bare))
     print(
         f"bare produces {in_flight:8} {middle(lambda _, b: b['per_s']):11.0f} "
-        f"{middle(lambda _, b: b['p50_us']):6.0f} us {middle(lambda _, b: b['p99_us']):6.0f} us; the server on kafka has "
+        f"{middle(lambda _, b: b['p50_us']):6.0f} us {middle(lambda _, b: b['p99_us']):6.0f} us {middle(lambda _, b: b['ns_per_op'] / 1000):11.1f} us/op; the server on kafka has "
         f"{100 * middle(lambda o, b: o['per_s'] / b['per_s']):.0f} % of the rate, "
         f"{middle(lambda o, b: o['latency']['p50_us'] / b['p50_us']):.2f} times the p50"
     )

@@ -7,7 +7,8 @@
 //! `cargo run --release -p gb6-region-stores-kafka --example produce_floor -- URI [ROUNDS]`
 //!
 //! With `URI bare IN_FLIGHT SECONDS` only produces of one record each, over as many partitions as the
-//! region of `gb6 dev` has shards; a line of JSON says how many there were and how long they took.
+//! region of `gb6 dev` has shards; a line of JSON says how many there were, how long they took, and
+//! the processor time of each.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -320,6 +321,7 @@ fn bare_alone(bare: &Bare, under_way: usize, time: Duration) -> Result<(), Store
     let (sender, receiver) = sync_channel(under_way);
     let mut partitions = (0..PARTITIONS as i32).cycle();
     let mut times = Vec::new();
+    let processor = processor_time();
     let began = Instant::now();
     for sent in 0.. {
         if sent >= under_way {
@@ -331,10 +333,12 @@ fn bare_alone(bare: &Bare, under_way: usize, time: Duration) -> Result<(), Store
         bare.send(partitions.next().unwrap_or_default(), &bytes, &sender)?;
     }
     let rate = times.len() as f64 / began.elapsed().as_secs_f64();
+    let processor = processor_time().saturating_sub(processor).as_nanos();
+    let each = processor / times.len().max(1) as u128;
     times.sort_unstable();
     let micros = |part| at(&times, part).as_micros();
     println!(
-        "{{\"per_s\":{rate:.0},\"p50_us\":{},\"p99_us\":{}}}",
+        "{{\"per_s\":{rate:.0},\"p50_us\":{},\"p99_us\":{},\"ns_per_op\":{each}}}",
         micros(0.5),
         micros(0.99)
     );
