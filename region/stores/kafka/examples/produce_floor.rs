@@ -6,9 +6,9 @@
 //!
 //! `cargo run --release -p gb6-region-stores-kafka --example produce_floor -- URI [ROUNDS]`
 //!
-//! With `URI bare IN_FLIGHT SECONDS` only produces of one record each, over as many partitions as the
-//! region of `gb6 dev` has shards; a line of JSON says how many there were, how long they took, and
-//! the processor time of each.
+//! With `URI bare IN_FLIGHT SECONDS` only produces of one record each, to one partition: over several this
+//! client is slower, for each has requests of its own. A line of JSON says how many there were, how long
+//! they took, and the processor time of each.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -35,8 +35,6 @@ const UNDER_WAY: usize = 64;
 const PUBLISHES: usize = 256;
 /// How often bare produces and the log take turns.
 const TURNS: usize = 20;
-/// Partitions of produces without a log beside them.
-const PARTITIONS: u32 = 4;
 
 fn record(position: u64) -> Record {
     Record {
@@ -147,10 +145,10 @@ impl Bare {
         })
     }
 
-    fn send(&self, partition: i32, bytes: &[u8], arrivals: &Arrivals) -> Result<(), StoreError> {
+    fn send(&self, bytes: &[u8], arrivals: &Arrivals) -> Result<(), StoreError> {
         let opaque = Box::new((Instant::now(), arrivals.clone()));
         let record = BaseRecord::<(), [u8], _>::with_opaque_to(&self.topic, opaque)
-            .partition(partition)
+            .partition(0)
             .payload(bytes);
         self.producer
             .send(record)
@@ -165,7 +163,7 @@ impl Bare {
             if sent >= under_way {
                 arrived(&receiver)?;
             }
-            self.send(0, bytes, &sender)?;
+            self.send(bytes, &sender)?;
         }
         (0..times.min(under_way)).try_for_each(|_| arrived(&receiver).map(drop))
     }
@@ -265,7 +263,7 @@ fn one_at_a_time(log: &mut Log, bare: &Bare, count: u64, rounds: usize) -> Resul
         let bytes = encode_batch(&fence(), log.next, &batch);
         // overflow: one answer comes.
         let (sender, receiver) = sync_channel(1);
-        bare.send(0, &bytes, &sender)?;
+        bare.send(&bytes, &sender)?;
         floor.push(arrived(&receiver)?);
         let began = Instant::now();
         log.next = wait(|done| log.shard.append(&fence(), batch, done))?.next;
@@ -319,7 +317,6 @@ fn bare_alone(bare: &Bare, under_way: usize, time: Duration) -> Result<(), Store
     let bytes = encode_batch(&fence(), 1, &batch(1, 1));
     // overflow: every answer has its place.
     let (sender, receiver) = sync_channel(under_way);
-    let mut partitions = (0..PARTITIONS as i32).cycle();
     let mut times = Vec::new();
     let processor = processor_time();
     let began = Instant::now();
@@ -330,7 +327,7 @@ fn bare_alone(bare: &Bare, under_way: usize, time: Duration) -> Result<(), Store
         if began.elapsed() > time {
             break;
         }
-        bare.send(partitions.next().unwrap_or_default(), &bytes, &sender)?;
+        bare.send(&bytes, &sender)?;
     }
     let rate = times.len() as f64 / began.elapsed().as_secs_f64();
     let processor = processor_time().saturating_sub(processor).as_nanos();
@@ -346,17 +343,12 @@ fn bare_alone(bare: &Bare, under_way: usize, time: Duration) -> Result<(), Store
 }
 
 /// Opens the logs of `region`, which makes its topic.
-fn open(
-    config: &Config,
-    region: &str,
-    shards: u32,
-    runtime: &Runtime,
-) -> Result<KafkaLogs, StoreError> {
+fn open(config: &Config, region: &str, runtime: &Runtime) -> Result<KafkaLogs, StoreError> {
     let metrics = Metrics::bare();
     let blobs = Arc::new(MemoryBlobs::default());
     let archives = Archives::new(blobs, region, "bench", ArchiveConfig::default(), &metrics);
     let handle = runtime.handle().clone();
-    KafkaLogs::open(config, region, shards, archives, handle, &metrics)
+    KafkaLogs::open(config, region, 1, archives, handle, &metrics)
 }
 
 fn main() -> Result<(), StoreError> {
@@ -371,20 +363,14 @@ fn main() -> Result<(), StoreError> {
         .map_err(failed)?;
     // A topic of the same settings for the bare produces.
     let bare_region = format!("{REGION}-bare");
-    let is_bare = args.get(1).is_some_and(|how| how == "bare");
-    open(
-        &config,
-        &bare_region,
-        if is_bare { PARTITIONS } else { 1 },
-        &runtime,
-    )?;
+    open(&config, &bare_region, &runtime)?;
     let bare = Bare::new(&config, &config.log_topic(&bare_region))?;
-    if is_bare {
+    if args.get(1).is_some_and(|how| how == "bare") {
         let seconds = number(3).unwrap_or(5) as u64;
         return bare_alone(&bare, number(2).unwrap_or(1), Duration::from_secs(seconds));
     }
     let rounds = number(1).unwrap_or(2000);
-    let shard = open(&config, REGION, 1, &runtime)?.open_shard(ShardId(0))?;
+    let shard = open(&config, REGION, &runtime)?.open_shard(ShardId(0))?;
     let acquired = wait(|done| shard.acquire(fence(), Acquire::default(), done))?;
     let next = acquired.range.next;
     let mut log = Log { shard, next };
