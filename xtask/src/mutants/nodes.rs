@@ -100,9 +100,9 @@ pub(super) fn nodes() -> Vec<Mutant> {
         assign(
             "nodes-unable-keeps-its-shards",
             "a node that does not reach the log keeps its shards",
-            MACHINE,
-            "self.unable.insert(shard, self.now_ms + UNABLE_MS);",
-            "self.unable.insert(shard, self.now_ms);",
+            OWNER,
+            "&& self.keeps_up(&standby, shard)",
+            "&& self.keeps_up(&standby, shard) && self.draining",
             "rest::a_node_that_can_not_serve_a_shard_gives_it_to_the_standby_that_can",
         ),
         assign(
@@ -151,7 +151,7 @@ pub(super) fn nodes() -> Vec<Mutant> {
             "region/node/src/recovery.rs",
             "from: followed.next,",
             "from: followed.next + 1,",
-            "nodes::a_shard_is_moved_by_hand_to_its_standby_which_reads_what_it_has_not_seen",
+            "nodes::owners::a_shard_is_moved_by_hand_to_its_standby_which_reads_what_it_has_not_seen",
         ),
         region(
             "nodes-no-confirm-before-reads",
@@ -159,7 +159,7 @@ pub(super) fn nodes() -> Vec<Mutant> {
             "region/node/src/worker.rs",
             "&& let Err(error) = self.confirm().await",
             "&& let (Err(error), true) = (self.confirm().await, inputs.is_empty())",
-            "nodes::a_node_that_is_cut_off_from_records_and_log_serves_nothing_to_anybody",
+            "nodes::lost::a_node_that_is_cut_off_from_records_and_log_serves_nothing_to_anybody",
         ),
     ]
 }

@@ -1,0 +1,187 @@
+//! Nodes that lose the records, the log, or both.
+
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use gb6_core_ports::memory::MemoryMap;
+use gb6_core_ports::{Expect, MapStore};
+use gb6_core_wire::mesh::{EdgeFrame, OwnerFrame};
+use gb6_region_assign::{ShardRecord, shard_key};
+
+use super::{NODES, SHARDS, World, room};
+
+/// What nobody does in so long a time, nobody is about to do: a lease of 1.5 s, and the turns of all who
+/// may claim a shard, 0.3 s each.
+const A_WHILE: Duration = Duration::from_millis(2_700);
+/// After so long a log that does not answer is taken for lost.
+const LOG_LOST: Duration = Duration::from_secs(3);
+
+#[test]
+fn losing_the_records_stops_moves_and_no_traffic() {
+    let world = World::new();
+    let [r1, r2, r3] = NODES.map(|name| world.start(name));
+    let nodes = [&r1, &r2, &r3];
+    world.settle(&[("r1", &r1), ("r2", &r2), ("r3", &r3)]);
+    let mut edge = world.edge("e1", 0);
+    assert_eq!(world.runtime.block_on(edge.publish()).1, 1);
+    let owners: Vec<_> = (0..SHARDS).map(|s| world.owner(s)).collect();
+    nodes
+        .iter()
+        .for_each(|n| n.map_cut.store(true, Ordering::SeqCst));
+    let until = Instant::now() + A_WHILE;
+    let mut offset = 1;
+    while Instant::now() < until {
+        offset += 1;
+        let (took, at) = world.runtime.block_on(edge.publish());
+        assert_eq!(at, offset);
+        assert!(took < Duration::from_secs(1), "{took:?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(edge.refusals, 0);
+    let data = world.runtime.block_on(edge.history());
+    assert_eq!(data.len(), offset as usize);
+    let confirms: f64 = nodes
+        .iter()
+        .map(|n| n.metric("gb6_region_confirms_total"))
+        .sum();
+    assert!(confirms > 0.0, "the log was asked instead");
+    nodes
+        .iter()
+        .for_each(|n| n.map_cut.store(false, Ordering::SeqCst));
+    std::thread::sleep(A_WHILE);
+    let now: Vec<_> = (0..SHARDS).map(|s| world.owner(s)).collect();
+    assert_eq!(now, owners, "nothing has moved");
+    assert_eq!(world.runtime.block_on(edge.publish()).1, offset + 1);
+}
+
+#[test]
+fn a_node_that_is_cut_off_from_records_and_log_serves_nothing_to_anybody() {
+    let world = World::new();
+    let [r1, r2, r3] = NODES.map(|name| world.start(name));
+    world.settle(&[("r1", &r1), ("r2", &r2), ("r3", &r3)]);
+    let shard = (0..SHARDS)
+        .find(|s| world.owner(*s).as_deref() == Some("r1"))
+        .expect("r1 owns a shard");
+    let mut stays = world.edge("e1", shard);
+    stays.at = "r1".to_owned();
+    assert_eq!(world.runtime.block_on(stays.publish()).1, 1);
+    r1.map_cut.store(true, Ordering::SeqCst);
+    r1.log_cut.store(true, Ordering::SeqCst);
+    world.wait("another owns it", || {
+        world.owner(shard).is_some_and(|owner| owner != "r1")
+    });
+    let mut goes = world.edge("e2", shard);
+    goes.at = world.owner(shard).expect("an owner");
+    assert_eq!(world.runtime.block_on(goes.publish()).1, 2);
+    // It finds an index that is ahead of all that it has seen, and leaves it to its owner.
+    let clears = || world.rooms.clears.load(Ordering::SeqCst);
+    world.wait("it has looked at the index", || {
+        clears() > 0 || r1.metric("gb6_index_errors_total") > 0.0
+    });
+    assert_eq!(clears(), 0, "the index is its owner's");
+    // It asks a room of the node that is cut off, which must not say that the room ends at 1.
+    let attached = stays.attached.as_mut().expect("it is attached");
+    attached.send(OwnerFrame::Interest(room(shard)));
+    let answer = world.runtime.block_on(attached.next());
+    assert!(
+        matches!(&answer, None | Some(EdgeFrame::Refused(_))),
+        "{answer:?}"
+    );
+    // It can say so because it asks the log; once it reaches that again it knows who is the owner.
+    r1.map_cut.store(false, Ordering::SeqCst);
+    r1.log_cut.store(false, Ordering::SeqCst);
+    stays.attached = None;
+    assert_eq!(world.runtime.block_on(stays.history()).len(), 2);
+}
+
+#[test]
+fn records_that_went_back_are_written_again_and_cost_no_traffic() {
+    let world = World::new();
+    let [r1, r2, r3] = NODES.map(|name| world.start(name));
+    world.settle(&[("r1", &r1), ("r2", &r2), ("r3", &r3)]);
+    let mut edge = world.edge("e1", 0);
+    assert_eq!(world.runtime.block_on(edge.publish()).1, 1);
+    let refusals = edge.refusals;
+    // Of a time in which r1 had everything in another life.
+    let copy = MemoryMap::default();
+    for shard in 0..SHARDS {
+        let record = ShardRecord {
+            node: Some("r1".into()),
+            incarnation: 99,
+            epoch: 1,
+            ..ShardRecord::unowned()
+        };
+        let put = copy.put(&shard_key("eu", shard), &record.encode(), Expect::Absent);
+        assert_eq!(put, Ok(u64::from(shard) + 1));
+    }
+    let owners: Vec<_> = (0..SHARDS).map(|s| world.owner(s)).collect();
+    world
+        .restored
+        .set(copy)
+        .expect("it was not restored before");
+    assert_eq!(world.runtime.block_on(edge.publish()).1, 2);
+    world.wait("they say again who owns what", || {
+        owners == (0..SHARDS).map(|s| world.owner(s)).collect::<Vec<_>>()
+    });
+    assert_eq!(world.runtime.block_on(edge.publish()).1, 3);
+    assert_eq!(edge.refusals, refusals, "nothing has moved");
+    world.settle(&[("r1", &r1), ("r2", &r2), ("r3", &r3)]);
+    // Nobody relies on what was: who dies is replaced.
+    let shard = (0..SHARDS).find(|s| world.owner(*s).as_deref() == Some("r2"));
+    let shard = shard.expect("r2 owns a shard");
+    r2.die();
+    world.wait("another owns it", || {
+        world.owner(shard).is_some_and(|owner| owner != "r2")
+    });
+}
+
+#[test]
+fn a_node_that_loses_the_log_alone_gives_its_shards_to_standbys_that_reach_it() {
+    let world = World::new();
+    let [r1, r2, r3] = NODES.map(|name| world.start(name));
+    world.settle(&[("r1", &r1), ("r2", &r2), ("r3", &r3)]);
+    let shard = (0..SHARDS).find(|s| world.owner(*s).as_deref() == Some("r1"));
+    let shard = shard.expect("r1 owns a shard");
+    let mut edge = world.edge("e1", shard);
+    assert_eq!(world.runtime.block_on(edge.publish()).1, 1);
+    r1.log_cut.store(true, Ordering::SeqCst);
+    // It is in the log once: the errors that it meets say that nothing was written.
+    let (took, offset) = world.runtime.block_on(edge.publish_as(7));
+    assert_eq!(offset, 2);
+    assert!(took < Duration::from_secs(8), "{took:?}");
+    assert_ne!(edge.at, "r1");
+    std::thread::sleep(A_WHILE);
+    assert!(
+        world.owner(shard).is_some_and(|owner| owner != "r1"),
+        "it stays"
+    );
+    assert_eq!(
+        r1.metric("gb6_region_nodes"),
+        3.0,
+        "r1 is heard all the time"
+    );
+}
+
+#[test]
+fn losing_the_log_everywhere_moves_nothing() {
+    let world = World::new();
+    let nodes = NODES.map(|name| world.start(name));
+    world.settle(&[("r1", &nodes[0]), ("r2", &nodes[1]), ("r3", &nodes[2])]);
+    let owners: Vec<_> = (0..SHARDS).map(|s| world.owner(s)).collect();
+    let cut = |is| {
+        nodes
+            .iter()
+            .for_each(|n| n.log_cut.store(is, Ordering::SeqCst))
+    };
+    let mut edge = world.edge("e1", 0);
+    assert_eq!(world.runtime.block_on(edge.publish()).1, 1);
+    cut(true);
+    let mut waits = world.edge("e2", 0);
+    let late = world.runtime.spawn(async move { waits.publish().await });
+    std::thread::sleep(2 * LOG_LOST);
+    let now: Vec<_> = (0..SHARDS).map(|s| world.owner(s)).collect();
+    assert_eq!(now, owners, "nobody reaches it");
+    cut(false);
+    let (_, offset) = world.runtime.block_on(late).expect("a publisher");
+    assert_eq!(offset, 2);
+}
