@@ -241,7 +241,15 @@ pub(crate) fn recover(
         Ok(Acquisition { fence, acquired }) => {
             // An owner before this one may have committed between the replay and the acquisition.
             replay.read_on(log)?;
-            debug_assert_eq!(replay.next, acquired.range.next);
+            if replay.next != acquired.range.next {
+                // Another one has acquired the shard since.
+                let (current, ..) = replay.shard.log_state();
+                let fenced = StoreError::Fenced {
+                    held: fence.shard_epoch,
+                    current: ShardEpoch(current),
+                };
+                return Err(fenced.into());
+            }
             (Standing::Owner(fence), acquired.range.next)
         }
         // Where others may own the shard, nobody shows what it does not own.
@@ -351,6 +359,34 @@ mod tests {
         };
         let (publish, end) = (by(0, served_ms * 2 + 1), end(1, served_ms * 2 + 2));
         vec![publish, end]
+    }
+
+    #[test]
+    fn who_was_replaced_before_it_had_read_to_its_own_beginning_does_not_serve() {
+        let storage = MemoryStorage::default();
+        let log: Arc<dyn ShardLog> = Arc::new(storage.open());
+        let config = ShardConfig::new(ShardRef {
+            region: "eu".into(),
+            shard: 0,
+        });
+        let fence = contract::fence(1);
+        let acquired = contract::acquire(&*log, &fence).expect("acquired");
+        let held = |acquired: &Acquired| Acquisition {
+            fence: fence.clone(),
+            acquired: acquired.clone(),
+        };
+        let begun = |acquired: &Acquired| {
+            let held = (Some(held(acquired)), None);
+            recover(&log, &config, &Arc::default(), held, Epochs::Next)
+        };
+        assert!(begun(&acquired).is_ok());
+        let newer = contract::acquire(&storage.open(), &contract::fence(2));
+        assert!(newer.is_ok());
+        let error = begun(&acquired).err().expect("it is refused");
+        let RecoveryError::Store(StoreError::Fenced { held, current }) = error else {
+            panic!("{error}");
+        };
+        assert_eq!((held, current), (ShardEpoch(1), ShardEpoch(2)));
     }
 
     #[test]
