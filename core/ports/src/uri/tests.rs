@@ -1,3 +1,5 @@
+//! What is understood of URIs, and what is said of those that are not.
+
 use std::time::Duration;
 
 use proptest::prelude::*;
