@@ -41,6 +41,9 @@ const PROBE: Duration = Duration::from_millis(500);
 const ERRORS_LAST: Duration = Duration::from_secs(5);
 /// Pause before that.
 const PAUSE: Duration = Duration::from_millis(200);
+/// After how long without an answer, or without what is known to lie there, a partition is begun anew:
+/// whatever it is that the client waits for.
+const STUCK: Duration = Duration::from_secs(3);
 /// Messages that are taken before it is looked what else is to be done.
 const MESSAGES_MAX: usize = 512;
 
@@ -247,13 +250,34 @@ fn run(lane: &Lane) {
 
 struct Following<'a> {
     lane: &'a Lane,
-    /// The partitions that are read, and for which seats.
-    assigned: BTreeMap<i32, u64>,
+    /// The partitions that are read.
+    assigned: BTreeMap<i32, Assigned>,
     ticked: Instant,
     /// Nothing is begun before.
     not_before: Instant,
     /// Since when reads have failed, and none has not, and when the last one did.
     failing: Option<(Instant, Instant)>,
+}
+
+/// A partition that is read.
+struct Assigned {
+    /// For which seat.
+    id: u64,
+    since: Instant,
+    /// The offset that is next, and since when.
+    next: (u64, Instant),
+}
+
+impl Assigned {
+    /// Whether nothing comes although something is there, or nobody answers.
+    fn is_stuck(&mut self, shared: &Shared) -> bool {
+        let next = shared.next_offset();
+        if next != self.next.0 {
+            self.next = (next, Instant::now());
+        }
+        let waits = shared.expects_more() && self.next.1.elapsed() > STUCK;
+        waits || self.since.elapsed() > STUCK && shared.silence() > STUCK
+    }
 }
 
 /// Who has a seat, by partition.
@@ -272,7 +296,7 @@ impl Following<'_> {
             self.ticked = Instant::now();
             self.probe(&present);
         }
-        self.assign(&present);
+        self.assign(&present, ticks);
         self.read(&present);
         if ticks {
             for (_, shared) in present.values() {
@@ -297,14 +321,15 @@ impl Following<'_> {
     }
 
     /// Begins to read what is to be read, and ends what is not.
-    fn assign(&mut self, present: &Present) {
-        let wanted = |partition: &i32, id: u64| {
-            let shared = present.get(partition).filter(|(now, _)| *now == id);
-            shared.is_some_and(|(_, shared)| shared.wants_to_read(QUIET))
+    fn assign(&mut self, present: &Present, ticks: bool) {
+        let stays = |partition: &i32, assigned: &mut Assigned| {
+            let shared = present.get(partition).filter(|(id, _)| *id == assigned.id);
+            shared.is_some_and(|(_, shared)| {
+                shared.wants_to_read(QUIET) && !(ticks && assigned.is_stuck(shared))
+            })
         };
-        let ended: Vec<i32> = (self.assigned.iter())
-            .filter(|(partition, id)| !wanted(partition, **id))
-            .map(|(partition, _)| *partition)
+        let ended: Vec<i32> = (self.assigned.iter_mut())
+            .filter_map(|(partition, assigned)| (!stays(partition, assigned)).then_some(*partition))
             .collect();
         if !ended.is_empty() {
             let mut list = TopicPartitionList::new();
@@ -329,7 +354,15 @@ impl Following<'_> {
             let next = i64::try_from(shared.next_offset()).unwrap_or(i64::MAX);
             let offset = Offset::Offset(next);
             match list.add_partition_offset(&self.lane.topic, *partition, offset) {
-                Ok(()) => begun.push((*partition, *id)),
+                Ok(()) => {
+                    let now = Instant::now();
+                    let assigned = Assigned {
+                        id: *id,
+                        since: now,
+                        next: (shared.next_offset(), now),
+                    };
+                    begun.push((*partition, assigned));
+                }
                 Err(error) => self.failed(&error),
             }
         }
@@ -360,8 +393,8 @@ impl Following<'_> {
                     self.failing = None;
                     self.lane.told.health.up();
                     let (partition, offset) = (message.partition(), message.offset());
-                    let seat = self.assigned.get(&partition);
-                    let reader = present.get(&partition).filter(|(id, _)| seat == Some(id));
+                    let seat = self.assigned.get(&partition).map(|assigned| assigned.id);
+                    let reader = present.get(&partition).filter(|(id, _)| seat == Some(*id));
                     if let (Some((_, shared)), Ok(offset)) = (reader, u64::try_from(offset)) {
                         let payload = message.payload().unwrap_or_default();
                         shared.seen(offset, Bytes::copy_from_slice(payload));

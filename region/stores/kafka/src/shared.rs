@@ -332,6 +332,12 @@ impl Shared {
         })
     }
 
+    /// Whether something lies in the partition that is not read yet.
+    pub(crate) fn expects_more(&self) -> bool {
+        let target = self.target.load(Ordering::Acquire);
+        self.live(|live| live.waits_for_others() || target > live.tail().offset)
+    }
+
     pub(crate) fn next_offset(&self) -> u64 {
         self.live(|live| live.tail().offset)
     }
