@@ -51,8 +51,10 @@ impl Content {
             Ok(())
         });
         let directory = self.directory.as_mut().map(|directory| {
-            changed |= directory.look(asked)?;
-            Ok(())
+            let looked = directory.look(asked);
+            // Also where it failed: what could be read counts.
+            changed |= directory.take_changed();
+            looked
         });
         let laid = changed.then(|| self.lay(last)).flatten();
         Looked {

@@ -38,7 +38,7 @@ pub(crate) struct Follower {
     open: OpenDirectory,
     directory: Option<Arc<dyn Directory>>,
     read: Option<Whole>,
-    /// Whether there are other instances than at the last look that ended well.
+    /// Whether there are other instances than were taken last.
     changed: bool,
     trimmed: Instant,
 }
@@ -80,12 +80,12 @@ impl Follower {
         Some(instances)
     }
 
-    /// Reads what has changed, or all of it where that was `asked` for. Whether there are other instances
-    /// now; blocks.
+    /// Reads what has changed, or all of it where that was `asked` for. Blocks.
     ///
     /// # Errors
-    /// Of the directory. What was read before stays.
-    pub(crate) fn look(&mut self, asked: bool) -> Result<bool> {
+    /// Of the directory. What was read before stays, and what could be read is read: of several databases the
+    /// loss of one keeps nothing of the others back.
+    pub(crate) fn look(&mut self, asked: bool) -> Result<()> {
         let directory = match &self.directory {
             Some(directory) => Arc::clone(directory),
             None => {
@@ -95,18 +95,30 @@ impl Follower {
             }
         };
         let directory = &*directory;
-        let recent = |read: &&mut Whole| read.at.is_some_and(|at| at.elapsed() < READ_ANEW);
-        match self.read.as_mut().filter(recent) {
-            // Kept over an error: what was read until then is in `read`.
-            Some(read) if !asked => match read.follow(directory, &mut self.changed) {
-                // Others have forgotten what this reader did not know yet.
-                Err(DirectoryError::Trimmed { .. }) => self.read_all(directory)?,
-                other => other?,
-            },
-            _ => self.read_all(directory)?,
+        let at = self.read.as_ref().and_then(|read| read.at);
+        let mut failed = None;
+        if asked || at.is_none_or(|at| at.elapsed() >= READ_ANEW) {
+            failed = self.read_all(directory).err();
+        }
+        let Some(read) = &mut self.read else {
+            return failed.map_or(Ok(()), Err);
+        };
+        if failed.is_some() {
+            // Meanwhile changes are followed, as if this had not been tried.
+            read.at = Some(Instant::now());
+        }
+        match read.follow(directory, &mut self.changed) {
+            // Others have forgotten what this reader did not know yet.
+            Err(DirectoryError::Trimmed { .. }) => self.read_all(directory)?,
+            other => other?,
         }
         self.trim(directory);
-        Ok(std::mem::take(&mut self.changed))
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// Whether there are other instances than at the last call.
+    pub(crate) fn take_changed(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
     }
 
     fn read_all(&mut self, directory: &dyn Directory) -> Result<()> {
@@ -152,13 +164,34 @@ impl Follower {
 }
 
 impl Whole {
-    /// Reads the customers of whom the outbox tells; says in `changed` when they have other instances.
+    /// Reads the customers of whom the outbox of any database tells; says in `changed` when they have other
+    /// instances. The error is that of the first database that failed, unless an outbox was trimmed.
     fn follow(&mut self, directory: &dyn Directory, changed: &mut bool) -> Result<()> {
-        for _ in 0..PAGES_PER_LOOK {
-            let (entries, next) = directory.outbox(&self.cursor, PAGE_MAX)?;
-            if entries.is_empty() {
-                break;
+        let mut failed = None;
+        for database in directory.databases() {
+            match self.follow_one(directory, &database, changed) {
+                Ok(()) => {}
+                Err(trimmed @ DirectoryError::Trimmed { .. }) => failed = Some(trimmed),
+                Err(error) => {
+                    failed.get_or_insert(error);
+                }
             }
+        }
+        failed.map_or(Ok(()), Err)
+    }
+
+    fn follow_one(
+        &mut self,
+        directory: &dyn Directory,
+        database: &str,
+        changed: &mut bool,
+    ) -> Result<()> {
+        for _ in 0..PAGES_PER_LOOK {
+            let after = self.cursor.get(database).copied().unwrap_or(0);
+            let entries = directory.outbox_of(database, after, PAGE_MAX)?;
+            let Some(last) = entries.last().map(|entry| entry.number) else {
+                break;
+            };
             let ours = entries.into_iter().filter(|entry| {
                 matches!(
                     entry.what.kind,
@@ -172,7 +205,7 @@ impl Whole {
                 *changed |= self.customers.get(&root).unwrap_or(&Vec::new()) != &before;
             }
             // Last: whatever failed is read again.
-            self.cursor = next;
+            self.cursor.insert(database.to_owned(), last);
         }
         Ok(())
     }

@@ -417,12 +417,37 @@ pub trait Directory: Send + Sync {
     /// its beginning.
     ///
     /// # Errors
-    /// `Trimmed`; `Unavailable`: of one database is enough.
+    /// `Trimmed`; `Unavailable`: of one database is enough. Whoever is to go on with the others reads each by
+    /// [`Directory::outbox_of`].
     fn outbox(
         &self,
         after: &OutboxCursor,
         limit: usize,
-    ) -> Result<(Vec<OutboxEntry>, OutboxCursor), DirectoryError>;
+    ) -> Result<(Vec<OutboxEntry>, OutboxCursor), DirectoryError> {
+        let (mut all, mut next) = (Vec::new(), OutboxCursor::new());
+        for database in self.databases() {
+            let from = after.get(&database).copied().unwrap_or(0);
+            let entries = self.outbox_of(&database, from, limit)?;
+            let last = entries.last().map_or(from, |entry| entry.number);
+            next.insert(database, last);
+            all.extend(entries);
+        }
+        Ok((all, next))
+    }
+
+    /// The names of the databases, that of the catalogue first.
+    fn databases(&self) -> Vec<String>;
+
+    /// As [`Directory::outbox`], of one database, behind its entry number `after`.
+    ///
+    /// # Errors
+    /// `NotFound`: there is no such database. `Trimmed`; `Unavailable`.
+    fn outbox_of(
+        &self,
+        database: &str,
+        after: u64,
+        limit: usize,
+    ) -> Result<Vec<OutboxEntry>, DirectoryError>;
 
     /// Forgets the entries up to `upto`, that one included: everybody has read them.
     ///

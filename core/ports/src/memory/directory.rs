@@ -351,22 +351,23 @@ impl Directory for MemoryDirectory {
         Ok(roots.take(limit.min(PAGE_MAX)).cloned().collect())
     }
 
-    fn outbox(
-        &self,
-        after: &OutboxCursor,
-        limit: usize,
-    ) -> Result<(Vec<OutboxEntry>, OutboxCursor)> {
+    fn databases(&self) -> Vec<String> {
+        vec![SHARD.to_owned()]
+    }
+
+    fn outbox_of(&self, database: &str, after: u64, limit: usize) -> Result<Vec<OutboxEntry>> {
+        if database != SHARD {
+            let what = format!("database {database}");
+            return Err(DirectoryError::not_found(what));
+        }
         let state = self.state();
-        let after = after.get(SHARD).copied().unwrap_or(0);
         let first = state.last + 1 - state.outbox.len() as u64;
         if after + 1 < first {
             let shard = SHARD.to_owned();
             return Err(DirectoryError::Trimmed { shard, first });
         }
         let entries = state.outbox.iter().filter(|e| e.number > after);
-        let entries: Vec<OutboxEntry> = entries.take(limit.min(PAGE_MAX)).cloned().collect();
-        let next = entries.last().map_or(after, |e| e.number);
-        Ok((entries, BTreeMap::from([(SHARD.to_owned(), next)])))
+        Ok(entries.take(limit.min(PAGE_MAX)).cloned().collect())
     }
 
     fn trim_outbox(&self, upto: &OutboxCursor) -> Result<()> {

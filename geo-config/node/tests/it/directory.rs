@@ -25,6 +25,8 @@ struct Engine {
     kept: MemoryDirectory,
     lost: AtomicBool,
     sealed: AtomicBool,
+    /// Whether one of its two databases is lost.
+    far_lost: AtomicBool,
     /// A customer that can not be read, and why.
     broken: Mutex<Option<(OrgId, DirectoryError)>>,
     /// Pages that were listed.
@@ -90,12 +92,23 @@ impl Directory for Engine {
         self.there()?.roots(after, limit.min(2))
     }
 
-    fn outbox(
-        &self,
-        after: &OutboxCursor,
-        limit: usize,
-    ) -> Answer<(Vec<OutboxEntry>, OutboxCursor)> {
-        self.there()?.outbox(after, limit.min(2))
+    fn databases(&self) -> Vec<String> {
+        ["far".to_owned()]
+            .into_iter()
+            .chain(self.kept.databases())
+            .collect()
+    }
+
+    fn outbox_of(&self, database: &str, after: u64, limit: usize) -> Answer<Vec<OutboxEntry>> {
+        let kept = self.there()?;
+        match database {
+            // Another database, in which nothing changes.
+            "far" if self.far_lost.load(Ordering::SeqCst) => Err(DirectoryError::Unavailable {
+                cause: "far: connection refused".into(),
+            }),
+            "far" => Ok(Vec::new()),
+            _ => kept.outbox_of(database, after, limit.min(2)),
+        }
     }
 
     fn trim_outbox(&self, upto: &OutboxCursor) -> Answer<()> {
@@ -582,5 +595,27 @@ async fn a_customer_that_can_not_be_read_stays_and_never_seems_to_have_nothing()
     let four = |kept: &Snapshot| names(kept) == ["acme", "demo", "other", "shop"];
     let kept = customers.until("the other customer", four).await;
     assert_eq!(keys(&kept, "acme"), ["acme.1", "acme.2"]);
+    drop(geo);
+}
+
+#[tokio::test]
+async fn a_lost_database_keeps_nothing_of_the_others_back() {
+    let mut customers = Customers::new();
+    let geo = customers.geo().await.unwrap();
+    customers.engine.far_lost.store(true, Ordering::SeqCst);
+    customers.metric("gb6_geo_directory_up 0").await;
+    customers.apply(1, &[Change::Delete(Ref::new(Kind::Key, "acme/acme.1"), 1)]);
+    let gone = |kept: &Snapshot| keys(kept, "acme") == ["acme.2"];
+    customers.until("the revoked key", gone).await;
+    // Asked to read all of it, which can not be done, geo still follows.
+    geo.reload();
+    customers.apply(1, &[Change::Delete(Ref::new(Kind::Key, "acme/acme.2"), 1)]);
+    customers
+        .until("the other key", |kept| keys(kept, "acme").is_empty())
+        .await;
+    let body = customers.health.now().readyz().body;
+    assert!(body.contains("far: connection refused"), "{body}");
+    customers.engine.far_lost.store(false, Ordering::SeqCst);
+    customers.metric("gb6_geo_directory_up 1").await;
     drop(geo);
 }

@@ -377,22 +377,17 @@ impl Directory for SqlDirectory {
         })
     }
 
-    fn outbox(
-        &self,
-        after: &OutboxCursor,
-        limit: usize,
-    ) -> Result<(Vec<OutboxEntry>, OutboxCursor)> {
-        let (mut all, mut next) = (Vec::new(), OutboxCursor::new());
-        for shard in &self.shards {
-            let from = after.get(&shard.name).copied().unwrap_or(0);
-            let entries = shard.call("read the outbox", async |_| {
-                journal::outbox(shard, from, limit).await
-            })?;
-            let last = entries.last().map_or(from, |entry| entry.number);
-            next.insert(shard.name.clone(), last);
-            all.extend(entries);
-        }
-        Ok((all, next))
+    fn databases(&self) -> Vec<String> {
+        self.shards.iter().map(|shard| shard.name.clone()).collect()
+    }
+
+    fn outbox_of(&self, database: &str, after: u64, limit: usize) -> Result<Vec<OutboxEntry>> {
+        let shard = self.shards.iter().find(|shard| shard.name == database);
+        let missing = || DirectoryError::not_found(format!("database {database}"));
+        let shard = shard.ok_or_else(missing)?;
+        shard.call("read the outbox", async |_| {
+            journal::outbox(shard, after, limit).await
+        })
     }
 
     fn trim_outbox(&self, upto: &OutboxCursor) -> Result<()> {
