@@ -62,6 +62,14 @@ pub(super) fn the_outbox_has_every_change(directory: &dyn Directory) {
     let numbers: Vec<u64> = entries.iter().map(|e| e.number).collect();
     assert!(numbers.is_sorted_by(|a, b| a + 1 == *b), "{numbers:?}");
     assert_eq!(directory.outbox(&end, 10).expect("nothing").0, []);
+    // Each database by itself tells the same.
+    let of_each = directory.databases().into_iter().flat_map(|database| {
+        let after = begin.get(&database).copied().unwrap_or(0);
+        let told = directory.outbox_of(&database, after, 100);
+        told.expect("the outbox of a database")
+    });
+    assert_eq!(of_each.collect::<Vec<_>>(), entries);
+    assert_eq!(code(directory.outbox_of("nowhere", 0, 1)), "not_found");
 
     directory.trim_outbox(&end).expect("a trim");
     assert_eq!(code(directory.outbox(&OutboxCursor::new(), 10)), "trimmed");
