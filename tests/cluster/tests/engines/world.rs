@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use gb6_tests_cluster::load::{LONG, Load};
 use gb6_tests_harness::engines::{Engine, Front, Kind};
-use gb6_tests_harness::process::{Mesh, MeshOptions, Metrics, PATIENCE};
+use gb6_tests_harness::process::{Mesh, MeshOptions, Metrics, PATIENCE, ProcessError};
 use tempfile::TempDir;
 use toml::{Table, Value};
 
@@ -122,11 +122,19 @@ impl World {
         Load::start(&self.mesh, name, seed, (6, 8), PAUSE).await
     }
 
-    /// Starts a node of the region again, and waits until it is ready.
+    /// Starts a node of the region again, and waits until it is ready. One that does not reach an engine in
+    /// time ends, and is started again, as those who run it do.
     pub(crate) async fn node_back(&mut self, name: &str) {
-        let node = self.mesh.node(name);
-        node.start().unwrap();
-        node.ready(PATIENCE).await.unwrap();
+        let begun = Instant::now();
+        loop {
+            let node = self.mesh.node(name);
+            node.start().unwrap();
+            match node.ready(PATIENCE).await {
+                Ok(()) => return,
+                Err(ProcessError::Ended { .. }) if begun.elapsed() < LONG => {}
+                Err(error) => panic!("{error}"),
+            }
+        }
     }
 
     /// Waits until a node owns a shard, so that what happens to it happens to somebody.

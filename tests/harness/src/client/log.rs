@@ -1,9 +1,16 @@
 //! Reading all that a room holds, in pages from its end to its beginning.
 
+use std::time::{Duration, Instant};
+
 use gb6_core_model::codes::ErrorCode;
 
 use super::{ClientError, Session, plain_data};
 use crate::history::{Publication, Recorder, What, fingerprint};
+
+/// How long pages that are refused for now are asked for again.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Between two tries.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// What a room holds.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
@@ -20,7 +27,7 @@ pub struct LogContent {
 /// `trimmed` says that retention may have removed its beginning.
 ///
 /// # Errors
-/// A page can not be had.
+/// A page can not be had, or not within half a minute.
 pub async fn read_log(
     session: &Session,
     name: &str,
@@ -32,6 +39,7 @@ pub async fn read_log(
         first: 1,
         ..LogContent::default()
     };
+    let begun = Instant::now();
     let mut since: Option<u64> = None;
     let mut epoch = String::new();
     loop {
@@ -41,6 +49,13 @@ pub async fn read_log(
             // Below the oldest kept offset.
             Err(e) if since.is_some() && e.code() == ErrorCode::UnrecoverablePosition.code() => {
                 break;
+            }
+            // Its shard is on its way to another owner: again, as clients do.
+            Err(ClientError::Reply {
+                temporary: true, ..
+            }) if begun.elapsed() < PATIENCE => {
+                tokio::time::sleep(PAUSE).await;
+                continue;
             }
             Err(e) => return Err(e),
         };
