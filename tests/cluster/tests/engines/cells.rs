@@ -48,9 +48,8 @@ const S: fn(u64) -> Duration = Duration::from_secs;
 
 /// Nobody may notice.
 const NONE: &[u32] = &[];
-/// Whether it was written is not known (1003); a shard changes its owner (1002).
-const MOVES: &[u32] = &[1003, 1002];
-/// As [`MOVES`]; and connections stand still while revocations can not be read, which are in the log.
+/// Whether it was written is not known (1003); a shard changes its owner (1002); and no answer (0), where
+/// connections stand still because their instance's revocations, which are in the log, can not be read.
 const STANDS_STILL: &[u32] = &[1003, 1002, 0];
 
 /// For how many of them old messages must be such that nobody has asked for.
@@ -85,7 +84,7 @@ pub(crate) fn all() -> Vec<Cell> {
             victim: Victim::Node(name),
             fault,
             publishes: Publishes::GoOn,
-            codes: MOVES,
+            codes: STANDS_STILL,
             recent: Answers::Any,
             old: Answers::Any,
         });
@@ -99,7 +98,7 @@ pub(crate) fn all() -> Vec<Cell> {
         victim: Victim::Alone("r1"),
         fault: Fault::Cut(S(10)),
         publishes: Publishes::GoOn,
-        codes: MOVES,
+        codes: STANDS_STILL,
         recent: Answers::Any,
         old: Answers::Any,
     });
@@ -117,23 +116,26 @@ pub(crate) fn all() -> Vec<Cell> {
 /// An engine is lost, or slow, for everybody.
 fn of_engine(kind: Kind, fault: Fault) -> Cell {
     let slow = matches!(fault, Fault::Slow(_));
-    let lost = |lost: Answers| if slow { Answers::All } else { lost };
     let (publishes, codes) = match kind {
         Kind::Kafka if !slow => (Publishes::Stall, STANDS_STILL),
-        Kind::Kafka => (Publishes::GoOn, MOVES),
+        // Leases end, and begin again: shards may change their owners.
+        Kind::Kafka => (Publishes::GoOn, STANDS_STILL),
+        Kind::Postgres if slow => (Publishes::GoOn, STANDS_STILL),
         _ => (Publishes::GoOn, NONE),
     };
-    let old = match kind {
-        // Where it lies, and it itself.
-        Kind::Tikv | Kind::S3 => lost(Answers::None),
-        _ => Answers::All,
+    let (recent, old) = match kind {
+        Kind::Kafka | Kind::Postgres if slow => (Answers::Any, Answers::Any),
+        // Where it lies, and it itself; several questions of a second each may take too long.
+        Kind::Tikv | Kind::S3 if slow => (Answers::All, Answers::Any),
+        Kind::Tikv | Kind::S3 => (Answers::All, Answers::None),
+        _ => (Answers::All, Answers::All),
     };
     Cell {
         victim: Victim::Engine(kind),
         fault,
         publishes,
         codes,
-        recent: Answers::All,
+        recent,
         old,
     }
 }
@@ -143,9 +145,10 @@ fn of_way(kind: Kind, fault: Fault) -> Cell {
     let slow = matches!(fault, Fault::Slow(_));
     let (codes, recent, old) = match kind {
         // Its shards are given to others, by itself or by them.
-        Kind::Kafka | Kind::Postgres => (MOVES, Answers::Any, Answers::Any),
-        Kind::Tikv | Kind::S3 if !slow => (NONE, Answers::All, Answers::Some),
-        _ => (NONE, Answers::All, Answers::All),
+        Kind::Kafka | Kind::Postgres => (STANDS_STILL, Answers::Any, Answers::Any),
+        Kind::Tikv | Kind::S3 if slow => (NONE, Answers::All, Answers::Any),
+        Kind::Tikv | Kind::S3 => (NONE, Answers::All, Answers::Some),
+        Kind::Redis => (NONE, Answers::All, Answers::All),
     };
     Cell {
         victim: Victim::Between("r1", kind),
@@ -164,7 +167,7 @@ pub(crate) fn of_brokers(leader: u16) -> Vec<Cell> {
         victim,
         fault,
         publishes: Publishes::GoOn,
-        codes: MOVES,
+        codes: STANDS_STILL,
         recent: Answers::Any,
         old: Answers::Any,
     };

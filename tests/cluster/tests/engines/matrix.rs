@@ -21,7 +21,7 @@ async fn every_cell_of_the_matrix() {
     for round in 0..rounds.count {
         // New ones each time: those of before may be in memory.
         let name = format!("matrix-{round}");
-        let mut old = Old::publish(&mut world, &name, cells::unread(&cells)).await;
+        let mut old = Old::publish(&world, &name, cells::unread(&cells)).await;
         for cell in &cells {
             run(&mut world, &load, &mut old, cell).await;
         }
