@@ -41,6 +41,7 @@ TARGETS=(
     log_directory:region/stores/embedded/tests/corpus/segment
     checkpoint:region/shard/corpus/checkpoint
     redis_message:region/stores/redis/tests/corpus/message
+    instance_settings:geo-config/plan/tests/corpus/instance_settings
 )
 
 if [ "${1:-}" = --list ]; then
