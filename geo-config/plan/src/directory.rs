@@ -130,16 +130,19 @@ impl DirectoryPlan {
         if !refused.is_empty() {
             return Err(Problems(refused));
         }
-        // Who has a name keeps it: the file's instances, then those whose claims are in force.
-        wanted.sort_by_key(|(id, instance)| {
-            !in_force(id).is_some_and(|last| same_claims(last, instance))
-        });
         let mut snapshot = base.clone();
         snapshot.revision = 0;
         let mut taken = Taken::default();
         for (id, instance) in &base.instances {
             taken.hosts(id, instance);
             taken.key_set(id, instance);
+        }
+        // Who has a name keeps it, whatever else it asks for: the file's instances, then those with what is in
+        // force of theirs.
+        for (id, instance) in &wanted {
+            if let Some(last) = in_force(id) {
+                taken.keep(id, instance, last);
+            }
         }
         for (id, mut instance) in wanted {
             taken.claim(id, &mut instance, &mut problems);
@@ -254,6 +257,33 @@ impl Taken {
         }
     }
 
+    /// Takes what an instance has and still wants.
+    fn keep(&mut self, id: &InstanceId, wanted: &Instance, last: &Instance) {
+        for host in wanted
+            .hosts
+            .iter()
+            .filter(|&host| last.hosts.contains(host))
+        {
+            self.hosts.entry(host.clone()).or_insert_with(|| id.clone());
+        }
+        if wanted.jwks_url == last.jwks_url
+            && wanted.token_audience == last.token_audience
+            && self.fetches_the_same(id, wanted).is_none()
+        {
+            self.key_set(id, wanted);
+        }
+    }
+
+    /// Another instance with the same keys whose tokens would be let in here too.
+    fn fetches_the_same(&self, id: &InstanceId, instance: &Instance) -> Option<&InstanceId> {
+        let audience = instance.token_audience.as_ref();
+        let mut known = self.key_sets.get(instance.jwks_url.as_ref()?)?.iter();
+        let same = known.find(|(other, theirs)| {
+            other != id && (audience.is_none() || theirs.is_none() || theirs.as_ref() == audience)
+        });
+        same.map(|(other, _)| other)
+    }
+
     /// Leaves out of an instance what another one has.
     fn claim(&mut self, id: &InstanceId, instance: &mut Instance, problems: &mut Vec<Problem>) {
         let path = |key: &str| format!("instances.{id}.{key}");
@@ -266,14 +296,7 @@ impl Taken {
             _ => true,
         });
         self.hosts(id, instance);
-        let audience = instance.token_audience.as_ref();
-        let other = instance.jwks_url.as_ref().and_then(|url| {
-            let mut known = self.key_sets.get(url)?.iter();
-            known.find(|(_, theirs)| {
-                audience.is_none() || theirs.is_none() || theirs.as_ref() == audience
-            })
-        });
-        if let Some((other, _)) = other {
+        if let Some(other) = self.fetches_the_same(id, instance) {
             let message = format!(
                 "`{other}` fetches the same keys, so a token of one would be let in at both"
             );
@@ -283,12 +306,6 @@ impl Taken {
         }
         self.key_set(id, instance);
     }
-}
-
-fn same_claims(one: &Instance, other: &Instance) -> bool {
-    one.hosts == other.hosts
-        && one.jwks_url == other.jwks_url
-        && one.token_audience == other.token_audience
 }
 
 fn in_both(id: &InstanceId) -> Problem {

@@ -296,6 +296,27 @@ fn who_has_a_host_keeps_it() {
 }
 
 #[test]
+fn who_asks_for_more_keeps_what_it_has() {
+    let mut world = World::new();
+    let with = |id: &str, hosts: &str, audience: &str| {
+        let url = "https://id.example/jwks.json";
+        let settings = format!(
+            "{{\"hosts\":[{hosts}],\"jwks_url\":\"{url}\",\"token_audience\":\"{audience}\"}}"
+        );
+        instance(id, &settings, &[])
+    };
+    world.good(&[with("zoo", "\"x.example\"", "a")]);
+    let both = |zoo: &str| [with("acme", "\"x.example\"", "a"), with("zoo", zoo, "a")];
+    for zoo in ["\"x.example\"", "\"x.example\",\"y.example\""] {
+        let (laid, _) = world.wrong(&both(zoo));
+        assert!(laid.instances["acme"].hosts.is_empty());
+        assert_eq!(laid.instances["acme"].jwks_url, None);
+        assert_eq!(laid.instances["zoo"].hosts[0], "x.example");
+        assert!(laid.instances["zoo"].jwks_url.is_some());
+    }
+}
+
+#[test]
 fn key_sets_are_told_apart_by_audience() {
     let with = |id: &str, audience: &str| {
         let url = "https://id.example/jwks.json";
