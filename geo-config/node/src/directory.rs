@@ -217,7 +217,7 @@ impl Whole {
         root: OrgId,
         before: Option<&[DirectoryInstance]>,
     ) -> Result<()> {
-        let instances = match (customer(directory, &root), before) {
+        let mut instances = match (customer(directory, &root), before) {
             (Ok(instances), _) => instances,
             (Err(error), Some(before)) if !is_of_the_database(&error) => {
                 tracing::error!(customer = %root, %error, "a customer can not be read and stays as it was");
@@ -226,12 +226,19 @@ impl Whole {
             (Err(error), _) => return Err(error),
         };
         let had = self.customers.get(&root).map_or(0, Vec::len);
-        let count = self.count - had + instances.len();
-        // overflow: what was read last stays in force.
+        let mut count = self.count - had + instances.len();
         if count > INSTANCES_MAX {
-            return Err(DirectoryError::invalid(format!(
+            let too_many = format!(
                 "the directory has more than {INSTANCES_MAX} instances in use: a mesh serves no more"
-            )));
+            );
+            let Some(before) = before else {
+                return Err(DirectoryError::invalid(too_many));
+            };
+            // overflow: the customer's new ones are left out. Whatever else has changed holds, and what others
+            // change does too: a key that is revoked is in use no more.
+            tracing::error!(customer = %root, "{too_many}: this customer's new ones are left out");
+            instances.retain(|one| before.iter().any(|had| had.id == one.id));
+            count = self.count - had + instances.len();
         }
         self.count = count;
         match instances.is_empty() {

@@ -254,16 +254,24 @@ impl Watcher {
             };
             // Outside the runtime's threads: the disk may be slow, and the directory far away.
             let looked = tokio::task::spawn_blocking(move || {
-                let result = self.look(asked);
+                let look = std::panic::AssertUnwindSafe(|| self.look(asked));
+                let result = std::panic::catch_unwind(look);
                 (self, result)
             });
-            match looked.await {
-                Ok((watcher, result)) => {
-                    self = watcher;
-                    self.tell(result);
-                }
-                Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
-            }
+            let Ok((watcher, result)) = looked.await else {
+                // The runtime ends.
+                return;
+            };
+            self = watcher;
+            let Ok(found) = result else {
+                // A defect of ours, which the panic itself reported: what was looked at is half known.
+                tracing::error!(
+                    "what looks after the snapshot panicked: this geo takes no changes over any more. Restart it"
+                );
+                let why = "what looks after the snapshot panicked: restart this geo";
+                return self.component.failed(why);
+            };
+            self.tell(found);
         }
     }
 
