@@ -54,7 +54,7 @@ impl<S: Clone> Hub<S> {
         self.sessions_link_down();
         self.publishes_link_down(out);
         self.reads.link_down();
-        self.queries.link_down();
+        self.queries_link_down(out);
         self.interests.link_down();
         self.prefixes_link_down();
         self.ahead_bytes = 0;

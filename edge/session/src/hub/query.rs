@@ -33,9 +33,9 @@ enum About {
     /// That it has no history any more, or none below an offset. Asking twice removes what came
     /// between, as if the first had taken so long.
     Removal(InstanceEpoch, Option<Offset>),
-    /// The status of the user whose own channel it is, or a change of it. To change it twice is to change
-    /// it once, later.
-    Status(InstanceEpoch, StatusWanted),
+    /// The status of the user whose own channel it is, or a change of it. Each change has a number of its
+    /// own: of two equal ones the second may undo what came between.
+    Status(InstanceEpoch, StatusWanted, u64),
 }
 
 type Question = (RoomRef, About);
@@ -95,18 +95,37 @@ impl Queries {
         ended.ops
     }
 
-    /// What is under way gets no answer: it is asked again, because asking changes nothing.
-    pub(super) fn link_down(&mut self) {
+    /// What is under way gets no answer: it is asked again. Answers with the operations that can not be: the
+    /// owner may have made their change, and again behind those that wait it would undo them.
+    fn link_down(&mut self) -> Vec<u64> {
         self.numbers.clear();
+        let mut unknown = Vec::new();
         for ended in std::mem::take(&mut self.under_way).into_values() {
-            for op in ended.ops.into_iter().chain(ended.next) {
-                self.add(&ended.question, op);
+            match &ended.question.1 {
+                About::Status(_, wanted, _) if *wanted != StatusWanted::Get => {
+                    unknown.extend(ended.ops);
+                }
+                _ => {
+                    for op in ended.ops.into_iter().chain(ended.next) {
+                        self.add(&ended.question, op);
+                    }
+                }
             }
         }
+        unknown
     }
 }
 
 impl<S: Clone> Hub<S> {
+    pub(super) fn queries_link_down(&mut self, out: &mut impl HubOut<S>) {
+        for op in self.queries.link_down() {
+            if let Some(waiting) = self.ops.remove(&op) {
+                let unknown = Answer::Failed(ErrorCode::Internal);
+                out.complete(&waiting.handle, waiting.token, unknown);
+            }
+        }
+    }
+
     pub(super) fn presence(&mut self, asked: Asked<S>, entries: bool, out: &mut impl HubOut<S>) {
         self.query(asked, About::Presence { entries }, out);
     }
@@ -126,7 +145,11 @@ impl<S: Clone> Hub<S> {
         wanted: StatusWanted,
         out: &mut impl HubOut<S>,
     ) {
-        self.query(asked, About::Status(instance_epoch, wanted), out);
+        let number = match wanted {
+            StatusWanted::Get => 0,
+            StatusWanted::Update { .. } | StatusWanted::Delete => self.next_op,
+        };
+        self.query(asked, About::Status(instance_epoch, wanted, number), out);
     }
 
     pub(super) fn remove_history(
@@ -184,7 +207,7 @@ impl<S: Clone> Hub<S> {
                     instance_epoch: epoch.0,
                     first: first.unwrap_or(0),
                 }),
-                About::Status(epoch, ref wanted) => {
+                About::Status(epoch, ref wanted, _) => {
                     let (action, state) = match wanted {
                         StatusWanted::Get => (UserStatusAction::Get, String::new()),
                         StatusWanted::Update { state } => (UserStatusAction::Update, state.clone()),

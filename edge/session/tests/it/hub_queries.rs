@@ -182,13 +182,14 @@ fn statuses_are_asked_for_and_changed_through_the_owner() {
     let busy = status(StatusWanted::Update {
         state: "busy".to_owned(),
     });
-    // Equal changes that wait are one; another one and a question are not.
+    // Equal questions that wait are one; equal changes are not, for another may lie between.
     b.hub.link_down(0, &mut b.said);
-    for token in 1..=2 {
-        ask(&mut b, 0, token, "demo", 1, busy.clone());
+    ask(&mut b, 0, 1, "demo", 1, busy.clone());
+    for token in 2..=3 {
+        ask(&mut b, 0, token, "demo", 1, status(StatusWanted::Get));
     }
-    ask(&mut b, 0, 3, "demo", 1, status(StatusWanted::Get));
     ask(&mut b, 0, 4, "demo", 1, status(StatusWanted::Delete));
+    ask(&mut b, 0, 5, "demo", 1, busy.clone());
     b.attach(1, 1);
     let frames: Vec<OwnerFrame> = b.said.owner.drain(..).collect();
     let queries = frames.into_iter().filter_map(|frame| match frame {
@@ -205,9 +206,10 @@ fn statuses_are_asked_for_and_changed_through_the_owner() {
             (UserStatusAction::Update, "busy", 3),
             (UserStatusAction::Get, "", 3),
             (UserStatusAction::Delete, "", 3),
+            (UserStatusAction::Update, "busy", 3),
         ]
     );
-    for (query, error) in queries.iter().zip([0, 0, 100]) {
+    for (query, error) in queries.iter().zip([0, 0, 100, 0]) {
         assert_eq!(query.room.channel, "room:1");
         b.frame(
             2,
@@ -221,11 +223,11 @@ fn statuses_are_asked_for_and_changed_through_the_owner() {
         );
     }
     let answers: Vec<_> = b.said.answers.drain(..).collect();
-    assert_eq!(answers.len(), 4);
+    assert_eq!(answers.len(), 5);
     for (token, answer) in answers {
         match (token, answer) {
-            (1..=2, Answer::UserStatus(_)) => {}
-            (3, Answer::UserStatus(status)) => {
+            (1 | 5, Answer::UserStatus(_)) => {}
+            (2..=3, Answer::UserStatus(status)) => {
                 assert_eq!((status.active, status.online), (5, 6));
                 assert_eq!(status.state, "busy");
             }
@@ -233,4 +235,28 @@ fn statuses_are_asked_for_and_changed_through_the_owner() {
             other => panic!("{other:?}"),
         }
     }
+}
+
+#[test]
+fn a_change_of_a_status_that_a_lost_link_leaves_unknown_is_not_made_behind_a_later_one() {
+    let mut b = Bench::new();
+    let update = |state: &str| Request::UserStatus {
+        instance_epoch: InstanceEpoch(3),
+        wanted: StatusWanted::Update {
+            state: state.to_owned(),
+        },
+    };
+    b.attach(1, 1);
+    ask(&mut b, 0, 1, "demo", 1, update("busy"));
+    b.hub.link_down(0, &mut b.said);
+    ask(&mut b, 0, 2, "demo", 1, update("away"));
+    assert_eq!(answers(&mut b), [(1, Err(ErrorCode::Internal))]);
+    b.said.owner.clear();
+    b.attach(1, 2);
+    let frames: Vec<OwnerFrame> = b.said.owner.drain(..).collect();
+    let states = frames.iter().filter_map(|frame| match frame {
+        OwnerFrame::UserStatus(query) => Some(query.state.as_str()),
+        _ => None,
+    });
+    assert_eq!(states.collect::<Vec<_>>(), ["away"]);
 }
