@@ -26,8 +26,8 @@ pub(crate) const MESSAGE_EXTRA_BYTES: usize = 64 * 1024;
 /// one before to end.
 const FETCH_WAIT_MS: u32 = 100;
 
-/// KiB that a consumer fetches ahead: one more message fits. Each shard's handle has one, which follows a
-/// partition that it keeps up with, or is behind by no more than what was not archived.
+/// KiB that a consumer fetches ahead: one more message fits. The partitions of a lane share one; each is kept
+/// up with, or behind by no more than what was not archived.
 const QUEUE_KIB: u32 = 2048;
 
 /// A consumer of this program.

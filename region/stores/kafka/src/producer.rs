@@ -84,7 +84,13 @@ impl ProducerContext for Deliveries {
         ANSWERING.set(true);
         let Delivery { receiver, token } = *delivery;
         // The last one to hold the producer may be who is answered: it ends elsewhere.
-        receiver.delivered(token, result);
+        let delivered = std::panic::AssertUnwindSafe(|| receiver.delivered(token, result));
+        if std::panic::catch_unwind(delivered).is_err() {
+            // A defect of ours, which the panic itself reported. The client's thread goes on; in place of the
+            // client another one is made, so that nothing is sent behind what is half known.
+            tracing::error!("what a delivery to Kafka was for panicked: its client is replaced");
+            self.fatal.store(true, Ordering::Release);
+        }
         ANSWERING.set(false);
     }
 }

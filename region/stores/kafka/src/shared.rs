@@ -158,7 +158,13 @@ impl Shared {
         if !self.lost_place.load(Ordering::Acquire) {
             return false;
         }
-        match self.jump(patience) {
+        // The client does not say whose place it lost: most partitions of a lane have theirs, and need no
+        // archive, which may be away.
+        let found = match self.has_its_place(patience) {
+            Ok(false) => self.jump(patience),
+            had => had.map(|_| ()),
+        };
+        match found {
             Err(error) if error.retryable() => {
                 tracing::warn!(topic = self.topic, shard = %self.shard, %error, "where the log goes on can not be told yet");
                 return true;
@@ -216,7 +222,11 @@ impl Shared {
                     let seconds = commit.elapsed_us as f64 / 1e6;
                     self.cluster.told.metrics.commit_seconds.observe(seconds);
                 }
-                answer.give();
+                // A defect of whoever is answered costs nobody else an answer; the panic itself reported it.
+                let give = std::panic::AssertUnwindSafe(|| answer.give());
+                if std::panic::catch_unwind(give).is_err() {
+                    tracing::error!(topic = self.topic, shard = %self.shard, "who was answered by the log panicked");
+                }
             });
         }
         answers.answering = false;
@@ -443,6 +453,13 @@ impl Shared {
         self.live(|live| live.check(fence))?;
         self.catch_up(self.cluster.config.timeout)?;
         self.live(|live| live.check(fence))
+    }
+
+    /// Whether what is read next lies within what Kafka holds, or at its end.
+    fn has_its_place(&self, patience: Duration) -> Result<bool, StoreError> {
+        let read = self.next_offset();
+        let (low, high) = self.watermarks(patience)?;
+        Ok((low..=high).contains(&read))
     }
 
     /// The partition no longer holds, or does not hold yet, what comes next: goes on behind the archive.
