@@ -122,13 +122,15 @@ impl SharedKeys {
         let record = format!("{}{instance}", self.prefix());
         let put = self.seal(instance, keys).and_then(|sealed| {
             match self.map.put(&record, &sealed, Expect::Revision(revision)) {
+                Ok(_) => Ok(true),
                 // Another node was faster, or has made a key: its record is read next time.
-                Ok(_) | Err(StoreError::Conflict { .. }) => Ok(()),
+                Err(StoreError::Conflict { .. }) => Ok(false),
                 Err(error) => Err(error.into()),
             }
         });
         match put {
-            Ok(()) => tracing::info!(instance, "the record keys are sealed with the newest key"),
+            Ok(true) => tracing::info!(instance, "the record keys are sealed with the newest key"),
+            Ok(false) => {}
             Err(error) => tracing::warn!(
                 instance,
                 error = format!("{error:#}"),

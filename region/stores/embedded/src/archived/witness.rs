@@ -86,7 +86,15 @@ pub(super) fn ask(archive: &Archive, archiving: &Archiving) -> Result<(), StoreE
     loop {
         let left = until.saturating_duration_since(Instant::now());
         std::thread::sleep(left.min(ANSWER_LOOK));
-        if archive.is_answered(&question)? {
+        let answered = match archive.is_answered(&question) {
+            Ok(answered) => answered,
+            Err(error) => {
+                // Whom it would reach later has nobody to answer.
+                let _ = archive.withdraw(question);
+                return Err(error);
+            }
+        };
+        if answered {
             let node = archive.node();
             return Err(StoreError::Conflict {
                 what: format!(
