@@ -40,6 +40,8 @@ pub(crate) enum Answers {
     None,
     /// What is asked for, or that it is not possible now, depending on the shard; and both are seen.
     Some,
+    /// What is asked for, where a node still has it in memory, and otherwise that it is not possible now (100).
+    Kept,
     /// Any of it: shards are on their way to other owners.
     Any,
 }
@@ -127,7 +129,9 @@ fn of_engine(kind: Kind, fault: Fault) -> Cell {
         Kind::Kafka | Kind::Postgres if slow => (Answers::Any, Answers::Any),
         // Where it lies, and it itself; several questions of a second each may take too long.
         Kind::Tikv | Kind::S3 if slow => (Answers::All, Answers::Any),
-        Kind::Tikv | Kind::S3 => (Answers::All, Answers::None),
+        Kind::Tikv => (Answers::All, Answers::None),
+        // What a node has read of the archive lately, after a takeover too, it has in memory.
+        Kind::S3 => (Answers::All, Answers::Kept),
         _ => (Answers::All, Answers::All),
     };
     Cell {
@@ -147,7 +151,8 @@ fn of_way(kind: Kind, fault: Fault) -> Cell {
         // Its shards are given to others, by itself or by them.
         Kind::Kafka | Kind::Postgres => (STANDS_STILL, Answers::Any, Answers::Any),
         Kind::Tikv | Kind::S3 if slow => (NONE, Answers::All, Answers::Any),
-        Kind::Tikv | Kind::S3 => (NONE, Answers::All, Answers::Some),
+        Kind::Tikv => (NONE, Answers::All, Answers::Some),
+        Kind::S3 => (NONE, Answers::All, Answers::Kept),
         Kind::Redis => (NONE, Answers::All, Answers::All),
     };
     Cell {
