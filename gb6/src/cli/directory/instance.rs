@@ -221,11 +221,7 @@ fn add(desk: &Desk<'_>, root: &OrgId, new: Instance, by: &By) -> Result<String, 
 }
 
 fn list(desk: &Desk<'_>, only: Option<&OrgId>) -> Result<String, Failure> {
-    let mut found = Vec::new();
-    for root in desk.customers(only)? {
-        let instances = desk.all(&root, Kind::Instance, None)?;
-        found.extend(instances.into_iter().map(|one| (root.clone(), one)));
-    }
+    let found = desk.all_of(only, Kind::Instance)?;
     let shown: Vec<Shown<'_>> = found
         .iter()
         .filter_map(|(root, stored)| Shown::of(root, stored))

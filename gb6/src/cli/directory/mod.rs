@@ -222,6 +222,16 @@ impl Desk<'_> {
         }
     }
 
+    /// All records of a kind, of all customers or of the one that is asked for, each with its customer.
+    fn all_of(&self, only: Option<&OrgId>, kind: Kind) -> anyhow::Result<Vec<(OrgId, Stored)>> {
+        let mut found = Vec::new();
+        for root in self.customers(only)? {
+            let records = self.all(&root, kind, None)?;
+            found.extend(records.into_iter().map(|one| (root.clone(), one)));
+        }
+        Ok(found)
+    }
+
     /// All customers, or the one that is asked for.
     fn customers(&self, only: Option<&OrgId>) -> anyhow::Result<Vec<OrgId>> {
         if let Some(only) = only {

@@ -181,11 +181,7 @@ impl<'a> Shown<'a> {
 }
 
 fn list(desk: &Desk<'_>, only: Option<&OrgId>) -> Result<String, Failure> {
-    let mut found = Vec::new();
-    for root in desk.customers(only)? {
-        let organizations = desk.all(&root, Kind::Organization, None)?;
-        found.extend(organizations.into_iter().map(|one| (root.clone(), one)));
-    }
+    let found = desk.all_of(only, Kind::Organization)?;
     let shown: Vec<Shown<'_>> = found
         .iter()
         .filter_map(|(root, stored)| Shown::of(root, stored))

@@ -399,9 +399,7 @@ impl Publisher {
             self.waiting = Some((key, Instant::now()));
             return true;
         };
-        let snapshot = self.snapshot.borrow();
-        let known = snapshot.instances.keys().any(|id| id.as_str() == instance);
-        drop(snapshot);
+        let known = self.snapshot.borrow().instances.contains_key(&**instance);
         let patience = match known {
             true => self.key_waits.known,
             false => self.key_waits.unknown,
