@@ -12,7 +12,7 @@
 #   PACKAGE=gb6-region-stores-kafka FILTER=fence scripts/test-engines.sh contracts
 # Of `crash`, GB6_ROUNDS and GB6_SEED set how often and with which chance, and FILTER names one test.
 # GB6_MATRIX=all takes every cell of the matrix of faults instead of one for each engine, those with three
-# brokers, and PostgreSQL's standby; GB6_MATRIX="r1 to" those cells whose name has this in it.
+# brokers, and PostgreSQL's standby; GB6_MATRIX="r1 to" those cells whose name has this in it; with brokers, beside FILTER=brokers.
 # SUITES names the suites of `end-to-end`, some of scripts/test.sh; of its crash suite GB6_ROUNDS, GB6_SEED
 # and FILTER hold too:
 #   SUITES=sdk-python scripts/test-engines.sh end-to-end
@@ -99,7 +99,10 @@ stage_crash() {
     scripts/console.sh --if-missing
     cargo build --locked -p gb6 --features engines
     local which=()
-    [ "${GB6_MATRIX:-}" != all ] || which=(--include-ignored)
+    # Of one test that is named, whichever cells are asked for.
+    if [ "${GB6_MATRIX:-}" = all ] || [[ -n ${GB6_MATRIX:-} && -n ${FILTER:-} ]]; then
+        which=(--include-ignored)
+    fi
     # One after the other: each wants the machine for itself.
     cargo test --locked -p gb6-tests-cluster --test engines -- --nocapture --test-threads=1 \
         ${which[@]+"${which[@]}"} ${FILTER:-}

@@ -26,6 +26,9 @@ pub(crate) const MESSAGE_EXTRA_BYTES: usize = 64 * 1024;
 /// one before to end.
 const FETCH_WAIT_MS: u32 = 100;
 
+/// The shortest time that an answer may take on its way: the largest fetch comes in it.
+const SOCKET_MIN: Duration = Duration::from_secs(2);
+
 /// KiB that a consumer fetches ahead: one more message fits. The partitions of a lane share one; each is kept
 /// up with, or behind by no more than what was not archived.
 const QUEUE_KIB: u32 = 2048;
@@ -141,6 +144,12 @@ pub(crate) fn base(config: &Config) -> Result<ClientConfig, String> {
         .set("socket.nagle.disable", "true")
         .set("socket.keepalive.enable", "true")
         .set("socket.connection.setup.timeout.ms", "3000")
+        // A broker that falls silent closes nothing. Until a question to it is over, the client believes in the
+        // connection, and asks nobody else who leads now.
+        .set(
+            "socket.timeout.ms",
+            config.timeout.max(SOCKET_MIN).as_millis().to_string(),
+        )
         .set("reconnect.backoff.ms", "50")
         .set("reconnect.backoff.max.ms", "500")
         .set("retry.backoff.ms", "50")

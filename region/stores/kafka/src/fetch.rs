@@ -140,6 +140,14 @@ pub(crate) fn is_unknown(error: &KafkaError) -> bool {
     )
 }
 
+/// Whether who was asked has not answered in time.
+pub(crate) fn is_silence(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(Code::OperationTimedOut | Code::RequestTimedOut | Code::TimedOutQueue)
+    )
+}
+
 /// Errors that pass by themselves, while the client goes on.
 pub(crate) fn is_passing(error: &KafkaError) -> bool {
     matches!(
@@ -150,6 +158,9 @@ pub(crate) fn is_passing(error: &KafkaError) -> bool {
                 | Code::Resolve
                 | Code::OperationTimedOut
                 | Code::RequestTimedOut
+                | Code::TimedOutQueue
+                // What was asked had another address meanwhile.
+                | Code::DestroyBroker
                 | Code::NotLeaderForPartition
                 | Code::LeaderNotAvailable
                 // A new leader does not know yet what all copies have.

@@ -18,7 +18,7 @@ use crate::chores::{Chore, Done};
 use crate::cluster::Cluster;
 use crate::ends;
 use crate::errors;
-use crate::fetch::{is_passing, is_unknown};
+use crate::fetch::{is_passing, is_silence, is_unknown};
 use crate::lanes::Seat;
 use crate::live::{Answer, Counts, Live, Outgoing};
 use crate::producer::{Delivery, Receiver};
@@ -30,6 +30,9 @@ use crate::tail::Tail;
 const ACQUIRE_PATIENCE: Duration = Duration::from_secs(10);
 /// Pause before a question is repeated.
 const AGAIN: Duration = Duration::from_millis(20);
+/// How long a partition's leader may take to say where it ends, before it is asked who leads now, and twice
+/// as long each time after: a leader that fell silent without a word stays the client's until somebody asks.
+const LEADER_SAYS: Duration = Duration::from_secs(1);
 
 /// See the module.
 pub(crate) struct Shared {
@@ -363,11 +366,19 @@ impl Shared {
     /// The offsets of the first message of the partition and of the next one.
     pub(crate) fn watermarks(&self, timeout: Duration) -> Result<(u64, u64), StoreError> {
         let deadline = Instant::now() + timeout;
+        let mut patience = LEADER_SAYS;
         let (low, high) = loop {
             let left = deadline.saturating_duration_since(Instant::now());
             let consumer = self.seat.consumer();
-            match consumer.fetch_watermarks(&self.topic, self.partition(), left) {
+            let answer =
+                consumer.fetch_watermarks(&self.topic, self.partition(), left.min(patience));
+            match answer {
                 Ok(found) => break found,
+                Err(error) if is_silence(&error) && left > patience => {
+                    // Where nobody answers, the next question fails too.
+                    let _ = consumer.fetch_metadata(Some(&self.topic), left - patience);
+                    patience *= 2;
+                }
                 // While a partition gets another leader, or not every broker knows a new topic.
                 Err(error) if (is_passing(&error) || is_unknown(&error)) && left > AGAIN => {
                     std::thread::sleep(AGAIN);

@@ -53,6 +53,8 @@ const NONE: &[u32] = &[];
 /// Whether it was written is not known (1003); a shard changes its owner (1002); and no answer (0), where
 /// connections stand still because their instance's revocations, which are in the log, can not be read.
 const STANDS_STILL: &[u32] = &[1003, 1002, 0];
+/// And that nothing was written (100), where a node finds that it reaches no broker at all.
+const NO_BROKER: &[u32] = &[1003, 1002, 0, 100];
 
 /// For how many of them old messages must be such that nobody has asked for.
 pub(crate) fn unread(cells: &[Cell]) -> u64 {
@@ -172,7 +174,7 @@ pub(crate) fn of_brokers(leader: u16) -> Vec<Cell> {
         victim,
         fault,
         publishes: Publishes::GoOn,
-        codes: STANDS_STILL,
+        codes: NO_BROKER,
         recent: Answers::Any,
         old: Answers::Any,
     };

@@ -18,6 +18,8 @@ use crate::writer::Writer;
 const PATIENCE: Duration = Duration::from_secs(90);
 /// After how long every append is answered: the default of 3 s, and a moment.
 const ANSWERED: Duration = Duration::from_millis(4500);
+/// When a shard whose broker fell silent has another owner; the broker sleeps on.
+const SILENT_MAX: Duration = Duration::from_secs(40);
 const ONE: &str = "faults?replication=1&min_insync=1&archive_after_s=2";
 
 /// One such test at a time: brokers are large.
@@ -177,6 +179,42 @@ fn with_three_brokers_one_may_die_and_two_stop_writing() {
     runtime().block_on(kafka.restart()).expect("restarted");
     writer.more(100, PATIENCE);
     writer.end(&logs, ANSWERED);
+}
+
+/// A broker that sleeps closes no connection: nobody is told that it leads no more.
+#[test]
+fn a_leader_that_falls_silent_is_not_waited_for_once_another_leads() {
+    let _alone = ALONE.lock();
+    let home = directory();
+    let options = ["--brokers", "3"];
+    let started = runtime().block_on(Engine::start(Kind::Kafka, home.path(), &options));
+    let kafka = started.expect("three brokers");
+    let region = Region::at(&format!("{}/faults?archive_after_s=86400", kafka.address()));
+    let (owns, takes_over) = (region.logs(), region.logs());
+    let log = owns.open_shard(ShardId(3)).expect("opened");
+    acquire(&log, &fence(1)).expect("acquired");
+    append(&log, &fence(1), messages(1, "room:a", 5)).expect("appended");
+    // Another node has asked before who leads, and reads nothing.
+    drop(takes_over.open_shard(ShardId(3)).expect("opened"));
+    let leader = leader(&region);
+    kafka.pause_one(&leader).expect("paused");
+    let silent = Instant::now();
+    // A session of three seconds, and an election.
+    let taken = loop {
+        let opened = takes_over.open_shard(ShardId(3));
+        match opened.and_then(|log| acquire(&log, &fence(2)).map(|_| log)) {
+            Ok(log) => break log,
+            Err(StoreError::OutcomeUnknown { .. }) => {}
+            Err(error) => assert!(error.retryable(), "{error}"),
+        }
+        assert!(silent.elapsed() < SILENT_MAX, "{leader} is waited for");
+    };
+    println!(
+        "{leader}, which led, is silent: another owner after {:?}",
+        silent.elapsed()
+    );
+    append(&taken, &fence(2), messages(7, "room:a", 5)).expect("appended");
+    kafka.resume().expect("resumed");
 }
 
 /// Waits until something is so, or for `patience`.
