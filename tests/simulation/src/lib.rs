@@ -19,6 +19,7 @@ pub mod network;
 pub mod nodes;
 mod pause;
 mod process;
+mod publishing;
 mod region;
 mod rest;
 mod revocations;

@@ -7,7 +7,6 @@
 //! edges are told. In three of four runs a shard or the mover dies in the middle.
 
 mod check;
-mod edges;
 mod mover;
 mod people;
 mod shards;
@@ -81,6 +80,8 @@ pub struct Moved {
 
 /// The instance that moves, the one that stays, the one that is there already.
 pub(crate) const INSTANCES: [&str; 3] = ["moves", "stays", "host"];
+/// Edges.
+pub(crate) const EDGES: usize = 2;
 /// Index of the shard that the instance leaves.
 pub(crate) const SOURCE: usize = 0;
 /// Index of the shard that it goes to.

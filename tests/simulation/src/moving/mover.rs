@@ -6,7 +6,7 @@ use gb6_core_wire::record::{Kind, Record};
 use gb6_region_shard::{Admin, AdminOutcome};
 
 use super::world::{Event, MoveWorld};
-use super::{EPOCHS, INSTANCES, SOURCE, TARGET};
+use super::{EDGES, EPOCHS, INSTANCES, SOURCE, TARGET};
 
 /// How long an answer is waited for before the step is done again, in ms.
 const ANSWER_MS: u64 = 700;
@@ -68,20 +68,21 @@ fn seal() -> Admin {
 impl MoveWorld {
     /// Does the next thing, unless an answer is waited for.
     pub(crate) fn mover_step(&mut self, life: u64) {
-        if self.mover.life != life || self.mover.phase == Phase::Done {
+        if self.own.mover.life != life || self.own.mover.phase == Phase::Done {
             return;
         }
         self.soon(4, 12, Event::MoverStep { life });
         let now = self.now;
         if self
+            .own
             .mover
             .waiting
             .is_some_and(|(_, at)| now < at + ANSWER_MS)
         {
             return;
         }
-        self.mover.waiting = None;
-        match self.mover.phase {
+        self.own.mover.waiting = None;
+        match self.own.mover.phase {
             Phase::ShutTarget => self.ask(TARGET, seal()),
             Phase::SealSource => self.ask(SOURCE, seal()),
             Phase::Follow | Phase::Drain => self.carry(),
@@ -98,51 +99,50 @@ impl MoveWorld {
     }
 
     fn ask(&mut self, shard: usize, admin: Admin) {
-        self.next_token += 1;
-        let token = self.next_token;
+        let token = self.token();
         if self.admin(shard, token, admin) {
-            self.mover.waiting = Some((token, self.now));
+            self.own.mover.waiting = Some((token, self.now));
         }
     }
 
     /// Reads the next page, or imports the one that was read.
     fn carry(&mut self) {
-        if self.mover.page.is_empty() && !self.read_on() {
-            if self.mover.phase == Phase::Drain && self.mover.sealed {
-                self.mover.phase = Phase::OpenTarget;
-            } else if self.mover.phase == Phase::Follow && self.now >= self.seal_at {
-                self.mover.phase = Phase::SealSource;
+        if self.own.mover.page.is_empty() && !self.read_on() {
+            if self.own.mover.phase == Phase::Drain && self.own.mover.sealed {
+                self.own.mover.phase = Phase::OpenTarget;
+            } else if self.own.mover.phase == Phase::Follow && self.now >= self.own.seal_at {
+                self.own.mover.phase = Phase::SealSource;
             }
             return;
         }
-        let Some(target) = &self.shards[TARGET].up else {
+        let Some(target) = &self.own.shards[TARGET].up else {
             return;
         };
-        let before = self.mover.page.len();
-        self.mover.page.retain(|record| {
+        let before = self.own.mover.page.len();
+        self.own.mover.page.retain(|record| {
             let room = RoomRef {
                 instance: record.instance.clone(),
                 channel: record.channel.clone(),
             };
             record.offset > target.shard.top_offset(&room)
         });
-        self.repeated += (before - self.mover.page.len()) as u64;
-        if !self.mover.page.is_empty() {
-            let page = self.mover.page.clone();
+        self.own.repeated += (before - self.own.mover.page.len()) as u64;
+        if !self.own.mover.page.is_empty() {
+            let page = self.own.mover.page.clone();
             self.ask(TARGET, Admin::Import(page));
         }
     }
 
     /// Reads from the source; `false` when nothing is left for now.
     fn read_on(&mut self) -> bool {
-        let Some(source) = &self.shards[SOURCE].up else {
+        let Some(source) = &self.own.shards[SOURCE].up else {
             return true;
         };
-        let page = match source.follow(self.mover.at, PAGE) {
+        let page = match source.follow(self.own.mover.at, PAGE) {
             Ok(page) => page,
             Err(error) => panic!("the source can not be followed: {error}"),
         };
-        let mover = &mut self.mover;
+        let mover = &mut self.own.mover;
         mover.at = page.next;
         for record in page.records {
             if record.instance != INSTANCES[0] {
@@ -159,28 +159,28 @@ impl MoveWorld {
     }
 
     pub(crate) fn mover_hears(&mut self, token: u64, outcome: AdminOutcome) {
-        if self.mover.waiting.is_none_or(|(mine, _)| mine != token) {
+        if self.own.mover.waiting.is_none_or(|(mine, _)| mine != token) {
             return;
         }
-        self.mover.waiting = None;
+        self.own.mover.waiting = None;
         let AdminOutcome::Done(_) = outcome else {
             // Refused because it is there already, or of unknown outcome: the target knows.
             return;
         };
-        match self.mover.phase {
+        match self.own.mover.phase {
             Phase::ShutTarget => {
-                self.mover.phase = Phase::Follow;
-                self.early = true;
+                self.own.mover.phase = Phase::Follow;
+                self.own.early = true;
             }
-            Phase::Follow | Phase::Drain => self.mover.page.clear(),
+            Phase::Follow | Phase::Drain => self.own.mover.page.clear(),
             Phase::SealSource => {
-                self.mover.phase = Phase::Drain;
-                self.sealed_ms.get_or_insert(self.now);
+                self.own.mover.phase = Phase::Drain;
+                self.own.sealed_ms.get_or_insert(self.now);
             }
             Phase::OpenTarget => {
-                self.mover.phase = Phase::Done;
-                self.opened_ms.get_or_insert(self.now);
-                for edge in 0..self.edges.len() {
+                self.own.mover.phase = Phase::Done;
+                self.own.opened_ms.get_or_insert(self.now);
+                for edge in 0..EDGES {
                     self.soon(0, 200, Event::Placed(edge));
                 }
             }
@@ -190,8 +190,8 @@ impl MoveWorld {
 
     /// Another mover begins.
     pub(crate) fn mover_dies(&mut self) {
-        let life = self.mover.life + 1;
-        self.mover = Mover::new(life);
+        let life = self.own.mover.life + 1;
+        self.own.mover = Mover::new(life);
         self.soon(20, 300, Event::MoverStep { life });
     }
 }

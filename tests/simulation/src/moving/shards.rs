@@ -6,8 +6,8 @@ use gb6_region_stores_embedded::sim_disk::SimDisk;
 
 use super::world::{Event, MoveWorld};
 use crate::network::Stream;
+use crate::publishing::Traffic;
 use crate::region::{Append, Owner};
-use crate::rng::Rng;
 
 /// A shard: its disk, and its owner while one runs.
 pub(crate) struct Node {
@@ -16,39 +16,10 @@ pub(crate) struct Node {
     pub(crate) up: Option<Owner>,
 }
 
-/// A link of an edge's hub to a shard's owner.
-pub(crate) struct Path {
-    pub(crate) edge: usize,
-    pub(crate) shard: usize,
-    pub(crate) open_at_edge: bool,
-    pub(crate) open_at_owner: bool,
-    /// When the newest frame of each stream arrives: streams keep their order.
-    last: [u64; 4],
-}
-
-impl Path {
-    pub(crate) fn new(edge: usize, shard: usize) -> Self {
-        Self {
-            edge,
-            shard,
-            open_at_edge: true,
-            open_at_owner: true,
-            last: [0; 4],
-        }
-    }
-
-    /// When something that is sent now arrives.
-    pub(crate) fn arrival(&mut self, now: u64, stream: Stream, rng: &mut Rng) -> u64 {
-        let last = &mut self.last[stream as usize];
-        *last = (now + rng.range(1, 5)).max(*last);
-        *last
-    }
-}
-
 impl MoveWorld {
     pub(crate) fn start_shard(&mut self, shard: usize) {
         let (now, unix, incarnation) = (self.now, self.unix(), self.rng.next().max(1));
-        let node = &mut self.shards[shard];
+        let node = &mut self.own.shards[shard];
         let started = Owner::start(
             &node.disk,
             shard as u32,
@@ -68,7 +39,7 @@ impl MoveWorld {
     /// The owner's process is gone, and with the power what was not synced.
     pub(crate) fn shard_dies(&mut self, shard: usize) {
         let power_too = self.rng.one_in(2);
-        let node = &mut self.shards[shard];
+        let node = &mut self.own.shards[shard];
         node.up = None;
         node.life += 1;
         if power_too {
@@ -84,14 +55,14 @@ impl MoveWorld {
             if let Some(path) = self.paths.get_mut(&link) {
                 path.open_at_owner = false;
             }
-            self.soon(1, 60, Event::EdgeDown(link));
+            self.soon(1, 60, Traffic::EdgeDown(link));
         }
         self.soon(30, 500, Event::StartShard(shard));
     }
 
     fn served(&mut self, link: LinkId) -> Option<(usize, &mut Owner)> {
         let path = self.paths.get(&link).filter(|p| p.open_at_owner)?;
-        let owner = self.shards[path.shard].up.as_mut()?;
+        let owner = self.own.shards[path.shard].up.as_mut()?;
         Some((path.shard, owner))
     }
 
@@ -123,7 +94,7 @@ impl MoveWorld {
 
     /// Asks a shard for something; `false` when nobody serves it.
     pub(crate) fn admin(&mut self, shard: usize, token: u64, admin: Admin) -> bool {
-        let Some(owner) = &mut self.shards[shard].up else {
+        let Some(owner) = &mut self.own.shards[shard].up else {
             return false;
         };
         owner.shard.admin(token, admin);
@@ -132,11 +103,11 @@ impl MoveWorld {
     }
 
     pub(crate) fn shard_tick(&mut self, shard: usize, life: u64) {
-        if self.shards[shard].life != life {
+        if self.own.shards[shard].life != life {
             return;
         }
         let (now, unix, save) = (self.now, self.unix(), self.rng.one_in(3));
-        if let Some(owner) = &mut self.shards[shard].up {
+        if let Some(owner) = &mut self.own.shards[shard].up {
             owner.shard.tick(now, unix);
             if save {
                 owner.checkpoint();
@@ -147,11 +118,11 @@ impl MoveWorld {
     }
 
     pub(crate) fn sync_done(&mut self, shard: usize, life: u64) {
-        if self.shards[shard].life != life {
+        if self.own.shards[shard].life != life {
             return;
         }
         let now = self.now;
-        if let Some(owner) = &mut self.shards[shard].up {
+        if let Some(owner) = &mut self.own.shards[shard].up {
             owner.sync(now);
         }
         self.pump(shard);
@@ -160,7 +131,7 @@ impl MoveWorld {
     /// Lets a shard append and send what it has to.
     fn pump(&mut self, shard: usize) {
         let (now, unix) = (self.now, self.unix());
-        let Some(owner) = &mut self.shards[shard].up else {
+        let Some(owner) = &mut self.own.shards[shard].up else {
             return;
         };
         let appended = owner.append(now, unix);
@@ -176,47 +147,33 @@ impl MoveWorld {
         }
         assert!(owner.shard.is_serving(), "nothing fails a sync here");
         for output in outputs {
-            match output {
-                Output::Send { link, frame } => {
-                    self.send_edge(link, Stream::ToEdge, |link| Event::ToEdge(link, frame));
+            match self.owner_says(output) {
+                Some(Output::Page { link, page }) => {
+                    self.send_edge(link, Stream::Page, Event::Page(link, page));
                 }
-                Output::Page { link, page } => {
-                    self.send_edge(link, Stream::Page, |link| Event::Page(link, page));
-                }
-                Output::Close { link } => {
-                    self.send_edge(link, Stream::ToEdge, Event::EdgeDown);
-                    if let Some(path) = self.paths.get_mut(&link) {
-                        path.open_at_owner = false;
-                    }
-                }
-                Output::AdminDone { token, outcome } => {
+                Some(Output::AdminDone { token, outcome }) => {
                     self.soon(1, 5, Event::MoverHears(token, outcome));
                 }
-                Output::Unfounded { offset, head } => {
-                    panic!("offset {offset} was to be acknowledged above the durable {head}")
-                }
-                // Signals and statuses are kept nowhere: nothing of them moves.
-                Output::Signal { .. }
-                | Output::Unkept { .. }
-                | Output::FollowSignals { .. }
-                | Output::UnfollowSignals { .. }
-                | Output::UserHere { .. }
-                | Output::Status(_) => {}
-                Output::Read(_) | Output::Trimmed { .. } | Output::Erased { .. } | Output::Wake => {
-                }
+                _ => {}
             }
         }
         if matches!(appended, Append::Writing) {
-            let life = self.shards[shard].life;
+            let life = self.own.shards[shard].life;
             self.soon(1, 4, Event::SyncDone { shard, life });
         }
     }
 
-    fn send_edge(&mut self, link: LinkId, stream: Stream, event: impl FnOnce(LinkId) -> Event) {
-        let Some(path) = self.paths.get_mut(&link).filter(|p| p.open_at_owner) else {
-            return;
-        };
-        let at = path.arrival(self.now, stream, &mut self.rng);
-        self.at(at, event(link));
+    /// A link breaks; both sides learn it at different times.
+    pub(crate) fn break_link(&mut self) {
+        let (edge, shard) = (self.rng.range(0, 2), self.rng.range(0, 2));
+        if let Some(link) = self.sides[edge as usize][shard as usize].link {
+            if self.rng.one_in(2) {
+                // What is on its way to the edge is lost, what it sent arrives.
+                self.edge_down(link);
+            } else {
+                self.owner_down(link);
+                self.soon(1, 100, Traffic::EdgeDown(link));
+            }
+        }
     }
 }

@@ -9,6 +9,7 @@ use super::members::Process;
 use super::world::{Event, NodesWorld};
 use super::{Course, EDGES, FOUNDERS, JOINER, SHARDS};
 use crate::geo::Node;
+use crate::publishing::Traffic;
 
 /// Kinds of what happens.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -94,7 +95,7 @@ pub(crate) enum Peer {
 impl NodesWorld {
     /// Until when a process does not reach somebody; `None`: it does.
     pub(crate) fn cut(&self, node: usize, peer: Peer) -> Option<u64> {
-        let until = self.cuts.get(&(node, peer)).copied();
+        let until = self.own.cuts.get(&(node, peer)).copied();
         until.filter(|until| *until > self.now)
     }
 
@@ -107,23 +108,23 @@ impl NodesWorld {
         if self.is_calm() {
             return;
         }
-        let (kinds, low, high): (&[Fault], u64, u64) = match self.plan.course {
+        let (kinds, low, high): (&[Fault], u64, u64) = match self.own.plan.course {
             // One fault meets another, or has its whole effect.
-            Course::Anything if self.plan.seed.is_multiple_of(3) => (&Fault::ALL, 50, 900),
+            Course::Anything if self.own.plan.seed.is_multiple_of(3) => (&Fault::ALL, 50, 900),
             Course::Anything => (&Fault::ALL, 200, 3_000),
             Course::Deaths => (&[Fault::Dies], 6_500, 7_500),
             Course::Orderly => (&Fault::ORDERLY, 1_000, 3_000),
         };
         let kind = kinds[self.rng.range(0, kinds.len() as u64) as usize];
-        *self.counts.faults.entry(kind).or_default() += 1;
+        *self.own.counts.faults.entry(kind).or_default() += 1;
         self.inflict(kind);
         self.soon(low, high, Event::Fault);
     }
 
     /// Some process that runs, paused or not.
     fn any(&mut self) -> Option<usize> {
-        let up: Vec<usize> = (0..self.processes.len())
-            .filter(|node| self.processes[*node].up)
+        let up: Vec<usize> = (0..self.own.processes.len())
+            .filter(|node| self.own.processes[*node].up)
             .collect();
         match up.len() as u64 {
             0 => None,
@@ -132,7 +133,7 @@ impl NodesWorld {
     }
 
     fn founder(&self, node: usize) -> &'static str {
-        let name = self.processes[node].name.as_str();
+        let name = self.own.processes[node].name.as_str();
         let found = FOUNDERS.into_iter().find(|founder| name == *founder);
         found.unwrap_or(JOINER)
     }
@@ -148,12 +149,12 @@ impl NodesWorld {
             true => now + self.rng.range(50, 1_500),
             false => now + self.rng.range(1_500, 7_000),
         };
-        let all: Vec<usize> = (0..self.processes.len()).collect();
+        let all: Vec<usize> = (0..self.own.processes.len()).collect();
         match kind {
             Fault::Dies => {
                 let name = self.founder(node);
                 self.kill(node);
-                let (low, high) = match self.plan.course {
+                let (low, high) = match self.own.plan.course {
                     Course::Deaths => (30, 3_500),
                     _ => (300, 6_000),
                 };
@@ -181,12 +182,12 @@ impl NodesWorld {
             Fault::MapLost => self.cut_off(&all, &[Peer::Map], until),
             Fault::LogsLost => self.cut_off(&all, &[Peer::Log], until),
             Fault::LogsSlow => {
-                self.log_stall_ms = self.rng.range(50, 2_000);
+                self.own.log_stall_ms = self.rng.range(50, 2_000);
                 self.soon(500, 5_000, Event::LogsFast);
             }
             Fault::LinkBreaks => self.break_link(edge),
             Fault::Moves => {
-                let to = self.processes[node].name.clone();
+                let to = self.own.processes[node].name.clone();
                 // Where nobody owns it, nobody could hand it over.
                 self.edit(shard, |record| moved(record, &to).ok());
             }
@@ -194,7 +195,7 @@ impl NodesWorld {
             Fault::Drains => self.drain(node),
             Fault::Joins => self.start(JOINER),
             Fault::Checkpoint => {
-                let owner = self.processes[node].owners.get(&shard);
+                let owner = self.own.processes[node].owners.get(&shard);
                 if let Some(attempt) = owner.map(|owner| owner.attempt) {
                     self.checkpoint(Asker {
                         node,
@@ -209,8 +210,8 @@ impl NodesWorld {
     /// A node is told to give everything away: in good order not where that leaves one alone.
     fn drain(&mut self, node: usize) {
         let stays = |process: &&Process| process.up && !process.drains;
-        let left = self.processes.iter().filter(stays).count();
-        if self.plan.course != Course::Orderly || left > 2 {
+        let left = self.own.processes.iter().filter(stays).count();
+        if self.own.plan.course != Course::Orderly || left > 2 {
             let input = Input::Drain;
             self.at(self.now, Event::Tell { node, input });
         }
@@ -218,14 +219,14 @@ impl NodesWorld {
 
     /// A process stands still; what it does not hear of for long is broken when it goes on.
     fn pause(&mut self, node: usize, until: u64) {
-        self.pauses.pause(Node::Region(node), until);
+        self.own.pauses.pause(Node::Region(node), until);
         self.links_are_silent(node, None, until);
     }
 
     fn cut_off(&mut self, nodes: &[usize], peers: &[Peer], until: u64) {
         for node in nodes {
             for peer in peers {
-                let known = self.cuts.entry((*node, *peer)).or_default();
+                let known = self.own.cuts.entry((*node, *peer)).or_default();
                 *known = until.max(*known);
                 if let Peer::Edge(edge) = peer {
                     self.links_are_silent(*node, Some(*edge), until);
@@ -239,7 +240,7 @@ impl NodesWorld {
         let now = self.now;
         let mut broken = Vec::new();
         for (link, path) in &mut self.paths {
-            if path.node == node && edge.is_none_or(|edge| path.edge == edge) {
+            if path.owner.node == node && edge.is_none_or(|edge| path.edge == edge) {
                 if edge.is_some() {
                     path.stalled_until = until.max(path.stalled_until);
                 }
@@ -249,8 +250,8 @@ impl NodesWorld {
             }
         }
         for link in broken.into_iter().filter(|_| until > now + 3_000) {
-            self.soon(3_000, 4_000, Event::EdgeDown(link));
-            self.soon(3_000, 4_000, Event::OwnerDown(link));
+            self.soon(3_000, 4_000, Traffic::EdgeDown(link));
+            self.soon(3_000, 4_000, Traffic::OwnerDown(link));
         }
     }
 
@@ -262,8 +263,8 @@ impl NodesWorld {
             .collect();
         if !open.is_empty() {
             let link = open[self.rng.range(0, open.len() as u64) as usize];
-            self.soon(0, 30, Event::EdgeDown(link));
-            self.soon(0, 500, Event::OwnerDown(link));
+            self.soon(0, 30, Traffic::EdgeDown(link));
+            self.soon(0, 500, Traffic::OwnerDown(link));
         }
     }
 
@@ -275,7 +276,7 @@ impl NodesWorld {
         if let Some(edited) = edit(&record) {
             let key = shard_key("eu", shard as u32);
             let expect = Expect::Revision(revision);
-            let written = self.map.put(&key, &edited.encode(), expect);
+            let written = self.own.map.put(&key, &edited.encode(), expect);
             assert!(written.is_ok(), "{written:?}");
             self.map_changed();
         }
@@ -284,15 +285,15 @@ impl NodesWorld {
     /// Nothing goes wrong any more: who is gone comes back, who is cut off is not, and nothing is kept
     /// anywhere by hand.
     pub(crate) fn calm_down(&mut self) {
-        self.cuts.clear();
-        self.log_stall_ms = 0;
+        self.own.cuts.clear();
+        self.own.log_stall_ms = 0;
         for path in self.paths.values_mut() {
             path.stalled_until = 0;
         }
-        for node in 0..self.processes.len() {
-            self.pauses.end(Node::Region(node));
+        for node in 0..self.own.processes.len() {
+            self.own.pauses.end(Node::Region(node));
         }
-        if self.plan.course != Course::Deaths {
+        if self.own.plan.course != Course::Deaths {
             for name in FOUNDERS {
                 self.soon(1, 200, Event::Start(name));
             }

@@ -59,8 +59,7 @@ pub(crate) struct Answered {
 impl NodesWorld {
     /// Sends a request; its number.
     pub(crate) fn ask_log(&mut self, asker: Asker, ask: Ask) -> u64 {
-        self.next_token += 1;
-        let request = self.next_token;
+        let request = self.token();
         let waits = match ask {
             Ask::Confirm(_) => CONFIRM_MS,
             Ask::Acquire(..) | Ask::Append(..) => WRITE_MS,
@@ -95,8 +94,8 @@ impl NodesWorld {
             ask,
             given_up_at,
         } = asked;
-        let log = self.logs[asker.shard].open();
-        self.counts.late += u64::from(self.now > given_up_at);
+        let log = self.own.logs[asker.shard].open();
+        self.own.counts.late += u64::from(self.now > given_up_at);
         let mut takes = self.rng.range(1, 4);
         let answer = match ask {
             Ask::Acquire(fence, acquire) => {
@@ -104,9 +103,10 @@ impl NodesWorld {
                 Answer::Acquired(acquired.map(Box::new))
             }
             Ask::Append(fence, records) => {
-                takes += self.log_stall_ms;
+                takes += self.own.log_stall_ms;
                 let appended = wait(|done| log.append(&fence, records.to_vec(), done));
-                self.counts.fenced += u64::from(matches!(appended, Err(StoreError::Fenced { .. })));
+                self.own.counts.fenced +=
+                    u64::from(matches!(appended, Err(StoreError::Fenced { .. })));
                 Answer::Appended(appended)
             }
             Ask::Confirm(fence) => Answer::Confirmed(log.confirm(&fence)),

@@ -39,7 +39,7 @@ pub(crate) struct Change {
 impl NodesWorld {
     /// One way to the map or back, in ms.
     fn way(&mut self) -> u64 {
-        self.rng.range(1, self.map_ms)
+        self.rng.range(1, self.own.map_ms)
     }
 
     pub(crate) fn begin_look(&mut self, node: usize) {
@@ -69,17 +69,20 @@ impl NodesWorld {
         }
         let prefix = prefix("eu");
         let page = match after {
-            None => self.map.list(&prefix, LIST_MAX),
-            Some(after) => self.map.changes(&prefix, after, LIST_MAX, Duration::ZERO),
+            None => self.own.map.list(&prefix, LIST_MAX),
+            Some(after) => self
+                .own
+                .map
+                .changes(&prefix, after, LIST_MAX, Duration::ZERO),
         };
         let page = match page {
             Ok(page) => page,
             Err(error) => panic!("the map can not be read: {error}"),
         };
         if let (Some(after), true) = (after, page.entries.is_empty()) {
-            let number = self.next_look;
-            self.next_look += 1;
-            self.waiting.push(Waiting {
+            let number = self.own.next_look;
+            self.own.next_look += 1;
+            self.own.waiting.push(Waiting {
                 number,
                 node,
                 begun_ms,
@@ -91,14 +94,15 @@ impl NodesWorld {
     }
 
     pub(crate) fn look_ends(&mut self, number: u64) {
-        let found = self.waiting.iter().position(|w| w.number == number);
-        if let Some(waiting) = found.map(|at| self.waiting.remove(at)) {
+        let found = self.own.waiting.iter().position(|w| w.number == number);
+        if let Some(waiting) = found.map(|at| self.own.waiting.remove(at)) {
             self.answer_waiting(&waiting);
         }
     }
 
     fn answer_waiting(&mut self, waiting: &Waiting) {
         let found = self
+            .own
             .map
             .changes(&prefix("eu"), waiting.after, LIST_MAX, Duration::ZERO);
         let page = found.unwrap_or_else(|error| panic!("the map can not be read: {error}"));
@@ -119,7 +123,7 @@ impl NodesWorld {
 
     /// Something has changed: looks that waited for it are answered.
     pub(crate) fn map_changed(&mut self) {
-        for waiting in std::mem::take(&mut self.waiting) {
+        for waiting in std::mem::take(&mut self.own.waiting) {
             self.answer_waiting(&waiting);
         }
     }
@@ -204,10 +208,10 @@ impl NodesWorld {
             Expected::Revision(revision) => Expect::Revision(revision),
         };
         let made = match (&change.value, change.expected) {
-            (Some(value), _) => self.map.put(&change.key, value, expect),
+            (Some(value), _) => self.own.map.put(&change.key, value, expect),
             // As the driver answers for a removal: its revision is above that of what it removes.
             (None, Expected::Revision(revision)) => {
-                let deleted = self.map.delete(&change.key, expect);
+                let deleted = self.own.map.delete(&change.key, expect);
                 deleted.map(|()| revision + 1)
             }
             (None, Expected::Absent) => Ok(0),
@@ -222,7 +226,7 @@ impl NodesWorld {
             self.map_changed();
         }
         if change.late {
-            self.counts.late += 1;
+            self.own.counts.late += 1;
         } else if self.is_cut(node, Peer::Map) {
             let outcome = Written::Unknown;
             self.soon(500, 1_500, Event::Changed { node, key, outcome });
@@ -251,7 +255,7 @@ impl NodesWorld {
         if self.is_cut(node, Peer::Map) {
             return self.at(self.now + RETRY_MS, Event::Reread { node, key });
         }
-        let entry = match self.map.get(&key) {
+        let entry = match self.own.map.get(&key) {
             Ok(entry) => entry,
             Err(error) => panic!("{key} can not be read: {error}"),
         };

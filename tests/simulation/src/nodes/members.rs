@@ -12,7 +12,7 @@ use super::replay::Replay;
 use super::world::{Event, NodesWorld};
 use super::{EDGES, FOUNDERS, SHARDS};
 use crate::geo::Node;
-use crate::network::Stream;
+use crate::publishing::UNIX_START_MS;
 
 /// How often time passes in the machine of assignments, in ms.
 const TICK_MS: u64 = 20;
@@ -72,7 +72,7 @@ impl Process {
 
     /// Its wall clock, Unix ms.
     pub(crate) fn unix(&self, now: u64) -> i64 {
-        super::world::UNIX_START_MS + now as i64 + self.skew
+        UNIX_START_MS + now as i64 + self.skew
     }
 
     /// Whether it can rely on owning a shard without asking the log.
@@ -84,12 +84,15 @@ impl Process {
 impl NodesWorld {
     /// A process that runs.
     pub(crate) fn process(&mut self, node: usize) -> Option<&mut Process> {
-        self.processes.get_mut(node).filter(|process| process.up)
+        self.own
+            .processes
+            .get_mut(node)
+            .filter(|process| process.up)
     }
 
     /// The newest process of a name that runs.
     pub(crate) fn newest(&self, name: &NodeId) -> Option<usize> {
-        let mut processes = self.processes.iter();
+        let mut processes = self.own.processes.iter();
         processes.rposition(|process| process.up && process.name == *name)
     }
 
@@ -102,11 +105,11 @@ impl NodesWorld {
 
     /// Starts a process, whether or not one of this name runs.
     pub(crate) fn start_another(&mut self, name: &'static str) {
-        let node = self.processes.len();
+        let node = self.own.processes.len();
         let incarnation = node as u64 + 1;
         let config = Config::new("eu", SHARDS as u32, NodeId::from(name), incarnation);
         let lease_ms = config.lease_ms;
-        self.processes.push(Process {
+        self.own.processes.push(Process {
             name: NodeId::from(name),
             up: true,
             machine: Assigner::new(config),
@@ -130,11 +133,11 @@ impl NodesWorld {
 
     /// The process is gone, and with it everything that it had in memory.
     pub(crate) fn kill(&mut self, node: usize) {
-        let process = &mut self.processes[node];
+        let process = &mut self.own.processes[node];
         process.up = false;
         process.owners.clear();
         process.followers.clear();
-        self.pauses.end(Node::Region(node));
+        self.own.pauses.end(Node::Region(node));
         self.close_links_of(node, None, true);
     }
 
@@ -205,7 +208,7 @@ impl NodesWorld {
                 late: false,
             }),
             Action::Own { shard, epoch } => {
-                let before = self.owned.insert((shard, epoch), node);
+                let before = self.own.owned.insert((shard, epoch), node);
                 assert!(
                     before.is_none_or(|before| before == node),
                     "shard {shard} has two owners under assignment {epoch}"
@@ -241,7 +244,7 @@ impl NodesWorld {
             }
             Action::Replaced => self.kill(node),
             Action::Drained => {
-                let name = self.processes[node].name.clone();
+                let name = self.own.processes[node].name.clone();
                 self.kill(node);
                 let founder = FOUNDERS.into_iter().find(|f| name.as_str() == *f);
                 if let Some(founder) = founder
@@ -325,7 +328,7 @@ impl NodesWorld {
     fn follow(&mut self, node: usize) {
         let (now, snapshot) = (self.now, self.snapshot.clone());
         let cut = self.is_cut(node, Peer::Log);
-        let logs: Vec<_> = self.logs.iter().map(|log| log.open()).collect();
+        let logs: Vec<_> = self.own.logs.iter().map(|log| log.open()).collect();
         let Some(process) = self.process(node) else {
             return;
         };
@@ -373,19 +376,5 @@ impl NodesWorld {
             let owners = owners.collect();
             self.soon(1, 6, Event::Owners { edge, owners });
         }
-    }
-
-    /// Sends something from a process to an edge over a link.
-    pub(crate) fn send_edge(
-        &mut self,
-        link: gb6_region_shard::LinkId,
-        stream: Stream,
-        event: impl FnOnce(gb6_region_shard::LinkId) -> Event,
-    ) {
-        let Some(path) = self.paths.get_mut(&link).filter(|p| p.open_at_owner) else {
-            return;
-        };
-        let at = path.arrival(self.now, stream, &mut self.rng);
-        self.at(at, event(link));
     }
 }

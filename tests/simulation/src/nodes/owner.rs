@@ -9,6 +9,7 @@ use gb6_core_wire::mesh::{HistoryRequest, OwnerFrame};
 use gb6_region_assign::{Input, next_epoch};
 use gb6_region_shard::LinkId;
 
+use super::edges::asker;
 use super::faults::Peer;
 use super::log::{Answer, Answered, Ask, Asker};
 use super::replay::Replay;
@@ -164,11 +165,6 @@ impl NodesWorld {
         })
     }
 
-    fn token(&mut self) -> u64 {
-        self.next_token += 1;
-        self.next_token
-    }
-
     /// A node is told that it owns a shard, or under which epoch it goes on to.
     pub(crate) fn own(&mut self, node: usize, shard: usize, epoch: u64) {
         let now = self.now;
@@ -183,7 +179,7 @@ impl NodesWorld {
         }
         let followed = self.take_followed(node, shard);
         let takes = if followed.is_some() { 30 } else { 300 };
-        self.counts.followed += u64::from(followed.is_some());
+        self.own.counts.followed += u64::from(followed.is_some());
         let attempt = self.token();
         let owner = Owner {
             attempt,
@@ -217,7 +213,7 @@ impl NodesWorld {
         let (now, snapshot) = (self.now, self.snapshot.clone());
         let cut = self.is_cut(node, Peer::Log);
         let incarnation = Incarnation(self.rng.next().max(1));
-        let log = self.logs[shard].open();
+        let log = self.own.logs[shard].open();
         let Some(process) = self.process(node) else {
             return;
         };
@@ -292,7 +288,7 @@ impl NodesWorld {
 
     fn acquired(&mut self, asker: Asker, answer: Result<Box<Acquired>, StoreError>) {
         let cut = self.is_cut(asker.node, Peer::Log);
-        let (now, log) = (self.now, self.logs[asker.shard].open());
+        let (now, log) = (self.now, self.own.logs[asker.shard].open());
         let Some(process) = self.process(asker.node) else {
             return;
         };
@@ -326,7 +322,7 @@ impl NodesWorld {
             confirming: None,
         }));
         let (shard, epoch) = (asker.shard as u32, owner.epoch);
-        self.counts.acquired += 1;
+        self.own.counts.acquired += 1;
         self.news(asker.node, Input::Serving { shard, epoch });
         self.take_incoming(asker);
     }
@@ -428,7 +424,7 @@ impl NodesWorld {
         let Some(path) = self.paths.get(&link).filter(|path| path.open_at_owner) else {
             return;
         };
-        let asker = path.asker();
+        let asker = asker(path);
         if let Some(owner) = self.owner(asker).filter(|owner| owner.is_open()) {
             owner.inbox.push(incoming);
             self.take_incoming(asker);

@@ -7,7 +7,6 @@ use gb6_core_model::NodeId;
 use gb6_core_ports::{MapStore, ShardLog};
 use gb6_region_assign::{ShardRecord, shard_key};
 
-use super::people::room;
 use super::world::NodesWorld;
 use super::{Course, SHARDS};
 
@@ -36,8 +35,8 @@ pub(crate) struct Service {
 impl NodesWorld {
     /// The process that serves a shard: it is the owner by the log.
     pub(crate) fn server(&self, shard: usize) -> Option<usize> {
-        let log = self.logs[shard].open();
-        self.processes.iter().position(|process| {
+        let log = self.own.logs[shard].open();
+        self.own.processes.iter().position(|process| {
             let serving = process.owners.get(&shard).and_then(|o| o.serving());
             process.up && serving.is_some_and(|serving| log.confirm(&serving.fence).is_ok())
         })
@@ -45,12 +44,12 @@ impl NodesWorld {
 
     /// From when on every shard must have an owner, and how long one may have none.
     fn promised(&self) -> (u64, u64) {
-        match self.plan.course {
+        match self.own.plan.course {
             Course::Anything => {
-                let again = AGAIN_MS + SLOW_MAP * self.map_ms;
+                let again = AGAIN_MS + SLOW_MAP * self.own.map_ms;
                 (
-                    self.calm_at + again,
-                    HANDED_OVER_MS + SLOW_MAP * self.map_ms,
+                    self.own.calm_at + again,
+                    HANDED_OVER_MS + SLOW_MAP * self.own.map_ms,
                 )
             }
             Course::Deaths => (0, DEATH_MS),
@@ -63,20 +62,20 @@ impl NodesWorld {
         let now = self.now;
         let unserved: Vec<bool> = (0..SHARDS).map(|s| self.server(s).is_none()).collect();
         // The first owners are found by their own time.
-        self.service.began |= unserved.iter().all(|unserved| !unserved);
-        if !self.service.began {
+        self.own.service.began |= unserved.iter().all(|unserved| !unserved);
+        if !self.own.service.began {
             assert!(now < 5_000, "a region that starts has no owners");
             return;
         }
         let counts = now >= from || self.is_calm();
         for (shard, unserved) in unserved.into_iter().enumerate() {
-            let since = &mut self.service.unserved_since[shard];
+            let since = &mut self.own.service.unserved_since[shard];
             if !unserved || !counts {
                 *since = None;
                 continue;
             }
             let without = now - *since.get_or_insert(now);
-            self.service.longest_ms = self.service.longest_ms.max(without);
+            self.own.service.longest_ms = self.own.service.longest_ms.max(without);
             let begun = since.unwrap_or(now).max(from);
             assert!(
                 now <= begun + longest,
@@ -87,17 +86,19 @@ impl NodesWorld {
 
     /// Shards by the node that serves them; of nodes that serve none too.
     fn counts(&self) -> BTreeMap<NodeId, usize> {
-        let names = self.processes.iter().filter(|process| process.up);
+        let names = self.own.processes.iter().filter(|process| process.up);
         let mut counts: BTreeMap<_, _> = names.map(|process| (process.name.clone(), 0)).collect();
         for node in (0..SHARDS).filter_map(|shard| self.server(shard)) {
-            *counts.entry(self.processes[node].name.clone()).or_default() += 1;
+            *counts
+                .entry(self.own.processes[node].name.clone())
+                .or_default() += 1;
         }
         counts
     }
 
     pub(crate) fn record(&self, shard: usize) -> Option<(ShardRecord, u64)> {
         let key = shard_key("eu", shard as u32);
-        let entry = self.map.get(&key).ok().flatten()?;
+        let entry = self.own.map.get(&key).ok().flatten()?;
         let value = entry.value?;
         match ShardRecord::decode(&key, &value) {
             Ok(record) => Some((record, entry.revision)),
@@ -107,21 +108,13 @@ impl NodesWorld {
 
     /// What keeps the run from being at rest; empty: nothing.
     pub(crate) fn unrest(&self) -> String {
-        for p in &self.publishers {
-            if p.unanswered > 0 || !p.again.is_empty() {
-                return format!("{p:?}");
-            }
-        }
-        for s in &self.subscribers {
-            let node = self.server(s.shard);
-            let serving = node.and_then(|n| self.processes[n].owners.get(&s.shard)?.serving());
-            let Some(serving) = serving else {
-                return format!("shard {} has no owner", s.shard);
-            };
-            let top = serving.shard().top_offset(&room(s.shard));
-            if s.position.as_ref().map(|p| p.0) != Some(top) {
-                return format!("a subscriber of shard {} is not at {top}", s.shard);
-            }
+        let waits = self.who_waits(|shard, room| {
+            let process = &self.own.processes[self.server(shard)?];
+            let serving = process.owners.get(&shard)?.serving()?;
+            Some(serving.shard().top_offset(room))
+        });
+        if !waits.is_empty() {
+            return waits;
         }
         let counts = self.counts();
         let least = counts.values().min().copied().unwrap_or(0);
@@ -133,7 +126,9 @@ impl NodesWorld {
             let Some((record, _)) = self.record(shard) else {
                 return format!("shard {shard} has no record");
             };
-            let owner = self.server(shard).map(|n| self.processes[n].name.clone());
+            let owner = self
+                .server(shard)
+                .map(|n| self.own.processes[n].name.clone());
             let others = record.standby.is_some() && record.standby != record.node;
             if record.node != owner || !others || record.wanted.is_some() {
                 return format!("shard {shard} is not at rest: {record:?}");

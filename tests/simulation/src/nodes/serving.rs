@@ -13,7 +13,6 @@ use super::log::{Ask, Asker};
 use super::owner::{Incoming, Order, Owner, Stage, Trouble};
 use super::replay::Replay;
 use super::world::{Event, NodesWorld};
-use crate::network::Stream;
 
 /// A shard that is served.
 pub(crate) struct Serving {
@@ -100,13 +99,13 @@ impl NodesWorld {
         match answer {
             Ok(()) => {
                 owner.proved_at = Some(asked_at);
-                self.counts.confirmed += 1;
+                self.own.counts.confirmed += 1;
                 self.take(asker, incoming);
                 self.take_incoming(asker);
             }
             Err(error) => {
                 serving.replay.shard.stop_serving();
-                self.counts.deposed += u64::from(matches!(error, StoreError::Fenced { .. }));
+                self.own.counts.deposed += u64::from(matches!(error, StoreError::Fenced { .. }));
                 self.pump(asker);
             }
         }
@@ -226,32 +225,8 @@ impl NodesWorld {
         }
         let serves = serving.replay.shard.is_serving();
         for output in outputs {
-            match output {
-                Output::Send { link, frame } => {
-                    self.send_edge(link, Stream::ToEdge, |link| Event::ToEdge(link, frame));
-                }
-                Output::Page { link, page } => self.soon(1, 5, Event::ReaderHears(link, page)),
-                Output::Close { link } => {
-                    self.send_edge(link, Stream::ToEdge, Event::EdgeDown);
-                    if let Some(path) = self.paths.get_mut(&link) {
-                        path.open_at_owner = false;
-                    }
-                }
-                Output::Unfounded { offset, head } => {
-                    panic!("offset {offset} was to be acknowledged above the durable {head}")
-                }
-                // Nobody here signals, erases or removes anything, and no instance keeps statuses.
-                Output::Signal { .. }
-                | Output::Unkept { .. }
-                | Output::FollowSignals { .. }
-                | Output::UnfollowSignals { .. }
-                | Output::UserHere { .. }
-                | Output::Status(_)
-                | Output::Read(_)
-                | Output::Trimmed { .. }
-                | Output::Erased { .. }
-                | Output::AdminDone { .. }
-                | Output::Wake => {}
+            if let Some(Output::Page { link, page }) = self.owner_says(output) {
+                self.soon(1, 5, Event::ReaderHears(link, page));
             }
         }
         serves
