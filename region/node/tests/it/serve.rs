@@ -1,4 +1,4 @@
-//! Publishing, delivery, history, restart, index loss, erasure, full disk.
+//! Publishing, delivery, history, restart, index loss, erasure.
 
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -175,20 +175,6 @@ fn shows_nothing_of_the_third(page: &HistoryPage) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_full_disk_refuses_reads_go_on_and_writing_resumes() {
-    let mut machine = Machine::new(Namespace::default());
-    let region = machine.start().await;
-    let mut edge = machine.edge("e1").await;
-    assert_eq!(edge.publish(1, 1, text(1)).await, (1, 0));
-    machine.storage.set_capacity(0);
-    assert_eq!(edge.publish(1, 2, text(2)).await, (0, 1001));
-    assert_eq!(edge.history(0, 10).await.publications.len(), 1);
-    machine.storage.set_capacity(u64::MAX);
-    assert_eq!(edge.publish(1, 3, text(3)).await, (2, 0));
-    region.drain().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_can_not_be_sealed_is_an_internal_error_and_no_full_disk() {
     let mut machine = Machine::new(Namespace::default());
     // Id 0 means clear: no key has it.
@@ -241,58 +227,6 @@ async fn without_an_instances_key_nothing_of_it_is_written_or_taken_for_erased()
     assert_eq!((page.error, page.publications.len()), (0, 1));
     assert_eq!(page.publications[0].data, text(1));
     assert_eq!(edge.publish(1, 3, text(3)).await, (2, 0));
-    region.drain().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_region_that_starts_on_a_full_disk_is_read_and_then_written() {
-    let mut machine = Machine::new(Namespace::default());
-    let region = machine.start().await;
-    let mut edge = machine.edge("e1").await;
-    for n in 1..=5 {
-        assert_eq!(edge.publish(1, n, text(n)).await, (n, 0));
-    }
-    drop(edge);
-    region.drain().await;
-    machine.storage.set_capacity(0);
-    let log = machine.storage.open();
-    let held = log.range().expect("a range").next;
-
-    let region = machine.start().await;
-    let mut edge = machine.edge("e1").await;
-    edge.send(OwnerFrame::Interest(room()));
-    let interested = edge.next().await;
-    assert!(matches!(interested, Some(EdgeFrame::Interested(i)) if i.top == 5));
-    let page = edge.history(0, 300).await;
-    let got: Vec<u64> = page.publications.iter().map(|p| p.offset).collect();
-    assert_eq!((page.error, got), (0, vec![1, 2, 3, 4, 5]));
-    assert_eq!(page.publications[2].data, text(3));
-    let again = edge.publish(1, 5, text(5)).await;
-    assert_eq!(again, (5, 0), "what is in the log is answered from it");
-    for n in 6..=8 {
-        assert_eq!(edge.publish(1, n, text(n)).await, (0, 1001));
-    }
-    let erase = Admin::Erase {
-        room: room(),
-        offset: 3,
-    };
-    let outcome = region.admin(&shard(), erase).await.expect("an answer");
-    assert!(matches!(outcome, AdminOutcome::Refused(_)), "{outcome:?}");
-    assert_eq!(
-        log.range().expect("a range").next,
-        held,
-        "nothing was written"
-    );
-
-    machine.storage.set_capacity(u64::MAX);
-    // The stream ends when the shard is acquired, as after a restart.
-    while edge.next().await.is_some() {}
-    drop(edge);
-    let mut edge = machine.edge("e1").await;
-    assert_eq!(edge.publish(1, 9, text(9)).await, (6, 0));
-    let page = edge.history(0, 300).await;
-    assert_eq!(page.publications.len(), 6);
-    assert_eq!(page.publications[2].data, text(3), "it was not erased");
     region.drain().await;
 }
 
