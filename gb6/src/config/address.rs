@@ -36,8 +36,7 @@ impl Serialize for MaybeAddress {
 impl<'de> Deserialize<'de> for MaybeAddress {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        text.parse().map_err(|e| {
-            D::Error::custom(format!("`{text}` is no address as in 127.0.0.1:8443: {e}"))
-        })
+        text.parse()
+            .map_err(|e| D::Error::custom(format!("this is no address as in 127.0.0.1:8443: {e}")))
     }
 }

@@ -240,7 +240,7 @@ mod tests {
             ]
         );
         for (text, want) in [
-            ("instances = 1\n", "line 1: invalid type"),
+            ("instances = 1\n", "line 1: instances: invalid type"),
             ("[instances.acme\n", "line 1: "),
             ("[instance.acme]\n", "did you mean `instances`?"),
             ("drain = \"11m\"\n", "drain: 11m is out of range: 0s to 10m"),

@@ -40,7 +40,7 @@ const SIZE: &[(&str, u64)] = &[
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum UnitError {
     /// It is not a whole number with a unit behind it.
-    #[error("`{text}` is no {what}: write a whole number and a unit, as in {example}")]
+    #[error("`{text}` is {}", self.what())]
     Malformed {
         /// The text.
         text: String,
@@ -50,17 +50,32 @@ pub enum UnitError {
         example: &'static str,
     },
     /// It is a number without a unit.
-    #[error("`{text}` has no unit: write {text}ms, {text}s, {text}m, {text}h or {text}d")]
+    #[error("`{text}` is {}", self.what())]
     NoUnit {
         /// The text.
         text: String,
     },
     /// It does not fit into 64 bits.
-    #[error("`{text}` is too large")]
+    #[error("`{text}` is {}", self.what())]
     TooLarge {
         /// The text.
         text: String,
     },
+}
+
+impl UnitError {
+    /// What the text is, without the text: somebody may have put a secret there.
+    fn what(&self) -> String {
+        match self {
+            Self::Malformed { what, example, .. } => {
+                format!("no {what}: write a whole number and a unit, as in {example}")
+            }
+            Self::NoUnit { .. } => {
+                "a number without a unit: write ms, s, m, h or d behind it".to_owned()
+            }
+            Self::TooLarge { .. } => "too large".to_owned(),
+        }
+    }
 }
 
 impl std::str::FromStr for Millis {
@@ -189,7 +204,7 @@ macro_rules! as_text {
                     }
 
                     fn visit_str<E: de::Error>(self, text: &str) -> Result<$name, E> {
-                        text.parse().map_err(E::custom)
+                        text.parse().map_err(|e: UnitError| E::custom(format!("this is {}", e.what())))
                     }
 
                     $($visit_number)?

@@ -35,7 +35,7 @@ impl Resolver<'_> {
                 Ok(text) => {
                     texts.push((path, file, text.trim_end_matches(['\r', '\n']).to_owned()))
                 }
-                Err(why) => self.wrong(file, &path, format!("{}: {why}", file.get_ref())),
+                Err(why) => self.unread(file, &path, &why),
             }
         }
         for (n, (path, at, text)) in texts.into_iter().enumerate() {

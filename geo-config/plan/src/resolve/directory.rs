@@ -29,14 +29,26 @@ pub(crate) fn read_settings_text(
     region: &str,
     mut named: impl FnMut(&str) -> Result<String, String>,
 ) -> Result<Instance, Problems> {
-    let mut written: InstanceFile = parse_toml(text)?;
+    let mut written: InstanceFile = parse_toml(text).map_err(|found| within(instance, found))?;
     let file = SnapshotFile::default();
     let mut r = Resolver::new(text, &file, Some(region));
+    r.names_keys = true;
     r.belongs_elsewhere(instance, &written);
     written.region = None;
     let name = unwritten(instance.to_string());
     let resolved = r.instance(&name, &written, &mut named);
     r.unless_wrong(resolved)
+}
+
+/// The same of a text that is all of an instance's.
+fn within(instance: &InstanceId, mut found: Problems) -> Problems {
+    for problem in &mut found.0 {
+        problem.path = match problem.path.as_str() {
+            "" => format!("instances.{instance}"),
+            key => format!("instances.{instance}.{key}"),
+        };
+    }
+    found
 }
 
 impl Resolver<'_> {

@@ -158,7 +158,7 @@ impl Resolver<'_> {
             ))),
             Err(why) => {
                 let path = format!("{path}.{name}_file");
-                self.wrong(from, &path, format!("{}: {why}", from.get_ref()));
+                self.unread(from, &path, &why);
                 None
             }
         }

@@ -83,6 +83,9 @@ struct Resolver<'a> {
     file: &'a SnapshotFile,
     /// The region of every instance, where there is only one.
     home: Option<&'a str>,
+    /// `secret_file` and its like name keys of a directory: what is no such name may be the secret itself,
+    /// and is not repeated. Else they name files.
+    names_keys: bool,
     problems: Vec<Problem>,
     /// Instance and id of every key that was seen.
     key_ids: BTreeSet<(String, String)>,
@@ -96,6 +99,7 @@ impl<'a> Resolver<'a> {
             text,
             file,
             home,
+            names_keys: false,
             problems: Vec::new(),
             key_ids: BTreeSet::new(),
             hosts: BTreeMap::new(),
@@ -135,6 +139,15 @@ impl Resolver<'_> {
     fn wrong_with<T>(&mut self, at: &Spanned<T>, path: &str, message: String, help: String) {
         let problem = Problem::new(path, message).at(self.text, at.span().start);
         self.problems.push(problem.help(help));
+    }
+
+    /// What `from` names could not be read.
+    fn unread(&mut self, from: &Spanned<String>, path: &str, why: &str) {
+        let message = match self.names_keys {
+            true => why.to_owned(),
+            false => format!("{}: {why}", from.get_ref()),
+        };
+        self.wrong(from, path, message);
     }
 
     /// Whether `name` stands among `known`; if not, that is a problem.

@@ -114,13 +114,28 @@ fn settings_have_the_errors_of_a_file_and_no_secrets() {
     for (text, want) in [
         (
             "subscripions_max = 5\n",
-            "line 1: unknown key `subscripions_max` (did you mean `subscriptions_max`?)",
+            "line 1: instances.acme: unknown key `subscripions_max` (did you mean `subscriptions_max`?)",
         ),
         (
             "\nsubscriptions_max = 0\n",
             "line 2: instances.acme.subscriptions_max: 0 is out of range",
         ),
-        ("hosts = 5\n", "line 1: invalid type"),
+        (
+            "hosts = 5\n",
+            "line 1: instances.acme.hosts: invalid type: integer, expected a sequence",
+        ),
+        (
+            "subscriptions_max = \"0123456789\"\n",
+            "line 1: instances.acme.subscriptions_max: invalid type: string, expected u64",
+        ),
+        (
+            "[namespaces.room]\nkind = \"0123456789\"\n",
+            "line 2: instances.acme.namespaces.room.kind: unknown value (known here: stream, signal)",
+        ),
+        (
+            "[namespaces.room]\nhistory_ttl = \"0123456789\"\n",
+            "line 2: instances.acme.namespaces.room.history_ttl: this is a number without a unit",
+        ),
         ("a = \n", "line 1"),
         (
             "region = \"eu\"\n",
@@ -144,8 +159,8 @@ fn settings_have_the_errors_of_a_file_and_no_secrets() {
             "line 3: instances.acme.webhooks.secret: a secret does not stand in the settings",
         ),
         (
-            "[webhooks]\nurl = \"https://a.example\"\nsecret_file = \"/etc/passwd\"\n",
-            "instances.acme.webhooks.secret_file: /etc/passwd: the instance has no secret of this name",
+            "[webhooks]\nurl = \"https://a.example\"\nsecret_file = \"0123456789\"\n",
+            "instances.acme.webhooks.secret_file: the instance has no secret of this name",
         ),
     ] {
         let said = settings_from_toml(text, &"acme".into(), &keys).unwrap_err();
@@ -196,6 +211,15 @@ fn a_mistake_leaves_the_last_settings_in_force_and_keys_are_those_of_the_directo
     let acme = &laid.instances["acme"];
     assert_eq!((acme.subscriptions_max, keys(acme)), (5, vec!["acme.2"]));
     assert_eq!(laid.instances["shop"].subscriptions_max, 9);
+    // What is wrong is said with the instance and the key, and without what stands there.
+    let (_, said) = world.wrong(&[
+        instance("acme", "{\"subscriptions_max\":\"hunter2\"}", &two[1..]),
+        shop(9),
+    ]);
+    assert_eq!(
+        said,
+        "instances.acme.subscriptions_max: invalid type: string, expected u64"
+    );
     // One that was never good is not there, and nobody else is the worse for it.
     let mut world = World::new();
     let (laid, _) = world.wrong(&directory);

@@ -31,7 +31,7 @@ fn one_mistake_one_message() {
             "allow_history = \"member\"",
             "allow_history = \"everyone\"",
             "allow_history",
-            "unknown value `everyone` (known here: member, token, anyone, nobody)",
+            "allow_history: unknown value (known here: member, token, anyone, nobody)",
         ),
         (
             "region = \"eu\"",
@@ -75,7 +75,12 @@ fn one_mistake_one_message() {
             "shards = 0",
             "0 is out of range: 1 to 1024",
         ),
-        ("shards = 4", "shards = -4", "shards = -4", "-4"),
+        (
+            "shards = 4",
+            "shards = -4",
+            "shards = -4",
+            "shards: invalid value: integer, expected u64",
+        ),
         (
             "slots = {}",
             "slots = { \"16384\" = 0 }",
@@ -208,7 +213,7 @@ fn one_mistake_one_message() {
             "history_ttl = \"0\"",
             "history_ttl = \"7 days\"",
             "history_ttl = ",
-            "`7 days` is no duration",
+            "history_ttl: this is no duration",
         ),
         (
             "history_ttl = \"0\"",

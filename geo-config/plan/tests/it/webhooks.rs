@@ -66,7 +66,7 @@ fn what_is_wrong_is_told_without_the_secret() {
         (format!("{good}events = []"), "no event would be told"),
         (
             format!("{good}events = [\"conect\"]"),
-            "unknown value `conect`",
+            "webhooks.events[0]: unknown value (known here: disconnect, unsubscribe)",
         ),
         (format!("{good}timeout = \"10ms\""), "out of range"),
         (format!("{good}timeout = \"31s\""), "out of range"),
