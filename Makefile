@@ -8,14 +8,16 @@ SHELL := /bin/bash
 
 # Arguments for the program that a target starts: make run ARGS="--http 127.0.0.1:9000"
 ARGS ?=
+# Features that are built in: make build FEATURES=engines
+FEATURES ?=
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-build: ## Build target/release/gb6 with the console in it
+build: ## Build target/release/gb6 with the console in it (FEATURES=engines: and every engine)
 	@scripts/install-build-deps.sh --node --engines
 	@scripts/console.sh
-	cargo build --release --locked -p gb6
+	cargo build --release --locked -p gb6 $(if $(FEATURES),--features $(FEATURES))
 
 run: ## Build and start everything in one process (gb6 dev) on ./gb6-data
 	@scripts/run.sh $(ARGS)
@@ -23,7 +25,7 @@ run: ## Build and start everything in one process (gb6 dev) on ./gb6-data
 mesh: ## Start geo, a region and two edges as processes on this machine, on ./mesh-data
 	@scripts/mesh.sh $(ARGS)
 
-region: ## Start a region of three nodes on Kafka, PostgreSQL, Redis and TiKV, on ./region-data
+region: ## Start a region of three nodes on Kafka, PostgreSQL, Redis and a double of TiKV, on ./region-data
 	@scripts/install-build-deps.sh --engines
 	@scripts/mesh.sh --engines $(ARGS)
 
