@@ -96,7 +96,10 @@ impl Assignments {
         };
         let news = Arc::new(NewsBox::default());
         let stop = Arc::new(AtomicBool::new(false));
-        let lease = Arc::new(NodeLease::new(node.config.assign_lease));
+        let lease = Arc::new(NodeLease::by(
+            node.config.clock.clone(),
+            node.config.assign_lease,
+        ));
         let component = node.deps.health.register("assignments");
         component.not_ready("the store of assignments has not been reached");
         let store = Store::start(
@@ -129,7 +132,7 @@ impl Assignments {
             followers: HashMap::new(),
             followed_heard: HashMap::new(),
             caught_up: HashMap::new(),
-            logs_looked_at: Instant::now(),
+            logs_looked_at_ms: 0,
             not_followed: BTreeSet::new(),
             followed_at: Instant::now(),
             owners_told: 0,
@@ -216,7 +219,8 @@ struct Looking {
     followed_heard: HashMap<u32, bool>,
     /// Followers that have read their logs to the end, and when they last said so.
     caught_up: HashMap<u32, Instant>,
-    logs_looked_at: Instant,
+    /// By the node's clock.
+    logs_looked_at_ms: u64,
     /// Those that are to be followed and got no thread.
     not_followed: BTreeSet<u32>,
     /// When it was last tried.
@@ -325,10 +329,11 @@ impl Looking {
 
     /// Tells the machine what can not be served, and which followers no longer say that they keep up.
     fn look_after_logs(&mut self) {
-        if self.logs_looked_at.elapsed() < TROUBLE_LOOK {
+        let now_ms = self.lease.now_ms();
+        if now_ms < self.logs_looked_at_ms + millis(TROUBLE_LOOK) {
             return;
         }
-        self.logs_looked_at = Instant::now();
+        self.logs_looked_at_ms = now_ms;
         let mut unable = Vec::new();
         let mut heard = Vec::new();
         for (shard, kept) in &mut self.keepers {

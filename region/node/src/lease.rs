@@ -1,10 +1,41 @@
 //! Until when nobody can have taken this node for dead, by a clock that goes on while the machine sleeps.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+/// What a node reckons its lease by, and for how long a log has been silent: the time since some moment,
+/// with that in which the machine was suspended.
+#[derive(Clone)]
+pub struct Clock(Arc<dyn Fn() -> Duration + Send + Sync>);
+
+impl Clock {
+    /// One that is read like this. It never goes back.
+    pub fn by(now: impl Fn() -> Duration + Send + Sync + 'static) -> Self {
+        Self(Arc::new(now))
+    }
+
+    pub(crate) fn now(&self) -> Duration {
+        (self.0)()
+    }
+}
+
+/// The system's.
+impl Default for Clock {
+    fn default() -> Self {
+        Self::by(awake_or_not)
+    }
+}
+
+impl std::fmt::Debug for Clock {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Clock").field(&self.now()).finish()
+    }
+}
+
 /// Until when nobody can have taken this node for dead.
 pub(crate) struct NodeLease {
+    clock: Clock,
     began: Duration,
     /// For how long nobody takes a node for dead.
     length: Duration,
@@ -13,9 +44,16 @@ pub(crate) struct NodeLease {
 }
 
 impl NodeLease {
+    /// One by the system's clock.
+    #[cfg(test)]
     pub(crate) fn new(length: Duration) -> Self {
+        Self::by(Clock::default(), length)
+    }
+
+    pub(crate) fn by(clock: Clock, length: Duration) -> Self {
         Self {
-            began: awake_or_not(),
+            began: clock.now(),
+            clock,
             length,
             fresh_until: AtomicU64::new(0),
         }
@@ -23,7 +61,7 @@ impl NodeLease {
 
     /// The node's clock: ms since it began.
     pub(crate) fn now_ms(&self) -> u64 {
-        let since = awake_or_not().saturating_sub(self.began);
+        let since = self.clock.now().saturating_sub(self.began);
         u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
     }
 

@@ -41,5 +41,6 @@ mod worker;
 
 pub use bodies::RecordKeys;
 pub use events::Events;
+pub use lease::Clock;
 pub use region::{OpenLog, Region, RegionConfig, RegionDeps, RegionEnd, RegionError};
 pub use statuses::StatusEngines;

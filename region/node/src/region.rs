@@ -22,6 +22,7 @@ use crate::assignments::{self, Assignments};
 use crate::bodies::RecordKeys;
 use crate::events::Events;
 use crate::keeper::{Keeper, NodeParts, Order, Ownership};
+use crate::lease::Clock;
 use crate::limits::Limits;
 use crate::metrics::{RegionMetrics, ShardNumbers, export};
 use crate::panics::Panics;
@@ -69,6 +70,8 @@ pub struct RegionConfig {
     pub assign_lease: Duration,
     /// How often this node rewrites its record; default 300 ms.
     pub assign_beat: Duration,
+    /// What leases of nodes, and the silence of logs, are reckoned by; default the system's.
+    pub clock: Clock,
     /// How often a standby looks at a log whose end it has reached; default 50 ms.
     pub standby_look: Duration,
     /// How long a node that drains may take to hand its shards over; default 6 s. What is left then is
@@ -92,6 +95,7 @@ impl RegionConfig {
             events: Events::default(),
             assign_lease: Duration::from_millis(1_500),
             assign_beat: Duration::from_millis(300),
+            clock: Clock::default(),
             standby_look: Duration::from_millis(50),
             hand_over_max: Duration::from_secs(6),
         }

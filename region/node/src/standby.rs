@@ -16,6 +16,7 @@ use gb6_core_wire::mesh::ShardRef;
 use parking_lot::Mutex;
 
 use crate::keeper::{NodeParts, bound_batches, machine_config};
+use crate::lease::Clock;
 use crate::news::{News, NewsBox};
 use crate::panics::Guard;
 use crate::recovery::{RecoveryError, Replay};
@@ -42,28 +43,35 @@ pub(crate) struct Follower {
 }
 
 /// When the log last answered.
-struct Hearing(Mutex<Heard>);
+struct Hearing {
+    clock: Clock,
+    heard: Mutex<Heard>,
+}
 
 struct Heard {
     /// Or when the follower began.
-    last: Instant,
+    last: Duration,
     answered: bool,
 }
 
 impl Hearing {
-    fn new() -> Arc<Self> {
-        Arc::new(Self(Mutex::new(Heard {
-            last: Instant::now(),
+    fn new(clock: Clock) -> Arc<Self> {
+        let heard = Heard {
+            last: clock.now(),
             answered: false,
-        })))
+        };
+        Arc::new(Self {
+            clock,
+            heard: Mutex::new(heard),
+        })
     }
 
     /// Asks the log, which answers from what it knows.
     fn hear(&self, log: &dyn ShardLog) -> Duration {
         let silence = log.silence();
-        let mut heard = self.0.lock();
+        let mut heard = self.heard.lock();
         heard.answered = true;
-        if let Some(last) = Instant::now().checked_sub(silence) {
+        if let Some(last) = self.clock.now().checked_sub(silence) {
             heard.last = heard.last.max(last);
         }
         silence
@@ -71,8 +79,8 @@ impl Hearing {
 
     /// Whether it has answered of late; `None`: it is asked for the first time.
     fn answers(&self) -> Option<bool> {
-        let heard = self.0.lock();
-        let recent = heard.last.elapsed() < LASTS;
+        let heard = self.heard.lock();
+        let recent = self.clock.now().saturating_sub(heard.last) < LASTS;
         (heard.answered || !recent).then_some(recent)
     }
 }
@@ -114,7 +122,7 @@ impl Follower {
     ) -> Result<Self, StoreError> {
         let (stop, taken) = <(Arc<AtomicBool>, Arc<AtomicBool>)>::default();
         let lag = Arc::new(Lag::default());
-        let hearing = Hearing::new();
+        let hearing = Hearing::new(node.config.clock.clone());
         let registration = export(&node.deps.metrics, shard.shard, lag.clone());
         let name = format!("standby of shard {}/{}", shard.region, shard.shard);
         let following = Following {

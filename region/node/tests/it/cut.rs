@@ -2,20 +2,23 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use gb6_core_model::{ChannelKey, Offset, Position, ShardId};
 use gb6_core_ports::memory::MemoryRooms;
 use gb6_core_ports::{LogLayer, LogRange, RoomEntry, RoomStore, ShardLog, StoreError};
 use parking_lot::Mutex;
 
+use crate::clock::TestClock;
+
 pub(crate) struct CutLog {
     log: Arc<dyn ShardLog>,
     cut: Arc<AtomicBool>,
     /// What was last known of its range: an engine that is cut off goes on saying that.
     known: Mutex<Option<LogRange>>,
+    clock: TestClock,
     /// When it was last seen to be reached.
-    heard: Mutex<Instant>,
+    heard: Mutex<Duration>,
     /// What is done when it is closed.
     closing: Option<Box<dyn Fn() + Send + Sync>>,
 }
@@ -29,12 +32,13 @@ impl Drop for CutLog {
 }
 
 impl CutLog {
-    pub(crate) fn new(log: Arc<dyn ShardLog>, cut: Arc<AtomicBool>) -> Self {
+    pub(crate) fn new(log: Arc<dyn ShardLog>, cut: Arc<AtomicBool>, clock: TestClock) -> Self {
         Self {
             log,
             cut,
             known: Mutex::default(),
-            heard: Mutex::new(Instant::now()),
+            heard: Mutex::new(clock.now()),
+            clock,
             closing: None,
         }
     }
@@ -44,7 +48,7 @@ impl CutLog {
         log: Arc<dyn ShardLog>,
         closing: impl Fn() + Send + Sync + 'static,
     ) -> Self {
-        let mut closed = Self::new(log, Arc::default());
+        let mut closed = Self::new(log, Arc::default(), TestClock::new());
         closed.closing = Some(Box::new(closing));
         closed
     }
@@ -75,9 +79,9 @@ impl LogLayer for CutLog {
     fn silence(&self) -> Duration {
         let mut heard = self.heard.lock();
         if self.reach().is_ok() {
-            *heard = Instant::now();
+            *heard = self.clock.now();
         }
-        heard.elapsed()
+        self.clock.now().saturating_sub(*heard)
     }
 }
 

@@ -3,13 +3,16 @@
 
 use std::time::{Duration, Instant};
 
+use gb6_core_model::NodeId;
 use gb6_core_model::snapshot::Namespace;
-use gb6_core_ports::ShardLog;
 use gb6_core_ports::memory::{MemoryLogConfig, MemoryMap, MemoryStorage};
+use gb6_core_ports::{MapStore, ShardLog};
 use gb6_core_wire::mesh::{EdgeFrame, OwnerFrame};
+use gb6_region_assign::node_key;
 use gb6_region_node::Region;
 use gb6_region_shard::{Admin, AdminOutcome};
 
+use crate::clock::TestClock;
 use crate::edge::{Edge, Machine, PATIENCE, room, shard};
 
 /// A machine whose only node decides itself that it owns the shard.
@@ -99,14 +102,23 @@ async fn a_placed_shard_on_a_full_disk_is_read_and_then_written() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_assigned_shard_on_a_full_disk_is_read_and_then_written() {
     let mut machine = assigned(true);
+    let clock = TestClock::new();
+    machine.config.clock = clock.of_nodes();
+    let map = machine.map.clone().expect("agreed records");
+    let beat = move || {
+        let entry = map.get(&node_key("eu", &NodeId::from("r1")));
+        [entry.expect("the map is there").map_or(0, |e| e.revision)]
+    };
     let (region, mut edge) = starts_full(&mut machine).await;
     // Longer than a node whose log does not answer keeps its shards.
-    let until = Instant::now() + Duration::from_secs(4);
-    while Instant::now() < until {
+    let until = clock.now() + Duration::from_secs(4);
+    while clock.now() < until {
+        tokio::task::block_in_place(|| clock.step(&beat));
         let page = edge.history(0, 300).await;
         assert_eq!((page.error, page.publications.len()), (0, 5));
-        tokio::time::sleep(Duration::from_millis(50)).await;
     }
+    let cut_off = machine.metric("gb6_region_nodes_cut_off");
+    assert_eq!(cut_off, 0.0, "a log that is full answers");
     has_space_again(&mut machine, edge).await;
     region.drain().await;
 }

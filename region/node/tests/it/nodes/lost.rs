@@ -1,14 +1,14 @@
 //! Nodes that lose the records, the log, or both.
 
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use gb6_core_ports::memory::MemoryMap;
 use gb6_core_ports::{Expect, MapStore};
 use gb6_core_wire::mesh::{EdgeFrame, OwnerFrame};
 use gb6_region_assign::{ShardRecord, shard_key};
 
-use super::{NODES, SHARDS, World, room};
+use super::{NODES, Running, SHARDS, World, room};
 
 /// What nobody does in so long a time, nobody is about to do: a lease of 1.5 s, and the turns of all who
 /// may claim a shard, 0.3 s each.
@@ -28,14 +28,16 @@ fn losing_the_records_stops_moves_and_no_traffic() {
     nodes
         .iter()
         .for_each(|n| n.map_cut.store(true, Ordering::SeqCst));
-    let until = Instant::now() + A_WHILE;
+    let until = world.clock.now() + A_WHILE;
     let mut offset = 1;
-    while Instant::now() < until {
+    while world.clock.now() < until {
+        // All of them have tried to reach the records in that time.
+        let failed = "gb6_assignment_store_errors_total";
+        world.clock.step(|| nodes.map(|n| n.metric(failed) as u64));
         offset += 1;
         let (took, at) = world.runtime.block_on(edge.publish());
         assert_eq!(at, offset);
         assert!(took < Duration::from_secs(1), "{took:?}");
-        std::thread::sleep(Duration::from_millis(20));
     }
     assert_eq!(edge.refusals, 0);
     let data = world.runtime.block_on(edge.history());
@@ -48,7 +50,7 @@ fn losing_the_records_stops_moves_and_no_traffic() {
     nodes
         .iter()
         .for_each(|n| n.map_cut.store(false, Ordering::SeqCst));
-    std::thread::sleep(A_WHILE);
+    world.clock.pass(A_WHILE, || world.beats());
     let now: Vec<_> = (0..SHARDS).map(|s| world.owner(s)).collect();
     assert_eq!(now, owners, "nothing has moved");
     assert_eq!(world.runtime.block_on(edge.publish()).1, offset + 1);
@@ -145,16 +147,23 @@ fn a_node_that_loses_the_log_alone_gives_its_shards_to_standbys_that_reach_it() 
     let mut edge = world.edge("e1", shard);
     assert_eq!(world.runtime.block_on(edge.publish()).1, 1);
     r1.log_cut.store(true, Ordering::SeqCst);
+    let began = world.clock.now();
+    let waits = world.runtime.spawn(async move {
+        let (_, offset) = edge.publish_as(7).await;
+        (edge, offset)
+    });
+    let stays = || world.owner(shard).is_none_or(|owner| owner == "r1");
+    while stays() {
+        world.clock.step(|| world.beats());
+    }
+    let took = world.clock.now() - began;
+    assert!(took < 2 * LOG_LOST, "{took:?}");
     // It is in the log once: the errors that it meets say that nothing was written.
-    let (took, offset) = world.runtime.block_on(edge.publish_as(7));
+    let (edge, offset) = world.runtime.block_on(waits).expect("a publisher");
     assert_eq!(offset, 2);
-    assert!(took < Duration::from_secs(8), "{took:?}");
     assert_ne!(edge.at, "r1");
-    std::thread::sleep(A_WHILE);
-    assert!(
-        world.owner(shard).is_some_and(|owner| owner != "r1"),
-        "it stays"
-    );
+    world.clock.pass(A_WHILE, || world.beats());
+    assert!(!stays(), "it stays with another");
     assert_eq!(
         r1.metric("gb6_region_nodes"),
         3.0,
@@ -178,7 +187,13 @@ fn losing_the_log_everywhere_moves_nothing() {
     cut(true);
     let mut waits = world.edge("e2", 0);
     let late = world.runtime.spawn(async move { waits.publish().await });
-    std::thread::sleep(2 * LOG_LOST);
+    // Standbys say so before any owner gives its shards on.
+    world.clock.pass(LOG_LOST * 2 / 3, || world.beats());
+    world.wait("no standby keeps up", || {
+        let caught_up = |n: &Running| n.metric("gb6_standby_caught_up");
+        nodes.iter().map(caught_up).sum::<f64>() == 0.0
+    });
+    world.clock.pass(LOG_LOST * 2, || world.beats());
     let now: Vec<_> = (0..SHARDS).map(|s| world.owner(s)).collect();
     assert_eq!(now, owners, "nobody reaches it");
     cut(false);

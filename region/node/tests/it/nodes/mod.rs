@@ -18,12 +18,13 @@ use gb6_core_obs::{Health, Metrics};
 use gb6_core_ports::memory::{MemoryMap, MemoryRateLimiter, MemoryStorage};
 use gb6_core_ports::{Expect, MapEntry, MapPage, MapStore, ShardLog, StoreError};
 use gb6_core_wire::mesh::RoomRef;
-use gb6_region_assign::{ShardRecord, shard_key};
+use gb6_region_assign::{ShardRecord, node_key, shard_key};
 use gb6_region_node::{RecordKeys, Region, RegionConfig, RegionDeps, RegionError, StatusEngines};
 use gb6_region_stores_embedded::LocalSignals;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
+use crate::clock::TestClock;
 use crate::cut::{CutLog, SharedRooms};
 use crate::edge::PATIENCE;
 use edge::Edge;
@@ -180,6 +181,8 @@ pub(crate) struct World {
     incarnations: AtomicU64,
     assigned: Assigned,
     standby_look: Duration,
+    /// Of the nodes.
+    pub(crate) clock: TestClock,
     /// Of the tests' edges.
     pub(crate) runtime: Runtime,
 }
@@ -195,6 +198,7 @@ impl World {
             incarnations: AtomicU64::new(1),
             assigned: Assigned::Region,
             standby_look: Duration::from_millis(50),
+            clock: TestClock::new(),
             runtime: Runtime::new().expect("a runtime"),
         }
     }
@@ -227,6 +231,7 @@ impl World {
         let _inside = runtime.enter();
         let (map_cut, log_cut) = <(Arc<AtomicBool>, Arc<AtomicBool>)>::default();
         let (logs, cut) = (self.logs.clone(), log_cut.clone());
+        let clock = self.clock.clone();
         let keys = RecordKeys::default();
         keys.add("demo", 1, [7; 32]);
         let (metrics, health) = (Metrics::bare(), Health::new());
@@ -240,7 +245,7 @@ impl World {
             snapshot: watch::channel(snapshot(self.assigned)).1,
             open_log: Arc::new(move |ShardId(shard)| {
                 let log: Arc<dyn ShardLog> = Arc::new(logs[&shard].open());
-                Ok(Arc::new(CutLog::new(log, cut.clone())))
+                Ok(Arc::new(CutLog::new(log, cut.clone(), clock.clone())))
             }),
             rooms: self.rooms.clone(),
             signals: Arc::new(LocalSignals::new()),
@@ -255,6 +260,7 @@ impl World {
         // The tests' edges do not renew theirs.
         config.edge_lease = Duration::from_secs(300);
         config.standby_look = self.standby_look;
+        config.clock = self.clock.of_nodes();
         let region = Region::start(config, deps)?;
         drop(_inside);
         Ok(Running {
@@ -291,6 +297,15 @@ impl World {
             refusals: 0,
             errors: 0,
         }
+    }
+
+    /// What each node has last written of itself: it changes whenever a node says that it lives.
+    pub(crate) fn beats(&self) -> [u64; 3] {
+        let map = self.restored.get().unwrap_or(&self.map);
+        NODES.map(|name| {
+            let entry = map.get(&node_key("eu", &NodeId::from(name)));
+            entry.expect("the map is there").map_or(0, |e| e.revision)
+        })
     }
 
     /// Waits until something holds.
