@@ -1,5 +1,6 @@
 //! How this program's Kafka clients are set up, and where what they say goes.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -36,25 +37,67 @@ const QUEUE_KIB: u32 = 2048;
 /// A consumer of this program.
 pub(crate) type LogConsumer = BaseConsumer<Told>;
 
+/// Between two attempts to reach a broker again.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
 /// Whether brokers can be reached, as far as the clients of a node know.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Health(Arc<AtomicBool>);
+pub(crate) struct Health(Arc<Reach>);
+
+#[derive(Debug, Default)]
+struct Reach {
+    down: AtomicBool,
+    /// A thread looks whether one can be reached again.
+    looked_for: AtomicBool,
+}
 
 impl Health {
     /// All brokers are gone, and nobody has reached one since.
     pub(crate) fn is_down(&self) -> bool {
-        self.0.load(Ordering::Acquire)
+        self.0.down.load(Ordering::Acquire)
     }
 
     pub(crate) fn down(&self) {
-        if !self.0.swap(true, Ordering::AcqRel) {
+        if !self.0.down.swap(true, Ordering::AcqRel) {
             tracing::error!("no Kafka broker can be reached; publishing waits until one can");
         }
     }
 
     pub(crate) fn up(&self) {
-        if self.is_down() && self.0.swap(false, Ordering::AcqRel) {
+        if self.is_down() && self.0.down.swap(false, Ordering::AcqRel) {
             tracing::info!("a Kafka broker can be reached again");
+        }
+    }
+
+    /// While no broker can be reached, has one thread of the node ask again and again; does not wait for
+    /// it. `ask` may block, and says whether one answered; `None` ends it, and whoever calls this next
+    /// begins anew.
+    pub(crate) fn look(&self, ask: impl Fn() -> Option<bool> + Send + 'static) {
+        if !self.is_down() || self.0.looked_for.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let health = self.clone();
+        let looks = move || {
+            while health.is_down() {
+                match catch_unwind(AssertUnwindSafe(&ask)) {
+                    Ok(Some(true)) => health.up(),
+                    Ok(Some(false)) => std::thread::sleep(LOOK_AGAIN),
+                    Ok(None) => break,
+                    Err(_) => {
+                        tracing::error!(
+                            "what looks for Kafka panicked, which is a defect: it is tried again"
+                        );
+                        std::thread::sleep(LOOK_AGAIN);
+                    }
+                }
+            }
+            health.0.looked_for.store(false, Ordering::Release);
+        };
+        let thread = std::thread::Builder::new().name("kafka-look".into());
+        if let Err(error) = thread.spawn(looks) {
+            // The next call tries again.
+            tracing::warn!(%error, "there is no thread to look for Kafka");
+            self.0.looked_for.store(false, Ordering::Release);
         }
     }
 
@@ -253,3 +296,59 @@ fn make(settings: Result<ClientConfig, String>, told: &Told) -> Result<LogConsum
 
 /// How long a question to the brokers may take.
 pub(crate) const ASK: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc::{self, RecvTimeoutError};
+
+    #[test]
+    fn one_thread_looks_for_brokers_and_nobody_waits_for_it() {
+        let long = Duration::from_secs(60);
+        let health = Health::default();
+        let (asked, asks) = mpsc::channel();
+        let (answer, answers) = mpsc::channel::<Option<bool>>();
+        let answers = Arc::new(parking_lot::Mutex::new(answers));
+        let look = || {
+            let (asked, answers) = (asked.clone(), answers.clone());
+            health.look(move || {
+                asked.send(()).expect("the test listens");
+                answers.lock().recv().expect("the test answers")
+            });
+        };
+        look();
+        let nobody = asks.recv_timeout(Duration::from_millis(20));
+        assert_eq!(nobody, Err(RecvTimeoutError::Timeout), "it is not down");
+        health.down();
+        // It is answered nothing yet: whoever has it look goes on, and no second thread begins.
+        look();
+        look();
+        asks.recv_timeout(long).expect("a thread asks");
+        let second = asks.recv_timeout(Duration::from_millis(20));
+        assert_eq!(second, Err(RecvTimeoutError::Timeout));
+        answer.send(Some(false)).expect("it listens");
+        asks.recv_timeout(long).expect("it asks again");
+        assert!(health.is_down());
+        answer.send(Some(true)).expect("it listens");
+        let until = |is: &dyn Fn() -> bool| {
+            let deadline = std::time::Instant::now() + long;
+            while !is() {
+                assert!(std::time::Instant::now() < deadline);
+                std::thread::yield_now();
+            }
+        };
+        until(&|| !health.is_down());
+        // Whoever asked may end; another begins.
+        until(&|| !health.0.looked_for.load(Ordering::Acquire));
+        health.down();
+        look();
+        asks.recv_timeout(long).expect("it asks anew");
+        answer.send(None).expect("it listens");
+        until(&|| !health.0.looked_for.load(Ordering::Acquire));
+        assert!(health.is_down());
+        look();
+        asks.recv_timeout(long).expect("another asks");
+        answer.send(Some(true)).expect("it listens");
+        until(&|| !health.is_down());
+    }
+}

@@ -34,7 +34,7 @@ const TICK: Duration = Duration::from_millis(50);
 /// How long an owner has written nothing before its partition is read, to learn of a newer ownership:
 /// while it writes it learns of one from the offsets of its own batches.
 const QUIET: Duration = Duration::from_millis(500);
-/// How long a broker may take to say that it can be reached again.
+/// How long a broker may take to answer whether it can be reached again.
 const PROBE: Duration = Duration::from_millis(500);
 /// How long errors may go on before everything is begun anew. They may be of one partition alone, which
 /// the client tries again by itself, and must not cost the others anything.
@@ -175,6 +175,12 @@ impl Lane {
         self.stop.load(Ordering::Acquire)
     }
 
+    /// Whether any broker answers, whichever partitions have no leader. Blocks.
+    fn reaches_a_broker(&self) -> bool {
+        let asked = self.consumer.fetch_metadata(Some(&self.topic), PROBE);
+        asked.is_ok()
+    }
+
     /// Sleeps until something is to be read, or for `time`.
     fn sleep(&self, time: Duration) {
         let mut members = self.members.lock();
@@ -228,7 +234,7 @@ impl Drop for Seat {
     }
 }
 
-fn run(lane: &Lane) {
+fn run(lane: &Arc<Lane>) {
     let mut following = Following {
         lane,
         assigned: BTreeMap::new(),
@@ -249,7 +255,7 @@ fn run(lane: &Lane) {
 }
 
 struct Following<'a> {
-    lane: &'a Lane,
+    lane: &'a Arc<Lane>,
     /// The partitions that are read.
     assigned: BTreeMap<i32, Assigned>,
     ticked: Instant,
@@ -308,11 +314,9 @@ impl Following<'_> {
     /// While no broker can be reached, nothing is begun: somebody has to look.
     fn probe(&self, present: &Present) {
         let health = &self.lane.told.health;
-        if health.is_down()
-            && let Some((_, shared)) = present.values().next()
-            && shared.watermarks(PROBE).is_ok()
-        {
-            health.up();
+        if health.is_down() {
+            let lane = self.lane.clone();
+            health.look(move || (!lane.is_stopped()).then(|| lane.reaches_a_broker()));
         }
         let error = health.is_down().then(Health::error);
         for (_, shared) in present.values() {

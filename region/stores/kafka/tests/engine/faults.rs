@@ -7,6 +7,7 @@ use gb6_core_model::ShardId;
 use gb6_core_ports::contract::log::{acquire, append, fence, messages};
 use gb6_core_ports::{Fence, ShardLog, StoreError};
 use gb6_tests_harness::engines::{Engine, Kind};
+use gb6_tests_harness::proxy::Mode;
 use parking_lot::Mutex;
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -25,17 +26,24 @@ const ONE: &str = "faults?replication=1&min_insync=1&archive_after_s=2";
 /// One such test at a time: brokers are large.
 static ALONE: Mutex<()> = Mutex::new(());
 
-/// The name of the broker that leads the shard's partition.
-fn leader(region: &Region) -> String {
+/// The number of the broker that leads each partition, in the order of partitions.
+fn leaders(region: &Region) -> Vec<i32> {
     let mut client = ClientConfig::new();
     client.set("bootstrap.servers", region.config.brokers.join(","));
     let consumer: BaseConsumer = client.create().expect("a client");
     let topic = region.config.log_topic(REGION);
     let metadata = consumer.fetch_metadata(Some(&topic), Duration::from_secs(10));
     let metadata = metadata.expect("answered");
-    let partitions = metadata.topics()[0].partitions();
-    let led = partitions.iter().find(|partition| partition.id() == 3);
-    format!("broker-{}", led.expect("the shard's").leader())
+    let mut partitions: Vec<_> = (metadata.topics()[0].partitions().iter())
+        .map(|partition| (partition.id(), partition.leader()))
+        .collect();
+    partitions.sort_unstable();
+    partitions.into_iter().map(|(_, leader)| leader).collect()
+}
+
+/// The name of the broker that leads the shard's partition.
+fn leader(region: &Region) -> String {
+    format!("broker-{}", leaders(region)[3])
 }
 
 /// Asks until the answer is yes.
@@ -218,7 +226,7 @@ fn a_leader_that_falls_silent_is_not_waited_for_once_another_leads() {
 }
 
 /// Waits until something is so, or for `patience`.
-fn within(patience: Duration, what: &str, is: impl Fn() -> bool) {
+fn within(patience: Duration, what: &str, mut is: impl FnMut() -> bool) {
     let deadline = Instant::now() + patience;
     while !is() {
         assert!(Instant::now() < deadline, "{what}");
@@ -275,4 +283,51 @@ fn a_log_that_is_cut_off_is_silent_to_whoever_follows_it_and_to_an_owner_that_wr
         both.iter()
             .all(|log| log.silence() < Duration::from_secs(1))
     });
+}
+
+#[test]
+fn one_broker_that_stays_away_keeps_nobody_from_those_that_are_back() {
+    let _alone = ALONE.lock();
+    let home = directory();
+    let starting = Engine::start_behind(Kind::Kafka, home.path(), &["--brokers", "3"]);
+    let (kafka, front) = runtime().block_on(starting).expect("three brokers");
+    let mut region = Region::at(&format!("{}/{ONE}", kafka.address()));
+    // Each partition has one copy, and there are enough that one broker leads the first of each lane.
+    region.shards = 24;
+    let logs = region.logs();
+    let leaders = leaders(&region);
+    let away = leaders[0];
+    let led = |by: &dyn Fn(i32) -> bool| -> Vec<u32> {
+        let numbers = (0..).zip(&leaders);
+        let those = numbers.filter(|(_, leader)| by(**leader));
+        those.map(|(number, _)| number).collect()
+    };
+    let first = &led(&|leader| leader == away)[..4];
+    let others = led(&|leader| leader != away);
+    let open = |shard: u32| logs.open_shard(ShardId(shard)).expect("opened");
+    let _first: Vec<_> = first.iter().map(|shard| open(*shard)).collect();
+    let last = *others.last().expect("others lead some");
+    assert!(last > first[3], "{leaders:?}");
+    let log = open(last);
+    let mut epoch = 0;
+    let mut asks = || {
+        epoch += 1;
+        let next = Fence {
+            shard: ShardId(last),
+            ..fence(epoch)
+        };
+        acquire(&log, &next).map(|_| ())
+    };
+    asks().expect("it is there");
+    front.set(Mode::Refuse);
+    front.close();
+    let told = "no Kafka broker can be reached";
+    within(PATIENCE, "that all are away is told", || {
+        asks().is_err_and(|error| error.to_string().contains(told))
+    });
+    for number in (1..=3).filter(|number| *number != away) {
+        let proxy = front.proxy(number as usize - 1).expect("one for each");
+        proxy.set(Mode::Pass);
+    }
+    within(PATIENCE, "it can be written to again", || asks().is_ok());
 }
