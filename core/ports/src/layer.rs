@@ -70,6 +70,11 @@ pub trait LogLayer: Send + Sync {
         self.below().silence()
     }
 
+    /// As [`ShardLog::archived_before`].
+    fn archived_before(&self) -> Position {
+        self.below().archived_before()
+    }
+
     /// As [`ShardLog::read`].
     ///
     /// # Errors
@@ -219,6 +224,10 @@ impl<L: LogLayer> ShardLog for L {
 
     fn silence(&self) -> Duration {
         LogLayer::silence(self)
+    }
+
+    fn archived_before(&self) -> Position {
+        LogLayer::archived_before(self)
     }
 
     fn read(

@@ -198,6 +198,12 @@ pub trait ShardLog: Send + Sync {
         Duration::ZERO
     }
 
+    /// What lies before this position is read from an archive, which may be slow or away while the log
+    /// itself answers. 0 where there is none. Does not block.
+    fn archived_before(&self) -> Position {
+        0
+    }
+
     /// Reads from `from` on: at most `max_records`, at most `max_bytes` of encoded records, but
     /// always one where there is one. `Trimmed` when `from` lies before the first kept position;
     /// an empty page when it is at or behind the end.

@@ -25,6 +25,17 @@ pub(crate) struct Reader {
     pub(crate) index: Arc<IndexState>,
 }
 
+/// What came of a read.
+pub(crate) enum Looked {
+    /// The page; where its error is set, that says why it is empty.
+    Page(HistoryPage),
+    /// Not now: the index does not reach so far yet, since it is being rebuilt, or a moment behind; or
+    /// messages were erased for good meanwhile, one of which the page might show.
+    Later,
+    /// Some of it lies in the archive, where this read was not to look.
+    Archived,
+}
+
 /// Erased messages whose bodies may still lie in the log.
 pub(crate) struct Erased {
     pub(crate) messages: BTreeSet<(RoomRef, u64)>,
@@ -67,19 +78,19 @@ impl Reader {
         Some(page)
     }
 
-    /// Fills the page; blocks the calling thread. `None` when the index does not reach so far yet:
-    /// it is being rebuilt, or a moment behind; or when messages were erased for good meanwhile, one
-    /// of which the page might show. A page whose error is set says why it is empty.
-    pub(crate) fn read(&self, read: &HistoryRead) -> Option<HistoryPage> {
+    /// Fills the page; blocks the calling thread. Looks into the archive, which may be away while index and
+    /// log are there, only if `archive` is set.
+    pub(crate) fn read(&self, read: &HistoryRead, archive: bool) -> Looked {
         let forgotten = self.erased.lock().forgotten;
-        match self.try_read(read) {
-            Ok(page) => page.filter(|_| self.erased.lock().forgotten == forgotten),
+        match self.try_read(read, archive) {
+            Ok(Looked::Page(_)) if self.erased.lock().forgotten != forgotten => Looked::Later,
+            Ok(looked) => looked,
             Err(error) => {
                 tracing::error!(
                     shard = %self.shard, instance = read.room.instance, channel = read.room.channel,
                     low = read.low, high = read.high, %error, "history can not be read"
                 );
-                Some(Self::failed(read))
+                Looked::Page(Self::failed(read))
             }
         }
     }
@@ -92,24 +103,27 @@ impl Reader {
         }
     }
 
-    fn try_read(&self, read: &HistoryRead) -> Result<Option<HistoryPage>, StoreError> {
+    fn try_read(&self, read: &HistoryRead, archive: bool) -> Result<Looked, StoreError> {
         if let Some(page) = self.tail_page(read) {
-            return Ok(Some(page));
+            return Ok(Looked::Page(page));
         }
         let generation = self.index.generation();
         let looked = self.rooms.applied(self.shard).and_then(|applied| {
-            let (page, found) = self.read_indexed(read)?;
+            let (page, found) = self.read_indexed(read, archive)?;
             // Also afterwards: it may have been begun anew in between.
             Ok((page, found, applied.min(self.rooms.applied(self.shard)?)))
         });
         let (page, found, applied) = match looked {
             // The index is being opened, or begun again.
-            Err(StoreError::Unavailable { .. }) => return Ok(None),
+            Err(StoreError::Unavailable { .. }) => return Ok(Looked::Later),
             looked => looked?,
         };
+        if found == Found::Archived {
+            return Ok(Looked::Archived);
+        }
         if found == Found::Sealed {
             // Another node may have made the key a moment ago: nobody is to take it for erased.
-            return Ok(Some(Self::failed(read)));
+            return Ok(Looked::Page(Self::failed(read)));
         }
         if found == Found::Wrong {
             tracing::error!(
@@ -119,11 +133,11 @@ impl Reader {
             self.index.distrust(generation);
         }
         if found == Found::All || !page.publications.is_empty() {
-            return Ok(Some(page));
+            return Ok(Looked::Page(page));
         }
         let behind = applied < self.log.range()?.next;
         if found == Found::Wrong || behind || self.index.generation() != generation {
-            return Ok(None);
+            return Ok(Looked::Later);
         }
         // Everything committed was indexed before it was looked for.
         tracing::warn!(
@@ -131,14 +145,18 @@ impl Reader {
             low = read.low, high = read.high, "history was trimmed while it was read"
         );
         let error = ErrorCode::UnrecoverablePosition.code();
-        Ok(Some(HistoryPage {
+        Ok(Looked::Page(HistoryPage {
             error,
             ..read.page.clone()
         }))
     }
 
     /// What the index and the tail have of the page, without holes, and how much that is.
-    fn read_indexed(&self, read: &HistoryRead) -> Result<(HistoryPage, Found), StoreError> {
+    fn read_indexed(
+        &self,
+        read: &HistoryRead,
+        archive: bool,
+    ) -> Result<(HistoryPage, Found), StoreError> {
         let mut page = read.page.clone();
         let Some(key) = key_of(&read.room.instance, &read.room.channel) else {
             return Ok((page, Found::All));
@@ -150,6 +168,10 @@ impl Reader {
             self.rooms.forward(self.shard, &key, read.low, wanted)?
         };
         let positions: BTreeMap<u64, u64> = entries.into_iter().collect();
+        let archived_before = match archive {
+            true => 0,
+            false => self.log.archived_before(),
+        };
         let mut bytes = 0;
         let all: Vec<u64> = offsets(read).collect();
         for chunk in all.chunks(64) {
@@ -157,6 +179,9 @@ impl Reader {
                 .iter()
                 .filter_map(|o| positions.get(o).copied())
                 .collect();
+            if known.iter().any(|position| *position < archived_before) {
+                return Ok((page, Found::Archived));
+            }
             let mut records = self.log.read_at(&known)?.into_iter();
             for offset in chunk {
                 let record = match positions.get(offset) {
@@ -212,6 +237,8 @@ enum Found {
     Wrong,
     /// Up to a message whose key is not known here.
     Sealed,
+    /// Up to a message that lies in the archive.
+    Archived,
 }
 
 /// Whether this is the room's message at `offset`.

@@ -22,6 +22,7 @@ use crate::lease::NodeLease;
 use crate::metrics::{RegionMetrics, ShardNumbers};
 use crate::news::{News, NewsBox};
 use crate::panics::Panics;
+use crate::places::ArchivePlaces;
 use crate::recovery::{Acquisition, Epochs, Recovered, RecoveryError, Standing, recover};
 use crate::regain::Regain;
 use crate::region::{RegionConfig, RegionDeps};
@@ -67,6 +68,7 @@ pub(crate) struct NodeParts {
     pub(crate) deps: Arc<RegionDeps>,
     pub(crate) metrics: RegionMetrics,
     pub(crate) turns: Arc<CommitTurns>,
+    pub(crate) archive_places: ArchivePlaces,
     pub(crate) webhooks: Arc<webhooks::Shared>,
     pub(crate) panics: Panics,
 }
@@ -366,6 +368,7 @@ impl Keeper {
             deps,
             metrics,
             turns,
+            archive_places,
             webhooks,
             panics,
         } = &*self.node;
@@ -528,6 +531,7 @@ impl Keeper {
                 ),
                 webhooks: sessions,
                 checkpoint_every: every,
+                archive_places: archive_places.clone(),
                 retention_every: config.retention_interval,
                 started,
                 ownership: self.ownership.clone(),

@@ -22,6 +22,7 @@ mod metrics;
 mod news;
 mod outputs;
 mod panics;
+mod places;
 mod recent;
 mod recovery;
 mod regain;

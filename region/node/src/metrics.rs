@@ -53,6 +53,8 @@ pub(crate) struct RegionMetrics {
     pub(crate) status_holds_failed: Counter,
     /// How often the log was asked who owns a shard.
     pub(crate) confirms: Counter,
+    /// Reads of history that the archive did not answer in time.
+    pub(crate) archive_reads_given_up: Counter,
 }
 
 impl RegionMetrics {
@@ -73,6 +75,10 @@ impl RegionMetrics {
             confirms: metrics.counter(
                 "gb6_region_confirms_total",
                 "How often the log was asked who owns a shard, because the agreed records could not say it in time.",
+            ),
+            archive_reads_given_up: metrics.counter(
+                "gb6_history_archive_reads_given_up_total",
+                "Reads of history that were answered with an error because the archive did not answer in time.",
             ),
             status_questions: metrics.counter_family(
                 "gb6_region_status_questions_total",

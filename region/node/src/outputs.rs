@@ -6,19 +6,21 @@ use std::time::{Duration, Instant};
 
 use gb6_core_mesh::{FrameSender, TrySendError};
 use gb6_core_model::{ErrorCode, InstanceId};
+use gb6_core_obs::metrics::Counter;
 use gb6_core_ports::PersonKey;
 use gb6_core_wire::mesh::{EdgeFrame, HistoryPage, PresenceAnswer, Publication, ToEdge};
 use gb6_region_shard::{HistoryRead, LinkId, Output};
-use tokio::sync::Semaphore;
+use tokio::time::timeout_at;
 
 use crate::accept::PageReply;
 use crate::checks;
-use crate::history::Reader;
+use crate::history::{Looked, Reader};
+use crate::places::ReadPlaces;
 use crate::recovery::unix_ms;
 use crate::worker::Worker;
 
-/// How long a read waits for an index that is being rebuilt. SDKs give up at 5 s.
-const INDEX_WAIT: Duration = Duration::from_secs(4);
+/// How long a read waits for an index that is being rebuilt, or for the archive. SDKs give up at 5 s.
+const READ_WAIT: Duration = Duration::from_secs(4);
 /// How often it looks.
 const INDEX_POLL: Duration = Duration::from_millis(20);
 
@@ -146,9 +148,10 @@ impl Worker {
         let Some(mut reply) = self.replies.remove(&(read.link, read.page.request)) else {
             return;
         };
-        let (reader, reads) = (self.reader.clone(), self.reads.clone());
+        let (reader, places) = (self.reader.clone(), self.places.clone());
+        let given_up = self.metrics.archive_reads_given_up.clone();
         tokio::spawn(async move {
-            let page = read_page(reader, reads, read, &mut reply).await;
+            let page = read_page(reader, places, read, &mut reply, given_up).await;
             reply.send(page).await;
         });
     }
@@ -168,44 +171,91 @@ fn refuse_presence(sender: &FrameSender<ToEdge>, request: u64) {
 }
 
 /// Reads a page off the async threads. While the index does not reach far enough the read waits
-/// without holding a place, neither of the shard's nor of its stream's, so that others go on.
+/// without holding a place, neither of the shard's nor of its stream's, so that others go on. What lies in the
+/// archive is read in places of its own, and only for as long as somebody waits for the answer: the archive
+/// may take far longer.
 async fn read_page(
     mut reader: Arc<Reader>,
-    reads: Arc<Semaphore>,
+    places: ReadPlaces,
     read: HistoryRead,
     reply: &mut PageReply,
+    given_up: Counter,
 ) -> HistoryPage {
-    let deadline = Instant::now() + INDEX_WAIT;
+    let deadline = Instant::now() + READ_WAIT;
     let read = Arc::new(read);
+    let mut archive = false;
     loop {
-        reply.take_place().await;
-        let Ok(permit) = reads.acquire().await else {
-            return Reader::failed(&read);
+        match archive {
+            true => reply.leave_place(),
+            false => reply.take_place().await,
+        }
+        let place = match archive {
+            true => timeout_at(deadline.into(), places.take(true)).await,
+            false => Ok(places.take(false).await),
+        };
+        let Ok(Some(place)) = place else {
+            given_up.inc();
+            return give_up(reader, &read);
         };
         let wanted = read.clone();
         let last = Instant::now() >= deadline;
         // The reader comes back where it is needed again: the read may outlive its owner, and closing
-        // the log, as whoever holds it last does, blocks.
-        let page = tokio::task::spawn_blocking(move || match reader.read(&wanted) {
-            Some(page) => Ok(page),
-            None if last => Ok(Reader::failed(&wanted)),
-            None => Err(reader),
+        // the log, as whoever holds it last does, blocks. The place is kept for as long as a thread is.
+        let looking = tokio::task::spawn_blocking(move || {
+            let looked = match reader.read(&wanted, archive) {
+                Looked::Page(page) => Ok(page),
+                Looked::Later if last => Ok(Reader::failed(&wanted)),
+                Looked::Later => Err((reader, archive)),
+                Looked::Archived => Err((reader, true)),
+            };
+            (looked, place)
         });
-        let page = page.await;
-        drop(permit);
-        match page {
-            Ok(Ok(page)) => return page,
-            Ok(Err(again)) => {
-                reader = again;
-                reply.leave_place();
-                tokio::time::sleep(INDEX_POLL).await;
-            }
-            Err(error) => {
+        let looked = match archive {
+            true => timeout_at(deadline.into(), looking).await,
+            false => Ok(looking.await),
+        };
+        let (looked, place) = match looked {
+            Ok(Ok(looked)) => looked,
+            Ok(Err(error)) => {
                 tracing::error!(%error, "a history read failed");
                 return Reader::failed(&read);
             }
+            Err(_) => {
+                given_up.inc();
+                tracing::warn!(
+                    instance = read.room.instance,
+                    channel = read.room.channel,
+                    low = read.low,
+                    high = read.high,
+                    "the archive has not answered a read of history in time"
+                );
+                return Reader::failed(&read);
+            }
+        };
+        match looked {
+            Ok(page) => {
+                reply.take_place().await;
+                return page;
+            }
+            Err((again, from_archive)) => {
+                drop(place);
+                reader = again;
+                if from_archive && !archive {
+                    archive = true;
+                    continue;
+                }
+                reply.leave_place();
+                tokio::time::sleep(INDEX_POLL).await;
+            }
         }
     }
+}
+
+/// The answer of a read that found no place in time.
+fn give_up(reader: Arc<Reader>, read: &HistoryRead) -> HistoryPage {
+    // As whoever holds the log last closes it, which blocks.
+    tokio::task::spawn_blocking(move || drop(reader));
+    Reader::failed(read)
 }
 
 /// The publication with the wall clock as its time.

@@ -26,6 +26,7 @@ use crate::lease::Clock;
 use crate::limits::Limits;
 use crate::metrics::{RegionMetrics, ShardNumbers, export};
 use crate::panics::Panics;
+use crate::places::ArchivePlaces;
 use crate::recovery::random_incarnation;
 use crate::relay::{Relay, RelayMetrics};
 use crate::statuses::StatusEngines;
@@ -229,6 +230,7 @@ impl Region {
             deps: Arc::new(deps),
             metrics: region_metrics.clone(),
             turns: Arc::new(CommitTurns::default()),
+            archive_places: ArchivePlaces::default(),
             webhooks,
             panics,
         });

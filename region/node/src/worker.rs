@@ -11,7 +11,7 @@ use gb6_core_wire::mesh::{HistoryRequest, OwnerFrame, Publish, ToEdge, ToOwner};
 use gb6_core_wire::record::Record;
 use gb6_region_shard::{Admin, AdminOutcome, AppendFailure, LinkId, Shard, SyncStats};
 use parking_lot::Mutex;
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::accept::PageReply;
 use crate::checkpoints::{CheckpointEvery, Checkpoints};
@@ -20,6 +20,7 @@ use crate::history::Reader;
 use crate::indexer::IndexFeed;
 use crate::keeper::{Order, Ownership};
 use crate::metrics::{RegionMetrics, ShardNumbers};
+use crate::places::{ArchivePlaces, ReadPlaces};
 use crate::recovery::{Acquisition, unix_ms};
 use crate::regain::Regain;
 use crate::retention;
@@ -34,8 +35,6 @@ const INPUTS_MAX: usize = 64;
 const TICK: Duration = Duration::from_millis(250);
 /// How long the log may take to say who owns the shard.
 const CONFIRM_MAX: Duration = Duration::from_secs(2);
-/// History reads of one shard that may run at once.
-const READS_MAX: usize = 8;
 
 /// What an actor is told.
 pub(crate) enum Input {
@@ -70,6 +69,7 @@ pub(crate) struct Surroundings {
     pub(crate) statuses: ShardStatuses,
     pub(crate) webhooks: Feed,
     pub(crate) checkpoint_every: CheckpointEvery,
+    pub(crate) archive_places: ArchivePlaces,
     /// How often space is given back.
     pub(crate) retention_every: Duration,
     /// When the machine's clock was 0.
@@ -126,7 +126,7 @@ pub(crate) struct Worker {
     pub(crate) replies: HashMap<(LinkId, u64), PageReply>,
     pub(crate) admins: HashMap<u64, oneshot::Sender<AdminOutcome>>,
     pub(crate) next_admin: u64,
-    pub(crate) reads: Arc<Semaphore>,
+    pub(crate) places: ReadPlaces,
     pub(crate) checkpoints: Checkpoints,
     pub(crate) retaining: Option<retention::Running>,
     pub(crate) retained_at: Instant,
@@ -166,6 +166,7 @@ impl Worker {
             statuses,
             webhooks,
             checkpoint_every,
+            archive_places,
             retention_every,
             started,
             ownership,
@@ -188,7 +189,7 @@ impl Worker {
             replies: HashMap::new(),
             admins: HashMap::new(),
             next_admin: 1,
-            reads: Arc::new(Semaphore::new(READS_MAX)),
+            places: ReadPlaces::new(archive_places),
             checkpoints: Checkpoints::new(checkpoint_every, uncovered, state_bytes, now),
             retaining: None,
             retained_at: now,

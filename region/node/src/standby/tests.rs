@@ -15,6 +15,7 @@ use super::*;
 use crate::bodies::RecordKeys;
 use crate::metrics::RegionMetrics;
 use crate::panics::Panics;
+use crate::places::ArchivePlaces;
 use crate::region::{OpenLog, RegionConfig, RegionDeps};
 use crate::statuses::StatusEngines;
 use crate::turns::CommitTurns;
@@ -47,6 +48,7 @@ fn node(open_log: OpenLog) -> Arc<NodeParts> {
         }),
         metrics: RegionMetrics::new(&metrics),
         turns: Arc::new(CommitTurns::default()),
+        archive_places: ArchivePlaces::default(),
         webhooks: Arc::new(webhooks::Shared {
             outbound: Outbound::new(OutboundConfig::default()).expect("outbound"),
             metrics: WebhookMetrics::new(&metrics),

@@ -15,7 +15,7 @@ use gb6_region_stores_embedded::{FjallRooms, RoomsConfig};
 use crate::edge::{Edge, Machine, PATIENCE, channel, room, shard};
 
 /// Enough for what came before to leave the memory of the recent tail.
-async fn push_out_of_memory(edge: &mut Edge) {
+pub(crate) async fn push_out_of_memory(edge: &mut Edge) {
     for number in 1..=75 {
         let publish = Publish {
             session: 9,
@@ -29,7 +29,8 @@ async fn push_out_of_memory(edge: &mut Edge) {
     }
 }
 
-async fn indexed(machine: &Machine) -> u64 {
+/// Waits until the index has everything; answers what comes next.
+pub(crate) async fn indexed(machine: &Machine) -> u64 {
     let next = machine.storage.open().range().expect("a range").next;
     let began = Instant::now();
     while machine.rooms.applied(ShardId(0)).expect("an index") < next {

@@ -1,5 +1,6 @@
 //! A region on the reference log and the in-memory mesh, as an edge sees it.
 
+mod archived;
 mod clock;
 mod closing;
 mod cut;

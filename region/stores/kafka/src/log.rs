@@ -86,6 +86,10 @@ impl ShardLog for KafkaShardLog {
         self.shared.silence()
     }
 
+    fn archived_before(&self) -> Position {
+        self.shared.live_from()
+    }
+
     fn read(
         &self,
         from: Position,

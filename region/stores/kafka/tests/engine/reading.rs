@@ -104,12 +104,14 @@ fn what_grows_is_archived_and_deleted_while_others_read() {
     let log = region.logs().open_shard(ShardId(3)).expect("opened");
     let mut next = acquire(&log, &fence(1)).expect("acquired").range.next;
     let follower = region.logs().open_shard(ShardId(3)).expect("opened");
+    assert_eq!(log.archived_before(), 0);
     next = fill(&log, next, 3);
     let deadline = Instant::now() + Duration::from_secs(20);
     while begin(&region) == 0 {
         assert!(Instant::now() < deadline, "nothing was deleted");
         next = fill(&log, next, 1);
     }
+    assert!((1..=next).contains(&log.archived_before()));
     reads_everything(&log, next);
     // It knows of Kafka's offsets alone, and of no archive.
     follower.confirm(&fence(1)).expect_err("not its own");
