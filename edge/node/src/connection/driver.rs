@@ -354,11 +354,12 @@ impl<C: Carrier, F: Framing> Connection<C, F> {
         };
         // Behind that: a timer that found no waker to wake is then seen to be over.
         let now_ms = self.shared.clock.now_ms();
-        if let Some(taken) = taken {
-            self.take(now_ms, taken);
-        }
         if let Some(why) = ends {
             self.input(now_ms, |s, cx, out| s.shutdown(cx, why, out));
+        } else if let Some(taken) = taken {
+            self.take(now_ms, taken);
+        } else if self.end == End::Open {
+            self.take_failures(now_ms);
         }
         self.tick(now_ms);
         if !self.read(now_ms, cx, scratch) {

@@ -69,6 +69,17 @@ impl Event {
             _ => None,
         }
     }
+
+    /// The request that was not done, or perhaps not, and may be tried again, if that is what it says.
+    pub(crate) fn fails(&self) -> Option<u64> {
+        match self {
+            Self::Complete(token, answer) => match **answer {
+                Answer::Failed(code) if code.temporary() => Some(*token),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
 }
 
 /// A session as others hold it.

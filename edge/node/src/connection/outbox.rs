@@ -186,6 +186,13 @@ impl<E> Outbox<E> {
         state.events.iter().find_map(|(_, event)| urgent(event))
     }
 
+    /// For the task: takes the events that need not wait for their turn, in their order, and leaves the rest.
+    pub(crate) fn take_early(&self, may: impl Fn(&E) -> bool) -> Vec<E> {
+        let mut state = self.state.lock();
+        let early = state.events.extract_if(.., |(_, event)| may(event));
+        early.map(|(_, event)| event).collect()
+    }
+
     /// For the task: so many bytes that it has taken or made itself are not yet written. Says
     /// whether that is too much: then the connection is slow, as after an overflowing push.
     pub(crate) fn held(&self, bytes: usize) -> bool {
@@ -292,6 +299,19 @@ mod tests {
         assert_eq!(batch.capacity(), 0);
         assert_eq!(outbox.state.lock().frames.capacity(), 0);
         assert_eq!(outbox.state.lock().held, 0);
+    }
+
+    #[test]
+    fn what_is_taken_early_leaves_the_rest_in_its_order() {
+        let outbox: Outbox<u8> = Outbox::new(1000);
+        for event in [1, 2, 3, 4] {
+            outbox.push(Bytes::from_static(b"x"));
+            outbox.event(event);
+        }
+        assert_eq!(outbox.take_early(|event| event % 2 == 0), [2, 4]);
+        assert_eq!(outbox.take_early(|event| event % 2 == 0), [0; 0]);
+        let (events, _) = take(&outbox, &mut Batch::default());
+        assert_eq!(events, [(1, 1), (3, 3)]);
     }
 
     #[test]

@@ -161,6 +161,21 @@ impl<C: Carrier, F: Framing> Connection<C, F> {
         }
     }
 
+    /// While the connection is held still and nothing is taken: answers publishes that failed. That says
+    /// nothing but that they may be tried again, and whoever waits for it can not go on without.
+    pub(super) fn take_failures(&mut self, now_ms: u64) {
+        let session = &self.session;
+        let failed = self.handle.outbox.take_early(|event| {
+            let token = event.fails();
+            token.is_some_and(|token| session.is_publishing(token))
+        });
+        for event in failed {
+            if let Event::Complete(token, answer) = event {
+                self.input(now_ms, |s, cx, out| s.complete(cx, token, *answer, out));
+            }
+        }
+    }
+
     /// Queues what was held back, once the connect is answered.
     pub(super) fn release(&mut self) {
         if self.session.is_connected()

@@ -214,6 +214,34 @@ async fn an_edge_that_was_cut_off_applies_what_it_missed_before_it_delivers_or_a
     assert!(is_refused(world.address, &world.token("alice")).await);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_publish_that_was_under_way_is_answered_while_its_instance_stands_still() {
+    let world = World::start(config());
+    let mut bob = Client::connect(world.address, &world.token("bob")).await;
+    let subscribe = json!({"id": 2, "subscribe": {"channel": "room:1"}});
+    assert!(bob.call(subscribe).await["subscribe"].is_object());
+    world.owner.mute(true);
+    let publish = json!({"id": 3, "publish": {"channel": "room:1", "data": {}}});
+    bob.send(&publish).await;
+    eventually("it is under way", || world.owner.kept() == 1).await;
+    // Who is removed meanwhile can not be known.
+    world.owner.unreadable(Some("!revoked"));
+    let current = "gb6_edge_revocations_current{instance=\"demo\"}";
+    world.metric_falls(current, 0.0).await;
+    let delivered = "gb6_edge_fan_out_total{region=\"r\",shard=\"0\"}";
+    let before = world.metric(delivered);
+    world.owner.append(&room("room:1"), b"{\"n\":1}".to_vec());
+    world.metric_reaches(delivered, before + 1.0).await;
+    // It overtakes what is not delivered.
+    let answer = bob.event().await.unwrap();
+    assert_eq!(answer["id"], 3, "{answer}");
+    assert_eq!(answer["error"]["code"], 1003, "{answer}");
+    assert_eq!(world.metric(current), 0.0, "they are not known yet");
+    world.owner.unreadable(None);
+    let push = bob.event().await.unwrap();
+    assert_eq!(push["push"]["pub"]["data"], json!({"n": 1}), "{push}");
+}
+
 #[tokio::test]
 async fn nobody_touches_the_log_of_revocations() {
     let world = World::start(config());

@@ -295,6 +295,13 @@ impl Live {
         pending
     }
 
+    /// Whether the request is one of the client's publishes, and not answered yet.
+    pub(super) fn is_publishing(&self, token: u64) -> bool {
+        let at = self.pending.binary_search_by_key(&token, |p| p.token);
+        let pending = at.ok().and_then(|at| self.pending.get(at));
+        pending.is_some_and(|p| matches!(p.what, Asked::Publish | Asked::RpcPublish(_)))
+    }
+
     pub(super) fn complete(&mut self, turn: &mut Turn<'_>, token: u64, answer: Answer) {
         if let Some(answer) = self.hold_page(turn, token, answer) {
             self.put(turn, token, answer);

@@ -236,6 +236,11 @@ impl Session {
         });
     }
 
+    /// Whether the request with this token is one of the client's publishes, and not answered yet.
+    pub fn is_publishing(&self, token: u64) -> bool {
+        matches!(&self.state, State::Live(live) if live.is_publishing(token))
+    }
+
     /// A hub says something unasked.
     pub fn notice(&mut self, cx: &Context<'_>, notice: Notice, out: &mut Vec<Action>) {
         self.turn(cx, out, |session, turn| match &mut session.state {
