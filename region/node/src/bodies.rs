@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use gb6_core_ports::StoreError;
 use gb6_core_wire::record::{
     BodyError, KeyRing, NONCE_BYTES, Record, SealKey, body_with_keys, compress_body, seal_body,
 };
@@ -19,6 +20,27 @@ struct Key {
     seal: SealKey,
 }
 
+/// Where the record keys of a region lie, for keys that this node does not know yet.
+pub trait KeySource: Send + Sync {
+    /// The key of `instance` with this id. `None`: there is none, so that one which sealed a record was
+    /// destroyed, since a key lies here before anything is sealed with it. Blocks.
+    ///
+    /// # Errors
+    /// It can not be told now.
+    fn key(&self, instance: &str, key_id: u32) -> Result<Option<[u8; 32]>, StoreError>;
+}
+
+/// What came of looking for a key where keys lie.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum KeyLook {
+    /// It was found, and is known here now.
+    Found,
+    /// There is no such key any more.
+    Destroyed,
+    /// It can not be told now.
+    Untold,
+}
+
 /// The record keys of the instances that this node serves. Without any key bodies are clear; where
 /// there are some, nothing of an instance without one is written, as it would be in the clear, or read:
 /// its key was destroyed, or another node made it and it is not known here yet. Cloning shares them: a
@@ -26,6 +48,7 @@ struct Key {
 #[derive(Clone, Default)]
 pub struct RecordKeys {
     keys: Arc<ArcSwap<Keys>>,
+    source: Option<Arc<dyn KeySource>>,
 }
 
 impl std::fmt::Debug for RecordKeys {
@@ -43,6 +66,32 @@ impl KeyRing for RecordKeys {
 }
 
 impl RecordKeys {
+    /// No keys yet; those that lie in `source` can be looked for there.
+    pub fn of(source: Arc<dyn KeySource>) -> Self {
+        Self {
+            source: Some(source),
+            ..Self::default()
+        }
+    }
+
+    /// Looks for a key that is not known here where keys lie. Blocks.
+    pub fn look_for(&self, instance: &str, key_id: u32) -> KeyLook {
+        let Some(source) = &self.source else {
+            return KeyLook::Untold;
+        };
+        match source.key(instance, key_id) {
+            Ok(Some(key)) => {
+                self.add(instance, key_id, key);
+                KeyLook::Found
+            }
+            Ok(None) => KeyLook::Destroyed,
+            Err(error) => {
+                tracing::debug!(instance, key_id, %error, "a record key can not be looked for");
+                KeyLook::Untold
+            }
+        }
+    }
+
     /// Adds a key of `instance`; ids begin at 1, and the highest one seals what is written from
     /// now on.
     pub fn add(&self, instance: &str, key_id: u32, key: [u8; 32]) {

@@ -40,7 +40,7 @@ mod turns;
 mod webhooks;
 mod worker;
 
-pub use bodies::RecordKeys;
+pub use bodies::{KeyLook, KeySource, RecordKeys};
 pub use events::Events;
 pub use lease::Clock;
 pub use region::{OpenLog, Region, RegionConfig, RegionDeps, RegionEnd, RegionError};

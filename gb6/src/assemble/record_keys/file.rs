@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use gb6_core_model::snapshot::{Assigned, Snapshot};
 use gb6_core_model::{InstanceId, NodeId};
-use gb6_region_node::RecordKeys;
+use gb6_core_ports::StoreError;
+use gb6_region_node::{KeySource, RecordKeys};
 use serde::{Deserialize, Serialize};
 
 use super::{Cover, Keys, decode, encode_bytes, random_key};
@@ -52,7 +54,7 @@ impl KeyFile {
                 data_dir.display()
             );
         }
-        let keys = RecordKeys::default();
+        let keys = RecordKeys::of(Arc::new(KnownHere));
         for (instance, by_id) in decoded(&path, kept.as_ref())? {
             for (id, key) in by_id {
                 keys.add(&instance, id, key);
@@ -64,6 +66,15 @@ impl KeyFile {
             kept,
             keys,
         })
+    }
+}
+
+/// Nobody else makes keys: those of the file are known, and there are no others.
+struct KnownHere;
+
+impl KeySource for KnownHere {
+    fn key(&self, _: &str, _: u32) -> Result<Option<[u8; 32]>, StoreError> {
+        Ok(None)
     }
 }
 
@@ -146,8 +157,8 @@ mod tests {
     use crate::assemble::record_keys::follow;
     use gb6_core_wire::record::KeyRing;
     use gb6_geo_config_plan::{DemoMesh, demo_snapshot};
+    use gb6_region_node::KeyLook;
 
-    use std::sync::Arc;
     use std::time::Duration;
     use tokio::sync::watch;
 
@@ -181,7 +192,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let made = open(dir.path(), "r1", false).unwrap().key("demo", 1);
         assert!(made.is_some());
-        assert_eq!(open(dir.path(), "r1", true).unwrap().key("demo", 1), made);
+        let again = open(dir.path(), "r1", true).unwrap();
+        assert_eq!(again.key("demo", 1), made);
+        assert_eq!(again.look_for("demo", 2), KeyLook::Destroyed);
         std::fs::remove_file(dir.path().join(FILE)).unwrap();
         let error = open(dir.path(), "r1", true).unwrap_err().to_string();
         assert!(error.contains("record-keys.json is gone"), "{error}");

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use anyhow::{Context, anyhow, bail};
 use gb6_core_model::snapshot::Snapshot;
 use gb6_core_ports::{Expect, MapStore, SealError, Sealer, StoreError};
-use gb6_region_node::RecordKeys;
+use gb6_region_node::{KeySource, RecordKeys};
 use serde::{Deserialize, Serialize};
 
 use super::{Cover, Keys, decode_bytes, encode_bytes, random_key};
@@ -34,11 +34,16 @@ struct Stored {
     keys: BTreeMap<u32, String>,
 }
 
-/// The keys of a region, in its `MapStore` and in memory.
-pub(in crate::assemble) struct SharedKeys {
+/// The records of a region's keys.
+struct Records {
     map: Arc<dyn MapStore>,
     region: String,
     sealer: Sealer,
+}
+
+/// The keys of a region, in its `MapStore` and in memory.
+pub(in crate::assemble) struct SharedKeys {
+    records: Arc<Records>,
     known: BTreeMap<String, Keys>,
     keys: RecordKeys,
 }
@@ -58,12 +63,15 @@ impl SharedKeys {
         before: BTreeMap<String, Keys>,
         has_logs: impl FnOnce() -> anyhow::Result<bool>,
     ) -> anyhow::Result<Self> {
-        let mut shared = Self {
+        let records = Arc::new(Records {
             map,
             region: region.to_owned(),
             sealer,
+        });
+        let mut shared = Self {
+            records: records.clone(),
             known: BTreeMap::new(),
-            keys: RecordKeys::default(),
+            keys: RecordKeys::of(records),
         };
         shared.read()?;
         if shared.known.is_empty() && before.is_empty() && has_logs()? {
@@ -79,14 +87,11 @@ impl SharedKeys {
         Ok(shared)
     }
 
-    fn prefix(&self) -> String {
-        format!("record-keys/{}/", self.region)
-    }
-
     /// Reads what the map has; answers the instances that it has keys of.
     fn read(&mut self) -> anyhow::Result<Vec<String>> {
-        let prefix = self.prefix();
+        let prefix = self.records.prefix();
         let page = self
+            .records
             .map
             .list(&prefix, INSTANCES_MAX)
             .context("the record keys of the region can not be read")?;
@@ -96,7 +101,7 @@ impl SharedKeys {
             else {
                 continue;
             };
-            let (keys, current) = self.unseal(instance, value)?;
+            let (keys, current) = self.records.unseal(instance, value)?;
             self.learn(instance, keys.clone());
             if !current {
                 self.seal_anew(instance, &keys, entry.revision);
@@ -119,9 +124,13 @@ impl SharedKeys {
     /// Writes the record of an instance again where it was sealed with an earlier key. Whoever does not
     /// succeed tries again at the next reading: until then the earlier key opens it.
     fn seal_anew(&self, instance: &str, keys: &Keys, revision: u64) {
-        let record = format!("{}{instance}", self.prefix());
-        let put = self.seal(instance, keys).and_then(|sealed| {
-            match self.map.put(&record, &sealed, Expect::Revision(revision)) {
+        let record = format!("{}{instance}", self.records.prefix());
+        let put = self.records.seal(instance, keys).and_then(|sealed| {
+            match self
+                .records
+                .map
+                .put(&record, &sealed, Expect::Revision(revision))
+            {
                 Ok(_) => Ok(true),
                 // Another node was faster, or has made a key: its record is read next time.
                 Err(StoreError::Conflict { .. }) => Ok(false),
@@ -137,6 +146,55 @@ impl SharedKeys {
                 "the record keys are still sealed with an earlier key"
             ),
         }
+    }
+
+    /// Sees to it that the map has a key of the instance, and every one that this node knows: what
+    /// another node was faster with, or else one that is made now.
+    fn agree(&mut self, instance: &str) -> anyhow::Result<()> {
+        let record = format!("{}{instance}", self.records.prefix());
+        for _ in 0..TRIES {
+            let entry = self
+                .records
+                .map
+                .get(&record)
+                .context("the record keys can not be read")?;
+            let mut wanted = self.known.get(instance).cloned().unwrap_or_default();
+            let expect = match entry.and_then(|e| Some((e.value?, e.revision))) {
+                Some((value, revision)) => {
+                    let (there, _) = self.records.unseal(instance, &value)?;
+                    let complete = wanted.keys().all(|id| there.contains_key(id));
+                    self.learn(instance, there.clone());
+                    if complete {
+                        return Ok(());
+                    }
+                    wanted.extend(there);
+                    Expect::Revision(revision)
+                }
+                None => {
+                    if wanted.is_empty() {
+                        wanted.insert(random_id()?, random_key()?);
+                    }
+                    Expect::Absent
+                }
+            };
+            let sealed = self.records.seal(instance, &wanted)?;
+            match self.records.map.put(&record, &sealed, expect) {
+                Ok(_) => {
+                    self.learn(instance, wanted);
+                    return Ok(());
+                }
+                // Somebody else was faster, or nobody knows: what is there now decides.
+                Err(StoreError::Conflict { .. } | StoreError::OutcomeUnknown { .. }) => {}
+                Err(error) => return Err(error).context("a record key can not be kept"),
+            }
+        }
+        bail!("the record {record} changes without end")
+    }
+}
+
+impl Records {
+    fn prefix(&self) -> String {
+        format!("record-keys/{}/", self.region)
     }
 
     fn name(&self, instance: &str, id: u32) -> String {
@@ -186,47 +244,20 @@ impl SharedKeys {
         }
         Ok((keys, current))
     }
+}
 
-    /// Sees to it that the map has a key of the instance, and every one that this node knows: what
-    /// another node was faster with, or else one that is made now.
-    fn agree(&mut self, instance: &str) -> anyhow::Result<()> {
+impl KeySource for Records {
+    fn key(&self, instance: &str, key_id: u32) -> Result<Option<[u8; 32]>, StoreError> {
         let record = format!("{}{instance}", self.prefix());
-        for _ in 0..TRIES {
-            let entry = self
-                .map
-                .get(&record)
-                .context("the record keys can not be read")?;
-            let mut wanted = self.known.get(instance).cloned().unwrap_or_default();
-            let expect = match entry.and_then(|e| Some((e.value?, e.revision))) {
-                Some((value, revision)) => {
-                    let (there, _) = self.unseal(instance, &value)?;
-                    let complete = wanted.keys().all(|id| there.contains_key(id));
-                    self.learn(instance, there.clone());
-                    if complete {
-                        return Ok(());
-                    }
-                    wanted.extend(there);
-                    Expect::Revision(revision)
-                }
-                None => {
-                    if wanted.is_empty() {
-                        wanted.insert(random_id()?, random_key()?);
-                    }
-                    Expect::Absent
-                }
-            };
-            let sealed = self.seal(instance, &wanted)?;
-            match self.map.put(&record, &sealed, expect) {
-                Ok(_) => {
-                    self.learn(instance, wanted);
-                    return Ok(());
-                }
-                // Somebody else was faster, or nobody knows: what is there now decides.
-                Err(StoreError::Conflict { .. } | StoreError::OutcomeUnknown { .. }) => {}
-                Err(error) => return Err(error).context("a record key can not be kept"),
-            }
+        let Some(value) = self.map.get(&record)?.and_then(|entry| entry.value) else {
+            return Ok(None);
+        };
+        match self.unseal(instance, &value) {
+            Ok((keys, _)) => Ok(keys.get(&key_id).copied()),
+            Err(error) => Err(StoreError::Unavailable {
+                cause: format!("{error:#}"),
+            }),
         }
-        bail!("the record {record} changes without end")
     }
 }
 
@@ -251,7 +282,7 @@ impl Cover for SharedKeys {
         let served: Vec<String> = snapshot
             .instances
             .iter()
-            .filter(|(_, instance)| instance.region == self.region)
+            .filter(|(_, instance)| instance.region == self.records.region)
             .map(|(id, _)| id.to_string())
             .collect();
         let there = match self.read() {
@@ -280,6 +311,8 @@ mod tests {
     use super::*;
     use gb6_core_model::snapshot::Instance;
     use gb6_core_ports::memory::MemoryMap;
+    use gb6_core_wire::record::KeyRing;
+    use gb6_region_node::KeyLook;
 
     fn snapshot() -> Snapshot {
         let mut snapshot = Snapshot::default();
@@ -409,5 +442,24 @@ mod tests {
         new.cover(&snapshot()).unwrap();
         let both: Keys = lost.into_iter().chain(made).collect();
         assert_eq!((of(&old, "demo"), of(&new, "demo")), (both.clone(), both));
+    }
+
+    #[test]
+    fn a_key_that_another_node_made_is_found_and_one_that_was_destroyed_is_known_to_be() {
+        let map = Arc::new(MemoryMap::default());
+        let here = open(&map, 1).unwrap().keys();
+        let mut other = open(&map, 1).unwrap();
+        other.cover(&snapshot()).unwrap();
+        let (id, key) = of(&other, "demo").pop_first().unwrap();
+        assert_eq!(here.key("demo", id), None);
+        assert_eq!(here.look_for("demo", id), KeyLook::Found);
+        assert_eq!(here.key("demo", id), Some(key));
+        assert_eq!(here.look_for("acme", id), KeyLook::Destroyed, "another's");
+        map.delete("record-keys/eu/demo", Expect::Any).unwrap();
+        let late = open(&map, 1).unwrap().keys();
+        assert_eq!(late.look_for("demo", id), KeyLook::Destroyed);
+        // What can not be read says nothing.
+        map.put("record-keys/eu/demo", b"{}", Expect::Any).unwrap();
+        assert_eq!(late.look_for("demo", id), KeyLook::Untold);
     }
 }

@@ -23,7 +23,7 @@ use gb6_core_wire::record::BodyError;
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::watch;
 
-use crate::bodies::RecordKeys;
+use crate::bodies::{KeyLook, RecordKeys};
 use crate::panics::Guard;
 
 /// The consumer's name in the log.
@@ -42,6 +42,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// How often it is looked whether a key has come for which events wait.
 const KEY_LOOK: Duration = Duration::from_millis(250);
+/// How often it is asked for where keys lie, while that does not answer.
+const KEY_ASK: Duration = Duration::from_secs(5);
 /// Keys that are remembered as waited for in vain.
 const MISSING_KEYS_MAX: usize = 1024;
 /// Shards that are told apart.
@@ -110,8 +112,8 @@ impl EventMetrics {
     }
 }
 
-/// For how long events wait for a record key that this node does not have: another node may have made
-/// it a moment ago.
+/// For how long events wait for a record key that this node does not have, while it can not be told where
+/// keys lie whether it was destroyed: another node may have made it a moment ago.
 #[derive(Clone, Copy)]
 struct KeyWaits {
     /// Of an instance that the snapshot knows: its key comes, unless it was destroyed.
@@ -232,15 +234,21 @@ impl Drop for ShardEvents {
 /// An instance, and the id of a record key of it that is not here.
 type MissingKey = (String, u32);
 
+/// A key that is waited for.
+struct Waiting {
+    key: MissingKey,
+    since: Instant,
+    asked: Instant,
+}
+
 struct Publisher {
     shard: ShardId,
     log: Arc<dyn ShardLog>,
     keys: Arc<RecordKeys>,
     snapshot: watch::Receiver<Arc<Snapshot>>,
     key_waits: KeyWaits,
-    /// The key that is waited for, and since when.
-    waiting: Option<(MissingKey, Instant)>,
-    /// Keys that were waited for in vain.
+    waiting: Option<Waiting>,
+    /// Keys that were destroyed, or waited for in vain.
     missing: BTreeSet<MissingKey>,
     sink: Option<Arc<dyn EventSink>>,
     metrics: EventMetrics,
@@ -357,6 +365,11 @@ impl Publisher {
             let position = record.position;
             match event::event_of(self.shard, record, &self.keys) {
                 Ok(event) => events.extend(event),
+                // What lies before it does not wait while its key is looked for.
+                Err(error) if !events.is_empty() && self.lacks_key(&error).is_some() => {
+                    next = position;
+                    break;
+                }
                 // What is behind it waits too: events come in the order of the log.
                 Err(error) if self.waits_for_key(&error) => {
                     (next, waits) = (position, true);
@@ -384,36 +397,62 @@ impl Publisher {
         Ok(next.min(page.end).max(from))
     }
 
-    /// Whether a record that can not be read is to be waited for: its key is not here, and may come.
-    fn waits_for_key(&mut self, error: &BodyError) -> bool {
+    /// The key without which a record can not be read, unless that is known to be so for ever.
+    fn lacks_key(&self, error: &BodyError) -> Option<MissingKey> {
         let BodyError::KeyDestroyed { instance, key_id } = error else {
-            return false;
+            return None;
         };
         let key = (instance.clone(), *key_id);
-        if self.missing.contains(&key) {
+        (!self.missing.contains(&key)).then_some(key)
+    }
+
+    /// Whether a record that can not be read is to be waited for: its key is not here, and may come.
+    fn waits_for_key(&mut self, error: &BodyError) -> bool {
+        let Some(key) = self.lacks_key(error) else {
             return false;
-        }
-        let same = self.waiting.as_ref().filter(|(waiting, _)| *waiting == key);
-        let Some(since) = same.map(|(_, since)| *since) else {
-            tracing::warn!(shard = %self.shard, instance, key_id, "this node does not have a record key: the shard's events wait for it");
-            self.waiting = Some((key, Instant::now()));
-            return true;
         };
-        let known = self.snapshot.borrow().instances.contains_key(&**instance);
-        let patience = match known {
+        let (instance, key_id) = (&*key.0, key.1);
+        let before = self.waiting.take().filter(|waiting| waiting.key == key);
+        let known = before.as_ref();
+        let mut asked = known.map(|waiting| waiting.asked);
+        let now = Instant::now();
+        let since = known.map_or(now, |waiting| waiting.since);
+        if asked.is_none_or(|at| at.elapsed() >= KEY_ASK) {
+            match self.keys.look_for(instance, key_id) {
+                KeyLook::Found => return true,
+                KeyLook::Destroyed => {
+                    tracing::info!(shard = %self.shard, instance, key_id, "a record key was destroyed: what is sealed with it makes no events");
+                    self.give_up(key);
+                    return false;
+                }
+                KeyLook::Untold if known.is_none() => {
+                    tracing::warn!(shard = %self.shard, instance, key_id, "this node does not have a record key: the shard's events wait for it");
+                }
+                KeyLook::Untold => {}
+            }
+            asked = Some(Instant::now());
+        }
+        let patience = match self.snapshot.borrow().instances.contains_key(instance) {
             true => self.key_waits.known,
             false => self.key_waits.unknown,
         };
-        if since.elapsed() < patience {
-            return true;
+        if since.elapsed() >= patience {
+            tracing::error!(shard = %self.shard, instance, key_id, "a record key has not come: what is sealed with it makes no events");
+            self.give_up(key);
+            return false;
         }
-        tracing::error!(shard = %self.shard, instance, key_id, "a record key has not come: what is sealed with it makes no events");
-        // overflow: forgotten, and waited for once more.
+        let asked = asked.unwrap_or(now);
+        self.waiting = Some(Waiting { key, since, asked });
+        true
+    }
+
+    /// What is sealed with a key is not waited for any more.
+    fn give_up(&mut self, key: MissingKey) {
+        // overflow: forgotten, and looked for once more.
         if self.missing.len() >= MISSING_KEYS_MAX {
             self.missing.clear();
         }
         self.missing.insert(key);
-        false
     }
 
     fn publish_some(&self, sink: &dyn EventSink, events: &[SinkEvent]) -> Result<(), StoreError> {

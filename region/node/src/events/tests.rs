@@ -10,6 +10,7 @@ use gb6_core_ports::memory::{MemoryEvents, MemoryLogConfig, MemoryStorage};
 use gb6_core_wire::record::Record;
 
 use super::*;
+use crate::bodies::KeySource;
 use crate::panics::Panics;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -240,4 +241,53 @@ fn a_key_that_does_not_come_is_waited_for_once_and_longer_where_its_instance_is_
     events.stop();
     let text = world.metrics.text();
     assert!(text.contains("gb6_events_unreadable_total 3"), "{text}");
+}
+
+/// Where keys lie; `None` while it does not answer.
+#[derive(Default)]
+struct KeyPlace(Mutex<Option<BTreeSet<u32>>>);
+
+impl KeySource for KeyPlace {
+    fn key(&self, _: &str, key_id: u32) -> Result<Option<[u8; 32]>, StoreError> {
+        match &*self.0.lock() {
+            Some(there) => Ok(there.contains(&key_id).then_some([9; 32])),
+            None => Err(StoreError::Unavailable {
+                cause: "away".into(),
+            }),
+        }
+    }
+}
+
+#[test]
+fn a_destroyed_key_is_waited_for_by_nobody_and_one_that_is_there_is_fetched() {
+    let world = World::new();
+    let log = world.storage.open();
+    acquire(&log, &fence(1)).expect("acquired");
+    log.register_consumer(CONSUMER, 0).expect("registered");
+    append(&log, &fence(1), messages(1, "room:a", 1)).expect("appended");
+    append(&log, &fence(1), sealed(2, 2, 7)).expect("appended");
+    append(&log, &fence(1), sealed(4, 1, 8)).expect("appended");
+    append(&log, &fence(1), messages(5, "room:b", 1)).expect("appended");
+    let instance = sealed(1, 1, 7)[0].instance.as_str().into();
+    let mut snapshot = Snapshot::default();
+    snapshot.instances.insert(instance, Instance::default());
+    let told = watch::channel(Arc::new(snapshot)).1;
+    // Nobody waits for what is known to be gone, however long they would for what is not.
+    let key_waits = KeyWaits {
+        known: Duration::from_secs(3600),
+        unknown: Duration::from_secs(3600),
+    };
+    let place = Arc::new(KeyPlace::default());
+    let keys = Arc::new(RecordKeys::of(place.clone()));
+    let events = world.start_with(&world.events(), keys, (told, key_waits));
+    let waiting = "gb6_events_waits_for_key{shard=\"3\"} 1";
+    world.until("those before it", |positions| {
+        positions == [1] && world.metrics.text().contains(waiting)
+    });
+    *place.0.lock() = Some(BTreeSet::from([8]));
+    world.until("all that can be read", |positions| positions == [1, 4, 5]);
+    events.stop();
+    let text = world.metrics.text();
+    assert!(text.contains("gb6_events_unreadable_total 2"), "{text}");
+    assert!(!text.contains(waiting), "{text}");
 }
