@@ -8,6 +8,7 @@
 
 mod accept;
 mod assignments;
+mod beats;
 mod bodies;
 mod checkpoints;
 mod checks;

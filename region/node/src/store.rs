@@ -1,5 +1,6 @@
-//! The threads that talk to the store of agreed records: one looks at what changes, one writes this
-//! node's own record, some write those of shards. Each call may block; none waits for another's.
+//! The threads that talk to the store of agreed records: one looks at what changes, some write this
+//! node's own record ([`crate::beats`]), some write those of shards. Each call may block; none waits for
+//! another's.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use gb6_core_ports::{Expect, MapEntry, MapPage, MapStore, StoreError};
 use gb6_region_assign::{Expected, Written};
 use parking_lot::Mutex;
 
+use crate::beats::Beats;
 use crate::lease::NodeLease;
 use crate::news::{News, NewsBox};
 use crate::panics::{Guard, Panics};
@@ -47,7 +49,7 @@ pub(crate) struct Store {
 
 /// What the threads share.
 #[derive(Clone)]
-struct Shared {
+pub(crate) struct Shared {
     map: Arc<dyn MapStore>,
     news: Arc<NewsBox>,
     lease: Arc<NodeLease>,
@@ -69,6 +71,8 @@ impl Store {
         stop: Arc<AtomicBool>,
         (metrics, panics): (&Metrics, &Panics),
     ) -> Result<Self, StoreError> {
+        // Two of them are over before the lease is.
+        let patience = lease.length() / 3;
         let shared = Shared {
             map,
             news,
@@ -86,10 +90,20 @@ impl Store {
         // overflow: none. A record has one change under way.
         let (own, changes) = sync_channel(1);
         let writes = shared.clone();
-        let changes = Arc::new(Mutex::new(changes));
         let write = "assignments_write";
-        let guard = panics.guard(write, "store of assignments: beats".into());
-        spawn("assign-beat", move || writes.write(&changes, &guard))?;
+        let again = metrics.counter(
+            "gb6_assignment_beats_again_total",
+            "Changes of this node's record that were made a second time beside the first, which had no answer for a third of a lease.",
+        );
+        let guard = Arc::new(panics.guard(write, "store of assignments: beats".into()));
+        let mut beats = Beats::start(&shared, patience, again, &guard)?;
+        spawn("assign-beats", move || {
+            for change in changes {
+                let change = Arc::new(change);
+                let outcome = beats.make(&change);
+                writes.made(&change, outcome, &guard);
+            }
+        })?;
         // overflow: the change counts as failed, and is made later.
         let (others, changes) = sync_channel(WAITING_MAX);
         let changes = Arc::new(Mutex::new(changes));
@@ -110,7 +124,7 @@ impl Store {
     }
 }
 
-fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), StoreError> {
+pub(crate) fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), StoreError> {
     let spawned = std::thread::Builder::new().name(name.to_owned()).spawn(run);
     spawned.map(drop).map_err(|error| StoreError::Io {
         operation: "start the thread",
@@ -146,33 +160,43 @@ impl Shared {
         loop {
             let next = changes.lock().recv();
             let Ok(change) = next else { return };
-            let made = guard.run(|| Ok::<_, StoreError>(self.make(&change)));
-            // Whatever panicked may have written it.
-            let outcome = made.unwrap_or(Written::Unknown);
-            let key = change.key;
-            let reread = matches!(outcome, Written::NotAsExpected | Written::Unknown);
-            let written = News::Written {
-                key: key.clone(),
-                outcome,
-            };
-            self.news.push(written);
-            while reread && !self.is_over() {
-                match guard.run(|| self.map.get(&key)) {
-                    Ok(entry) => {
-                        let record = entry.and_then(|e| Some((e.value?, e.revision)));
-                        let found = record.as_ref().map(|(_, revision)| *revision);
-                        if let (Expected::Revision(known), Some(found)) = (change.expected, found)
-                            && found < known
-                        {
-                            self.distrusted.store(true, Ordering::SeqCst);
-                        }
-                        self.news.push(News::Read { key, record });
-                        break;
+            let outcome = self.attempt(&change, guard);
+            self.made(&change, outcome, guard);
+        }
+    }
+
+    /// Makes a change, under a guard.
+    pub(crate) fn attempt(&self, change: &Change, guard: &Guard) -> Written {
+        let made = guard.run(|| Ok::<_, StoreError>(self.make(change)));
+        // Whatever panicked may have written it.
+        made.unwrap_or(Written::Unknown)
+    }
+
+    /// Tells what has come of a change, and where that is not known what the record is.
+    fn made(&self, change: &Change, outcome: Written, guard: &Guard) {
+        let key = change.key.clone();
+        let reread = matches!(outcome, Written::NotAsExpected | Written::Unknown);
+        let written = News::Written {
+            key: key.clone(),
+            outcome,
+        };
+        self.news.push(written);
+        while reread && !self.is_over() {
+            match guard.run(|| self.map.get(&key)) {
+                Ok(entry) => {
+                    let record = entry.and_then(|e| Some((e.value?, e.revision)));
+                    let found = record.as_ref().map(|(_, revision)| *revision);
+                    if let (Expected::Revision(known), Some(found)) = (change.expected, found)
+                        && found < known
+                    {
+                        self.distrusted.store(true, Ordering::SeqCst);
                     }
-                    Err(_) => {
-                        self.errors.inc();
-                        std::thread::sleep(RETRY.max(guard.pause()));
-                    }
+                    self.news.push(News::Read { key, record });
+                    return;
+                }
+                Err(_) => {
+                    self.errors.inc();
+                    std::thread::sleep(RETRY.max(guard.pause()));
                 }
             }
         }
@@ -324,176 +348,4 @@ impl Known {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Instant;
-
-    use gb6_core_obs::Health;
-    use gb6_core_ports::memory::MemoryMap;
-
-    use super::*;
-
-    #[test]
-    fn a_list_says_what_was_removed_meanwhile() {
-        let entry = |key: &str, value: Option<&[u8]>, revision| MapEntry {
-            key: key.to_owned(),
-            value: value.map(<[u8]>::to_vec),
-            revision,
-        };
-        let page = |entries, revision| MapPage { entries, revision };
-        let mut known = Known::default();
-        let list = page(
-            vec![entry("a", Some(b"1"), 3), entry("b", Some(b"2"), 5)],
-            7,
-        );
-        assert!(!known.is_ahead_of(&list));
-        known.told(&list);
-        let later = page(vec![entry("a", Some(b"1"), 3)], 9);
-        assert!(!known.is_ahead_of(&later));
-        assert_eq!(
-            known.all(later).entries,
-            [entry("a", Some(b"1"), 3), entry("b", None, 9)]
-        );
-        assert!(known.is_ahead_of(&page(Vec::new(), 6)), "it went back");
-        let past = page(vec![entry("b", Some(b"0"), 4)], 20);
-        assert!(
-            known.is_ahead_of(&past),
-            "it went back and has gone on since"
-        );
-    }
-
-    /// A store whose client has a defect, in every call or in none.
-    #[derive(Default)]
-    struct Defective {
-        map: MemoryMap,
-        panics: AtomicBool,
-        /// Changes that were made before the call panicked.
-        made: AtomicBool,
-    }
-
-    impl Defective {
-        #[allow(clippy::panic, reason = "a defect is what is met")]
-        fn defect(&self) {
-            if self.panics.load(Ordering::SeqCst) {
-                panic!("a defect of the store's client");
-            }
-        }
-    }
-
-    impl MapStore for Defective {
-        fn get(&self, key: &str) -> Result<Option<MapEntry>, StoreError> {
-            self.defect();
-            self.map.get(key)
-        }
-
-        fn put(&self, key: &str, value: &[u8], expect: Expect) -> Result<u64, StoreError> {
-            let put = self.map.put(key, value, expect);
-            self.made.store(true, Ordering::SeqCst);
-            self.defect();
-            put
-        }
-
-        fn delete(&self, key: &str, expect: Expect) -> Result<(), StoreError> {
-            self.defect();
-            self.map.delete(key, expect)
-        }
-
-        fn list(&self, prefix: &str, limit: usize) -> Result<MapPage, StoreError> {
-            self.defect();
-            self.map.list(prefix, limit)
-        }
-
-        fn changes(
-            &self,
-            prefix: &str,
-            after: u64,
-            limit: usize,
-            wait: Duration,
-        ) -> Result<MapPage, StoreError> {
-            self.defect();
-            self.map.changes(prefix, after, limit, wait)
-        }
-    }
-
-    #[test]
-    fn a_client_that_panics_stops_neither_looks_nor_changes_for_good() {
-        let map = Arc::new(Defective::default());
-        let (metrics, health) = (Metrics::bare(), Health::new());
-        let other = health.register("other");
-        other.ready();
-        let news = Arc::<NewsBox>::default();
-        let lease = Arc::new(NodeLease::new(Duration::from_secs(1)));
-        let stop = Arc::<AtomicBool>::default();
-        let store = Store::start(
-            map.clone(),
-            "regions/eu/".into(),
-            (news.clone(), lease),
-            stop.clone(),
-            (&metrics, &Panics::new(&metrics, &health)),
-        );
-        let store = store.expect("threads");
-        let mut heard = Vec::new();
-        let mut until = |what: &str, done: &dyn Fn(&[News]) -> bool| {
-            let late = Instant::now() + Duration::from_secs(20);
-            while !done(&heard) {
-                assert!(Instant::now() < late, "{what}: {heard:?}");
-                heard.extend(news.take(Duration::from_millis(20)));
-            }
-            heard.clear();
-        };
-        let looks = |news: &[News]| news.iter().any(|n| matches!(n, News::Looked { .. }));
-        until("it looks", &looks);
-        map.panics.store(true, Ordering::SeqCst);
-        let change = |key: &str| Change {
-            key: key.to_owned(),
-            value: Some(b"v".to_vec()),
-            expected: Expected::Absent,
-        };
-        assert!(store.change(true, change("regions/eu/nodes/r1")));
-        assert!(store.change(false, change("regions/eu/shards/1")));
-        let unknown = |news: &[News]| {
-            let unknown = |n: &&News| {
-                let outcome = Written::Unknown;
-                matches!(n, News::Written { outcome: o, .. } if *o == outcome)
-            };
-            news.iter().filter(unknown).count() == 2
-        };
-        until("nobody knows what became of the changes", &unknown);
-        assert!(map.made.load(Ordering::SeqCst));
-        let panics = |part: &str| {
-            let name = format!("gb6_region_panics_total{{part=\"{part}\"}} ");
-            let text = metrics.text();
-            let count = text
-                .lines()
-                .find_map(|l| l.strip_prefix(&name)?.parse::<u64>().ok());
-            count.unwrap_or(0)
-        };
-        let late = Instant::now() + Duration::from_secs(20);
-        while panics("assignments_look") < 2 || panics("assignments_write") < 4 {
-            assert!(Instant::now() < late, "{}", metrics.text());
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        assert!(!health.now().is_ready());
-        map.panics.store(false, Ordering::SeqCst);
-        // What was made is read, and the looks go on.
-        let reads = |news: &[News]| {
-            let read = |n: &&News| {
-                matches!(
-                    n,
-                    News::Read {
-                        record: Some(_),
-                        ..
-                    }
-                )
-            };
-            news.iter().filter(read).count() == 2 && looks(news)
-        };
-        until("it goes on", &reads);
-        until("it looks", &looks);
-        let late = Instant::now() + Duration::from_secs(20);
-        while !health.now().is_ready() {
-            assert!(Instant::now() < late, "{:?}", health.now());
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        stop.store(true, Ordering::SeqCst);
-    }
-}
+mod tests;

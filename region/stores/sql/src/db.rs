@@ -95,8 +95,18 @@ impl Db {
             Engine::Sqlite(path) => {
                 let (write, read) = crate::config::sqlite_options(path, config.deadline)?;
                 (
-                    Pool::new(Connector::Sqlite(write), 1, metrics.clone()),
-                    Pool::new(Connector::Sqlite(read), SQLITE_READERS, metrics.clone()),
+                    Pool::new(
+                        Connector::Sqlite(write),
+                        1,
+                        config.deadline,
+                        metrics.clone(),
+                    ),
+                    Pool::new(
+                        Connector::Sqlite(read),
+                        SQLITE_READERS,
+                        config.deadline,
+                        metrics.clone(),
+                    ),
                     true,
                 )
             }
@@ -106,6 +116,7 @@ impl Db {
                 let pool = Pool::new(
                     Connector::Postgres(hosts),
                     server.connections,
+                    config.deadline,
                     metrics.clone(),
                 );
                 (pool.clone(), pool, false)

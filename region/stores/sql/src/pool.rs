@@ -2,7 +2,12 @@
 //!
 //! A session that was given up in the middle of anything (a deadline, an error in a transaction) never
 //! goes back: its connection is closed, and the database rolls back what it held.
+//!
+//! Connections that hang without being closed mostly do so together, because of what lies between. So
+//! while a statement of one has had no answer for long, an idle one is used only if it has answered since
+//! that statement was begun; else a new one is made.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -21,6 +26,12 @@ use crate::value::{Row, Statement, Value};
 
 /// A connection that nobody used for longer is not trusted to be there.
 const IDLE_MAX: Duration = Duration::from_secs(300);
+/// What a call that writes asks one after the other. Where each takes more than its part of the deadline
+/// none succeeds anyway, and it costs nothing more that connections are taken for ones that hang.
+const STATEMENTS: u32 = 5;
+/// A lease of the nodes of a region is kept by a second attempt after half a second, which needs another
+/// connection.
+const SILENT_AFTER_MAX: Duration = Duration::from_millis(400);
 
 /// How a connection is made.
 #[derive(Debug)]
@@ -39,7 +50,31 @@ pub(crate) struct Pool {
     idle: Mutex<Vec<Idle>>,
     /// Raised when connections that were made before are not to be used any more.
     generation: AtomicU64,
+    silence: Mutex<Silence>,
+    /// After so long a statement without an answer is taken for one whose connection hangs; `None`: none
+    /// does, for nothing lies between.
+    silent_after: Option<Duration>,
     metrics: SqlMetrics,
+}
+
+/// Statements that have no answer.
+#[derive(Debug, Default)]
+struct Silence {
+    /// When those under way were begun, by number. Bounded by the connections.
+    running: BTreeMap<u64, Instant>,
+    next_number: u64,
+    /// When the latest was begun that was given up.
+    given_up: Option<Instant>,
+}
+
+impl Silence {
+    /// A connection that has not answered since this moment may hang.
+    fn began(&self, now: Instant, silent_after: Option<Duration>) -> Option<Instant> {
+        let silent_after = silent_after?;
+        let running = self.running.values().copied();
+        let silent = running.filter(|begun| now.saturating_duration_since(*begun) >= silent_after);
+        silent.chain(self.given_up).max()
+    }
 }
 
 #[derive(Debug)]
@@ -50,13 +85,22 @@ struct Idle {
 }
 
 impl Pool {
-    /// One of at most `size` connections.
-    pub(crate) fn new(connector: Connector, size: usize, metrics: SqlMetrics) -> Arc<Self> {
+    /// One of at most `size` connections, for calls that may take as long as `deadline`.
+    pub(crate) fn new(
+        connector: Connector,
+        size: usize,
+        deadline: Duration,
+        metrics: SqlMetrics,
+    ) -> Arc<Self> {
+        let is_remote = !matches!(connector, Connector::Sqlite(_));
+        let silent_after = is_remote.then(|| (deadline / STATEMENTS).min(SILENT_AFTER_MAX));
         Arc::new(Self {
             connector,
             permits: Arc::new(Semaphore::new(size)),
             idle: Mutex::default(),
             generation: AtomicU64::new(0),
+            silence: Mutex::default(),
+            silent_after,
             metrics,
         })
     }
@@ -70,9 +114,11 @@ impl Pool {
 
     fn take_idle(&self) -> Option<Link> {
         let generation = self.generation.load(Ordering::Acquire);
+        let silence = self.silence.lock().began(Instant::now(), self.silent_after);
         let mut idle = self.idle.lock();
         while let Some(one) = idle.pop() {
-            if one.generation == generation && one.since.elapsed() < IDLE_MAX {
+            let answers = silence.is_none_or(|began| one.since > began);
+            if one.generation == generation && answers && one.since.elapsed() < IDLE_MAX {
                 return Some(one.link);
             }
             self.metrics.connections.dec();
@@ -171,18 +217,39 @@ pub(crate) struct Session {
     _permit: OwnedSemaphorePermit,
 }
 
-/// Counts a statement that its caller gave up.
+/// A statement without an answer; counts one that its caller gave up.
 struct Running<'a> {
-    metrics: &'a SqlMetrics,
+    pool: &'a Pool,
     name: &'static str,
     since: Instant,
+    number: u64,
     ended: bool,
+}
+
+impl<'a> Running<'a> {
+    fn begin(pool: &'a Pool, name: &'static str) -> Self {
+        let since = Instant::now();
+        let mut silence = pool.silence.lock();
+        let number = silence.next_number;
+        silence.next_number += 1;
+        silence.running.insert(number, since);
+        Self {
+            pool,
+            name,
+            since,
+            number,
+            ended: false,
+        }
+    }
 }
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
+        let mut silence = self.pool.silence.lock();
+        silence.running.remove(&self.number);
         if !self.ended {
-            self.metrics.late(self.name);
+            silence.given_up = silence.given_up.max(Some(self.since));
+            self.pool.metrics.late(self.name);
         }
     }
 }
@@ -193,12 +260,7 @@ macro_rules! running {
         let Some($link) = session.link.as_mut() else {
             return Err(Fault::Lost("the connection is closed".into()));
         };
-        let mut running = Running {
-            metrics: &session.pool.metrics,
-            name: $name,
-            since: Instant::now(),
-            ended: false,
-        };
+        let mut running = Running::begin(&session.pool, $name);
         // A call that is given up here leaves it so.
         session.fit = false;
         let result = $call.await;
@@ -295,5 +357,28 @@ impl Drop for Session {
         } else {
             self.pool.metrics.connections.dec();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_not_answered_since_a_statement_hangs_may_hang_too() {
+        let (begun, ms) = (Instant::now(), Duration::from_millis);
+        let mut silence = Silence::default();
+        silence.running.insert(0, begun);
+        silence.running.insert(1, begun + ms(100));
+        let after = Some(ms(400));
+        assert_eq!(silence.began(begun + ms(399), after), None);
+        assert_eq!(silence.began(begun + ms(400), after), Some(begun));
+        let both = silence.began(begun + ms(500), after);
+        assert_eq!(both, Some(begun + ms(100)));
+        // It was given up, so that it did hang, however long that took.
+        silence.running.clear();
+        silence.given_up = Some(begun + ms(7));
+        assert_eq!(silence.began(begun + ms(8), after), Some(begun + ms(7)));
+        assert_eq!(silence.began(begun + ms(8), None), None, "no network");
     }
 }

@@ -54,7 +54,7 @@ impl Replica {
             let connector = Connector::Postgres(hosts);
             Arc::new(Self {
                 name: address.to_string(),
-                pool: Pool::new(connector, server.connections, metrics.clone()),
+                pool: Pool::new(connector, server.connections, deadline, metrics.clone()),
                 fresh: Mutex::default(),
             })
         };

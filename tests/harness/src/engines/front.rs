@@ -62,6 +62,13 @@ impl Front {
         }
     }
 
+    /// As [`FaultProxy::lose_open`].
+    pub fn lose_open(&self) {
+        for proxy in &self.proxies {
+            proxy.lose_open();
+        }
+    }
+
     /// Closes every connection; new ones are welcome.
     pub fn close(&self) {
         for proxy in &self.proxies {

@@ -66,6 +66,8 @@ struct Modes {
     all: Mode,
     /// Of single processes of this machine.
     of: BTreeMap<u32, Mode>,
+    /// Connections with lower numbers lose every byte, whatever the mode.
+    lost_below: u64,
 }
 
 /// Connections that were to end: how often those of everybody, and those of single processes.
@@ -107,6 +109,7 @@ impl FaultProxy {
         let pass = Modes {
             all: Mode::Pass,
             of: BTreeMap::new(),
+            lost_below: 0,
         };
         let (modes, those) = watch::channel(pass);
         let (cuts, cut) = watch::channel(Cuts::default());
@@ -144,7 +147,15 @@ impl FaultProxy {
     /// named, of whose connections each has a mode of its own.
     pub fn set_each(&self, all: Mode, of: &[(u32, Mode)]) {
         let of = of.iter().copied().collect();
-        self.modes.send_replace(Modes { all, of });
+        self.modes
+            .send_modify(|modes| (modes.all, modes.of) = (all, of));
+    }
+
+    /// From now on every connection that is open swallows what it is given, for ever, and is not closed, as
+    /// where a router on the way has forgotten it; new ones are as the mode is.
+    pub fn lose_open(&self) {
+        let accepted = self.counters.accepted.load(Ordering::Relaxed);
+        self.modes.send_modify(|modes| modes.lost_below = accepted);
     }
 
     /// Where new connections are passed to.
@@ -190,6 +201,8 @@ impl Drop for FaultProxy {
 /// What becomes of the bytes of one connection.
 #[derive(Clone)]
 struct Link {
+    /// How many were accepted before it.
+    number: u64,
     modes: watch::Receiver<Modes>,
     owner: Arc<Owner>,
 }
@@ -197,6 +210,9 @@ struct Link {
 impl Link {
     fn mode(&self) -> Mode {
         let modes = self.modes.borrow();
+        if self.number < modes.lost_below {
+            return Mode::BlackHole;
+        }
         // Whose connection it is costs a look at the kernel's tables, once for each process that is named.
         let own = modes.of.iter().find(|(pid, _)| self.owner.is(**pid));
         own.map_or(modes.all, |(_, mode)| *mode)
@@ -246,8 +262,8 @@ impl Accepting {
                 },
                 Some(_) = connections.join_next() => continue,
             };
-            self.counters.accepted.fetch_add(1, Ordering::Relaxed);
             let link = Link {
+                number: self.counters.accepted.fetch_add(1, Ordering::Relaxed),
                 modes: self.modes.clone(),
                 owner: Arc::new(Owner::of(from, self.address)),
             };

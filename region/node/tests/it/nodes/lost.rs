@@ -97,6 +97,26 @@ fn a_node_that_is_cut_off_from_records_and_log_serves_nothing_to_anybody() {
 }
 
 #[test]
+fn a_connection_to_the_records_that_hangs_for_longer_than_a_lease_costs_no_shard() {
+    let world = World::new();
+    let [r1, r2, r3] = NODES.map(|name| world.start(name));
+    world.settle(&[("r1", &r1), ("r2", &r2), ("r3", &r3)]);
+    let epochs = || (0..SHARDS).map(|s| world.record(s).map(|(record, _)| record.epoch));
+    let before: Vec<_> = epochs().collect();
+    for _ in 0..2 {
+        r1.map_hangs.store(true, Ordering::SeqCst);
+        world.wait("it hangs", || !r1.map_hangs.load(Ordering::SeqCst));
+        // It goes on hanging, and beside it every node is heard in time.
+        world.clock.pass(A_WHILE, || world.beats());
+        assert_eq!(r2.metric("gb6_region_nodes"), 3.0);
+    }
+    assert_eq!(r1.metric("gb6_assignment_beats_again_total"), 2.0);
+    r1.map_gives_up.store(true, Ordering::SeqCst);
+    world.clock.pass(A_WHILE, || world.beats());
+    assert!(epochs().eq(before), "nothing has moved");
+}
+
+#[test]
 fn records_that_went_back_are_written_again_and_cost_no_traffic() {
     let world = World::new();
     let [r1, r2, r3] = NODES.map(|name| world.start(name));

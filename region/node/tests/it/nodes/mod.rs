@@ -80,6 +80,8 @@ struct CutMap {
     /// What it became when it was restored.
     restored: Arc<OnceLock<MemoryMap>>,
     cut: Arc<AtomicBool>,
+    hangs: Arc<AtomicBool>,
+    gives_up: Arc<AtomicBool>,
 }
 
 impl CutMap {
@@ -98,6 +100,15 @@ impl MapStore for CutMap {
     }
 
     fn put(&self, key: &str, value: &[u8], expect: Expect) -> Result<u64, StoreError> {
+        if key.contains("/nodes/") && self.hangs.swap(false, Ordering::SeqCst) {
+            // As a connection that swallows what it is given, until it is given up.
+            let began = Instant::now();
+            while !self.gives_up.load(Ordering::SeqCst) && began.elapsed() < 2 * PATIENCE {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            let cause = "no answer".to_owned();
+            return Err(StoreError::Unavailable { cause });
+        }
         self.reached()?.put(key, value, expect)
     }
 
@@ -127,6 +138,10 @@ pub(crate) struct Running {
     metrics: Metrics,
     health: Health,
     pub(crate) map_cut: Arc<AtomicBool>,
+    /// The next put of its own record hangs.
+    pub(crate) map_hangs: Arc<AtomicBool>,
+    /// What hangs ends.
+    pub(crate) map_gives_up: Arc<AtomicBool>,
     pub(crate) log_cut: Arc<AtomicBool>,
 }
 
@@ -230,6 +245,7 @@ impl World {
             .expect("a runtime");
         let _inside = runtime.enter();
         let (map_cut, log_cut) = <(Arc<AtomicBool>, Arc<AtomicBool>)>::default();
+        let (map_hangs, map_gives_up) = <(Arc<AtomicBool>, Arc<AtomicBool>)>::default();
         let (logs, cut) = (self.logs.clone(), log_cut.clone());
         let clock = self.clock.clone();
         let keys = RecordKeys::default();
@@ -239,6 +255,8 @@ impl World {
             map: self.map.clone(),
             restored: self.restored.clone(),
             cut: map_cut.clone(),
+            hangs: map_hangs.clone(),
+            gives_up: map_gives_up.clone(),
         });
         let deps = RegionDeps {
             endpoint: self.bind(name, Role::Region),
@@ -269,6 +287,8 @@ impl World {
             metrics,
             health,
             map_cut,
+            map_hangs,
+            map_gives_up,
             log_cut,
         })
     }

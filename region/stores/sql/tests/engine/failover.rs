@@ -173,6 +173,44 @@ fn a_network_that_is_cut_costs_a_deadline() {
 }
 
 #[test]
+fn connections_that_all_hang_cost_a_second_attempt_nothing() {
+    let (runtime, dir) = (Runtime::new().unwrap(), directory());
+    let (_server, front) = Server::behind(&runtime, dir.path());
+    let uri = format!("postgres://gb6@{}/gb6", front.addresses()[0]);
+    let map = open(&runtime, &uri);
+    // Several idle ones: each waits for a change that is not there, and looks at the same time.
+    std::thread::scope(|s| {
+        for _ in 0..4 {
+            s.spawn(|| map.changes("none", 0, 1, Duration::from_secs(1)).unwrap());
+        }
+    });
+    let revision = map.put("a", b"1", Expect::Any).unwrap();
+    front.lose_open();
+    std::thread::scope(|s| {
+        let first = s.spawn(|| map.put("a", b"2", Expect::Revision(revision)));
+        // As a node's beat is made again, while the deadline of the first is 2 s.
+        std::thread::sleep(Duration::from_millis(500));
+        let asked = Instant::now();
+        map.put("a", b"2", Expect::Revision(revision)).unwrap();
+        assert!(!first.is_finished(), "it hangs");
+        let took = asked.elapsed();
+        assert!(took < Duration::from_millis(1_200), "{took:?}");
+        // Nor is any of the others tried.
+        map.put("b", b"1", Expect::Any).unwrap();
+        let error = first.join().unwrap().unwrap_err();
+        assert!(matches!(error, StoreError::Unavailable { .. }), "{error}");
+    });
+    let asked = Instant::now();
+    std::thread::scope(|s| {
+        for _ in 0..4 {
+            s.spawn(|| map.get("a").unwrap().unwrap());
+        }
+    });
+    assert!(asked.elapsed() < Duration::from_millis(1_200));
+    assert_eq!(map.get("a").unwrap().unwrap().value.unwrap(), b"2");
+}
+
+#[test]
 fn a_commit_without_an_answer_has_an_unknown_outcome() {
     let (runtime, dir) = (Runtime::new().unwrap(), directory());
     let server = Server::start(&runtime, dir.path(), &[]);
