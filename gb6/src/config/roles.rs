@@ -280,6 +280,11 @@ impl RoleFile for RegionFile {
             &shards.dedupe_ids_max,
             1..=100_000_000,
         ));
+        problems.extend(outside(
+            "shards.recoveries_max",
+            &shards.recoveries_max,
+            1..=1_024,
+        ));
         problems.extend(ranges(&self.outbound.allow));
         problems.extend(Engines::parse(&self.stores).err().unwrap_or_default());
         problems

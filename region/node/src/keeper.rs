@@ -23,6 +23,7 @@ use crate::metrics::{RegionMetrics, ShardNumbers};
 use crate::news::{News, NewsBox};
 use crate::panics::Panics;
 use crate::places::ArchivePlaces;
+use crate::recoveries::{Progress, Recoveries};
 use crate::recovery::{Acquisition, Epochs, Recovered, RecoveryError, Standing, recover};
 use crate::regain::Regain;
 use crate::region::{RegionConfig, RegionDeps};
@@ -69,6 +70,7 @@ pub(crate) struct NodeParts {
     pub(crate) metrics: RegionMetrics,
     pub(crate) turns: Arc<CommitTurns>,
     pub(crate) archive_places: ArchivePlaces,
+    pub(crate) recoveries: Recoveries,
     pub(crate) webhooks: Arc<webhooks::Shared>,
     pub(crate) panics: Panics,
 }
@@ -166,6 +168,13 @@ impl Ownership {
                 let doubled = 1 << failed.saturating_sub(1).min(16);
                 (RETRY_ASSIGNED * doubled).min(RETRY_ASSIGNED_MAX)
             }
+        }
+    }
+
+    /// It is to be served once others are recovered: of its log nothing is known.
+    fn waits(&self) {
+        if let Ownership::Assigned(assignment) = self {
+            assignment.trouble.waits();
         }
     }
 
@@ -355,6 +364,12 @@ impl Keeper {
         }
     }
 
+    /// Whether a standby has read all of the log but for what came in the last moments.
+    fn follows_closely(&self) -> bool {
+        let standby = self.standby.lock();
+        standby.as_ref().is_some_and(Follower::has_caught_up)
+    }
+
     async fn serve(
         &self,
         (log, indexer): (&mut Option<Arc<dyn ShardLog>>, &mut Option<Indexer>),
@@ -369,9 +384,17 @@ impl Keeper {
             metrics,
             turns,
             archive_places,
+            recoveries,
             webhooks,
             panics,
         } = &*self.node;
+        let short = held.is_some() || self.follows_closely();
+        self.ownership.waits();
+        let place = tokio::select! {
+            biased;
+            _ = orders.wait_for(Order::is_end) => return Ok(Ended::Left),
+            place = recoveries.place(short) => place,
+        };
         let shard_id = ShardId(self.shard.shard);
         let mut snapshot = deps.snapshot.clone();
         let current = snapshot.borrow_and_update().clone();
@@ -385,6 +408,8 @@ impl Keeper {
         let standby = self.standby.lock().take();
         // Of an actor that panicked.
         let following = indexer.take();
+        let progress = Arc::new(Progress::default());
+        let made = progress.clone();
         let recovering = tokio::task::spawn_blocking(move || {
             let begun = Instant::now();
             if let Some(following) = following {
@@ -396,20 +421,23 @@ impl Keeper {
                 (None, Some((log, followed))) => (log, Some(followed)),
                 (None, None) => (open_log(shard_id)?, None),
             };
+            made.made();
             bound_batches(&mut machine, &log.caps());
-            let mut recovered = recover(&log, &machine, &current, (held, followed), epochs)?;
+            let begun_with = (held, followed);
+            let mut recovered = recover(&log, &machine, &current, begun_with, epochs, &made)?;
             let recent = std::mem::take(&mut recovered.recent);
             let tail = recent.into_tail(&recovered.shard, &keys);
             Ok::<_, RecoveryError>((log, machine, recovered, tail, begun.elapsed()))
         });
-        let (opened, machine, recovered, tail, took) = match recovering.await {
-            Ok(result) => result?,
-            Err(error) => {
-                return Err(RecoveryError::Store(StoreError::Unavailable {
-                    cause: format!("recovery failed: {error}"),
-                }));
-            }
-        };
+        let (opened, machine, recovered, tail, took) =
+            match recoveries.end(place, &progress, recovering).await {
+                Ok(result) => result?,
+                Err(error) => {
+                    return Err(RecoveryError::Store(StoreError::Unavailable {
+                        cause: format!("recovery failed: {error}"),
+                    }));
+                }
+            };
         let Recovered {
             mut shard,
             standing,

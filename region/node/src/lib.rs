@@ -25,6 +25,7 @@ mod outputs;
 mod panics;
 mod places;
 mod recent;
+mod recoveries;
 mod recovery;
 mod regain;
 mod region;

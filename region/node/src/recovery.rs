@@ -11,6 +11,7 @@ use gb6_region_shard::{CheckpointError, Shard, ShardConfig};
 use prost::Message;
 
 use crate::recent::Recent;
+use crate::recoveries::Progress;
 
 /// Records replayed at once.
 const PAGE_RECORDS: usize = 8192;
@@ -181,8 +182,10 @@ impl Replay {
     }
 
     /// Reads on to the log's end. What the checkpoint covers is only remembered as recent.
-    pub(crate) fn read_on(&mut self, log: &Arc<dyn ShardLog>) -> Result<(), StoreError> {
-        while self.read_page(log)? {}
+    fn read_on(&mut self, log: &Arc<dyn ShardLog>, progress: &Progress) -> Result<(), StoreError> {
+        while self.read_page(log)? {
+            progress.made();
+        }
         Ok(())
     }
 
@@ -216,6 +219,7 @@ pub(crate) fn recover(
     snapshot: &Arc<Snapshot>,
     (held, followed): (Option<Acquisition>, Option<Replay>),
     epochs: Epochs,
+    progress: &Progress,
 ) -> Result<Recovered, RecoveryError> {
     let mut followed_bytes = 0;
     let mut replay = match followed {
@@ -230,8 +234,9 @@ pub(crate) fn recover(
         }
         None => Replay::begin(log, config, snapshot)?,
     };
+    progress.made();
     replay.shard.set_snapshot(snapshot.clone());
-    replay.read_on(log)?;
+    replay.read_on(log, progress)?;
     let (epoch, served_ms, _) = replay.shard.log_state();
     let acquisition = match held {
         Some(held) => Ok(held),
@@ -239,8 +244,9 @@ pub(crate) fn recover(
     };
     let (standing, next_position) = match acquisition {
         Ok(Acquisition { fence, acquired }) => {
+            progress.made();
             // An owner before this one may have committed between the replay and the acquisition.
-            replay.read_on(log)?;
+            replay.read_on(log, progress)?;
             if replay.next != acquired.range.next {
                 // Another one has acquired the shard since.
                 let (current, ..) = replay.shard.log_state();
@@ -377,7 +383,15 @@ mod tests {
         };
         let begun = |acquired: &Acquired| {
             let held = (Some(held(acquired)), None);
-            recover(&log, &config, &Arc::default(), held, Epochs::Next)
+            let progress = Progress::default();
+            recover(
+                &log,
+                &config,
+                &Arc::default(),
+                held,
+                Epochs::Next,
+                &progress,
+            )
         };
         assert!(begun(&acquired).is_ok());
         let newer = contract::acquire(&storage.open(), &contract::fence(2));
@@ -409,7 +423,7 @@ mod tests {
             let batch = by_edges(n * step, next);
             next += batch.len() as u64;
             contract::append(&*log, &fence, batch).expect("appended");
-            replay.read_on(&log).expect("read");
+            replay.read_on(&log, &Progress::default()).expect("read");
             let gauges = replay.shard.gauges();
             let expected = n.min(limits::RESEND_WINDOW_MS / step) as usize;
             let bounds = expected..=within as usize;

@@ -27,6 +27,7 @@ use crate::limits::Limits;
 use crate::metrics::{RegionMetrics, ShardNumbers, export};
 use crate::panics::Panics;
 use crate::places::ArchivePlaces;
+use crate::recoveries::Recoveries;
 use crate::recovery::random_incarnation;
 use crate::relay::{Relay, RelayMetrics};
 use crate::statuses::StatusEngines;
@@ -58,6 +59,8 @@ pub struct RegionConfig {
     pub retention_interval: Duration,
     /// Message ids remembered by a shard; default 1,000,000.
     pub dedupe_ids_max: usize,
+    /// Shards that are recovered at once; default 16, at least 1.
+    pub recoveries_max: usize,
     /// Which servers of customers webhooks may reach; default public addresses, by TLS.
     pub outbound: OutboundConfig,
     /// Least pause before a request of a webhook is repeated; default 1 s.
@@ -90,6 +93,7 @@ impl RegionConfig {
             checkpoint_interval: Duration::from_secs(60),
             retention_interval: Duration::from_secs(60),
             dedupe_ids_max: limits::DEDUPE_IDS_MAX,
+            recoveries_max: 16,
             outbound: OutboundConfig::default(),
             webhook_retry_min: Duration::from_secs(1),
             webhook_retry_max: Duration::from_secs(300),
@@ -226,6 +230,7 @@ impl Region {
         });
         let hand_over_max = config.hand_over_max;
         let node = Arc::new(NodeParts {
+            recoveries: Recoveries::new(config.recoveries_max, &deps.metrics),
             config,
             deps: Arc::new(deps),
             metrics: region_metrics.clone(),

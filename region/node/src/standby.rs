@@ -39,6 +39,7 @@ pub(crate) struct Follower {
     taken: Arc<AtomicBool>,
     thread: Option<JoinHandle<Option<Followed>>>,
     hearing: Arc<Hearing>,
+    lag: Arc<Lag>,
     _metrics: Registration,
 }
 
@@ -132,7 +133,7 @@ impl Follower {
             news,
             stop: stop.clone(),
             taken: taken.clone(),
-            lag,
+            lag: lag.clone(),
             hearing: hearing.clone(),
         };
         let name = format!("standby-{}", following.shard.shard);
@@ -149,6 +150,7 @@ impl Follower {
             taken,
             thread: Some(thread),
             hearing,
+            lag,
             _metrics: registration,
         })
     }
@@ -156,6 +158,11 @@ impl Follower {
     /// Whether the log has answered of late; `None`: that is not known yet.
     pub(crate) fn log_answers(&self) -> Option<bool> {
         self.hearing.answers()
+    }
+
+    /// Whether it has read the log to its end, a moment ago.
+    pub(crate) fn has_caught_up(&self) -> bool {
+        self.lag.caught_up.load(Ordering::Relaxed)
     }
 
     /// Ends following: the log and what was read of it; `None` where it could not be read. Blocks for

@@ -26,10 +26,15 @@ pub(crate) struct Trouble {
 }
 
 impl Trouble {
-    /// An attempt to serve begins.
-    pub(crate) fn begins(&self, now_ms: u64) {
+    /// It is to be served, and that was not begun.
+    pub(crate) fn waits(&self) {
         self.down.store(true, Ordering::SeqCst);
         self.silence.store(0, Ordering::SeqCst);
+    }
+
+    /// An attempt to serve begins.
+    pub(crate) fn begins(&self, now_ms: u64) {
+        self.waits();
         self.failed(now_ms);
     }
 
@@ -85,6 +90,8 @@ mod tests {
     fn what_is_not_served_lasts_by_itself_and_what_is_served_by_what_fails() {
         let trouble = Trouble::default();
         assert!(!trouble.lasts(9_000));
+        trouble.waits();
+        assert_eq!(trouble.answers(9_000), None, "nobody has asked it yet");
         trouble.begins(9_000);
         assert!(!trouble.lasts(11_999));
         assert_eq!(trouble.answers(11_999), None);

@@ -16,6 +16,7 @@ use crate::bodies::RecordKeys;
 use crate::metrics::RegionMetrics;
 use crate::panics::Panics;
 use crate::places::ArchivePlaces;
+use crate::recoveries::Recoveries;
 use crate::region::{OpenLog, RegionConfig, RegionDeps};
 use crate::statuses::StatusEngines;
 use crate::turns::CommitTurns;
@@ -49,6 +50,7 @@ fn node(open_log: OpenLog) -> Arc<NodeParts> {
         metrics: RegionMetrics::new(&metrics),
         turns: Arc::new(CommitTurns::default()),
         archive_places: ArchivePlaces::default(),
+        recoveries: Recoveries::new(1, &metrics),
         webhooks: Arc::new(webhooks::Shared {
             outbound: Outbound::new(OutboundConfig::default()).expect("outbound"),
             metrics: WebhookMetrics::new(&metrics),

@@ -14,6 +14,7 @@ mod nodes;
 mod prefixes;
 mod presence;
 mod reach;
+mod recoveries;
 mod relay;
 mod retention;
 mod serve;
