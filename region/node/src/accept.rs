@@ -1,11 +1,15 @@
 //! Links and streams from edges: each stream is handed to the actor of its shard, or to the relay.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
+use futures_util::FutureExt;
 use gb6_core_mesh::{Endpoint, FrameReceiver, FrameSender, Link, QueueLimits, Stream};
 use gb6_core_model::{NodeId, Role};
 use gb6_core_obs::metrics::Counter;
+use gb6_core_ports::StoreError;
 use gb6_core_wire::mesh::{
     Class, EdgeFrame, HistoryPage, HistoryRequest, LimitsShared, LimitsWanted, OwnerFrame,
     OwnersNow, OwnersOpen, Purpose, Refused, RefusedReason, ShardRef, StreamOpen, ToEdge, ToOwner,
@@ -14,6 +18,7 @@ use gb6_region_shard::LinkId;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
 use crate::limits::Limits;
+use crate::panics::{Guard, Panics};
 use crate::relay::Relay;
 use crate::table::{Owners, ShardTable};
 use crate::worker::Input;
@@ -34,6 +39,9 @@ const OWNERS_QUEUE: QueueLimits = QueueLimits {
     frames: 2,
     bytes: 1024 * 1024,
 };
+
+/// An acceptor that has waited for so long without a panic works.
+const SETTLED: Duration = Duration::from_millis(500);
 
 /// The inboxes of the shards that this node owns.
 pub(crate) type Shards = Arc<ShardTable>;
@@ -66,11 +74,50 @@ impl Served {
 }
 
 /// Accepts links until the endpoint is closed.
-pub(crate) async fn run(endpoint: Endpoint, served: Served, refused: Counter) {
+pub(crate) async fn run(endpoint: Endpoint, served: Served, refused: Counter, panics: Panics) {
     let next_link = Arc::new(AtomicU64::new(1));
-    while let Some(link) = endpoint.accept().await {
-        let refused = refused.clone();
-        tokio::spawn(streams(link, served.clone(), next_link.clone(), refused));
+    let guard = panics.guard("links", "acceptor of links".to_owned());
+    let take = |link: Link| {
+        let node = link.peer().node.clone();
+        let streams = streams(link, served.clone(), next_link.clone(), refused.clone());
+        let panics = panics.clone();
+        tokio::spawn(async move {
+            if AssertUnwindSafe(streams).catch_unwind().await.is_err() {
+                // The link ends with what served it, and its peer dials again.
+                panics.count("links");
+                tracing::error!(%node, "what takes the streams of a link panicked, which is a defect; the link is ended");
+            }
+        });
+    };
+    let accept = || {
+        let endpoint = endpoint.clone();
+        async move { endpoint.accept().await }
+    };
+    accept_all(accept, take, guard).await;
+}
+
+/// Hands on what `accept` gives until it gives nothing more. A panic costs the link that it was about.
+async fn accept_all<L, F>(accept: impl Fn() -> F, take: impl Fn(L), guard: Guard)
+where
+    F: Future<Output = Option<L>>,
+{
+    loop {
+        let accepting = async {
+            // Nobody need dial for the acceptor to be well.
+            while let Ok(accepted) = tokio::time::timeout(SETTLED, accept()).await {
+                let Some(link) = accepted else {
+                    return Ok(false);
+                };
+                take(link);
+                guard.works();
+            }
+            Ok::<_, StoreError>(true)
+        };
+        match guard.run_async(accepting).await {
+            Ok(true) => {}
+            Ok(false) => return,
+            Err(_) => tokio::time::sleep(guard.pause()).await,
+        }
     }
 }
 
@@ -293,5 +340,58 @@ impl PageReply {
             }
             Err(error) => tracing::debug!(%error, "a history page found nobody"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use gb6_core_obs::{Health, Metrics};
+    use parking_lot::Mutex;
+
+    use super::*;
+
+    #[tokio::test]
+    #[allow(clippy::panic, reason = "panics are what is looked after")]
+    async fn an_acceptor_that_panics_goes_on_and_takes_the_next_link() {
+        let (metrics, health) = (Metrics::bare(), Health::new());
+        let other = health.register("other");
+        other.ready();
+        let guard = Panics::new(&metrics, &health).guard("links", "acceptor of links".to_owned());
+        let (dial, dialled) = mpsc::unbounded_channel();
+        let dialled = tokio::sync::Mutex::new(dialled);
+        let accept = || async {
+            match dialled.lock().await.recv().await {
+                Some(0) => panic!("a defect of what accepts"),
+                link => link,
+            }
+        };
+        let (taken, told) = (Mutex::new(Vec::new()), watch::channel(0).0);
+        let take = |link| {
+            assert_ne!(link, 1, "a defect of what takes links");
+            taken.lock().push(link);
+            told.send_modify(|count| *count += 1);
+        };
+        let mut seen = told.subscribe();
+        let dials = async {
+            for link in [0, 2, 1, 3] {
+                assert!(dial.send(link).is_ok());
+            }
+            assert!(seen.wait_for(|count| *count == 2).await.is_ok());
+            // Nobody dials, and it waits for who does.
+            while !health.now().is_ready() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            assert!(dial.send(0).is_ok());
+            while health.now().is_ready() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            drop(dial);
+        };
+        let both = async { tokio::join!(accept_all(accept, take, guard), dials) };
+        let ended = tokio::time::timeout(Duration::from_secs(20), both).await;
+        assert!(ended.is_ok(), "{}", metrics.text());
+        assert_eq!(*taken.lock(), [2, 3]);
+        let panics = r#"gb6_region_panics_total{part="links"} 3"#;
+        assert!(metrics.text().contains(panics), "{}", metrics.text());
     }
 }

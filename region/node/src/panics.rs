@@ -7,6 +7,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use gb6_core_obs::health::{Component, Health};
 use gb6_core_obs::metrics::{Counter, CounterFamily, Label, Metrics};
 use gb6_core_ports::StoreError;
@@ -77,6 +78,14 @@ impl Guard {
         work: impl FnOnce() -> Result<T, E>,
     ) -> Result<T, E> {
         self.done(catch_unwind(AssertUnwindSafe(work)).ok())
+    }
+
+    /// As [`Guard::run`], of work that waits.
+    pub(crate) async fn run_async<T, E: From<StoreError>>(
+        &self,
+        work: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, E> {
+        self.done(AssertUnwindSafe(work).catch_unwind().await.ok())
     }
 
     /// How long to pause before the next attempt, beside what the part does after any error: zero where

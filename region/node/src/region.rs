@@ -291,6 +291,7 @@ impl Region {
             endpoint.clone(),
             Served::new(shards.clone(), relay, limits),
             region_metrics.roles_refused.clone(),
+            node.panics.clone(),
         ));
         Ok(Self {
             shards,
