@@ -4,17 +4,20 @@
 //! the shard gets another owner, which learns who is here a moment later. Beside that three values remain
 //! for as long as the instance keeps statuses: when the user was active, when it was online, and its state.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
-use gb6_core_model::{ErrorCode, InstanceId, limits};
+use gb6_core_model::{ErrorCode, limits};
 use gb6_core_ports::people::STATUS_BATCH_MAX;
 use gb6_core_ports::temporary::TEMPORARY_BATCH_MAX;
 use gb6_core_ports::{Hold, PersonKey, StoreError, TemporaryKey};
 use gb6_core_wire::mesh::{UserStatusAction, UserStatusAnswer};
 
-use super::{Answered, Presence, Question, StatusEngines, Work, refused};
+use super::values::{ACTIVE, ONLINE, STATE, bytes_of, done, key, person, seconds_of};
+use super::{Answered, Presence, Question, StatusEngines, Work, not_done, refused};
 use crate::metrics::RegionMetrics;
+use crate::panics::Panics;
 
 /// How long a user is still here after its last edge has gone: edges come back, and nobody is to be told
 /// of the moment between.
@@ -24,15 +27,11 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// How old a question may be. Whoever asked is answered after 4 s at the latest.
 const OLD: Duration = Duration::from_secs(3);
 
-/// The values of a user.
-const ACTIVE: &str = "status/active";
-const ONLINE: &str = "status/online";
-const STATE: &str = "status/state";
-
 pub(super) struct Board {
     engines: StatusEngines,
     holder: String,
     metrics: RegionMetrics,
+    panics: Panics,
     /// Who is here, or was a moment ago. Bounded by the users of the shard.
     here: HashMap<PersonKey, Held>,
     /// When which hold is to be renewed; those that are not a person's `due` count no more.
@@ -43,6 +42,8 @@ pub(super) struct Board {
     gone: VecDeque<(Instant, PersonKey)>,
     /// Nobody is held before this: the engine did not take it a moment ago.
     holds_from: Option<Instant>,
+    /// Nobody is held or let go before this: it panicked a moment ago.
+    rests_until: Option<Instant>,
 }
 
 struct Held {
@@ -60,37 +61,118 @@ impl Drop for Board {
 }
 
 impl Board {
-    pub(super) fn new(engines: StatusEngines, holder: String, metrics: RegionMetrics) -> Self {
+    pub(super) fn new(
+        engines: StatusEngines,
+        holder: String,
+        metrics: RegionMetrics,
+        panics: Panics,
+    ) -> Self {
         Self {
             engines,
             holder,
             metrics,
+            panics,
             here: HashMap::new(),
             renewals: VecDeque::new(),
             attempts: VecDeque::new(),
             gone: VecDeque::new(),
             holds_from: None,
+            rests_until: None,
         }
     }
 
     /// Whether something is to be done by now that nobody asks for.
     pub(super) fn is_due(&self, now: Instant) -> bool {
+        if self.rests(now) {
+            return false;
+        }
         let first = |queue: &VecDeque<(Instant, PersonKey)>| queue.front().map(|(at, _)| *at);
         let gone = first(&self.gone).is_some_and(|at| at + LINGER <= now);
         let queues = [&self.attempts, &self.renewals];
         gone || (self.may_hold(now) && queues.into_iter().filter_map(first).any(|at| at <= now))
     }
 
+    fn rests(&self, now: Instant) -> bool {
+        self.rests_until.is_some_and(|until| now < until)
+    }
+
     fn may_hold(&self, now: Instant) -> bool {
         self.holds_from.is_none_or(|from| from <= now)
     }
 
-    /// Does what is to be done, a bounded part of it: the answers, and whether more is due.
+    /// Does what is to be done, a bounded part of it: the answers, and whether more is due. A panic, which is a
+    /// defect of ours or of an engine's client, costs those answers that it was about, and a moment.
     pub(super) fn round(&mut self, work: Work, now: Instant) -> (Vec<Answered>, bool) {
         let Work {
             presences,
             questions,
         } = work;
+        let asked = questions
+            .iter()
+            .map(|q| (q.asked.link, q.asked.query.request));
+        let asked: Vec<_> = asked.collect();
+        let answers = self.guarded(|board| board.answer(questions, now));
+        let answers = answers.unwrap_or_else(|| {
+            self.count("failed", asked.len());
+            let failed = asked.into_iter();
+            failed
+                .map(|asked| not_done(asked, ErrorCode::Internal))
+                .collect()
+        });
+        for (person, presence) in presences {
+            self.presence(person, presence, now);
+        }
+        if self.rests(now) {
+            return (answers, false);
+        }
+        let more = self.guarded(|board| {
+            let left = board.leave(now);
+            let renewed = board.hold_due(now);
+            left || renewed
+        });
+        let more = more.unwrap_or_else(|| {
+            self.resume(now);
+            false
+        });
+        (answers, more)
+    }
+
+    /// `None`: it panicked, which was reported where it happened.
+    fn guarded<T>(&mut self, work: impl FnOnce(&mut Self) -> T) -> Option<T> {
+        let done = catch_unwind(AssertUnwindSafe(|| work(self)));
+        if done.is_err() {
+            self.panics.count("statuses");
+            tracing::error!(
+                holder = self.holder,
+                "what keeps statuses of users panicked, which is a defect; it goes on"
+            );
+        }
+        done.ok()
+    }
+
+    /// Goes on after a panic, in a moment: whoever is not in a queue was just worked on, and is put back.
+    fn resume(&mut self, now: Instant) {
+        let again = now + AGAIN;
+        self.rests_until = Some(again);
+        let queued = |queue: &VecDeque<(Instant, PersonKey)>| -> HashSet<(Instant, PersonKey)> {
+            queue.iter().cloned().collect()
+        };
+        let (mut to_hold, gone) = (queued(&self.attempts), queued(&self.gone));
+        to_hold.extend(queued(&self.renewals));
+        for (person, held) in &mut self.here {
+            if !to_hold.contains(&(held.due, person.clone())) {
+                held.due = again;
+                self.attempts.push_back((again, person.clone()));
+            }
+            let Presence { here, at, .. } = held.presence;
+            if !here && !gone.contains(&(at, person.clone())) {
+                self.gone.push_back((at, person.clone()));
+            }
+        }
+    }
+
+    /// Answers questions.
+    fn answer(&mut self, questions: Vec<Question>, now: Instant) -> Vec<Answered> {
         let mut answers = Vec::with_capacity(questions.len());
         let mut fresh = Vec::with_capacity(questions.len());
         for question in questions {
@@ -124,12 +206,7 @@ impl Board {
                 }
             }
         }
-        for (person, presence) in presences {
-            self.presence(person, presence, now);
-        }
-        let left = self.leave(now);
-        let renewed = self.hold_due(now);
-        (answers, left || renewed)
+        answers
     }
 
     fn count(&self, outcome: &'static str, times: usize) {
@@ -243,11 +320,13 @@ impl Board {
         }
     }
 
-    /// A user has come or gone.
+    /// A user has come or gone. Who is told to have gone and was not here had come since the last round.
     fn presence(&mut self, person: PersonKey, presence: Presence, now: Instant) {
         match self.here.get_mut(&person) {
             Some(held) => held.presence = presence,
-            None if presence.here => {
+            // The instance keeps none any more, and what it kept was let go.
+            None if !presence.here && presence.ttl.is_zero() => return,
+            None => {
                 self.metrics.statuses_held.add(1);
                 let held = Held {
                     state: None,
@@ -255,10 +334,8 @@ impl Board {
                     presence,
                 };
                 self.here.insert(person.clone(), held);
-                self.attempts.push_back((now, person));
-                return;
+                self.attempts.push_back((now, person.clone()));
             }
-            None => return,
         }
         if !presence.here {
             self.gone.push_back((presence.at, person));
@@ -279,8 +356,6 @@ impl Board {
             let Some(presence) = presence.filter(|p| !p.here && p.at == at) else {
                 continue;
             };
-            self.here.remove(&person);
-            self.metrics.statuses_held.sub(1);
             let value = (key(ONLINE, &person), bytes_of(presence.unix_s));
             online.entry(presence.ttl).or_default().push(value);
             holds.push(Hold {
@@ -295,6 +370,11 @@ impl Board {
         if self.engines.people.hold(&self.holder, &holds).is_err() {
             // It ends with its lease.
             self.metrics.status_holds_failed.inc_by(holds.len() as u64);
+        }
+        for hold in &holds {
+            if self.here.remove(&hold.person).is_some() {
+                self.metrics.statuses_held.sub(1);
+            }
         }
         holds.len() == STATUS_BATCH_MAX
     }
@@ -389,36 +469,4 @@ impl Board {
             }
         }
     }
-}
-
-fn person(question: &Question) -> PersonKey {
-    PersonKey {
-        instance: InstanceId::from(question.asked.query.room.instance.as_str()),
-        user: question.asked.user().to_owned(),
-    }
-}
-
-fn key(what: &str, person: &PersonKey) -> TemporaryKey {
-    TemporaryKey {
-        instance: person.instance.clone(),
-        name: format!("{what}:{}", person.user),
-    }
-}
-
-fn done(question: &Question) -> Answered {
-    let answer = UserStatusAnswer {
-        request: question.asked.query.request,
-        ..UserStatusAnswer::default()
-    };
-    (question.asked.link, answer)
-}
-
-fn bytes_of(unix_s: i64) -> Vec<u8> {
-    unix_s.to_string().into_bytes()
-}
-
-/// 0 for what is no number.
-fn seconds_of(value: &[u8]) -> i64 {
-    let text = std::str::from_utf8(value).unwrap_or_default();
-    text.parse().unwrap_or(0)
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use gb6_core_obs::Health;
 use gb6_core_obs::metrics::Metrics;
 use gb6_core_ports::memory::{MemoryPeople, MemoryTemporary};
 use gb6_core_ports::{Hold, PeopleStatus, PersonKey, Status, StatusSink, StoreError, TemporaryKey};
@@ -13,6 +14,7 @@ use gb6_region_shard::{LinkId, StatusAsked};
 use super::board::Board;
 use super::{Presence, Question, StatusEngines, Work};
 use crate::metrics::RegionMetrics;
+use crate::panics::Panics;
 
 const TTL: Duration = Duration::from_secs(3_600);
 const LINGER: Duration = Duration::from_secs(3);
@@ -38,7 +40,9 @@ impl World {
     }
 
     fn board(&self, holder: &str) -> Board {
-        Board::new(self.engines.clone(), holder.into(), self.metrics.clone())
+        let panics = Panics::new(&Metrics::bare(), &Health::new());
+        let (engines, metrics) = (self.engines.clone(), self.metrics.clone());
+        Board::new(engines, holder.into(), metrics, panics)
     }
 
     /// Runs rounds until nothing more is due.
@@ -181,6 +185,26 @@ fn who_comes_back_at_once_was_never_away() {
     world.run(&mut board, s(12) + LINGER, Work::default());
     assert_eq!(world.get(&mut board, s(20), "ann").online, NOON + 12);
     assert_eq!(world.metrics.statuses_held.get(), 0);
+}
+
+#[test]
+fn who_came_and_went_between_two_rounds_was_online() {
+    let world = World::new(s(30));
+    let mut board = world.board("r1/0");
+    // The later of both is what a round is told.
+    world.run(&mut board, s(5), world.presence(s(4), &["ann"], false));
+    world.run(&mut board, s(4) + LINGER, Work::default());
+    assert!(world.said("ann").is_none());
+    assert_eq!(world.get(&mut board, s(20), "ann").online, NOON + 4);
+    // As above, where the round comes late.
+    world.run(&mut board, s(30), world.presence(s(22), &["ann"], false));
+    assert_eq!(world.get(&mut board, s(40), "ann").online, NOON + 22);
+    assert_eq!(world.metrics.statuses_held.get(), 0);
+    // Away and back is here.
+    world.run(&mut board, s(51), world.presence(s(51), &["ann"], false));
+    world.run(&mut board, s(52), world.presence(s(52), &["ann"], true));
+    world.run(&mut board, s(52) + 2 * LINGER, Work::default());
+    assert!(world.said("ann").is_some());
 }
 
 #[test]

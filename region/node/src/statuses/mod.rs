@@ -4,12 +4,15 @@
 mod board;
 #[cfg(test)]
 mod board_tests;
+#[cfg(test)]
+mod tests;
+mod values;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use gb6_core_model::ErrorCode;
+use gb6_core_model::{ErrorCode, Turns};
 use gb6_core_ports::memory::{MemoryPeople, MemoryTemporary};
 use gb6_core_ports::{PeopleStatus, PersonKey, Temporary};
 use gb6_core_wire::mesh::UserStatusAnswer;
@@ -22,8 +25,9 @@ use crate::metrics::RegionMetrics;
 use crate::panics::Panics;
 use board::Board;
 
-/// Questions of one shard that may wait.
-const ASKED_MAX: usize = 4_096;
+/// Questions of one shard that may wait. An instance may have as many waiting as there is room left: half of
+/// it where it is the only one, so that there is always some for the others.
+const ASKED_MAX: usize = 8_192;
 /// Questions that are answered together.
 const TOGETHER_MAX: usize = 256;
 /// How often it is looked whose holds are to be renewed, and who has been away for long enough: the shortest
@@ -75,6 +79,12 @@ struct Question {
     unix_s: i64,
 }
 
+impl Question {
+    fn instance(&self) -> &str {
+        &self.asked.query.room.instance
+    }
+}
+
 /// An answer, and the link on which it goes.
 type Answered = (LinkId, UserStatusAnswer);
 
@@ -104,8 +114,8 @@ struct Waiting {
 struct State {
     /// The newest of each user: bounded by the users of the shard and those that left since the last round.
     presences: HashMap<PersonKey, Presence>,
-    // overflow: the newest question is answered 111.
-    questions: VecDeque<Question>,
+    // overflow: the newest question of an instance that has its share waiting is answered 111.
+    questions: Turns<Question>,
     /// Bounded by the questions.
     answers: Vec<Answered>,
 }
@@ -137,9 +147,8 @@ impl ShardStatuses {
             filled: Notify::new(),
             answered: Notify::new(),
         });
-        let (engines, kept) = (engines.clone(), metrics.clone());
-        let new = move || Board::new(engines.clone(), holder.clone(), kept.clone());
-        let task = tokio::spawn(keep(waiting.clone(), new, panics));
+        let board = Board::new(engines.clone(), holder, metrics.clone(), panics);
+        let task = tokio::spawn(keep(waiting.clone(), board));
         Self {
             waiting,
             metrics,
@@ -159,19 +168,22 @@ impl ShardStatuses {
         self.waiting.filled.notify_one();
     }
 
-    /// Asks; the answer comes later, or at once where too many wait.
+    /// Asks; the answer comes later, or at once where too many of its instance wait.
     pub(crate) fn ask(&self, asked: StatusAsked, unix_ms: i64) -> Option<Answered> {
         let mut state = self.waiting.state.lock();
-        if state.questions.len() >= ASKED_MAX {
+        let instance = asked.query.room.instance.clone();
+        let room = ASKED_MAX - state.questions.len();
+        if state.questions.waiting(&instance) >= room {
             drop(state);
             self.metrics.status_questions.with(&["refused"]).inc();
             return Some(refused(&asked, ErrorCode::TooManyRequests));
         }
-        state.questions.push_back(Question {
+        let question = Question {
             asked,
             at: Instant::now(),
             unix_s: unix_ms / 1_000,
-        });
+        };
+        state.questions.push(&instance, question);
         drop(state);
         self.waiting.filled.notify_one();
         None
@@ -190,17 +202,20 @@ impl ShardStatuses {
 
 /// An answer that says what went wrong.
 fn refused(asked: &StatusAsked, code: ErrorCode) -> Answered {
+    not_done((asked.link, asked.query.request), code)
+}
+
+fn not_done((link, request): (LinkId, u64), code: ErrorCode) -> Answered {
     let answer = UserStatusAnswer {
-        request: asked.query.request,
+        request,
         error: code.code(),
         ..UserStatusAnswer::default()
     };
-    (asked.link, answer)
+    (link, answer)
 }
 
 /// Does what waits, round by round, off the async threads.
-async fn keep(waiting: Arc<Waiting>, new: impl Fn() -> Board, panics: Panics) {
-    let mut board = new();
+async fn keep(waiting: Arc<Waiting>, mut board: Board) {
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -218,22 +233,15 @@ async fn keep(waiting: Arc<Waiting>, new: impl Fn() -> Board, panics: Panics) {
                 let (answers, more) = board.round(work, Instant::now());
                 (board, answers, more)
             });
-            match round.await {
-                Ok((back, answers, not_done)) => {
-                    board = back;
-                    more = not_done || left;
-                    if !answers.is_empty() {
-                        waiting.state.lock().answers.extend(answers);
-                        waiting.answered.notify_one();
-                    }
-                }
-                Err(error) => {
-                    // Who is here is forgotten, and held no longer; who asked gets no answer in time.
-                    tracing::error!(%error, "keeping statuses of users failed");
-                    panics.count("statuses");
-                    board = new();
-                    more = false;
-                }
+            // A round does not panic: the runtime ends.
+            let Ok((back, answers, not_done)) = round.await else {
+                return;
+            };
+            board = back;
+            more = not_done || left;
+            if !answers.is_empty() {
+                waiting.state.lock().answers.extend(answers);
+                waiting.answered.notify_one();
             }
         }
     }
@@ -242,12 +250,17 @@ async fn keep(waiting: Arc<Waiting>, new: impl Fn() -> Board, panics: Panics) {
 /// The work of one round, and whether questions are left.
 fn take(waiting: &Waiting) -> (Work, bool) {
     let mut state = waiting.state.lock();
-    let together = state.questions.len().min(TOGETHER_MAX);
-    let questions = state.questions.drain(..together).collect();
+    let turns = std::iter::from_fn(|| state.questions.pop(|_| true));
+    let mut questions: Vec<Question> = turns.take(TOGETHER_MAX).collect();
+    let left = !state.questions.is_empty();
     let presences = std::mem::take(&mut state.presences);
+    drop(state);
+    // Equal ones that follow each other are asked together: those of one instance stay in their order, and
+    // mix with no other's.
+    questions.sort_by(|a, b| a.instance().cmp(b.instance()));
     let work = Work {
         presences,
         questions,
     };
-    (work, !state.questions.is_empty())
+    (work, left)
 }
