@@ -51,6 +51,11 @@ pub(in crate::assemble) fn check(
     if let Some(config) = &engines.blobs {
         checks.extend(gb6_region_stores_s3::check(config, runtime.clone()));
     }
+    #[cfg(feature = "kafka")]
+    if let Some(config) = &engines.events {
+        let found = gb6_region_stores_kafka::check_events(config, place.region, runtime.clone());
+        checks.extend(found);
+    }
     #[cfg(not(any(feature = "kafka", feature = "redis", feature = "tikv")))]
     let _ = place;
     checks

@@ -109,9 +109,18 @@ impl Cluster {
 /// Looks at the brokers and the topic that `config` names for the logs of a region's shards, and changes
 /// nothing. Blocks.
 pub fn check(config: &Config, region: &str, shards: u32, runtime: Handle) -> Vec<Check> {
+    look(config, runtime, |topics| topics.check_log(region, shards))
+}
+
+/// As [`check`], for the topic of a region's events.
+pub fn check_events(config: &Config, region: &str, runtime: Handle) -> Vec<Check> {
+    look(config, runtime, |topics| topics.check_events(region))
+}
+
+fn look(config: &Config, runtime: Handle, check: impl FnOnce(&Topics) -> Vec<Check>) -> Vec<Check> {
     let told = Told::new(&Metrics::bare());
     match Topics::new(config, &told, runtime) {
-        Ok(topics) => topics.check(region, shards),
+        Ok(topics) => check(&topics),
         Err(error) => vec![Check::bad(config.to_string(), error.to_string())],
     }
 }

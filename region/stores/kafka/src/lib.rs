@@ -28,7 +28,7 @@ mod staging;
 pub mod tail;
 mod topics;
 
-pub use cluster::{KafkaLogs, check};
+pub use cluster::{KafkaLogs, check, check_events};
 pub use config::{Config, Security};
 pub use events::KafkaEvents;
 pub use log::KafkaShardLog;

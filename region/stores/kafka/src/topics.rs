@@ -143,18 +143,22 @@ impl Topics {
                 self.create(topic, partitions, &settings)?
             }
         };
-        if found.number("max.message.bytes") >= largest_message() as i64 {
-            return Ok(());
+        match self.too_small_for_events(topic, &found) {
+            None => Ok(()),
+            Some(finding) => Err(StoreError::Conflict {
+                what: format!("the topic {topic} does not take every event: {finding}"),
+            }),
         }
+    }
+
+    fn too_small_for_events(&self, topic: &str, found: &Found) -> Option<Finding> {
         let setting = "max.message.bytes";
-        let finding = Finding {
+        let bytes = largest_message();
+        (found.number(setting) < bytes as i64).then(|| Finding {
             setting,
             found: found.settings.get(setting).cloned().unwrap_or_default(),
             wanted: format!("{bytes} or more"),
-            mend: alter(&self.config, topic, setting, &bytes),
-        };
-        Err(StoreError::Conflict {
-            what: format!("the topic {topic} does not take every event: {finding}"),
+            mend: alter(&self.config, topic, setting, &bytes.to_string()),
         })
     }
 
@@ -282,8 +286,31 @@ impl Topics {
         Ok(settings)
     }
 
-    /// Looks at everything that a region needs of this cluster, and changes nothing.
-    pub(crate) fn check(&self, region: &str, shards: u32) -> Vec<Check> {
+    /// Looks at everything that the logs of a region need of this cluster, and changes nothing.
+    pub(crate) fn check_log(&self, region: &str, shards: u32) -> Vec<Check> {
+        let topic = self.config.log_topic(region);
+        self.check(&topic, |found| {
+            let findings = findings(&self.config, &topic, shards, found);
+            let good = format!("{shards} partitions, {} copies", found.replication);
+            (good, findings)
+        })
+    }
+
+    /// Looks at everything that the events of a region need of this cluster, and changes nothing.
+    pub(crate) fn check_events(&self, region: &str) -> Vec<Check> {
+        let topic = self.config.events_topic(region);
+        self.check(&topic, |found| {
+            let good = format!(
+                "{} partitions, {} copies",
+                found.partitions, found.replication
+            );
+            let finding = self.too_small_for_events(&topic, found);
+            (good, finding.into_iter().collect())
+        })
+    }
+
+    /// Looks at the brokers, and at a topic by what `look` finds good and bad in it.
+    fn check(&self, topic: &str, look: impl Fn(&Found) -> (String, Vec<Finding>)) -> Vec<Check> {
         let at = format!("Kafka at {}", self.config.brokers.join(","));
         let mut checks = Vec::new();
         let metadata = match self.asks.fetch_metadata(None, ASK) {
@@ -302,15 +329,13 @@ impl Topics {
             );
             Check::bad(what, advice)
         });
-        let topic = self.config.log_topic(region);
         let what = format!("{at}: topic {topic}");
-        match self.look(&topic) {
+        match self.look(topic) {
             Ok(None) => checks.push(Check::good(what, "not there yet: made at the first start")),
             Err(error) => checks.push(Check::bad(what, error.to_string())),
             Ok(Some(found)) => {
-                let findings = findings(&self.config, &topic, shards, &found);
+                let (good, findings) = look(&found);
                 if findings.is_empty() {
-                    let good = format!("{shards} partitions, {} copies", found.replication);
                     checks.push(Check::good(what.clone(), good));
                 }
                 for finding in findings {

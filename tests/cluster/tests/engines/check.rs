@@ -104,6 +104,7 @@ async fn what_is_wrong_with_an_engine_is_said_in_a_line_of_its_own() {
         ("limits", redis_as(":right")),
         ("map", postgres_as("node")),
         ("blobs", s3_at("gb6", s3.address())),
+        ("events", format!("kafka://{}/gb6?{one}", kafka.address())),
         ("record_key_file", key),
     ];
     let stores: Table = good
@@ -135,6 +136,7 @@ async fn what_is_wrong_with_an_engine_is_said_in_a_line_of_its_own() {
     // The node said that it was ready: its topic is there.
     for engine in [
         "topic gb6.eu.log: 4 partitions, 1 copies",
+        "topic gb6.eu.events: 4 partitions, 1 copies",
         "TiKV at",
         "redis://",
         "postgres://",
@@ -174,8 +176,16 @@ async fn what_is_wrong_with_an_engine_is_said_in_a_line_of_its_own() {
         "--config",
         "retention.bytes=-1",
     ];
+    // One of events that does not take large ones.
+    let small = [
+        &weak[..7],
+        &["small.eu.events", "--config", "max.message.bytes=1000"],
+    ]
+    .concat();
     let script = workspace().join("scripts/engine.sh");
-    run(&script.display().to_string(), &weak);
+    for arguments in [&weak[..], &small] {
+        run(&script.display().to_string(), arguments);
+    }
     // A role that may not make tables, and one that acknowledges what may be lost.
     let admin = postgres.address();
     for sql in [
@@ -253,6 +263,16 @@ async fn what_is_wrong_with_an_engine_is_said_in_a_line_of_its_own() {
             &[NOBODY],
         ),
         wrong("BLOBS", "file:/proc/nowhere".to_owned(), &["/proc/nowhere"]),
+        wrong(
+            "EVENTS",
+            format!("kafka://{NOBODY}/gb6?{one}"),
+            &["are they running"],
+        ),
+        wrong(
+            "EVENTS",
+            format!("kafka://{brokers}/small?{one}"),
+            &["--add-config max.message.bytes="],
+        ),
         wrong("RECORD_KEY_FILE", no_key, &["no.key"]),
     ];
     for case in &cases {
