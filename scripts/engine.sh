@@ -18,7 +18,8 @@
 #   postgres  --replica (a second server that follows the first), --synchronous (a commit waits for it),
 #             --tls (for those who ask for it, and a login)
 #   redis     --cluster N (masters, 3 or more), --tls (a second port that speaks TLS), --password TEXT
-#   tikv      --split KEY,... (first keys of further regions, in hex)
+#   tikv      --split KEY,... (first keys of further regions, in hex), --trace (the store's log has what is
+#             done to transactions)
 #   s3        --bucket NAME (gb6)
 #
 # Of what speaks TLS, the authority is DIR/tls/ca.pem and a client's certificate DIR/tls/client.pem, with

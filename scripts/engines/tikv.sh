@@ -3,6 +3,7 @@
 # and PD's for other members.
 
 SPLIT=
+TRACE=
 
 engine_options() {
     while [ "$#" -gt 0 ]; do
@@ -12,6 +13,7 @@ engine_options() {
             [ -n "$SPLIT" ] || fail "--split needs keys in hex, with commas between"
             shift
             ;;
+        --trace) TRACE=--trace ;;
         *) fail "tikv has no option $1" ;;
         esac
         shift
@@ -46,7 +48,8 @@ engine_start() {
     serve pd "$ENGINE_HOME/pd/pd" --data-dir "$DIR/pd-data" --port "$(port 1)" --peer-port "$(port 3)" \
         --advertised "$(address_of 1)"
     serve store "$ENGINE_HOME/tikv-double/tikv-double" --data-dir "$DIR/store-data" --port "$(port 2)" \
-        --pd "127.0.0.1:$(port 1)" --advertised "$(address_of 2)" --split "$SPLIT"
+        --pd "127.0.0.1:$(port 1)" --advertised "$(address_of 2)" --split "$SPLIT" \
+        ${TRACE:+"$TRACE"}
 }
 
 engine_address() {

@@ -34,9 +34,10 @@ func main() {
 	pd := flag.String("pd", "", "HOST:PORT of PD")
 	advertised := flag.String("advertised", "", "HOST:PORT that clients are told; the port on loopback unless said")
 	split := flag.String("split", "", "first keys of further regions, in hex, in order, with commas between")
+	traced := flag.Bool("trace", false, "write what is done to transactions to standard error")
 	ready := flag.String("ready-file", "", "is made once requests are served and PD knows the regions")
 	flag.Parse()
-	if err := run(*data, *port, *pd, *advertised, *split, *ready); err != nil {
+	if err := run(*data, *port, *pd, *advertised, *split, *ready, *traced); err != nil {
 		fmt.Fprintln(os.Stderr, "tikv-double:", err)
 		os.Exit(1)
 	}
@@ -57,7 +58,7 @@ func splitKeys(text string) ([][]byte, error) {
 	return keys, nil
 }
 
-func run(data string, port int, pdAddress, advertised, split, ready string) error {
+func run(data string, port int, pdAddress, advertised, split, ready string, traced bool) error {
 	keys, err := splitKeys(split)
 	if err != nil {
 		return err
@@ -80,7 +81,7 @@ func run(data string, port int, pdAddress, advertised, split, ready string) erro
 	if err != nil {
 		return err
 	}
-	store, err := openStore(filepath.Join(data, "mvcc"), member)
+	store, err := openStore(filepath.Join(data, "mvcc"), member, traced)
 	if err != nil {
 		return err
 	}

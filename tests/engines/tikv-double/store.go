@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"runtime/debug"
+	"time"
 
 	"github.com/pingcap/kvproto/pkg/errorpb"
 	"github.com/pingcap/kvproto/pkg/kvrpcpb"
@@ -29,16 +30,18 @@ type store struct {
 	tikvpb.UnimplementedTikvServer
 	member *member
 	mock   *testutils.MockClient
+	// What is done to transactions is written to standard error.
+	traced bool
 }
 
-func openStore(path string, m *member) (*store, error) {
+func openStore(path string, m *member, traced bool) (*store, error) {
 	mock, cluster, _, err := testutils.NewMockTiKV(path, nil)
 	if err != nil {
 		return nil, err
 	}
 	cluster.AddStore(m.id.Store, insideAddress)
 	cluster.Bootstrap(insideRegion, []uint64{m.id.Store}, []uint64{1}, 1)
-	return &store{member: m, mock: mock}, nil
+	return &store{member: m, mock: mock, traced: traced}, nil
 }
 
 func (s *store) close() {
@@ -110,7 +113,11 @@ func ask[Answer any](ctx context.Context, s *store, kind tikvrpc.CmdType, reques
 		ResolvedLocks:  c.GetResolvedLocks(),
 	}
 	var none Answer
+	began := time.Now()
 	answer, err := s.mock.SendRequest(ctx, insideAddress, tikvrpc.NewRequest(kind, request, inside), 0)
+	if s.traced {
+		trace(began, request, answer, err)
+	}
 	if err != nil {
 		return none, status.Error(codes.Internal, err.Error())
 	}
@@ -280,6 +287,9 @@ func (s *store) KvResolveLock(_ context.Context, q *kvrpcpb.ResolveLockRequest) 
 	r, e := s.locate(q.GetContext(), q.GetKeys()...)
 	if e != nil {
 		return &kvrpcpb.ResolveLockResponse{RegionError: e}, nil
+	}
+	if s.traced {
+		trace(time.Now(), q, nil, nil)
 	}
 	// Of this region only: a client that leaves out another one must see its locks stay.
 	start, end := within(r, nil, nil)
