@@ -5,31 +5,32 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// What a node reckons its lease by, and for how long a log has been silent: the time since some moment,
-/// with that in which the machine was suspended.
-#[derive(Clone)]
-pub struct Clock(Arc<dyn Fn() -> Duration + Send + Sync>);
+/// with that in which the machine was suspended. The system's unless another is given.
+#[derive(Clone, Default)]
+pub struct Clock {
+    /// What is read in place of the system's.
+    given: Option<Arc<dyn Fn() -> Duration + Send + Sync>>,
+}
 
 impl Clock {
     /// One that is read like this. It never goes back.
     pub fn by(now: impl Fn() -> Duration + Send + Sync + 'static) -> Self {
-        Self(Arc::new(now))
+        let given = Some(Arc::new(now) as Arc<_>);
+        Self { given }
     }
 
     pub(crate) fn now(&self) -> Duration {
-        (self.0)()
-    }
-}
-
-/// The system's.
-impl Default for Clock {
-    fn default() -> Self {
-        Self::by(awake_or_not)
+        self.given.as_ref().map_or_else(awake_or_not, |now| now())
     }
 }
 
 impl std::fmt::Debug for Clock {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Clock").field(&self.now()).finish()
+        let whose = match self.given {
+            None => "system",
+            Some(_) => "given",
+        };
+        write!(f, "Clock({whose})")
     }
 }
 
