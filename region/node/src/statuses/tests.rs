@@ -67,6 +67,13 @@ struct World {
     statuses: ShardStatuses,
 }
 
+impl Drop for World {
+    fn drop(&mut self) {
+        // A test that fails waits for nobody.
+        self.engine.free();
+    }
+}
+
 impl World {
     fn new() -> Self {
         // Holds are renewed in the middle of the lease: often.
