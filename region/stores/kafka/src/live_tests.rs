@@ -11,7 +11,9 @@ use parking_lot::Mutex;
 
 use super::*;
 use crate::frame;
+use crate::kept::read_message;
 use crate::staging::UNDER_WAY_MAX;
+use crate::tail::Verdict;
 
 #[path = "gathering_tests.rs"]
 mod gathering;
