@@ -1,6 +1,7 @@
 //! Logs without space: of shards that the placement gives to a node, and of ones that nodes assign among
 //! themselves.
 
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use gb6_core_model::NodeId;
@@ -132,9 +133,13 @@ async fn what_others_could_own_is_not_shown_before_it_is_acquired() {
     drop(edge);
     region.drain().await;
     machine.storage.set_capacity(0);
-    let storage = machine.storage.clone();
+    let (storage, faults) = (machine.storage.clone(), machine.faults.clone());
+    let asked = faults.acquires.load(Ordering::SeqCst);
     let freed = tokio::spawn(async move {
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        // It was refused, and asks again.
+        while faults.acquires.load(Ordering::SeqCst) < asked + 2 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         storage.set_capacity(u64::MAX);
     });
     let began = Instant::now();

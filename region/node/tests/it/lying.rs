@@ -23,6 +23,8 @@ use crate::edge::{Machine, PATIENCE};
 pub(crate) struct Faults {
     /// While set, answers to appends name one position more than was written.
     pub(crate) lies: AtomicBool,
+    /// How often a log was asked for.
+    pub(crate) acquires: AtomicUsize,
     /// Set: the writer of the log that is open ends with the next batch.
     pub(crate) ends: AtomicBool,
     /// Set: it ends with the next trim.
@@ -102,6 +104,7 @@ impl LogLayer for LyingLog {
     }
 
     fn acquire(&self, fence: Fence, acquire: Acquire, done: Completion<Acquired>) {
+        self.faults.acquires.fetch_add(1, Ordering::SeqCst);
         if self.ended.load(Ordering::SeqCst) {
             return done.finish(Err(StoreError::Closed));
         }

@@ -79,7 +79,10 @@ fn while_the_records_are_lost_an_idle_shard_proves_its_owner_once_in_half_a_leas
     for node in &nodes {
         node.map_cut.store(true, Ordering::SeqCst);
     }
-    std::thread::sleep(Duration::from_secs(2));
+    // Longer than a lease, in which all have tried to reach the records.
+    let failed = "gb6_assignment_store_errors_total";
+    let failures = || nodes.each_ref().map(|node| node.metric(failed) as u64);
+    world.clock.pass(Duration::from_secs(2), failures);
     let before = confirms();
     let (began, lasts) = (Instant::now(), Duration::from_secs(3));
     let attached = edge.attached.as_mut().expect("it is attached");
