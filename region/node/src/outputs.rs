@@ -234,6 +234,8 @@ async fn read_page(
         };
         match looked {
             Ok(page) => {
+                // An edge that reads its pages slowly waits for its own place alone.
+                drop(place);
                 reply.take_place().await;
                 return page;
             }

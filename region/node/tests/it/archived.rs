@@ -16,6 +16,8 @@ use crate::index::{indexed, push_out_of_memory};
 
 /// Reads of the archive that are asked for: more than there are places of either kind.
 const ASKED: u64 = 40;
+/// Pages of half a MiB: more than a stream queues, has places for, and may be read from the archive at once.
+const UNREAD: u64 = 48;
 
 /// Whether the archive is away, and how much of the log lies there.
 #[derive(Default)]
@@ -59,8 +61,7 @@ impl LogLayer for Archived {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_archive_that_does_not_answer_costs_those_who_read_it_an_error_and_others_nothing() {
+fn machine() -> (Machine, Arc<Archive>) {
     let mut machine = Machine::new(Namespace::default());
     let archive = Arc::new(Archive::default());
     let of = archive.clone();
@@ -68,6 +69,12 @@ async fn an_archive_that_does_not_answer_costs_those_who_read_it_an_error_and_ot
         let archive = of.clone();
         Arc::new(Archived { below, archive })
     });
+    (machine, archive)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_archive_that_does_not_answer_costs_those_who_read_it_an_error_and_others_nothing() {
+    let (mut machine, archive) = machine();
     let region = machine.start().await;
     let mut edge = machine.edge("e1").await;
     for n in 1..=5 {
@@ -101,5 +108,31 @@ async fn an_archive_that_does_not_answer_costs_those_who_read_it_an_error_and_ot
     archive.set_away(false);
     let page = edge.history(0, 10).await;
     assert_eq!((page.error, page.publications.len()), (0, 5));
+    region.drain().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_edge_that_does_not_take_its_pages_keeps_no_other_from_the_archive() {
+    let (mut machine, archive) = machine();
+    let region = machine.start().await;
+    let mut edge = machine.edge("e1").await;
+    let mut other = machine.edge("e2").await;
+    push_out_of_memory(&mut edge).await;
+    let before = indexed(&machine).await;
+    archive.before.store(before, Ordering::SeqCst);
+    archive.set_away(true);
+    for _ in 0..UNREAD {
+        edge.ask_history_of(channel(2), 0, 8);
+    }
+    // From memory: it is answered once all before it are on their way to the archive.
+    let page = edge.history_of(channel(2), 70, 1).await;
+    assert_eq!((page.error, page.publications.len()), (0, 1));
+    archive.set_away(false);
+    let page = other.history_of(channel(2), 0, 1).await;
+    assert_eq!((page.error, page.publications.len()), (0, 1));
+    // None is lost.
+    for _ in 0..UNREAD {
+        edge.page().await;
+    }
     region.drain().await;
 }

@@ -468,7 +468,8 @@ impl Edge {
         self.ask_history_of(room(), since, limit)
     }
 
-    fn ask_history_of(&mut self, room: RoomRef, since: u64, limit: u32) -> u64 {
+    /// As [`Edge::ask_history`], of any room.
+    pub(crate) fn ask_history_of(&mut self, room: RoomRef, since: u64, limit: u32) -> u64 {
         self.requests += 1;
         let request = HistoryRequest {
             request: self.requests,
