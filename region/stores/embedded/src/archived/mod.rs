@@ -66,6 +66,8 @@ pub struct ArchivedShardLog<V: Vfs> {
     /// The directory was empty: the archive must be owned before the log is.
     unclaimed: AtomicBool,
     restored: Option<Position>,
+    /// What lies before it may lie in the archive only.
+    archived_before: Position,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -86,6 +88,7 @@ impl<V: Vfs> ArchivedShardLog<V> {
     ) -> Result<Self, StoreError> {
         let archive = Arc::new(archive);
         let opened = restore::open(vfs, &archive, archiving)?;
+        let archived_before = opened.vfs.archived_before();
         let log = EmbeddedShardLog::start(opened.vfs, config, name)?;
         let archiver = Arc::new(Archiver::new(
             log.reader().clone(),
@@ -108,6 +111,7 @@ impl<V: Vfs> ArchivedShardLog<V> {
             archiver,
             unclaimed: AtomicBool::new(opened.empty),
             restored: opened.restored,
+            archived_before,
             threads: Mutex::new(vec![archives, witness]),
         })
     }
@@ -161,6 +165,10 @@ impl<V: Vfs> Drop for ArchivedShardLog<V> {
 impl<V: Vfs> LogLayer for ArchivedShardLog<V> {
     fn below(&self) -> &dyn ShardLog {
         &self.log
+    }
+
+    fn archived_before(&self) -> Position {
+        self.archived_before
     }
 
     fn acquire(&self, fence: Fence, acquire: Acquire, done: Completion<Acquired>) {

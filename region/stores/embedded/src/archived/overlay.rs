@@ -86,6 +86,12 @@ impl<V: Vfs> Behind<V> {
         self.segments.get(&seq).filter(|_| !removed)
     }
 
+    /// What lies before this position may lie in the archive only; 0: nothing does.
+    fn archived_before(&self) -> Position {
+        let ends = |archived: &Archived| archived.bounds.map(|bounds| bounds.end);
+        self.segments.values().filter_map(ends).max().unwrap_or(0)
+    }
+
     /// What stands under a file's name.
     fn named(&self, name: &str) -> Option<(&Archived, bool)> {
         if let Some(seq) = segment_seq(name) {
@@ -104,6 +110,11 @@ impl<V: Vfs> Overlay<V> {
             local,
             behind: Arc::new(behind),
         }
+    }
+
+    /// What lies before this position may lie in the archive only; 0: nothing does.
+    pub(crate) fn archived_before(&self) -> Position {
+        self.behind.archived_before()
     }
 }
 

@@ -230,7 +230,7 @@ fn a_log_begins_from_its_archive_on_an_empty_disk() {
     let mut committed;
     {
         let log = shard.open();
-        assert_eq!(log.restored(), None);
+        assert_eq!((log.restored(), log.archived_before()), (None, 0));
         acquire(&log, &fence(1)).unwrap();
         for n in 0..30 {
             append(&log, &fence(1), messages(1 + n * 10, "room:a", 10)).unwrap();
@@ -241,6 +241,7 @@ fn a_log_begins_from_its_archive_on_an_empty_disk() {
         log.register_consumer("quick", 301).unwrap();
         let range = log.archive_now(&fence(1)).unwrap();
         assert_eq!((range.first, range.next), (0, 301));
+        assert_eq!(log.archived_before(), 0, "the disk has it too");
         // Not archived: lost with the disk.
         append(&log, &fence(1), messages(301, "room:a", 5)).unwrap();
         log.set_consumer("quick", 305).unwrap();
@@ -253,7 +254,7 @@ fn a_log_begins_from_its_archive_on_an_empty_disk() {
     let other = shard.on_another_disk();
     {
         let log = other.open();
-        assert_eq!(log.restored(), Some(301));
+        assert_eq!((log.restored(), log.archived_before()), (Some(301), 301));
         let range = log.range().unwrap();
         assert_eq!((range.first, range.next), (0, 301));
         assert_eq!(everything(&log), committed);
@@ -276,7 +277,7 @@ fn a_log_begins_from_its_archive_on_an_empty_disk() {
     }
     // The older part stays where it is when the process starts again.
     let log = other.open();
-    assert_eq!(log.restored(), None);
+    assert_eq!((log.restored(), log.archived_before()), (None, 301));
     acquire(&log, &fence(3)).unwrap();
     let now = everything(&log);
     assert_eq!(now[..committed.len()], committed[..]);
