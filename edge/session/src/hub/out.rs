@@ -113,6 +113,9 @@ pub struct HubConfig {
     /// Reads of the hub itself (filling, recovery) under way at once; others wait, at most three
     /// for each room.
     pub own_reads_in_flight: usize,
+    /// After so long a read has no place among those under way any more: it waits for the archive, most
+    /// likely, and others need not. Up to four for each place are under way then. In ms.
+    pub slow_read_ms: u64,
     /// Questions (presence, traces) that the owner may be asked at once; equal ones are asked once.
     pub queries_in_flight: usize,
     /// Questions of one instance that may wait; further ones get 111.
@@ -154,6 +157,7 @@ impl Default for HubConfig {
             reads_in_flight: 8,
             reads_waiting: 8_192,
             own_reads_in_flight: 8,
+            slow_read_ms: 500,
             queries_in_flight: 64,
             queries_waiting: 4_096,
             fill_ms: 10_000,

@@ -3,6 +3,9 @@
 //! The hub's own reads, on which live delivery and recovery wait, have places of their own and
 //! never stand behind those of sessions. Among these instances take turns, and none has all
 //! places.
+//!
+//! A read that takes long is one of the archive, most likely, which may be away while the log answers. It
+//! gives its place up, so that others do not wait for the archive, up to a bound on all that are under way.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -26,6 +29,24 @@ pub(super) enum Purpose {
     Probe(RoomId),
 }
 
+/// How many reads may be under way for each place, with those that take long.
+const UNDER_WAY: usize = 4;
+
+/// How many reads are under way.
+#[derive(Clone, Copy)]
+struct UnderWay {
+    /// Those that have a place.
+    placed: usize,
+    all: usize,
+}
+
+impl UnderWay {
+    /// Whether another one may begin where there are so many places.
+    fn leaves_room(self, places: usize) -> bool {
+        self.placed < places && self.all < places.saturating_mul(UNDER_WAY)
+    }
+}
+
 /// A page that sessions wait for.
 type PageKey = (RoomRef, HistoryQuery);
 
@@ -41,6 +62,13 @@ struct Read {
     room: RoomRef,
     what: What,
     erased: ErasedMeanwhile,
+}
+
+impl Read {
+    /// Whether it is the hub's own.
+    fn is_own(&self) -> bool {
+        matches!(self.what, What::Internal(_))
+    }
 }
 
 /// Reads under way and waiting.
@@ -80,10 +108,13 @@ impl Reads {
         }
     }
 
-    /// How many reads of the hub itself are under way.
-    fn own(&self) -> usize {
-        let own = |read: &&Read| matches!(read.what, What::Internal(_));
-        self.in_flight.values().filter(own).count()
+    /// How many reads are under way, of those that `which` picks; those sent before `slow` have no place.
+    fn under_way(&self, slow: u64, which: impl Fn(&Read) -> bool) -> UnderWay {
+        let picked = || self.in_flight.values().filter(|read| which(read));
+        UnderWay {
+            placed: picked().filter(|read| read.sent >= slow).count(),
+            all: picked().count(),
+        }
     }
 
     /// Takes the next of the hub's own reads; none for gaps unless `fills`.
@@ -91,13 +122,6 @@ impl Reads {
         let may = |purpose: &Purpose| fills || !matches!(purpose, Purpose::Fill(_));
         let at = self.internal.iter().position(|(_, purpose)| may(purpose))?;
         self.internal.remove(at)
-    }
-
-    /// How many reads of an instance's sessions are under way.
-    fn of_instance(&self, instance: &str) -> usize {
-        let its =
-            |read: &&Read| matches!(read.what, What::Page(..)) && read.room.instance == instance;
-        self.in_flight.values().filter(its).count()
     }
 
     fn sent(&mut self, now: u64, request: &HistoryRequest, what: What) {
@@ -175,24 +199,37 @@ impl<S: Clone> Hub<S> {
             return;
         }
         let fills = self.ready_bytes < self.config.fill_ready_bytes.max(1);
-        let mut own = self.reads.own();
-        while own < self.config.own_reads_in_flight.max(1)
+        let slow = self.slow_before(now);
+        let places = self.config.own_reads_in_flight.max(1);
+        let mut own = self.reads.under_way(slow, Read::is_own);
+        while own.leaves_room(places)
             && let Some((request, purpose)) = self.reads.next_own(fills)
         {
-            own += 1;
+            own.placed += 1;
+            own.all += 1;
             self.reads.sent(now, &request, What::Internal(purpose));
             out.to_history(request);
         }
         self.start_pages(now, out);
     }
 
+    /// Reads that were sent before have given their places up.
+    fn slow_before(&self, now: u64) -> u64 {
+        (now + 1).saturating_sub(self.config.slow_read_ms)
+    }
+
     fn start_pages(&mut self, now: u64, out: &mut impl HubOut<S>) {
+        let slow = self.slow_before(now);
         let most = self.config.reads_in_flight.max(1);
         // The last quarter is left to other instances.
         let most_of_one = most.div_ceil(4).saturating_mul(3).min(most);
-        while self.reads.in_flight.len() - self.reads.own() < most {
+        let of_sessions = |read: &Read| !read.is_own();
+        while self.reads.under_way(slow, of_sessions).leaves_room(most) {
             let mut pages = std::mem::take(&mut self.reads.pages);
-            let next = pages.pop(|i| self.reads.of_instance(i) < most_of_one);
+            let next = pages.pop(|instance| {
+                let its = |read: &Read| of_sessions(read) && read.room.instance == instance;
+                self.reads.under_way(slow, its).leaves_room(most_of_one)
+            });
             self.reads.pages = pages;
             let Some(key) = next else {
                 return;

@@ -82,6 +82,58 @@ fn a_flood_of_deep_reads_leaves_places_and_turns_to_others() {
 }
 
 #[test]
+fn reads_that_take_long_leave_their_places_to_others_up_to_a_bound() {
+    let mut b = bench(8, 100);
+    (0..100).for_each(|token| ask(&mut b, token, "deep"));
+    let mut deep = sent(&mut b);
+    assert_eq!(deep.len(), 6);
+    b.hub.tick(499, &mut b.said);
+    assert_eq!(sent(&mut b).len(), 0);
+    // Nothing is answered: six more of it each time, until there are four for each of its places.
+    for (now, under_way) in [
+        (500, 12),
+        (1_000, 18),
+        (1_500, 24),
+        (2_000, 24),
+        (2_500, 24),
+    ] {
+        b.hub.tick(now, &mut b.said);
+        deep.extend(sent(&mut b));
+        assert_eq!(deep.len(), under_way, "at {now}");
+    }
+    // Another instance has all places meanwhile but for the last quarter.
+    (200..210).for_each(|token| ask(&mut b, token, "calm"));
+    b.hub.tick(2_600, &mut b.said);
+    let calm = sent(&mut b);
+    assert_eq!(calm.len(), 6);
+    assert!(calm.iter().all(|(instance, ..)| instance == "calm"));
+    // What is answered late is answered.
+    b.said.answers.clear();
+    b.hub
+        .history_page(2_700, page(&deep[0].2, [], 9), &mut b.said);
+    assert_eq!(b.said.answers.len(), 1);
+}
+
+#[test]
+fn a_gap_is_closed_behind_recoveries_that_take_long() {
+    let config = HubConfig {
+        own_reads_in_flight: 1,
+        ..HubConfig::default()
+    };
+    let mut b = Bench::detached(config);
+    b.attach(0, 1);
+    b.subscribe(1, None);
+    b.interested(4, 1);
+    b.subscribe(2, crate::hub_rules::from(1));
+    assert_eq!(sent(&mut b).len(), 1, "the recovery has the only place");
+    b.deliver(7);
+    assert_eq!(sent(&mut b).len(), 0);
+    b.hub.tick(500, &mut b.said);
+    let fill = sent(&mut b);
+    assert_eq!((fill.len(), fill[0].1), (1, 4));
+}
+
+#[test]
 fn a_gap_is_closed_while_sessions_wait_for_deep_reads() {
     let mut b = bench(4, 100);
     b.subscribe(1, None);
