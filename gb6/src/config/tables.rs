@@ -178,8 +178,8 @@ config! {
         checkpoint_interval: Millis = Millis(60_000),
         /// Message ids that each shard remembers, about 100 bytes of memory each.
         dedupe_ids_max: u32 = limits::DEDUPE_IDS_MAX as u32,
-        /// Shards that a node recovers at once, 1 to 1024: more at the same time need more memory. A quarter
-        /// of the places is for those whose standby had caught up.
+        /// Shards that a node recovers at once, 1 to 1024: more at the same time need more memory. There
+        /// are four times as many places for those whose standby had caught up.
         recoveries_max: u32 = 16,
         /// Where nodes decide who owns what: a node that was not heard for so long is taken for dead,
         /// and loses its shards: 500ms to 1m.

@@ -1,10 +1,10 @@
 //! How many shards of a node are recovered at once: who inherits many would else read as many logs and
 //! checkpoints at the same time, each slower than one after the other, and all of them in memory.
 //!
-//! Who comes first is recovered first. A part of the places is kept for shards of which little is left to
-//! read, so that these, which clients expect back at once, do not wait for those that take long. A recovery
-//! that gets no further gives its place to others and goes on without one: the engine that it waits for may
-//! be lost for its shard alone.
+//! Who comes first is recovered first. Shards of which little is left to read have places of their own, and
+//! more of them, so that these, which clients expect back at once, do not wait for those that take long. A
+//! recovery that gets no further gives its place to others and goes on without one: the engine that it waits
+//! for may be lost for its shard alone. Of those there are so many at most, for it may be slow for all.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,15 +18,19 @@ use tokio::task::{JoinError, JoinHandle};
 const STILL_MAX: Duration = Duration::from_secs(3);
 /// How often that is looked at.
 const LOOK: Duration = Duration::from_millis(250);
-/// The part of the places that is kept for shards of which little is left to read.
-const KEPT: usize = 4;
+/// Places of shards of which little is left to read, for each of the others.
+const SHORT: usize = 4;
+/// Recoveries that may have given up their places, for each place.
+const STILL: usize = 3;
 
 /// The places of a node.
 pub(crate) struct Recoveries {
     // overflow: none. Each shard of the node waits at most once.
     any: Arc<Semaphore>,
     /// For those of which little is left to read.
-    kept: Arc<Semaphore>,
+    short: Arc<Semaphore>,
+    /// For those that get no further.
+    still: Arc<Semaphore>,
     still_max: Duration,
     waiting: Gauge,
     running: Gauge,
@@ -88,10 +92,11 @@ impl Progress {
 impl Recoveries {
     /// Places for `max` shards, at least one.
     pub(crate) fn new(max: usize, metrics: &Metrics) -> Self {
-        let kept = max / KEPT;
+        let max = max.max(1);
         Self {
-            any: Arc::new(Semaphore::new((max - kept).max(1))),
-            kept: Arc::new(Semaphore::new(kept)),
+            any: Arc::new(Semaphore::new(max)),
+            short: Arc::new(Semaphore::new(max * SHORT)),
+            still: Arc::new(Semaphore::new(max * STILL)),
             still_max: STILL_MAX,
             waiting: metrics.gauge(
                 "gb6_region_recoveries_waiting",
@@ -123,25 +128,23 @@ impl Recoveries {
         }
     }
 
+    fn places(&self, short: bool) -> &Arc<Semaphore> {
+        if short { &self.short } else { &self.any }
+    }
+
     fn free(&self, short: bool) -> Option<OwnedSemaphorePermit> {
-        let kept = || self.kept.clone().try_acquire_owned().ok();
-        let kept = short.then(kept).flatten();
-        kept.or_else(|| self.any.clone().try_acquire_owned().ok())
+        self.places(short).clone().try_acquire_owned().ok()
     }
 
     async fn wait(&self, short: bool) -> OwnedSemaphorePermit {
-        let taken = tokio::select! {
-            kept = self.kept.clone().acquire_owned(), if short => kept,
-            any = self.any.clone().acquire_owned() => any,
-        };
-        match taken {
+        match self.places(short).clone().acquire_owned().await {
             Ok(permit) => permit,
             // They are never closed.
             Err(_) => std::future::pending().await,
         }
     }
 
-    /// Waits for a recovery, which gives its place up when it gets no further.
+    /// Waits for a recovery, which gives its place up when it gets no further, unless too many have.
     ///
     /// # Errors
     /// It panicked.
@@ -152,14 +155,17 @@ impl Recoveries {
         mut recovering: JoinHandle<T>,
     ) -> Result<T, JoinError> {
         let mut place = Some(place);
+        let mut _still = None;
         loop {
             tokio::select! {
                 biased;
                 ended = &mut recovering => return ended,
                 () = tokio::time::sleep(LOOK), if place.is_some() => {
-                    if progress.still_for() >= self.still_max {
+                    if progress.still_for() >= self.still_max
+                        && let Ok(permit) = self.still.clone().try_acquire_owned()
+                    {
                         self.stalled.inc();
-                        place = None;
+                        (place, _still) = (None, Some(permit));
                     }
                 }
             }
@@ -205,9 +211,9 @@ mod tests {
 
     #[tokio::test]
     async fn who_comes_first_is_recovered_first_and_little_does_not_wait_for_much() {
-        let (recoveries, metrics) = recoveries(4);
+        let (recoveries, metrics) = recoveries(2);
         let mut long = Vec::new();
-        for _ in 0..3 {
+        for _ in 0..2 {
             long.push(recoveries.place(false).await);
         }
         let (taken, mut order) = tokio::sync::mpsc::unbounded_channel();
@@ -217,20 +223,24 @@ mod tests {
                 let place = recoveries.place(false).await;
                 taken.send((n, place)).ok();
             });
-            until(&metrics, n + 1, 3).await;
+            until(&metrics, n + 1, 2).await;
         }
-        // One place is kept for what is short, and there is no second.
-        let short = recoveries.place(true).await;
-        until(&metrics, 3, 4).await;
+        // What is short has places of its own, and no more than these.
+        let mut short = Vec::new();
+        for _ in 0..2 * SHORT {
+            short.push(recoveries.place(true).await);
+        }
+        until(&metrics, 3, 10).await;
         let (waits, taken) = (recoveries.clone(), taken.clone());
         tokio::spawn(async move {
             let place = waits.place(true).await;
             taken.send((9, place)).ok();
         });
-        until(&metrics, 4, 4).await;
-        drop(short);
-        let (first, short) = order.recv().await.expect("a place");
+        until(&metrics, 4, 10).await;
+        drop(short.pop());
+        let (first, last) = order.recv().await.expect("a place");
         assert_eq!(first, 9);
+        short.push(last);
         let mut others = Vec::new();
         for _ in 0..3 {
             drop(long.pop());
@@ -239,7 +249,7 @@ mod tests {
             long.insert(0, place);
         }
         assert_eq!(others, [0, 1, 2]);
-        until(&metrics, 0, 4).await;
+        until(&metrics, 0, 10).await;
         drop((short, long));
         until(&metrics, 0, 0).await;
     }
@@ -247,10 +257,10 @@ mod tests {
     #[tokio::test]
     async fn who_gives_up_waiting_keeps_nobody_waiting() {
         let (recoveries, metrics) = recoveries(1);
-        let place = recoveries.place(true).await;
+        let place = recoveries.place(false).await;
         let gives_up = tokio::spawn({
             let recoveries = recoveries.clone();
-            async move { drop(recoveries.place(true).await) }
+            async move { drop(recoveries.place(false).await) }
         });
         until(&metrics, 1, 1).await;
         gives_up.abort();
@@ -295,6 +305,38 @@ mod tests {
         let ended = watched.await.expect("no panic");
         assert_eq!(ended.expect("no panic"), Ok(7));
         drop(other);
+        assert_eq!(now(&metrics), ("0".to_owned(), "0".to_owned()));
+    }
+
+    #[tokio::test]
+    async fn no_more_than_a_few_go_on_without_a_place() {
+        let (recoveries, metrics) = recoveries(1);
+        let recoveries = Arc::new(Recoveries {
+            still_max: Duration::ZERO,
+            ..Arc::into_inner(recoveries).expect("the only one")
+        });
+        let (end, _) = tokio::sync::broadcast::channel::<()>(1);
+        let mut watched = Vec::new();
+        // None gets further. The last of them keeps the place.
+        for _ in 0..=STILL {
+            let place = tokio::time::timeout(PATIENCE, recoveries.place(false)).await;
+            let (place, watches) = (place.expect("a place"), recoveries.clone());
+            let mut ended = end.subscribe();
+            watched.push(tokio::spawn(async move {
+                let recovering = tokio::spawn(async move { ended.recv().await.is_err() });
+                watches.end(place, &Progress::default(), recovering).await
+            }));
+        }
+        until(&metrics, 0, 1).await;
+        let text = metrics.text();
+        let stalled = format!("gb6_region_recoveries_stalled_total {STILL}");
+        assert!(text.contains(&stalled), "{text}");
+        tokio::time::sleep(2 * LOOK).await;
+        assert_eq!(now(&metrics), ("0".to_owned(), "1".to_owned()));
+        drop(end);
+        for one in watched {
+            assert_eq!(one.await.expect("no panic").expect("no panic"), true);
+        }
         assert_eq!(now(&metrics), ("0".to_owned(), "0".to_owned()));
     }
 }

@@ -420,8 +420,13 @@ impl Publisher {
         if asked.is_none_or(|at| at.elapsed() >= KEY_ASK) {
             match self.keys.look_for(instance, key_id) {
                 KeyLook::Found => return true,
+                // Once does not say it for one that is served: where the place of keys went back to what it was
+                // earlier, who knows them writes them again.
+                KeyLook::Destroyed if known.is_none() && self.is_served(instance) => {
+                    tracing::warn!(shard = %self.shard, instance, key_id, "a record key is not where keys lie: it is looked for once more before it counts as destroyed");
+                }
                 KeyLook::Destroyed => {
-                    tracing::info!(shard = %self.shard, instance, key_id, "a record key was destroyed: what is sealed with it makes no events");
+                    tracing::warn!(shard = %self.shard, instance, key_id, "a record key was destroyed: what is sealed with it makes no events");
                     self.give_up(key);
                     return false;
                 }
@@ -432,7 +437,7 @@ impl Publisher {
             }
             asked = Some(Instant::now());
         }
-        let patience = match self.snapshot.borrow().instances.contains_key(instance) {
+        let patience = match self.is_served(instance) {
             true => self.key_waits.known,
             false => self.key_waits.unknown,
         };
@@ -444,6 +449,10 @@ impl Publisher {
         let asked = asked.unwrap_or(now);
         self.waiting = Some(Waiting { key, since, asked });
         true
+    }
+
+    fn is_served(&self, instance: &str) -> bool {
+        self.snapshot.borrow().instances.contains_key(instance)
     }
 
     /// What is sealed with a key is not waited for any more.

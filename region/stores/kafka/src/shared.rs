@@ -376,7 +376,8 @@ impl Shared {
                 Ok(found) => break found,
                 Err(error) if is_silence(&error) && left > patience => {
                     // Where nobody answers, the next question fails too.
-                    let _ = consumer.fetch_metadata(Some(&self.topic), left - patience);
+                    let asks = patience.min(left - patience);
+                    let _ = consumer.fetch_metadata(Some(&self.topic), asks);
                     patience *= 2;
                 }
                 // While a partition gets another leader, or not every broker knows a new topic.
