@@ -233,6 +233,7 @@ fn signed(payload: &[u8]) -> String {
 /// A key set as a stranger's server sends it. What is taken verifies nothing that nobody signed,
 /// and no token of another instance.
 pub fn key_set(body: &[u8]) {
+    crate::auth::install_crypto();
     let Ok(set) = crate::auth::jwks::parse_key_set(body) else {
         return;
     };
