@@ -41,6 +41,10 @@ stage_mutants() {
 # The unmodified JavaScript SDK against a real server.
 stage_sdk() {
     need node "scripts/install-build-deps.sh --node"
+    if [ ! -d tests/sdk/node_modules ]; then
+        echo "error: the packages of tests/sdk are not installed; install them with: scripts/install-test-deps.sh" >&2
+        exit 1
+    fi
     scripts/console.sh --if-missing
     cargo build --locked -p gb6 --features engines -p gb6-tests-harness
     forget_results sdk
