@@ -141,6 +141,13 @@ impl NodesWorld {
         self.close_links_of(node, None, true);
     }
 
+    /// A process ends by itself; its name, if it is a founder's.
+    fn ends(&mut self, node: usize) -> Option<&'static str> {
+        let name = self.own.processes[node].name.clone();
+        self.kill(node);
+        FOUNDERS.into_iter().find(|f| name.as_str() == *f)
+    }
+
     /// Tells the machine of a process something, and does what it says.
     pub(crate) fn tell(&mut self, node: usize, input: Input) {
         let now = self.now;
@@ -242,11 +249,17 @@ impl NodesWorld {
                     process.followers.remove(&(shard as usize));
                 }
             }
-            Action::Replaced => self.kill(node),
+            Action::Replaced => {
+                let founder = self.ends(node);
+                // The one that took its place may be gone by now.
+                if let Some(founder) = founder
+                    && self.is_calm()
+                {
+                    self.soon(200, 4_000, Event::Start(founder));
+                }
+            }
             Action::Drained => {
-                let name = self.own.processes[node].name.clone();
-                self.kill(node);
-                let founder = FOUNDERS.into_iter().find(|f| name.as_str() == *f);
+                let founder = self.ends(node);
                 if let Some(founder) = founder
                     && (self.is_calm() || self.rng.one_in(2))
                 {
