@@ -39,9 +39,12 @@ fn a_node_that_loses_the_log_alone_gives_on_what_nobody_writes_to_and_gets_it_ba
     std::thread::sleep(Duration::from_secs(4));
     assert_eq!(owned_by(&world, "r1"), [0u32; 0], "it is given nothing");
     r1.log_cut.store(false, Ordering::SeqCst);
-    world.wait("it is tried again, and has a share", || {
-        !owned_by(&world, "r1").is_empty()
-    });
+    // Which it could not serve it is not given for half a minute, and these may be all that it could have.
+    world.wait_for(
+        Duration::from_secs(90),
+        "it is tried again, and has a share",
+        || !owned_by(&world, "r1").is_empty(),
+    );
 }
 
 #[test]

@@ -330,9 +330,14 @@ impl World {
 
     /// Waits until something holds.
     pub(crate) fn wait(&self, what: &str, holds: impl Fn() -> bool) {
+        self.wait_for(PATIENCE, what, holds);
+    }
+
+    /// As [`World::wait`], for at most so long.
+    pub(crate) fn wait_for(&self, patience: Duration, what: &str, holds: impl Fn() -> bool) {
         let began = Instant::now();
         while !holds() {
-            assert!(began.elapsed() < PATIENCE, "{what}");
+            assert!(began.elapsed() < patience, "{what}");
             std::thread::sleep(Duration::from_millis(5));
         }
     }
