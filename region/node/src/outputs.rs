@@ -185,13 +185,12 @@ async fn read_page(
     let read = Arc::new(read);
     let mut archive = false;
     loop {
-        match archive {
-            true => reply.leave_place(),
-            false => reply.take_place().await,
-        }
-        let place = match archive {
-            true => timeout_at(deadline.into(), places.take(true)).await,
-            false => Ok(places.take(false).await),
+        let place = if archive {
+            reply.leave_place();
+            timeout_at(deadline.into(), places.take(true)).await
+        } else {
+            reply.take_place().await;
+            Ok(places.take(false).await)
         };
         let Ok(Some(place)) = place else {
             given_up.inc();
@@ -232,15 +231,14 @@ async fn read_page(
                 return Reader::failed(&read);
             }
         };
+        // An edge that reads its pages slowly waits for its own place alone.
+        drop(place);
         match looked {
             Ok(page) => {
-                // An edge that reads its pages slowly waits for its own place alone.
-                drop(place);
                 reply.take_place().await;
                 return page;
             }
             Err((again, from_archive)) => {
-                drop(place);
                 reader = again;
                 if from_archive && !archive {
                     archive = true;

@@ -33,7 +33,7 @@ pub(super) enum Purpose {
 const UNDER_WAY: usize = 4;
 
 /// How many reads are under way.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 struct UnderWay {
     /// Those that have a place.
     placed: usize,
@@ -110,11 +110,12 @@ impl Reads {
 
     /// How many reads are under way, of those that `which` picks; those sent before `slow` have no place.
     fn under_way(&self, slow: u64, which: impl Fn(&Read) -> bool) -> UnderWay {
-        let picked = || self.in_flight.values().filter(|read| which(read));
-        UnderWay {
-            placed: picked().filter(|read| read.sent >= slow).count(),
-            all: picked().count(),
+        let mut under_way = UnderWay::default();
+        for read in self.in_flight.values().filter(|read| which(read)) {
+            under_way.all += 1;
+            under_way.placed += usize::from(read.sent >= slow);
         }
+        under_way
     }
 
     /// Takes the next of the hub's own reads; none for gaps unless `fills`.

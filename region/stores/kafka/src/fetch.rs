@@ -150,15 +150,12 @@ pub(crate) fn is_silence(error: &KafkaError) -> bool {
 
 /// Errors that pass by themselves, while the client goes on.
 pub(crate) fn is_passing(error: &KafkaError) -> bool {
-    matches!(
+    let passes = matches!(
         error.rdkafka_error_code(),
         Some(
             Code::AllBrokersDown
                 | Code::BrokerTransportFailure
                 | Code::Resolve
-                | Code::OperationTimedOut
-                | Code::RequestTimedOut
-                | Code::TimedOutQueue
                 // What was asked had another address meanwhile.
                 | Code::DestroyBroker
                 | Code::NotLeaderForPartition
@@ -170,7 +167,8 @@ pub(crate) fn is_passing(error: &KafkaError) -> bool {
                 | Code::CoordinatorLoadInProgress
                 | Code::GroupAuthorizationFailed
         )
-    )
+    );
+    passes || is_silence(error)
 }
 
 fn read(
