@@ -31,8 +31,9 @@ started_at() {
     stat=${stat##*) }
     # shellcheck disable=SC2086
     set -- $stat
-    # A zombie has ended; only its parent has not looked yet.
-    [ "$1" != Z ] || return 1
+    # A zombie has ended, only its parent has not looked yet; but while it has further threads, these
+    # still hold its sockets and files.
+    [ "$1" != Z ] || [ "${18}" -gt 1 ] || return 1
     echo "${20}"
 }
 

@@ -445,8 +445,10 @@ fn stat(pid: u32) -> Option<Stat> {
     // The command's name, in brackets, may contain anything.
     let (_, rest) = text.rsplit_once(") ")?;
     let fields: Vec<&str> = rest.split(' ').collect();
-    // A zombie has ended; only its parent has not looked yet.
-    (*fields.first()? != "Z").then_some(())?;
+    // A zombie has ended, only its parent has not looked yet; but while it has further threads, these
+    // still hold its sockets and files.
+    let ended = *fields.first()? == "Z" && fields.get(17)?.parse().unwrap_or(0) <= 1;
+    (!ended).then_some(())?;
     Some(Stat {
         parent: fields.get(1)?.parse().ok()?,
         start: (*fields.get(19)?).to_owned(),
