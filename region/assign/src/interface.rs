@@ -143,6 +143,12 @@ pub enum Input {
         /// The shard.
         shard: u32,
     },
+    /// A shard that this node owns is not served yet, for a while, though its log answers: it is being
+    /// read. Told again for as long as that lasts.
+    Slow {
+        /// The shard.
+        shard: u32,
+    },
     /// Whether the log of an owned or followed shard has answered of late. Told when that is known, and
     /// when it changes; an owned one that answers can be served again.
     Heard {

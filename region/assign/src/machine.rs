@@ -122,6 +122,7 @@ impl Assigner {
                 }
             }
             Input::Unable { shard } => self.unable(shard),
+            Input::Slow { shard } => self.slow(shard),
             Input::Heard { shard, heard } => self.heard(shard, heard),
             Input::EpochsUsedUp {
                 shard,

@@ -119,8 +119,9 @@ impl Assigner {
             };
             return self.assign(shard, &raised);
         }
-        // Its standby has read the log until now, which this node can not: there is nothing to finish.
-        if self.is_unreached(shard)
+        // Its standby has read the log until now, which this node can not or has yet to: there is nothing to
+        // finish.
+        if (self.is_unreached(shard) || self.is_slow(shard))
             && self.moving_helps(&mine)
             && let Some(standby) = record.standby.clone()
             && self.keeps_up(&standby, shard)
@@ -163,7 +164,7 @@ impl Assigner {
         }
     }
 
-    /// Whether another node may be able to serve what this one can not. Where this one has never served
+    /// Whether another node may be able to serve what this one can not, or not yet. Where this one has never served
     /// it, and reaches other logs, the log refuses whoever comes: it is not passed round for that.
     fn moving_helps(&self, mine: &Mine) -> bool {
         mine.stage != Stage::Starting

@@ -195,6 +195,8 @@ struct Kept {
     leaving: bool,
     /// Its log has not let it be served for long.
     in_trouble: bool,
+    /// It is recovered for long.
+    is_slow: bool,
     /// Whether its log answers, as the machine was told.
     heard: Option<bool>,
     _metrics: Registration,
@@ -334,7 +336,7 @@ impl Looking {
             return;
         }
         self.logs_looked_at_ms = now_ms;
-        let mut unable = Vec::new();
+        let (mut unable, mut slow) = (Vec::new(), Vec::new());
         let mut heard = Vec::new();
         for (shard, kept) in &mut self.keepers {
             let answers = kept.assignment.log_answers().filter(|_| !kept.leaving);
@@ -351,9 +353,22 @@ impl Looking {
             {
                 heard.push((*shard, answers));
             }
-            kept.in_trouble = in_trouble;
+            // Attempts that read something and fail are trouble in between only.
+            kept.in_trouble = answers.map_or(kept.in_trouble, |answers| !answers);
             if in_trouble {
                 unable.push(*shard);
+            }
+            let is_slow = kept.assignment.is_slow() && !kept.leaving;
+            if is_slow && !kept.is_slow {
+                tracing::info!(
+                    region = self.region,
+                    shard,
+                    "a shard has been read for some seconds and is not served yet: its standby is given the shard, where it has kept up"
+                );
+            }
+            kept.is_slow = is_slow;
+            if is_slow {
+                slow.push(*shard);
             }
         }
         for (shard, follower) in &self.followers {
@@ -365,6 +380,9 @@ impl Looking {
         }
         for shard in unable {
             self.tell(Told::Unable { shard });
+        }
+        for shard in slow {
+            self.tell(Told::Slow { shard });
         }
         for (shard, heard) in heard {
             self.tell(Told::Heard { shard, heard });
@@ -517,6 +535,7 @@ impl Looking {
             served: false,
             leaving: false,
             in_trouble: false,
+            is_slow: false,
             heard: None,
             _metrics: registration,
         };

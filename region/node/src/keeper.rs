@@ -127,6 +127,11 @@ impl Assignment {
         self.trouble.answers(self.lease.now_ms())
     }
 
+    /// Whether it is recovered for long, and read all the time.
+    pub(crate) fn is_slow(&self) -> bool {
+        self.trouble.is_slow(self.lease.now_ms())
+    }
+
     pub(crate) fn doubt(&self, doubtful: bool) {
         self.doubtful.store(doubtful, Ordering::SeqCst);
     }
@@ -181,6 +186,20 @@ impl Ownership {
     fn begins(&self) {
         if let Ownership::Assigned(assignment) = self {
             assignment.trouble.begins(assignment.lease.now_ms());
+        }
+    }
+
+    /// Something of the log, or of a checkpoint, was read to serve it.
+    pub(crate) fn log_read(&self) {
+        if let Ownership::Assigned(assignment) = self {
+            assignment.trouble.reads(assignment.lease.now_ms());
+        }
+    }
+
+    /// An attempt to serve it has ended.
+    fn attempt_ends(&self) {
+        if let Ownership::Assigned(assignment) = self {
+            assignment.trouble.attempt_ends();
         }
     }
 
@@ -327,6 +346,7 @@ impl Keeper {
                 }
             }
             self.numbers.lock().serving = false;
+            self.ownership.attempt_ends();
             if began.elapsed() > SERVED_WELL {
                 failed = 0;
             }
@@ -408,7 +428,7 @@ impl Keeper {
         let standby = self.standby.lock().take();
         // Of an actor that panicked.
         let following = indexer.take();
-        let progress = Arc::new(Progress::default());
+        let progress = Arc::new(Progress::of(self.ownership.clone()));
         let made = progress.clone();
         let recovering = tokio::task::spawn_blocking(move || {
             let begun = Instant::now();
@@ -426,6 +446,7 @@ impl Keeper {
             let begun_with = (held, followed);
             let mut recovered = recover(&log, &machine, &current, begun_with, epochs, &made)?;
             let recent = std::mem::take(&mut recovered.recent);
+            made.made();
             let tail = recent.into_tail(&recovered.shard, &keys);
             Ok::<_, RecoveryError>((log, machine, recovered, tail, begun.elapsed()))
         });

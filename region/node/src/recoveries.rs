@@ -14,6 +14,8 @@ use gb6_core_obs::metrics::{Counter, Gauge, Metrics};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::{JoinError, JoinHandle};
 
+use crate::keeper::Ownership;
+
 /// After so long without anything read or answered a recovery gives up its place.
 const STILL_MAX: Duration = Duration::from_secs(3);
 /// How often that is looked at.
@@ -61,23 +63,26 @@ impl Drop for Counted {
 
 /// How a recovery gets on.
 pub(crate) struct Progress {
+    /// Of what is recovered: while something is read its log is not silent.
+    ownership: Ownership,
     began: Instant,
     /// When it last did, in ms since it began.
     last_ms: AtomicU64,
 }
 
-impl Default for Progress {
-    fn default() -> Self {
+impl Progress {
+    /// That of a recovery that begins.
+    pub(crate) fn of(ownership: Ownership) -> Self {
         Self {
+            ownership,
             began: Instant::now(),
             last_ms: AtomicU64::new(0),
         }
     }
-}
 
-impl Progress {
     /// Something was read, or answered.
     pub(crate) fn made(&self) {
+        self.ownership.log_read();
         let ms = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.last_ms.store(ms, Ordering::Relaxed);
     }
@@ -278,7 +283,7 @@ mod tests {
             ..Arc::into_inner(recoveries).expect("the only one")
         });
         let place = recoveries.place(false).await;
-        let progress = Arc::new(Progress::default());
+        let progress = Arc::new(Progress::of(Ownership::Placed));
         let (end, ended) = tokio::sync::oneshot::channel();
         let (made, stopped) = (progress.clone(), Arc::new(AtomicBool::new(false)));
         let stops = stopped.clone();
@@ -324,7 +329,9 @@ mod tests {
             let mut ended = end.subscribe();
             watched.push(tokio::spawn(async move {
                 let recovering = tokio::spawn(async move { ended.recv().await.is_err() });
-                watches.end(place, &Progress::default(), recovering).await
+                watches
+                    .end(place, &Progress::of(Ownership::Placed), recovering)
+                    .await
             }));
         }
         until(&metrics, 0, 1).await;

@@ -127,11 +127,13 @@ pub(crate) struct Replay {
 }
 
 impl Replay {
-    /// Restores the newest checkpoint that can be used. Nothing behind it is read yet.
+    /// Restores the newest checkpoint that can be used, and tells each that was read. Nothing behind it is
+    /// read yet.
     pub(crate) fn begin(
         log: &Arc<dyn ShardLog>,
         config: &ShardConfig,
         snapshot: &Arc<Snapshot>,
+        read: impl Fn(),
     ) -> Result<Self, RecoveryError> {
         let mut shard = Shard::new(config.clone(), snapshot.clone());
         let LogRange { first, next } = log.range()?;
@@ -142,6 +144,7 @@ impl Replay {
         let mut covered = 0;
         let mut before = u64::MAX;
         while let Some((position, state)) = log.load_checkpoint_before(before)? {
+            read();
             match shard.restore(&state) {
                 Ok(next) => {
                     covered = next;
@@ -232,7 +235,7 @@ pub(crate) fn recover(
             };
             followed
         }
-        None => Replay::begin(log, config, snapshot)?,
+        None => Replay::begin(log, config, snapshot, || progress.made())?,
     };
     progress.made();
     replay.shard.set_snapshot(snapshot.clone());
@@ -345,6 +348,8 @@ mod tests {
     use gb6_core_wire::mesh::ShardRef;
     use gb6_core_wire::record::{Kind, Origin, Record};
 
+    use crate::keeper::Ownership;
+
     /// Some publishes and ends of sessions at a served time in ms, by edges of their own.
     fn by_edges(served_ms: u64, first: u64) -> Vec<Record> {
         let by = |n: u64, edge_incarnation: u64| Record {
@@ -383,7 +388,7 @@ mod tests {
         };
         let begun = |acquired: &Acquired| {
             let held = (Some(held(acquired)), None);
-            let progress = Progress::default();
+            let progress = Progress::of(Ownership::Placed);
             recover(
                 &log,
                 &config,
@@ -416,14 +421,16 @@ mod tests {
             region: "eu".into(),
             shard: 0,
         });
-        let mut replay = Replay::begin(&log, &config, &Arc::default()).expect("a replay");
+        let mut replay = Replay::begin(&log, &config, &Arc::default(), || ()).expect("a replay");
         let step = 500;
         let within = (limits::RESEND_WINDOW_MS + FORGET_MS) / step + 1;
         for n in 1..=4 * within {
             let batch = by_edges(n * step, next);
             next += batch.len() as u64;
             contract::append(&*log, &fence, batch).expect("appended");
-            replay.read_on(&log, &Progress::default()).expect("read");
+            replay
+                .read_on(&log, &Progress::of(Ownership::Placed))
+                .expect("read");
             let gauges = replay.shard.gauges();
             let expected = n.min(limits::RESEND_WINDOW_MS / step) as usize;
             let bounds = expected..=within as usize;

@@ -236,7 +236,7 @@ impl Following {
         let mut machine = machine_config(&self.node.config, &self.shard);
         bound_batches(&mut machine, &log.caps());
         let mut snapshot = self.node.deps.snapshot.borrow().clone();
-        let mut replay = Replay::begin(&log, &machine, &snapshot)?;
+        let mut replay = Replay::begin(&log, &machine, &snapshot, || ())?;
         self.lag.read(&replay);
         let mut told = Instant::now();
         loop {

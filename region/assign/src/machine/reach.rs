@@ -14,6 +14,8 @@ use super::Assigner;
 /// For how long a node is not to take a shard that it could not serve: what it can read it may still not
 /// be able to write. Also for how long a node that has no log to hear is taken not to hear any.
 const UNABLE_MS: u64 = 30_000;
+/// For how long a shard is taken to be read slowly after that was told.
+const SLOW_MS: u64 = 1_000;
 /// For how long a standby must have been ready before an owner that can not serve the shard gives it
 /// away: where the log was lost for everybody, the owner hears it again at about the same time.
 const READY_MS: u64 = 3_000;
@@ -26,6 +28,8 @@ const SAID_MS: u64 = 5_000;
 pub(super) struct Reach {
     /// Shards that could not be served by this node, and until when that is taken to last.
     unable: BTreeMap<u32, u64>,
+    /// Shards that this node takes long to read, and until when that is taken to last.
+    slow: BTreeMap<u32, u64>,
     /// Whether the logs of owned and followed shards have answered of late, as far as it was told.
     heard: BTreeMap<u32, bool>,
     /// Until when this node is taken not to reach any log.
@@ -36,11 +40,13 @@ impl Reach {
     /// A shard of this node's is served, and its log answers.
     pub(super) fn able(&mut self, shard: u32) {
         self.unable.remove(&shard);
+        self.slow.remove(&shard);
         self.heard.insert(shard, true);
     }
 
     /// Whether its log answers is not known any more.
     pub(super) fn forget(&mut self, shard: u32) {
+        self.slow.remove(&shard);
         self.heard.remove(&shard);
     }
 }
@@ -52,6 +58,13 @@ impl Assigner {
             let until = self.now_ms + UNABLE_MS;
             self.reach.unable.insert(shard, until);
             self.reach.heard.insert(shard, false);
+        }
+    }
+
+    /// A shard of this node's takes long to read. Its log answers all the same, and so may others.
+    pub(super) fn slow(&mut self, shard: u32) {
+        if self.mine.contains_key(&shard) {
+            self.reach.slow.insert(shard, self.now_ms + SLOW_MS);
         }
     }
 
@@ -88,6 +101,12 @@ impl Assigner {
     /// Whether this node could not serve a shard just now.
     pub(crate) fn is_unable(&self, shard: u32) -> bool {
         let until = self.reach.unable.get(&shard);
+        until.is_some_and(|until| self.now_ms < *until)
+    }
+
+    /// Whether this node takes long to read a shard before it can serve it.
+    pub(crate) fn is_slow(&self, shard: u32) -> bool {
+        let until = self.reach.slow.get(&shard);
         until.is_some_and(|until| self.now_ms < *until)
     }
 

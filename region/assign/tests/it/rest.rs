@@ -216,6 +216,22 @@ fn a_node_that_can_not_serve_a_shard_gives_it_to_the_standby_that_can() {
 }
 
 #[test]
+fn a_node_that_takes_long_to_read_a_shard_gives_it_to_the_standby_that_has_read_it_and_follows_it()
+{
+    let mut world = rested(8, 3, 9);
+    let shard = (0..9).find(|s| world.server(*s).is_some_and(|n| n.as_str() == "r0"));
+    let shard = shard.expect("r0 serves a shard");
+    let standby = world.record(shard).expect("a record").standby;
+    world.tell("r0", Input::Slow { shard });
+    world.run(200);
+    let given = world.record(shard).expect("a record");
+    assert_eq!(given.node, standby);
+    assert_eq!(given.standby, Some("r0".into()), "it reaches the log");
+    world.run(15_000);
+    assert_eq!(counts(&world), [3, 3, 3], "it is given others meanwhile");
+}
+
+#[test]
 fn a_store_that_went_back_is_told_again_who_owns_what() {
     for (seed, lost_ms) in (0..2).flat_map(|seed| [(seed, 400), (seed, 30_000), (seed, 90_000)]) {
         let mut world = World::new(seed, 3, 9);

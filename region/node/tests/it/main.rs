@@ -20,6 +20,7 @@ mod retention;
 mod serve;
 mod session_ends;
 mod signals;
+mod slow;
 mod statuses;
 mod users;
 mod webhooks;

@@ -186,16 +186,21 @@ impl Drop for Running {
     }
 }
 
+/// Puts something over a log.
+pub(crate) type OverLogs = Arc<dyn Fn(Arc<dyn ShardLog>) -> Arc<dyn ShardLog> + Send + Sync>;
+
 /// What outlives nodes.
 pub(crate) struct World {
     map: MemoryMap,
     restored: Arc<OnceLock<MemoryMap>>,
-    logs: HashMap<u32, MemoryStorage>,
+    pub(crate) logs: HashMap<u32, MemoryStorage>,
     rooms: Arc<SharedRooms>,
     network: MemoryNetwork,
     incarnations: AtomicU64,
     assigned: Assigned,
     standby_look: Duration,
+    /// What is between the nodes and their logs.
+    pub(crate) over_logs: Option<OverLogs>,
     /// Of the nodes.
     pub(crate) clock: TestClock,
     /// Of the tests' edges.
@@ -213,6 +218,7 @@ impl World {
             incarnations: AtomicU64::new(1),
             assigned: Assigned::Region,
             standby_look: Duration::from_millis(50),
+            over_logs: None,
             clock: TestClock::new(),
             runtime: Runtime::new().expect("a runtime"),
         }
@@ -247,6 +253,7 @@ impl World {
         let (map_cut, log_cut) = <(Arc<AtomicBool>, Arc<AtomicBool>)>::default();
         let (map_hangs, map_gives_up) = <(Arc<AtomicBool>, Arc<AtomicBool>)>::default();
         let (logs, cut) = (self.logs.clone(), log_cut.clone());
+        let over_logs = self.over_logs.clone();
         let clock = self.clock.clone();
         let keys = RecordKeys::default();
         keys.add("demo", 1, [7; 32]);
@@ -262,7 +269,10 @@ impl World {
             endpoint: self.bind(name, Role::Region),
             snapshot: watch::channel(snapshot(self.assigned)).1,
             open_log: Arc::new(move |ShardId(shard)| {
-                let log: Arc<dyn ShardLog> = Arc::new(logs[&shard].open());
+                let mut log: Arc<dyn ShardLog> = Arc::new(logs[&shard].open());
+                if let Some(over) = &over_logs {
+                    log = over(log);
+                }
                 Ok(Arc::new(CutLog::new(log, cut.clone(), clock.clone())))
             }),
             rooms: self.rooms.clone(),
