@@ -186,12 +186,18 @@ fn gone(why: RegionEnd, name: &str) -> anyhow::Error {
     }
 }
 
+/// Whether the nodes of a region decide among themselves who owns what.
+fn decides(snapshot: &Snapshot, region: &str) -> bool {
+    let region = snapshot.regions.get(region);
+    region.is_some_and(|region| region.assigned == Assigned::Region)
+}
+
 /// Nodes that decide among themselves who owns what must see the same logs.
 ///
 /// # Errors
 /// The region has several such nodes, and this one's logs lie in its data directory.
 fn refuse_several(snapshot: &Snapshot, region: &str, file: &RegionFile) -> anyhow::Result<()> {
-    let decides = snapshot.regions.get(region).map(|r| r.assigned) == Some(Assigned::Region);
+    let decides = decides(snapshot, region);
     let of_region = |node: &&gb6_core_model::snapshot::Node| node.region.as_deref() == Some(region);
     let nodes = snapshot.nodes.values().filter(of_region).count();
     let local = Engines::of(&file.stores).is_ok_and(|engines| engines.logs_are_local());
@@ -250,7 +256,10 @@ pub(crate) fn check_region(file: &RegionFile) -> anyhow::Result<Vec<Check>> {
         .enable_all()
         .build()
         .context("no threads can be had")?;
-    checks.extend(stores::check(&engines, place, data_dir, runtime.handle()));
+    let lease = kept.is_none_or(|kept| decides(&kept, &region));
+    let lease = lease.then_some(Duration::from_millis(file.shards.node_lease.0));
+    let handle = runtime.handle();
+    checks.extend(stores::check(&engines, place, lease, data_dir, handle));
     if engines.map.is_some() {
         let key = load_sealer(Path::new(&file.stores.record_key_file), RECORD_KEYS);
         let what = format!("record key {}", file.stores.record_key_file);

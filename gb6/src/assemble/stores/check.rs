@@ -1,5 +1,7 @@
 //! What the engines of a region say about themselves, before anything is started.
 
+use std::time::Duration;
+
 use gb6_core_ports::Check;
 use tokio::runtime::Handle;
 
@@ -7,10 +9,12 @@ use super::engines::{Engine, Engines};
 use super::{Place, Storage};
 
 /// Connects to every engine and looks at its version, permissions and settings. Changes nothing that
-/// stays. Blocks; `runtime` must not be waited for by this thread.
+/// stays. `lease`: that of nodes which decide among themselves who owns what, by records of the map. Blocks;
+/// `runtime` must not be waited for by this thread.
 pub(in crate::assemble) fn check(
     engines: &Engines,
     place: Place<'_>,
+    lease: Option<Duration>,
     data_dir: &std::path::Path,
     runtime: &Handle,
 ) -> Vec<Check> {
@@ -47,6 +51,8 @@ pub(in crate::assemble) fn check(
     }
     if let Some(config) = &engines.map {
         checks.extend(gb6_region_stores_sql::check(config, runtime.clone()));
+        let leases = lease.and_then(|lease| gb6_region_stores_sql::check_lease(config, lease));
+        checks.extend(leases);
     }
     if let Some(config) = &engines.blobs {
         checks.extend(gb6_region_stores_s3::check(config, runtime.clone()));

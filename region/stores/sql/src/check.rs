@@ -1,10 +1,12 @@
 //! What a database says about itself before anything is started.
 
+use std::time::Duration;
+
 use gb6_core_obs::metrics::Metrics;
 use gb6_core_ports::Check;
 use tokio::runtime::Handle;
 
-use crate::config::Config;
+use crate::config::{Config, Engine};
 use crate::db::Db;
 use crate::fault::Fault;
 #[cfg(feature = "postgres")]
@@ -25,6 +27,47 @@ const RIGHTS: Statement = Statement::both(
             (SELECT count(*) FROM pg_roles \
              WHERE rolname = current_user AND (rolsuper OR rolbypassrls))",
 );
+
+/// Connections that a node needs to rewrite its record in time: one looks at others' records, one may hang
+/// from the change before, and a change is tried on two.
+const LEASE_CONNECTIONS: usize = 4;
+
+/// Whether nodes that agree by records of this database rewrite their own within `lease`, after which they
+/// are taken for dead, where a connection hangs. `None`: there is no connection. Asks nobody.
+pub fn check_lease(config: &Config, lease: Duration) -> Option<Check> {
+    let Engine::Postgres(server) = &config.engine else {
+        return None;
+    };
+    let what = format!("{config}: leases");
+    let (timeout, longest) = (config.deadline, lease * 3 / 2);
+    let mut wrong = Vec::new();
+    if timeout > longest {
+        wrong.push(format!(
+            "a call may take {} ms, and a node that is not heard for {} ms (node_lease) loses its shards: one              connection that hangs keeps its records from being written for so long that the second attempt              comes too late; set timeout_ms to {} or less, or raise node_lease on all nodes",
+            timeout.as_millis(),
+            lease.as_millis(),
+            longest.as_millis(),
+        ));
+    }
+    if server.connections < LEASE_CONNECTIONS {
+        wrong.push(format!(
+            "connections={}: a node's record is tried on a second connection where one hangs, beside those              that look and that write others' records; set {LEASE_CONNECTIONS} or more",
+            server.connections
+        ));
+    }
+    Some(match wrong.is_empty() {
+        true => Check::good(
+            what,
+            format!(
+                "{} ms for a call and {} connections keep a lease of {} ms where one hangs",
+                timeout.as_millis(),
+                server.connections,
+                lease.as_millis(),
+            ),
+        ),
+        false => Check::bad(what, wrong.join("; ")),
+    })
+}
 
 /// Connects, and says what is good and what is wrong. Changes no table; blocks the calling thread.
 pub fn check(config: &Config, runtime: Handle) -> Vec<Check> {
@@ -146,5 +189,57 @@ fn replica(db: &Db, replica: &Replica, what: &dyn Fn(&str) -> String) -> Check {
         },
         Ok((_, None)) => Check::bad(what, "no standby: name it among the hosts instead"),
         Err(fault) => Check::bad(what, fault.into_store(&db.name).to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn leases(uri: &str, lease_ms: u64) -> Option<Result<String, String>> {
+        let config = Config::parse(uri).expect("a database");
+        let check = check_lease(&config, Duration::from_millis(lease_ms))?;
+        assert!(check.what.ends_with(": leases"), "{}", check.what);
+        assert!(!check.what.contains("hush"), "{}", check.what);
+        Some(check.found)
+    }
+
+    #[test]
+    fn a_database_that_lets_a_hanging_connection_cost_a_lease_is_told() {
+        let of = |options: &str| format!("postgres://gb6:hush@db1/gb6{options}");
+        for (options, lease_ms) in [
+            ("", 1_500),
+            ("?timeout_ms=2250&connections=4", 1_500),
+            ("?timeout_ms=60000", 40_000),
+        ] {
+            let found = leases(&of(options), lease_ms).expect("a check");
+            assert!(found.is_ok(), "{options}: {found:?}");
+        }
+        let cases: [(&str, u64, &[&str]); 4] = [
+            (
+                "?timeout_ms=2251",
+                1_500,
+                &["2251 ms", "timeout_ms to 2250"],
+            ),
+            (
+                "",
+                1_000,
+                &["2000 ms", "1000 ms (node_lease)", "timeout_ms to 1500"],
+            ),
+            ("?connections=3", 1_500, &["connections=3", "set 4 or more"]),
+            (
+                "?connections=1&timeout_ms=5000",
+                1_500,
+                &["timeout_ms to 2250", "connections=1"],
+            ),
+        ];
+        for (options, lease_ms, says) in cases {
+            let found = leases(&of(options), lease_ms).expect("a check");
+            let advice = found.expect_err(options);
+            for text in says {
+                assert!(advice.contains(text), "{options}: {advice}");
+            }
+        }
+        assert_eq!(leases("sqlite:map.db?timeout_ms=60000", 1_500), None);
     }
 }

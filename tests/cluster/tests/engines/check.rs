@@ -256,6 +256,11 @@ async fn what_is_wrong_with_an_engine_is_said_in_a_line_of_its_own() {
             &["GRANT CREATE ON SCHEMA public"],
         ),
         wrong("MAP", postgres_as("lax"), &["synchronous_commit=off"]),
+        wrong(
+            "MAP",
+            format!("{}?timeout_ms=5000&connections=3", postgres_as("node")),
+            &["set timeout_ms to 2250 or less"],
+        ),
         wrong("BLOBS", s3_at("missing", s3.address()), &["missing"]),
         wrong(
             "BLOBS",
