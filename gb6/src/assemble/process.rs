@@ -4,7 +4,7 @@ use std::future::Future;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use gb6_core_obs::logs;
+use gb6_core_obs::{logs, panics};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
@@ -27,6 +27,7 @@ pub(crate) fn run<F: Future<Output = anyhow::Result<()>>>(
     node: impl FnOnce(Stop) -> F,
 ) -> anyhow::Result<()> {
     logs::init(format, filter)?;
+    panics::install();
     raise_file_limit();
     gb6_core_mesh::install_crypto();
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -106,5 +107,67 @@ async fn follow(mut terminate: Signal, mut interrupt: Signal, ask: watch::Sender
                 std::process::exit(IMPATIENT);
             }
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a panic is what is looked at"
+)]
+mod tests {
+    use std::process::Command;
+
+    use gb6_core_obs::Metrics;
+
+    use super::*;
+
+    /// Set for the process that this test starts, which is the same program.
+    const CHILD: &str = "GB6_TEST_PANICS";
+    /// What a panic's text must not bring into the log.
+    const SECRET: &str = "hush";
+
+    /// As a node whose task, thread and main part have defects, all of which something looks after.
+    fn child() {
+        let node = async |_: Stop| {
+            let task = tokio::spawn(async { panic!("a task's defect") });
+            assert!(task.await.is_err());
+            let secret = SECRET.to_owned();
+            let thread = std::thread::Builder::new().name("standby-12".into());
+            let thread = thread.spawn(move || panic!("no customer of the token {secret}"));
+            assert!(thread.unwrap().join().is_err());
+            print!("{}", Metrics::new().text());
+            Ok(())
+        };
+        run(logs::Format::Json, "info", node).unwrap();
+    }
+
+    #[test]
+    fn panics_of_tasks_and_threads_are_counted_and_told_in_a_line_without_data() {
+        if std::env::var_os(CHILD).is_some() {
+            return child();
+        }
+        let name = "assemble::process::tests::panics_of_tasks_and_threads_are_counted_and_told_in_a_line_without_data";
+        let output = Command::new(std::env::current_exe().unwrap())
+            .args([name, "--exact", "--nocapture"])
+            .env(CHILD, "1")
+            .env_remove("RUST_BACKTRACE")
+            .env_remove(logs::FILTER_VARIABLE)
+            .output()
+            .unwrap();
+        let metrics = String::from_utf8(output.stdout).unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{metrics}{said}");
+        for (thread, count) in [("tokio-rt-worker", 1), ("standby", 1), ("main", 0)] {
+            let line = format!("gb6_panics_total{{thread=\"{thread}\"}} {count}\n");
+            assert!(metrics.contains(&line), "{metrics}");
+        }
+        let told: Vec<&str> = said.lines().filter(|l| l.contains("a panic")).collect();
+        assert_eq!(told.len(), 2, "{said}");
+        assert!(told[0].contains("a task's defect") && told[0].contains("tokio-rt-worker"));
+        assert!(told[1].contains("standby-12"), "{said}");
+        let place = told.iter().all(|line| line.contains("process.rs:"));
+        assert!(place && !said.contains(SECRET), "{said}");
     }
 }

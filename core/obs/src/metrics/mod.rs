@@ -21,7 +21,7 @@ use prometheus::{HistogramOpts, Opts, Registry, TextEncoder};
 pub use family::{CounterFamily, Family, GaugeFamily, HistogramFamily, Label};
 pub use samples::{Registration, SAMPLES_PER_COLLECTOR_MAX, Samples};
 
-use crate::invariant;
+use crate::{invariant, panics};
 
 /// A number that only rises.
 pub type Counter = prometheus::IntCounter;
@@ -113,11 +113,12 @@ impl std::fmt::Debug for Metrics {
 
 impl Metrics {
     /// A registry with the metrics that every process has: its own resources, invariant
-    /// violations, and what this registry itself had to leave out.
+    /// violations, panics, and what this registry itself had to leave out.
     pub fn new() -> Self {
         let metrics = Self::bare();
         metrics.collect(process::collect).keep();
         metrics.collect(invariant::collect).keep();
+        metrics.collect(panics::collect).keep();
         metrics
     }
 
