@@ -280,6 +280,7 @@ fn settings(file: &RegionFile, node: NodeId) -> RegionConfig {
     config.checkpoint_interval = Duration::from_millis(shards.checkpoint_interval.0);
     config.dedupe_ids_max = shards.dedupe_ids_max as usize;
     config.recoveries_max = shards.recoveries_max as usize;
+    config.catch_ups_max = shards.catch_ups_max as usize;
     config.assign_lease = Duration::from_millis(shards.node_lease.0);
     config.assign_beat = Duration::from_millis(shards.node_beat.0);
     config

@@ -285,6 +285,11 @@ impl RoleFile for RegionFile {
             &shards.recoveries_max,
             1..=1_024,
         ));
+        problems.extend(outside(
+            "shards.catch_ups_max",
+            &shards.catch_ups_max,
+            1..=1_024,
+        ));
         problems.extend(ranges(&self.outbound.allow));
         problems.extend(Engines::parse(&self.stores).err().unwrap_or_default());
         problems

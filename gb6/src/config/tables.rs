@@ -181,6 +181,9 @@ config! {
         /// Shards that a node recovers at once, 1 to 1024: more at the same time need more memory. There
         /// are four times as many places for those whose standby had caught up.
         recoveries_max: u32 = 16,
+        /// Standbys of a node that read their logs to the end at once, when they begin to follow, 1 to
+        /// 1024. They wait while the node recovers shards of its own.
+        catch_ups_max: u32 = 4,
         /// Where nodes decide who owns what: a node that was not heard for so long is taken for dead,
         /// and loses its shards: 500ms to 1m.
         node_lease: Millis = Millis(1_500),

@@ -14,6 +14,7 @@ use gb6_region_shard::ShardConfig;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 
+use crate::catch_ups::CatchUps;
 use crate::checkpoints::CheckpointEvery;
 use crate::events::ShardEvents;
 use crate::history::{Erased, Reader};
@@ -70,7 +71,8 @@ pub(crate) struct NodeParts {
     pub(crate) metrics: RegionMetrics,
     pub(crate) turns: Arc<CommitTurns>,
     pub(crate) archive_places: ArchivePlaces,
-    pub(crate) recoveries: Recoveries,
+    pub(crate) recoveries: Arc<Recoveries>,
+    pub(crate) catch_ups: Arc<CatchUps>,
     pub(crate) webhooks: Arc<webhooks::Shared>,
     pub(crate) panics: Panics,
 }
@@ -405,6 +407,7 @@ impl Keeper {
             turns,
             archive_places,
             recoveries,
+            catch_ups: _,
             webhooks,
             panics,
         } = &*self.node;

@@ -10,6 +10,7 @@ mod accept;
 mod assignments;
 mod beats;
 mod bodies;
+mod catch_ups;
 mod checkpoints;
 mod checks;
 mod events;

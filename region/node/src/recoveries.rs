@@ -7,7 +7,7 @@
 //! for may be lost for its shard alone. Of those there are so many at most, for it may be slow for all.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use gb6_core_obs::metrics::{Counter, Gauge, Metrics};
@@ -17,13 +17,13 @@ use tokio::task::{JoinError, JoinHandle};
 use crate::keeper::Ownership;
 
 /// After so long without anything read or answered a recovery gives up its place.
-const STILL_MAX: Duration = Duration::from_secs(3);
+pub(crate) const STILL_MAX: Duration = Duration::from_secs(3);
 /// How often that is looked at.
 const LOOK: Duration = Duration::from_millis(250);
 /// Places of shards of which little is left to read, for each of the others.
 const SHORT: usize = 4;
 /// Recoveries that may have given up their places, for each place.
-const STILL: usize = 3;
+pub(crate) const STILL: usize = 3;
 
 /// The places of a node.
 pub(crate) struct Recoveries {
@@ -34,6 +34,8 @@ pub(crate) struct Recoveries {
     /// For those that get no further.
     still: Arc<Semaphore>,
     still_max: Duration,
+    /// Those that get on.
+    reading: AtomicUsize,
     waiting: Gauge,
     running: Gauge,
     stalled: Counter,
@@ -58,6 +60,22 @@ impl Counted {
 impl Drop for Counted {
     fn drop(&mut self) {
         self.0.dec();
+    }
+}
+
+/// Counts a recovery as long as it lives.
+struct Reading<'a>(&'a AtomicUsize);
+
+impl<'a> Reading<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::SeqCst);
+        Self(count)
+    }
+}
+
+impl Drop for Reading<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -103,6 +121,7 @@ impl Recoveries {
             short: Arc::new(Semaphore::new(max * SHORT)),
             still: Arc::new(Semaphore::new(max * STILL)),
             still_max: STILL_MAX,
+            reading: AtomicUsize::new(0),
             waiting: metrics.gauge(
                 "gb6_region_recoveries_waiting",
                 "Shards of this node that wait to be recovered, because as many as may be are.",
@@ -133,6 +152,11 @@ impl Recoveries {
         }
     }
 
+    /// Whether a recovery gets on: what has read something of late, or has just begun.
+    pub(crate) fn read_on(&self) -> bool {
+        self.reading.load(Ordering::SeqCst) > 0
+    }
+
     fn places(&self, short: bool) -> &Arc<Semaphore> {
         if short { &self.short } else { &self.any }
     }
@@ -161,12 +185,17 @@ impl Recoveries {
     ) -> Result<T, JoinError> {
         let mut place = Some(place);
         let mut _still = None;
+        let mut reading = Some(Reading::new(&self.reading));
         loop {
             tokio::select! {
                 biased;
                 ended = &mut recovering => return ended,
-                () = tokio::time::sleep(LOOK), if place.is_some() => {
-                    if progress.still_for() >= self.still_max
+                () = tokio::time::sleep(LOOK) => {
+                    let is_still = progress.still_for() >= self.still_max;
+                    if is_still != reading.is_none() {
+                        reading = (!is_still).then(|| Reading::new(&self.reading));
+                    }
+                    if is_still && place.is_some()
                         && let Ok(permit) = self.still.clone().try_acquire_owned()
                     {
                         self.stalled.inc();

@@ -20,6 +20,7 @@ use tokio::task::JoinHandle;
 use crate::accept::{self, Served, Shards};
 use crate::assignments::{self, Assignments};
 use crate::bodies::RecordKeys;
+use crate::catch_ups::CatchUps;
 use crate::events::Events;
 use crate::keeper::{Keeper, NodeParts, Order, Ownership};
 use crate::lease::Clock;
@@ -61,6 +62,8 @@ pub struct RegionConfig {
     pub dedupe_ids_max: usize,
     /// Shards that are recovered at once; default 16, at least 1.
     pub recoveries_max: usize,
+    /// Standbys that read their logs to the end at once, when they begin; default 4, at least 1.
+    pub catch_ups_max: usize,
     /// Which servers of customers webhooks may reach; default public addresses, by TLS.
     pub outbound: OutboundConfig,
     /// Least pause before a request of a webhook is repeated; default 1 s.
@@ -94,6 +97,7 @@ impl RegionConfig {
             retention_interval: Duration::from_secs(60),
             dedupe_ids_max: limits::DEDUPE_IDS_MAX,
             recoveries_max: 16,
+            catch_ups_max: 4,
             outbound: OutboundConfig::default(),
             webhook_retry_min: Duration::from_secs(1),
             webhook_retry_max: Duration::from_secs(300),
@@ -229,8 +233,11 @@ impl Region {
             panics: panics.clone(),
         });
         let hand_over_max = config.hand_over_max;
+        let recoveries = Arc::new(Recoveries::new(config.recoveries_max, &deps.metrics));
+        let catch_ups = CatchUps::new(config.catch_ups_max, recoveries.clone(), &deps.metrics);
         let node = Arc::new(NodeParts {
-            recoveries: Recoveries::new(config.recoveries_max, &deps.metrics),
+            recoveries,
+            catch_ups: Arc::new(catch_ups),
             config,
             deps: Arc::new(deps),
             metrics: region_metrics.clone(),

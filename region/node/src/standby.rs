@@ -15,6 +15,7 @@ use gb6_core_ports::{ShardLog, StoreError};
 use gb6_core_wire::mesh::ShardRef;
 use parking_lot::Mutex;
 
+use crate::catch_ups::Turn;
 use crate::keeper::{NodeParts, bound_batches, machine_config};
 use crate::lease::Clock;
 use crate::news::{News, NewsBox};
@@ -76,6 +77,12 @@ impl Hearing {
             heard.last = heard.last.max(last);
         }
         silence
+    }
+
+    /// Nobody asks it yet.
+    fn waits(&self) {
+        let mut heard = self.heard.lock();
+        (heard.last, heard.answered) = (self.clock.now(), false);
     }
 
     /// Whether it has answered of late; `None`: it is asked for the first time.
@@ -210,7 +217,7 @@ impl Following {
             match self.guard.run(|| self.follow(&mut caught_up)) {
                 // What nobody wants is closed here: it may wait for the runtime that the follower was
                 // dropped on.
-                Ok(followed) => return self.taken.load(Ordering::SeqCst).then_some(followed),
+                Ok(followed) => return followed.filter(|_| self.taken.load(Ordering::SeqCst)),
                 Err(error) => {
                     self.lag.errors.fetch_add(1, Ordering::Relaxed);
                     tracing::warn!(region = self.shard.region, shard = self.shard.shard, %error, "the log of a shard can not be followed, and is read again");
@@ -231,12 +238,32 @@ impl Following {
         self.news.push(News::CaughtUp { shard, caught_up });
     }
 
-    fn follow(&self, caught_up: &mut bool) -> Result<Followed, RecoveryError> {
+    /// Waits until the log may be read; whether the follower is to end.
+    fn wait_for(&self, turn: &Turn, waits: impl Fn()) -> bool {
+        while !turn.may_read() {
+            waits();
+            if self.wait(STEP) {
+                return true;
+            }
+        }
+        self.is_over()
+    }
+
+    /// Follows until it is to end: what was read, where that was begun.
+    fn follow(&self, caught_up: &mut bool) -> Result<Option<Followed>, RecoveryError> {
+        let turn = self.node.catch_ups.come();
+        if self.wait_for(&turn, || self.hearing.waits()) {
+            return Ok(None);
+        }
+        let mut turn = Some(turn);
         let log = (self.node.deps.open_log)(ShardId(self.shard.shard))?;
         let mut machine = machine_config(&self.node.config, &self.shard);
         bound_batches(&mut machine, &log.caps());
         let mut snapshot = self.node.deps.snapshot.borrow().clone();
-        let mut replay = Replay::begin(&log, &machine, &snapshot, || ())?;
+        let hear = || {
+            self.hearing.hear(&*log);
+        };
+        let mut replay = Replay::begin(&log, &machine, &snapshot, hear)?;
         self.lag.read(&replay);
         let mut told = Instant::now();
         loop {
@@ -248,15 +275,25 @@ impl Following {
             }
             let mut more = true;
             while more && !self.is_over() {
+                if let Some(turn) = &turn
+                    && self.wait_for(turn, hear)
+                {
+                    break;
+                }
                 more = replay.read_page(&log)?;
                 self.hearing.hear(&*log);
+                if let Some(turn) = &turn {
+                    turn.reads();
+                }
                 // It concerns the index, which its owner keeps.
                 while replay.shard.poll_output().is_some() {}
                 self.lag.read(&replay);
             }
             if self.is_over() {
-                return Ok((log, replay));
+                return Ok(Some((log, replay)));
             }
+            // From now on only what is new is read.
+            turn = None;
             // What was read to its end may be what was fetched before the log was lost.
             let behind = self.hearing.hear(&*log) >= BEHIND;
             if behind && std::mem::take(caught_up) {
@@ -270,7 +307,7 @@ impl Following {
                 self.tell(true);
             }
             if self.wait(self.node.config.standby_look) {
-                return Ok((log, replay));
+                return Ok(Some((log, replay)));
             }
             let end = log.range()?.next;
             let behind = end.saturating_sub(replay.next);

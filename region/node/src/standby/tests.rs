@@ -13,6 +13,7 @@ use tokio::sync::{Semaphore, watch};
 
 use super::*;
 use crate::bodies::RecordKeys;
+use crate::catch_ups::CatchUps;
 use crate::metrics::RegionMetrics;
 use crate::panics::Panics;
 use crate::places::ArchivePlaces;
@@ -33,6 +34,7 @@ fn node(open_log: OpenLog) -> Arc<NodeParts> {
     let (metrics, health) = (Metrics::bare(), Health::new());
     let panics = Panics::new(&metrics, &health);
     let config = RegionConfig::new(name);
+    let recoveries = Arc::new(Recoveries::new(1, &metrics));
     Arc::new(NodeParts {
         deps: Arc::new(RegionDeps {
             endpoint: endpoint.expect("an endpoint"),
@@ -50,7 +52,8 @@ fn node(open_log: OpenLog) -> Arc<NodeParts> {
         metrics: RegionMetrics::new(&metrics),
         turns: Arc::new(CommitTurns::default()),
         archive_places: ArchivePlaces::default(),
-        recoveries: Recoveries::new(1, &metrics),
+        recoveries: recoveries.clone(),
+        catch_ups: Arc::new(CatchUps::new(1, recoveries, &metrics)),
         webhooks: Arc::new(webhooks::Shared {
             outbound: Outbound::new(OutboundConfig::default()).expect("outbound"),
             metrics: WebhookMetrics::new(&metrics),
@@ -101,11 +104,7 @@ async fn a_standby_that_panics_begins_again_and_says_so() {
     }));
     let caught_up = |of: u8| format!("gb6_standby_caught_up{{shard=\"0\"}} {of}");
     let news = Arc::<NewsBox>::default();
-    let shard = ShardRef {
-        region: "eu".into(),
-        shard: 0,
-    };
-    let follower = Follower::start(&node, shard, news.clone()).expect("a thread");
+    let follower = Follower::start(&node, shard(0), news.clone()).expect("a thread");
     let metrics = node.deps.metrics.clone();
     assert!(metrics.text().contains(&caught_up(0)));
     let following = tokio::task::spawn_blocking(move || {
@@ -125,4 +124,57 @@ async fn a_standby_that_panics_begins_again_and_says_so() {
         !not_ready.not_ready().contains_key(standby),
         "it works again"
     );
+}
+
+fn shard(shard: u32) -> ShardRef {
+    ShardRef {
+        region: "eu".into(),
+        shard,
+    }
+}
+
+#[tokio::test]
+async fn standbys_that_begin_together_read_their_logs_one_after_the_other() {
+    const LOGS: u32 = 5;
+    let (now, most) = <(Arc<AtomicUsize>, Arc<AtomicUsize>)>::default();
+    let free = Arc::new(AtomicBool::new(false));
+    let (opens, at_most, goes) = (now.clone(), most.clone(), free.clone());
+    let node = node(Arc::new(move |_| {
+        at_most.fetch_max(opens.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+        // Others could begin meanwhile.
+        while !goes.load(Ordering::SeqCst) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        opens.fetch_sub(1, Ordering::SeqCst);
+        Ok(Arc::new(MemoryStorage::default().open()))
+    }));
+    let text = {
+        let metrics = node.deps.metrics.clone();
+        move || metrics.text()
+    };
+    let news = Arc::<NewsBox>::default();
+    let started = |n| Follower::start(&node, shard(n), news.clone()).expect("a thread");
+    let begun = Instant::now();
+    let mut followers = vec![started(0)];
+    for (waiting, n) in (1..LOGS).enumerate() {
+        let so_many = format!("gb6_standby_catch_ups_waiting {waiting}\n");
+        while !text().contains(&so_many) || now.load(Ordering::SeqCst) == 0 {
+            assert!(begun.elapsed() < PATIENCE, "{}", text());
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        followers.push(started(n));
+    }
+    // Of the logs of those that wait nobody knows yet.
+    assert!(followers[1..].iter().all(|f| f.log_answers().is_none()));
+    // One of them is wanted before it has begun.
+    let taken = followers.pop().expect("a follower");
+    let taken = tokio::task::spawn_blocking(move || taken.take().is_none());
+    assert!(taken.await.expect("no panic"), "it has followed nothing");
+    free.store(true, Ordering::SeqCst);
+    while !followers.iter().all(Follower::has_caught_up) {
+        assert!(begun.elapsed() < PATIENCE, "{}", text());
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    assert_eq!(most.load(Ordering::SeqCst), 1, "one at a time");
+    assert!(text().contains("gb6_standby_catch_ups_running 0\n"));
 }
