@@ -36,7 +36,7 @@ fn a_node_that_loses_the_log_alone_gives_on_what_nobody_writes_to_and_gets_it_ba
         assert_eq!(world.runtime.block_on(edge.publish()).1, 1);
         assert_ne!(edge.at, "r1");
     }
-    std::thread::sleep(Duration::from_secs(4));
+    world.clock.pass(Duration::from_secs(4), || world.beats());
     assert_eq!(owned_by(&world, "r1"), [0u32; 0], "it is given nothing");
     r1.log_cut.store(false, Ordering::SeqCst);
     // Which it could not serve it is not given for half a minute, and these may be all that it could have.
