@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use gb6_core_ports::StoreError;
@@ -10,6 +11,8 @@ use gb6_core_wire::record::{
     BodyError, KeyRing, NONCE_BYTES, Record, SealKey, body_with_keys, compress_body, seal_body,
 };
 use ring::rand::{SecureRandom, SystemRandom};
+
+use crate::missing_keys::MissingKeys;
 
 /// Instance → key id → key; the highest id seals.
 type Keys = BTreeMap<String, BTreeMap<u32, Key>>;
@@ -49,6 +52,7 @@ pub enum KeyLook {
 pub struct RecordKeys {
     keys: Arc<ArcSwap<Keys>>,
     source: Option<Arc<dyn KeySource>>,
+    missing: Arc<MissingKeys>,
 }
 
 impl std::fmt::Debug for RecordKeys {
@@ -90,6 +94,13 @@ impl RecordKeys {
                 KeyLook::Untold
             }
         }
+    }
+
+    /// As [`RecordKeys::look_for`], of a key that many may ask for: it is looked for every five seconds at
+    /// most, and counts as destroyed only once that was said twice. Blocks.
+    pub(crate) fn find(&self, instance: &str, key_id: u32) -> KeyLook {
+        let look = || self.look_for(instance, key_id);
+        self.missing.find(instance, key_id, Instant::now(), look)
     }
 
     /// Adds a key of `instance`; ids begin at 1, and the highest one seals what is written from

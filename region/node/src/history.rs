@@ -10,7 +10,7 @@ use gb6_core_wire::record::{BodyError, Record};
 use gb6_region_shard::HistoryRead;
 use parking_lot::Mutex;
 
-use crate::bodies::RecordKeys;
+use crate::bodies::{KeyLook, RecordKeys};
 use crate::indexer::{IndexState, key_of};
 use crate::tail::Tail;
 
@@ -29,8 +29,8 @@ pub(crate) struct Reader {
 pub(crate) enum Looked {
     /// The page; where its error is set, that says why it is empty.
     Page(HistoryPage),
-    /// Not now: the index does not reach so far yet, since it is being rebuilt, or a moment behind; or
-    /// messages were erased for good meanwhile, one of which the page might show.
+    /// Not now: the index does not reach so far yet, since it is being rebuilt, or a moment behind; or a
+    /// record key has just come; or messages were erased for good meanwhile, one of which the page might show.
     Later,
     /// Some of it lies in the archive, where this read was not to look.
     Archived,
@@ -103,6 +103,14 @@ impl Reader {
         }
     }
 
+    /// The page of a read of what is not there any more.
+    fn gone(read: &HistoryRead) -> HistoryPage {
+        HistoryPage {
+            error: ErrorCode::UnrecoverablePosition.code(),
+            ..read.page.clone()
+        }
+    }
+
     fn try_read(&self, read: &HistoryRead, archive: bool) -> Result<Looked, StoreError> {
         if let Some(page) = self.tail_page(read) {
             return Ok(Looked::Page(page));
@@ -121,9 +129,14 @@ impl Reader {
         if found == Found::Archived {
             return Ok(Looked::Archived);
         }
-        if found == Found::Sealed {
-            // Another node may have made the key a moment ago: nobody is to take it for erased.
-            return Ok(Looked::Page(Self::failed(read)));
+        if let Found::Sealed(key_id) = found {
+            return Ok(match self.keys.find(&read.room.instance, key_id) {
+                KeyLook::Found => Looked::Later,
+                KeyLook::Destroyed if !page.publications.is_empty() => Looked::Page(page),
+                KeyLook::Destroyed => Looked::Page(Self::gone(read)),
+                // Another node may have made it a moment ago: nobody is to take it for erased.
+                KeyLook::Untold => Looked::Page(Self::failed(read)),
+            });
         }
         if found == Found::Wrong {
             tracing::error!(
@@ -144,11 +157,7 @@ impl Reader {
             shard = %self.shard, instance = read.room.instance, channel = read.room.channel,
             low = read.low, high = read.high, "history was trimmed while it was read"
         );
-        let error = ErrorCode::UnrecoverablePosition.code();
-        Ok(Looked::Page(HistoryPage {
-            error,
-            ..read.page.clone()
-        }))
+        Ok(Looked::Page(Self::gone(read)))
     }
 
     /// What the index and the tail have of the page, without holes, and how much that is.
@@ -196,8 +205,8 @@ impl Reader {
                     Some(mut record) => {
                         if let Err(error) = self.keys.open(&mut record) {
                             tracing::warn!(shard = %self.shard, offset, %error, "a message can not be shown");
-                            if let BodyError::KeyDestroyed { .. } = error {
-                                return Ok((page, Found::Sealed));
+                            if let BodyError::KeyDestroyed { key_id, .. } = error {
+                                return Ok((page, Found::Sealed(key_id)));
                             }
                             gb6_core_ports::retention::erase(&mut record);
                         }
@@ -235,8 +244,8 @@ enum Found {
     Part,
     /// Up to an entry that leads to another message.
     Wrong,
-    /// Up to a message whose key is not known here.
-    Sealed,
+    /// Up to a message whose key, of this id, is not known here.
+    Sealed(u32),
     /// Up to a message that lies in the archive.
     Archived,
 }

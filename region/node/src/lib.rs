@@ -21,6 +21,7 @@ mod keeper;
 mod lease;
 mod limits;
 mod metrics;
+mod missing_keys;
 mod news;
 mod outputs;
 mod panics;

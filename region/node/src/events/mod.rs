@@ -24,6 +24,7 @@ use parking_lot::{Condvar, Mutex};
 use tokio::sync::watch;
 
 use crate::bodies::{KeyLook, RecordKeys};
+use crate::missing_keys::KEY_ASK;
 use crate::panics::Guard;
 
 /// The consumer's name in the log.
@@ -42,8 +43,6 @@ const PAUSE: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// How often it is looked whether a key has come for which events wait.
 const KEY_LOOK: Duration = Duration::from_millis(250);
-/// How often it is asked for where keys lie, while that does not answer.
-const KEY_ASK: Duration = Duration::from_secs(5);
 /// Keys that are remembered as waited for in vain.
 const MISSING_KEYS_MAX: usize = 1024;
 /// Shards that are told apart.

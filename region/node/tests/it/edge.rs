@@ -23,7 +23,7 @@ use gb6_core_wire::mesh::{
     Attach, Class, EdgeFrame, HistoryPage, HistoryRequest, OwnerFrame, Person, Publish, Purpose,
     RoomRef, ShardRef, StreamOpen, ToEdge, ToOwner,
 };
-use gb6_region_node::{RecordKeys, Region, RegionConfig, RegionDeps, StatusEngines};
+use gb6_region_node::{KeySource, RecordKeys, Region, RegionConfig, RegionDeps, StatusEngines};
 use gb6_region_stores_embedded::LocalSignals;
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::watch;
@@ -213,6 +213,8 @@ pub(crate) struct Machine {
     pub(crate) key_id: u32,
     /// Whose key it is.
     pub(crate) key_of: &'static str,
+    /// Where others lie.
+    pub(crate) key_source: Option<Arc<dyn KeySource>>,
     pub(crate) metrics: Metrics,
     pub(crate) signals: Arc<dyn Signals>,
     pub(crate) statuses: StatusEngines,
@@ -238,6 +240,7 @@ impl Machine {
             watched: Arc::default(),
             key_id: 1,
             key_of: "demo",
+            key_source: None,
             metrics: Metrics::bare(),
             signals: Arc::new(LocalSignals::new()),
             statuses: StatusEngines::in_memory(),
@@ -270,7 +273,10 @@ impl Machine {
         let (_, snapshot) = watch::channel(snapshot);
         let (storage, faults) = (self.storage.clone(), self.faults.clone());
         let wrap = self.wrap.clone();
-        let keys = RecordKeys::default();
+        let keys = match self.key_source.clone() {
+            Some(source) => RecordKeys::of(source),
+            None => RecordKeys::default(),
+        };
         keys.add(self.key_of, self.key_id, [7; 32]);
         let health = Health::new();
         let rooms: Arc<dyn RoomStore> = Arc::new(Index {

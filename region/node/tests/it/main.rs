@@ -17,6 +17,7 @@ mod reach;
 mod recoveries;
 mod relay;
 mod retention;
+mod sealed;
 mod serve;
 mod session_ends;
 mod signals;
