@@ -1,4 +1,5 @@
-//! Logs over other logs: what adds something to a log, or takes something from it, and passes the rest on.
+//! Logs over other logs, and maps over other maps: what adds something to one, or takes something from it,
+//! and passes the rest on.
 
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use crate::log::{
     Acquire, Acquired, Commit, ConsumerState, FirstKept, LogCaps, LogRange, Page, Retain,
     RetentionPlan, ShardLog,
 };
+use crate::map::{Expect, MapEntry, MapPage, MapStore};
 
 /// A log over another one, which is a [`ShardLog`] by that. It says what it does otherwise; everything else
 /// goes to the log below, methods that the port gets later too, so that no layer answers for its log with
@@ -301,5 +303,94 @@ impl<L: LogLayer> ShardLog for L {
         before: Position,
     ) -> Result<Option<(Position, Vec<u8>)>, StoreError> {
         LogLayer::load_checkpoint_before(self, before)
+    }
+}
+
+/// A map over another one, which is a [`MapStore`] by that. As with [`LogLayer`]: it says what it does
+/// otherwise; everything else goes to the map below, methods that the port gets later too.
+pub trait MapLayer: Send + Sync {
+    /// The map below.
+    fn below(&self) -> &dyn MapStore;
+
+    /// The map below, for a call that may fail.
+    ///
+    /// # Errors
+    /// It is out of reach: what every call answers then.
+    fn reach(&self) -> Result<&dyn MapStore, StoreError> {
+        Ok(self.below())
+    }
+
+    /// As [`MapStore::get`].
+    ///
+    /// # Errors
+    /// Those of the map, and of [`MapLayer::reach`].
+    fn get(&self, key: &str) -> Result<Option<MapEntry>, StoreError> {
+        self.reach()?.get(key)
+    }
+
+    /// As [`MapStore::put`].
+    ///
+    /// # Errors
+    /// Those of the map, and of [`MapLayer::reach`].
+    fn put(&self, key: &str, value: &[u8], expect: Expect) -> Result<u64, StoreError> {
+        self.reach()?.put(key, value, expect)
+    }
+
+    /// As [`MapStore::delete`].
+    ///
+    /// # Errors
+    /// Those of the map, and of [`MapLayer::reach`].
+    fn delete(&self, key: &str, expect: Expect) -> Result<(), StoreError> {
+        self.reach()?.delete(key, expect)
+    }
+
+    /// As [`MapStore::list`].
+    ///
+    /// # Errors
+    /// Those of the map, and of [`MapLayer::reach`].
+    fn list(&self, prefix: &str, limit: usize) -> Result<MapPage, StoreError> {
+        self.reach()?.list(prefix, limit)
+    }
+
+    /// As [`MapStore::changes`].
+    ///
+    /// # Errors
+    /// Those of the map, and of [`MapLayer::reach`].
+    fn changes(
+        &self,
+        prefix: &str,
+        after: u64,
+        limit: usize,
+        wait: Duration,
+    ) -> Result<MapPage, StoreError> {
+        self.reach()?.changes(prefix, after, limit, wait)
+    }
+}
+
+impl<M: MapLayer> MapStore for M {
+    fn get(&self, key: &str) -> Result<Option<MapEntry>, StoreError> {
+        MapLayer::get(self, key)
+    }
+
+    fn put(&self, key: &str, value: &[u8], expect: Expect) -> Result<u64, StoreError> {
+        MapLayer::put(self, key, value, expect)
+    }
+
+    fn delete(&self, key: &str, expect: Expect) -> Result<(), StoreError> {
+        MapLayer::delete(self, key, expect)
+    }
+
+    fn list(&self, prefix: &str, limit: usize) -> Result<MapPage, StoreError> {
+        MapLayer::list(self, prefix, limit)
+    }
+
+    fn changes(
+        &self,
+        prefix: &str,
+        after: u64,
+        limit: usize,
+        wait: Duration,
+    ) -> Result<MapPage, StoreError> {
+        MapLayer::changes(self, prefix, after, limit, wait)
     }
 }

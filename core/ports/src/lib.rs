@@ -38,7 +38,7 @@ pub use error::StoreError;
 pub use events::{EventSink, SinkEvent};
 pub use fence::Fence;
 pub use instance_blobs::ForInstance;
-pub use layer::LogLayer;
+pub use layer::{LogLayer, MapLayer};
 pub use limiter::{LimitKey, RateLimiter, Share, Want};
 pub use log::{
     Acquire, Acquired, Commit, ConsumerState, Durability, LogCaps, LogRange, Page, Retain,

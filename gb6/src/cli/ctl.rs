@@ -302,8 +302,8 @@ mod tests {
     use super::*;
     use std::cell::Cell;
 
+    use gb6_core_ports::MapLayer;
     use gb6_core_ports::memory::MemoryMap;
-    use gb6_core_ports::{MapEntry, MapPage};
     use gb6_region_assign::{NodeRecord, node_key};
 
     fn map() -> MemoryMap {
@@ -361,9 +361,9 @@ mod tests {
         unanswered: std::sync::Mutex<Cell<u32>>,
     }
 
-    impl MapStore for Unsure {
-        fn get(&self, key: &str) -> Result<Option<MapEntry>, StoreError> {
-            self.map.get(key)
+    impl MapLayer for Unsure {
+        fn below(&self) -> &dyn MapStore {
+            &self.map
         }
 
         fn put(&self, key: &str, value: &[u8], expect: Expect) -> Result<u64, StoreError> {
@@ -377,24 +377,6 @@ mod tests {
             }
             let cause = "no answer".to_owned();
             Err(StoreError::OutcomeUnknown { cause })
-        }
-
-        fn delete(&self, key: &str, expect: Expect) -> Result<(), StoreError> {
-            self.map.delete(key, expect)
-        }
-
-        fn list(&self, prefix: &str, limit: usize) -> Result<MapPage, StoreError> {
-            self.map.list(prefix, limit)
-        }
-
-        fn changes(
-            &self,
-            prefix: &str,
-            after: u64,
-            limit: usize,
-            wait: Duration,
-        ) -> Result<MapPage, StoreError> {
-            self.map.changes(prefix, after, limit, wait)
         }
     }
 

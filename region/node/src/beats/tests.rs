@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicBool;
 
 use gb6_core_obs::{Health, Metrics};
 use gb6_core_ports::memory::MemoryMap;
-use gb6_core_ports::{Expect, MapEntry, MapPage, MapStore};
+use gb6_core_ports::{Expect, MapLayer, MapStore};
 use parking_lot::{Condvar, Mutex};
 
 use super::*;
@@ -71,9 +71,9 @@ impl Hanging {
     }
 }
 
-impl MapStore for Hanging {
-    fn get(&self, key: &str) -> Result<Option<MapEntry>, StoreError> {
-        self.map.get(key)
+impl MapLayer for Hanging {
+    fn below(&self) -> &dyn MapStore {
+        &self.map
     }
 
     fn put(&self, key: &str, value: &[u8], expect: Expect) -> Result<u64, StoreError> {
@@ -88,24 +88,6 @@ impl MapStore for Hanging {
         }
         self.count(|state| state.ended += 1);
         put
-    }
-
-    fn delete(&self, key: &str, expect: Expect) -> Result<(), StoreError> {
-        self.map.delete(key, expect)
-    }
-
-    fn list(&self, prefix: &str, limit: usize) -> Result<MapPage, StoreError> {
-        self.map.list(prefix, limit)
-    }
-
-    fn changes(
-        &self,
-        prefix: &str,
-        after: u64,
-        limit: usize,
-        wait: Duration,
-    ) -> Result<MapPage, StoreError> {
-        self.map.changes(prefix, after, limit, wait)
     }
 }
 
@@ -202,7 +184,7 @@ fn what_hangs_is_made_beside_it_and_changes_nothing_when_it_comes_late() {
     node.map.free();
     node.map.wait("all have ended", |state| state.ended == 6);
     node.made(b"5", Expected::Revision(4), 5);
-    let there = node.map.get(KEY).expect("it is reached");
+    let there = node.map.map.get(KEY).expect("it is reached");
     assert_eq!(there.and_then(|entry| entry.value), Some(b"5".to_vec()));
 }
 

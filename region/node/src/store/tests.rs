@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use gb6_core_obs::Health;
+use gb6_core_ports::MapLayer;
 use gb6_core_ports::memory::MemoryMap;
 
 use super::*;
@@ -54,10 +55,14 @@ impl Defective {
     }
 }
 
-impl MapStore for Defective {
-    fn get(&self, key: &str) -> Result<Option<MapEntry>, StoreError> {
+impl MapLayer for Defective {
+    fn below(&self) -> &dyn MapStore {
+        &self.map
+    }
+
+    fn reach(&self) -> Result<&dyn MapStore, StoreError> {
         self.defect();
-        self.map.get(key)
+        Ok(&self.map)
     }
 
     fn put(&self, key: &str, value: &[u8], expect: Expect) -> Result<u64, StoreError> {
@@ -65,27 +70,6 @@ impl MapStore for Defective {
         self.made.store(true, Ordering::SeqCst);
         self.defect();
         put
-    }
-
-    fn delete(&self, key: &str, expect: Expect) -> Result<(), StoreError> {
-        self.defect();
-        self.map.delete(key, expect)
-    }
-
-    fn list(&self, prefix: &str, limit: usize) -> Result<MapPage, StoreError> {
-        self.defect();
-        self.map.list(prefix, limit)
-    }
-
-    fn changes(
-        &self,
-        prefix: &str,
-        after: u64,
-        limit: usize,
-        wait: Duration,
-    ) -> Result<MapPage, StoreError> {
-        self.defect();
-        self.map.changes(prefix, after, limit, wait)
     }
 }
 

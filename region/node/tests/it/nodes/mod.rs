@@ -16,7 +16,7 @@ use gb6_core_model::snapshot::{Assigned, Instance, Namespace, Node, Region as Pl
 use gb6_core_model::{Incarnation, InstanceEpoch, InstanceId, NodeId, Role, ShardId, Slot};
 use gb6_core_obs::{Health, Metrics};
 use gb6_core_ports::memory::{MemoryMap, MemoryRateLimiter, MemoryStorage};
-use gb6_core_ports::{Expect, MapEntry, MapPage, MapStore, ShardLog, StoreError};
+use gb6_core_ports::{Expect, MapLayer, MapStore, ShardLog, StoreError};
 use gb6_core_wire::mesh::RoomRef;
 use gb6_region_assign::{ShardRecord, node_key, shard_key};
 use gb6_region_node::{RecordKeys, Region, RegionConfig, RegionDeps, RegionError, StatusEngines};
@@ -84,19 +84,17 @@ struct CutMap {
     gives_up: Arc<AtomicBool>,
 }
 
-impl CutMap {
-    fn reached(&self) -> Result<&MemoryMap, StoreError> {
+impl MapLayer for CutMap {
+    fn below(&self) -> &dyn MapStore {
+        self.restored.get().unwrap_or(&self.map)
+    }
+
+    fn reach(&self) -> Result<&dyn MapStore, StoreError> {
         if self.cut.load(Ordering::SeqCst) {
             let cause = "it is cut off".to_owned();
             return Err(StoreError::Unavailable { cause });
         }
-        Ok(self.restored.get().unwrap_or(&self.map))
-    }
-}
-
-impl MapStore for CutMap {
-    fn get(&self, key: &str) -> Result<Option<MapEntry>, StoreError> {
-        self.reached()?.get(key)
+        Ok(self.below())
     }
 
     fn put(&self, key: &str, value: &[u8], expect: Expect) -> Result<u64, StoreError> {
@@ -109,25 +107,7 @@ impl MapStore for CutMap {
             let cause = "no answer".to_owned();
             return Err(StoreError::Unavailable { cause });
         }
-        self.reached()?.put(key, value, expect)
-    }
-
-    fn delete(&self, key: &str, expect: Expect) -> Result<(), StoreError> {
-        self.reached()?.delete(key, expect)
-    }
-
-    fn list(&self, prefix: &str, limit: usize) -> Result<MapPage, StoreError> {
-        self.reached()?.list(prefix, limit)
-    }
-
-    fn changes(
-        &self,
-        prefix: &str,
-        after: u64,
-        limit: usize,
-        wait: Duration,
-    ) -> Result<MapPage, StoreError> {
-        self.reached()?.changes(prefix, after, limit, wait)
+        self.reach()?.put(key, value, expect)
     }
 }
 
