@@ -12,6 +12,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use tikv_client::TimestampExt;
 
+use crate::commit::commit;
 use crate::config::{Config, Tls};
 use crate::error::Failure;
 use crate::keys::Keys;
@@ -82,7 +83,7 @@ fn probe_key(session: &Session, keys: &Keys) -> Result<bool, Failure> {
         let writer = transaction.start_timestamp().version();
         let (key, value) = (keys.probe(writer), writer.to_be_bytes().to_vec());
         transaction.put(key.clone(), value.clone()).await?;
-        transaction.commit().await?;
+        commit(client, &mut transaction, &key, Some(&value)).await?;
         Ok((key, value))
     })?;
     let found = session.read("probe", async |client| {
@@ -91,9 +92,8 @@ fn probe_key(session: &Session, keys: &Keys) -> Result<bool, Failure> {
     })?;
     session.commit("probe", async |client| {
         let mut transaction = client.begin_with_options(options()).await?;
-        transaction.delete(key).await?;
-        transaction.commit().await?;
-        Ok(())
+        transaction.delete(key.clone()).await?;
+        commit(client, &mut transaction, &key, None).await
     })?;
     Ok(found == Some(value))
 }

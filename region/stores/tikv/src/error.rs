@@ -13,6 +13,8 @@ pub(crate) enum Failure {
     Unreachable(String),
     /// The client answered with an error.
     Client(Box<Client>),
+    /// The client said that it had committed, and it had not: a defect of its.
+    NotMade,
     /// The client panicked: a defect of its.
     Panicked,
     /// What is stored is not as expected; TiKV works.
@@ -35,7 +37,7 @@ impl Failure {
     /// Whether it says that TiKV works and refused.
     pub(crate) fn is_answer(&self) -> bool {
         match self {
-            Self::Stored(_) => true,
+            Self::Stored(_) | Self::NotMade => true,
             Self::Client(error) => is_write_conflict(error) || is_lock(error),
             _ => false,
         }
@@ -58,6 +60,7 @@ impl Failure {
         match self {
             Self::Deadline => "deadline",
             Self::Unreachable(_) => "unreachable",
+            Self::NotMade => "not_made",
             Self::Panicked => "panicked",
             Self::Stored(_) => "stored",
             Self::Client(error) if is_write_conflict(error) => "conflict",
@@ -72,6 +75,9 @@ impl Failure {
             Self::Deadline => format!("TiKV at {place} did not answer in time"),
             Self::Unreachable(why) => format!("no connection to TiKV at {place}: {why}"),
             Self::Client(error) => format!("TiKV at {place}: {}", describe(error)),
+            Self::NotMade => {
+                format!("a commit was not made: TiKV at {place} was lost before it was sent")
+            }
             Self::Panicked => format!("the client of TiKV at {place} panicked"),
             Self::Stored(error) => error.to_string(),
         }

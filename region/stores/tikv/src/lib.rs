@@ -7,6 +7,7 @@
 
 mod applied;
 mod check;
+mod commit;
 mod config;
 mod error;
 mod keys;

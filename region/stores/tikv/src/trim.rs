@@ -4,13 +4,13 @@
 //! cheaper and is not used: it takes versions that a read of a moment ago still needs, goes round the
 //! replicas' log, so that one that was away keeps the keys, and on every store at once.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use gb6_core_model::{ChannelKey, Offset, ShardId};
 use gb6_core_ports::StoreError;
 use gb6_core_ports::runs::{self, Positions, RUN_MAX};
 
+use crate::commit::commit;
 use crate::error::Failure;
 use crate::keys::{Range, RoomKeys};
 use crate::link::Session;
@@ -48,8 +48,9 @@ impl Inner {
         Err(self.contended(shard))
     }
 
-    /// What runs that begin below hold from there on stays, as runs that begin there. Under the state
-    /// of the shard's index, so that nothing is written into a generation that has ended.
+    /// What runs that begin below hold from there on stays, as runs that begin there; the others are
+    /// still there then, and the same is found twice. Under the state of the shard's index, so that nothing
+    /// is written into a generation that has ended.
     fn cut(
         &self,
         session: &Arc<Session>,
@@ -68,10 +69,10 @@ impl Inner {
         };
         self.seen(shard, stored.generation);
         let keys = self.keys.room(shard, stored.generation, room);
-        session.commit("trim", async |_| {
+        session.commit("trim", async |client| {
             let mut low = keys.run(below.saturating_sub(RUN_MAX - 1), 0);
             let high = keys.run(below, 0);
-            let mut straddling: BTreeMap<Vec<u8>, Positions> = BTreeMap::new();
+            let mut stays = Positions::new();
             loop {
                 let range = low.clone()..high.clone();
                 let mut count = 0;
@@ -82,29 +83,27 @@ impl Inner {
                     low.clone_from(&key);
                     low.push(0);
                     count += 1;
-                    let stays = run.split_off(&below);
-                    if !stays.is_empty() {
-                        straddling.insert(key, stays);
+                    for (offset, position) in run.range(below..) {
+                        runs::add(&mut stays, *offset, *position);
                     }
                 }
                 if count < RUNS_PAGE {
                     break;
                 }
             }
-            if straddling.is_empty() {
+            // The first key is the primary one.
+            let mut primary = None;
+            for (first, run) in runs::cut(&stays) {
+                let position = run.first().copied().unwrap_or_default();
+                let (key, value) = (keys.run(first, position), runs::encode(&run));
+                transaction.put(key.clone(), value.clone()).await?;
+                primary.get_or_insert((key, value));
+            }
+            let Some((key, value)) = primary else {
                 return Ok(());
-            }
+            };
             transaction.lock_keys([state.clone()]).await?;
-            for (key, stays) in straddling {
-                transaction.delete(key).await?;
-                for (first, run) in runs::cut(&stays) {
-                    let position = run.first().copied().unwrap_or_default();
-                    let key = keys.run(first, position);
-                    transaction.put(key, runs::encode(&run)).await?;
-                }
-            }
-            transaction.commit().await?;
-            Ok(())
+            commit(client, &mut transaction, &key, Some(&value)).await
         })?;
         Ok(Some(keys))
     }
@@ -158,10 +157,10 @@ impl Inner {
 pub(crate) fn remove_keys(session: &Session, keys: Vec<Vec<u8>>) -> Result<(), Failure> {
     session.commit("remove", async |client| {
         let mut transaction = client.begin_with_options(options()).await?;
+        let first = keys.first().cloned().unwrap_or_default();
         for key in keys {
             transaction.delete(key).await?;
         }
-        transaction.commit().await?;
-        Ok(())
+        commit(client, &mut transaction, &first, None).await
     })
 }

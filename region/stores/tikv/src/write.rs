@@ -3,7 +3,7 @@
 //! A write is an optimistic transaction: it reads the state of the shard's index, and its commit
 //! fails where somebody else changed that state since. The state is the transaction's primary key, so
 //! that reading it says whether a transaction whose answer was lost was committed: the read waits
-//! until that is decided.
+//! until that is decided. An answer that says so is not believed either: see `commit.rs`.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -16,6 +16,7 @@ use gb6_core_ports::{RoomEntry, StoreError};
 use tikv_client::TimestampExt;
 
 use crate::applied::{Applied, FORMAT};
+use crate::commit::commit;
 use crate::error::Failure;
 use crate::link::COMMIT_STEPS;
 use crate::rooms::{Inner, options};
@@ -109,9 +110,10 @@ impl Inner {
             writer,
         };
         let unmarked = self.unmarked(shard, written.generation, entries);
-        let committed = session.commit("commit", async |_| {
+        let state = written.encode();
+        let committed = session.commit("commit", async |client| {
             // The first key is the primary one.
-            transaction.put(key.clone(), written.encode()).await?;
+            transaction.put(key.clone(), state.clone()).await?;
             for instance in &unmarked {
                 let mark = self
                     .keys
@@ -126,8 +128,7 @@ impl Inner {
                     transaction.put(keys.run(first, position), value).await?;
                 }
             }
-            transaction.commit().await?;
-            Ok(())
+            commit(client, &mut transaction, &key, Some(&state)).await
         });
         match committed {
             Ok(()) => {}
@@ -218,10 +219,10 @@ impl Inner {
                 position: 0,
                 writer,
             };
-            let committed = session.commit("clear", async |_| {
-                transaction.put(key.clone(), fresh.encode()).await?;
-                transaction.commit().await?;
-                Ok(())
+            let state = fresh.encode();
+            let committed = session.commit("clear", async |client| {
+                transaction.put(key.clone(), state.clone()).await?;
+                commit(client, &mut transaction, &key, Some(&state)).await
             });
             match committed {
                 Ok(()) => {

@@ -201,7 +201,7 @@ fn a_commit_whose_answer_is_lost_is_found_by_reading_back() {
             let put = scope.spawn(|| store.put(SHARD, &[entry("a", at + 1, at)], at, at + 1));
             thread::sleep(millis(1800));
             kv.set(Mode::Delay(millis(5000)));
-            thread::sleep(millis(7200));
+            thread::sleep(millis(10_200));
             kv.set(Mode::Delay(Duration::ZERO));
             pd.set(Mode::Delay(Duration::ZERO));
             put.join().unwrap()
@@ -222,6 +222,84 @@ fn a_commit_whose_answer_is_lost_is_found_by_reading_back() {
         at = applied;
     }
     panic!("no commit was made whose answer came too late");
+}
+
+/// How many commits of a step the client called made and had not made.
+fn not_made(metrics: &Metrics, step: &str) -> u64 {
+    let text = metrics.text();
+    let name = format!("gb6_tikv_failures_total{{kind=\"not_made\",step=\"{step}\"}} ");
+    let counted = text.lines().find_map(|line| line.strip_prefix(&name));
+    counted.map_or(0, |counted| counted.parse().unwrap())
+}
+
+/// Makes a call that begins by reading and then commits. While its commit waits for a timestamp the store
+/// goes away; the client asks PD where the key lies now, and PD has gone too, so that it gives up after
+/// some seconds. As above only the clock says when that is, so that an attempt may miss it.
+fn without_store_and_pd<T: Send>(own: &Own, call: impl FnOnce() -> T + Send) -> T {
+    let (pd, kv) = (own.front.proxy(0).unwrap(), own.front.proxy(1).unwrap());
+    let millis = Duration::from_millis;
+    pd.set(Mode::Delay(millis(600)));
+    thread::scope(|scope| {
+        let called = scope.spawn(call);
+        thread::sleep(millis(1800));
+        kv.set(Mode::Refuse);
+        kv.close_all();
+        thread::sleep(millis(1000));
+        pd.set(Mode::Refuse);
+        pd.close_all();
+        thread::sleep(millis(6500));
+        own.front.heal();
+        called.join().unwrap()
+    })
+}
+
+#[test]
+fn a_write_whose_commit_was_never_sent_is_not_called_written() {
+    let own = Own::start(&[]);
+    let (store, metrics) = open(&own.address(), "&timeout=5s&gc=off");
+    heals(|| store.applied(SHARD));
+    let mut at: Position = 0;
+    for attempt in 0..5 {
+        let entries = [entry("a", at + 1, at)];
+        let answer = without_store_and_pd(&own, || store.put(SHARD, &entries, at, at + 1));
+        let applied = heals(|| store.applied(SHARD));
+        println!("attempt {attempt}: {answer:?}, then {applied} after {at}");
+        match answer {
+            Ok(()) => assert_eq!(applied, at + 1, "it was written, it said"),
+            Err(StoreError::OutcomeUnknown { .. }) => {}
+            Err(_) => assert_eq!(applied, at, "nothing was written, it said"),
+        }
+        if not_made(&metrics, "commit") > 0 {
+            return;
+        }
+        at = applied;
+    }
+    panic!("no commit was given up while the client looked for the store");
+}
+
+#[test]
+fn a_trim_whose_commit_was_never_sent_takes_nothing_that_stays() {
+    let own = Own::start(&[]);
+    let (store, metrics) = open(&own.address(), "&timeout=5s&gc=off");
+    let a = room("demo", "a");
+    for attempt in 0..5 {
+        // One run, which is cut in the middle.
+        let entries: Vec<RoomEntry> = (0..10).map(|n| entry("a", n + 1, n)).collect();
+        heals(|| {
+            store.clear(SHARD)?;
+            store.put(SHARD, &entries, 0, 10)
+        });
+        let answer = without_store_and_pd(&own, || store.delete_below(SHARD, &a, 5));
+        println!("attempt {attempt}: {answer:?}");
+        let stays: Vec<(u64, Position)> = (4..10).map(|n| (n + 1, n)).collect();
+        assert_eq!(heals(|| store.forward(SHARD, &a, 5, 99)), stays);
+        heals(|| store.delete_below(SHARD, &a, 5));
+        assert_eq!(heals(|| store.forward(SHARD, &a, 0, 99)), stays);
+        if not_made(&metrics, "trim") > 0 {
+            return;
+        }
+    }
+    panic!("no commit was given up while the client looked for the store");
 }
 
 /// Writes until it is told to stop; every answer has to be true of what is read afterwards. Answers
