@@ -449,10 +449,11 @@ pub trait Directory: Send + Sync {
         limit: usize,
     ) -> Result<Vec<OutboxEntry>, DirectoryError>;
 
-    /// Forgets the entries up to `upto`, that one included: everybody has read them.
+    /// Forgets the entries up to `upto`, that one included: everybody has read them. However many they are: they
+    /// are deleted in steps, each with the deadline of a call.
     ///
     /// # Errors
-    /// `Unavailable`; `OutcomeUnknown`.
+    /// `Unavailable`: some are left, and are forgotten at the next call.
     fn trim_outbox(&self, upto: &OutboxCursor) -> Result<(), DirectoryError>;
 
     /// The audit of an organization behind entry number `after`, at most `limit` and [`PAGE_MAX`].

@@ -7,8 +7,8 @@ use super::{
     person_id,
 };
 use crate::directory::{
-    AUDIT_GENESIS, Actor, Change, Directory, Kind, OrgId, OutboxCursor, OutboxEntry, Ref, Usage,
-    UsageSum, verify,
+    AUDIT_GENESIS, Actor, CHANGES_MAX, Change, Directory, Kind, OrgId, OutboxCursor, OutboxEntry,
+    PAGE_MAX, Ref, Usage, UsageSum, verify,
 };
 
 /// Everything that is in the outbox behind a cursor.
@@ -28,7 +28,8 @@ pub(super) fn drain(
     }
 }
 
-pub(super) fn the_outbox_has_every_change(directory: &dyn Directory) {
+/// Answers where the outbox ends.
+pub(super) fn the_outbox_has_every_change(directory: &dyn Directory) -> OutboxCursor {
     let (_, begin) = drain(directory, OutboxCursor::new());
     customer(directory, 900);
     let person = Ref::new(Kind::Person, person_id(901).as_str());
@@ -75,8 +76,47 @@ pub(super) fn the_outbox_has_every_change(directory: &dyn Directory) {
     assert_eq!(code(directory.outbox(&OutboxCursor::new(), 10)), "trimmed");
     assert_eq!(directory.outbox(&end, 10).expect("nothing").0, []);
     customer(directory, 950);
-    let (entries, _) = drain(directory, end);
+    let (entries, end) = drain(directory, end);
     assert_eq!(entries.len(), customer_records(950).len());
+    end
+}
+
+/// More than an engine deletes at once.
+pub(super) fn much_is_trimmed(directory: &dyn Directory, begin: OutboxCursor) {
+    const CALLS: u64 = 10;
+    let root = customer(directory, 970);
+    let (made, before) = drain(directory, begin);
+    let database = &made.last().expect("a new customer").shard;
+    let each = CHANGES_MAX as u64;
+    for call in 0..CALLS {
+        let update = |n| Change::Update(org(970, None, "acme"), 1 + call * each + n);
+        let changes: Vec<Change> = (0..each).map(update).collect();
+        directory.apply(&root, &actor(), &changes).expect("changes");
+    }
+    let mut upto = before.clone();
+    let last = upto.entry(database.clone()).or_default();
+    *last += CALLS * each - 3;
+    let last = *last;
+    directory.trim_outbox(&upto).expect("a trim");
+    let numbers = |after| -> Result<Vec<u64>, _> {
+        let entries = directory.outbox_of(database, after, PAGE_MAX)?;
+        Ok(entries.iter().map(|entry| entry.number).collect())
+    };
+    assert_eq!(numbers(last), Ok(vec![last + 1, last + 2, last + 3]));
+    assert_eq!(code(numbers(last - 1)), "trimmed");
+    // What was trimmed stays so, and an end that is not there yet takes nothing of what comes.
+    directory.trim_outbox(&before).expect("a trim");
+    assert_eq!(numbers(last).map(|left| left.len()), Ok(3));
+    upto.insert(database.clone(), last + 1_000);
+    directory.trim_outbox(&upto).expect("a trim");
+    assert_eq!(code(numbers(last)), "trimmed");
+    apply(
+        directory,
+        970,
+        Change::Update(org(970, None, "acme"), 1 + CALLS * each),
+    )
+    .expect("a change");
+    assert_eq!(numbers(last + 3), Ok(vec![last + 4]));
 }
 
 pub(super) fn the_audit_is_a_chain(directory: &dyn Directory) {

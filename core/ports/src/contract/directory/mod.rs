@@ -34,7 +34,8 @@ pub fn all(directory: &dyn Directory) {
     records::names_are_taken_once(directory);
     apart::customers_never_see_each_other(directory);
     apart::pages_follow_each_other(directory);
-    journal::the_outbox_has_every_change(directory);
+    let end = journal::the_outbox_has_every_change(directory);
+    journal::much_is_trimmed(directory, end);
     journal::the_audit_is_a_chain(directory);
     journal::usage_is_counted_once(directory);
     records::bad_changes_are_refused(directory);

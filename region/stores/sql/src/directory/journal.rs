@@ -58,11 +58,18 @@ const OUTBOX: Statement = Statement::both(
     "outbox_read",
     "SELECT number, root, kind, id, version FROM outbox WHERE number > $1 ORDER BY number LIMIT $2",
 );
-const TRIM: Statement = Statement::both("outbox_trim", "DELETE FROM outbox WHERE number <= $1");
+const OLDEST: Statement = Statement::both(
+    "outbox_oldest",
+    "SELECT min(number) FROM outbox WHERE number >= $1 AND number <= $2",
+);
+const TRIM: Statement = Statement::both(
+    "outbox_trim",
+    "DELETE FROM outbox WHERE number >= $1 AND number <= $2",
+);
 const SET_FIRST: Statement = Statement::each(
     "outbox_set_first",
-    "UPDATE outbox_clock SET first = max(first, min($1, last) + 1) WHERE one = 1",
-    "UPDATE outbox_clock SET first = greatest(first, least($1, last) + 1) WHERE one = 1",
+    "UPDATE outbox_clock SET first = max(first, min($1, last) + 1) WHERE one = 1 RETURNING first",
+    "UPDATE outbox_clock SET first = greatest(first, least($1, last) + 1) WHERE one = 1 RETURNING first",
 );
 const KEEP: Statement = Statement::both(
     "usage_keep",
@@ -75,6 +82,10 @@ const SUM: Statement = Statement::both(
     "SELECT CAST(coalesce(sum(amount), 0) AS BIGINT), count(*) FROM usage_facts \
      WHERE root = $1 AND instance = $2 AND dimension = $3 AND at_ms >= $4 AND at_ms < $5",
 );
+
+/// Entries that are deleted at once: few enough for a slow database to do it within a call's deadline, however
+/// many there are.
+const TRIM_STEP: u64 = 1_000;
 
 /// Adds an entry to the audit of an organization.
 pub(super) async fn note(
@@ -233,13 +244,37 @@ pub(super) async fn outbox(
         .collect()
 }
 
-/// Forgets entries of one database's outbox; answers the transaction, to be committed.
-pub(super) async fn trim(shard: &Shard, upto: u64) -> Result<Session, Fault> {
+/// From its commit on nobody reads entries up to `upto` of one database's outbox; answers the last of those, and
+/// the transaction. By itself, since every change of the database waits for this row.
+pub(super) async fn forget(shard: &Shard, upto: u64) -> Result<(u64, Session), Fault> {
+    let mut session = shard.db.begin().await?;
+    let row = session.row(&SET_FIRST, &[upto.into()]).await?;
+    let row = row.ok_or_else(|| Fault::Damaged("the outbox has no clock".into()))?;
+    // Where it ends before `upto`, what is written from now on is nobody's to forget.
+    let last = upto.min(row.count(0)?.saturating_sub(1));
+    Ok((last, session))
+}
+
+/// Deletes the oldest [`TRIM_STEP`] entries of `from` to `upto`; answers where the next step begins, if there is
+/// anything left, and the transaction, to be committed.
+pub(super) async fn trim(
+    shard: &Shard,
+    from: u64,
+    upto: u64,
+) -> Result<Option<(u64, Session)>, Fault> {
     let mut session = shard.db.begin().await?;
     session.rows(&SEE_OUTBOX, &[]).await?;
-    session.run(&SET_FIRST, &[upto.into()]).await?;
-    session.run(&TRIM, &[upto.into()]).await?;
-    Ok(session)
+    // From where the step before ended: what was deleted before that is not looked through again.
+    let row = session.row(&OLDEST, &[from.into(), upto.into()]).await?;
+    let Some(row) = row.filter(|row| !row.is_null(0)) else {
+        session.rollback().await;
+        return Ok(None);
+    };
+    let oldest = row.count(0)?;
+    let last = upto.min(oldest.saturating_add(TRIM_STEP - 1));
+    let range = [oldest.into(), last.into()];
+    session.run(&TRIM, &range).await?;
+    Ok(Some((last.saturating_add(1), session)))
 }
 
 /// Keeps facts of usage; answers how many are new.

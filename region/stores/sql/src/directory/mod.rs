@@ -6,6 +6,7 @@ mod journal;
 mod months;
 mod seal;
 mod tables;
+mod walls;
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -197,6 +198,27 @@ impl Shard {
         self.db
             .call(what, call)
             .map_err(|fault| fault.into_directory(&self.db.name))
+    }
+
+    /// Forgets the entries of its outbox up to `upto`. Each step is a transaction with a deadline of its own, and
+    /// may be done again: one that fails keeps nothing of what the steps before it did.
+    fn trim_outbox(&self, upto: u64) -> Result<()> {
+        let last = self.call("trim the outbox", async |progress| {
+            let (last, session) = journal::forget(self, upto).await?;
+            progress.commit_again(session).await?;
+            Ok(last)
+        })?;
+        let mut next = Some(0);
+        while let Some(from) = next {
+            next = self.call("trim the outbox", async |progress| {
+                let Some((next, session)) = journal::trim(self, from, last).await? else {
+                    return Ok(None);
+                };
+                progress.commit_again(session).await?;
+                Ok(Some(next))
+            })?;
+        }
+        Ok(())
     }
 
     /// A fault of this database, as an answer that names it.
@@ -391,16 +413,15 @@ impl Directory for SqlDirectory {
     }
 
     fn trim_outbox(&self, upto: &OutboxCursor) -> Result<()> {
+        let mut failed = None;
         for shard in &self.shards {
-            let Some(upto) = upto.get(&shard.name) else {
-                continue;
-            };
-            shard.call("trim the outbox", async |progress| {
-                let session = journal::trim(shard, *upto).await?;
-                progress.commit(session).await
-            })?;
+            if let Some(upto) = upto.get(&shard.name)
+                && let Err(error) = shard.trim_outbox(*upto)
+            {
+                failed.get_or_insert(error);
+            }
         }
-        Ok(())
+        failed.map_or(Ok(()), Err)
     }
 
     fn audit(
@@ -458,36 +479,5 @@ impl Directory for SqlDirectory {
             let time = time_ms.clone();
             journal::sum_usage(session, root, instance, dimension, time).await
         })
-    }
-}
-
-mod walls {
-    //! Whether row-level security binds the role that this program connects with.
-
-    use crate::db::Db;
-    use crate::fault::Fault;
-    use crate::value::Statement;
-
-    const ROLE: Statement = Statement::both(
-        "role",
-        "SELECT rolname, (rolsuper OR rolbypassrls)::int::bigint FROM pg_roles \
-         WHERE rolname = current_user",
-    );
-
-    /// Refuses a role that it does not bind.
-    pub(super) async fn hold(db: &Db) -> Result<(), Fault> {
-        let rows = db.query(&ROLE, &[]).await?;
-        let Some(row) = rows.first() else {
-            return Ok(());
-        };
-        match row.int(1)? {
-            0 => Ok(()),
-            _ => Err(Fault::Refused(format!(
-                "the role {} is a superuser or has BYPASSRLS: row-level security would not hold \
-                 customers apart. Use a role of its own that owns the database, or say \
-                 superuser=allow in the URI",
-                row.text(0)?
-            ))),
-        }
     }
 }

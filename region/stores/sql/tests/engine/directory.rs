@@ -127,3 +127,28 @@ fn old_months_are_taken_away() {
     let drop = "DROP TABLE audit_entries_2027_01_detached".to_owned();
     crate::as_superuser(&runtime, Some(&name), &[drop]);
 }
+
+/// What takes longer than a call may is deleted in steps that each take less.
+#[test]
+fn a_long_trim_ends_in_time() {
+    let runtime = Runtime::new().unwrap();
+    let (uri, name) = crate::owned_database(&runtime);
+    let directory = open(&runtime, &[format!("{uri}?timeout_ms=5000")]);
+    let statements = [
+        "INSERT INTO outbox SELECT n, 'org_x', 'key', n, 1 FROM generate_series(1, 6000) n",
+        "UPDATE outbox_clock SET last = 6000",
+        "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS \
+         $$ BEGIN PERFORM pg_sleep(0.001); RETURN OLD; END $$",
+        "CREATE TRIGGER slow BEFORE DELETE ON outbox FOR EACH ROW EXECUTE FUNCTION slow()",
+    ];
+    crate::as_superuser(&runtime, Some(&name), &statements.map(str::to_owned));
+    let begun = std::time::Instant::now();
+    directory
+        .trim_outbox(&[("main".to_owned(), 5_999)].into())
+        .unwrap();
+    let took = begun.elapsed();
+    assert!(took > std::time::Duration::from_secs(5), "{took:?}");
+    let none_but_the_last =
+        "DO $$ BEGIN ASSERT (SELECT array_agg(number) FROM outbox) = '{6000}'; END $$";
+    crate::as_superuser(&runtime, Some(&name), &[none_but_the_last.to_owned()]);
+}

@@ -3,7 +3,9 @@
 use gb6_core_obs::metrics::Metrics;
 use gb6_core_ports::Sealer;
 use gb6_core_ports::contract::directory as contract;
-use gb6_core_ports::directory::{Directory, DirectoryError, Freshness, Kind, Record, Ref};
+use gb6_core_ports::directory::{
+    Change, Directory, DirectoryError, Freshness, Kind, OrgId, Record, Ref,
+};
 use gb6_core_ports::memory::MemoryDirectory;
 use gb6_region_stores_sql::{Config, SqlDirectory};
 use tokio::runtime::Runtime;
@@ -135,4 +137,54 @@ fn secrets_are_not_in_the_file() {
     let rotated = Sealer::new(&[8; 32], &[[7; 32]]);
     let open = SqlDirectory::open(&configs, rotated, handle, &Metrics::bare()).unwrap();
     open.get(&root, &what, Freshness::Current).unwrap();
+}
+
+/// Changes an organization in ten transactions of 250 changes.
+fn change_much(directory: &SqlDirectory, root: &OrgId) {
+    let what = Ref::new(Kind::Organization, root.as_str());
+    let stored = directory.get(root, &what, Freshness::Current).unwrap();
+    for call in 0..10 {
+        let update = |n| Change::Update(stored.record.clone(), stored.version + call * 250 + n);
+        let changes: Vec<Change> = (0..250).map(update).collect();
+        directory.apply(root, &contract::actor(), &changes).unwrap();
+    }
+}
+
+/// The first entry of the outbox, and how many there are.
+async fn numbers(link: &mut sqlx::SqliteConnection) -> (i64, i64) {
+    let ask = sqlx::query_as("SELECT min(number), count(*) FROM outbox");
+    ask.fetch_one(link).await.unwrap()
+}
+
+/// However much there is to trim, and whatever ends it, what a step has deleted is gone, so that the next trim
+/// has less to do.
+#[test]
+fn a_trim_goes_on_where_one_failed() {
+    use sqlx::{ConnectOptions, Executor};
+    let (runtime, dir) = (Runtime::new().unwrap(), tempfile::tempdir().unwrap());
+    let path = dir.path().join("d.db");
+    let uri = format!("sqlite:{}?timeout_ms=20000", path.display());
+    let directory = open(&runtime, &[uri]);
+    let root = contract::customer(&directory, 10);
+    change_much(&directory, &root);
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&path);
+    let mut link = runtime.block_on(options.connect()).unwrap();
+    let refuse = "CREATE TRIGGER refuse BEFORE DELETE ON outbox WHEN old.number = 1500 \
+                  BEGIN SELECT RAISE(ABORT, 'refused by the test'); END";
+    runtime.block_on(link.execute(refuse)).unwrap();
+    let upto = [("main".to_owned(), 2_400)].into();
+    let error = directory.trim_outbox(&upto).unwrap_err();
+    assert!(error.to_string().contains("refused by the test"), "{error}");
+    let all = 8 + 2_500;
+    assert_eq!(runtime.block_on(numbers(&mut link)), (1_001, all - 1_000));
+    // Readers see no half of it.
+    let trimmed = directory.outbox_of("main", 2_399, 10).unwrap_err();
+    assert_eq!(trimmed.code(), "trimmed");
+    let first = directory.outbox_of("main", 2_400, 1).unwrap();
+    assert_eq!(first[0].number, 2_401);
+    runtime
+        .block_on(link.execute("DROP TRIGGER refuse"))
+        .unwrap();
+    directory.trim_outbox(&upto).unwrap();
+    assert_eq!(runtime.block_on(numbers(&mut link)), (2_401, all - 2_400));
 }
