@@ -399,6 +399,20 @@ fn customers_are_changed_with_an_audit() {
     let other = format!("{}:{}", entries.len(), "0".repeat(64));
     let said = customers.refused(&["audit", "verify", &org, "--head", &other], 1);
     assert!(said.contains("its end was cut off"), "{said}");
+    // SQLite has no months, and the present one is nobody's to take.
+    let detach = |before| ["audit", "detach", "--before", before];
+    let said = customers.refused(&detach("2026-01"), 1);
+    assert!(
+        said.contains("customers.db is SQLite, which keeps no months apart"),
+        "{said}"
+    );
+    for (before, want) in [
+        ("2099-12", "in the future"),
+        ("2026-1", "write one as in 2026-01"),
+    ] {
+        let said = customers.refused(&detach(before), 2);
+        assert!(said.contains(want), "{said}");
+    }
 
     // Another sealing key: the old one is behind it until all is written anew.
     let (old, new) = ("7".repeat(64), "8".repeat(64));

@@ -1,9 +1,11 @@
 //! `gb6 ctl audit`: what was done to an organization, and whether the chain of it is whole.
 
-use std::fmt::Write;
+use std::fmt::{self, Write};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{anyhow, bail};
 use clap::{Args, Subcommand};
+use gb6_core_ports::Directory;
 use gb6_core_ports::directory::{AuditEntry, Freshness, OrgId, PAGE_MAX, verify};
 use serde::Serialize;
 
@@ -31,6 +33,15 @@ pub(crate) enum AuditCommand {
         #[arg(long, value_name = "NUMBER:HASH", value_parser = head)]
         head: Option<Head>,
     },
+    /// Take the months before one out of the audit and the usage of all customers, and print the tables that have
+    /// them now, to be dumped and dropped (PostgreSQL)
+    Detach {
+        /// The first month that stays: YYYY-MM, in UTC
+        #[arg(long, value_name = "MONTH", value_parser = month)]
+        before: Month,
+        #[command(flatten)]
+        place: Place,
+    },
 }
 
 #[derive(Args, Debug)]
@@ -47,6 +58,49 @@ pub(crate) struct Which {
 
 /// The number and the hash of an entry.
 type Head = (u64, [u8; 32]);
+
+/// A month.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Month {
+    year: u64,
+    /// 1 to 12.
+    month: u64,
+}
+
+impl Month {
+    /// Its first moment in ms since 1970 (UTC; the inverse of [`date`], Howard Hinnant's `days_from_civil`).
+    fn begins(self) -> u64 {
+        let year = self.year - u64::from(self.month <= 2);
+        let (era, of_era) = (year / 400, year % 400);
+        let of_year = (153 * ((self.month + 9) % 12) + 2) / 5;
+        let days = era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year;
+        (days - 719_468) * 86_400_000
+    }
+}
+
+impl fmt::Display for Month {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:04}-{:02}", self.year, self.month)
+    }
+}
+
+/// A month of the years that an audit may have.
+fn month(text: &str) -> Result<Month, String> {
+    let digits = |text: &str, count| {
+        let whole = text.len() == count && text.bytes().all(|b| b.is_ascii_digit());
+        whole.then(|| text.parse().ok())?
+    };
+    let parse = || {
+        let (year, month) = text.split_once('-')?;
+        let month = Month {
+            year: digits(year, 4)?,
+            month: digits(month, 2)?,
+        };
+        let known = (2020..=2099).contains(&month.year) && (1..=12).contains(&month.month);
+        known.then_some(month)
+    };
+    parse().ok_or_else(|| format!("`{text}` is no month: write one as in 2026-01, from 2020 on"))
+}
 
 fn head(text: &str) -> Result<Head, String> {
     let parse = || {
@@ -77,6 +131,17 @@ impl AuditCommand {
             } => which.with(|desk, root, org| list(desk, root, org, (after, limit))),
             AuditCommand::Verify { which, head } => {
                 which.with(|desk, root, org| check(desk, root, org, head.as_ref()))
+            }
+            AuditCommand::Detach { before, place } => {
+                let now = SystemTime::now().duration_since(UNIX_EPOCH);
+                let now = now.map_or(0, |now| now.as_millis());
+                // The present month is written to.
+                if u128::from(before.begins()) > now {
+                    let why =
+                        anyhow!("--before {before} is in the future: the present month stays");
+                    return Err(Failure::Usage(why));
+                }
+                place.with(|desk| detach(desk, before))
             }
         }
     }
@@ -191,6 +256,10 @@ fn check(
         end = Some(new);
     }
     let stored = desk.directory.audit_head(root, org, Freshness::Current)?;
+    // Where every month was taken away, an earlier check knows the end.
+    if end.is_none() && stored.is_some() && stored.as_ref() == earlier {
+        (end, seen) = (stored, true);
+    }
     compare(org, end, stored)?;
     let Some((number, hash)) = end else {
         return Err(anyhow!("the audit of {org} has no entry").into());
@@ -212,12 +281,44 @@ fn check(
     })
 }
 
+#[derive(Serialize)]
+struct Away {
+    database: String,
+    table: String,
+}
+
+fn detach(desk: &Desk<'_>, before: Month) -> Result<String, Failure> {
+    let mut away: Vec<Away> = Vec::new();
+    for database in desk.directory.databases() {
+        let tables = desk.directory.detach_months(&database, before.begins())?;
+        away.extend(tables.into_iter().map(|table| Away {
+            database: database.clone(),
+            table,
+        }));
+    }
+    desk.say(&away, || {
+        if away.is_empty() {
+            return format!("no month before {before} is there\n");
+        }
+        let mut out = "database  table, to be dumped and dropped\n".to_owned();
+        for one in &away {
+            // Writing to a string can not fail.
+            let _ = writeln!(out, "{:<9} {}", one.database, one.table);
+        }
+        out
+    })
+}
+
 /// Whether entries end where the directory says that they do.
 fn compare(org: &OrgId, end: Option<Head>, stored: Option<Head>) -> anyhow::Result<()> {
     let number = |head: Option<Head>| head.map_or(0, |(number, _)| number);
     match (end, stored) {
         (Some(end), Some(stored)) if end == stored => Ok(()),
         (None, None) => Ok(()),
+        (None, Some((number, _))) => bail!(
+            "the audit of {org} has none of its {number} entries: all months of it were taken away (`gb6 ctl \
+             audit detach`; then give --head as the check before that printed it), or entries are gone"
+        ),
         // Something was done between the two readings.
         (end, stored) if number(stored) > number(end) => bail!(
             "the audit of {org} ends with entry {} and is to have {}: something was done meanwhile (run it \
@@ -276,6 +377,46 @@ mod tests {
         ] {
             assert_eq!(utc(at_ms), want);
         }
+    }
+
+    #[test]
+    fn months_begin_where_times_say() {
+        for (text, begins) in [
+            ("2020-01", "2020-01-01T00:00:00.000Z"),
+            ("2024-02", "2024-02-01T00:00:00.000Z"),
+            ("2024-03", "2024-03-01T00:00:00.000Z"),
+            ("2026-12", "2026-12-01T00:00:00.000Z"),
+            ("2099-10", "2099-10-01T00:00:00.000Z"),
+        ] {
+            let month = month(text).unwrap();
+            assert_eq!(
+                (utc(month.begins()).as_str(), &*month.to_string()),
+                (begins, text)
+            );
+        }
+        for bad in [
+            "",
+            "2026",
+            "2026-1",
+            "2026-13",
+            "2026-00",
+            "1999-01",
+            "2026-+1",
+            "2026-01-01",
+        ] {
+            assert!(month(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_audit_whose_months_are_all_away_is_told_from_one_that_ends_early() {
+        let org = OrgId::parse("org_01ARYZ6S410000000000000000").unwrap();
+        let said = |end, stored| compare(&org, end, stored).unwrap_err().to_string();
+        let (earlier, stored) = (Some((3, [3; 32])), Some((7, [7; 32])));
+        compare(&org, stored, stored).unwrap();
+        assert!(said(None, stored).contains("none of its 7 entries: all months"));
+        assert!(said(earlier, stored).contains("ends with entry 3 and is to have 7"));
+        assert!(said(stored, earlier).contains("not the one that is noted"));
     }
 
     #[test]

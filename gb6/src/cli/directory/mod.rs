@@ -20,6 +20,7 @@ use gb6_core_ports::directory::{
     State, Stored,
 };
 use gb6_geo_config_plan::{DirectoryKey, DirectoryKeyUse, Problems};
+use gb6_region_stores_sql::SqlDirectory;
 use serde::Serialize;
 
 pub(crate) use audit::AuditCommand;
@@ -152,7 +153,7 @@ fn user_at_host() -> String {
 
 /// An open directory.
 struct Desk<'a> {
-    directory: &'a dyn Directory,
+    directory: &'a SqlDirectory,
     json: bool,
 }
 

@@ -114,21 +114,24 @@ impl SqlDirectory {
         })
     }
 
-    /// Takes away the audit and the usage of the months that end before `before_ms`; answers the names of
-    /// the tables that have them now, each behind its shard's, to be dumped and dropped. Nothing on SQLite.
+    /// Takes away the audit and the usage of the months that end before `before_ms`, of all customers in one of
+    /// [`Directory::databases`]; answers the tables of all months that were taken away of it, by this call or
+    /// earlier, and were not dropped yet. They are to be dumped and dropped.
     ///
     /// # Errors
-    /// `Unavailable`; `OutcomeUnknown`.
-    pub fn detach_months(&self, before_ms: u64) -> Result<Vec<String>> {
-        let mut all = Vec::new();
-        for shard in &self.shards {
-            let names = shard.call("detach months", async |progress| {
-                shard.months.detach(shard, before_ms, progress).await
-            })?;
-            let name = &shard.name;
-            all.extend(names.into_iter().map(|table| format!("{name}: {table}")));
-        }
-        Ok(all)
+    /// `NotFound`: there is no such database. `Invalid`: it is SQLite, which keeps no months apart.
+    /// `Unavailable`: it may be done again, whatever was done.
+    pub fn detach_months(&self, database: &str, before_ms: u64) -> Result<Vec<String>> {
+        let shard = self.shard(database)?;
+        shard.call("detach months", async |progress| {
+            shard.months.detach(shard, before_ms, progress).await
+        })
+    }
+
+    /// The database of a name.
+    fn shard(&self, database: &str) -> Result<&Shard> {
+        let shard = self.shards.iter().find(|shard| shard.name == database);
+        shard.ok_or_else(|| DirectoryError::not_found(format!("database {database}")))
     }
 
     /// Runs a call within the deadline of the first database.
@@ -404,9 +407,7 @@ impl Directory for SqlDirectory {
     }
 
     fn outbox_of(&self, database: &str, after: u64, limit: usize) -> Result<Vec<OutboxEntry>> {
-        let shard = self.shards.iter().find(|shard| shard.name == database);
-        let missing = || DirectoryError::not_found(format!("database {database}"));
-        let shard = shard.ok_or_else(missing)?;
+        let shard = self.shard(database)?;
         shard.call("read the outbox", async |_| {
             journal::outbox(shard, after, limit).await
         })

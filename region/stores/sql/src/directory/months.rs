@@ -5,9 +5,12 @@ use std::collections::BTreeSet;
 
 use parking_lot::Mutex;
 
+use gb6_core_ports::directory::DirectoryError;
+
 use super::Shard;
 use crate::db::Progress;
 use crate::fault::Fault;
+use crate::pool::Session;
 use crate::value::Statement;
 
 /// The tables that have months.
@@ -26,6 +29,13 @@ const ALL: Statement = Statement::both(
     "months_all",
     "SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid \
      WHERE c.relkind = 'r' AND c.relnamespace = current_schema()::regnamespace ORDER BY 1",
+);
+/// Those that were taken away and not dropped yet.
+const DETACHED: Statement = Statement::both(
+    "months_detached",
+    "SELECT relname FROM pg_class \
+     WHERE relkind = 'r' AND NOT relispartition AND relnamespace = current_schema()::regnamespace \
+     AND relname ~ '^(audit_entries|usage_facts)_[0-9]{4}_[0-9]{2}_detached(_[0-9]+)?$' ORDER BY 1",
 );
 
 /// A month: its number from year 0.
@@ -111,39 +121,59 @@ impl Months {
         self.ensure(shard, times.into_iter(), progress).await
     }
 
-    /// Takes away the months that end before `before_ms`; answers what their tables are called now.
+    /// Takes away the months that end before `before_ms`; answers the tables of all that are away.
     pub(super) async fn detach(
         &self,
         shard: &Shard,
         before_ms: u64,
         progress: &Progress,
     ) -> Result<Vec<String>, Fault> {
-        let mut detached = Vec::new();
         if shard.db.is_sqlite() {
-            return Ok(detached);
+            let name = &shard.db.name;
+            let why = format!(
+                "{name} is SQLite, which keeps no months apart: nothing is taken out of it"
+            );
+            return Err(DirectoryError::invalid(why).into());
         }
         let first_kept = Month::of(before_ms);
         let mut session = shard.db.begin().await?;
         session.rows(&LOCK, &[]).await?;
-        for row in session.rows(&ALL, &[]).await? {
-            let name = row.text(0)?;
+        let mut away = names(&mut session, &DETACHED).await?;
+        for name in names(&mut session, &ALL).await? {
             let of = TABLES.iter().find(|table| {
                 // Names of one table are in the order of their months.
                 name.starts_with(&format!("{table}_")) && name < first_kept.table(table)
             });
             if let Some(table) = of {
+                let aside = aside(&name, &away);
                 let sql = format!(
                     "ALTER TABLE {table} DETACH PARTITION {name}; \
-                     ALTER TABLE {name} RENAME TO {name}_detached"
+                     ALTER TABLE {name} RENAME TO {aside}"
                 );
                 session.script_built("months_detach", sql).await?;
-                detached.push(format!("{name}_detached"));
+                away.insert(aside);
             }
         }
-        progress.commit(session).await?;
+        // Done twice, it answers the same.
+        progress.commit_again(session).await?;
         self.0.lock().retain(|month| *month >= first_kept);
-        Ok(detached)
+        Ok(away.into_iter().collect())
     }
+}
+
+async fn names(session: &mut Session, statement: &Statement) -> Result<BTreeSet<String>, Fault> {
+    let rows = session.rows(statement, &[]).await?;
+    rows.iter().map(|row| row.text(0)).collect()
+}
+
+/// What the table of a month is called when it is taken away: a month that had a late entry after it was taken
+/// away has more than one.
+fn aside(name: &str, taken: &BTreeSet<String>) -> String {
+    let first = format!("{name}_detached");
+    let more = (2_u32..).map(|n| format!("{name}_detached_{n}"));
+    let mut names = std::iter::once(first).chain(more);
+    // One of them is free: as many are taken as `taken` has.
+    names.find(|name| !taken.contains(name)).unwrap_or_default()
 }
 
 /// A month's tables, each behind its own wall: a policy of the whole table does not hold for who asks a
@@ -175,6 +205,23 @@ async fn make(shard: &Shard, month: Month, progress: &Progress) -> Result<(), Fa
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_month_that_is_taken_away_again_gets_another_name() {
+        let mut taken = BTreeSet::new();
+        for wanted in [
+            "t_2027_01_detached",
+            "t_2027_01_detached_2",
+            "t_2027_01_detached_3",
+        ] {
+            let name = aside("t_2027_01", &taken);
+            assert_eq!(name, wanted);
+            taken.insert(name);
+        }
+        taken.remove("t_2027_01_detached_2");
+        assert_eq!(aside("t_2027_01", &taken), "t_2027_01_detached_2");
+        assert_eq!(aside("t_2027_02", &taken), "t_2027_02_detached");
+    }
 
     #[test]
     fn months_begin_where_they_do() {

@@ -106,8 +106,9 @@ fn old_months_are_taken_away() {
     };
     let all = read(0);
     let (count, hash) = verify((0, AUDIT_GENESIS), &all).unwrap();
-    let detached = directory.detach_months(month(1)).unwrap();
-    let of_january = "main: audit_entries_2027_01_detached".to_owned();
+    let detach = |before| directory.detach_months("main", before).unwrap();
+    let detached = detach(month(1));
+    let of_january = "audit_entries_2027_01_detached".to_owned();
     assert!(detached.contains(&of_january), "{detached:?}");
     assert!(
         detached.iter().all(|name| !name.contains("2027_02")),
@@ -124,8 +125,22 @@ fn old_months_are_taken_away() {
     // A late entry of the month finds a table again; what was taken away can be dropped.
     note(0);
     assert_eq!(verify((count, hash), &read(count)).unwrap().0, count + 2);
-    let drop = "DROP TABLE audit_entries_2027_01_detached".to_owned();
+    // It is taken away beside what was before, and what is away is named until it is dropped.
+    let mut away = detach(month(1));
+    let second = format!("{of_january}_2");
+    assert!(
+        away.contains(&of_january) && away.contains(&second),
+        "{away:?}"
+    );
+    // The usage of that month has a second table too.
+    assert_eq!(away.len(), detached.len() + 2, "{away:?}");
+    assert_eq!(detach(month(1)), away);
+    let drop = format!("DROP TABLE {of_january}, {second}");
     crate::as_superuser(&runtime, Some(&name), &[drop]);
+    away.retain(|name| *name != of_january && *name != second);
+    assert_eq!(detach(month(1)), away);
+    let nowhere = directory.detach_months("nowhere", month(1)).unwrap_err();
+    assert_eq!(nowhere.code(), "not_found");
 }
 
 /// What takes longer than a call may is deleted in steps that each take less.
