@@ -74,9 +74,13 @@ const OLDEST_KEPT: Statement = Statement::both(
     "SELECT revision FROM map_entries WHERE space = $1 AND value IS NULL \
      ORDER BY revision DESC LIMIT 1 OFFSET $2",
 );
+/// The oldest up to that one, as many as a call has the time for: where fewer are remembered than there are, those
+/// that are too many go with the next deletions.
 const FORGET: Statement = Statement::both(
     "map_forget",
-    "DELETE FROM map_entries WHERE space = $1 AND value IS NULL AND revision <= $2",
+    "DELETE FROM map_entries WHERE space = $1 AND value IS NULL AND revision IN \
+         (SELECT revision FROM map_entries WHERE space = $1 AND value IS NULL AND revision <= $2 \
+          ORDER BY revision LIMIT 1000) RETURNING revision",
 );
 const FORGOTTEN: Statement = Statement::both(
     "map_forgotten",
@@ -190,9 +194,12 @@ impl SqlMap {
         if value.is_none() {
             let kept = [space.clone(), self.tombstones.into()];
             if let Some(row) = session.row(&OLDEST_KEPT, &kept).await? {
-                let newest = [space, row.count(0)?.into()];
-                session.run(&FORGET, &newest).await?;
-                session.run(&FORGOTTEN, &newest).await?;
+                let upto = [space.clone(), row.count(0)?.into()];
+                let gone = session.rows(&FORGET, &upto).await?;
+                let gone: Result<Vec<u64>, Fault> = gone.iter().map(|row| row.count(0)).collect();
+                if let Some(newest) = gone?.into_iter().max() {
+                    session.run(&FORGOTTEN, &[space, newest.into()]).await?;
+                }
             }
         }
         Ok(Some(revision))

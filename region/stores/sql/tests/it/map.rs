@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use gb6_core_obs::metrics::Metrics;
 use gb6_core_ports::contract::map as contract;
-use gb6_core_ports::{Expect, MapStore, StoreError};
+use gb6_core_ports::{Expect, MapEntry, MapStore, StoreError};
 use gb6_region_stores_sql::{Config, SqlMap};
 use tokio::runtime::Runtime;
 
@@ -150,4 +150,42 @@ fn a_sound_file_is_found_to_be_one() {
     let config = Config::parse(&uri).unwrap();
     let checks = gb6_region_stores_sql::check(&config, runtime.handle().clone());
     assert!(checks.iter().all(|c| c.is_good()), "{checks:?}");
+}
+
+/// Where far fewer deletions are remembered than are there, each further one forgets some of them, in the order
+/// in which they were made, and is over soon.
+#[test]
+fn a_lower_number_of_tombstones_is_reached_in_steps() {
+    use sqlx::ConnectOptions;
+    let (runtime, dir) = (runtime(), tempfile::tempdir().unwrap());
+    let path = dir.path().join("map.db");
+    let uri = format!("sqlite:{}?tombstones=", path.display());
+    let map = open(&runtime, &format!("{uri}10000"));
+    map.put("a", b"1", Expect::Any).unwrap();
+    map.delete("a", Expect::Any).unwrap();
+    drop(map);
+    runtime.block_on(async {
+        let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&path);
+        let mut link = options.connect().await.unwrap();
+        let many = "WITH RECURSIVE n(x) AS (SELECT 3 UNION ALL SELECT x + 1 FROM n WHERE x < 2502) \
+                    INSERT INTO map_entries SELECT space, 'k' || x, NULL, x FROM n, map_spaces; \
+                    UPDATE map_spaces SET revision = 2502";
+        sqlx::raw_sql(many).execute(&mut link).await.unwrap();
+    });
+    let map = open(&runtime, &format!("{uri}10"));
+    for (key, left) in [("b", 1_502), ("c", 503), ("d", 10), ("e", 10)] {
+        map.put(key, b"1", Expect::Absent).unwrap();
+        map.delete(key, Expect::Any).unwrap();
+        let ask = |after| map.changes("", after, 10_000, Duration::ZERO);
+        let deleted = |entries: Vec<MapEntry>| {
+            let all = entries.into_iter().filter(|entry| entry.value.is_none());
+            all.map(|entry| entry.revision).collect::<Vec<_>>()
+        };
+        let there = deleted(ask(0).unwrap().entries);
+        assert_eq!(there.len(), left);
+        // What is remembered is whole from its first on.
+        assert_eq!(deleted(ask(there[0] - 1).unwrap().entries), there);
+        let before = ask(there[0] - 2).unwrap_err();
+        assert!(matches!(before, StoreError::Trimmed { .. }), "{before}");
+    }
 }
