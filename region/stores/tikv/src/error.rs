@@ -65,6 +65,7 @@ impl Failure {
             Self::Stored(_) => "stored",
             Self::Client(error) if is_write_conflict(error) => "conflict",
             Self::Client(error) if is_lock(error) => "locked",
+            Self::Client(error) if is_full(error) => "full",
             Self::Client(_) => "client",
         }
     }
@@ -130,6 +131,14 @@ fn is_lock(error: &Client) -> bool {
         Client::KeyError(key) => key.locked.is_some() || key.txn_not_found.is_some(),
         _ => false,
     })
+}
+
+/// A store has no space for what begins; TiKV keeps some for ending what has begun.
+fn is_full(error: &Client) -> bool {
+    any(
+        error,
+        &|e| matches!(e, Client::RegionError(region) if region.disk_full.is_some()),
+    )
 }
 
 fn is_stream_end(error: &Client) -> bool {
@@ -222,7 +231,7 @@ fn without_source(message: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tikv_client::ProtoKeyError;
+    use tikv_client::{ProtoKeyError, ProtoRegionError};
 
     fn key_error(set: impl FnOnce(&mut ProtoKeyError)) -> Client {
         let mut error = ProtoKeyError::default();
@@ -246,6 +255,23 @@ mod tests {
             e.abort = "aborted".into();
         })]));
         assert!(!lost.is_write_conflict(), "it may have been committed");
+    }
+
+    #[test]
+    fn a_full_disk_is_told_from_other_refusals() {
+        let region = |set: fn(&mut ProtoRegionError)| {
+            let mut error = ProtoRegionError::default();
+            set(&mut error);
+            Client::MultipleKeyErrors(vec![Client::RegionError(Box::new(error))])
+        };
+        let full = Failure::from(region(|e| e.disk_full = Some(Default::default())));
+        assert_eq!(full.kind(), "full");
+        assert_eq!(
+            full.text("pd:2379"),
+            "TiKV at pd:2379: a store's disk is full"
+        );
+        let busy = Failure::from(region(|e| e.server_is_busy = Some(Default::default())));
+        assert_eq!(busy.kind(), "client");
     }
 
     #[test]
