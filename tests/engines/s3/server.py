@@ -2,7 +2,8 @@
 
 moto keeps everything in memory and handles requests side by side without locks. Here what changes
 something is done one request at a time, so that a conditional put is decided once, and is written to a
-journal and synced before it is answered; a start does the journal again. What is still not S3: a wrong
+journal and synced before it is answered; a start does the journal again. What its disk has no space for
+is refused beforehand, as MinIO does it. What is still not S3: a wrong
 secret is accepted, objects have the time of the start as their last modification after one, and the
 journal never shrinks.
 
@@ -10,6 +11,7 @@ journal never shrinks.
 """
 
 import argparse
+import errno
 import json
 import os
 import re
@@ -32,6 +34,11 @@ CHANGING = {"PUT", "POST", "DELETE"}
 # Before each entry: the bytes of its head (JSON) and of its body.
 LENGTHS = struct.Struct(">II")
 UPLOAD_ID = re.compile(rb"<UploadId>([^<]+)</UploadId>")
+# What the id of an upload may add to a head.
+UPLOAD_ID_BYTES = 1024
+FULL = b"""<?xml version="1.0" encoding="UTF-8"?>
+<Error><Code>XMinioStorageFull</Code><Message>Storage backend has reached its minimum free drive threshold. \
+Please delete a few objects to proceed.</Message></Error>"""
 
 
 def query_without_signature(query):
@@ -44,10 +51,12 @@ class Journal:
     """The requests that changed something, in their order."""
 
     def __init__(self, path):
-        self.file = open(path, "ab+")
+        self.file = open(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), "rb+")
+        self.end = 0
 
     def entries(self):
-        """Each head and body; a torn last one is cut off, since it was never answered."""
+        """Each head and body; a torn last one is cut off, since it was never answered, and so is
+        space that was reserved."""
         self.file.seek(0)
         while True:
             start = self.file.tell()
@@ -55,17 +64,41 @@ class Journal:
             if len(lengths) == LENGTHS.size:
                 head, body = LENGTHS.unpack(lengths)
                 bytes_ = self.file.read(head + body)
-                if len(bytes_) == head + body:
+                if head > 0 and len(bytes_) == head + body:
                     yield json.loads(bytes_[:head]), bytes_[head:]
                     continue
             self.file.truncate(start)
+            self.end = start
             return
 
+    def reserve(self, head, body):
+        """Whether there is space for an entry, which nobody else is given then."""
+        length = LENGTHS.size + len(json.dumps(head)) + UPLOAD_ID_BYTES + len(body)
+        try:
+            os.posix_fallocate(self.file.fileno(), self.end, length)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            self.release()
+            return False
+        return True
+
+    def release(self):
+        """Gives back what was reserved and not used."""
+        self.file.truncate(self.end)
+
     def append(self, head, body):
+        """Writes an entry where it was reserved; its lengths last, without which it is not there."""
         head = json.dumps(head).encode()
-        self.file.write(LENGTHS.pack(len(head), len(body)) + head + body)
-        self.file.flush()
+        self.write(self.end + LENGTHS.size, head + body)
+        self.write(self.end, LENGTHS.pack(len(head), len(body)))
         os.fsync(self.file.fileno())
+        self.end += LENGTHS.size + len(head) + len(body)
+
+    def write(self, at, what):
+        self.file.seek(at)
+        self.file.write(what)
+        self.file.flush()
 
 
 class Durable:
@@ -126,6 +159,9 @@ class Durable:
         if environ.get("CONTENT_TYPE"):
             head["headers"].append(["Content-Type", environ["CONTENT_TYPE"]])
         with self.changing:
+            if not self.journal.reserve(head, body):
+                start_response("507 Insufficient Storage", [("Content-Type", "application/xml")])
+                return [FULL]
             answer, status, headers = run_wsgi_app(self.app, environ, buffered=True)
             answer = b"".join(answer)
             if status.startswith("2"):
@@ -134,6 +170,7 @@ class Durable:
                 if made and environ["REQUEST_METHOD"] == "POST" and "uploads" in head["query"]:
                     head["upload"] = made.group(1).decode()
                 self.journal.append(head, body)
+            self.journal.release()
         start_response(status, list(headers))
         return [answer]
 

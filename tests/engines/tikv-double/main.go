@@ -4,9 +4,10 @@
 //
 // What it shows: that a client speaks the protocol, finds regions through PD and keeps to the rules of
 // transactions, also when a process dies in the middle, since every write is in the file system before
-// it is answered. What it does not: nothing is synced, so it says nothing about a power cut; there is one
-// store, no Raft and no splitting by itself (regions are fixed by -split at the first start); there is
-// neither async commit nor one-phase commit nor RawKV; its speed is no measure of TiKV's.
+// it is answered, or when its disk is full. What it does not: nothing is synced, so it says nothing about
+// a power cut; there is one store, no Raft and no splitting by itself (regions are fixed by -split at the
+// first start); there is neither async commit nor one-phase commit nor RawKV; its speed is no measure of
+// TiKV's.
 package main
 
 import (

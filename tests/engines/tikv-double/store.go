@@ -30,6 +30,8 @@ type store struct {
 	tikvpb.UnimplementedTikvServer
 	member *member
 	mock   *testutils.MockClient
+	// Where its data is.
+	path string
 	// What is done to transactions is written to standard error.
 	traced bool
 }
@@ -41,7 +43,7 @@ func openStore(path string, m *member, traced bool) (*store, error) {
 	}
 	cluster.AddStore(m.id.Store, insideAddress)
 	cluster.Bootstrap(insideRegion, []uint64{m.id.Store}, []uint64{1}, 1)
-	return &store{member: m, mock: mock, traced: traced}, nil
+	return &store{member: m, mock: mock, path: path, traced: traced}, nil
 }
 
 func (s *store) close() {
@@ -197,6 +199,9 @@ func (s *store) KvPrewrite(ctx context.Context, q *kvrpcpb.PrewriteRequest) (*kv
 	if _, e := s.locate(q.GetContext(), keys...); e != nil {
 		return &kvrpcpb.PrewriteResponse{RegionError: e}, nil
 	}
+	if e := s.full(); e != nil {
+		return &kvrpcpb.PrewriteResponse{RegionError: e}, nil
+	}
 	return ask[*kvrpcpb.PrewriteResponse](ctx, s, tikvrpc.CmdPrewrite, q, q.GetContext())
 }
 
@@ -231,6 +236,9 @@ func (s *store) KvPessimisticLock(ctx context.Context, q *kvrpcpb.PessimisticLoc
 		keys = append(keys, m.GetKey())
 	}
 	if _, e := s.locate(q.GetContext(), keys...); e != nil {
+		return &kvrpcpb.PessimisticLockResponse{RegionError: e}, nil
+	}
+	if e := s.full(); e != nil {
 		return &kvrpcpb.PessimisticLockResponse{RegionError: e}, nil
 	}
 	return ask[*kvrpcpb.PessimisticLockResponse](ctx, s, tikvrpc.CmdPessimisticLock, q, q.GetContext())
