@@ -12,7 +12,8 @@
 #   PACKAGE=gb6-region-stores-kafka FILTER=fence scripts/test-engines.sh contracts
 # Of `crash`, GB6_ROUNDS and GB6_SEED set how often and with which chance, and FILTER names one test.
 # GB6_MATRIX=all takes every cell of the matrix of faults instead of one for each engine, those with three
-# brokers, and PostgreSQL's standby; GB6_MATRIX="r1 to" those cells whose name has this in it; with brokers, beside FILTER=brokers.
+# brokers, PostgreSQL's standby, and what else is long; GB6_MATRIX="r1 to" those cells whose name has this in
+# it; with brokers, beside FILTER=brokers.
 # SUITES names the suites of `end-to-end`, some of scripts/test.sh; of its crash suite GB6_ROUNDS, GB6_SEED
 # and FILTER hold too:
 #   SUITES=sdk-python scripts/test-engines.sh end-to-end

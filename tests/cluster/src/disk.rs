@@ -1,7 +1,15 @@
 //! File systems of a test's own, which it may fill, and cut the power of. They need root.
 
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+/// What fills a disk.
+const BALLAST: &str = "ballast";
+/// How much is written at once where much fits.
+const BLOCK: usize = 1 << 16;
 
 /// A file system that only this test uses, unmounted when it is dropped.
 #[derive(Debug)]
@@ -32,7 +40,7 @@ pub enum Volume {
 pub enum DiskError {
     /// Mounting is for root.
     #[error(
-        "this test mounts a file system and needs root: run `sudo -E scripts/test.sh crash`, or in CI as root"
+        "this test mounts a file system and needs root: run its script with `sudo -E`, or in CI as root"
     )]
     NotRoot,
     /// A command failed.
@@ -67,8 +75,10 @@ impl Disk {
             |source| DiskError::Io { what, source }
         };
         std::fs::create_dir_all(parent).map_err(io("can not make a directory"))?;
+        // An engine may run as a user of its own.
         let directory = tempfile::Builder::new()
             .prefix("disk-")
+            .permissions(std::fs::Permissions::from_mode(0o755))
             .tempdir_in(parent)
             .map_err(io("can not make a directory"))?;
         let mount_point = directory.path().join("mnt");
@@ -92,6 +102,57 @@ impl Disk {
     /// Where it is mounted.
     pub fn path(&self) -> &Path {
         &self.mount_point
+    }
+
+    /// Fills it until so many bytes are free, with 0 until nothing fits any more. Once more, it takes
+    /// what has become free since.
+    ///
+    /// # Errors
+    /// It can not be written, for another reason than that it is full.
+    pub fn fill(&self, free: u64) -> Result<(), DiskError> {
+        let path = self.mount_point.join(BALLAST);
+        let io = |source| DiskError::Io {
+            what: format!("can not write {}", path.display()),
+            source,
+        };
+        let mut options = OpenOptions::new();
+        let file = options.create(true).append(true).open(&path);
+        let mut file = file.map_err(io)?;
+        let block = vec![b'x'; BLOCK];
+        loop {
+            let left = self.free().map_err(io)?.saturating_sub(free);
+            if free > 0 && left == 0 {
+                return Ok(());
+            }
+            // What the system says is free need not be all.
+            let next = match free {
+                0 => BLOCK,
+                _ => left.min(BLOCK as u64) as usize,
+            };
+            match file.write_all(&block[..next]) {
+                Ok(()) => {}
+                Err(e) if e.kind() == std::io::ErrorKind::StorageFull => return Ok(()),
+                Err(e) => return Err(io(e)),
+            }
+        }
+    }
+
+    /// Removes what [`Disk::fill`] has written.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub fn make_room(&self) -> Result<(), DiskError> {
+        let path = self.mount_point.join(BALLAST);
+        std::fs::remove_file(&path).map_err(|source| DiskError::Io {
+            what: format!("can not remove {}", path.display()),
+            source,
+        })
+    }
+
+    /// How many bytes are free.
+    fn free(&self) -> std::io::Result<u64> {
+        let stat = rustix::fs::statvfs(&self.mount_point)?;
+        Ok(stat.f_bavail * stat.f_frsize)
     }
 
     /// Cuts the power: what was not synced is gone, and everything fails until the disk is mounted

@@ -61,6 +61,15 @@ pub(crate) fn unread(cells: &[Cell]) -> u64 {
     cells.iter().filter(|cell| cell.is_of_archive()).count() as u64
 }
 
+/// The engines whose disks the cells fill.
+pub(crate) fn disks(cells: &[Cell]) -> Vec<Kind> {
+    let of = |cell: &Cell| match (cell.victim, cell.fault) {
+        (Victim::Engine(kind), Fault::Full(_) | Fault::FullWal(_)) => Some(kind),
+        _ => None,
+    };
+    cells.iter().filter_map(of).collect()
+}
+
 /// All cells of a region with one of each engine.
 pub(crate) fn all() -> Vec<Cell> {
     let mut cells = Vec::new();
@@ -82,6 +91,14 @@ pub(crate) fn all() -> Vec<Cell> {
         ] {
             cells.push(of_engine(kind, fault));
         }
+    }
+    for (kind, fault) in [
+        (Kind::Postgres, Fault::Full(S(7))),
+        (Kind::Postgres, Fault::FullWal(S(7))),
+        (Kind::Tikv, Fault::Full(S(7))),
+        (Kind::S3, Fault::Full(S(7))),
+    ] {
+        cells.push(of_disk(kind, fault));
     }
     for (name, fault) in [("r1", Fault::Kill(S(6))), ("r2", Fault::Pause(S(8)))] {
         cells.push(Cell {
@@ -143,6 +160,18 @@ fn of_engine(kind: Kind, fault: Fault) -> Cell {
         codes,
         recent,
         old,
+    }
+}
+
+/// The disk of an engine is full.
+fn of_disk(kind: Kind, fault: Fault) -> Cell {
+    Cell {
+        victim: Victim::Engine(kind),
+        fault,
+        publishes: Publishes::GoOn,
+        codes: NONE,
+        recent: Answers::All,
+        old: Answers::All,
     }
 }
 
@@ -215,13 +244,14 @@ impl Cell {
         )
     }
 
-    /// One for each engine and one of a node: what every run has.
+    /// One for each engine, a full disk and one of a node: what every run has.
     pub(crate) fn is_brief(&self) -> bool {
         matches!(
             (self.victim, self.fault),
             (Victim::Engine(Kind::Kafka | Kind::Tikv), Fault::Kill(_))
                 | (Victim::Engine(Kind::Postgres | Kind::S3), Fault::Pause(_))
                 | (Victim::Engine(Kind::Redis), Fault::Cut(_))
+                | (Victim::Engine(Kind::Postgres), Fault::Full(_))
                 | (Victim::Node("r2"), Fault::Pause(_))
                 | (Victim::Between("r1", Kind::Kafka), Fault::Cut(_))
                 | (Victim::All, _)

@@ -1,36 +1,29 @@
-//! A disk that fills up under Kafka.
+//! A disk that fills up under Kafka, and one under PostgreSQL while a node dies. The others are cells of the
+//! matrix.
 
-use std::fs::File;
-use std::io::Write;
 use std::time::{Duration, Instant};
 
-use gb6_tests_cluster::{Disk, Volume};
 use gb6_tests_harness::engines::Kind;
-use gb6_tests_harness::process::target_dir;
+use gb6_tests_harness::process::{PATIENCE, ProcessError};
 
-use crate::world::{Extras, World};
+use crate::faults::Fault;
+use crate::old::SHARDS;
+use crate::world::{Extras, NODES, World};
+use crate::{full, seen};
 
 /// A broker whose disk is full ends itself. Publishes wait for it, and nothing is lost when there is space
 /// again and it was started again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_disk_of_kafka_is_full() {
-    let disk = match Disk::new(Volume::Tmpfs { mib: 256 }, &target_dir().join("test-data")) {
-        Ok(disk) => disk,
-        Err(error) => panic!("{error}"),
-    };
-    let place = disk.path().join("kafka");
     let extras = Extras {
-        kafka: Some(place),
+        disks: vec![Kind::Kafka],
         ..Extras::default()
     };
     let mut world = World::with("kafka-full", extras).await;
     let load = world.load("kafka-full", 1).await;
     load.progress(20).await;
-    let ballast = disk.path().join("ballast");
-    let mut file = File::create(&ballast).unwrap();
-    let block = vec![b'x'; 1 << 16];
-    // Ends at a full disk.
-    while file.write_all(&block).is_ok() {}
+    let disk = world.part(Kind::Kafka).disk.as_ref().unwrap();
+    disk.fill(0).unwrap();
     let begun = Instant::now();
     while !world.part(Kind::Kafka).engine.pids().is_empty() {
         assert!(
@@ -40,10 +33,62 @@ async fn the_disk_of_kafka_is_full() {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     println!("disk full: the broker ended after {:?}", begun.elapsed());
-    drop(file);
-    std::fs::remove_file(&ballast).unwrap();
-    world.part(Kind::Kafka).engine.restart().await.unwrap();
+    let part = world.part(Kind::Kafka);
+    part.disk.as_ref().unwrap().make_room().unwrap();
+    part.engine.restart().await.unwrap();
     load.progress(20).await;
     load.finish(&world.mesh).await;
-    drop(world);
+}
+
+/// Without space in PostgreSQL nothing new is agreed on: the shards of a node that dies have no owner
+/// until there is some, and a node that starts meanwhile waits for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "long: GB6_MATRIX=all scripts/test-engines.sh crash runs it"]
+async fn a_node_dies_while_the_disk_of_the_map_is_full() {
+    let extras = Extras {
+        disks: vec![Kind::Postgres],
+        ..Extras::default()
+    };
+    let mut world = World::with("map-full", extras).await;
+    let load = world.load("map-full", 1).await;
+    load.progress(20).await;
+    for name in NODES {
+        world.until_owner(name).await;
+    }
+    let full = Fault::Full(Duration::from_secs(8));
+    full::begin(&mut world, Kind::Postgres, full).await;
+    let from = load.recorder.len();
+    load.progress(20).await;
+    let before = seen::Publishes::of(&load.recorder.since(from));
+    assert!(before.codes.is_empty(), "{:?}", before.codes);
+
+    world.mesh.node("r1").kill().await.unwrap();
+    let from = load.recorder.len();
+    let died = Instant::now();
+    world.mesh.node("r1").start().unwrap();
+    tokio::time::sleep(full.lasts()).await;
+    let owned = world.owned().await;
+    assert!(owned < f64::from(SHARDS), "{owned} shards have an owner");
+    full::end(&mut world, Kind::Postgres).await;
+    let room = Instant::now();
+    load.progress(20).await;
+    println!(
+        "map full: {owned} of {SHARDS} shards had an owner for {:?}, all {:?} after there was space",
+        room - died,
+        room.elapsed()
+    );
+    let seen = seen::Publishes::of(&load.recorder.since(from));
+    println!(
+        "map full: publishes: longest {:?}, {}",
+        seen.longest,
+        seen::counted(&seen.codes)
+    );
+    match world.mesh.node("r1").ready(PATIENCE).await {
+        Ok(()) => println!("map full: r1 waited for space"),
+        Err(ProcessError::Ended { .. }) => world.node_back("r1").await,
+        Err(error) => panic!("{error}"),
+    }
+    world.until_owner("r1").await;
+    load.progress(20).await;
+    load.finish(&world.mesh).await;
 }

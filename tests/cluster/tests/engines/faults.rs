@@ -7,6 +7,7 @@ use gb6_tests_harness::engines::Kind;
 use gb6_tests_harness::process::PATIENCE;
 use gb6_tests_harness::proxy::Mode;
 
+use crate::full;
 use crate::world::{NODES, World};
 
 /// Of every byte, in each direction: a question takes a second more.
@@ -42,6 +43,10 @@ pub(crate) enum Fault {
     Cut(Duration),
     /// A second more for each question, for so long.
     Slow(Duration),
+    /// No space on the disk of its data, for so long.
+    Full(Duration),
+    /// Nor for the next segment of PostgreSQL's WAL, which ends the server; for so long.
+    FullWal(Duration),
 }
 
 impl fmt::Display for Victim {
@@ -65,6 +70,8 @@ impl fmt::Display for Fault {
             Fault::Pause(lasts) => write!(f, "paused, {lasts:?}"),
             Fault::Cut(lasts) => write!(f, "cut off, {lasts:?}"),
             Fault::Slow(lasts) => write!(f, "slowed by 1 s, {lasts:?}"),
+            Fault::Full(lasts) => write!(f, "disk full, {lasts:?}"),
+            Fault::FullWal(lasts) => write!(f, "disk full and WAL ended, {lasts:?}"),
         }
     }
 }
@@ -73,9 +80,12 @@ impl Fault {
     /// For how long.
     pub(crate) fn lasts(self) -> Duration {
         match self {
-            Fault::Kill(lasts) | Fault::Pause(lasts) | Fault::Cut(lasts) | Fault::Slow(lasts) => {
-                lasts
-            }
+            Fault::Kill(lasts)
+            | Fault::Pause(lasts)
+            | Fault::Cut(lasts)
+            | Fault::Slow(lasts)
+            | Fault::Full(lasts)
+            | Fault::FullWal(lasts) => lasts,
         }
     }
 }
@@ -84,12 +94,16 @@ impl Fault {
 pub(crate) async fn begin(world: &mut World, victim: Victim, fault: Fault) {
     match victim {
         Victim::Engine(kind) => {
+            if let Fault::Full(_) | Fault::FullWal(_) = fault {
+                return full::begin(world, kind, fault).await;
+            }
             let part = world.part(kind);
             match fault {
                 Fault::Kill(_) => part.engine.kill().await.unwrap(),
                 Fault::Pause(_) => part.engine.pause().unwrap(),
                 Fault::Cut(_) => part.front.cut(),
                 Fault::Slow(_) => part.front.delay(SLOWED_BY),
+                Fault::Full(_) | Fault::FullWal(_) => unreachable!("see above"),
             }
         }
         Victim::Node(name) => {
@@ -97,7 +111,7 @@ pub(crate) async fn begin(world: &mut World, victim: Victim, fault: Fault) {
             match fault {
                 Fault::Kill(_) => node.kill().await.unwrap(),
                 Fault::Pause(_) => node.running().pause(),
-                Fault::Cut(_) | Fault::Slow(_) => unreachable!("a node has no front"),
+                _ => unreachable!("a node has no front"),
             }
         }
         Victim::Between(name, kind) => between(world, name, &[kind], fault),
@@ -114,7 +128,7 @@ pub(crate) async fn begin(world: &mut World, victim: Victim, fault: Fault) {
                     .proxy(usize::from(n) - 1)
                     .unwrap()
                     .set(Mode::BlackHole),
-                Fault::Slow(_) => unreachable!("no cell has it"),
+                _ => unreachable!("no cell has it"),
             }
         }
         Victim::Island(name, n) => {
@@ -154,7 +168,7 @@ fn between(world: &mut World, name: &str, kinds: &[Kind], fault: Fault) {
         match fault {
             Fault::Cut(_) => front.cut_from(pid),
             Fault::Slow(_) => front.delay_for(pid, SLOWED_BY),
-            Fault::Kill(_) | Fault::Pause(_) => unreachable!("a network is cut or slow"),
+            _ => unreachable!("a network is cut or slow"),
         }
     }
 }
@@ -172,6 +186,7 @@ pub(crate) async fn end(world: &mut World, victim: Victim, fault: Fault) {
                 Fault::Kill(_) => part.engine.restart().await.unwrap(),
                 Fault::Pause(_) => part.engine.resume().unwrap(),
                 Fault::Cut(_) | Fault::Slow(_) => part.front.heal(),
+                Fault::Full(_) | Fault::FullWal(_) => full::end(world, kind).await,
             }
         }
         Victim::Node(name) => match fault {

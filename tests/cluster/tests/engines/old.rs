@@ -16,7 +16,7 @@ use rand::{SeedableRng, rngs::StdRng};
 use crate::world::World;
 
 /// Of the region, as in the example of a snapshot.
-const SHARDS: u32 = 4;
+pub(crate) const SHARDS: u32 = 4;
 /// Slots of the demo instance there.
 const SLOTS: u16 = 8;
 /// Bytes of a message: near the most that one may have.

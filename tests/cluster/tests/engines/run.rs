@@ -46,8 +46,9 @@ pub(crate) async fn run(world: &mut World, load: &Load, old: &mut Old, cell: &Ce
         true => old.next(),
         false => old.any(),
     };
-    let (from, begun) = (load.recorder.len(), Instant::now());
+    let from = load.recorder.len();
     faults::begin(world, victim, fault).await;
+    let begun = Instant::now();
     let going_on = async {
         match cell.publishes {
             Publishes::GoOn => {

@@ -5,10 +5,13 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use gb6_tests_cluster::load::{LONG, Load};
+use gb6_tests_cluster::{Disk, Volume};
 use gb6_tests_harness::engines::{Engine, Front, Kind};
 use gb6_tests_harness::process::{Mesh, MeshOptions, Metrics, PATIENCE, ProcessError};
 use tempfile::TempDir;
 use toml::{Table, Value};
+
+use crate::full::Refusing;
 
 /// Nodes of the region.
 pub(crate) const NODES: [&str; 3] = ["r1", "r2", "r3"];
@@ -23,13 +26,17 @@ const PAUSE: Duration = Duration::from_millis(20);
 pub(crate) struct Part {
     pub(crate) engine: Engine,
     pub(crate) front: Front,
+    /// The disk that its data is on, if it has one of its own.
+    pub(crate) disk: Option<Disk>,
 }
 
 /// What a world has beside the usual.
 #[derive(Default)]
 pub(crate) struct Extras {
-    /// Where Kafka's data is; `None`: beside the rest.
-    pub(crate) kafka: Option<PathBuf>,
+    /// Engines with a small disk of their own, which needs root.
+    pub(crate) disks: Vec<Kind>,
+    /// The same for the node r1.
+    pub(crate) node_disk: bool,
     /// Three brokers, which reach each other through the front too, and three copies of everything.
     pub(crate) brokers: bool,
     /// A standby of PostgreSQL that every commit waits for.
@@ -41,6 +48,10 @@ pub(crate) struct World {
     // Before the engines: nodes end first.
     pub(crate) mesh: Mesh,
     pub(crate) parts: Vec<Part>,
+    /// The disk of r1, if it has one of its own.
+    pub(crate) node_disk: Option<Disk>,
+    /// While an engine's disk is full.
+    pub(crate) refusing: Option<Refusing>,
     _directory: TempDir,
 }
 
@@ -70,9 +81,9 @@ impl World {
         let dir = directory.path();
         let mut parts = Vec::new();
         for kind in Kind::ALL {
-            let place = match &extras.kafka {
-                Some(place) if kind == Kind::Kafka => place.clone(),
-                _ => dir.join(kind.name()),
+            let (place, disk) = match extras.disks.contains(&kind) {
+                true => on_a_disk(kind, dir),
+                false => (dir.join(kind.name()), None),
             };
             let options: &[&str] = match kind {
                 Kind::Kafka if extras.brokers => &["--brokers", "3", "--peers-advertised"],
@@ -81,9 +92,15 @@ impl World {
             };
             let started = Engine::start_behind(kind, &place, options).await;
             let (engine, front) = started.unwrap();
-            parts.push(Part { engine, front });
+            parts.push(Part {
+                engine,
+                front,
+                disk,
+            });
         }
         let stores = stores(dir, &parts, extras.brokers);
+        let node_disk = extras.node_disk.then(|| small_disk(8, dir));
+        let node_data = node_disk.as_ref().map(|disk| disk.path().join("r1"));
         let mesh = Mesh::start(MeshOptions {
             regions: NODES.len(),
             snapshot: Box::new(|snapshot| {
@@ -92,6 +109,10 @@ impl World {
                 region.insert("assigned".into(), Value::String("region".into()));
             }),
             node: Box::new(move |name, config| {
+                if let ("r1", Some(data)) = (name, &node_data) {
+                    let data = Value::String(data.display().to_string());
+                    config.insert("data_dir".into(), data);
+                }
                 if name.starts_with('r') {
                     config.insert("stores".into(), Value::Table(stores.clone()));
                     let mut shards = Table::new();
@@ -107,6 +128,8 @@ impl World {
         Self {
             mesh,
             parts,
+            node_disk,
+            refusing: None,
             _directory: directory,
         }
     }
@@ -120,6 +143,29 @@ impl World {
     /// Clients at work on it.
     pub(crate) async fn load(&self, name: &'static str, seed: u64) -> Load {
         Load::start(&self.mesh, name, seed, (6, 8), PAUSE).await
+    }
+
+    /// The sum of a counter over the nodes of the region; `labels` are written as `name="value"`.
+    pub(crate) async fn counted(&mut self, name: &str, labels: &[&str]) -> f64 {
+        let mut sum = 0.0;
+        for node in NODES {
+            let metrics = Metrics::read(self.mesh.node(node).metrics()).await;
+            sum += metrics.unwrap().sum(name, labels).unwrap_or_default();
+        }
+        sum
+    }
+
+    /// How many shards the nodes that answer own.
+    pub(crate) async fn owned(&mut self) -> f64 {
+        let mut sum = 0.0;
+        for node in NODES {
+            if let Ok(metrics) = Metrics::read(self.mesh.node(node).metrics()).await {
+                sum += metrics
+                    .sum("gb6_region_shards_owned", &[])
+                    .unwrap_or_default();
+            }
+        }
+        sum
     }
 
     /// Starts a node of the region again, and waits until it is ready. One that does not reach an engine in
@@ -201,6 +247,35 @@ impl World {
             );
         }
     }
+}
+
+fn small_disk(mib: u64, dir: &Path) -> Disk {
+    match Disk::new(Volume::Tmpfs { mib }, dir) {
+        Ok(disk) => disk,
+        Err(error) => panic!("{error}"),
+    }
+}
+
+/// The directory of an engine whose data is on a disk of its own, and the disk.
+fn on_a_disk(kind: Kind, dir: &Path) -> (PathBuf, Option<Disk>) {
+    let mib = match kind {
+        // The double's journal has everything that was ever written.
+        Kind::S3 => 512,
+        _ => 256,
+    };
+    let disk = small_disk(mib, dir);
+    let place = match kind {
+        // PD has another one.
+        Kind::Tikv => {
+            let (place, data) = (dir.join(kind.name()), disk.path().join("data"));
+            std::fs::create_dir(&place).unwrap();
+            std::fs::create_dir(&data).unwrap();
+            std::os::unix::fs::symlink(data, place.join("store-data")).unwrap();
+            place
+        }
+        _ => disk.path().join(kind.name()),
+    };
+    (place, Some(disk))
 }
 
 /// Which end of a partition.

@@ -68,8 +68,7 @@ async fn publishes_are_refused_and_reads_go_on() {
         publish().await.unwrap();
     }
     // Everything that is left, but for what a log needs to notice.
-    let ballast = disk.path().join("ballast");
-    fill(&ballast);
+    disk.fill(0).unwrap();
     let start = Instant::now();
     while publish().await != Err(full) {
         assert!(start.elapsed() < LONG, "the disk does not get full");
@@ -80,7 +79,7 @@ async fn publishes_are_refused_and_reads_go_on() {
     let before = session.history(ROOM, -1, None, false).await.unwrap();
     assert!(before.publications.len() >= 10);
 
-    std::fs::remove_file(&ballast).unwrap();
+    disk.make_room().unwrap();
     let start = Instant::now();
     while publish().await.is_err() {
         assert!(start.elapsed() < LONG, "writing does not resume");
@@ -134,11 +133,10 @@ async fn a_region_that_starts_on_a_full_disk_serves_reads() {
     };
     beginning(&writer).await;
     let full = ErrorCode::StorageFull.code();
-    let ballast = disk.path().join("ballast");
     // Again and again: a start on a full disk must leave nothing behind that a later one needs.
     for round in 0..3 {
         mesh.node("r1").kill().await.unwrap();
-        fill(&ballast);
+        disk.fill(0).unwrap();
         mesh.node("r1").start().unwrap();
         mesh.node("r1").ready(PATIENCE).await.unwrap();
         let user = format!("reader-{round}");
@@ -165,7 +163,7 @@ async fn a_region_that_starts_on_a_full_disk_serves_reads() {
         assert_eq!(subscribed.await.unwrap().offset, 20);
     }
 
-    std::fs::remove_file(&ballast).unwrap();
+    disk.make_room().unwrap();
     let (writer, _pushes) = Session::connect(&target(&mesh, "e1", "writer-2", Dialect::Protobuf))
         .await
         .unwrap();
@@ -193,12 +191,4 @@ async fn a_region_that_starts_on_a_full_disk_serves_reads() {
     assert_eq!(metrics.sum("gb6_shard_read_only", &[]), Some(0.0));
     // A full disk is no damage.
     assert_eq!(metrics.sum("gb6_rooms_resets_total", &[]), Some(0.0));
-}
-
-/// Writes until nothing fits any more.
-fn fill(path: &std::path::Path) {
-    use std::io::Write;
-    let mut file = std::fs::File::create(path).unwrap();
-    let block = vec![7; 64 * 1024];
-    while file.write_all(&block).is_ok() {}
 }

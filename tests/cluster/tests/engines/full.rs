@@ -1,0 +1,126 @@
+//! An engine's disk that is full: how it becomes so, such that what nodes ask the engine to write is refused.
+
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use gb6_tests_cluster::load::LONG;
+use gb6_tests_harness::engines::Kind;
+use tokio::io::AsyncWriteExt;
+use tokio::process::{Child, Command};
+
+use crate::faults::Fault;
+use crate::world::World;
+
+/// Less than what the double of TiKV keeps for what has begun, and enough for that.
+const RESERVED: u64 = 24 << 20;
+/// How often it is looked whether something is refused.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// So many refusals are waited for: one may be of what was under way.
+const REFUSALS: f64 = 3.0;
+
+/// An engine that refuses what it has no space for.
+pub(crate) struct Refusing {
+    /// How often nodes were told so when the fault began.
+    refusals: f64,
+    /// Of somebody else, in PostgreSQL: no version of a row that it might see is thrown away, so that each
+    /// change of a record takes more space.
+    _transaction: Option<Child>,
+}
+
+/// Fills the disk, and waits until nodes are refused something, or until the engine has ended.
+pub(crate) async fn begin(world: &mut World, kind: Kind, fault: Fault) {
+    let begun = Instant::now();
+    match fault {
+        Fault::FullWal(_) => {
+            fill(world, kind);
+            while !world.part(kind).engine.pids().is_empty() {
+                // Fails, when this ends the server.
+                sql(world, "select pg_switch_wal()").await;
+                pause(begun, "PostgreSQL goes on without WAL").await;
+            }
+        }
+        _ => {
+            let transaction = match kind {
+                Kind::Postgres => Some(open_transaction(world).await),
+                _ => None,
+            };
+            let before = refusals(world, kind).await;
+            let mut now = before;
+            while now < before + REFUSALS {
+                fill(world, kind);
+                pause(begun, "the engine goes on without space").await;
+                now = refusals(world, kind).await;
+            }
+            world.refusing = Some(Refusing {
+                refusals: now,
+                _transaction: transaction,
+            });
+        }
+    }
+    println!(
+        "matrix: {} {fault} after {:?}",
+        kind.name(),
+        begun.elapsed()
+    );
+}
+
+/// Makes room again, and starts what has ended.
+pub(crate) async fn end(world: &mut World, kind: Kind) {
+    if let Some(refusing) = world.refusing.take() {
+        let now = refusals(world, kind).await;
+        assert!(now > refusing.refusals, "{} has found space", kind.name());
+    }
+    let part = world.part(kind);
+    part.disk.as_ref().unwrap().make_room().unwrap();
+    part.engine.restart().await.unwrap();
+}
+
+fn fill(world: &mut World, kind: Kind) {
+    let free = match kind {
+        Kind::Tikv => RESERVED,
+        _ => 0,
+    };
+    let disk = world.part(kind).disk.as_ref().unwrap();
+    disk.fill(free).unwrap();
+}
+
+/// How often nodes were told that there is no space.
+async fn refusals(world: &mut World, kind: Kind) -> f64 {
+    let (name, labels): (_, &[&str]) = match kind {
+        Kind::Postgres => (
+            "gb6_sql_statements_total",
+            &["port=\"map\"", "outcome=\"full\""],
+        ),
+        Kind::Tikv => ("gb6_tikv_failures_total", &["kind=\"full\""]),
+        Kind::S3 => ("gb6_blob_operations_total", &["outcome=\"full\""]),
+        Kind::Kafka | Kind::Redis => unreachable!("no cell has it"),
+    };
+    world.counted(name, labels).await
+}
+
+async fn pause(begun: Instant, late: &str) {
+    assert!(begun.elapsed() < LONG, "{late}");
+    tokio::time::sleep(LOOK_EVERY).await;
+}
+
+fn psql(world: &mut World) -> Command {
+    let mut command = Command::new("psql");
+    command.args(["-X", "-q", world.part(Kind::Postgres).engine.address()]);
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    command.kill_on_drop(true);
+    command
+}
+
+async fn sql(world: &mut World, text: &str) {
+    let ended = psql(world).args(["-c", text]).stdin(Stdio::null()).status();
+    // Whether it could is seen by what it does.
+    let _ = ended.await.unwrap();
+}
+
+async fn open_transaction(world: &mut World) -> Child {
+    let mut session = psql(world).stdin(Stdio::piped()).spawn().unwrap();
+    let input = session.stdin.as_mut().unwrap();
+    let text = b"begin isolation level repeatable read; select count(*) from map_entries;\n";
+    input.write_all(text).await.unwrap();
+    session
+}
