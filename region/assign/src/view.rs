@@ -136,6 +136,21 @@ impl View {
         }
     }
 
+    /// The store takes the records of the node `me` again. It may have taken nobody's while it did not, as
+    /// where its disk is full: the silence of the others begins now.
+    pub(crate) fn heard_again(&mut self, me: &NodeId) {
+        let now = Since::now(self.look_ms);
+        for (name, node) in &mut self.nodes {
+            if name == me {
+                continue;
+            }
+            node.silent = now;
+            if let Some((_, silent)) = &mut node.before {
+                *silent = now;
+            }
+        }
+    }
+
     /// A node's record as it is at `revision`. Older news than what is known is passed over.
     pub(crate) fn node(&mut self, name: &NodeId, record: Option<NodeRecord>, revision: u64) {
         let now = Since::now(self.look_ms);

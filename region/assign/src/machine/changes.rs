@@ -67,17 +67,23 @@ impl Assigner {
                 if done.outdated {
                     return Ok(());
                 }
+                let mut heard_again = false;
                 if own && done.value.is_none() {
                     self.ended = true;
                     self.actions.push_back(Action::Drained);
                 } else if own {
-                    if self.now_ms >= self.fresh_until {
+                    heard_again = self.now_ms >= self.fresh_until;
+                    if heard_again {
                         self.sure_after = revision;
                     }
                     let relies = self.config.lease_ms.saturating_sub(self.config.margin_ms);
                     self.fresh_until = self.fresh_until.max(self.beat_begun + relies);
                 }
-                self.record(&key, done.value.as_deref(), revision)
+                let result = self.record(&key, done.value.as_deref(), revision);
+                if heard_again {
+                    self.view.heard_again(&self.config.node);
+                }
+                result
             }
             Written::NotAsExpected | Written::Unknown => {
                 if let Some(in_flight) = self.in_flight.get_mut(&key) {

@@ -23,7 +23,7 @@ fn run(seed: u64) {
             continue;
         };
         let until = world.now + world.rng.range(50, 6_000);
-        match world.rng.range(0, 9) {
+        match world.rng.range(0, 10) {
             0 => world.kill(&name),
             1 => world.nodes[index].paused_until = until,
             2 => world.nodes[index].cut_until = until,
@@ -47,7 +47,8 @@ fn run(seed: u64) {
                 }
             }
             6 => world.nodes[index].lose_log(until),
-            7 => {
+            7 => world.full_until = until,
+            8 => {
                 for node in &mut world.nodes {
                     node.lose_log(until);
                 }
@@ -75,6 +76,7 @@ fn run(seed: u64) {
         node.cut_until = 0;
         node.log_cut_until = 0;
     }
+    world.full_until = 0;
     // The last beat, the end of its lease, the turn, and the claim of another that came first are each
     // seen by the second look after them.
     world.run(AGAIN_MS + 8 * 2 * (world.look_ms - 20));

@@ -177,6 +177,36 @@ fn losing_the_store_moves_nothing() {
 }
 
 #[test]
+fn a_store_that_is_full_moves_nothing_then_or_later() {
+    for seed in 0..50 {
+        let mut world = rested(seed, 3, 9);
+        let before = world.begun.len();
+        world.full_until = world.now + world.rng.range(4_000, 20_000);
+        world.run(30_000);
+        assert_eq!(world.begun.len(), before, "seed {seed}");
+        assert_eq!(counts(&world), [3, 3, 3], "seed {seed}");
+    }
+}
+
+#[test]
+fn who_died_while_the_store_was_full_is_replaced_when_it_is_not() {
+    for seed in 0..50 {
+        let mut world = rested(seed, 3, 9);
+        world.full_until = world.now + 10_000;
+        world.kill("r1");
+        world.run(10_000);
+        assert_eq!(
+            world.unserved().len(),
+            3,
+            "seed {seed}: nobody can take them"
+        );
+        // The lease, and what a claim takes.
+        world.run(3_000);
+        assert_eq!(world.unserved(), [] as [u32; 0], "seed {seed}");
+    }
+}
+
+#[test]
 fn a_store_that_was_emptied_is_filled_again_above_what_the_logs_say() {
     let mut world = rested(6, 3, 9);
     // Without a trace of what was removed, as after a restore of an old copy.

@@ -218,6 +218,8 @@ pub(crate) struct World {
     pub(crate) begun: Vec<(u64, u32, NodeId)>,
     /// Changes of shards' records that were made.
     pub(crate) assigned: u64,
+    /// Until then the store is read as ever, and takes nothing: its disk is full.
+    pub(crate) full_until: u64,
     /// How long a look takes at most until the store answers, and again until that is told.
     pub(crate) look_ms: u64,
 }
@@ -235,6 +237,7 @@ impl World {
             lives: 0,
             begun: Vec::new(),
             assigned: 0,
+            full_until: 0,
             look_ms: 20,
         };
         for n in 0..nodes {
@@ -429,7 +432,7 @@ impl World {
                 loses_answer,
             } => {
                 let at = self.now + self.rng.range(0, 15);
-                let outcome = if cut {
+                let outcome = if cut || self.now < self.full_until {
                     Written::Failed
                 } else {
                     let outcome = self.store.put(&key, value, expected);
