@@ -414,6 +414,20 @@ fn customers_are_changed_with_an_audit() {
         assert!(said.contains(want), "{said}");
     }
 
+    // Who may be told something older is told the same: SQLite has no standby.
+    for list in [
+        &["org", "list"][..],
+        &["key", "list", "acme"],
+        &["audit", "verify", &org],
+    ] {
+        let stale = [list, &["--stale", "30s"]].concat();
+        assert_eq!(customers.ctl(&stale), customers.ctl(list));
+    }
+    for (age, want) in [("5", "a number without a unit"), ("10ms", "write 1s to 1d")] {
+        let said = customers.refused(&["org", "list", "--stale", age], 2);
+        assert!(said.contains(want), "{said}");
+    }
+
     // Another sealing key: the old one is behind it until all is written anew.
     let (old, new) = ("7".repeat(64), "8".repeat(64));
     let key_file = dir.path().join("directory.key");

@@ -34,5 +34,5 @@ pub use resolve::{
 };
 pub use slots::{SLOTS_DEFAULT, choose_slots};
 pub use toml_text::{nearest, parse_toml, parse_toml_without};
-pub use units::{Bytes, Millis};
+pub use units::{Bytes, Millis, UnitError};
 pub use webhooks_file::WebhooksFile;

@@ -9,7 +9,7 @@ use gb6_core_ports::Directory;
 use gb6_core_ports::directory::{AuditEntry, Freshness, OrgId, PAGE_MAX, verify};
 use serde::Serialize;
 
-use super::{Desk, Place, org_id};
+use super::{Desk, Place, Stale, org_id};
 use crate::cli::Failure;
 
 #[derive(Subcommand, Debug)]
@@ -52,6 +52,8 @@ pub(crate) struct Which {
     /// The customer whose tree it is in [default: itself]
     #[arg(long, value_name = "ORG", value_parser = org_id)]
     customer: Option<OrgId>,
+    #[command(flatten)]
+    stale: Stale,
     #[command(flatten)]
     place: Place,
 }
@@ -153,23 +155,11 @@ impl Which {
         ask: impl FnOnce(&Desk<'_>, &OrgId, &OrgId) -> Result<String, Failure>,
     ) -> Result<(), Failure> {
         let root = self.customer.as_ref().unwrap_or(&self.org);
-        self.place.with(|desk| {
+        self.place.read(&self.stale, |desk| {
             desk.organization(root, &self.org)?;
             ask(desk, root, &self.org)
         })
     }
-}
-
-fn page(
-    desk: &Desk<'_>,
-    root: &OrgId,
-    org: &OrgId,
-    after: u64,
-    limit: usize,
-) -> anyhow::Result<Vec<AuditEntry>> {
-    Ok(desk
-        .directory
-        .audit(root, org, after, limit, Freshness::Current)?)
 }
 
 #[derive(Serialize)]
@@ -194,7 +184,7 @@ fn list(
     let limit = usize::try_from(limit).unwrap_or(usize::MAX);
     while found.len() < limit {
         let wanted = (limit - found.len()).min(PAGE_MAX);
-        let entries = page(desk, root, org, after, wanted)?;
+        let entries = desk.directory.audit(root, org, after, wanted, desk.fresh)?;
         let Some(last) = entries.last() else { break };
         after = last.number;
         found.extend(entries);
@@ -238,10 +228,18 @@ fn check(
     earlier: Option<&Head>,
 ) -> Result<String, Failure> {
     let (mut count, mut end, mut seen) = (0_usize, None::<Head>, earlier.is_none());
+    let mut fresh = desk.fresh;
     loop {
         let after = end.map_or(0, |(number, _)| number);
-        let entries = page(desk, root, org, after, PAGE_MAX)?;
-        let Some(first) = entries.first() else { break };
+        let entries = desk.directory.audit(root, org, after, PAGE_MAX, fresh)?;
+        let Some(first) = entries.first() else {
+            // What a standby did not have yet, and the end, are the primary's.
+            if fresh == Freshness::Current {
+                break;
+            }
+            fresh = Freshness::Current;
+            continue;
+        };
         // Old months may have been taken away: what is left begins behind an entry that is not there.
         let begin = end.unwrap_or((first.number.saturating_sub(1), first.previous));
         seen |= earlier == Some(&begin);

@@ -12,7 +12,7 @@ use gb6_core_ports::directory::{
 use gb6_geo_config_plan::{settings_as_toml, settings_from_toml};
 use serde::Serialize;
 
-use super::{By, Desk, Place, in_file, in_use, instance_id, org_id, read_file};
+use super::{By, Desk, Place, Stale, in_file, in_use, instance_id, org_id, read_file};
 use crate::cli::Failure;
 
 #[derive(Subcommand, Debug)]
@@ -47,6 +47,8 @@ pub(crate) enum InstanceCommand {
         /// Those of this customer alone
         #[arg(long, value_name = "ORG", value_parser = org_id)]
         customer: Option<OrgId>,
+        #[command(flatten)]
+        stale: Stale,
         #[command(flatten)]
         place: Place,
     },
@@ -127,9 +129,11 @@ impl InstanceCommand {
                 let root = customer.unwrap_or(org);
                 place.with(|desk| add(desk, &root, new, &by))
             }
-            InstanceCommand::List { customer, place } => {
-                place.with(|desk| list(desk, customer.as_ref()))
-            }
+            InstanceCommand::List {
+                customer,
+                stale,
+                place,
+            } => place.read(&stale, |desk| list(desk, customer.as_ref())),
             InstanceCommand::Show { instance, place } => place.with(|desk| show(desk, &instance)),
             InstanceCommand::Set {
                 instance,

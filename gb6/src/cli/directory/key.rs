@@ -15,7 +15,9 @@ use gb6_geo_config_plan::{
 };
 use serde::Serialize;
 
-use super::{By, Desk, Place, as_placed, in_use, instance_id, org_id, random_hex, read_file};
+use super::{
+    By, Desk, Place, Stale, as_placed, in_use, instance_id, org_id, random_hex, read_file,
+};
 use crate::cli::Failure;
 
 #[derive(Subcommand, Debug)]
@@ -50,6 +52,8 @@ pub(crate) enum KeyCommand {
         /// Whose
         #[arg(value_parser = instance_id)]
         instance: InstanceId,
+        #[command(flatten)]
+        stale: Stale,
         #[command(flatten)]
         place: Place,
     },
@@ -131,7 +135,11 @@ impl KeyCommand {
                 check(&key)?;
                 place.with(|desk| add(desk, &key, &by))
             }
-            KeyCommand::List { instance, place } => place.with(|desk| list(desk, &instance)),
+            KeyCommand::List {
+                instance,
+                stale,
+                place,
+            } => place.read(&stale, |desk| list(desk, &instance)),
             KeyCommand::Revoke {
                 instance,
                 id,

@@ -8,7 +8,7 @@ mod org;
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, anyhow, bail};
 use clap::Args;
@@ -19,7 +19,7 @@ use gb6_core_ports::directory::{
     Actor, Change, DirectoryError, Freshness, Instance, Key, Kind, OrgId, PAGE_MAX, Record, Ref,
     State, Stored,
 };
-use gb6_geo_config_plan::{DirectoryKey, DirectoryKeyUse, Problems};
+use gb6_geo_config_plan::{DirectoryKey, DirectoryKeyUse, Millis, Problems, UnitError};
 use gb6_region_stores_sql::SqlDirectory;
 use serde::Serialize;
 
@@ -36,6 +36,9 @@ use crate::config::{GeoFile, Overrides, StoreUri, load};
 const TRIES: u32 = 8;
 /// Largest file of settings or of a key in bytes.
 const FILE_BYTES_MAX: u64 = 256 * 1024;
+/// Least and greatest age of what a standby may answer: they are compared with the primary twice a second.
+const STALE_MIN: Millis = Millis(1_000);
+const STALE_MAX: Millis = Millis(86_400_000);
 
 /// Where the directory is, and how answers look.
 #[derive(Args, Debug)]
@@ -67,6 +70,23 @@ pub(crate) struct Place {
     json: bool,
 }
 
+/// How old what is read may be.
+#[derive(Args, Debug)]
+pub(crate) struct Stale {
+    /// Let a standby answer that has everything older than this, as in 30s (PostgreSQL: `reads=` in the URI names
+    /// them); where none has, the primary does [default: what is true now]
+    #[arg(long, value_name = "TIME", value_parser = stale)]
+    stale: Option<Duration>,
+}
+
+fn stale(text: &str) -> Result<Duration, String> {
+    let time: Millis = text.parse().map_err(|e: UnitError| e.to_string())?;
+    match (STALE_MIN..=STALE_MAX).contains(&time) {
+        true => Ok(Duration::from_millis(time.0)),
+        false => Err(format!("write {STALE_MIN} to {STALE_MAX}")),
+    }
+}
+
 /// Who changes something, and why.
 #[derive(Args, Debug)]
 pub(crate) struct By {
@@ -81,13 +101,32 @@ pub(crate) struct By {
 impl Place {
     /// Opens the directory, and prints what `ask` says of it.
     fn with(&self, ask: impl FnOnce(&Desk<'_>) -> Result<String, Failure>) -> Result<(), Failure> {
-        self.with_or_make(false, ask)
+        self.open(false, Freshness::Current, ask)
+    }
+
+    /// As [`Place::with`], to read what may be stale.
+    fn read(
+        &self,
+        stale: &Stale,
+        ask: impl FnOnce(&Desk<'_>) -> Result<String, Failure>,
+    ) -> Result<(), Failure> {
+        let fresh = stale.stale.map_or(Freshness::Current, Freshness::Within);
+        self.open(false, fresh, ask)
     }
 
     /// As [`Place::with`]; files that are missing are made where `make` says so.
     fn with_or_make(
         &self,
         make: bool,
+        ask: impl FnOnce(&Desk<'_>) -> Result<String, Failure>,
+    ) -> Result<(), Failure> {
+        self.open(make, Freshness::Current, ask)
+    }
+
+    fn open(
+        &self,
+        make: bool,
+        fresh: Freshness,
         ask: impl FnOnce(&Desk<'_>) -> Result<String, Failure>,
     ) -> Result<(), Failure> {
         let databases = self.databases()?;
@@ -99,6 +138,7 @@ impl Place {
         let directory = databases.open(make, runtime.handle().clone(), &Metrics::bare())?;
         print(&ask(&Desk {
             directory: &directory,
+            fresh,
             json: self.json,
         })?)
     }
@@ -154,6 +194,8 @@ fn user_at_host() -> String {
 /// An open directory.
 struct Desk<'a> {
     directory: &'a SqlDirectory,
+    /// How old what is only shown may be.
+    fresh: Freshness,
     json: bool,
 }
 
@@ -211,10 +253,9 @@ impl Desk<'_> {
     fn all(&self, root: &OrgId, kind: Kind, owner: Option<&str>) -> anyhow::Result<Vec<Stored>> {
         let (mut found, mut after) = (Vec::new(), String::new());
         loop {
-            let fresh = Freshness::Current;
             let page = self
                 .directory
-                .list(root, kind, owner, &after, PAGE_MAX, fresh)?;
+                .list(root, kind, owner, &after, PAGE_MAX, self.fresh)?;
             let Some(last) = page.last() else {
                 return Ok(found);
             };
@@ -253,7 +294,7 @@ impl Desk<'_> {
     /// That an organization is there; says how to find it where it is not.
     fn organization(&self, root: &OrgId, org: &OrgId) -> anyhow::Result<()> {
         let what = Ref::new(Kind::Organization, org.as_str());
-        match self.directory.get(root, &what, Freshness::Current) {
+        match self.directory.get(root, &what, self.fresh) {
             Ok(_) => Ok(()),
             Err(DirectoryError::NotFound { .. }) if root == org => bail!(
                 "there is no customer {org}: look with `gb6 ctl org list`; where it is an organization below \
@@ -275,7 +316,7 @@ impl Desk<'_> {
         };
         let root = self.directory.root_of(id).map_err(or_missing)?;
         let what = Ref::new(Kind::Instance, id.as_str());
-        let found = self.directory.get(&root, &what, Freshness::Current);
+        let found = self.directory.get(&root, &what, self.fresh);
         let found = found.map_err(or_missing)?;
         match found.record {
             Record::Instance(instance) => Ok((root, found.version, instance)),

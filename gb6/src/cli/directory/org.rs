@@ -9,7 +9,7 @@ use gb6_core_ports::directory::{
 };
 use serde::Serialize;
 
-use super::{By, Desk, Place, org_id, random};
+use super::{By, Desk, Place, Stale, org_id, random};
 use crate::cli::Failure;
 
 #[derive(Subcommand, Debug)]
@@ -40,6 +40,8 @@ pub(crate) enum OrgCommand {
         /// This customer's alone
         #[arg(long, value_name = "ORG", value_parser = org_id)]
         customer: Option<OrgId>,
+        #[command(flatten)]
+        stale: Stale,
         #[command(flatten)]
         place: Place,
     },
@@ -100,9 +102,11 @@ impl OrgCommand {
                 let first = organization.parent.is_none();
                 place.with_or_make(first, |desk| add(desk, customer, organization, &by))
             }
-            OrgCommand::List { customer, place } => {
-                place.with(|desk| list(desk, customer.as_ref()))
-            }
+            OrgCommand::List {
+                customer,
+                stale,
+                place,
+            } => place.read(&stale, |desk| list(desk, customer.as_ref())),
             OrgCommand::Suspend(switch) => switch.to(State::Suspended),
             OrgCommand::Resume(switch) => switch.to(State::Active),
         }

@@ -163,7 +163,7 @@ fn postgres(db: &Db, several: bool, what: &dyn Fn(&str) -> String) -> Result<Vec
             },
         ),
     ];
-    checks.extend(db.replicas().iter().map(|one| replica(db, one, what)));
+    checks.extend(db.replicas().all().iter().map(|one| replica(db, one, what)));
     Ok(checks)
 }
 

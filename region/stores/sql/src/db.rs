@@ -14,7 +14,7 @@ use crate::metrics::SqlMetrics;
 use crate::migrate::{self, Component};
 use crate::pool::{Connector, Pool, Session};
 #[cfg(feature = "postgres")]
-use crate::replica::Replica;
+use crate::replica::Replicas;
 use crate::value::{Row, Statement, Value};
 
 /// Readers of an SQLite file beside its one writer.
@@ -33,7 +33,7 @@ pub(crate) struct Db {
     write: Arc<Pool>,
     read: Arc<Pool>,
     #[cfg(feature = "postgres")]
-    replicas: Vec<Arc<Replica>>,
+    replicas: Replicas,
     #[cfg(feature = "postgres")]
     pub(crate) metrics: SqlMetrics,
     sqlite: bool,
@@ -88,8 +88,8 @@ impl Db {
         let metrics = SqlMetrics::new(metrics, port);
         #[cfg(feature = "postgres")]
         let replicas = match &config.engine {
-            Engine::Sqlite(_) => Vec::new(),
-            Engine::Postgres(server) => Replica::of(server, config.deadline, &metrics),
+            Engine::Sqlite(_) => Replicas::default(),
+            Engine::Postgres(server) => Replicas::of(server, config.deadline, &metrics),
         };
         let (write, read, sqlite) = match &config.engine {
             Engine::Sqlite(path) => {
@@ -211,15 +211,9 @@ impl Db {
         self.read.begin(begin).await
     }
 
-    /// A replica whose answers are no older than `bound`.
-    #[cfg(feature = "postgres")]
-    pub(crate) fn replica(&self, bound: Duration) -> Option<&Arc<Replica>> {
-        self.replicas.iter().find(|replica| replica.within(bound))
-    }
-
     /// The replicas.
     #[cfg(feature = "postgres")]
-    pub(crate) fn replicas(&self) -> &[Arc<Replica>] {
+    pub(crate) fn replicas(&self) -> &Replicas {
         &self.replicas
     }
 }

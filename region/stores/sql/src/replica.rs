@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use parking_lot::Mutex;
+use tokio::sync::watch;
 
 use crate::config::Server;
 use crate::db::Db;
@@ -21,6 +22,11 @@ use crate::value::Statement;
 
 /// How often the replicas are compared with the primary.
 const EVERY: Duration = Duration::from_millis(500);
+/// After a start they are compared more often, until one of them can be asked or this is over: who opened the
+/// database for one reading waits for that.
+const FIRST: Duration = Duration::from_secs(1);
+/// How often then.
+const FIRST_EVERY: Duration = Duration::from_millis(50);
 /// How many of the primary's positions are remembered: two minutes' worth.
 const POSITIONS: usize = 256;
 
@@ -46,21 +52,77 @@ pub(crate) struct Replica {
     fresh: Mutex<Option<Instant>>,
 }
 
-impl Replica {
-    /// Those of a database.
-    pub(crate) fn of(server: &Server, deadline: Duration, metrics: &SqlMetrics) -> Vec<Arc<Self>> {
+/// The replicas of a database.
+#[derive(Debug)]
+pub(crate) struct Replicas {
+    all: Vec<Replica>,
+    opened: Instant,
+    /// Whether any could be asked since then.
+    found: watch::Sender<bool>,
+}
+
+impl Default for Replicas {
+    fn default() -> Self {
+        Self {
+            all: Vec::new(),
+            opened: Instant::now(),
+            found: watch::Sender::new(false),
+        }
+    }
+}
+
+impl Replicas {
+    /// Those that a configuration names.
+    pub(crate) fn of(server: &Server, deadline: Duration, metrics: &SqlMetrics) -> Self {
         let one = |address| {
             let hosts = Hosts::reader(server, address, deadline);
             let connector = Connector::Postgres(hosts);
-            Arc::new(Self {
+            Replica {
                 name: address.to_string(),
                 pool: Pool::new(connector, server.connections, deadline, metrics.clone()),
                 fresh: Mutex::default(),
-            })
+            }
         };
-        server.reads.iter().map(one).collect()
+        Self {
+            all: server.reads.iter().map(one).collect(),
+            ..Self::default()
+        }
     }
 
+    /// One whose answers are no older than `bound`. Soon after the start it waits, up to `patience`, until one
+    /// was found to be fit.
+    pub(crate) async fn within(&self, bound: Duration, patience: Duration) -> Option<&Replica> {
+        let patience = patience.min(FIRST.saturating_sub(self.opened.elapsed()));
+        if !self.all.is_empty() && !patience.is_zero() {
+            let mut found = self.found.subscribe();
+            // Over or not, what is known then is what counts.
+            let _ = tokio::time::timeout(patience, found.wait_for(|found| *found)).await;
+        }
+        self.all.iter().find(|replica| replica.within(bound))
+    }
+
+    /// All of them.
+    pub(crate) fn all(&self) -> &[Replica] {
+        &self.all
+    }
+
+    /// How long until they are compared again.
+    fn pause(&self) -> Duration {
+        let found = self
+            .all
+            .iter()
+            .any(|replica| replica.fresh.lock().is_some());
+        if found {
+            self.found.send_replace(true);
+        }
+        match found || self.opened.elapsed() >= FIRST {
+            true => EVERY,
+            false => FIRST_EVERY,
+        }
+    }
+}
+
+impl Replica {
     /// Whether it has everything that was committed `bound` ago.
     pub(crate) fn within(&self, bound: Duration) -> bool {
         self.fresh
@@ -113,7 +175,8 @@ pub(crate) async fn follow(db: Arc<Db>) {
             }
             positions.push_back((asked, at));
         }
-        join_all(db.replicas().iter().map(|one| one.compare(&positions))).await;
-        tokio::time::sleep(EVERY).await;
+        let replicas = db.replicas();
+        join_all(replicas.all.iter().map(|one| one.compare(&positions))).await;
+        tokio::time::sleep(replicas.pause()).await;
     }
 }

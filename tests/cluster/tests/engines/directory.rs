@@ -27,6 +27,29 @@ fn ctl(directory: &[(&str, String)], args: &[&str]) -> Json {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
+/// What a statement answers, asked as the superuser.
+async fn psql(address: &str, sql: &str) -> String {
+    let mut command = tokio::process::Command::new("psql");
+    let arguments = [
+        "-X",
+        "-q",
+        "-A",
+        "-t",
+        "-v",
+        "ON_ERROR_STOP=1",
+        "-d",
+        address,
+        "-c",
+        sql,
+    ];
+    let output = command.args(arguments).kill_on_drop(true).output();
+    let output = tokio::time::timeout(PATIENCE, output).await.unwrap();
+    let output = output.expect("psql, which comes with PostgreSQL");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{sql}: {said}");
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
 fn text<'a>(value: &'a Json, key: &str) -> &'a str {
     value[key].as_str().unwrap()
 }
@@ -152,4 +175,100 @@ async fn a_region_serves_customers_of_a_directory_and_outlives_its_loss() {
     until("the end of the other key", &mesh, &two, false).await;
     let audit = ctl(&place, &["audit", "verify", org]);
     assert_eq!(audit["entries"], 6);
+
+    // A month that is taken away, and the ones that stay.
+    let detach = ["audit", "detach", "--before", "2020-02"];
+    assert_eq!(ctl(&place, &detach), serde_json::json!([]));
+    let january = "CREATE TABLE audit_entries_2020_01 (LIKE audit_entries INCLUDING ALL); \
+         ALTER TABLE audit_entries_2020_01 OWNER TO node; \
+         ALTER TABLE audit_entries ATTACH PARTITION audit_entries_2020_01 \
+         FOR VALUES FROM (1577836800000) TO (1580515200000)";
+    psql(engine.address(), january).await;
+    let away = serde_json::json!([
+        { "database": "main", "table": "audit_entries_2020_01_detached" }
+    ]);
+    assert_eq!(ctl(&place, &detach), away);
+    assert_eq!(ctl(&place, &detach), away, "again");
+    psql(
+        engine.address(),
+        "DROP TABLE audit_entries_2020_01_detached",
+    )
+    .await;
+    assert_eq!(ctl(&place, &detach), serde_json::json!([]));
+    assert_eq!(ctl(&place, &["audit", "verify", org]), audit);
+}
+
+/// How often the tables of customers were read on this server.
+async fn reads(address: &str) -> u64 {
+    let sql = "SELECT sum(seq_scan + coalesce(idx_scan, 0))::bigint FROM pg_stat_user_tables \
+               WHERE relname IN ('organizations', 'instances', 'keys') OR relname LIKE 'audit_entries_%'";
+    psql(address, sql).await.parse().unwrap()
+}
+
+/// What may be stale is read from a standby, and is the same; what must be true now, and everything once the standby
+/// is silent, is read from the primary.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lists_are_read_from_a_standby_that_is_near_enough() {
+    let directory = tempfile::Builder::new()
+        .prefix("gb6-standby-")
+        .permissions(std::fs::Permissions::from_mode(0o755))
+        .tempdir()
+        .unwrap();
+    let dir = directory.path();
+    let started = Engine::start(Kind::Postgres, &dir.join("postgres"), &["--replica"]).await;
+    let engine = started.unwrap();
+    let [primary, standby] = engine.addresses() else {
+        panic!("two servers: {:?}", engine.addresses());
+    };
+    let key_file = dir.join("directory.key").display().to_string();
+    std::fs::write(&key_file, "7".repeat(64)).unwrap();
+    let reader = engine.sockets()[1];
+    let uri = primary.replace("//gb6@", "//node@");
+    let place = [
+        ("GB6_DIRECTORY", format!("{uri}?reads={reader}")),
+        ("GB6_DIRECTORY_KEY_FILE", key_file),
+    ];
+    let org = ctl(&place, &["org", "add", "Acme"]);
+    let org = text(&org, "id");
+    ctl(
+        &place,
+        &["instance", "add", "acme", "--org", org, "--region", "eu"],
+    );
+    ctl(&place, &["key", "add", "acme"]);
+    let began = Instant::now();
+    while psql(standby, "SELECT count(*) FROM outbox").await != "3" {
+        assert!(began.elapsed() < PATIENCE, "the standby does not follow");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let lists = [
+        &["org", "list"][..],
+        &["instance", "list"],
+        &["key", "list", "acme"],
+        &["audit", "list", org],
+        &["audit", "verify", org],
+    ];
+    let before = reads(standby).await;
+    let now: Vec<Json> = lists.iter().map(|list| ctl(&place, list)).collect();
+    assert_eq!(reads(standby).await, before);
+    for (list, now) in lists.iter().zip(&now) {
+        let stale = [list, &["--stale", "1m"][..]].concat();
+        let (before, began) = (reads(standby).await, Instant::now());
+        // A standby that is a moment behind when it is looked at is passed over.
+        loop {
+            assert_eq!(ctl(&place, &stale), *now, "{list:?}");
+            if reads(standby).await > before {
+                break;
+            }
+            assert!(
+                began.elapsed() < PATIENCE,
+                "{list:?}: the standby is not asked"
+            );
+        }
+    }
+    engine.pause_one("replica").unwrap();
+    for (list, now) in lists.iter().zip(&now) {
+        let stale = [list, &["--stale", "1m"][..]].concat();
+        assert_eq!(ctl(&place, &stale), *now, "{list:?}");
+    }
+    engine.resume_one("replica").unwrap();
 }

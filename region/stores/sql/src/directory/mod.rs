@@ -173,7 +173,7 @@ impl Shard {
     fn open(config: &Config, first: &str, runtime: Handle, metrics: &Metrics) -> Result<Self> {
         let db = Arc::new(Db::open(config, &TABLES, runtime, metrics)?);
         #[cfg(feature = "postgres")]
-        let follower = (!db.replicas().is_empty())
+        let follower = (!db.replicas().all().is_empty())
             .then(|| db.runtime.spawn(crate::replica::follow(db.clone())));
         let shard = Self {
             name: config.shard.clone(),
@@ -261,7 +261,8 @@ impl Shard {
     ) -> std::result::Result<T, Fault> {
         #[cfg(feature = "postgres")]
         if let Freshness::Within(bound) = fresh
-            && let Some(replica) = self.db.replica(bound)
+            && let replicas = self.db.replicas()
+            && let Some(replica) = replicas.within(bound, self.db.deadline / 4).await
         {
             let within = self.db.deadline / 2;
             let asked = tokio::time::timeout(within, async {

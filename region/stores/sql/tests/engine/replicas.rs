@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use gb6_core_obs::metrics::Metrics;
+use gb6_core_ports::Sealer;
 use gb6_core_ports::contract::directory as contract;
 use gb6_core_ports::directory::{
     Change, Directory, DirectoryError, Freshness, Kind, OrgId, Record, Ref,
@@ -92,6 +94,45 @@ fn replicas_answer_what_may_be_stale() {
     until("the promoted one takes changes", || {
         rename(&directory, &root, "promoted").is_ok()
     });
+}
+
+/// Who opens a directory for one reading has it from the replica, and from the primary where that is silent, soon.
+#[test]
+fn the_first_reading_is_a_replicas() {
+    let (runtime, dir) = (Runtime::new().unwrap(), directory());
+    let server = Server::start(&runtime, dir.path(), &["--replica"]);
+    server.make_app();
+    let hosts = server.addresses();
+    let uri = format!("postgres://app@{}/app?reads={}", hosts[0], hosts[1]);
+    let root = contract::customer(&open(&runtime, std::slice::from_ref(&uri)), 10);
+    until("the replica has the customer", || server.replica_has_all());
+    let what = Ref::new(Kind::Organization, root.as_str());
+    let first = |by: &str| {
+        let metrics = Metrics::bare();
+        let configs = [Config::parse(&uri).unwrap()];
+        let sealer = Sealer::new(&[7; 32], &[]);
+        let handle = runtime.handle().clone();
+        let directory = SqlDirectory::open(&configs, sealer, handle, &metrics).unwrap();
+        let began = Instant::now();
+        let fresh = Freshness::Within(Duration::from_secs(60));
+        directory.get(&root, &what, fresh).unwrap();
+        assert!(
+            began.elapsed() < Duration::from_secs(2),
+            "{:?}",
+            began.elapsed()
+        );
+        let shown = metrics.text();
+        shown.lines().any(|line| {
+            line.starts_with("gb6_sql_stale_reads_total")
+                && line.contains(by)
+                && line.ends_with(" 1")
+        })
+    };
+    // A checkpoint or a vacuum may put it a moment behind.
+    until("the replica is asked first", || first("replica"));
+    server.pause("replica");
+    assert!(first("primary"));
+    server.resume("replica");
 }
 
 #[test]
