@@ -1,11 +1,12 @@
 //! `check` against servers that are as they should be and ones that are not.
 
-use gb6_core_ports::Check;
-use gb6_region_stores_redis::{Config, Purpose, check};
+use gb6_core_obs::metrics::Metrics;
+use gb6_core_ports::{Check, Temporary, TemporaryKey};
+use gb6_region_stores_redis::{Config, Purpose, RedisTemporary, check};
 
 use crate::cluster::Cluster;
 use crate::contract::with;
-use crate::server::{Server, given, region, runtime};
+use crate::server::{Server, given, region, runtime, until};
 
 const ALL: [Purpose; 4] = [
     Purpose::Signals,
@@ -91,7 +92,43 @@ fn the_documented_user_is_enough_on_a_cluster() {
         set_user(server, &documented());
     }
     let uri = cluster.uri().replace("://", "://ann:pw@");
-    assert_eq!(wrong(&with(&uri, "")), Vec::<String>::new());
+    let config = with(&uri, "");
+    assert_eq!(wrong(&config), Vec::<String>::new());
+
+    // Also while a slot is moved: what its master has no more, it says that the next one has.
+    let (runtime, region) = (runtime(), region());
+    let values = RedisTemporary::open(&config, &region, runtime.handle(), &Metrics::bare());
+    until("values are connected", || values.is_connected());
+    let key = TemporaryKey {
+        instance: "demo".into(),
+        name: "draft:ann".to_owned(),
+    };
+    let put = |value: &[u8]| {
+        let value = [(key.clone(), value.to_vec())];
+        values.put(&value, std::time::Duration::from_secs(60))
+    };
+    put(b"1").expect("it is kept");
+    let found = |server: &Server| {
+        let names = server.command(&["--scan", "--pattern", "*draft:ann"]);
+        names.lines().next().map(str::to_owned)
+    };
+    let (owner, name) = (0..3)
+        .find_map(|n| Some((n, found(&cluster.servers[n])?)))
+        .expect("a master has it");
+    let (from, to) = (&cluster.servers[owner], &cluster.servers[(owner + 1) % 3]);
+    let id = |server: &Server| server.command(&["cluster", "myid"]).trim().to_owned();
+    let slot = from.command(&["cluster", "keyslot", &name]);
+    let slot = slot.trim();
+    from.command(&["del", &name]);
+    for (server, state, other) in [(to, "importing", from), (from, "migrating", to)] {
+        let said = server.command(&["cluster", "setslot", slot, state, &id(other)]);
+        assert_eq!(said.trim(), "OK");
+    }
+    put(b"2").expect("it is kept where the slot goes");
+    assert_eq!(found(from), None);
+    assert_eq!(found(to), Some(name));
+    let read = values.get(std::slice::from_ref(&key)).expect("it is read");
+    assert_eq!(read, [Some(b"2".to_vec())]);
 }
 
 #[test]
@@ -108,9 +145,12 @@ fn missing_permissions_and_an_unfit_policy_are_told() {
         let uri = format!("redis://ann:pw@127.0.0.1:{}", server.port);
         wrong(&Config::parse(&uri).expect("a URI"))
     };
-    // What the documentation asks for is enough.
+    // What the documentation asks for is enough, in another database too.
     let enough = documented();
     assert_eq!(allow(&enough), Vec::<String>::new());
+    let uri = format!("redis://ann:pw@127.0.0.1:{}/1", server.port);
+    let second = Config::parse(&uri).expect("a URI");
+    assert_eq!(wrong(&second), Vec::<String>::new());
     let without = |rule: &str| {
         let rules = enough
             .iter()

@@ -14,15 +14,24 @@ pub(crate) struct Cluster {
 
 impl Cluster {
     pub(crate) fn start() -> Self {
+        Self::start_with(&[], |_| Vec::new())
+    }
+
+    /// With further arguments of the server on a port; `login` are those with which `redis-cli` comes in.
+    pub(crate) fn start_with(login: &[&str], further: impl Fn(u16) -> Vec<String>) -> Self {
         let server = |_| {
-            let bus = free_port().to_string();
-            Server::start(&["--cluster-enabled", "yes", "--cluster-port", &bus])
+            let (port, bus) = (free_port(), free_port().to_string());
+            let further = further(port);
+            let mut args = vec!["--cluster-enabled", "yes", "--cluster-port", &bus];
+            args.extend(further.iter().map(String::as_str));
+            Server::start_at(port, &args)
         };
         let servers: Vec<Server> = (0..3).map(server).collect();
         let addresses = servers.iter().map(|s| format!("127.0.0.1:{}", s.port));
         let mut create = Command::new("redis-cli");
-        create.args(["--cluster", "create"]).args(addresses);
-        let made = create.arg("--cluster-yes").output().expect("redis-cli");
+        create.args(login).args(["--cluster", "create"]);
+        create.args(addresses).arg("--cluster-yes");
+        let made = create.output().expect("redis-cli");
         assert!(
             made.status.success(),
             "{}",
@@ -30,7 +39,8 @@ impl Cluster {
         );
         let cluster = Self { servers };
         until("all nodes of the cluster know it", || {
-            let ok = |s: &Server| s.command(&["cluster", "info"]).contains("cluster_state:ok");
+            let info = |s: &Server| s.command_with(login, &["cluster", "info"]);
+            let ok = |s: &Server| info(s).contains("cluster_state:ok");
             cluster.servers.iter().all(ok)
         });
         cluster

@@ -136,9 +136,15 @@ impl Server {
 
     /// Runs a command of Redis.
     pub(crate) fn command(&self, args: &[&str]) -> String {
+        self.command_with(&[], args)
+    }
+
+    /// Runs a command of Redis; `login` are the arguments with which `redis-cli` comes in.
+    pub(crate) fn command_with(&self, login: &[&str], args: &[&str]) -> String {
         let port = self.port.to_string();
         let mut command = Command::new("redis-cli");
-        command.args(["-h", "127.0.0.1", "-p", &port]).args(args);
+        command.args(["-h", "127.0.0.1", "-p", &port]);
+        command.args(login).args(args);
         let out = command.output().expect("redis-cli");
         String::from_utf8_lossy(&out.stdout).into_owned()
     }

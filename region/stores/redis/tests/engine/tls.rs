@@ -8,6 +8,7 @@ use gb6_core_ports::{LimitKey, RateLimiter, Want};
 use gb6_region_stores_redis::{Config, RedisLimiter};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 
+use crate::cluster::Cluster;
 use crate::contract::{hold, with};
 use crate::server::{Server, free_port, metric, region, runtime, until};
 
@@ -29,26 +30,31 @@ fn certificates(dir: &Path, name: &str) {
     write(format!("{name}.key"), key.serialize_pem());
 }
 
+/// The arguments of a server that speaks nothing but TLS, on `port`.
+fn guarded(dir: &Path, port: u16) -> Vec<String> {
+    let path = |file: &str| dir.join(file).display().to_string();
+    [
+        "--port",
+        "0",
+        "--tls-port",
+        &port.to_string(),
+        "--tls-cert-file",
+        &path("a.pem"),
+        "--tls-key-file",
+        &path("a.key"),
+        "--tls-ca-cert-file",
+        &path("a-ca.pem"),
+        "--tls-auth-clients",
+        "yes",
+    ]
+    .map(str::to_owned)
+    .to_vec()
+}
+
 fn server(dir: &Path) -> Server {
     let port = free_port();
-    let path = |file: &str| dir.join(file).display().to_string();
-    Server::start_at(
-        port,
-        &[
-            "--port",
-            "0",
-            "--tls-port",
-            &port.to_string(),
-            "--tls-cert-file",
-            &path("a.pem"),
-            "--tls-key-file",
-            &path("a.key"),
-            "--tls-ca-cert-file",
-            &path("a-ca.pem"),
-            "--tls-auth-clients",
-            "yes",
-        ],
-    )
+    let args = guarded(dir, port);
+    Server::start_at(port, &args.iter().map(String::as_str).collect::<Vec<_>>())
 }
 
 #[test]
@@ -63,6 +69,30 @@ fn the_contracts_hold_over_tls_with_certificates_on_both_sides() {
         &format!("rediss://127.0.0.1:{}", server.port),
         &options,
     ));
+}
+
+/// What docs/operations.md shows: all that the masters tell of each other is over TLS too.
+#[test]
+fn the_contracts_hold_on_a_cluster_over_tls() {
+    let dir = tempfile::tempdir().expect("a directory");
+    certificates(dir.path(), "a");
+    let path = |file: &str| dir.path().join(file).display().to_string();
+    let (ca, cert, key) = (path("a-ca.pem"), path("a.pem"), path("a.key"));
+    let login = ["--tls", "--cacert", &ca, "--cert", &cert, "--key", &key];
+    let cluster = Cluster::start_with(&login, |port| {
+        let mut args = guarded(dir.path(), port);
+        for arg in ["--tls-cluster", "yes", "--tls-replication", "yes"] {
+            args.push(arg.to_owned());
+        }
+        args
+    });
+    let uri = cluster.uri().replace("redis+", "rediss+");
+    let options = format!("ca_file={ca}&cert_file={cert}&key_file={key}&lease_ms=2000");
+    hold(&with(&uri, &options));
+    for server in &cluster.servers {
+        let stats = server.command_with(&login, &["info", "commandstats"]);
+        assert!(stats.contains("cmdstat_spublish"), "{stats}");
+    }
 }
 
 fn want() -> Want {
