@@ -9,7 +9,7 @@ use gb6_core_obs::Metrics;
 use gb6_core_ports::directory::DirectoryError;
 use gb6_core_ports::{Check, Directory, Sealer};
 use gb6_geo_config_node::OpenDirectory;
-use gb6_region_stores_sql::{Config, SqlDirectory};
+use gb6_region_stores_sql::{Config, Holds, SqlDirectory, check};
 use tokio::runtime::Handle;
 
 use super::sealing::load_sealer;
@@ -117,7 +117,7 @@ impl Databases {
         let mut checks = Vec::new();
         for config in &self.configs {
             match all_there(std::slice::from_ref(config)) {
-                Ok(()) => checks.extend(gb6_region_stores_sql::check(config, runtime.clone())),
+                Ok(()) => checks.extend(check(config, Holds::Directory, runtime.clone())),
                 Err(error) => checks.push(Check::bad(config.to_string(), error.to_string())),
             }
         }

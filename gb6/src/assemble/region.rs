@@ -2,14 +2,18 @@
 //! mesh.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use gb6_core_mesh::snapshot::SnapshotStore;
 use gb6_core_model::snapshot::{Assigned, Snapshot};
 use gb6_core_model::{NodeId, Role};
+use gb6_core_obs::metrics::Metrics;
 use gb6_core_ports::Check;
 use gb6_region_node::{Region, RegionConfig, RegionDeps, RegionEnd};
+use gb6_region_stores_sql::SqlMap;
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use super::admin_http::AdminHttp;
@@ -18,6 +22,7 @@ use super::node_metrics;
 use super::outbound::outbound;
 use super::process::Stop;
 use super::ready::{NodeReady, VERSION, absolute, http_url, print_line};
+use super::record_keys::check_keys;
 use super::reload::{NodeReload, Source};
 use super::sealing::{RECORD_KEYS, load_sealer};
 use super::stores::{self, Engines, Opened, Opening, Place, Ready, Storage};
@@ -260,15 +265,38 @@ pub(crate) fn check_region(file: &RegionFile) -> anyhow::Result<Vec<Check>> {
     let lease = lease.then_some(Duration::from_millis(file.shards.node_lease.0));
     let handle = runtime.handle();
     checks.extend(stores::check(&engines, place, lease, data_dir, handle));
-    if engines.map.is_some() {
-        let key = load_sealer(Path::new(&file.stores.record_key_file), RECORD_KEYS);
+    if let Some(map) = &engines.map {
         let what = format!("record key {}", file.stores.record_key_file);
-        checks.push(match key {
-            Ok(_) => Check::good(what, "it is one"),
+        let found = record_key(file, map, &region, runtime.handle());
+        checks.push(match found {
+            Ok(found) => Check::good(what, found),
             Err(error) => Check::bad(what, format!("{error:#}")),
         });
     }
     Ok(checks)
+}
+
+/// Whether the file has a key, and whether that opens the record keys that lie in the map.
+fn record_key(
+    file: &RegionFile,
+    map: &gb6_region_stores_sql::Config,
+    region: &str,
+    runtime: &Handle,
+) -> anyhow::Result<String> {
+    let sealer = load_sealer(Path::new(&file.stores.record_key_file), RECORD_KEYS)?;
+    if region.is_empty() {
+        return Ok("it is one; what it opens is not looked at".into());
+    }
+    let opened = match SqlMap::open_existing(map, runtime.clone(), &Metrics::bare()) {
+        Ok(Some(there)) => check_keys(Arc::new(there), region, sealer)?,
+        Ok(None) => 0,
+        // Which has lines of its own.
+        Err(_) => return Ok("it is one; the map could not be asked for what it opens".into()),
+    };
+    Ok(match opened {
+        0 => "it is one; the map has no keys yet that it could open".into(),
+        opened => format!("it opens the record keys of {opened} instances"),
+    })
 }
 
 /// What the file says, as the region has it.

@@ -16,7 +16,7 @@ use ring::rand::{SecureRandom, SystemRandom};
 use tokio::sync::watch;
 
 pub(super) use file::{KeyFile, kept_keys};
-pub(super) use shared::SharedKeys;
+pub(super) use shared::{SharedKeys, check_keys};
 
 /// How soon keeping a key is tried again where it failed, as on a full disk.
 const RETRY: Duration = Duration::from_secs(1);

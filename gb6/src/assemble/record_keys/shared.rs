@@ -192,6 +192,36 @@ impl SharedKeys {
     }
 }
 
+/// Whether `sealer` opens the keys of `region` that `map` has: of how many instances. Writes nothing.
+/// Blocks.
+///
+/// # Errors
+/// The map can not be read, or a key in it was sealed with another key.
+pub(in crate::assemble) fn check_keys(
+    map: Arc<dyn MapStore>,
+    region: &str,
+    sealer: Sealer,
+) -> anyhow::Result<usize> {
+    let records = Records {
+        map,
+        region: region.to_owned(),
+        sealer,
+    };
+    let prefix = records.prefix();
+    let page = records
+        .map
+        .list(&prefix, INSTANCES_MAX)
+        .context("the record keys of the region can not be read")?;
+    let mut opened = 0;
+    for entry in &page.entries {
+        if let (Some(instance), Some(value)) = (entry.key.strip_prefix(&prefix), &entry.value) {
+            records.unseal(instance, value)?;
+            opened += 1;
+        }
+    }
+    Ok(opened)
+}
+
 impl Records {
     fn prefix(&self) -> String {
         format!("record-keys/{}/", self.region)

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use gb6_core_ports::Check;
+use gb6_region_stores_sql as sql;
 use tokio::runtime::Handle;
 
 use super::engines::{Engine, Engines};
@@ -50,9 +51,8 @@ pub(in crate::assemble) fn check(
         checks.extend(of(&engines.limits, &[Purpose::Limits]));
     }
     if let Some(config) = &engines.map {
-        checks.extend(gb6_region_stores_sql::check(config, runtime.clone()));
-        let leases = lease.and_then(|lease| gb6_region_stores_sql::check_lease(config, lease));
-        checks.extend(leases);
+        checks.extend(sql::check(config, sql::Holds::Map, runtime.clone()));
+        checks.extend(lease.and_then(|lease| sql::check_lease(config, lease)));
     }
     if let Some(config) = &engines.blobs {
         checks.extend(gb6_region_stores_s3::check(config, runtime.clone()));

@@ -9,6 +9,7 @@ use tokio::runtime::Handle;
 use crate::config::{Config, Engine};
 use crate::db::Db;
 use crate::fault::Fault;
+use crate::migrate::{self, Component};
 #[cfg(feature = "postgres")]
 use crate::replica::{FLUSHED, Replica};
 use crate::value::Statement;
@@ -43,7 +44,9 @@ pub fn check_lease(config: &Config, lease: Duration) -> Option<Check> {
     let mut wrong = Vec::new();
     if timeout > longest {
         wrong.push(format!(
-            "a call may take {} ms, and a node that is not heard for {} ms (node_lease) loses its shards: one              connection that hangs keeps its records from being written for so long that the second attempt              comes too late; set timeout_ms to {} or less, or raise node_lease on all nodes",
+            "a call may take {} ms, and a node that is not heard for {} ms (node_lease) loses its shards: one \
+             connection that hangs keeps its records from being written for so long that the second attempt \
+             comes too late; set timeout_ms to {} or less, or raise node_lease on all nodes",
             timeout.as_millis(),
             lease.as_millis(),
             longest.as_millis(),
@@ -51,7 +54,8 @@ pub fn check_lease(config: &Config, lease: Duration) -> Option<Check> {
     }
     if server.connections < LEASE_CONNECTIONS {
         wrong.push(format!(
-            "connections={}: a node's record is tried on a second connection where one hangs, beside those              that look and that write others' records; set {LEASE_CONNECTIONS} or more",
+            "connections={}: a node's record is tried on a second connection where one hangs, beside those \
+             that look and that write others' records; set {LEASE_CONNECTIONS} or more",
             server.connections
         ));
     }
@@ -69,8 +73,26 @@ pub fn check_lease(config: &Config, lease: Duration) -> Option<Check> {
     })
 }
 
+/// What a database is to hold: what is good for one may not be for the other.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Holds {
+    /// A `MapStore`.
+    Map,
+    /// A `Directory`, or a shard of one.
+    Directory,
+}
+
+impl Holds {
+    fn tables(self) -> &'static Component {
+        match self {
+            Holds::Map => &crate::map::TABLES,
+            Holds::Directory => &crate::directory::TABLES,
+        }
+    }
+}
+
 /// Connects, and says what is good and what is wrong. Changes no table; blocks the calling thread.
-pub fn check(config: &Config, runtime: Handle) -> Vec<Check> {
+pub fn check(config: &Config, holds: Holds, runtime: Handle) -> Vec<Check> {
     let what = |aspect: &str| format!("{config}: {aspect}");
     let db = match Db::connected(config, "check", runtime, &Metrics::bare()) {
         Ok(db) => db,
@@ -79,11 +101,15 @@ pub fn check(config: &Config, runtime: Handle) -> Vec<Check> {
     let result = match db.is_sqlite() {
         true => sqlite(&db, &what),
         #[cfg(feature = "postgres")]
-        false => postgres(&db, config.server_count() > 1, &what),
+        false => postgres(&db, (config, holds), &what),
         #[cfg(not(feature = "postgres"))]
         false => Ok(Vec::new()),
     };
-    result.unwrap_or_else(|fault| {
+    let found = result.map(|mut checks| {
+        checks.push(tables(&db, holds.tables(), what("tables")));
+        checks
+    });
+    found.unwrap_or_else(|fault| {
         let advice = match fault.is_lost() {
             true => ": see that it runs, is reached from here, and shows a certificate that sslmode accepts",
             false => "",
@@ -91,6 +117,22 @@ pub fn check(config: &Config, runtime: Handle) -> Vec<Check> {
         let error = fault.into_store(&db.name);
         vec![Check::bad(what("connect"), format!("{error}{advice}"))]
     })
+}
+
+fn tables(db: &Db, component: &Component, what: String) -> Check {
+    let version = db.call("look at the tables", async |_| {
+        migrate::version(db, component).await
+    });
+    let supported = component.migrations.len() as u64;
+    match version {
+        Ok(0) => Check::good(what, "not there yet: made at the first start"),
+        Ok(version) if version < supported => Check::good(
+            what,
+            format!("version {version}: brought to {supported} at the next start"),
+        ),
+        Ok(version) => Check::good(what, format!("version {version}")),
+        Err(fault) => Check::bad(what, fault.into_store(&db.name).to_string()),
+    }
 }
 
 fn sqlite(db: &Db, what: &dyn Fn(&str) -> String) -> Result<Vec<Check>, Fault> {
@@ -113,7 +155,12 @@ fn sqlite(db: &Db, what: &dyn Fn(&str) -> String) -> Result<Vec<Check>, Fault> {
 }
 
 #[cfg(feature = "postgres")]
-fn postgres(db: &Db, several: bool, what: &dyn Fn(&str) -> String) -> Result<Vec<Check>, Fault> {
+fn postgres(
+    db: &Db,
+    (config, holds): (&Config, Holds),
+    what: &dyn Fn(&str) -> String,
+) -> Result<Vec<Check>, Fault> {
+    let several = config.server_count() > 1;
     let row = db.call("look at the server", async |_| {
         let rows = db.query(&RIGHTS, &[]).await?;
         let row = rows.into_iter().next();
@@ -135,13 +182,19 @@ fn postgres(db: &Db, several: bool, what: &dyn Fn(&str) -> String) -> Result<Vec
             ),
             _ => Check::good(what("permissions"), "may create tables"),
         },
-        Check::good(
-            what("row-level security"),
-            match row.int(5)? {
-                0 => "binds the role",
-                _ => "does not bind the role: the directory takes it with superuser=allow alone",
-            },
-        ),
+        match (row.int(5)?, holds) {
+            (0, _) => Check::good(what("row-level security"), "binds the role"),
+            (_, Holds::Map) => Check::good(what("row-level security"), "is not used by a map"),
+            (_, Holds::Directory) if config.takes_superuser() => Check::good(
+                what("row-level security"),
+                "does not bind the role, which superuser=allow accepts: one wall less between customers",
+            ),
+            (_, Holds::Directory) => Check::bad(
+                what("row-level security"),
+                "does not bind the role, a superuser or one with BYPASSRLS: give the directory a role that \
+                 owns its database and nothing else, or accept this one with superuser=allow in the URI",
+            ),
+        },
         match several && standbys.is_empty() {
             // Two primaries would both take writes while they do not see each other.
             true => Check::bad(

@@ -85,6 +85,11 @@ impl Config {
         }
     }
 
+    /// Whether a role that row-level security does not bind is accepted.
+    pub(crate) fn takes_superuser(&self) -> bool {
+        matches!(&self.engine, Engine::Postgres(server) if server.superuser)
+    }
+
     /// The file of an SQLite database that is not there: whoever opens it makes an empty one.
     pub fn missing_file(&self) -> Option<&Path> {
         match &self.engine {

@@ -23,7 +23,7 @@ mod pool;
 mod replica;
 mod value;
 
-pub use check::{check, check_lease};
+pub use check::{Holds, check, check_lease};
 pub use config::Config;
 pub use directory::SqlDirectory;
 pub use map::SqlMap;

@@ -121,20 +121,44 @@ impl SqlMap {
             progress.commit(session).await
         })
         .map_err(|fault| fault.into_store(&db.name))?;
+        Ok(Self::of(config, db))
+    }
+
+    /// As [`SqlMap::open`], of a database whose tables are left as they are; `None` where there are none
+    /// yet.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn open_existing(
+        config: &Config,
+        runtime: Handle,
+        metrics: &Metrics,
+    ) -> Result<Option<Self>, StoreError> {
+        let db = Arc::new(Db::connected(config, TABLES.name, runtime, metrics)?);
+        let version = db
+            .call("look at the tables", async |_| {
+                crate::migrate::version(&db, &TABLES).await
+            })
+            .map_err(|fault| fault.into_store(&db.name))?;
+        Ok((version > 0).then(|| Self::of(config, db)))
+    }
+
+    fn of(config: &Config, db: Arc<Db>) -> Self {
+        let space = config.namespace.clone();
         let (changed, _) = watch::channel(0);
         #[cfg(feature = "postgres")]
         let listener = (!db.is_sqlite()).then(|| {
             let listen = crate::listen::listen(db.clone(), space.clone(), changed.clone());
             db.runtime.spawn(listen)
         });
-        Ok(Self {
+        Self {
             db,
             space,
             tombstones: config.tombstones,
             changed,
             #[cfg(feature = "postgres")]
             listener,
-        })
+        }
     }
 
     fn call<T>(

@@ -5,7 +5,7 @@ use gb6_core_ports::StoreError;
 
 use crate::db::{Db, Progress};
 use crate::fault::Fault;
-use crate::value::{Statement, Value};
+use crate::value::{Row, Statement, Value};
 
 /// The tables of one port.
 #[derive(Debug)]
@@ -58,16 +58,13 @@ pub(crate) async fn run(db: &Db, component: &Component, progress: &Progress) -> 
     }
     let name = Value::from(component.name);
     let row = session.row(&VERSION, std::slice::from_ref(&name)).await?;
-    let found = row.map_or(Ok(0), |row| row.count(0))?;
-    let supported = component.migrations.len() as u64;
-    if found > supported {
-        session.rollback().await;
-        return Err(Fault::Store(StoreError::Format {
-            path: format!("{} ({})", db.name, component.name),
-            found: u32::try_from(found).unwrap_or(u32::MAX),
-            supported: u32::try_from(supported).unwrap_or(u32::MAX),
-        }));
-    }
+    let found = match known(db, component, row.as_ref()) {
+        Ok(found) => found,
+        Err(fault) => {
+            session.rollback().await;
+            return Err(fault);
+        }
+    };
     let missing = component.migrations.iter().enumerate();
     for (n, migration) in missing.skip(found as usize) {
         let script = match db.is_sqlite() {
@@ -79,4 +76,28 @@ pub(crate) async fn run(db: &Db, component: &Component, progress: &Progress) -> 
         session.run(&APPLIED, &args).await?;
     }
     progress.commit(session).await
+}
+
+/// The version that the tables have, 0 where there are none. Changes nothing.
+pub(crate) async fn version(db: &Db, component: &Component) -> Result<u64, Fault> {
+    let exists = db.query(&HAS_TABLE, &[]).await?;
+    if exists.first().map_or(Ok(0), |row| row.int(0))? == 0 {
+        return Ok(0);
+    }
+    let rows = db.query(&VERSION, &[component.name.into()]).await?;
+    known(db, component, rows.first())
+}
+
+/// The version in an answer to [`VERSION`], unless it is newer than this program's.
+fn known(db: &Db, component: &Component, row: Option<&Row>) -> Result<u64, Fault> {
+    let found = row.map_or(Ok(0), |row| row.count(0))?;
+    let supported = component.migrations.len() as u64;
+    if found > supported {
+        return Err(Fault::Store(StoreError::Format {
+            path: format!("{} ({})", db.name, component.name),
+            found: u32::try_from(found).unwrap_or(u32::MAX),
+            supported: u32::try_from(supported).unwrap_or(u32::MAX),
+        }));
+    }
+    Ok(found)
 }

@@ -87,6 +87,7 @@ async fn what_is_wrong_with_an_engine_is_said_in_a_line_of_its_own() {
         file.display().to_string()
     };
     let (key, no_key) = (write("record.key", &"7".repeat(64)), write("no.key", "7"));
+    let other_key = write("other.key", &"8".repeat(64));
     let secret = write("secret", "gb6");
     let one = "replication=1&min_insync=1";
     let redis_as = |login: &str| redis.address().replace("://", &format!("://{login}@"));
@@ -141,10 +142,12 @@ async fn what_is_wrong_with_an_engine_is_said_in_a_line_of_its_own() {
         "redis://",
         "postgres://",
         "s3://gb6",
+        "record key",
     ] {
         let line = |line: &String| line.starts_with("ok    ") && line.contains(engine);
         assert!(said.lines.iter().any(line), "{engine}: {shown}");
     }
+    assert!(shown.contains("it opens the record keys of "), "{shown}");
     assert!(!shown.contains("right"), "{shown}");
 
     // A topic that deletes, and forgets all but the last record of a key.
@@ -192,6 +195,7 @@ async fn what_is_wrong_with_an_engine_is_said_in_a_line_of_its_own() {
         "create role poor login",
         "create role lax login",
         "grant create on schema public to lax",
+        "grant select on all tables in schema public to lax",
         "alter role lax set synchronous_commit = off",
     ] {
         run("psql", &["-X", "-q", "-c", sql, admin]);
@@ -253,7 +257,10 @@ async fn what_is_wrong_with_an_engine_is_said_in_a_line_of_its_own() {
         wrong(
             "MAP",
             postgres_as("poor"),
-            &["GRANT CREATE ON SCHEMA public"],
+            &[
+                "GRANT CREATE ON SCHEMA public",
+                "permission denied for table",
+            ],
         ),
         wrong("MAP", postgres_as("lax"), &["synchronous_commit=off"]),
         wrong(
@@ -279,6 +286,11 @@ async fn what_is_wrong_with_an_engine_is_said_in_a_line_of_its_own() {
             &["--add-config max.message.bytes="],
         ),
         wrong("RECORD_KEY_FILE", no_key, &["no.key"]),
+        wrong(
+            "RECORD_KEY_FILE",
+            other_key,
+            &["was sealed with another key than this node's"],
+        ),
     ];
     for case in &cases {
         let said = check(&mesh, Some(case));

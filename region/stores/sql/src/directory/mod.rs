@@ -26,7 +26,7 @@ use tokio::runtime::Handle;
 use self::change::Tx;
 use self::months::Months;
 use self::tables::{PATH, Table, from_row};
-use crate::config::{Config, Engine};
+use crate::config::Config;
 use crate::db::{Db, Progress};
 use crate::fault::Fault;
 use crate::migrate::{Component, Migration};
@@ -182,9 +182,7 @@ impl Shard {
             #[cfg(feature = "postgres")]
             follower,
         };
-        if let Engine::Postgres(server) = &config.engine
-            && !server.superuser
-        {
+        if !shard.db.is_sqlite() && !config.takes_superuser() {
             shard.call("look at the role", async |_| walls::hold(&shard.db).await)?;
         }
         shard.call("name the database", async |progress| {

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use gb6_core_obs::metrics::Metrics;
 use gb6_core_ports::{Expect, MapStore, StoreError};
-use gb6_region_stores_sql::{Config, SqlMap};
+use gb6_region_stores_sql::{Config, Holds, SqlMap};
 use tokio::runtime::Runtime;
 
 use crate::map::open;
@@ -250,7 +250,7 @@ fn settings_that_lose_commits_are_refused() {
         error.to_string().contains("synchronous_commit=off"),
         "{error}"
     );
-    let checks = gb6_region_stores_sql::check(&config, handle);
+    let checks = gb6_region_stores_sql::check(&config, Holds::Map, handle);
     assert!(
         checks.iter().any(|c| {
             c.found

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use gb6_core_obs::metrics::Metrics;
 use gb6_core_ports::contract::map as contract;
 use gb6_core_ports::{Expect, MapStore, StoreError};
-use gb6_region_stores_sql::{Config, SqlMap};
+use gb6_region_stores_sql::{Config, Holds, SqlMap};
 use gb6_tests_harness::proxy::{FaultProxy, Mode};
 use tokio::runtime::Runtime;
 
@@ -68,7 +68,7 @@ fn changes_of_others_are_heard() {
 fn a_fit_database_is_said_to_be_fit() {
     let runtime = Runtime::new().unwrap();
     let config = Config::parse(&crate::database(&runtime)).unwrap();
-    let checks = gb6_region_stores_sql::check(&config, runtime.handle().clone());
+    let checks = gb6_region_stores_sql::check(&config, Holds::Map, runtime.handle().clone());
     assert!(checks.len() >= 3, "{checks:?}");
     assert!(checks.iter().all(|c| c.is_good()), "{checks:?}");
 }

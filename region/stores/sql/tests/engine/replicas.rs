@@ -8,7 +8,7 @@ use gb6_core_ports::contract::directory as contract;
 use gb6_core_ports::directory::{
     Change, Directory, DirectoryError, Freshness, Kind, OrgId, Record, Ref,
 };
-use gb6_region_stores_sql::{Config, SqlDirectory};
+use gb6_region_stores_sql::{Config, Holds, SqlDirectory};
 use tokio::runtime::Runtime;
 
 use crate::directory::open;
@@ -55,7 +55,8 @@ fn replicas_answer_what_may_be_stale() {
     );
     let config = Config::parse(&uri).unwrap();
     until("the replica is said to be good", || {
-        let checks = gb6_region_stores_sql::check(&config, runtime.handle().clone());
+        let checks =
+            gb6_region_stores_sql::check(&config, Holds::Directory, runtime.handle().clone());
         let good = |c: &gb6_core_ports::Check| c.what.contains("replica") && c.is_good();
         checks.iter().any(good)
     });

@@ -3,7 +3,7 @@
 use gb6_core_obs::metrics::Metrics;
 use gb6_core_ports::StoreError;
 use gb6_core_ports::contract::map as contract;
-use gb6_region_stores_sql::{Config, SqlMap, check};
+use gb6_region_stores_sql::{Config, Holds, SqlMap, check};
 use tokio::runtime::Runtime;
 
 use crate::map::open;
@@ -33,7 +33,7 @@ fn certificates_and_passwords_are_what_sslmode_asks_for() {
     let good = uri("127.0.0.1", USER, &format!("{by_file}&{}", full(&ca)));
     contract::all(&|| Box::new(open(&runtime, &good)));
     let config = Config::parse(&good).unwrap();
-    let checks = check(&config, runtime.handle().clone());
+    let checks = check(&config, Holds::Map, runtime.handle().clone());
     let encrypted = checks.iter().find(|c| c.what.ends_with("encryption"));
     assert_eq!(encrypted.unwrap().found.as_deref(), Ok("TLS"), "{checks:?}");
     assert!(checks.iter().all(|c| c.is_good()), "{checks:?}");
@@ -65,7 +65,7 @@ fn certificates_and_passwords_are_what_sslmode_asks_for() {
             panic!("{uri}: {error}");
         };
         assert!(cause.contains(says), "{uri}: {cause}");
-        let found = check(&config, runtime.handle().clone()).remove(0);
+        let found = check(&config, Holds::Map, runtime.handle().clone()).remove(0);
         let said = found.found.expect_err("a check that fails");
         assert!(said.contains(says), "{said}");
         for text in [&said, cause] {

@@ -1,6 +1,7 @@
 //! The second wall between customers: what the database itself shows to who asks it for everything.
 
 use gb6_core_ports::contract::directory as contract;
+use gb6_region_stores_sql::{Config, Holds, check};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, Row};
 use tokio::runtime::Runtime;
 
@@ -101,5 +102,18 @@ fn a_role_that_walls_do_not_bind_is_refused() {
     let error = try_open(&runtime, std::slice::from_ref(&uri)).unwrap_err();
     assert_eq!(error.code(), "unavailable");
     assert!(error.to_string().contains("superuser=allow"), "{error}");
-    open(&runtime, &[format!("{uri}?superuser=allow")]);
+    let allowed = format!("{uri}?superuser=allow");
+    open(&runtime, std::slice::from_ref(&allowed));
+    // A check says the same before anything is started; a map has no use for walls.
+    for (uri, holds, good) in [
+        (&uri, Holds::Directory, false),
+        (&allowed, Holds::Directory, true),
+        (&uri, Holds::Map, true),
+    ] {
+        let config = Config::parse(uri).unwrap();
+        let checks = check(&config, holds, runtime.handle().clone());
+        let walls = checks.iter().find(|c| c.what.contains("row-level"));
+        assert_eq!(walls.unwrap().is_good(), good, "{checks:?}");
+        assert_eq!(checks.iter().all(|c| c.is_good()), good, "{checks:?}");
+    }
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use gb6_core_obs::metrics::Metrics;
 use gb6_core_ports::contract::map as contract;
 use gb6_core_ports::{Expect, MapEntry, MapStore, StoreError};
-use gb6_region_stores_sql::{Config, SqlMap};
+use gb6_region_stores_sql::{Config, Holds, SqlMap};
 use tokio::runtime::Runtime;
 
 fn runtime() -> Runtime {
@@ -101,11 +101,45 @@ fn tables_of_a_newer_program_are_refused() {
         sqlx::raw_sql(newer).execute(&mut other).await.unwrap();
     });
     let config = Config::parse(&uri).unwrap();
-    let refused = SqlMap::open(&config, runtime.handle().clone(), &Metrics::bare());
-    match refused.unwrap_err() {
-        StoreError::Format { found: 9999, .. } => {}
-        other => panic!("{other}"),
+    let opening = [
+        SqlMap::open(&config, runtime.handle().clone(), &Metrics::bare()).map(Some),
+        SqlMap::open_existing(&config, runtime.handle().clone(), &Metrics::bare()),
+    ];
+    for refused in opening {
+        match refused.unwrap_err() {
+            StoreError::Format { found: 9999, .. } => {}
+            other => panic!("{other}"),
+        }
     }
+    let checks = gb6_region_stores_sql::check(&config, Holds::Map, runtime.handle().clone());
+    let tables = checks.iter().find(|c| c.what.ends_with(": tables"));
+    let said = tables.unwrap().found.as_ref().unwrap_err();
+    assert!(said.contains("9999"), "{said}");
+}
+
+#[test]
+fn a_database_is_looked_at_as_it_is() {
+    let (runtime, dir) = (runtime(), tempfile::tempdir().unwrap());
+    let uri = format!("sqlite:{}/map.db", dir.path().display());
+    let config = Config::parse(&uri).unwrap();
+    let existing = || {
+        SqlMap::open_existing(&config, runtime.handle().clone(), &Metrics::bare())
+            .unwrap()
+            .map(|map| map.get("a").unwrap().and_then(|entry| entry.value))
+    };
+    let said = || {
+        let checks = gb6_region_stores_sql::check(&config, Holds::Map, runtime.handle().clone());
+        let tables = checks.into_iter().find(|c| c.what.ends_with(": tables"));
+        tables.unwrap().found.unwrap()
+    };
+    // Twice: it is not made by being looked at.
+    for _ in 0..2 {
+        assert_eq!(existing(), None);
+        assert!(said().starts_with("not there yet"), "{}", said());
+    }
+    open(&runtime, &uri).put("a", b"1", Expect::Any).unwrap();
+    assert_eq!(existing(), Some(Some(b"1".to_vec())));
+    assert_eq!(said(), "version 1");
 }
 
 #[test]
@@ -116,7 +150,7 @@ fn a_file_that_is_no_database_is_named() {
     let config = Config::parse(&format!("sqlite:{}", path.display())).unwrap();
     let error = SqlMap::open(&config, runtime.handle().clone(), &Metrics::bare()).unwrap_err();
     assert!(error.to_string().contains("map.db"), "{error}");
-    let checks = gb6_region_stores_sql::check(&config, runtime.handle().clone());
+    let checks = gb6_region_stores_sql::check(&config, Holds::Map, runtime.handle().clone());
     assert!(checks.iter().any(|c| !c.is_good()), "{checks:?}");
 }
 
@@ -148,7 +182,7 @@ fn a_sound_file_is_found_to_be_one() {
     let uri = format!("sqlite:{}/map.db", dir.path().display());
     open(&runtime, &uri).put("a", b"1", Expect::Any).unwrap();
     let config = Config::parse(&uri).unwrap();
-    let checks = gb6_region_stores_sql::check(&config, runtime.handle().clone());
+    let checks = gb6_region_stores_sql::check(&config, Holds::Map, runtime.handle().clone());
     assert!(checks.iter().all(|c| c.is_good()), "{checks:?}");
 }
 
