@@ -9,12 +9,12 @@ mod list;
 mod staged;
 mod trailer;
 
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use gb6_core_ports::blobs::BLOB_PUT_MAX;
@@ -25,6 +25,12 @@ use staged::Staged;
 
 /// How often a directory that vanishes while a file is put into it is made again.
 const VANISHED_MAX: usize = 16;
+
+/// How long a put waits for a delete that takes directories away. That is over at once, unless its process
+/// was stopped in the midst of it.
+const DELETE_MAX: Duration = Duration::from_secs(2);
+/// How often it looks.
+const DELETE_LOOK: Duration = Duration::from_millis(2);
 
 /// Objects below one directory.
 pub(crate) struct LocalStore {
@@ -107,6 +113,29 @@ impl Inner {
         }
     }
 
+    /// Keeps deletes from taking directories away for as long as the answer lives.
+    fn keep_directories(&self) -> Result<File, StoreError> {
+        let root = File::open(&self.root).map_err(|error| failed("open", &self.root, &error))?;
+        let begun = Instant::now();
+        loop {
+            match root.try_lock_shared() {
+                Ok(()) => return Ok(root),
+                Err(TryLockError::Error(error)) => return Err(failed("lock", &self.root, &error)),
+                Err(TryLockError::WouldBlock) if begun.elapsed() < DELETE_MAX => {
+                    std::thread::sleep(DELETE_LOOK);
+                }
+                Err(TryLockError::WouldBlock) => {
+                    return Err(StoreError::Unavailable {
+                        cause: format!(
+                            "{} is locked for {DELETE_MAX:?}: a process that deletes there does not go on",
+                            self.root.display()
+                        ),
+                    });
+                }
+            }
+        }
+    }
+
     /// Gives what was staged its name.
     fn publish(
         &self,
@@ -120,8 +149,7 @@ impl Inner {
         let directory = path.parent().unwrap_or(&self.root);
         let mut tries = 0;
         // While this is held, no delete takes a directory.
-        let puts = File::open(&self.root).and_then(|root| root.lock_shared().map(|()| root));
-        let _puts = puts.map_err(|error| failed("lock", &self.root, &error))?;
+        let _puts = self.keep_directories()?;
         loop {
             self.make_directory(directory)?;
             let moved = match when {

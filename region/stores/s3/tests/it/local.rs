@@ -119,6 +119,22 @@ fn puts_and_deletes_in_one_directory_do_not_fail() {
     });
 }
 
+/// A process that was stopped while it had the directories to itself keeps others from putting for a moment.
+#[test]
+fn a_delete_that_does_not_go_on_fails_puts_in_time() {
+    let fixture = Directory::new();
+    let store = fixture.open();
+    let put = || store.put(&key("a/b"), Bytes::new(), PutIf::Absent);
+    let stopped = fs::File::open(fixture.path()).expect("the directory");
+    stopped.lock().expect("as a delete locks it");
+    let refused = put().expect_err("it is locked");
+    assert!(matches!(refused, StoreError::Unavailable { .. }));
+    assert!(refused.to_string().contains("is locked"), "{refused}");
+    assert_eq!(files(&fixture.path()), Vec::<PathBuf>::new());
+    drop(stopped);
+    put().expect("the directory is free");
+}
+
 #[test]
 fn files_that_are_cut_or_strange_are_told_and_not_taken() {
     let fixture = Directory::new();
