@@ -3,7 +3,8 @@
 //!
 //! Who comes first reads first, and has its place until it has read to the end: from then on only what is
 //! new is read, for which no place is needed. Shards that the node is to serve come before all of them:
-//! while it reads any of these, nobody gets a place, and who has one reads no further. Who gets no further
+//! while it reads any of these, nobody gets a place, and who has one reads no further. (Of one of which
+//! nothing can be read nobody knows when that will be.) Who gets no further
 //! keeps no other waiting, for what it waits for may be lost for its shard alone; of those there are so
 //! many at most, for it may be slow for all.
 
@@ -31,10 +32,27 @@ struct State {
     /// Who waits, the first in front.
     // overflow: none. Each standby of the node waits at most once.
     waiting: VecDeque<u64>,
-    /// Who reads, and when something was last read.
-    reading: BTreeMap<u64, Instant>,
+    /// Who has a place.
+    reading: BTreeMap<u64, Reader>,
     /// The number of who came last.
     number: u64,
+}
+
+#[derive(Clone, Copy)]
+struct Reader {
+    /// When something was last read, or it got its place.
+    last: Instant,
+    /// Something was read.
+    reads: bool,
+}
+
+/// What a standby may do now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum May {
+    /// Read on; it has a place from the first time on.
+    Read,
+    /// Wait. Others read meanwhile, or nobody does: that says nothing good of the logs.
+    Wait { others_read: bool },
 }
 
 /// The right to read one log to its end; given back when dropped.
@@ -76,11 +94,6 @@ impl CatchUps {
         }
     }
 
-    /// Whether a shard of the node's own is read.
-    fn owners_read(&self) -> bool {
-        self.owners.read_on()
-    }
-
     fn show(&self, state: &State) {
         let number = |len: usize| i64::try_from(len).unwrap_or(i64::MAX);
         self.waiting.set(number(state.waiting.len()));
@@ -89,37 +102,38 @@ impl CatchUps {
 }
 
 impl Turn {
-    /// Whether it may read on now; it has a place from the first time on. Does not wait.
-    pub(crate) fn may_read(&self) -> bool {
+    /// What it may do now. Does not wait.
+    pub(crate) fn may(&self) -> May {
         let of = &*self.of;
         let mut state = of.state.lock();
-        let has_place = state.reading.contains_key(&self.number);
-        if of.owners_read() {
+        if of.owners.read_on() {
             // It stands still for others.
-            if let Some(last) = state.reading.get_mut(&self.number) {
-                *last = Instant::now();
+            if let Some(reader) = state.reading.get_mut(&self.number) {
+                reader.last = Instant::now();
             }
-            return false;
+            return May::Wait { others_read: true };
         }
-        if has_place {
-            return true;
+        if state.reading.contains_key(&self.number) {
+            return May::Read;
         }
-        let gets_on = |last: &&Instant| last.elapsed() < of.still_max;
-        let busy = state.reading.values().filter(gets_on).count();
-        let free = busy < of.max && state.reading.len() < of.max * (1 + STILL);
+        let gets_on = |reader: &&Reader| reader.last.elapsed() < of.still_max;
+        let busy = state.reading.values().filter(gets_on);
+        let others_read = busy.clone().any(|reader| reader.reads);
+        let free = busy.count() < of.max && state.reading.len() < of.max * (1 + STILL);
         if !free || state.waiting.front() != Some(&self.number) {
-            return false;
+            return May::Wait { others_read };
         }
         state.waiting.pop_front();
-        state.reading.insert(self.number, Instant::now());
+        let (last, reads) = (Instant::now(), false);
+        state.reading.insert(self.number, Reader { last, reads });
         of.show(&state);
-        true
+        May::Read
     }
 
     /// Something was read.
     pub(crate) fn reads(&self) {
-        if let Some(last) = self.of.state.lock().reading.get_mut(&self.number) {
-            *last = Instant::now();
+        if let Some(reader) = self.of.state.lock().reading.get_mut(&self.number) {
+            (reader.last, reader.reads) = (Instant::now(), true);
         }
     }
 }
@@ -149,6 +163,10 @@ mod tests {
         (Arc::new(catch_ups), owners, metrics)
     }
 
+    fn may_read(turn: &Turn) -> bool {
+        turn.may() == May::Read
+    }
+
     fn shown(metrics: &Metrics, waiting: u32, running: u32) {
         let text = metrics.text();
         for (name, value) in [("waiting", waiting), ("running", running)] {
@@ -163,15 +181,21 @@ mod tests {
         let mut turns: VecDeque<Turn> = (0..5).map(|_| catch_ups.come()).collect();
         shown(&metrics, 5, 0);
         // Whoever asks first.
-        let mut reads: Vec<bool> = turns.iter().rev().map(Turn::may_read).collect();
+        let mut reads: Vec<bool> = turns.iter().rev().map(may_read).collect();
         assert_eq!(reads, [false, false, false, false, true]);
-        reads = turns.iter().map(Turn::may_read).collect();
+        reads = turns.iter().map(may_read).collect();
         assert_eq!(reads, [true, true, false, false, false]);
         shown(&metrics, 3, 2);
+        // Nobody knows yet whether the logs can be read.
+        let others_read = false;
+        assert_eq!(turns[4].may(), May::Wait { others_read });
+        turns[0].reads();
+        let others_read = true;
+        assert_eq!(turns[4].may(), May::Wait { others_read });
         // One that waits gives up, one that reads has read all.
         drop(turns.remove(2));
         drop(turns.pop_front());
-        reads = turns.iter().map(Turn::may_read).collect();
+        reads = turns.iter().map(may_read).collect();
         assert_eq!(reads, [true, true, false]);
         drop(turns);
         shown(&metrics, 0, 0);
@@ -181,35 +205,39 @@ mod tests {
     async fn nobody_reads_while_a_shard_of_the_nodes_own_is_read() {
         let (catch_ups, owners, metrics) = catch_ups(2, STILL_MAX);
         let (reads, waits) = (catch_ups.come(), catch_ups.come());
-        assert!(reads.may_read());
+        assert!(may_read(&reads));
         let place = owners.place(false).await;
         let (end, ended) = tokio::sync::oneshot::channel::<()>();
         let recovers = owners.clone();
+        let progress = Arc::new(Progress::of(Ownership::Placed));
+        let made = progress.clone();
         let recovered = tokio::spawn(async move {
-            let progress = Progress::of(Ownership::Placed);
             let recovering = tokio::spawn(async move { ended.await.is_ok() });
             recovers.end(place, &progress, recovering).await
         });
-        while reads.may_read() {
+        assert!(may_read(&reads), "nothing of it was read yet");
+        made.read();
+        while may_read(&reads) {
             tokio::task::yield_now().await;
         }
-        assert!(!waits.may_read());
+        let others_read = true;
+        assert_eq!(waits.may(), May::Wait { others_read });
         shown(&metrics, 1, 1);
         assert!(end.send(()).is_ok() && recovered.await.is_ok());
-        assert!(reads.may_read() && waits.may_read());
+        assert!(may_read(&reads) && may_read(&waits));
     }
 
     #[test]
     fn who_gets_no_further_keeps_no_other_waiting_and_there_are_so_many_of_them() {
         let (catch_ups, _, metrics) = catch_ups(1, Duration::ZERO);
         let turns: Vec<Turn> = (0..2 + STILL).map(|_| catch_ups.come()).collect();
-        let reads = turns.iter().filter(|turn| turn.may_read()).count();
+        let reads = turns.iter().filter(|turn| may_read(turn)).count();
         assert_eq!(reads, 1 + STILL);
         shown(&metrics, 1, 1 + STILL as u32);
         let (catch_ups, ..) = self::catch_ups(1, Duration::from_secs(60));
         let turns = [catch_ups.come(), catch_ups.come()];
-        assert!(turns[0].may_read());
+        assert!(may_read(&turns[0]));
         turns[0].reads();
-        assert!(!turns[1].may_read());
+        assert!(!may_read(&turns[1]));
     }
 }

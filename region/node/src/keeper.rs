@@ -449,7 +449,7 @@ impl Keeper {
             let begun_with = (held, followed);
             let mut recovered = recover(&log, &machine, &current, begun_with, epochs, &made)?;
             let recent = std::mem::take(&mut recovered.recent);
-            made.made();
+            made.read();
             let tail = recent.into_tail(&recovered.shard, &keys);
             Ok::<_, RecoveryError>((log, machine, recovered, tail, begun.elapsed()))
         });

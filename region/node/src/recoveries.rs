@@ -7,7 +7,7 @@
 //! for may be lost for its shard alone. Of those there are so many at most, for it may be slow for all.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use gb6_core_obs::metrics::{Counter, Gauge, Metrics};
@@ -34,7 +34,7 @@ pub(crate) struct Recoveries {
     /// For those that get no further.
     still: Arc<Semaphore>,
     still_max: Duration,
-    /// Those that get on.
+    /// Those that read on.
     reading: AtomicUsize,
     waiting: Gauge,
     running: Gauge,
@@ -86,6 +86,8 @@ pub(crate) struct Progress {
     began: Instant,
     /// When it last did, in ms since it began.
     last_ms: AtomicU64,
+    /// Something was read.
+    reads: AtomicBool,
 }
 
 impl Progress {
@@ -95,12 +97,19 @@ impl Progress {
             ownership,
             began: Instant::now(),
             last_ms: AtomicU64::new(0),
+            reads: AtomicBool::new(false),
         }
     }
 
-    /// Something was read, or answered.
-    pub(crate) fn made(&self) {
+    /// Something was read, or answered: the log is not silent.
+    pub(crate) fn read(&self) {
         self.ownership.log_read();
+        self.reads.store(true, Ordering::Relaxed);
+        self.made();
+    }
+
+    /// It has got on.
+    pub(crate) fn made(&self) {
         let ms = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.last_ms.store(ms, Ordering::Relaxed);
     }
@@ -152,7 +161,7 @@ impl Recoveries {
         }
     }
 
-    /// Whether a recovery gets on: what has read something of late, or has just begun.
+    /// Whether something was read of late by a recovery that takes more than a moment.
     pub(crate) fn read_on(&self) -> bool {
         self.reading.load(Ordering::SeqCst) > 0
     }
@@ -185,15 +194,16 @@ impl Recoveries {
     ) -> Result<T, JoinError> {
         let mut place = Some(place);
         let mut _still = None;
-        let mut reading = Some(Reading::new(&self.reading));
+        let mut reading = None;
         loop {
             tokio::select! {
                 biased;
                 ended = &mut recovering => return ended,
                 () = tokio::time::sleep(LOOK) => {
                     let is_still = progress.still_for() >= self.still_max;
-                    if is_still != reading.is_none() {
-                        reading = (!is_still).then(|| Reading::new(&self.reading));
+                    let reads_on = !is_still && progress.reads.load(Ordering::Relaxed);
+                    if reads_on != reading.is_some() {
+                        reading = reads_on.then(|| Reading::new(&self.reading));
                     }
                     if is_still && place.is_some()
                         && let Ok(permit) = self.still.clone().try_acquire_owned()
@@ -209,8 +219,6 @@ impl Recoveries {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicBool;
-
     use super::*;
 
     /// Within so long whatever is to happen has.

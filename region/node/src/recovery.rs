@@ -187,7 +187,7 @@ impl Replay {
     /// Reads on to the log's end. What the checkpoint covers is only remembered as recent.
     fn read_on(&mut self, log: &Arc<dyn ShardLog>, progress: &Progress) -> Result<(), StoreError> {
         while self.read_page(log)? {
-            progress.made();
+            progress.read();
         }
         Ok(())
     }
@@ -235,7 +235,7 @@ pub(crate) fn recover(
             };
             followed
         }
-        None => Replay::begin(log, config, snapshot, || progress.made())?,
+        None => Replay::begin(log, config, snapshot, || progress.read())?,
     };
     progress.made();
     replay.shard.set_snapshot(snapshot.clone());
@@ -247,7 +247,7 @@ pub(crate) fn recover(
     };
     let (standing, next_position) = match acquisition {
         Ok(Acquisition { fence, acquired }) => {
-            progress.made();
+            progress.read();
             // An owner before this one may have committed between the replay and the acquisition.
             replay.read_on(log, progress)?;
             if replay.next != acquired.range.next {

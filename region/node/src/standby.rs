@@ -15,7 +15,7 @@ use gb6_core_ports::{ShardLog, StoreError};
 use gb6_core_wire::mesh::ShardRef;
 use parking_lot::Mutex;
 
-use crate::catch_ups::Turn;
+use crate::catch_ups::{May, Turn};
 use crate::keeper::{NodeParts, bound_batches, machine_config};
 use crate::lease::Clock;
 use crate::news::{News, NewsBox};
@@ -79,10 +79,10 @@ impl Hearing {
         silence
     }
 
-    /// Nobody asks it yet.
-    fn waits(&self) {
+    /// For so long nobody asked it, since others were to be read.
+    fn excuse(&self, waited: Duration) {
         let mut heard = self.heard.lock();
-        (heard.last, heard.answered) = (self.clock.now(), false);
+        heard.last = (heard.last + waited).min(self.clock.now());
     }
 
     /// Whether it has answered of late; `None`: it is asked for the first time.
@@ -239,12 +239,23 @@ impl Following {
     }
 
     /// Waits until the log may be read; whether the follower is to end.
-    fn wait_for(&self, turn: &Turn, waits: impl Fn()) -> bool {
-        while !turn.may_read() {
-            waits();
+    fn wait_for(&self, turn: &Turn, log: Option<&dyn ShardLog>) -> bool {
+        let clock = &self.node.config.clock;
+        let mut looked = clock.now();
+        while let May::Wait { others_read } = turn.may() {
             if self.wait(STEP) {
                 return true;
             }
+            let now = clock.now();
+            match log {
+                Some(log) => {
+                    self.hearing.hear(log);
+                }
+                // Where nobody reads anything it may be lost for all.
+                None if others_read => self.hearing.excuse(now.saturating_sub(looked)),
+                None => {}
+            }
+            looked = now;
         }
         self.is_over()
     }
@@ -252,7 +263,7 @@ impl Following {
     /// Follows until it is to end: what was read, where that was begun.
     fn follow(&self, caught_up: &mut bool) -> Result<Option<Followed>, RecoveryError> {
         let turn = self.node.catch_ups.come();
-        if self.wait_for(&turn, || self.hearing.waits()) {
+        if self.wait_for(&turn, None) {
             return Ok(None);
         }
         let mut turn = Some(turn);
@@ -276,7 +287,7 @@ impl Following {
             let mut more = true;
             while more && !self.is_over() {
                 if let Some(turn) = &turn
-                    && self.wait_for(turn, hear)
+                    && self.wait_for(turn, Some(&*log))
                 {
                     break;
                 }

@@ -27,13 +27,19 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What a standby works with, beside its log.
 fn node(open_log: OpenLog) -> Arc<NodeParts> {
+    node_by(Clock::default(), open_log)
+}
+
+/// As [`node`], by a clock.
+fn node_by(clock: Clock, open_log: OpenLog) -> Arc<NodeParts> {
     let name = NodeId::from("r2");
     let identity = NodeIdentity::new(name.clone(), vec![Role::Region]).expect("an identity");
     let local = LocalNode::new(identity, Incarnation(1));
     let endpoint = MemoryNetwork::new().bind(local, Timing::default());
     let (metrics, health) = (Metrics::bare(), Health::new());
     let panics = Panics::new(&metrics, &health);
-    let config = RegionConfig::new(name);
+    let mut config = RegionConfig::new(name);
+    config.clock = clock;
     let recoveries = Arc::new(Recoveries::new(1, &metrics));
     Arc::new(NodeParts {
         deps: Arc::new(RegionDeps {
@@ -177,4 +183,38 @@ async fn standbys_that_begin_together_read_their_logs_one_after_the_other() {
     }
     assert_eq!(most.load(Ordering::SeqCst), 1, "one at a time");
     assert!(text().contains("gb6_standby_catch_ups_running 0\n"));
+}
+
+#[tokio::test]
+async fn logs_that_nobody_can_open_are_silent_for_those_that_wait_too() {
+    let ahead = Arc::new(AtomicU64::new(0));
+    let shown = ahead.clone();
+    let clock = Clock::by(move || Duration::from_millis(shown.load(Ordering::SeqCst)));
+    let opened = Arc::new(AtomicUsize::new(0));
+    let opens = opened.clone();
+    let node = node_by(
+        clock,
+        Arc::new(move |_| {
+            opens.fetch_add(1, Ordering::SeqCst);
+            // Others come to wait for its place.
+            std::thread::sleep(Duration::from_millis(30));
+            let cause = "lost".to_owned();
+            Err(StoreError::Unavailable { cause })
+        }),
+    );
+    let news = Arc::<NewsBox>::default();
+    let started = |n| Follower::start(&node, shard(n), news.clone()).expect("a thread");
+    let followers: Vec<Follower> = (0..6).map(started).collect();
+    let begun = Instant::now();
+    let silent = || followers.iter().all(|f| f.log_answers() == Some(false));
+    while !silent() {
+        assert!(begun.elapsed() < PATIENCE, "they seem to answer");
+        let before = opened.load(Ordering::SeqCst);
+        ahead.fetch_add(300, Ordering::SeqCst);
+        while opened.load(Ordering::SeqCst) == before {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+    // As soon as where nobody waits.
+    assert_eq!(ahead.load(Ordering::SeqCst), 3_000);
 }
