@@ -259,7 +259,7 @@ fn a_write_whose_commit_was_never_sent_is_not_called_written() {
     let (store, metrics) = open(&own.address(), "&timeout=5s&gc=off");
     heals(|| store.applied(SHARD));
     let mut at: Position = 0;
-    for attempt in 0..5 {
+    for attempt in 0..8 {
         let entries = [entry("a", at + 1, at)];
         let answer = without_store_and_pd(&own, || store.put(SHARD, &entries, at, at + 1));
         let applied = heals(|| store.applied(SHARD));
@@ -282,7 +282,7 @@ fn a_trim_whose_commit_was_never_sent_takes_nothing_that_stays() {
     let own = Own::start(&[]);
     let (store, metrics) = open(&own.address(), "&timeout=5s&gc=off");
     let a = room("demo", "a");
-    for attempt in 0..5 {
+    for attempt in 0..8 {
         // One run, which is cut in the middle.
         let entries: Vec<RoomEntry> = (0..10).map(|n| entry("a", n + 1, n)).collect();
         heals(|| {
@@ -395,6 +395,7 @@ fn answers_to_writes_are_true_whatever_happens_in_the_middle() {
         assert!(found == expected, "room {name} has gaps");
     }
     let read_back = read_back(&metrics);
-    println!("{read_back} commits read back");
+    let unsent = not_made(&metrics, "commit");
+    println!("{read_back} commits read back, {unsent} of them never sent");
     assert_ne!(read_back, 0, "no commit failed: the test shows nothing");
 }
