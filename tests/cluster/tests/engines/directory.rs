@@ -1,10 +1,11 @@
 //! Customers in a directory on PostgreSQL: `gb6 ctl` changes them, geo serves them, clients feel it. Losing it
-//! stops changes and nothing else.
+//! stops changes and nothing else, and so does its full disk.
 
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
 use gb6_core_wire::client::Dialect;
+use gb6_tests_cluster::{Disk, Volume};
 use gb6_tests_harness::client::{Session, Target};
 use gb6_tests_harness::engines::{Engine, Kind};
 use gb6_tests_harness::process::{
@@ -18,13 +19,19 @@ const CHANGE: Duration = Duration::from_secs(10);
 
 /// What `gb6 ctl` prints as JSON.
 fn ctl(directory: &[(&str, String)], args: &[&str]) -> Json {
+    tried(directory, args).unwrap_or_else(|said| panic!("{args:?}: {said}"))
+}
+
+/// The same; or what it says when it fails.
+fn tried(directory: &[(&str, String)], args: &[&str]) -> Result<Json, String> {
     let mut command = std::process::Command::new(gb6_binary().unwrap());
     command.arg("ctl").args(args).arg("--json");
     command.envs(directory.iter().map(|(name, value)| (*name, value)));
     let output = command.output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{args:?}: {said}");
-    serde_json::from_slice(&output.stdout).unwrap()
+    match output.status.success() {
+        true => Ok(serde_json::from_slice(&output.stdout).unwrap()),
+        false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
+    }
 }
 
 /// What a statement answers, asked as the superuser.
@@ -101,7 +108,11 @@ async fn a_region_serves_customers_of_a_directory_and_outlives_its_loss() {
         .tempdir()
         .unwrap();
     let dir = directory.path();
-    let data = dir.join("postgres");
+    let disk = match Disk::new(Volume::Tmpfs { mib: 128 }, dir) {
+        Ok(disk) => disk,
+        Err(error) => panic!("{error}"),
+    };
+    let data = disk.path().join("postgres");
     let started = Engine::start_behind(Kind::Postgres, &data, &[]).await;
     let (engine, front) = started.unwrap();
     let key_file = dir.join("directory.key").display().to_string();
@@ -153,6 +164,29 @@ async fn a_region_serves_customers_of_a_directory_and_outlives_its_loss() {
     ctl(&place, &["key", "revoke", "acme", text(&one, "key")]);
     until("the end of a revoked key", &mesh, &one, false).await;
     assert!(works(&mesh, &two).await);
+
+    // Full: a change is refused as a whole, and what to do is said. Reading goes on.
+    disk.fill(0).unwrap();
+    let mut added = 0;
+    let refused = loop {
+        let name = format!("Customer {added} {}", "of many ".repeat(12).trim_end());
+        match tried(&place, &["org", "add", &name]) {
+            Ok(_) => added += 1,
+            Err(said) => break said,
+        }
+        assert!(added < 200, "PostgreSQL goes on without space");
+    };
+    println!("directory full: refused after {added} changes: {refused}");
+    assert!(refused.contains("storage full"), "{refused}");
+    assert!(refused.contains("free some space"), "{refused}");
+    assert!(works(&mesh, &two).await);
+    assert_eq!(ctl(&place, &["audit", "verify", org])["entries"], 5);
+    disk.make_room().unwrap();
+    ctl(&place, &["org", "add", "The next"]);
+    let orgs = ctl(&place, &["org", "list"]);
+    let orgs = orgs.as_array().map_or(0, Vec::len);
+    assert_eq!(orgs, 1 + added + 1, "what was refused is not there");
+    up(&mut mesh, 1.0).await;
 
     // Lost: who is there goes on, who comes is let in, and geo starts by what it kept.
     let (session, _pushes) = Session::connect(&target(&mesh, &two)).await.unwrap();
