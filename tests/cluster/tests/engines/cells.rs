@@ -95,6 +95,7 @@ pub(crate) fn all() -> Vec<Cell> {
     for (kind, fault) in [
         (Kind::Postgres, Fault::Full(S(7))),
         (Kind::Postgres, Fault::FullWal(S(7))),
+        (Kind::Redis, Fault::Full(S(7))),
         (Kind::Tikv, Fault::Full(S(7))),
         (Kind::S3, Fault::Full(S(7))),
     ] {

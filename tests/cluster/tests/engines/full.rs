@@ -44,6 +44,10 @@ pub(crate) async fn begin(world: &mut World, kind: Kind, fault: Fault) {
                 Kind::Postgres => Some(open_transaction(world).await),
                 _ => None,
             };
+            if kind == Kind::Redis {
+                // It refuses writes once it could not write them down; by itself it does not try here.
+                redis(world, &["config", "set", "save", "1 1"]).await;
+            }
             let before = refusals(world, kind).await;
             let mut now = before;
             while now < before + REFUSALS {
@@ -73,6 +77,17 @@ pub(crate) async fn end(world: &mut World, kind: Kind) {
     let part = world.part(kind);
     part.disk.as_ref().unwrap().make_room().unwrap();
     part.engine.restart().await.unwrap();
+    if kind == Kind::Redis {
+        let begun = Instant::now();
+        let persistence = async |world: &mut World| redis(world, &["info", "persistence"]).await;
+        while !persistence(world)
+            .await
+            .contains("rdb_last_bgsave_status:ok")
+        {
+            pause(begun, "Redis finds no space").await;
+        }
+        redis(world, &["config", "set", "save", ""]).await;
+    }
 }
 
 fn fill(world: &mut World, kind: Kind) {
@@ -93,7 +108,8 @@ async fn refusals(world: &mut World, kind: Kind) -> f64 {
         ),
         Kind::Tikv => ("gb6_tikv_failures_total", &["kind=\"full\""]),
         Kind::S3 => ("gb6_blob_operations_total", &["outcome=\"full\""]),
-        Kind::Kafka | Kind::Redis => unreachable!("no cell has it"),
+        Kind::Redis => ("gb6_redis_calls_total", &["outcome=\"refused\""]),
+        Kind::Kafka => unreachable!("no cell has it"),
     };
     world.counted(name, labels).await
 }
@@ -101,6 +117,24 @@ async fn refusals(world: &mut World, kind: Kind) -> f64 {
 async fn pause(begun: Instant, late: &str) {
     assert!(begun.elapsed() < LONG, "{late}");
     tokio::time::sleep(LOOK_EVERY).await;
+}
+
+/// What Redis answers.
+async fn redis(world: &mut World, arguments: &[&str]) -> String {
+    let port = world.part(Kind::Redis).engine.sockets()[0]
+        .port()
+        .to_string();
+    let output = Command::new("redis-cli")
+        .args(["-h", "127.0.0.1", "-p", &port])
+        .args(arguments)
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output()
+        .await
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "redis-cli {arguments:?}: {said}");
+    said
 }
 
 fn psql(world: &mut World) -> Command {

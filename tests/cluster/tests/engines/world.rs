@@ -107,6 +107,10 @@ impl World {
                 let region = snapshot["regions"]["eu"].as_table_mut().unwrap();
                 region.remove("owners");
                 region.insert("assigned".into(), Value::String("region".into()));
+                // Which nobody reaches, and of which edges have shares: Redis is asked for them.
+                let rate = toml::toml! { per_second = 100000 burst = 100000 };
+                let demo = snapshot["instances"]["demo"].as_table_mut().unwrap();
+                demo.insert("instance_command_rate".into(), Value::Table(rate));
             }),
             node: Box::new(move |name, config| {
                 if let ("r1", Some(data)) = (name, &node_data) {
