@@ -1,15 +1,17 @@
-//! A disk that fills up under Kafka, and one under PostgreSQL while a node dies. The others are cells of the
-//! matrix.
+//! A disk that fills up under Kafka, one under PostgreSQL while a node dies, and one under TiKV while much is
+//! written. The others are cells of the matrix.
 
 use std::time::{Duration, Instant};
 
+use gb6_tests_cluster::load::LONG;
 use gb6_tests_harness::engines::Kind;
 use gb6_tests_harness::process::{PATIENCE, ProcessError};
 
 use crate::faults::Fault;
-use crate::old::SHARDS;
+use crate::full;
+use crate::old::{Old, SHARDS};
+use crate::seen::{self, Reads};
 use crate::world::{Extras, NODES, World};
-use crate::{full, seen};
 
 /// A broker whose disk is full ends itself. Publishes wait for it, and nothing is lost when there is space
 /// again and it was started again.
@@ -90,5 +92,51 @@ async fn a_node_dies_while_the_disk_of_the_map_is_full() {
     }
     world.until_owner("r1").await;
     load.progress(20).await;
+    load.finish(&world.mesh).await;
+}
+
+/// What TiKV has no space for is read as long as it is in memory, and otherwise waits. With space again it
+/// is indexed from the log.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "long: GB6_MATRIX=all scripts/test-engines.sh crash runs it"]
+async fn what_was_written_while_the_disk_of_tikv_is_full() {
+    let extras = Extras {
+        disks: vec![Kind::Tikv],
+        ..Extras::default()
+    };
+    let mut world = World::with("index-full", extras).await;
+    let load = world.load("index-full", 1).await;
+    load.progress(20).await;
+    let full = Fault::Full(Duration::ZERO);
+    full::begin(&mut world, Kind::Tikv, full).await;
+    let from = load.recorder.len();
+    let old = Old::publish(&world, "index-full", 0).await;
+    let reads = Reads::of(&world, &load, &old.any()).await;
+    println!(
+        "index full: recent history: {}, old: {} in {:?}",
+        seen::answers(&reads.recent),
+        seen::answers(&reads.old),
+        reads.longest
+    );
+    assert!(reads.recent.iter().all(Result::is_ok));
+    assert!(reads.old.iter().all(|answer| *answer == Err(100)));
+    full::end(&mut world, Kind::Tikv).await;
+    let room = Instant::now();
+    loop {
+        let reads = Reads::of(&world, &load, &old.any()).await;
+        if reads.old.iter().all(Result::is_ok) {
+            break;
+        }
+        assert!(room.elapsed() < LONG, "{}", seen::answers(&reads.old));
+    }
+    println!(
+        "index full: read {:?} after there was space",
+        room.elapsed()
+    );
+    old.check(&world).await;
+    load.progress(20).await;
+    let publishes = seen::Publishes::of(&load.recorder.since(from));
+    println!("index full: longest publish {:?}", publishes.longest);
+    assert!(publishes.codes.is_empty(), "{:?}", publishes.codes);
     load.finish(&world.mesh).await;
 }
