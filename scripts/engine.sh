@@ -14,7 +14,8 @@
 #   all       --advertised HOST:PORT,... (how clients reach it, where not on its ports: through proxies;
 #             an engine that tells clients where it is tells them this: each broker, PD and the store)
 #   kafka     --brokers N (1), --peers-advertised (brokers reach each other as advertised, too), --tls (two
-#             further ports: over TLS with certificates on both sides, and over TLS with a login)
+#             further ports: over TLS with certificates on both sides, and over TLS with a login), --acl
+#             (beside --tls: who comes there may do only what `tool kafka AclCommand` has given to the user)
 #   postgres  --replica (a second server that follows the first), --synchronous (a commit waits for it),
 #             --tls (for those who ask for it, and a login)
 #   redis     --cluster N (masters, 3 or more), --tls (a second port that speaks TLS), --password TEXT

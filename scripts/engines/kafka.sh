@@ -1,9 +1,11 @@
 # Sourced by scripts/engine.sh: Apache Kafka (KRaft), one broker or several, each also a controller.
 # A broker has three ports: for clients (as advertised), for the other brokers, for controllers. With --tls
-# it has two more for clients: TLS with certificates on both sides, and TLS with a login.
+# it has two more for clients: TLS with certificates on both sides, and TLS with a login. With --acl these
+# may do what AclCommand has given them, and who comes to the others everything.
 
 BROKERS=1
 TLS=false
+ACL=false
 PEERS_ADVERTISED=false
 
 KAFKA_LIBS=$ENGINE_HOME/kafka/libs
@@ -24,11 +26,13 @@ engine_options() {
             shift
             ;;
         --tls) TLS=true ;;
+        --acl) ACL=true ;;
         --peers-advertised) PEERS_ADVERTISED=true ;;
         *) fail "kafka has no option $1" ;;
         esac
         shift
     done
+    [ "$ACL" = false ] || [ "$TLS" = true ] || fail "--acl is about logins: it goes with --tls"
 }
 
 # Clients' ports first, so that these are the ones to name.
@@ -75,6 +79,14 @@ listener.name.login.scram-sha-512.sasl.jaas.config=$scram required;
 PROPERTIES
 }
 
+# Who is not asked for a name is ANONYMOUS: brokers, controllers, and who has to set things up.
+acl_properties() {
+    cat <<PROPERTIES
+authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
+super.users=User:ANONYMOUS
+PROPERTIES
+}
+
 # peer N: where brokers and controllers reach that port of one of them.
 peer() {
     if [ "$PEERS_ADVERTISED" = true ]; then address_of "$1"; else echo "127.0.0.1:$(port "$1")"; fi
@@ -94,6 +106,7 @@ properties() {
         advertised=",TLS://$(address_of $((3 * BROKERS + n))),LOGIN://$(address_of $((4 * BROKERS + n)))"
         secure_properties
     fi
+    [ "$ACL" = false ] || acl_properties
     cat <<PROPERTIES
 process.roles=broker,controller
 node.id=$n

@@ -59,7 +59,8 @@ pub(in crate::assemble) fn check(
     }
     #[cfg(feature = "kafka")]
     if let Some(config) = &engines.events {
-        let found = gb6_region_stores_kafka::check_events(config, place.region, runtime.clone());
+        let Place { region, shards, .. } = place;
+        let found = gb6_region_stores_kafka::check_events(config, region, shards, runtime.clone());
         checks.extend(found);
     }
     #[cfg(not(any(feature = "kafka", feature = "redis", feature = "tikv")))]

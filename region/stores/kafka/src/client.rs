@@ -20,7 +20,7 @@ use crate::hearing::{Hearing, SAID_EVERY};
 use crate::metrics::KafkaMetrics;
 
 /// The group that consumers name. None of them joins it: partitions are assigned, offsets not stored.
-const GROUP: &str = "gb6-log";
+pub(crate) const GROUP: &str = "gb6-log";
 /// Bytes of a message beyond its value, with room: keys and headers of Kafka.
 pub(crate) const MESSAGE_EXTRA_BYTES: usize = 64 * 1024;
 /// How long a broker holds an empty fetch: also how long a newly assigned partition may wait for the

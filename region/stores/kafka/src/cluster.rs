@@ -106,15 +106,17 @@ impl Cluster {
     }
 }
 
-/// Looks at the brokers and the topic that `config` names for the logs of a region's shards, and changes
-/// nothing. Blocks.
+/// Looks at the brokers, their version, and the topic that `config` names for the logs of a region's shards,
+/// and at what its user may do with it; changes nothing. Blocks.
 pub fn check(config: &Config, region: &str, shards: u32, runtime: Handle) -> Vec<Check> {
     look(config, runtime, |topics| topics.check_log(region, shards))
 }
 
-/// As [`check`], for the topic of a region's events.
-pub fn check_events(config: &Config, region: &str, runtime: Handle) -> Vec<Check> {
-    look(config, runtime, |topics| topics.check_events(region))
+/// As [`check`], for the topic of a region's events, which has so many partitions if it is made.
+pub fn check_events(config: &Config, region: &str, partitions: u32, runtime: Handle) -> Vec<Check> {
+    look(config, runtime, |topics| {
+        topics.check_events(region, partitions)
+    })
 }
 
 fn look(config: &Config, runtime: Handle, check: impl FnOnce(&Topics) -> Vec<Check>) -> Vec<Check> {

@@ -51,10 +51,11 @@ pub(crate) fn text(error: &KafkaError) -> String {
         Some(Code::TopicAuthorizationFailed) => {
             ": grant READ, WRITE, DELETE, DESCRIBE and DESCRIBE_CONFIGS on the topic to this user"
         }
-        Some(Code::GroupAuthorizationFailed) => ": grant READ on the group gb6-log to this user",
-        Some(Code::ClusterAuthorizationFailed) => {
-            ": grant IDEMPOTENT_WRITE on the cluster to this user"
+        Some(Code::GroupAuthorizationFailed) => {
+            ": grant DESCRIBE on the group gb6-log to this user"
         }
+        // Who may write to any topic may do so without repetitions.
+        Some(Code::ClusterAuthorizationFailed) => ": grant WRITE on the topic to this user",
         Some(Code::Authentication | Code::SaslAuthenticationFailed) => {
             ": user, password, mechanism or security= are not what the brokers want"
         }

@@ -14,9 +14,13 @@ use tokio::runtime::Handle;
 use crate::client::{ASK, LogConsumer, Told, base, largest_message, make_consumer};
 use crate::config::Config;
 use crate::errors;
+use crate::rights::{OF_EVENTS, OF_LOG, Right, Rights};
+use crate::speaks;
 
 /// How long a new topic may take until all its partitions have leaders.
 const CREATED_WITHIN: Duration = Duration::from_secs(15);
+/// How long what one broker knows of a topic may take to the others.
+const KNOWN_WITHIN: Duration = Duration::from_secs(2);
 const POLL: Duration = Duration::from_millis(50);
 /// Errors of connections that are looked at.
 const TOLD_MAX: usize = 100;
@@ -61,6 +65,15 @@ impl Found {
     }
 }
 
+/// What there must be of a topic, and what is asked for where it is missing.
+struct Wanted<'a> {
+    topic: &'a str,
+    partitions: u32,
+    settings: &'a [(&'static str, String)],
+    /// What is done with it.
+    rights: &'a [Right],
+}
+
 /// The administrator's side of a cluster.
 pub(crate) struct Topics {
     pub(crate) admin: AdminClient<Told>,
@@ -92,29 +105,12 @@ impl Topics {
     /// Makes the topic of the logs of `shards` shards if it is missing, and refuses it where it is not
     /// as it must be.
     pub(crate) fn ensure_log(&self, topic: &str, shards: u32) -> Result<(), StoreError> {
-        let copies = self.config.min_insync.to_string();
-        let bytes = largest_message().to_string();
-        let found = match self.look(topic)? {
-            Some(found) => found,
-            None => {
-                let settings = [
-                    ("cleanup.policy", "delete"),
-                    ("retention.ms", "-1"),
-                    ("retention.bytes", "-1"),
-                    ("compression.type", "producer"),
-                    ("unclean.leader.election.enable", "false"),
-                    ("min.insync.replicas", &copies),
-                    ("max.message.bytes", &bytes),
-                    // What was deleted leaves the disk with its segment: small ones, that do not
-                    // stay open.
-                    ("segment.bytes", "67108864"),
-                    ("segment.ms", "3600000"),
-                    // An owner's clock that is ahead must not make brokers refuse its batches.
-                    ("message.timestamp.type", "LogAppendTime"),
-                ];
-                self.create(topic, shards, &settings)?
-            }
-        };
+        let found = self.made(&Wanted {
+            topic,
+            partitions: shards,
+            settings: &self.log_settings(),
+            rights: OF_LOG,
+        })?;
         let findings = findings(&self.config, topic, shards, &found);
         if findings.is_empty() {
             return Ok(());
@@ -131,18 +127,12 @@ impl Topics {
     /// Makes the topic of events if it is missing, and refuses one that does not take every event. How long
     /// events stay there is its owner's to say.
     pub(crate) fn ensure_events(&self, topic: &str, partitions: u32) -> Result<(), StoreError> {
-        let bytes = largest_message().to_string();
-        let found = match self.look(topic)? {
-            Some(found) => found,
-            None => {
-                let copies = self.config.min_insync.to_string();
-                let settings = [
-                    ("min.insync.replicas", copies.as_str()),
-                    ("max.message.bytes", bytes.as_str()),
-                ];
-                self.create(topic, partitions, &settings)?
-            }
-        };
+        let found = self.made(&Wanted {
+            topic,
+            partitions,
+            settings: &self.events_settings(),
+            rights: OF_EVENTS,
+        })?;
         match self.too_small_for_events(topic, &found) {
             None => Ok(()),
             Some(finding) => Err(StoreError::Conflict {
@@ -162,44 +152,59 @@ impl Topics {
         })
     }
 
-    fn create(
-        &self,
-        topic: &str,
-        partitions: u32,
-        settings: &[(&str, &str)],
-    ) -> Result<Found, StoreError> {
-        let replication = TopicReplication::Fixed(i32::from(self.config.replication));
-        let mut new = NewTopic::new(topic, partitions as i32, replication);
-        for (name, value) in settings {
-            new = new.set(name, value);
+    /// The settings of a topic of logs that is made here.
+    fn log_settings(&self) -> Vec<(&'static str, String)> {
+        let mut settings = self.events_settings();
+        let of_log = [
+            ("cleanup.policy", "delete"),
+            ("retention.ms", "-1"),
+            ("retention.bytes", "-1"),
+            ("compression.type", "producer"),
+            ("unclean.leader.election.enable", "false"),
+            // What was deleted leaves the disk with its segment: small ones, that do not
+            // stay open.
+            ("segment.bytes", "67108864"),
+            ("segment.ms", "3600000"),
+            // An owner's clock that is ahead must not make brokers refuse its batches.
+            ("message.timestamp.type", "LogAppendTime"),
+        ];
+        settings.extend(of_log.map(|(name, value)| (name, value.to_owned())));
+        settings
+    }
+
+    /// Those of a topic of events.
+    fn events_settings(&self) -> Vec<(&'static str, String)> {
+        vec![
+            ("min.insync.replicas", self.config.min_insync.to_string()),
+            ("max.message.bytes", largest_message().to_string()),
+        ]
+    }
+
+    /// What is known of a topic, which is made if it is missing.
+    fn made(&self, wanted: &Wanted<'_>) -> Result<Found, StoreError> {
+        match self.look(wanted)? {
+            Some(found) => Ok(found),
+            None => self.create(wanted),
         }
-        let options = AdminOptions::new()
-            .request_timeout(Some(ASK))
-            .operation_timeout(Some(ASK));
-        let created = self
-            .runtime
-            .block_on(self.admin.create_topics([&new], &options))
-            .map_err(|error| errors::unavailable("the topic could not be made", &error))?;
-        for result in created {
-            match result {
-                Ok(_) => tracing::info!(topic, partitions, "made the topic"),
-                // Another node was first.
-                Err((_, Code::TopicAlreadyExists)) => {}
-                Err((_, code)) => {
-                    return Err(StoreError::Unavailable {
-                        cause: format!(
-                            "the topic {topic} could not be made with {} copies: {code}; are there as many \
-                             brokers, and may this user CREATE it? (one copy only: \
-                             replication=1&min_insync=1)",
-                            self.config.replication
-                        ),
-                    });
-                }
+    }
+
+    fn create(&self, wanted: &Wanted<'_>) -> Result<Found, StoreError> {
+        let Wanted {
+            topic, partitions, ..
+        } = *wanted;
+        match self.ask_to_create(wanted, false)? {
+            Ok(()) => tracing::info!(topic, partitions, "made the topic"),
+            // Another node was first.
+            Err(Code::TopicAlreadyExists) => {}
+            Err(code) => {
+                return Err(StoreError::Unavailable {
+                    cause: self.not_made(topic, code),
+                });
             }
         }
         let deadline = Instant::now() + CREATED_WITHIN;
         loop {
-            if let Some(found) = self.look(topic)?
+            if let Some(found) = self.look(wanted)?
                 && found.partitions == partitions as usize
             {
                 return Ok(found);
@@ -213,8 +218,70 @@ impl Topics {
         }
     }
 
-    /// What is known of a topic; `None` where there is none, or not every broker knows it yet.
-    fn look(&self, topic: &str) -> Result<Option<Found>, StoreError> {
+    /// Asks for a topic; with `only_look` it is not made.
+    fn ask_to_create(
+        &self,
+        wanted: &Wanted<'_>,
+        only_look: bool,
+    ) -> Result<Result<(), Code>, StoreError> {
+        let replication = TopicReplication::Fixed(i32::from(self.config.replication));
+        let mut new = NewTopic::new(wanted.topic, wanted.partitions as i32, replication);
+        for (name, value) in wanted.settings {
+            new = new.set(name, value);
+        }
+        let options = AdminOptions::new()
+            .request_timeout(Some(ASK))
+            .operation_timeout(Some(ASK))
+            .validate_only(only_look);
+        let created = self
+            .runtime
+            .block_on(self.admin.create_topics([&new], &options))
+            .map_err(|error| errors::unavailable("the topic could not be made", &error))?;
+        let mut answers = created.into_iter();
+        let answer = answers
+            .next()
+            .unwrap_or(Err((String::new(), Code::Unknown)));
+        Ok(answer.map(|_| ()).map_err(|(_, code)| code))
+    }
+
+    /// Why a topic can not be made, and what to do.
+    fn not_made(&self, topic: &str, code: Code) -> String {
+        match code {
+            Code::TopicAuthorizationFailed => Right::lacking(&self.config, topic, &[Right::Create]),
+            code => format!(
+                "the topic {topic} could not be made with {} copies: {code}; are there as many brokers? \
+                 (one copy only: replication=1&min_insync=1)",
+                self.config.replication
+            ),
+        }
+    }
+
+    /// What is known of a topic; `None` where there is none.
+    fn look(&self, wanted: &Wanted<'_>) -> Result<Option<Found>, StoreError> {
+        let topic = wanted.topic;
+        let Some(found) = self.partitions(wanted)? else {
+            return Ok(None);
+        };
+        let deadline = Instant::now() + KNOWN_WITHIN;
+        loop {
+            let settings = self.settings(topic)?;
+            if !settings.is_empty() {
+                return Ok(Some(Found { settings, ..found }));
+            }
+            // Of a new topic not every broker knows: who was asked for its settings may not yet. Who may
+            // not read them is told none either; the client does not tell that error.
+            if Instant::now() > deadline {
+                return Err(StoreError::Unavailable {
+                    cause: Right::lacking(&self.config, topic, &[Right::DescribeConfigs]),
+                });
+            }
+            std::thread::sleep(POLL);
+        }
+    }
+
+    /// The partitions and copies of a topic; `None` where there is none.
+    fn partitions(&self, wanted: &Wanted<'_>) -> Result<Option<Found>, StoreError> {
+        let topic = wanted.topic;
         let metadata = self
             .asks
             .fetch_metadata(Some(topic), ASK)
@@ -226,6 +293,13 @@ impl Topics {
             Some(Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::LeaderNotAvailable) => {
                 return Ok(None);
             }
+            // Every other right brings this one with it: there is none of them.
+            Some(Code::TopicAuthorizationFailed) => {
+                let rights = [wanted.rights, &[Right::Create]].concat();
+                return Err(StoreError::Unavailable {
+                    cause: Right::lacking(&self.config, topic, &rights),
+                });
+            }
             Some(code) => {
                 let error = KafkaError::MetadataFetch(code);
                 return Err(errors::unavailable(
@@ -234,15 +308,10 @@ impl Topics {
                 ));
             }
         }
-        let settings = self.settings(topic)?;
-        // Of a new topic not every broker knows: who was asked for its settings may not yet.
-        if settings.is_empty() {
-            return Ok(None);
-        }
         Ok(Some(Found {
             partitions: known.partitions().len(),
             replication: fewest_copies(known),
-            settings,
+            settings: BTreeMap::new(),
         }))
     }
 
@@ -289,28 +358,34 @@ impl Topics {
     /// Looks at everything that the logs of a region need of this cluster, and changes nothing.
     pub(crate) fn check_log(&self, region: &str, shards: u32) -> Vec<Check> {
         let topic = self.config.log_topic(region);
-        self.check(&topic, |found| {
-            let findings = findings(&self.config, &topic, shards, found);
-            let good = format!("{shards} partitions, {} copies", found.replication);
-            (good, findings)
+        let wanted = Wanted {
+            topic: &topic,
+            partitions: shards,
+            settings: &self.log_settings(),
+            rights: OF_LOG,
+        };
+        self.check(&wanted, |found| {
+            findings(&self.config, &topic, shards, found)
         })
     }
 
     /// Looks at everything that the events of a region need of this cluster, and changes nothing.
-    pub(crate) fn check_events(&self, region: &str) -> Vec<Check> {
+    pub(crate) fn check_events(&self, region: &str, partitions: u32) -> Vec<Check> {
         let topic = self.config.events_topic(region);
-        self.check(&topic, |found| {
-            let good = format!(
-                "{} partitions, {} copies",
-                found.partitions, found.replication
-            );
+        let wanted = Wanted {
+            topic: &topic,
+            partitions,
+            settings: &self.events_settings(),
+            rights: OF_EVENTS,
+        };
+        self.check(&wanted, |found| {
             let finding = self.too_small_for_events(&topic, found);
-            (good, finding.into_iter().collect())
+            finding.into_iter().collect()
         })
     }
 
-    /// Looks at the brokers, and at a topic by what `look` finds good and bad in it.
-    fn check(&self, topic: &str, look: impl Fn(&Found) -> (String, Vec<Finding>)) -> Vec<Check> {
+    /// Looks at the brokers, at what `look` finds bad in a topic, and at what may be done with it.
+    fn check(&self, wanted: &Wanted<'_>, look: impl Fn(&Found) -> Vec<Finding>) -> Vec<Check> {
         let at = format!("Kafka at {}", self.config.brokers.join(","));
         let mut checks = Vec::new();
         let metadata = match self.asks.fetch_metadata(None, ASK) {
@@ -329,13 +404,23 @@ impl Topics {
             );
             Check::bad(what, advice)
         });
-        let what = format!("{at}: topic {topic}");
-        match self.look(topic) {
-            Ok(None) => checks.push(Check::good(what, "not there yet: made at the first start")),
+        checks.push(speaks::check(&self.config, format!("{at}: version")));
+        let what = format!("{at}: topic {}", wanted.topic);
+        match self.look(wanted) {
+            Ok(None) => {
+                checks.push(self.check_create(wanted, what));
+                return checks;
+            }
             Err(error) => checks.push(Check::bad(what, error.to_string())),
             Ok(Some(found)) => {
-                let (good, findings) = look(&found);
+                let findings = look(&found);
                 if findings.is_empty() {
+                    let Found {
+                        partitions,
+                        replication,
+                        ..
+                    } = found;
+                    let good = format!("{partitions} partitions, {replication} copies");
                     checks.push(Check::good(what.clone(), good));
                 }
                 for finding in findings {
@@ -343,7 +428,37 @@ impl Topics {
                 }
             }
         }
+        // Of a topic that may not be seen nothing else may be done, which has been said.
+        if let Ok(Some(_)) = self.partitions(wanted) {
+            let what = format!("{at}: permissions on topic {}", wanted.topic);
+            let rights = Rights {
+                config: &self.config,
+                told: self.asks.context(),
+                admin: &self.admin,
+                runtime: &self.runtime,
+            };
+            checks.extend(rights.check(&what, wanted.topic, wanted.rights));
+        }
         checks
+    }
+
+    /// Whether a topic that is not there could be made, which is not done.
+    fn check_create(&self, wanted: &Wanted<'_>, what: String) -> Check {
+        match self.ask_to_create(wanted, true) {
+            // That there are too few brokers is said already.
+            Ok(Ok(()) | Err(Code::TopicAlreadyExists | Code::InvalidReplicationFactor)) => {
+                let later = Right::names(wanted.rights);
+                Check::good(
+                    what,
+                    format!(
+                        "not there yet: made at the first start, which this user may do; whether it has \
+                         {later} is seen when the topic is there: check again then"
+                    ),
+                )
+            }
+            Ok(Err(code)) => Check::bad(what, self.not_made(wanted.topic, code)),
+            Err(error) => Check::bad(what, error.to_string()),
+        }
     }
 }
 

@@ -7,6 +7,7 @@ mod faults;
 mod fencing;
 mod many;
 mod owner;
+mod permissions;
 mod reading;
 mod secure;
 mod topics;

@@ -2,5 +2,6 @@
 //! outside bytes, and what the documentation says of both.
 
 mod docs;
+mod old;
 mod parsing;
 mod rules;
