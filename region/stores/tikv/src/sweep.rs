@@ -105,13 +105,18 @@ fn run(inner: &Inner, signal: &Signal) {
 fn sweep(inner: &Inner, signal: &Signal) -> Result<(), Failure> {
     let shards: Vec<ShardId> = inner.shards.lock().keys().copied().collect();
     let session = inner.link.session()?;
+    let mut swept = Ok(());
     for shard in shards {
-        sweep_shard(inner, signal, &session, shard)?;
+        match sweep_shard(inner, signal, &session, shard) {
+            // What is wrong with one, as where a newer program wrote its state, stops no other.
+            Err(failure @ Failure::Stored(_)) => swept = Err(failure),
+            result => result?,
+        }
     }
     if let Some(keep) = inner.config.gc {
         collect(inner, &session, keep)?;
     }
-    Ok(())
+    swept
 }
 
 fn sweep_shard(

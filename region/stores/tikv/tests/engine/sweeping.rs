@@ -10,7 +10,7 @@ use gb6_core_ports::{RoomEntry, RoomStore};
 use gb6_region_stores_tikv::TikvRooms;
 
 use crate::engine::{address, config, entry, prefix};
-use crate::shared::all_keys;
+use crate::shared::{all_keys, write_state};
 
 const SHARD: ShardId = ShardId(3);
 
@@ -53,6 +53,27 @@ fn a_cleared_index_leaves_nothing_behind_and_spares_its_neighbours() {
     assert_eq!(store.forward(ShardId(4), &one, 0, 9).unwrap(), [(1, 0)]);
     let text = metrics.text();
     assert!(text.contains("gb6_tikv_swept_keys_total 1602"), "{text}");
+}
+
+/// A newer program has served it meanwhile.
+#[test]
+fn a_shard_that_can_not_be_read_keeps_no_other_from_being_swept() {
+    let prefix = prefix();
+    let metrics = Metrics::bare();
+    let config = config(&address(), &prefix, "&gc=off");
+    let store = TikvRooms::open(config, "eu", &metrics).unwrap();
+    for shard in [2, 3, 4] {
+        let one = [entry("room:1", 1, 0)];
+        store.put(ShardId(shard), &one, 0, 1).unwrap();
+    }
+    for shard in [2, 4] {
+        write_state(address(), &prefix, ShardId(shard), vec![9; 25]);
+    }
+    store.clear(SHARD).unwrap();
+    // The entry, and the mark of its instance.
+    until("the old generation is gone", || {
+        metrics.text().contains("gb6_tikv_swept_keys_total 2")
+    });
 }
 
 #[test]
