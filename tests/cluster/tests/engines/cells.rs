@@ -139,9 +139,10 @@ pub(crate) fn all() -> Vec<Cell> {
 fn of_engine(kind: Kind, fault: Fault) -> Cell {
     let slow = matches!(fault, Fault::Slow(_));
     let (publishes, codes) = match kind {
-        Kind::Kafka if !slow => (Publishes::Stall, STANDS_STILL),
-        // Leases end, and begin again: shards may change their owners.
-        Kind::Kafka => (Publishes::GoOn, STANDS_STILL),
+        Kind::Kafka if !slow => (Publishes::Stall, NO_BROKER),
+        // Leases end, and begin again: shards may change their owners. When it is over, connections are
+        // closed, and for a moment there is no broker.
+        Kind::Kafka => (Publishes::GoOn, NO_BROKER),
         Kind::Postgres if slow => (Publishes::GoOn, STANDS_STILL),
         _ => (Publishes::GoOn, NONE),
     };
@@ -181,7 +182,8 @@ fn of_way(kind: Kind, fault: Fault) -> Cell {
     let slow = matches!(fault, Fault::Slow(_));
     let (codes, recent, old) = match kind {
         // Its shards are given to others, by itself or by them.
-        Kind::Kafka | Kind::Postgres => (STANDS_STILL, Answers::Any, Answers::Any),
+        Kind::Kafka => (NO_BROKER, Answers::Any, Answers::Any),
+        Kind::Postgres => (STANDS_STILL, Answers::Any, Answers::Any),
         Kind::Tikv | Kind::S3 if slow => (NONE, Answers::All, Answers::Any),
         Kind::Tikv => (NONE, Answers::All, Answers::Some),
         Kind::S3 => (NONE, Answers::All, Answers::Kept),
