@@ -49,6 +49,10 @@ pub struct Assigner {
     beat_begun: u64,
     /// Until when nobody else may have taken this node for dead.
     fresh_until: u64,
+    /// When the store last said that it has taken a beat.
+    beat_taken: u64,
+    /// It has refused one since, or has not said.
+    beat_refused: bool,
     /// The revision of the first beat of those that have followed each other in time: whoever claims
     /// a shard by a record that is older may have decided so before it.
     sure_after: u64,
@@ -84,6 +88,8 @@ impl Assigner {
             next_beat_at: 0,
             beat_begun: 0,
             fresh_until: 0,
+            beat_taken: 0,
+            beat_refused: false,
             sure_after: 0,
             said,
             draining: false,

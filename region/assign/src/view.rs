@@ -136,8 +136,8 @@ impl View {
         }
     }
 
-    /// The store takes the records of the node `me` again. It may have taken nobody's while it did not, as
-    /// where its disk is full: the silence of the others begins now.
+    /// The store takes the records of the node `me` again, which it refused for a lease. It may have taken
+    /// nobody's meanwhile, as where its disk is full: the silence of the others begins now.
     pub(crate) fn heard_again(&mut self, me: &NodeId) {
         let now = Since::now(self.look_ms);
         for (name, node) in &mut self.nodes {

@@ -72,10 +72,14 @@ impl Assigner {
                     self.ended = true;
                     self.actions.push_back(Action::Drained);
                 } else if own {
-                    heard_again = self.now_ms >= self.fresh_until;
-                    if heard_again {
+                    if self.now_ms >= self.fresh_until {
                         self.sure_after = revision;
                     }
+                    // One that takes beats slowly takes those of all, and who is silent is dead.
+                    let lasted = self.now_ms >= self.beat_taken + self.config.lease_ms;
+                    heard_again = self.beat_refused && lasted;
+                    self.beat_taken = self.now_ms;
+                    self.beat_refused = false;
                     let relies = self.config.lease_ms.saturating_sub(self.config.margin_ms);
                     self.fresh_until = self.fresh_until.max(self.beat_begun + relies);
                 }
@@ -86,12 +90,14 @@ impl Assigner {
                 result
             }
             Written::NotAsExpected | Written::Unknown => {
+                self.beat_refused |= own;
                 if let Some(in_flight) = self.in_flight.get_mut(&key) {
                     in_flight.unread = true;
                 }
                 Ok(())
             }
             Written::Failed => {
+                self.beat_refused |= own;
                 self.in_flight.remove(&key);
                 let again = self.now_ms + self.config.beat_ms / 2;
                 self.not_before.insert(key, again);

@@ -189,6 +189,19 @@ fn a_store_that_is_full_moves_nothing_then_or_later() {
 }
 
 #[test]
+fn who_dies_while_the_store_is_slow_is_replaced_all_the_same() {
+    for (seed, put_ms) in (0..20).flat_map(|seed| [(seed, 700), (seed, 1_000)]) {
+        let mut world = rested(seed, 3, 9);
+        world.put_ms = put_ms;
+        world.run(10_000);
+        world.kill("r1");
+        // The lease since its last beat was seen, a beat of the others, and their claims.
+        world.run(2 * 1_500 + 4 * put_ms);
+        assert_eq!(world.unserved(), [] as [u32; 0], "seed {seed}, {put_ms} ms");
+    }
+}
+
+#[test]
 fn who_died_while_the_store_was_full_is_replaced_when_it_is_not() {
     for seed in 0..50 {
         let mut world = rested(seed, 3, 9);

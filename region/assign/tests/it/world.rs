@@ -218,6 +218,8 @@ pub(crate) struct World {
     pub(crate) begun: Vec<(u64, u32, NodeId)>,
     /// Changes of shards' records that were made.
     pub(crate) assigned: u64,
+    /// How long the store takes to make a change, beside some milliseconds.
+    pub(crate) put_ms: u64,
     /// Until then the store is read as ever, and takes nothing: its disk is full.
     pub(crate) full_until: u64,
     /// How long a look takes at most until the store answers, and again until that is told.
@@ -237,6 +239,7 @@ impl World {
             lives: 0,
             begun: Vec::new(),
             assigned: 0,
+            put_ms: 0,
             full_until: 0,
             look_ms: 20,
         };
@@ -431,7 +434,7 @@ impl World {
                 expected,
                 loses_answer,
             } => {
-                let at = self.now + self.rng.range(0, 15);
+                let at = self.now + self.put_ms + self.rng.range(0, 15);
                 let outcome = if cut || self.now < self.full_until {
                     Written::Failed
                 } else {
