@@ -26,6 +26,8 @@ const READ_ANEW: Duration = Duration::from_secs(300);
 const OUTBOX_KEPT: u64 = 10_000;
 /// How often that is done.
 const TRIM_EVERY: Duration = Duration::from_secs(3_600);
+/// How soon a trim goes on that left something.
+const TRIM_ON: Duration = Duration::from_secs(10);
 /// Pages of the outbox in one look: what is behind them waits for the next one.
 const PAGES_PER_LOOK: usize = 16;
 /// Instances of a directory: a snapshot of more does not fit into one frame of the mesh.
@@ -40,7 +42,7 @@ pub(crate) struct Follower {
     read: Option<Whole>,
     /// Whether there are other instances than were taken last.
     changed: bool,
-    trimmed: Instant,
+    trims_at: Instant,
 }
 
 /// All customers as they were read.
@@ -68,7 +70,7 @@ impl Follower {
             directory: None,
             read: None,
             changed: false,
-            trimmed: Instant::now(),
+            trims_at: Instant::now() + TRIM_EVERY,
         }
     }
 
@@ -149,17 +151,22 @@ impl Follower {
     /// Forgets what everybody has read, so that the outbox does not grow for ever.
     fn trim(&mut self, directory: &dyn Directory) {
         let Some(read) = &self.read else { return };
-        if self.trimmed.elapsed() < TRIM_EVERY {
+        if Instant::now() < self.trims_at {
             return;
         }
-        self.trimmed = Instant::now();
         let old = read.cursor.iter().filter_map(|(shard, last)| {
             let upto = last.checked_sub(OUTBOX_KEPT)?;
             Some((shard.clone(), upto))
         });
-        if let Err(error) = directory.trim_outbox(&old.collect()) {
-            tracing::warn!(%error, "the directory's outbox could not be trimmed: it grows until it can");
-        }
+        let again = match directory.trim_outbox(&old.collect()) {
+            Ok(true) => TRIM_EVERY,
+            Ok(false) => TRIM_ON,
+            Err(error) => {
+                tracing::warn!(%error, "the directory's outbox could not be trimmed: it grows until it can");
+                TRIM_EVERY
+            }
+        };
+        self.trims_at = Instant::now() + again;
     }
 }
 

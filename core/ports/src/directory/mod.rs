@@ -449,12 +449,13 @@ pub trait Directory: Send + Sync {
         limit: usize,
     ) -> Result<Vec<OutboxEntry>, DirectoryError>;
 
-    /// Forgets the entries up to `upto`, that one included: everybody has read them. However many they are: they
-    /// are deleted in steps, each with the deadline of a call.
+    /// Forgets the entries up to `upto`, that one included: everybody has read them. They are deleted in steps, for
+    /// as long as a call may take in each database. Answers whether none of them is left; else the next call
+    /// goes on.
     ///
     /// # Errors
     /// `Unavailable`: some are left, and are forgotten at the next call.
-    fn trim_outbox(&self, upto: &OutboxCursor) -> Result<(), DirectoryError>;
+    fn trim_outbox(&self, upto: &OutboxCursor) -> Result<bool, DirectoryError>;
 
     /// The audit of an organization behind entry number `after`, at most `limit` and [`PAGE_MAX`].
     ///

@@ -370,10 +370,10 @@ impl Directory for MemoryDirectory {
         Ok(entries.take(limit.min(PAGE_MAX)).cloned().collect())
     }
 
-    fn trim_outbox(&self, upto: &OutboxCursor) -> Result<()> {
+    fn trim_outbox(&self, upto: &OutboxCursor) -> Result<bool> {
         let upto = upto.get(SHARD).copied().unwrap_or(0);
         self.state().outbox.retain(|e| e.number > upto);
-        Ok(())
+        Ok(true)
     }
 
     fn audit(

@@ -111,7 +111,7 @@ impl Directory for Engine {
         }
     }
 
-    fn trim_outbox(&self, upto: &OutboxCursor) -> Answer<()> {
+    fn trim_outbox(&self, upto: &OutboxCursor) -> Answer<bool> {
         self.there()?.trim_outbox(upto)
     }
 

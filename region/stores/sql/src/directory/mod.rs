@@ -11,7 +11,7 @@ mod walls;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use gb6_core_model::InstanceId;
 use gb6_core_obs::metrics::Metrics;
@@ -203,7 +203,8 @@ impl Shard {
 
     /// Forgets the entries of its outbox up to `upto`. Each step is a transaction with a deadline of its own, and
     /// may be done again: one that fails keeps nothing of what the steps before it did.
-    fn trim_outbox(&self, upto: u64) -> Result<()> {
+    fn trim_outbox(&self, upto: u64) -> Result<bool> {
+        let begun = Instant::now();
         let last = self.call("trim the outbox", async |progress| {
             let (last, session) = journal::forget(self, upto).await?;
             progress.commit_again(session).await?;
@@ -211,6 +212,10 @@ impl Shard {
         })?;
         let mut next = Some(0);
         while let Some(from) = next {
+            // Who calls has other things to do, however much is to be trimmed.
+            if begun.elapsed() >= self.db.deadline {
+                return Ok(false);
+            }
             next = self.call("trim the outbox", async |progress| {
                 let Some((next, session)) = journal::trim(self, from, last).await? else {
                     return Ok(None);
@@ -219,7 +224,7 @@ impl Shard {
                 Ok(Some(next))
             })?;
         }
-        Ok(())
+        Ok(true)
     }
 
     /// A fault of this database, as an answer that names it.
@@ -412,16 +417,20 @@ impl Directory for SqlDirectory {
         })
     }
 
-    fn trim_outbox(&self, upto: &OutboxCursor) -> Result<()> {
-        let mut failed = None;
+    fn trim_outbox(&self, upto: &OutboxCursor) -> Result<bool> {
+        let mut done = Ok(true);
         for shard in &self.shards {
-            if let Some(upto) = upto.get(&shard.name)
-                && let Err(error) = shard.trim_outbox(*upto)
-            {
-                failed.get_or_insert(error);
+            let Some(upto) = upto.get(&shard.name) else {
+                continue;
+            };
+            match (shard.trim_outbox(*upto), &mut done) {
+                (Ok(all), Ok(done)) => *done &= all,
+                (Err(error), Ok(_)) => done = Err(error),
+                // The first failure is told.
+                (_, Err(_)) => {}
             }
         }
-        failed.map_or(Ok(()), Err)
+        done
     }
 
     fn audit(

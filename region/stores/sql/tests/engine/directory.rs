@@ -143,7 +143,7 @@ fn old_months_are_taken_away() {
     assert_eq!(nowhere.code(), "not_found");
 }
 
-/// What takes longer than a call may is deleted in steps that each take less.
+/// What takes longer than a call may is deleted in steps that each take less, and in several calls.
 #[test]
 fn a_long_trim_ends_in_time() {
     let runtime = Runtime::new().unwrap();
@@ -157,12 +157,20 @@ fn a_long_trim_ends_in_time() {
         "CREATE TRIGGER slow BEFORE DELETE ON outbox FOR EACH ROW EXECUTE FUNCTION slow()",
     ];
     crate::as_superuser(&runtime, Some(&name), &statements.map(str::to_owned));
-    let begun = std::time::Instant::now();
-    directory
-        .trim_outbox(&[("main".to_owned(), 5_999)].into())
-        .unwrap();
-    let took = begun.elapsed();
-    assert!(took > std::time::Duration::from_secs(5), "{took:?}");
+    let upto = [("main".to_owned(), 5_999)].into();
+    let mut calls = 0;
+    loop {
+        let begun = std::time::Instant::now();
+        let all = directory.trim_outbox(&upto).unwrap();
+        calls += 1;
+        // The deadline, and a last step that began before it.
+        let took = begun.elapsed();
+        assert!(took < std::time::Duration::from_secs(10), "{took:?}");
+        if all {
+            break;
+        }
+    }
+    assert!((2..=6).contains(&calls), "{calls}");
     let none_but_the_last =
         "DO $$ BEGIN ASSERT (SELECT array_agg(number) FROM outbox) = '{6000}'; END $$";
     crate::as_superuser(&runtime, Some(&name), &[none_but_the_last.to_owned()]);
