@@ -26,8 +26,8 @@ const MAIN: &str = "main";
 static PANICS: Mutex<BTreeMap<String, u64>> = Mutex::new(BTreeMap::new());
 
 /// From now on panics are counted in `gb6_panics_total{thread}` of every [`Metrics`](crate::Metrics) of
-/// this process, and logged: where, on which thread, and what for where the text is written in the
-/// program. A text that was made when it happened may have data of customers in it, and is not shown,
+/// this process, and logged, or written to standard error where logs do not show errors: where, on which
+/// thread, and what for where the text is written in the program. A text that was made when it happened may have data of customers in it, and is not shown,
 /// unless `RUST_BACKTRACE` is set: then the standard library tells all of it as well. Call it once, when
 /// logs were started.
 pub fn install() {
@@ -49,7 +49,14 @@ fn tell(thread: &str, panic: &PanicHookInfo<'_>) {
     let why = literal.copied().unwrap_or("its text may have data in it");
     let place = panic.location().map(Location::to_string);
     let place = place.as_deref().unwrap_or("an unknown place");
-    tracing::error!(thread, place, why, "a panic, which is a defect: report it");
+    if tracing::enabled!(tracing::Level::ERROR) {
+        tracing::error!(thread, place, why, "a panic, which is a defect: report it");
+    } else {
+        // The process may end by it, and must not do so in silence. Nobody is left to tell that this failed.
+        let line =
+            format!("a panic, which is a defect: report it: {why}, at {place} on {thread}\n");
+        let _ = std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes());
+    }
 }
 
 /// The kind of a thread of this name: the name without a number behind it, such as that of a shard.

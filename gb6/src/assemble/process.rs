@@ -149,25 +149,28 @@ mod tests {
             return child();
         }
         let name = "assemble::process::tests::panics_of_tasks_and_threads_are_counted_and_told_in_a_line_without_data";
-        let output = Command::new(std::env::current_exe().unwrap())
-            .args([name, "--exact", "--nocapture"])
-            .env(CHILD, "1")
-            .env_remove("RUST_BACKTRACE")
-            .env_remove(logs::FILTER_VARIABLE)
-            .output()
-            .unwrap();
-        let metrics = String::from_utf8(output.stdout).unwrap();
-        let said = String::from_utf8(output.stderr).unwrap();
-        assert!(output.status.success(), "{metrics}{said}");
-        for (thread, count) in [("tokio-rt-worker", 1), ("standby", 1), ("main", 0)] {
-            let line = format!("gb6_panics_total{{thread=\"{thread}\"}} {count}\n");
-            assert!(metrics.contains(&line), "{metrics}");
+        // Where errors are logged, and where the filter shows none of them.
+        for filter in ["info", "gb6_region_node=debug"] {
+            let output = Command::new(std::env::current_exe().unwrap())
+                .args([name, "--exact", "--nocapture"])
+                .env(CHILD, "1")
+                .env_remove("RUST_BACKTRACE")
+                .env(logs::FILTER_VARIABLE, filter)
+                .output()
+                .unwrap();
+            let metrics = String::from_utf8(output.stdout).unwrap();
+            let said = String::from_utf8(output.stderr).unwrap();
+            assert!(output.status.success(), "{metrics}{said}");
+            for (thread, count) in [("tokio-rt-worker", 1), ("standby", 1), ("main", 0)] {
+                let line = format!("gb6_panics_total{{thread=\"{thread}\"}} {count}\n");
+                assert!(metrics.contains(&line), "{metrics}");
+            }
+            let told: Vec<&str> = said.lines().filter(|l| l.contains("a panic")).collect();
+            assert_eq!(told.len(), 2, "{said}");
+            assert!(told[0].contains("a task's defect") && told[0].contains("tokio-rt-worker"));
+            assert!(told[1].contains("standby-12"), "{said}");
+            let place = told.iter().all(|line| line.contains("process.rs:"));
+            assert!(place && !said.contains(SECRET), "{said}");
         }
-        let told: Vec<&str> = said.lines().filter(|l| l.contains("a panic")).collect();
-        assert_eq!(told.len(), 2, "{said}");
-        assert!(told[0].contains("a task's defect") && told[0].contains("tokio-rt-worker"));
-        assert!(told[1].contains("standby-12"), "{said}");
-        let place = told.iter().all(|line| line.contains("process.rs:"));
-        assert!(place && !said.contains(SECRET), "{said}");
     }
 }
