@@ -216,10 +216,14 @@ mod tests {
             recovers.end(place, &progress, recovering).await
         });
         assert!(may_read(&reads), "nothing of it was read yet");
-        made.read();
-        while may_read(&reads) {
-            tokio::task::yield_now().await;
-        }
+        let owners_read = async {
+            while may_read(&reads) {
+                made.read();
+                tokio::task::yield_now().await;
+            }
+        };
+        let within = std::time::Duration::from_secs(30);
+        assert!(tokio::time::timeout(within, owners_read).await.is_ok());
         let others_read = true;
         assert_eq!(waits.may(), May::Wait { others_read });
         shown(&metrics, 1, 1);

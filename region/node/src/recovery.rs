@@ -186,10 +186,13 @@ impl Replay {
 
     /// Reads on to the log's end. What the checkpoint covers is only remembered as recent.
     fn read_on(&mut self, log: &Arc<dyn ShardLog>, progress: &Progress) -> Result<(), StoreError> {
-        while self.read_page(log)? {
+        loop {
+            let more = self.read_page(log)?;
             progress.read();
+            if !more {
+                return Ok(());
+            }
         }
-        Ok(())
     }
 
     /// Reads a page; whether there may be more.
