@@ -51,7 +51,7 @@ impl KafkaEvents {
     ///
     /// # Errors
     /// `Unavailable`: no broker answers, or not as wanted. `Conflict`: the topic does not take messages as
-    /// large as events may be, with what mends it.
+    /// large as events may be, or keeps fewer copies than asked for, with what mends it.
     pub fn open(
         config: &Config,
         region: &str,

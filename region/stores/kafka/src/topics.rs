@@ -111,21 +111,15 @@ impl Topics {
             settings: &self.log_settings(),
             rights: OF_LOG,
         })?;
-        let findings = findings(&self.config, topic, shards, &found);
-        if findings.is_empty() {
-            return Ok(());
-        }
-        let findings: Vec<String> = findings.iter().map(Finding::to_string).collect();
-        Err(StoreError::Conflict {
-            what: format!(
-                "the topic {topic} can not hold a log: {}",
-                findings.join("; ")
-            ),
-        })
+        refused(
+            "hold a log",
+            topic,
+            &findings(&self.config, topic, shards, &found),
+        )
     }
 
-    /// Makes the topic of events if it is missing, and refuses one that does not take every event. How long
-    /// events stay there is its owner's to say.
+    /// Makes the topic of events if it is missing, and refuses one that does not take every event, or keeps it
+    /// less well than asked for. How long events stay there is its owner's to say.
     pub(crate) fn ensure_events(&self, topic: &str, partitions: u32) -> Result<(), StoreError> {
         let found = self.made(&Wanted {
             topic,
@@ -133,23 +127,11 @@ impl Topics {
             settings: &self.events_settings(),
             rights: OF_EVENTS,
         })?;
-        match self.too_small_for_events(topic, &found) {
-            None => Ok(()),
-            Some(finding) => Err(StoreError::Conflict {
-                what: format!("the topic {topic} does not take every event: {finding}"),
-            }),
-        }
-    }
-
-    fn too_small_for_events(&self, topic: &str, found: &Found) -> Option<Finding> {
-        let setting = "max.message.bytes";
-        let bytes = largest_message();
-        (found.number(setting) < bytes as i64).then(|| Finding {
-            setting,
-            found: found.settings.get(setting).cloned().unwrap_or_default(),
-            wanted: format!("{bytes} or more"),
-            mend: alter(&self.config, topic, setting, &bytes.to_string()),
-        })
+        refused(
+            "keep events",
+            topic,
+            &weaknesses(&self.config, topic, &found),
+        )
     }
 
     /// The settings of a topic of logs that is made here.
@@ -160,7 +142,6 @@ impl Topics {
             ("retention.ms", "-1"),
             ("retention.bytes", "-1"),
             ("compression.type", "producer"),
-            ("unclean.leader.election.enable", "false"),
             // What was deleted leaves the disk with its segment: small ones, that do not
             // stay open.
             ("segment.bytes", "67108864"),
@@ -177,6 +158,7 @@ impl Topics {
         vec![
             ("min.insync.replicas", self.config.min_insync.to_string()),
             ("max.message.bytes", largest_message().to_string()),
+            ("unclean.leader.election.enable", "false".to_owned()),
         ]
     }
 
@@ -378,10 +360,7 @@ impl Topics {
             settings: &self.events_settings(),
             rights: OF_EVENTS,
         };
-        self.check(&wanted, |found| {
-            let finding = self.too_small_for_events(&topic, found);
-            finding.into_iter().collect()
-        })
+        self.check(&wanted, |found| weaknesses(&self.config, &topic, found))
     }
 
     /// Looks at the brokers, at what `look` finds bad in a topic, and at what may be done with it.
@@ -476,23 +455,38 @@ fn fewest_copies(topic: &MetadataTopic) -> usize {
     copies.min().unwrap_or(0)
 }
 
+/// The refusal of a topic that has `findings`.
+fn refused(purpose: &str, topic: &str, findings: &[Finding]) -> Result<(), StoreError> {
+    if findings.is_empty() {
+        return Ok(());
+    }
+    let findings: Vec<String> = findings.iter().map(Finding::to_string).collect();
+    Err(StoreError::Conflict {
+        what: format!(
+            "the topic {topic} can not {purpose}: {}",
+            findings.join("; ")
+        ),
+    })
+}
+
+/// A setting of a topic that is not as it must be.
+fn finding(found: &Found, setting: &'static str, wanted: String, mend: String) -> Finding {
+    let is = found.settings.get(setting).map_or("", String::as_str);
+    Finding {
+        setting,
+        found: match is {
+            "" => "not told".to_owned(),
+            is => is.to_owned(),
+        },
+        wanted,
+        mend,
+    }
+}
+
 /// What is wrong with a topic for the logs of `shards` shards.
 pub(crate) fn findings(config: &Config, topic: &str, shards: u32, found: &Found) -> Vec<Finding> {
     let server = config.brokers.first().map_or("", String::as_str);
-    let set = |setting: &str, value: &str| alter(config, topic, setting, value);
-    let get = |setting: &str| found.settings.get(setting).map_or("", String::as_str);
     let mut wrong = Vec::new();
-    let mut say = |setting: &'static str, is: &str, wanted: String, mend: String| {
-        wrong.push(Finding {
-            setting,
-            found: match is {
-                "" => "not told".to_owned(),
-                is => is.to_owned(),
-            },
-            wanted,
-            mend,
-        });
-    };
     if found.partitions != shards as usize {
         let mend = match found.partitions < shards as usize {
             true => format!(
@@ -503,14 +497,34 @@ pub(crate) fn findings(config: &Config, topic: &str, shards: u32, found: &Found)
                 found.partitions
             ),
         };
-        let is = found.partitions.to_string();
-        say(
-            "the number of partitions",
-            &is,
-            format!("{shards}, one for each shard"),
+        wrong.push(Finding {
+            setting: "the number of partitions",
+            found: found.partitions.to_string(),
+            wanted: format!("{shards}, one for each shard"),
             mend,
-        );
+        });
     }
+    wrong.extend(weaknesses(config, topic, found));
+    for (setting, good) in [
+        ("cleanup.policy", &["delete", ""][..]),
+        ("retention.ms", &["-1"]),
+        ("retention.bytes", &["-1"]),
+        ("compression.type", &["producer", "uncompressed"]),
+    ] {
+        let is = found.settings.get(setting).map_or("", String::as_str);
+        if !good.contains(&is) {
+            let wanted = good.first().copied().unwrap_or_default();
+            let mend = alter(config, topic, setting, wanted);
+            wrong.push(finding(found, setting, wanted.to_owned(), mend));
+        }
+    }
+    wrong
+}
+
+/// In what a topic keeps less than was asked for: it loses what was acknowledged, or does not take it.
+fn weaknesses(config: &Config, topic: &str, found: &Found) -> Vec<Finding> {
+    let server = config.brokers.first().map_or("", String::as_str);
+    let mut wrong = Vec::new();
     if found.replication < usize::from(config.replication) {
         let mend = format!(
             "kafka-reassign-partitions.sh --bootstrap-server {server} with {} brokers for each partition of \
@@ -519,48 +533,26 @@ pub(crate) fn findings(config: &Config, topic: &str, shards: u32, found: &Found)
             found.replication.max(1),
             config.min_insync.min(found.replication.max(1) as u16)
         );
-        let is = found.replication.to_string();
-        say(
-            "the replication factor",
-            &is,
-            format!("{} or more", config.replication),
+        wrong.push(Finding {
+            setting: "the replication factor",
+            found: found.replication.to_string(),
+            wanted: format!("{} or more", config.replication),
             mend,
-        );
+        });
     }
-    let number = |setting: &str| found.number(setting);
-    if number("min.insync.replicas") < i64::from(config.min_insync) {
-        let value = config.min_insync.to_string();
-        let mend = set("min.insync.replicas", &value);
-        say(
-            "min.insync.replicas",
-            get("min.insync.replicas"),
-            format!("{value} or more"),
-            mend,
-        );
-    }
-    let bytes = largest_message();
-    if number("max.message.bytes") < bytes as i64 {
-        let value = bytes.to_string();
-        let mend = set("max.message.bytes", &value);
-        say(
-            "max.message.bytes",
-            get("max.message.bytes"),
-            format!("{value} or more"),
-            mend,
-        );
-    }
-    for (setting, good) in [
-        ("unclean.leader.election.enable", &["false"][..]),
-        ("cleanup.policy", &["delete", ""]),
-        ("retention.ms", &["-1"]),
-        ("retention.bytes", &["-1"]),
-        ("compression.type", &["producer", "uncompressed"]),
+    for (setting, least) in [
+        ("min.insync.replicas", usize::from(config.min_insync)),
+        ("max.message.bytes", largest_message()),
     ] {
-        let is = get(setting);
-        if !good.contains(&is) {
-            let wanted = good.first().copied().unwrap_or_default();
-            say(setting, is, wanted.to_owned(), set(setting, wanted));
+        if found.number(setting) < least as i64 {
+            let mend = alter(config, topic, setting, &least.to_string());
+            wrong.push(finding(found, setting, format!("{least} or more"), mend));
         }
+    }
+    let setting = "unclean.leader.election.enable";
+    if found.settings.get(setting).map(String::as_str) != Some("false") {
+        let mend = alter(config, topic, setting, "false");
+        wrong.push(finding(found, setting, "false".to_owned(), mend));
     }
     wrong
 }

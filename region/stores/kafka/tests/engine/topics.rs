@@ -6,7 +6,7 @@ use gb6_core_obs::metrics::Metrics;
 use gb6_core_ports::StoreError;
 use gb6_core_ports::memory::MemoryBlobs;
 use gb6_region_archive::{ArchiveConfig, Archives};
-use gb6_region_stores_kafka::{Config, KafkaLogs, check};
+use gb6_region_stores_kafka::{Config, KafkaEvents, KafkaLogs, check, check_events};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
@@ -98,6 +98,57 @@ fn a_topic_with_other_partitions_or_fewer_copies_is_refused() {
         let uri = format!("kafka://{at}/{prefix}?replication=1&min_insync=1");
         let error = open(&uri).err().expect("other partitions").to_string();
         assert!(error.contains(mend), "{error}");
+    }
+}
+
+#[test]
+fn a_topic_of_events_that_promises_less_is_refused_and_its_retention_is_not_looked_at() {
+    let at = address();
+    let one = "?replication=1&min_insync=1";
+    for (setting, value, options, says) in [
+        (
+            "retention.ms",
+            "60000",
+            "",
+            &[
+                "replication factor is 1, and must be 3",
+                "min.insync.replicas is 1, and must be 2",
+            ][..],
+        ),
+        (
+            "unclean.leader.election.enable",
+            "true",
+            one,
+            &["--add-config unclean.leader.election.enable=false"],
+        ),
+        (
+            "max.message.bytes",
+            "1048588",
+            one,
+            &["--add-config max.message.bytes=4259840"],
+        ),
+        ("cleanup.policy", "compact", one, &[]),
+        ("retention.ms", "60000", one, &[]),
+    ] {
+        let prefix = unused_prefix();
+        // Other partitions than shards are its owner's to choose too.
+        let topic = format!("{prefix}.{REGION}.events");
+        make(&topic, SHARDS + 1, (setting, value));
+        let config = Config::parse(&format!("kafka://{at}/{prefix}{options}")).expect("a URI");
+        let opened = KafkaEvents::open(&config, REGION, SHARDS, runtime(), &Metrics::bare());
+        let refused = opened.err();
+        assert_eq!(refused.is_some(), !says.is_empty(), "{refused:?}");
+        let error = refused.map(|error| error.to_string()).unwrap_or_default();
+        let checks = check_events(&config, REGION, SHARDS, runtime());
+        let told = checks.iter().filter(|check| check.what.ends_with(&topic));
+        let told: Vec<String> = told.filter_map(|check| check.found.clone().err()).collect();
+        assert_eq!(told.len(), says.len(), "{checks:?}");
+        for (told, says) in told.iter().zip(says) {
+            assert!(
+                told.contains(says) && error.contains(says),
+                "{error}: {told}"
+            );
+        }
     }
 }
 
