@@ -93,6 +93,8 @@ pub(crate) struct Watched {
     waiting: AtomicUsize,
     /// Set: the next write panics.
     pub(crate) panics: AtomicBool,
+    /// Writes that there were.
+    pub(crate) writes: AtomicUsize,
     /// The index threads, each as often as it took over from another.
     followers: Mutex<Vec<ThreadId>>,
 }
@@ -156,6 +158,7 @@ impl RoomStore for Index {
             !self.watched.panics.swap(false, Ordering::SeqCst),
             "a defect of the index"
         );
+        self.watched.writes.fetch_add(1, Ordering::SeqCst);
         self.rooms.put(shard, entries, from, to)
     }
 

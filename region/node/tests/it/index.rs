@@ -237,3 +237,30 @@ async fn an_index_thread_that_panics_goes_on() {
     assert_eq!(edge.history(0, 10).await.publications.len(), 5);
     region.drain().await;
 }
+
+/// Every write changes what says how far a shard's index is: a busy room must not make that a key which a
+/// store is asked to change with every message.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_index_of_a_busy_room_is_written_some_times_a_second_and_not_with_every_message() {
+    const MESSAGES: u64 = 2000;
+    /// After each write that leaves nothing waiting.
+    const PAUSE: Duration = Duration::from_millis(50);
+    let mut machine = Machine::new(Namespace::default());
+    let region = machine.start().await;
+    let mut edge = machine.edge("e1").await;
+    let began = Instant::now();
+    for n in 1..=MESSAGES {
+        assert_eq!(edge.publish(1, n, "\"mine\"".to_owned()).await, (n, 0));
+    }
+    indexed(&machine).await;
+    let pauses = began.elapsed().as_millis() / PAUSE.as_millis();
+    let writes = machine.watched.writes.load(Ordering::SeqCst) as u128;
+    // Two where batches did not fit into the queue, which the log has; and what begins and ends.
+    let most = 2 * (pauses + 2);
+    assert!(writes <= most, "{writes} writes, {most} at most");
+    assert!(
+        most < u128::from(MESSAGES) / 2,
+        "too slow to tell: {pauses} pauses"
+    );
+    region.drain().await;
+}
