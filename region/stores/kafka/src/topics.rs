@@ -19,7 +19,7 @@ use crate::speaks;
 
 /// How long a new topic may take until all its partitions have leaders.
 const CREATED_WITHIN: Duration = Duration::from_secs(15);
-/// How long what one broker knows of a topic may take to the others.
+/// How long what one broker knows of a topic takes to the others, where it was not made just now.
 const KNOWN_WITHIN: Duration = Duration::from_secs(2);
 const POLL: Duration = Duration::from_millis(50);
 /// Errors of connections that are looked at.
@@ -164,7 +164,7 @@ impl Topics {
 
     /// What is known of a topic, which is made if it is missing.
     fn made(&self, wanted: &Wanted<'_>) -> Result<Found, StoreError> {
-        match self.look(wanted)? {
+        match self.look(wanted, CREATED_WITHIN)? {
             Some(found) => Ok(found),
             None => self.create(wanted),
         }
@@ -186,7 +186,7 @@ impl Topics {
         }
         let deadline = Instant::now() + CREATED_WITHIN;
         loop {
-            if let Some(found) = self.look(wanted)?
+            if let Some(found) = self.look(wanted, CREATED_WITHIN)?
                 && found.partitions == partitions as usize
             {
                 return Ok(found);
@@ -238,13 +238,13 @@ impl Topics {
         }
     }
 
-    /// What is known of a topic; `None` where there is none.
-    fn look(&self, wanted: &Wanted<'_>) -> Result<Option<Found>, StoreError> {
+    /// What is known of a topic; `None` where there is none. All brokers know it within `patience`.
+    fn look(&self, wanted: &Wanted<'_>, patience: Duration) -> Result<Option<Found>, StoreError> {
         let topic = wanted.topic;
         let Some(found) = self.partitions(wanted)? else {
             return Ok(None);
         };
-        let deadline = Instant::now() + KNOWN_WITHIN;
+        let deadline = Instant::now() + patience;
         loop {
             let settings = self.settings(topic)?;
             if !settings.is_empty() {
@@ -385,7 +385,7 @@ impl Topics {
         });
         checks.push(speaks::check(&self.config, format!("{at}: version")));
         let what = format!("{at}: topic {}", wanted.topic);
-        match self.look(wanted) {
+        match self.look(wanted, KNOWN_WITHIN) {
             Ok(None) => {
                 checks.push(self.check_create(wanted, what));
                 return checks;

@@ -75,7 +75,7 @@ async fn what_is_wrong_with_an_engine_is_said_in_a_line_of_its_own() {
         let place = dir.join(kind.name());
         Engine::start(kind, &place, options).await.unwrap()
     };
-    let kafka = start(Kind::Kafka, &["--tls"]).await;
+    let kafka = start(Kind::Kafka, &["--tls", "--acl"]).await;
     let postgres = start(Kind::Postgres, &["--tls"]).await;
     let redis = start(Kind::Redis, &["--password", "right"]).await;
     let tikv = start(Kind::Tikv, &[]).await;
@@ -136,6 +136,8 @@ async fn what_is_wrong_with_an_engine_is_said_in_a_line_of_its_own() {
     assert_eq!((said.code, said.failures().len()), (Some(0), 0), "{shown}");
     // The node said that it was ready: its topic is there.
     for engine in [
+        "version",
+        "permissions on topic gb6.eu.log",
         "topic gb6.eu.log: 4 partitions, 1 copies",
         "topic gb6.eu.events: 4 partitions, 1 copies",
         "TiKV at",
@@ -213,6 +215,14 @@ async fn what_is_wrong_with_an_engine_is_said_in_a_line_of_its_own() {
             "LOG",
             format!("kafka://guarded:{WRONG}@{logins}/gb6?{one}&security=sasl_ssl&ca_file={ca}"),
             &["user, password, mechanism or security="],
+        ),
+        // Whom nobody has given anything.
+        wrong(
+            "LOG",
+            format!(
+                "kafka://guarded:open%20sesame@{logins}/gb6?{one}&security=sasl_ssl&ca_file={ca}"
+            ),
+            &["--operation Read --operation Write --operation Delete"],
         ),
         wrong(
             "LOG",
