@@ -120,7 +120,7 @@ pub(crate) fn all() -> Vec<Cell> {
         victim: Victim::Alone("r1"),
         fault: Fault::Cut(S(10)),
         publishes: Publishes::GoOn,
-        codes: STANDS_STILL,
+        codes: NO_BROKER,
         recent: Answers::Any,
         old: Answers::Any,
     });
@@ -254,7 +254,7 @@ impl Cell {
             (Victim::Engine(Kind::Kafka | Kind::Tikv), Fault::Kill(_))
                 | (Victim::Engine(Kind::Postgres | Kind::S3), Fault::Pause(_))
                 | (Victim::Engine(Kind::Redis), Fault::Cut(_))
-                | (Victim::Engine(Kind::Postgres), Fault::Full(_))
+                | (Victim::Engine(Kind::Postgres), Fault::FullWal(_))
                 | (Victim::Node("r2"), Fault::Pause(_))
                 | (Victim::Between("r1", Kind::Kafka), Fault::Cut(_))
                 | (Victim::All, _)

@@ -199,6 +199,8 @@ pub(crate) async fn end(world: &mut World, victim: Victim, fault: Fault) {
                 match (victim, part.engine.kind()) {
                     // What brokers say to each other was cut too.
                     (Victim::Island(..), Kind::Kafka) => part.front.heal(),
+                    // Connections that lost nothing stay.
+                    (Victim::Between(_, cut), kind) if cut != kind => {}
                     _ => part.front.heal_for(pid),
                 }
             }
