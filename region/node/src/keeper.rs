@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::catch_ups::CatchUps;
 use crate::checkpoints::CheckpointEvery;
-use crate::events::ShardEvents;
+use crate::consumers::{self, ConsumerTurns, ShardConsumers};
 use crate::history::{Erased, Reader};
 use crate::indexer::Indexer;
 use crate::lease::NodeLease;
@@ -33,7 +33,7 @@ use crate::standby::Follower;
 use crate::statuses::ShardStatuses;
 use crate::trouble::Trouble;
 use crate::turns::CommitTurns;
-use crate::webhooks::{self, Feed, ShardWebhooks};
+use crate::webhooks::{self, Feed};
 use crate::worker::{Ended, Input, Surroundings, Worker};
 
 /// Pause before a shard that could not be served is tried again.
@@ -44,6 +44,11 @@ const RETRY_ASSIGNED: Duration = Duration::from_millis(100);
 const RETRY_ASSIGNED_MAX: Duration = Duration::from_secs(2);
 /// An attempt that lasted longer than this did not fail at once, as it would without its log.
 const SERVED_WELL: Duration = Duration::from_secs(30);
+/// So long the consumers of a shard that is given up as it was told are waited for, to store how far they
+/// are: what they do not store is sent again.
+const CONSUMERS_END_MAX: Duration = Duration::from_secs(2);
+/// So long those of a shard that was lost are: it is to be served again.
+const CONSUMERS_LOST_MAX: Duration = Duration::from_millis(100);
 
 /// What a shard's actor is to do.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -74,6 +79,7 @@ pub(crate) struct NodeParts {
     pub(crate) recoveries: Arc<Recoveries>,
     pub(crate) catch_ups: Arc<CatchUps>,
     pub(crate) webhooks: Arc<webhooks::Shared>,
+    pub(crate) consumers: ConsumerTurns,
     pub(crate) panics: Panics,
 }
 
@@ -312,10 +318,7 @@ impl Keeper {
                     held = Some(*acquisition);
                     continue;
                 }
-                Ok(Ok(Ended::Lost)) => {
-                    self.component
-                        .not_ready("the shard was lost; its log is read again");
-                }
+                Ok(Ok(Ended::Lost)) => {}
                 Err(_) => {
                     // A defect of ours, which the panic itself reported. What the actor held is
                     // gone; the log has the truth.
@@ -392,6 +395,15 @@ impl Keeper {
         standby.as_ref().is_some_and(Follower::has_caught_up)
     }
 
+    /// It is not served from now on, and says so before anything is waited for: a standby that is ready
+    /// gets it where that lasts.
+    fn lost(&self) {
+        self.numbers.lock().serving = false;
+        self.component
+            .not_ready("the shard was lost; its log is read again");
+        self.ownership.begins();
+    }
+
     async fn serve(
         &self,
         (log, indexer): (&mut Option<Arc<dyn ShardLog>>, &mut Option<Indexer>),
@@ -409,6 +421,7 @@ impl Keeper {
             recoveries,
             catch_ups: _,
             webhooks,
+            consumers,
             panics,
         } = &*self.node;
         let short = held.is_some() || self.follows_closely();
@@ -525,27 +538,19 @@ impl Keeper {
         });
         let feed = follows.feed();
         let sessions = Feed::new(next_position);
-        let following = ShardWebhooks::start(webhooks::Setup {
-            shard: self.shard.clone(),
-            log: reader.log.clone(),
-            keys: reader.keys.clone(),
-            snapshot: deps.snapshot.clone(),
-            shared: webhooks.clone(),
-            feed: sessions.clone(),
-        });
-        let events = ShardEvents::start(
-            shard_id,
-            reader.log.clone(),
-            reader.keys.clone(),
-            &config.events,
-            deps.snapshot.clone(),
-            (&deps.metrics, panics.guard("events", name("events"))),
-        );
-        let events = events.map_err(|error| StoreError::Io {
-            operation: "start a thread for",
-            path: format!("the events of shard {shard_id}"),
-            detail: error.to_string(),
-        })?;
+        let consumes = consumers::Setup {
+            webhooks: webhooks::Setup {
+                shard: self.shard.clone(),
+                log: reader.log.clone(),
+                keys: reader.keys.clone(),
+                snapshot: deps.snapshot.clone(),
+                shared: webhooks.clone(),
+                feed: sessions.clone(),
+            },
+            events: config.events.clone(),
+            metrics: deps.metrics.clone(),
+        };
+        let consumers = ShardConsumers::start(consumes, consumers);
         *indexer = Some(follows);
         let now_ms = started.elapsed().as_millis() as u64;
         shard.serve(
@@ -592,20 +597,25 @@ impl Keeper {
         self.component.ready();
         self.ownership.serving(epochs);
         let ended = worker.run(inputs, &mut snapshot, orders).await;
-        // The index first, which another owner fills from now on: webhooks may wait for whoever they
-        // call. Its thread is waited for, which takes a moment.
+        let patience = match ended {
+            Ended::Drained | Ended::Left => CONSUMERS_END_MAX,
+            Ended::Lost | Ended::Acquired(_) => CONSUMERS_LOST_MAX,
+        };
+        if matches!(ended, Ended::Lost) {
+            self.lost();
+        }
+        // The index is another owner's to fill from now on: its thread is waited for.
         let follows = indexer.take();
         let stopping = tokio::task::spawn_blocking(move || {
             drop(worker);
             if let Some(follows) = follows {
                 follows.stop();
             }
-            events.stop();
         });
-        if let Err(error) = stopping.await {
+        let (stopped, ()) = tokio::join!(stopping, consumers.stop(patience));
+        if let Err(error) = stopped {
             tracing::error!(%error, "the shard's index could not be ended");
         }
-        following.stop().await;
         Ok(ended)
     }
 }

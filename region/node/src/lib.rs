@@ -13,6 +13,7 @@ mod bodies;
 mod catch_ups;
 mod checkpoints;
 mod checks;
+mod consumers;
 mod events;
 mod history;
 mod housekeeping;

@@ -21,6 +21,7 @@ use crate::accept::{self, Served, Shards};
 use crate::assignments::{self, Assignments};
 use crate::bodies::RecordKeys;
 use crate::catch_ups::CatchUps;
+use crate::consumers::ConsumerTurns;
 use crate::events::Events;
 use crate::keeper::{Keeper, NodeParts, Order, Ownership};
 use crate::lease::Clock;
@@ -232,6 +233,7 @@ impl Region {
             scans: Arc::new(Semaphore::new(webhooks::SCANS_MAX)),
             panics: panics.clone(),
         });
+        let consumers = ConsumerTurns::new(&deps.metrics);
         let hand_over_max = config.hand_over_max;
         let recoveries = Arc::new(Recoveries::new(config.recoveries_max, &deps.metrics));
         let catch_ups = CatchUps::new(config.catch_ups_max, recoveries.clone(), &deps.metrics);
@@ -244,6 +246,7 @@ impl Region {
             turns: Arc::new(CommitTurns::default()),
             archive_places: ArchivePlaces::default(),
             webhooks,
+            consumers,
             panics,
         });
         let deps = &node.deps;

@@ -14,6 +14,7 @@ use tokio::sync::{Semaphore, watch};
 use super::*;
 use crate::bodies::RecordKeys;
 use crate::catch_ups::CatchUps;
+use crate::consumers::ConsumerTurns;
 use crate::metrics::RegionMetrics;
 use crate::panics::Panics;
 use crate::places::ArchivePlaces;
@@ -60,6 +61,7 @@ fn node_by(clock: Clock, open_log: OpenLog) -> Arc<NodeParts> {
         archive_places: ArchivePlaces::default(),
         recoveries: recoveries.clone(),
         catch_ups: Arc::new(CatchUps::new(1, recoveries, &metrics)),
+        consumers: ConsumerTurns::new(&metrics),
         webhooks: Arc::new(webhooks::Shared {
             outbound: Outbound::new(OutboundConfig::default()).expect("outbound"),
             metrics: WebhookMetrics::new(&metrics),

@@ -6,10 +6,14 @@ use std::time::Duration;
 
 use gb6_core_model::{ChannelKey, Offset, Position, ShardId};
 use gb6_core_ports::memory::MemoryRooms;
-use gb6_core_ports::{LogLayer, LogRange, RoomEntry, RoomStore, ShardLog, StoreError};
-use parking_lot::Mutex;
+use gb6_core_ports::{
+    Commit, Completion, Fence, LogLayer, LogRange, RoomEntry, RoomStore, ShardLog, StoreError,
+};
+use gb6_core_wire::record::Record;
+use parking_lot::{Condvar, Mutex};
 
 use crate::clock::TestClock;
+use crate::edge::PATIENCE;
 
 pub(crate) struct CutLog {
     log: Arc<dyn ShardLog>,
@@ -19,6 +23,8 @@ pub(crate) struct CutLog {
     clock: TestClock,
     /// When it was last seen to be reached.
     heard: Mutex<Duration>,
+    /// The next batch gets no answer.
+    loses: Arc<AtomicBool>,
     /// What is done when it is closed.
     closing: Option<Box<dyn Fn() + Send + Sync>>,
 }
@@ -39,8 +45,15 @@ impl CutLog {
             known: Mutex::default(),
             heard: Mutex::new(clock.now()),
             clock,
+            loses: Arc::default(),
             closing: None,
         }
+    }
+
+    /// As [`CutLog::new`], whose next batch gets no answer once `loses` is set.
+    pub(crate) fn losing(mut self, loses: Arc<AtomicBool>) -> Self {
+        self.loses = loses;
+        self
     }
 
     /// One that does this when it is closed.
@@ -67,6 +80,16 @@ impl LogLayer for CutLog {
         Ok(&*self.log)
     }
 
+    fn append(&self, fence: &Fence, batch: Vec<Record>, done: Completion<Commit>) {
+        if self.loses.swap(false, Ordering::SeqCst) {
+            return drop(done);
+        }
+        match self.reach() {
+            Ok(log) => log.append(fence, batch, done),
+            Err(error) => done.finish(Err(error)),
+        }
+    }
+
     fn range(&self) -> Result<LogRange, StoreError> {
         let mut known = self.known.lock();
         match (self.reach(), &*known) {
@@ -91,6 +114,16 @@ pub(crate) struct SharedRooms {
     rooms: MemoryRooms,
     /// How often somebody removed all of a shard.
     pub(crate) clears: AtomicU64,
+    holds: Mutex<bool>,
+    let_go: Condvar,
+}
+
+impl SharedRooms {
+    /// From now on whoever writes waits, or no longer does.
+    pub(crate) fn hold(&self, holds: bool) {
+        *self.holds.lock() = holds;
+        self.let_go.notify_all();
+    }
 }
 
 impl RoomStore for SharedRooms {
@@ -101,6 +134,10 @@ impl RoomStore for SharedRooms {
         from: Position,
         applied: Position,
     ) -> Result<(), StoreError> {
+        let mut holds = self.holds.lock();
+        self.let_go
+            .wait_while_for(&mut holds, |holds| *holds, 2 * PATIENCE);
+        drop(holds);
         self.rooms.put(shard, entries, from, applied)
     }
 

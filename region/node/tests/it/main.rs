@@ -3,6 +3,7 @@
 mod archived;
 mod clock;
 mod closing;
+mod consumers;
 mod cut;
 mod edge;
 mod full;

@@ -17,10 +17,10 @@ use tokio::net::TcpListener;
 
 use crate::edge::{Machine, PATIENCE};
 
-const CONSUMER: &str = "webhook.demo";
+pub(crate) const CONSUMER: &str = "webhook.demo";
 
 /// Takes the next request, answers `status`, and gives its body.
-async fn take(receiver: &TcpListener, status: &str) -> serde_json::Value {
+pub(crate) async fn take(receiver: &TcpListener, status: &str) -> serde_json::Value {
     let (mut tcp, _) = tokio::time::timeout(PATIENCE, receiver.accept())
         .await
         .expect("a request in time")
@@ -41,7 +41,7 @@ async fn take(receiver: &TcpListener, status: &str) -> serde_json::Value {
 }
 
 /// A machine whose instance has a webhook to `receiver`.
-fn told_to(receiver: &TcpListener) -> Machine {
+pub(crate) fn told_to(receiver: &TcpListener) -> Machine {
     let mut machine = Machine::new(Namespace::default());
     machine.config.outbound.reach = Reach::with_loopback();
     machine.config.webhook_retry_min = Duration::from_millis(5);
@@ -78,7 +78,7 @@ fn ended(position: u64, session: u64) -> Record {
     }
 }
 
-fn here(session: u64, user: &str) -> SessionHere {
+pub(crate) fn here(session: u64, user: &str) -> SessionHere {
     SessionHere {
         session,
         instance: "demo".into(),

@@ -220,3 +220,28 @@ fn losing_the_log_everywhere_moves_nothing() {
     let (_, offset) = world.runtime.block_on(late).expect("a publisher");
     assert_eq!(offset, 2);
 }
+
+#[test]
+fn a_shard_that_is_lost_goes_to_its_standby_whatever_its_owner_still_waits_for() {
+    let world = World::new();
+    let [r1, r2, r3] = NODES.map(|name| world.start(name));
+    world.settle(&[("r1", &r1), ("r2", &r2), ("r3", &r3)]);
+    let shard = (0..SHARDS).find(|s| world.owner(*s).as_deref() == Some("r1"));
+    let shard = shard.expect("r1 owns a shard");
+    let mut edge = world.edge("e1", shard);
+    // The index is written to, and does not answer.
+    world.rooms.hold(true);
+    assert_eq!(world.runtime.block_on(edge.publish()).1, 1);
+    r1.loses.store(true, Ordering::SeqCst);
+    let began = world.clock.now();
+    let waits = world.runtime.spawn(async move { edge.publish().await.1 });
+    world.wait("it is lost", || !r1.loses.load(Ordering::SeqCst));
+    while world.owner(shard).is_none_or(|owner| owner == "r1") {
+        world.clock.step(|| world.beats());
+        let took = world.clock.now() - began;
+        assert!(took < 2 * LOG_LOST, "{took:?}");
+    }
+    // It was not written.
+    assert_eq!(world.runtime.block_on(waits).expect("a publisher"), 2);
+    world.rooms.hold(false);
+}

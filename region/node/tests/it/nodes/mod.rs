@@ -123,6 +123,8 @@ pub(crate) struct Running {
     /// What hangs ends.
     pub(crate) map_gives_up: Arc<AtomicBool>,
     pub(crate) log_cut: Arc<AtomicBool>,
+    /// The next batch gets no answer.
+    pub(crate) loses: Arc<AtomicBool>,
 }
 
 impl Running {
@@ -232,8 +234,9 @@ impl World {
         let _inside = runtime.enter();
         let (map_cut, log_cut) = <(Arc<AtomicBool>, Arc<AtomicBool>)>::default();
         let (map_hangs, map_gives_up) = <(Arc<AtomicBool>, Arc<AtomicBool>)>::default();
-        let (logs, cut) = (self.logs.clone(), log_cut.clone());
         let over_logs = self.over_logs.clone();
+        let loses = Arc::<AtomicBool>::default();
+        let (logs, cut, losing) = (self.logs.clone(), log_cut.clone(), loses.clone());
         let clock = self.clock.clone();
         let keys = RecordKeys::default();
         keys.add("demo", 1, [7; 32]);
@@ -253,7 +256,8 @@ impl World {
                 if let Some(over) = &over_logs {
                     log = over(log);
                 }
-                Ok(Arc::new(CutLog::new(log, cut.clone(), clock.clone())))
+                let log = CutLog::new(log, cut.clone(), clock.clone());
+                Ok(Arc::new(log.losing(losing.clone())))
             }),
             rooms: self.rooms.clone(),
             signals: Arc::new(LocalSignals::new()),
@@ -280,6 +284,7 @@ impl World {
             map_hangs,
             map_gives_up,
             log_cut,
+            loses,
         })
     }
 
