@@ -159,6 +159,14 @@ pub trait LogLayer: Send + Sync {
         self.reach()?.set_consumer(name, position)
     }
 
+    /// As [`ShardLog::set_consumers`].
+    ///
+    /// # Errors
+    /// Those of the log, and of [`LogLayer::reach`].
+    fn set_consumers(&self, positions: &[(String, Position)]) -> Result<Vec<String>, StoreError> {
+        self.reach()?.set_consumers(positions)
+    }
+
     /// As [`ShardLog::remove_consumer`].
     ///
     /// # Errors
@@ -280,6 +288,10 @@ impl<L: LogLayer> ShardLog for L {
 
     fn set_consumer(&self, name: &str, position: Position) -> Result<(), StoreError> {
         LogLayer::set_consumer(self, name, position)
+    }
+
+    fn set_consumers(&self, positions: &[(String, Position)]) -> Result<Vec<String>, StoreError> {
+        LogLayer::set_consumers(self, positions)
     }
 
     fn remove_consumer(&self, name: &str) -> Result<(), StoreError> {

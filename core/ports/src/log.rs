@@ -257,6 +257,21 @@ pub trait ShardLog: Send + Sync {
     /// has lapsed.
     fn set_consumer(&self, name: &str, position: Position) -> Result<(), StoreError>;
 
+    /// Stores the positions of several consumers, each as [`ShardLog::set_consumer`] does. Answers the
+    /// names of those that are not registered or have lapsed, of which it stores none. A log that keeps
+    /// its consumers in one place writes it once.
+    fn set_consumers(&self, positions: &[(String, Position)]) -> Result<Vec<String>, StoreError> {
+        let mut refused = Vec::new();
+        for (name, position) in positions {
+            match self.set_consumer(name, *position) {
+                Ok(()) => {}
+                Err(StoreError::Conflict { .. }) => refused.push(name.clone()),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(refused)
+    }
+
     /// Forgets a consumer.
     fn remove_consumer(&self, name: &str) -> Result<(), StoreError>;
 

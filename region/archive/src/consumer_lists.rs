@@ -178,6 +178,22 @@ impl Archive {
         self.store_consumers(&mut lists, fence, next)
     }
 
+    /// As [`gb6_core_ports::ShardLog::set_consumers`]: one list.
+    ///
+    /// # Errors
+    /// `Fenced`; `Unavailable`; `OutcomeUnknown`.
+    pub fn set_consumers(
+        &self,
+        fence: &Fence,
+        positions: &[(String, Position)],
+    ) -> Result<Vec<String>, StoreError> {
+        let mut lists = self.consumers.lock();
+        self.own_consumers(&mut lists, fence)?;
+        let (next, refused) = lists.list.set_all(positions);
+        self.store_consumers(&mut lists, fence, next)?;
+        Ok(refused)
+    }
+
     /// As [`gb6_core_ports::ShardLog::remove_consumer`].
     ///
     /// # Errors

@@ -115,6 +115,20 @@ impl Consumers {
         }
     }
 
+    /// Sets the positions of several, as [`Consumers::set`] does; with them, the names of those that are
+    /// not registered or have lapsed, which are left as they are.
+    pub fn set_all(&self, positions: &[(String, Position)]) -> (Option<Self>, Vec<String>) {
+        let (mut next, mut refused) = (None::<Self>, Vec::new());
+        for (name, position) in positions {
+            match next.as_ref().unwrap_or(self).set(name, *position) {
+                Ok(None) => {}
+                Ok(changed) => next = changed,
+                Err(_) => refused.push(name.clone()),
+            }
+        }
+        (next, refused)
+    }
+
     /// The same, none ahead of `end`: for a log that lost what lay behind.
     pub fn not_ahead_of(&self, end: Position) -> Self {
         let mut all = self.clone();

@@ -11,27 +11,33 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gb6_core_model::ShardId;
+use gb6_core_model::snapshot::Snapshot;
 use gb6_core_obs::metrics::{Gauge, Metrics};
+use gb6_core_ports::ShardLog;
 use gb6_core_wire::mesh::ShardRef;
 use parking_lot::Mutex;
 use tokio::sync::{OwnedMutexGuard, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use crate::bodies::RecordKeys;
 use crate::events::{Events, ShardEvents};
-use crate::webhooks::{self, ShardWebhooks};
+use crate::positions::{ListPlaces, Positions, StoreEvery};
+use crate::webhooks::{self, Feed, ShardWebhooks};
 
 /// Pause before a thread that the system did not give is asked for again.
 const THREAD_RETRY: Duration = Duration::from_secs(5);
 
-/// Whose turn it is to consume the logs of a node's shards.
-pub(crate) struct ConsumerTurns {
+/// What the consumers of all shards of a node share: whose turn it is, and how many ask for their places at
+/// once.
+pub(crate) struct NodeConsumers {
     /// By shard: as many as the node ever served.
     turns: Mutex<HashMap<ShardRef, Arc<tokio::sync::Mutex<()>>>>,
     ending: Gauge,
+    lists: ListPlaces,
 }
 
-impl ConsumerTurns {
+impl NodeConsumers {
     pub(crate) fn new(metrics: &Metrics) -> Self {
         Self {
             turns: Mutex::default(),
@@ -39,6 +45,7 @@ impl ConsumerTurns {
                 "gb6_region_consumers_ending",
                 "Ownerships of shards that have ended and whose webhooks and events have not: what they ask of the log's archive takes long.",
             ),
+            lists: ListPlaces::new(metrics),
         }
     }
 
@@ -49,7 +56,14 @@ impl ConsumerTurns {
 
 /// What the consumers of a shard work with.
 pub(crate) struct Setup {
-    pub(crate) webhooks: webhooks::Setup,
+    pub(crate) shard: ShardRef,
+    pub(crate) log: Arc<dyn ShardLog>,
+    pub(crate) keys: Arc<RecordKeys>,
+    /// The placement; followed.
+    pub(crate) snapshot: watch::Receiver<Arc<Snapshot>>,
+    /// What has happened to sessions, as it is committed.
+    pub(crate) sessions: Feed,
+    pub(crate) webhooks: Arc<webhooks::Shared>,
     pub(crate) events: Events,
     /// Where metrics go.
     pub(crate) metrics: Metrics,
@@ -64,13 +78,15 @@ pub(crate) struct ShardConsumers {
 
 impl ShardConsumers {
     /// Begins, once those of the shard's last ownership at this node have ended. Must be called on a runtime.
-    pub(crate) fn start(setup: Setup, turns: &ConsumerTurns) -> Self {
-        let turn = turns.of(&setup.webhooks.shard);
+    pub(crate) fn start(setup: Setup, node: &NodeConsumers) -> Self {
+        let turn = node.of(&setup.shard);
+        let every = StoreEvery::default();
+        let positions = Positions::new(setup.log.clone(), node.lists.clone(), every);
         let (stop, stopped) = watch::channel(false);
         Self {
             stop,
-            task: tokio::spawn(run(setup, turn, stopped)),
-            ending: turns.ending.clone(),
+            task: tokio::spawn(run(setup, positions, turn, stopped)),
+            ending: node.ending.clone(),
         }
     }
 
@@ -97,17 +113,22 @@ impl ShardConsumers {
     }
 }
 
-async fn run(setup: Setup, turn: Arc<tokio::sync::Mutex<()>>, mut stop: watch::Receiver<bool>) {
+async fn run(
+    setup: Setup,
+    positions: Arc<Positions>,
+    turn: Arc<tokio::sync::Mutex<()>>,
+    mut stop: watch::Receiver<bool>,
+) {
     let turn = tokio::select! {
         biased;
         () = stopped(&mut stop) => None,
         turn = turn.lock_owned() => Some(turn),
     };
     if let Some(turn) = &turn {
-        consume(&setup, turn, &mut stop).await;
+        consume(&setup, &positions, turn, &mut stop).await;
     }
     // As whoever holds the log last closes it, which blocks.
-    let closing = tokio::task::spawn_blocking(move || drop((setup, turn)));
+    let closing = tokio::task::spawn_blocking(move || drop((setup, positions, turn)));
     if let Err(error) = closing.await {
         tracing::error!(%error, "a log could not be left by its consumers");
     }
@@ -118,40 +139,58 @@ async fn stopped(stop: &mut watch::Receiver<bool>) {
     let _ = stop.wait_for(|stop| *stop).await;
 }
 
-async fn consume(setup: &Setup, _turn: &OwnedMutexGuard<()>, stop: &mut watch::Receiver<bool>) {
-    let webhooks = ShardWebhooks::start(setup.webhooks.clone());
+async fn consume(
+    setup: &Setup,
+    positions: &Arc<Positions>,
+    _turn: &OwnedMutexGuard<()>,
+    stop: &mut watch::Receiver<bool>,
+) {
+    let webhooks = ShardWebhooks::start(webhooks::Setup {
+        shard: setup.shard.clone(),
+        log: setup.log.clone(),
+        keys: setup.keys.clone(),
+        snapshot: setup.snapshot.clone(),
+        shared: setup.webhooks.clone(),
+        feed: setup.sessions.clone(),
+        positions: positions.clone(),
+    });
     let events = tokio::select! {
         biased;
         () = stopped(stop) => None,
-        events = begin_events(setup) => Some(events),
+        events = begin_events(setup, positions) => Some(events),
     };
-    stopped(stop).await;
+    tokio::select! {
+        biased;
+        () = stopped(stop) => {}
+        () = positions.keep() => {}
+    }
     // Beside each other: either may wait for whoever it calls.
     let events = tokio::task::spawn_blocking(move || events.map(ShardEvents::stop));
     webhooks.stop().await;
     if let Err(error) = events.await {
         tracing::error!(%error, "the events of a shard could not be ended");
     }
+    positions.store_all().await;
 }
 
 /// Begins to publish events, once the system gives a thread.
-async fn begin_events(setup: &Setup) -> ShardEvents {
-    let of = &setup.webhooks;
+async fn begin_events(setup: &Setup, positions: &Arc<Positions>) -> ShardEvents {
+    let Setup { shard, .. } = setup;
     loop {
-        let name = format!("events of shard {}/{}", of.shard.region, of.shard.shard);
-        let guard = of.shared.panics.guard("events", name);
+        let name = format!("events of shard {}/{}", shard.region, shard.shard);
+        let guard = setup.webhooks.panics.guard("events", name);
         let begun = ShardEvents::start(
-            ShardId(of.shard.shard),
-            of.log.clone(),
-            of.keys.clone(),
+            ShardId(shard.shard),
+            positions.clone(),
+            setup.keys.clone(),
             &setup.events,
-            of.snapshot.clone(),
+            setup.snapshot.clone(),
             (&setup.metrics, guard),
         );
         match begun {
             Ok(events) => return events,
             Err(error) => {
-                tracing::error!(shard = of.shard.shard, %error, "there is no thread for the shard's events; this is tried again");
+                tracing::error!(shard = shard.shard, %error, "there is no thread for the shard's events; this is tried again");
             }
         }
         tokio::time::sleep(THREAD_RETRY).await;

@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::catch_ups::CatchUps;
 use crate::checkpoints::CheckpointEvery;
-use crate::consumers::{self, ConsumerTurns, ShardConsumers};
+use crate::consumers::{self, NodeConsumers, ShardConsumers};
 use crate::history::{Erased, Reader};
 use crate::indexer::Indexer;
 use crate::lease::NodeLease;
@@ -79,7 +79,7 @@ pub(crate) struct NodeParts {
     pub(crate) recoveries: Arc<Recoveries>,
     pub(crate) catch_ups: Arc<CatchUps>,
     pub(crate) webhooks: Arc<webhooks::Shared>,
-    pub(crate) consumers: ConsumerTurns,
+    pub(crate) consumers: NodeConsumers,
     pub(crate) panics: Panics,
 }
 
@@ -539,14 +539,12 @@ impl Keeper {
         let feed = follows.feed();
         let sessions = Feed::new(next_position);
         let consumes = consumers::Setup {
-            webhooks: webhooks::Setup {
-                shard: self.shard.clone(),
-                log: reader.log.clone(),
-                keys: reader.keys.clone(),
-                snapshot: deps.snapshot.clone(),
-                shared: webhooks.clone(),
-                feed: sessions.clone(),
-            },
+            shard: self.shard.clone(),
+            log: reader.log.clone(),
+            keys: reader.keys.clone(),
+            snapshot: deps.snapshot.clone(),
+            sessions: sessions.clone(),
+            webhooks: webhooks.clone(),
             events: config.events.clone(),
             metrics: deps.metrics.clone(),
         };

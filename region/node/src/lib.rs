@@ -27,6 +27,7 @@ mod news;
 mod outputs;
 mod panics;
 mod places;
+mod positions;
 mod recent;
 mod recoveries;
 mod recovery;

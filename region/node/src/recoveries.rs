@@ -48,10 +48,10 @@ pub(crate) struct Place {
 }
 
 /// Counts itself as long as it lives.
-struct Counted(Gauge);
+pub(crate) struct Counted(Gauge);
 
 impl Counted {
-    fn new(gauge: &Gauge) -> Self {
+    pub(crate) fn new(gauge: &Gauge) -> Self {
         gauge.inc();
         Self(gauge.clone())
     }

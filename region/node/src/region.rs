@@ -14,14 +14,14 @@ use gb6_core_wire::mesh::ShardRef;
 use gb6_region_shard::{Admin, AdminOutcome};
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::accept::{self, Served, Shards};
 use crate::assignments::{self, Assignments};
 use crate::bodies::RecordKeys;
 use crate::catch_ups::CatchUps;
-use crate::consumers::ConsumerTurns;
+use crate::consumers::NodeConsumers;
 use crate::events::Events;
 use crate::keeper::{Keeper, NodeParts, Order, Ownership};
 use crate::lease::Clock;
@@ -230,10 +230,10 @@ impl Region {
             outbound: Outbound::new(config.outbound.clone()).map_err(RegionError::Authority)?,
             metrics: webhook_metrics,
             pace: webhooks::Pace::new(config.webhook_retry_min, config.webhook_retry_max),
-            scans: Arc::new(Semaphore::new(webhooks::SCANS_MAX)),
+            reads: webhooks::Reads::new(&deps.metrics),
             panics: panics.clone(),
         });
-        let consumers = ConsumerTurns::new(&deps.metrics);
+        let consumers = NodeConsumers::new(&deps.metrics);
         let hand_over_max = config.hand_over_max;
         let recoveries = Arc::new(Recoveries::new(config.recoveries_max, &deps.metrics));
         let catch_ups = CatchUps::new(config.catch_ups_max, recoveries.clone(), &deps.metrics);

@@ -36,6 +36,20 @@ pub(super) fn trimming_waits_for_consumers(fixture: &impl LogFixture) {
         .expect("going back is passed over");
     assert_eq!(log.consumers().expect("list")[0].position, 45);
     assert_eq!(log.trim(&fence(1), 1000).expect("trim"), 41);
+    // Several at once: who is not known keeps nobody else from going on.
+    log.register_consumer("other", 40).expect("register");
+    let at_once = [("other", 44), ("nobody", 44), ("search", 46), ("other", 3)];
+    let at_once = at_once.map(|(name, position)| (name.to_owned(), position));
+    let refused = log.set_consumers(&at_once).expect("set");
+    assert_eq!(refused, ["nobody"]);
+    let stored = log.consumers().expect("list");
+    let stored: Vec<_> = stored
+        .iter()
+        .map(|c| (c.name.as_str(), c.position))
+        .collect();
+    assert_eq!(stored, [("other", 44), ("search", 46)]);
+    assert_eq!(log.set_consumers(&[]).expect("nothing"), [""; 0]);
+    log.remove_consumer("other").expect("remove");
     log.remove_consumer("search").expect("remove");
     let error = log.set_consumer("search", 50).expect_err("not registered");
     assert!(matches!(error, StoreError::Conflict { .. }), "{error}");

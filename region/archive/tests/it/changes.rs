@@ -55,6 +55,12 @@ fn keys(objects: &MemoryBlobs, folder: &str) -> Vec<BlobKey> {
     found.unwrap().into_iter().map(|meta| meta.key).collect()
 }
 
+/// The number of a list of consumers.
+fn number_of(list: &BlobKey) -> u64 {
+    let (_, number) = list.as_str().rsplit_once('-').unwrap();
+    number.parse().unwrap()
+}
+
 /// The newest manifest, as people would look at it.
 fn newest_manifest(objects: &MemoryBlobs) -> (BlobKey, String) {
     let key = keys(objects, "manifest/").pop().unwrap();
@@ -292,7 +298,8 @@ fn who_lags_too_far_behind_lapses() {
         consumer_lag_bytes_max: 5000,
         ..small()
     };
-    let archives = Archives::new(Arc::new(objects), "test", "r1", config, &Metrics::bare());
+    let blobs = Arc::new(objects.clone());
+    let archives = Archives::new(blobs, "test", "r1", config, &Metrics::bare());
     let archive = archives.open(ShardId(3)).unwrap();
     let fence = fence(1);
     archive.begin(&fence).unwrap();
@@ -315,6 +322,14 @@ fn who_lags_too_far_behind_lapses() {
     assert!(matches!(error, StoreError::Conflict { .. }), "{error}");
     let again = archive.register_consumer(&fence, "slow", 80).unwrap();
     assert_eq!((again.position, again.lapsed), (80, false));
+    // Several at once are one list.
+    let first = keys(&objects, "consumers/").pop().unwrap();
+    let both = [("slow".to_owned(), 82), ("quick".to_owned(), 83)];
+    assert!(archive.set_consumers(&fence, &both).unwrap().is_empty());
+    assert!(archive.set_consumers(&fence, &both).unwrap().is_empty());
+    let second = keys(&objects, "consumers/");
+    assert_eq!(second.len(), 1, "{second:?}");
+    assert_eq!(number_of(&second[0]), number_of(&first) + 1);
     // Behind the archive's end it waits for nothing here.
     archive.set_consumer(&fence, "quick", 85).unwrap();
     assert_eq!(archive.trim(&fence, 85, live), Ok(80));

@@ -338,6 +338,10 @@ impl ShardLog for TailLog {
         self.archive.set_consumer(&self.fence()?, name, position)
     }
 
+    fn set_consumers(&self, positions: &[(String, Position)]) -> Result<Vec<String>, StoreError> {
+        self.archive.set_consumers(&self.fence()?, positions)
+    }
+
     fn remove_consumer(&self, name: &str) -> Result<(), StoreError> {
         self.archive.remove_consumer(&self.fence()?, name)
     }

@@ -2,7 +2,7 @@
 //! consumer of the log ([docs/events.md](../../../../docs/events.md)).
 //!
 //! A thread for each shard reads the log behind the position that is stored in it, publishes, and then
-//! stores how far it is: so each event is published at least once, whoever owns the shard. What its
+//! notes how far it is, which is stored now and then: so each event is published at least once, whoever owns the shard. What its
 //! receiver does not take waits in the log, and retention waits up to the log's bound for consumers.
 
 mod event;
@@ -26,6 +26,7 @@ use tokio::sync::watch;
 use crate::bodies::{KeyLook, RecordKeys};
 use crate::missing_keys::KEY_ASK;
 use crate::panics::Guard;
+use crate::positions::{Positions, Step};
 
 /// The consumer's name in the log.
 const CONSUMER: &str = "events";
@@ -35,8 +36,6 @@ const PAGE_RECORDS: usize = 1024;
 const PAGE_BYTES: usize = 1024 * 1024;
 /// How often the log is looked at while there is nothing to publish.
 const LOOK: Duration = Duration::from_millis(50);
-/// How often a position that moves is stored: what was published since is published again after a kill.
-const STORE: Duration = Duration::from_secs(5);
 /// The first pause after a failure, doubled each time.
 const PAUSE: Duration = Duration::from_millis(100);
 /// The longest.
@@ -87,7 +86,7 @@ impl EventMetrics {
             ),
             failures: metrics.counter(
                 "gb6_events_failures_total",
-                "Attempts to read, publish or store events that failed and are repeated.",
+                "Attempts to read or publish events, or to begin with that, that failed and are repeated.",
             ),
             unreadable: metrics.counter(
                 "gb6_events_unreadable_total",
@@ -170,19 +169,19 @@ impl ShardEvents {
     /// The system gives no thread.
     pub(crate) fn start(
         shard: ShardId,
-        log: Arc<dyn ShardLog>,
+        positions: Arc<Positions>,
         keys: Arc<RecordKeys>,
         events: &Events,
         snapshot: watch::Receiver<Arc<Snapshot>>,
         told: (&Metrics, Guard),
     ) -> std::io::Result<Self> {
         let waits = (snapshot, KeyWaits::default());
-        Self::start_with(shard, log, keys, events, waits, told)
+        Self::start_with(shard, positions, keys, events, waits, told)
     }
 
     fn start_with(
         shard: ShardId,
-        log: Arc<dyn ShardLog>,
+        positions: Arc<Positions>,
         keys: Arc<RecordKeys>,
         events: &Events,
         (snapshot, key_waits): (watch::Receiver<Arc<Snapshot>>, KeyWaits),
@@ -191,7 +190,8 @@ impl ShardEvents {
         let stop = Arc::new(Stop::default());
         let publisher = Publisher {
             shard,
-            log,
+            log: positions.log().clone(),
+            positions,
             keys,
             snapshot,
             key_waits,
@@ -201,8 +201,6 @@ impl ShardEvents {
             metrics: EventMetrics::new(metrics),
             guard: Arc::new(guard),
             stop: stop.clone(),
-            stored: 0,
-            stored_at: Instant::now(),
         };
         let thread = std::thread::Builder::new()
             .name(format!("events-{shard}"))
@@ -213,8 +211,8 @@ impl ShardEvents {
         })
     }
 
-    /// Ends it and waits until it has: a moment, or as long as the sink takes for one call. How far it
-    /// is is stored. Blocks.
+    /// Ends it and waits until it has: a moment, or as long as the sink, or the archive, takes for one
+    /// call. How far it is is noted. Blocks.
     pub(crate) fn stop(mut self) {
         self.stop.set();
         if let Some(thread) = self.thread.take() {
@@ -243,6 +241,7 @@ struct Waiting {
 struct Publisher {
     shard: ShardId,
     log: Arc<dyn ShardLog>,
+    positions: Arc<Positions>,
     keys: Arc<RecordKeys>,
     snapshot: watch::Receiver<Arc<Snapshot>>,
     key_waits: KeyWaits,
@@ -253,8 +252,6 @@ struct Publisher {
     metrics: EventMetrics,
     guard: Arc<Guard>,
     stop: Arc<Stop>,
-    stored: Position,
-    stored_at: Instant,
 }
 
 impl Publisher {
@@ -271,21 +268,22 @@ impl Publisher {
             let done = self.retry("events can not be published", |publisher| {
                 publisher.publish(&*sink, from)
             });
-            let Some(next) = done else { break };
+            let Some((next, taken)) = done else { break };
             let idle = next == from;
             from = next;
-            if from != self.stored && self.stored_at.elapsed() >= STORE {
-                self.store(from);
-            }
+            // One that has lapsed finds out when it reads.
+            let step = Step {
+                position: from,
+                taken,
+                fails: false,
+            };
+            self.positions.note(CONSUMER, step);
             if idle {
                 self.stop.pause(match self.waiting {
                     Some(_) => KEY_LOOK,
                     None => LOOK,
                 });
             }
-        }
-        if from != self.stored {
-            self.store(from);
         }
     }
 
@@ -323,24 +321,29 @@ impl Publisher {
 
     /// Without a sink nobody is waited for.
     fn forget(&mut self) -> Result<(), StoreError> {
-        let known = self.log.consumers()?;
-        match known.iter().any(|consumer| consumer.name == CONSUMER) {
-            true => self.log.remove_consumer(CONSUMER),
-            false => Ok(()),
-        }
+        self.positions.ask_here(|positions| {
+            let known = self.log.consumers()?;
+            match known.iter().any(|consumer| consumer.name == CONSUMER) {
+                true => positions.remove(&[CONSUMER.to_owned()]),
+                false => Ok(()),
+            }
+        })
     }
 
     /// Where it goes on: where it was, or at the log's end if it is new.
     fn register(&mut self) -> Result<Position, StoreError> {
-        let range = self.log.range()?;
-        let known = self.log.consumers()?;
-        let known = known.iter().find(|consumer| consumer.name == CONSUMER);
-        if known.is_some_and(|consumer| consumer.lapsed) {
-            self.lapsed(range.first);
-        }
-        let from = known.map_or(range.next, |c| c.position).max(range.first);
-        self.stored = self.log.register_consumer(CONSUMER, from)?.position;
-        Ok(self.stored.max(range.first))
+        self.positions.ask_here(|positions| {
+            let range = self.log.range()?;
+            let known = self.log.consumers()?;
+            let known = known.iter().find(|consumer| consumer.name == CONSUMER);
+            if known.is_some_and(|consumer| consumer.lapsed) {
+                self.lapsed(range.first);
+            }
+            let from = known.map_or(range.next, |c| c.position).max(range.first);
+            let stored = self.log.register_consumer(CONSUMER, from)?.position;
+            positions.begins(CONSUMER, stored);
+            Ok(stored.max(range.first))
+        })
     }
 
     fn lapsed(&self, first: Position) {
@@ -348,12 +351,16 @@ impl Publisher {
         tracing::error!(shard = %self.shard, first, "events were too far behind, and retention went on: what lies before this position is not published");
     }
 
-    /// Publishes a page of the log; answers where to go on.
-    fn publish(&mut self, sink: &dyn EventSink, from: Position) -> Result<Position, StoreError> {
+    /// Publishes a page of the log; answers where to go on, and whether there was something to publish.
+    fn publish(
+        &mut self,
+        sink: &dyn EventSink,
+        from: Position,
+    ) -> Result<(Position, bool), StoreError> {
         let page = match self.log.read(from, PAGE_RECORDS, PAGE_BYTES) {
             Err(StoreError::Trimmed { first }) => {
                 self.lapsed(first);
-                return Ok(first);
+                return Ok((first, false));
             }
             read => read?,
         };
@@ -393,7 +400,7 @@ impl Publisher {
         let gauge = self.metrics.behind.with(&[&shard]);
         gauge.set(i64::try_from(behind).unwrap_or(i64::MAX));
         // At the end a page may name what is behind it.
-        Ok(next.min(page.end).max(from))
+        Ok((next.min(page.end).max(from), !events.is_empty()))
     }
 
     /// The key without which a record can not be read, unless that is known to be so for ever.
@@ -467,23 +474,5 @@ impl Publisher {
         sink.publish(events)?;
         self.metrics.published.inc_by(events.len() as u64);
         Ok(())
-    }
-
-    /// Stores how far it is. In vain at times: then more is published again after a kill.
-    fn store(&mut self, position: Position) {
-        self.stored_at = Instant::now();
-        match self.log.set_consumer(CONSUMER, position) {
-            Ok(()) => self.stored = position,
-            // Lapsed, or forgotten: it begins again where it is.
-            Err(StoreError::Conflict { .. }) => {
-                if self.log.register_consumer(CONSUMER, position).is_ok() {
-                    self.stored = position;
-                }
-            }
-            Err(error) => {
-                self.metrics.failures.inc();
-                tracing::debug!(shard = %self.shard, %error, "how far events are could not be stored");
-            }
-        }
     }
 }

@@ -12,8 +12,22 @@ use gb6_core_wire::record::Record;
 use super::*;
 use crate::bodies::KeySource;
 use crate::panics::Panics;
+use crate::positions::{ListPlaces, StoreEvery};
 
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Events that are published, and how far they are.
+struct Started {
+    events: ShardEvents,
+    positions: Arc<Positions>,
+}
+
+impl Started {
+    fn stop(self) {
+        self.events.stop();
+        self.positions.store().expect("stored");
+    }
+}
 
 struct World {
     storage: MemoryStorage,
@@ -34,7 +48,7 @@ impl World {
         }
     }
 
-    fn start(&self, events: &Events) -> ShardEvents {
+    fn start(&self, events: &Events) -> Started {
         let waits = (watch::channel(Arc::default()).1, KeyWaits::default());
         self.start_with(events, Arc::default(), waits)
     }
@@ -44,12 +58,18 @@ impl World {
         events: &Events,
         keys: Arc<RecordKeys>,
         waits: (watch::Receiver<Arc<Snapshot>>, KeyWaits),
-    ) -> ShardEvents {
+    ) -> Started {
+        let places = ListPlaces::new(&self.metrics);
         let log = Arc::new(self.storage.open());
+        let positions = Positions::new(log, places, StoreEvery::default());
         let guard = Panics::new(&self.metrics, &Health::new()).guard("events", "events".into());
         let told = (&self.metrics, guard);
-        let started = ShardEvents::start_with(ShardId(3), log, keys, events, waits, told);
-        started.expect("a thread")
+        let of = positions.clone();
+        let started = ShardEvents::start_with(ShardId(3), of, keys, events, waits, told);
+        Started {
+            events: started.expect("a thread"),
+            positions,
+        }
     }
 
     fn events(&self) -> Events {

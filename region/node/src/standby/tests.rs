@@ -9,12 +9,12 @@ use gb6_core_outbound::{Outbound, OutboundConfig};
 use gb6_core_ports::contract::log as contract;
 use gb6_core_ports::memory::{MemoryRateLimiter, MemoryRooms, MemoryStorage};
 use gb6_region_stores_embedded::LocalSignals;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
 use super::*;
 use crate::bodies::RecordKeys;
 use crate::catch_ups::CatchUps;
-use crate::consumers::ConsumerTurns;
+use crate::consumers::NodeConsumers;
 use crate::metrics::RegionMetrics;
 use crate::panics::Panics;
 use crate::places::ArchivePlaces;
@@ -61,12 +61,12 @@ fn node_by(clock: Clock, open_log: OpenLog) -> Arc<NodeParts> {
         archive_places: ArchivePlaces::default(),
         recoveries: recoveries.clone(),
         catch_ups: Arc::new(CatchUps::new(1, recoveries, &metrics)),
-        consumers: ConsumerTurns::new(&metrics),
+        consumers: NodeConsumers::new(&metrics),
         webhooks: Arc::new(webhooks::Shared {
             outbound: Outbound::new(OutboundConfig::default()).expect("outbound"),
             metrics: WebhookMetrics::new(&metrics),
             pace: webhooks::Pace::new(config.webhook_retry_min, config.webhook_retry_max),
-            scans: Arc::new(Semaphore::new(1)),
+            reads: webhooks::Reads::new(&metrics),
             panics: panics.clone(),
         }),
         panics,

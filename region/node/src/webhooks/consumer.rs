@@ -1,5 +1,5 @@
 //! The webhook of one instance in one shard: reads its events from the log, sends them in order, and
-//! remembers in the log how far it is.
+//! notes how far it is, which the log remembers.
 //!
 //! One request is under way at a time, and the next begins when it was taken, so that a user's events
 //! arrive in order: all of them are in one shard. What was sent and not yet remembered when the node
@@ -14,14 +14,16 @@ use gb6_core_outbound::{Limits, Outbound, OutboundError, Request, Target, signat
 use gb6_core_ports::StoreError;
 use http::header::{CONTENT_TYPE, HeaderName, HeaderValue, USER_AGENT};
 use http::{HeaderMap, Method};
-use tokio::sync::{Mutex, Semaphore, watch};
+use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
 
 use super::event::{Event, request_body};
 use super::feed::{Follower, Next};
 use super::metrics::{Waiting, WebhookMetrics};
-use super::source::{EVENTS_MAX, Place, Source};
+use super::reads::{Reads, What};
+use super::source::{EVENTS_MAX, Read, Source, consumer_name};
 use crate::panics::Panics;
+use crate::positions::{Positions, Step};
 use crate::recovery::unix_ms;
 
 /// Events of one request.
@@ -39,10 +41,8 @@ pub(crate) struct Pace {
     pub(crate) retry_min: Duration,
     /// The longest.
     pub(crate) retry_max: Duration,
-    /// How often a position that moves is stored: what was sent since is sent again after a kill.
-    pub(crate) store: Duration,
-    /// How often it is stored while there is nothing to send, so that retention need not wait.
-    pub(crate) store_idle: Duration,
+    /// How often the log is looked at while there is nothing to send.
+    pub(crate) look: Duration,
 }
 
 impl Pace {
@@ -51,8 +51,7 @@ impl Pace {
         Self {
             retry_min,
             retry_max,
-            store: Duration::from_secs(5),
-            store_idle: Duration::from_secs(30),
+            look: Duration::from_secs(5),
         }
     }
 
@@ -71,8 +70,7 @@ pub(crate) struct Shared {
     pub(crate) outbound: Outbound,
     pub(crate) metrics: WebhookMetrics,
     pub(crate) pace: Pace,
-    /// Reads of logs that go on at once: each may hold some megabytes.
-    pub(crate) scans: Arc<Semaphore>,
+    pub(crate) reads: Reads,
     pub(crate) panics: Panics,
 }
 
@@ -130,14 +128,16 @@ pub(super) struct Consumer {
     pub(super) stop: watch::Receiver<bool>,
     source: Arc<Source>,
     follower: Follower,
-    /// Held by what works on the log, which ends before anything else begins.
+    name: String,
+    positions: Arc<Positions>,
+    /// Held by what reads the log, which ends before anything else begins.
     at_work: Arc<Mutex<()>>,
     /// Events that were read and not yet taken, in the log's order.
     pending: VecDeque<Event>,
     /// Everything before it was read.
     read_to: Position,
-    stored: Position,
-    stored_at: Instant,
+    /// Something was taken that was not noted.
+    taken: bool,
     /// Requests that failed in a row.
     failures: u32,
     /// The log failed when it was worked on last.
@@ -149,6 +149,7 @@ impl Consumer {
         shard: u32,
         shared: Arc<Shared>,
         (source, follower): (Source, Follower),
+        positions: Arc<Positions>,
         config: watch::Receiver<Webhooks>,
         stop: watch::Receiver<bool>,
     ) -> Self {
@@ -157,13 +158,14 @@ impl Consumer {
             shared,
             config,
             stop,
+            name: consumer_name(&source.instance),
+            positions,
             source: Arc::new(source),
             follower,
             at_work: Arc::default(),
             pending: VecDeque::new(),
             read_to: 0,
-            stored: 0,
-            stored_at: Instant::now(),
+            taken: false,
             failures: 0,
             log_fails: false,
         }
@@ -184,18 +186,21 @@ impl Consumer {
                 _ = stop.wait_for(|stop| *stop) => {}
                 () = self.follow() => {}
             }
-            // Waits for what is still at work on the log.
-            self.store().await;
         }
+        // Waits for what still reads the log.
         let _ended = self.at_work.lock().await;
     }
 
     async fn register(&mut self) {
         loop {
-            match self.on_log(Source::register).await {
+            let source = self.source.clone();
+            match self.positions.ask(move |_| source.register()).await {
                 Ok(place) => {
-                    self.stands(place);
-                    (self.read_to, self.stored) = (place.position, place.position);
+                    if place.lapsed {
+                        self.lapsed();
+                    }
+                    self.read_to = place.position;
+                    self.positions.begins(&self.name, place.position);
                     return;
                 }
                 Err(error) => {
@@ -206,7 +211,7 @@ impl Consumer {
         }
     }
 
-    /// Reads, sends, remembers: for ever.
+    /// Reads, sends, notes: for ever.
     async fn follow(&mut self) {
         loop {
             if self.pending.is_empty() {
@@ -223,13 +228,13 @@ impl Consumer {
                 self.deliver().await;
             }
             self.tell();
-            let every = match self.pending.is_empty() && self.failures == 0 {
-                true => self.shared.pace.store_idle,
-                false => self.shared.pace.store,
+            let step = Step {
+                position: self.position(),
+                taken: std::mem::take(&mut self.taken),
+                fails: self.failures > 0,
             };
-            let moved = self.position() != self.stored || self.failures > 0;
-            if moved && self.stored_at.elapsed() >= every {
-                self.store().await;
+            if self.positions.note(&self.name, step) {
+                self.lapsed();
             }
         }
     }
@@ -243,17 +248,7 @@ impl Consumer {
                 self.read_to = to;
                 return Ok(false);
             }
-            Next::Scan => {
-                let scans = self.shared.scans.clone();
-                // Closed by nobody; without a permit one more read goes on.
-                let permit = scans.acquire_owned().await.ok();
-                self.on_log(move |source| {
-                    let _permit = permit;
-                    source.read(from, Next::Scan)
-                })
-                .await?
-            }
-            next @ Next::At(..) => self.on_log(move |source| source.read(from, next)).await?,
+            next => self.read(from, next).await?,
         };
         self.log_fails = false;
         self.read_to = read.to;
@@ -296,6 +291,7 @@ impl Consumer {
                     tracing::info!(instance, shard = self.shard, "the webhook is taken again");
                 }
                 self.failures = 0;
+                self.taken = true;
                 self.pending.drain(..passed);
             }
             Err(error) => {
@@ -324,8 +320,8 @@ impl Consumer {
     async fn idle(&self) {
         tokio::select! {
             () = self.follower.changed() => {}
-            // To store how far it is, and for a look at the log.
-            () = tokio::time::sleep(self.shared.pace.store) => {}
+            // For a look at the log.
+            () = tokio::time::sleep(self.shared.pace.look) => {}
         }
     }
 
@@ -333,26 +329,6 @@ impl Consumer {
     fn position(&self) -> Position {
         let waiting = self.pending.front().map(|event| event.position);
         waiting.unwrap_or(self.read_to)
-    }
-
-    /// Remembers how far it is. An error is no more than a longer repetition.
-    async fn store(&mut self) {
-        self.stored_at = Instant::now();
-        let position = self.position();
-        match self.on_log(move |source| source.store(position)).await {
-            Ok(place) => {
-                self.stands(place);
-                self.stored = place.position;
-                self.log_fails = false;
-            }
-            Err(error) => self.trouble("its place can not be stored", &error),
-        }
-    }
-
-    fn stands(&self, place: Place) {
-        if place.lapsed {
-            self.lapsed();
-        }
     }
 
     fn lapsed(&self) {
@@ -391,19 +367,21 @@ impl Consumer {
         }
     }
 
-    /// Works on the log off the async threads, one thing at a time, even where the last one was not
-    /// waited for.
-    async fn on_log<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&Source) -> Result<T, StoreError> + Send + 'static,
-    ) -> Result<T, StoreError> {
+    /// Reads the log off the async threads, one thing at a time, even where the last one was not waited
+    /// for, in one of the node's places.
+    async fn read(&self, from: Position, next: Next) -> Result<Read, StoreError> {
+        let what = What {
+            scan: matches!(next, Next::Scan),
+            archived: from < self.source.log.archived_before(),
+        };
         let at_work = self.at_work.clone().lock_owned().await;
+        let place = self.shared.reads.place(what).await;
         let source = self.source.clone();
         let done = tokio::task::spawn_blocking(move || {
-            let result = work(&source);
+            let result = source.read(from, next);
             // What it holds of the log goes before anybody hears that it has ended.
             drop(source);
-            drop(at_work);
+            drop((place, at_work));
             result
         });
         done.await.unwrap_or_else(|error| {

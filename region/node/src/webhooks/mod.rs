@@ -10,6 +10,7 @@ mod consumer;
 mod event;
 mod feed;
 mod metrics;
+mod reads;
 mod source;
 #[cfg(test)]
 mod tests;
@@ -22,7 +23,7 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use gb6_core_model::Webhooks as Config;
 use gb6_core_model::snapshot::Snapshot;
-use gb6_core_ports::{ShardLog, StoreError};
+use gb6_core_ports::ShardLog;
 use gb6_core_wire::mesh::ShardRef;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -30,13 +31,13 @@ use tokio::task::JoinHandle;
 pub(crate) use consumer::{Pace, Shared};
 pub(crate) use feed::Feed;
 pub(crate) use metrics::WebhookMetrics;
+pub(crate) use reads::Reads;
 
 use crate::bodies::RecordKeys;
+use crate::positions::Positions;
 use consumer::Consumer;
 use source::{CONSUMER_PREFIX, Source, consumer_name};
 
-/// Reads of logs for webhooks that go on at once at a node.
-pub(crate) const SCANS_MAX: usize = 4;
 /// Pause after a defect of ours.
 const DEFECT_PAUSE: Duration = Duration::from_secs(1);
 /// Pause before a list of consumers that could not be read is read again.
@@ -51,6 +52,7 @@ pub(crate) struct Setup {
     pub(crate) snapshot: watch::Receiver<Arc<Snapshot>>,
     pub(crate) shared: Arc<Shared>,
     pub(crate) feed: Feed,
+    pub(crate) positions: Arc<Positions>,
 }
 
 /// The webhooks of one shard, while it is served. Dropping it ends them at once.
@@ -70,8 +72,8 @@ impl ShardWebhooks {
         Self { stop, task }
     }
 
-    /// Ends them: what is under way is given up and sent again by whoever goes on, and how far they
-    /// are is stored. Nothing holds the log any more when this returns.
+    /// Ends them: what is under way is given up and sent again by whoever goes on, and how far they are is
+    /// noted. Nothing but what asks for positions holds the log any more when this returns.
     pub(crate) async fn stop(mut self) {
         // Received by the task, or it has ended.
         let _ = self.stop.send(true);
@@ -198,23 +200,16 @@ impl Manager {
         if unwanted.is_empty() && !all_of_before {
             return true;
         }
-        let log = self.setup.log.clone();
         let keep: Vec<String> = wanted.keys().map(|i| consumer_name(i)).collect();
-        let forgetting = tokio::task::spawn_blocking(move || {
+        let forgetting = self.setup.positions.ask(move |positions| {
             if all_of_before {
-                let known = log.consumers()?.into_iter().map(|c| c.name);
+                let known = positions.log().consumers()?.into_iter().map(|c| c.name);
                 let ours = known.filter(|name| name.starts_with(CONSUMER_PREFIX));
                 unwanted.extend(ours.filter(|name| !keep.contains(name)));
             }
-            unwanted
-                .iter()
-                .try_for_each(|name| log.remove_consumer(name))
+            positions.remove(&unwanted)
         });
-        let done = forgetting.await.unwrap_or_else(|error| {
-            Err(StoreError::Unavailable {
-                cause: format!("it failed: {error}"),
-            })
-        });
+        let done = forgetting.await;
         if let Err(error) = &done {
             tracing::warn!(shard = self.setup.shard.shard, %error, "consumers of webhooks that are gone could not be removed; this is tried again");
         }
@@ -227,6 +222,7 @@ impl Manager {
         let shard = self.setup.shard.shard;
         let (log, keys) = (self.setup.log.clone(), self.setup.keys.clone());
         let (feed, shared) = (self.setup.feed.clone(), self.setup.shared.clone());
+        let positions = self.setup.positions.clone();
         let (instance, setup) = (instance.to_owned(), self.setup.clone());
         let make = move || {
             let source = Source {
@@ -239,6 +235,7 @@ impl Manager {
                 shard,
                 shared.clone(),
                 parts,
+                positions.clone(),
                 configs.clone(),
                 stopped.clone(),
             )

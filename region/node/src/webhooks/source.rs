@@ -59,24 +59,6 @@ impl Source {
         self.register_at(position, stored.is_some_and(|stored| stored.lapsed))
     }
 
-    /// Stores how far the consumer is.
-    pub(super) fn store(&self, position: Position) -> Result<Place, StoreError> {
-        match self
-            .log
-            .set_consumer(&consumer_name(&self.instance), position)
-        {
-            Ok(()) => Ok(Place {
-                position,
-                lapsed: false,
-            }),
-            Err(StoreError::Conflict { .. }) => {
-                let lapsed = self.stored()?.is_some_and(|stored| stored.lapsed);
-                self.register_at(position, lapsed)
-            }
-            Err(error) => Err(error),
-        }
-    }
-
     fn stored(&self) -> Result<Option<ConsumerState>, StoreError> {
         let name = consumer_name(&self.instance);
         let mut consumers = self.log.consumers()?.into_iter();

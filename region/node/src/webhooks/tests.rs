@@ -18,10 +18,11 @@ use parking_lot::Mutex;
 use prost::Message as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
 use super::*;
 use crate::panics::Panics;
+use crate::positions::{ListPlaces, StoreEvery};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
@@ -29,8 +30,11 @@ const TAKEN: &str = "HTTP/1.1 204 No Content\r\n\r\n";
 const FAST: Pace = Pace {
     retry_min: Duration::from_millis(10),
     retry_max: Duration::from_millis(40),
-    store: Duration::from_millis(10),
-    store_idle: Duration::from_millis(20),
+    look: Duration::from_millis(10),
+};
+const EVERY: StoreEvery = StoreEvery {
+    taken: Duration::from_millis(10),
+    passed: Duration::from_millis(20),
 };
 
 /// What a receiver does with a request.
@@ -161,6 +165,22 @@ async fn until(what: impl Fn() -> bool) {
     }
 }
 
+/// Webhooks of a shard, and how far they are. Dropped, they are killed.
+struct Started {
+    webhooks: ShardWebhooks,
+    positions: Arc<Positions>,
+    keeps: Aborting,
+}
+
+impl Started {
+    async fn stop(mut self) {
+        self.webhooks.stop().await;
+        self.keeps.0.abort();
+        let _ended = (&mut self.keeps.0).await;
+        self.positions.store_all().await;
+    }
+}
+
 /// One shard's disk, and what outlives its webhooks.
 struct World {
     storage: MemoryStorage,
@@ -202,7 +222,7 @@ impl World {
                 outbound: Outbound::new(outbound).unwrap(),
                 metrics: told,
                 pace,
-                scans: Arc::new(Semaphore::new(SCANS_MAX)),
+                reads: Reads::new(&metrics),
                 panics: Panics::new(&metrics, &Health::new()),
             }),
             metrics,
@@ -210,15 +230,29 @@ impl World {
         }
     }
 
-    fn start(&self) -> ShardWebhooks {
-        ShardWebhooks::start(Setup {
+    fn start(&self) -> Started {
+        self.start_on(Arc::new(self.storage.open()))
+    }
+
+    fn start_on(&self, log: Arc<dyn ShardLog>) -> Started {
+        let places = ListPlaces::new(&self.metrics);
+        let positions = Positions::new(log.clone(), places, EVERY);
+        let kept = positions.clone();
+        let keeps = tokio::spawn(async move { kept.keep().await });
+        let webhooks = ShardWebhooks::start(Setup {
             shard: shard(),
-            log: Arc::new(self.storage.open()),
+            log,
+            positions: positions.clone(),
             keys: Arc::default(),
             snapshot: self.snapshot.subscribe(),
             shared: self.shared.clone(),
             feed: self.feed.clone(),
-        })
+        });
+        Started {
+            webhooks,
+            positions,
+            keeps: Aborting(keeps),
+        }
     }
 
     /// Waits until the consumers of these instances, and no others, are registered.
@@ -662,14 +696,7 @@ async fn a_drain_waits_for_no_receiver_and_leaves_nothing_behind() {
     slow.timeout_ms = 30_000;
     let mut world = World::new(&[("demo", slow)], FAST, loopback());
     let log: Arc<dyn ShardLog> = Arc::new(world.storage.open());
-    let webhooks = ShardWebhooks::start(Setup {
-        shard: shard(),
-        log: log.clone(),
-        keys: Arc::default(),
-        snapshot: world.snapshot.subscribe(),
-        shared: world.shared.clone(),
-        feed: world.feed.clone(),
-    });
+    let webhooks = world.start_on(log.clone());
     world.registered(&["demo"]).await;
     world.write("demo", SessionEvent::Disconnect, 1);
     receiver.requests(1).await;

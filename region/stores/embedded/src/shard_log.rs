@@ -427,6 +427,10 @@ impl<V: Vfs> ShardLog for EmbeddedShardLog<V> {
         self.reader.set_consumer(name, position)
     }
 
+    fn set_consumers(&self, positions: &[(String, Position)]) -> Result<Vec<String>, StoreError> {
+        self.reader.set_consumers(positions)
+    }
+
     fn remove_consumer(&self, name: &str) -> Result<(), StoreError> {
         self.reader.remove_consumer(name)
     }

@@ -144,6 +144,11 @@ impl ShardLog for KafkaShardLog {
         self.shared.archive.set_consumer(&fence, name, position)
     }
 
+    fn set_consumers(&self, positions: &[(String, Position)]) -> Result<Vec<String>, StoreError> {
+        let fence = self.sealer.fence()?;
+        self.shared.archive.set_consumers(&fence, positions)
+    }
+
     fn remove_consumer(&self, name: &str) -> Result<(), StoreError> {
         let fence = self.sealer.fence()?;
         self.shared.archive.remove_consumer(&fence, name)

@@ -73,6 +73,16 @@ impl Consumers {
         self.become_stored(vfs, next)
     }
 
+    pub(crate) fn set_all<V: Vfs>(
+        &mut self,
+        vfs: &V,
+        positions: &[(String, Position)],
+    ) -> Result<Vec<String>, StoreError> {
+        let (next, refused) = self.0.set_all(positions);
+        self.become_stored(vfs, next)?;
+        Ok(refused)
+    }
+
     pub(crate) fn remove<V: Vfs>(&mut self, vfs: &V, name: &str) -> Result<(), StoreError> {
         let next = self.0.remove(name);
         self.become_stored(vfs, next)

@@ -203,6 +203,15 @@ impl<V: Vfs> LogReader<V> {
         shared.consumers.lock().set(&shared.vfs, name, position)
     }
 
+    /// As [`gb6_core_ports::ShardLog::set_consumers`].
+    pub fn set_consumers(
+        &self,
+        positions: &[(String, Position)],
+    ) -> Result<Vec<String>, StoreError> {
+        let shared = &self.shared;
+        shared.consumers.lock().set_all(&shared.vfs, positions)
+    }
+
     /// As [`gb6_core_ports::ShardLog::remove_consumer`].
     pub fn remove_consumer(&self, name: &str) -> Result<(), StoreError> {
         let shared = &self.shared;
