@@ -23,7 +23,7 @@ use crate::lease::NodeLease;
 use crate::metrics::{RegionMetrics, ShardNumbers};
 use crate::news::{News, NewsBox};
 use crate::panics::Panics;
-use crate::places::ArchivePlaces;
+use crate::places::NodePlaces;
 use crate::recoveries::{Progress, Recoveries};
 use crate::recovery::{Acquisition, Epochs, Recovered, RecoveryError, Standing, recover};
 use crate::regain::Regain;
@@ -75,9 +75,9 @@ pub(crate) struct NodeParts {
     pub(crate) deps: Arc<RegionDeps>,
     pub(crate) metrics: RegionMetrics,
     pub(crate) turns: Arc<CommitTurns>,
-    pub(crate) archive_places: ArchivePlaces,
     pub(crate) recoveries: Arc<Recoveries>,
     pub(crate) catch_ups: Arc<CatchUps>,
+    pub(crate) places: NodePlaces,
     pub(crate) webhooks: Arc<webhooks::Shared>,
     pub(crate) consumers: NodeConsumers,
     pub(crate) panics: Panics,
@@ -417,7 +417,7 @@ impl Keeper {
             deps,
             metrics,
             turns,
-            archive_places,
+            places,
             recoveries,
             catch_ups: _,
             webhooks,
@@ -586,7 +586,7 @@ impl Keeper {
                 ),
                 webhooks: sessions,
                 checkpoint_every: every,
-                archive_places: archive_places.clone(),
+                places: places.clone(),
                 retention_every: config.retention_interval,
                 started,
                 ownership: self.ownership.clone(),

@@ -53,8 +53,38 @@ pub(crate) struct RegionMetrics {
     pub(crate) status_holds_failed: Counter,
     /// How often the log was asked who owns a shard.
     pub(crate) confirms: Counter,
-    /// Reads of history that the archive did not answer in time.
-    pub(crate) archive_reads_given_up: Counter,
+    /// Reads of history that were not answered in time.
+    pub(crate) reads_given_up: ReadsGivenUp,
+}
+
+/// Reads of history that were not answered in time, by what they waited for.
+#[derive(Clone)]
+pub(crate) struct ReadsGivenUp {
+    archive: Counter,
+    places: Counter,
+}
+
+impl ReadsGivenUp {
+    fn new(metrics: &Metrics) -> Self {
+        Self {
+            archive: metrics.counter(
+                "gb6_history_archive_reads_given_up_total",
+                "Reads of history that were answered with an error because the archive did not answer in time.",
+            ),
+            places: metrics.counter(
+                "gb6_history_reads_given_up_total",
+                "Reads of history that were answered with an error because as many as may go on at once did not get on: the index does not answer.",
+            ),
+        }
+    }
+
+    /// Counts one; `archive`: it was to look there.
+    pub(crate) fn count(&self, archive: bool) {
+        match archive {
+            true => self.archive.inc(),
+            false => self.places.inc(),
+        }
+    }
 }
 
 impl RegionMetrics {
@@ -76,10 +106,7 @@ impl RegionMetrics {
                 "gb6_region_confirms_total",
                 "How often the log was asked who owns a shard, because the agreed records could not say it in time.",
             ),
-            archive_reads_given_up: metrics.counter(
-                "gb6_history_archive_reads_given_up_total",
-                "Reads of history that were answered with an error because the archive did not answer in time.",
-            ),
+            reads_given_up: ReadsGivenUp::new(metrics),
             status_questions: metrics.counter_family(
                 "gb6_region_status_questions_total",
                 "Questions about statuses of users, by what became of them: answered, failed where their engine did not answer, refused where too many waited.",

@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use gb6_core_mesh::{FrameSender, TrySendError};
 use gb6_core_model::{ErrorCode, InstanceId};
-use gb6_core_obs::metrics::Counter;
 use gb6_core_ports::PersonKey;
 use gb6_core_wire::mesh::{EdgeFrame, HistoryPage, PresenceAnswer, Publication, ToEdge};
 use gb6_region_shard::{HistoryRead, LinkId, Output};
@@ -15,6 +14,7 @@ use tokio::time::timeout_at;
 use crate::accept::PageReply;
 use crate::checks;
 use crate::history::{Looked, Reader};
+use crate::metrics::ReadsGivenUp;
 use crate::places::ReadPlaces;
 use crate::recovery::unix_ms;
 use crate::worker::Worker;
@@ -149,7 +149,7 @@ impl Worker {
             return;
         };
         let (reader, places) = (self.reader.clone(), self.places.clone());
-        let given_up = self.metrics.archive_reads_given_up.clone();
+        let given_up = self.metrics.reads_given_up.clone();
         tokio::spawn(async move {
             let page = read_page(reader, places, read, &mut reply, given_up).await;
             reply.send(page).await;
@@ -179,7 +179,7 @@ async fn read_page(
     places: ReadPlaces,
     read: HistoryRead,
     reply: &mut PageReply,
-    given_up: Counter,
+    given_up: ReadsGivenUp,
 ) -> HistoryPage {
     let deadline = Instant::now() + READ_WAIT;
     let read = Arc::new(read);
@@ -190,10 +190,10 @@ async fn read_page(
             timeout_at(deadline.into(), places.take(true)).await
         } else {
             reply.take_place().await;
-            Ok(places.take(false).await)
+            timeout_at(deadline.into(), places.take(false)).await
         };
         let Ok(Some(place)) = place else {
-            given_up.inc();
+            given_up.count(archive);
             return give_up(reader, &read);
         };
         let wanted = read.clone();
@@ -220,7 +220,7 @@ async fn read_page(
                 return Reader::failed(&read);
             }
             Err(_) => {
-                given_up.inc();
+                given_up.count(archive);
                 tracing::warn!(
                     instance = read.room.instance,
                     channel = read.room.channel,

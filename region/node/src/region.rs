@@ -28,7 +28,7 @@ use crate::lease::Clock;
 use crate::limits::Limits;
 use crate::metrics::{RegionMetrics, ShardNumbers, export};
 use crate::panics::Panics;
-use crate::places::ArchivePlaces;
+use crate::places::NodePlaces;
 use crate::recoveries::Recoveries;
 use crate::recovery::random_incarnation;
 use crate::relay::{Relay, RelayMetrics};
@@ -244,7 +244,7 @@ impl Region {
             deps: Arc::new(deps),
             metrics: region_metrics.clone(),
             turns: Arc::new(CommitTurns::default()),
-            archive_places: ArchivePlaces::default(),
+            places: NodePlaces::default(),
             webhooks,
             consumers,
             panics,

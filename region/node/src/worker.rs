@@ -20,7 +20,7 @@ use crate::history::Reader;
 use crate::indexer::IndexFeed;
 use crate::keeper::{Order, Ownership};
 use crate::metrics::{RegionMetrics, ShardNumbers};
-use crate::places::{ArchivePlaces, ReadPlaces};
+use crate::places::{NodePlaces, ReadPlaces};
 use crate::recovery::{Acquisition, unix_ms};
 use crate::regain::Regain;
 use crate::retention;
@@ -69,7 +69,7 @@ pub(crate) struct Surroundings {
     pub(crate) statuses: ShardStatuses,
     pub(crate) webhooks: Feed,
     pub(crate) checkpoint_every: CheckpointEvery,
-    pub(crate) archive_places: ArchivePlaces,
+    pub(crate) places: NodePlaces,
     /// How often space is given back.
     pub(crate) retention_every: Duration,
     /// When the machine's clock was 0.
@@ -166,7 +166,7 @@ impl Worker {
             statuses,
             webhooks,
             checkpoint_every,
-            archive_places,
+            places,
             retention_every,
             started,
             ownership,
@@ -189,7 +189,7 @@ impl Worker {
             replies: HashMap::new(),
             admins: HashMap::new(),
             next_admin: 1,
-            places: ReadPlaces::new(archive_places),
+            places: ReadPlaces::new(places),
             checkpoints: Checkpoints::new(checkpoint_every, uncovered, state_bytes, now),
             retaining: None,
             retained_at: now,

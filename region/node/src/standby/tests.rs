@@ -17,7 +17,7 @@ use crate::catch_ups::CatchUps;
 use crate::consumers::NodeConsumers;
 use crate::metrics::RegionMetrics;
 use crate::panics::Panics;
-use crate::places::ArchivePlaces;
+use crate::places::NodePlaces;
 use crate::recoveries::Recoveries;
 use crate::region::{OpenLog, RegionConfig, RegionDeps};
 use crate::statuses::StatusEngines;
@@ -58,9 +58,9 @@ fn node_by(clock: Clock, open_log: OpenLog) -> Arc<NodeParts> {
         }),
         metrics: RegionMetrics::new(&metrics),
         turns: Arc::new(CommitTurns::default()),
-        archive_places: ArchivePlaces::default(),
         recoveries: recoveries.clone(),
         catch_ups: Arc::new(CatchUps::new(1, recoveries, &metrics)),
+        places: NodePlaces::default(),
         consumers: NodeConsumers::new(&metrics),
         webhooks: Arc::new(webhooks::Shared {
             outbound: Outbound::new(OutboundConfig::default()).expect("outbound"),
