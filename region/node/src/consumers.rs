@@ -81,7 +81,8 @@ impl ShardConsumers {
     pub(crate) fn start(setup: Setup, node: &NodeConsumers) -> Self {
         let turn = node.of(&setup.shard);
         let every = StoreEvery::default();
-        let positions = Positions::new(setup.log.clone(), node.lists.clone(), every);
+        let (log, lists) = (setup.log.clone(), node.lists.clone());
+        let positions = Positions::new(setup.shard.shard, log, lists, every);
         let (stop, stopped) = watch::channel(false);
         Self {
             stop,

@@ -94,6 +94,7 @@ struct Noted {
 
 /// The positions of the consumers of one ownership of a shard.
 pub(crate) struct Positions {
+    shard: u32,
     log: Arc<dyn ShardLog>,
     node: ListPlaces,
     every: StoreEvery,
@@ -118,8 +119,14 @@ pub(crate) struct Step {
 }
 
 impl Positions {
-    pub(crate) fn new(log: Arc<dyn ShardLog>, node: ListPlaces, every: StoreEvery) -> Arc<Self> {
+    pub(crate) fn new(
+        shard: u32,
+        log: Arc<dyn ShardLog>,
+        node: ListPlaces,
+        every: StoreEvery,
+    ) -> Arc<Self> {
         Arc::new(Self {
+            shard,
             log,
             node,
             every,
@@ -184,14 +191,19 @@ impl Positions {
         match self.ask(Self::store).await {
             Ok(()) => {
                 if self.fails.swap(false, Ordering::Relaxed) {
-                    tracing::info!("how far consumers of a log are can be stored again");
+                    tracing::info!(
+                        shard = self.shard,
+                        "how far consumers of a log are can be stored again"
+                    );
                 }
             }
+            // Another owner goes on from what is stored.
+            Err(StoreError::Fenced { .. }) => {}
             Err(error) => {
                 self.node.failed.inc();
                 // One line when it begins.
                 if !self.fails.swap(true, Ordering::Relaxed) {
-                    tracing::warn!(%error, "how far consumers of a log are can not be stored, and it is tried again");
+                    tracing::warn!(shard = self.shard, %error, "how far consumers of a log are can not be stored, and it is tried again");
                 }
             }
         }
@@ -347,7 +359,7 @@ mod tests {
             below: Arc::new(storage.open()),
             lists: lists.clone(),
         });
-        (Positions::new(log, places.clone(), EVERY), lists)
+        (Positions::new(3, log, places.clone(), EVERY), lists)
     }
 
     fn stored(storage: &MemoryStorage) -> Vec<(String, Position)> {

@@ -61,7 +61,7 @@ impl World {
     ) -> Started {
         let places = ListPlaces::new(&self.metrics);
         let log = Arc::new(self.storage.open());
-        let positions = Positions::new(log, places, StoreEvery::default());
+        let positions = Positions::new(3, log, places, StoreEvery::default());
         let guard = Panics::new(&self.metrics, &Health::new()).guard("events", "events".into());
         let told = (&self.metrics, guard);
         let of = positions.clone();

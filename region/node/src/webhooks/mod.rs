@@ -147,7 +147,12 @@ impl Manager {
         loop {
             let snapshot = self.setup.snapshot.borrow_and_update().clone();
             let wanted = wanted(&snapshot, &self.setup.shard);
-            tidied = self.apply(&wanted, tidied).await;
+            tokio::select! {
+                biased;
+                // What asks the log goes on by itself. Nobody sends meanwhile.
+                _ = stop.wait_for(|stop| *stop) => break,
+                done = self.apply(&wanted, tidied) => tidied = done,
+            }
             tokio::select! {
                 biased;
                 // Who could say so has ended: that means the same.

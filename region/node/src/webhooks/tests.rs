@@ -11,10 +11,10 @@ use gb6_core_obs::metrics::{Metrics, Registration};
 use gb6_core_outbound::{Outbound, OutboundConfig, Reach};
 use gb6_core_ports::contract::log as contract;
 use gb6_core_ports::memory::{MemoryLog, MemoryLogConfig, MemoryStorage};
-use gb6_core_ports::{Fence, ShardLog};
+use gb6_core_ports::{Fence, LogLayer, ShardLog, StoreError};
 use gb6_core_wire::mesh::ShardRef;
 use gb6_core_wire::record::{Kind, Origin, Record, SessionBody, SessionEvent};
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 use prost::Message as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -236,7 +236,7 @@ impl World {
 
     fn start_on(&self, log: Arc<dyn ShardLog>) -> Started {
         let places = ListPlaces::new(&self.metrics);
-        let positions = Positions::new(log.clone(), places, EVERY);
+        let positions = Positions::new(0, log.clone(), places, EVERY);
         let kept = positions.clone();
         let keeps = tokio::spawn(async move { kept.keep().await });
         let webhooks = ShardWebhooks::start(Setup {
@@ -687,6 +687,54 @@ async fn who_is_too_far_behind_lapses_and_goes_on_with_what_is_left() {
     let end = world.log.range().unwrap().next;
     until(|| world.stored("demo") == end).await;
     webhooks.stop().await;
+}
+
+/// A log that forgets no consumer while it is held.
+struct Held {
+    below: Arc<dyn ShardLog>,
+    held: Arc<(Mutex<bool>, Condvar)>,
+}
+
+impl LogLayer for Held {
+    fn below(&self) -> &dyn ShardLog {
+        &*self.below
+    }
+
+    fn remove_consumer(&self, name: &str) -> Result<(), StoreError> {
+        let (held, changed) = &*self.held;
+        changed.wait_while_for(&mut held.lock(), |held| *held, 2 * PATIENCE);
+        self.below.remove_consumer(name)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_to_end_sends_nothing_more_whatever_the_log_is_asked_for() {
+    let takes = Receiver::taking().await;
+    let both = [("acme", config(&takes.url)), ("demo", config(&takes.url))];
+    let mut world = World::new(&both, FAST, loopback());
+    let held = Arc::new((Mutex::new(true), Condvar::new()));
+    let webhooks = world.start_on(Arc::new(Held {
+        below: Arc::new(world.storage.open()),
+        held: held.clone(),
+    }));
+    world.registered(&["acme", "demo"]).await;
+    let follows = |instance: &str| {
+        let metric = format!("gb6_webhook_waiting_events{{instance=\"{instance}\"}}");
+        world.metrics.text().contains(&metric)
+    };
+    until(|| follows("demo")).await;
+    world.snapshot.send_replace(snapshot(&both[1..]));
+    until(|| !follows("acme")).await;
+    let stopping = tokio::spawn(webhooks.stop());
+    until(|| !follows("demo")).await;
+    world.write("demo", SessionEvent::Disconnect, 1);
+    tokio::time::sleep(10 * FAST.look).await;
+    assert_eq!(takes.numbers(), [0; 0]);
+    assert!(!stopping.is_finished(), "the log is still asked");
+    *held.0.lock() = false;
+    held.1.notify_all();
+    stopping.await.unwrap();
+    world.registered(&["demo"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
