@@ -9,7 +9,7 @@ use crate::run::{head, run};
 use crate::world::{LOG, World};
 
 /// The broker that leads the partition of the shard 0.
-async fn leader(world: &mut World) -> u16 {
+pub(crate) async fn leader(world: &mut World) -> u16 {
     let kafka = &world.part(Kind::Kafka).engine;
     let said = kafka
         .tool("TopicCommand", &["--describe", "--topic", LOG])

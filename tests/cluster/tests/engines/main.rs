@@ -7,6 +7,7 @@
 mod brokers;
 mod cells;
 mod check;
+mod consumers;
 mod directory;
 mod disk_full;
 mod faults;

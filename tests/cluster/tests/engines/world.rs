@@ -41,6 +41,8 @@ pub(crate) struct Extras {
     pub(crate) brokers: bool,
     /// A standby of PostgreSQL that every commit waits for.
     pub(crate) standby: bool,
+    /// Where the webhook of the instance is; with it, events are published too.
+    pub(crate) webhook: Option<String>,
 }
 
 /// Everything.
@@ -98,12 +100,19 @@ impl World {
                 disk,
             });
         }
-        let stores = stores(dir, &parts, extras.brokers);
+        let mut stores = stores(dir, &parts, extras.brokers);
+        let webhook = extras.webhook;
+        if webhook.is_some() {
+            let log = stores["log"].as_str().unwrap();
+            let (events, _) = log.split_once("&live_mib").unwrap();
+            stores.insert("events".into(), Value::String(events.to_owned()));
+        }
+        let has_webhook = webhook.is_some();
         let node_disk = extras.node_disk.then(|| small_disk(8, dir));
         let node_data = node_disk.as_ref().map(|disk| disk.path().join("r1"));
         let mesh = Mesh::start(MeshOptions {
             regions: NODES.len(),
-            snapshot: Box::new(|snapshot| {
+            snapshot: Box::new(move |snapshot| {
                 let region = snapshot["regions"]["eu"].as_table_mut().unwrap();
                 region.remove("owners");
                 region.insert("assigned".into(), Value::String("region".into()));
@@ -111,6 +120,12 @@ impl World {
                 let rate = toml::toml! { per_second = 100000 burst = 100000 };
                 let demo = snapshot["instances"]["demo"].as_table_mut().unwrap();
                 demo.insert("instance_command_rate".into(), Value::Table(rate));
+                if let Some(url) = &webhook {
+                    let mut webhooks = Table::new();
+                    webhooks.insert("url".into(), Value::String(url.clone()));
+                    webhooks.insert("secret".into(), Value::String("7".repeat(32)));
+                    demo.insert("webhooks".into(), Value::Table(webhooks));
+                }
             }),
             node: Box::new(move |name, config| {
                 if let ("r1", Some(data)) = (name, &node_data) {
@@ -123,6 +138,12 @@ impl World {
                     // So that checkpoints and what depends on them happen within a test.
                     shards.insert("checkpoint_interval".into(), Value::String("2s".into()));
                     config.insert("shards".into(), Value::Table(shards));
+                    if has_webhook {
+                        let mut outbound = Table::new();
+                        let here = Value::String("127.0.0.0/8".into());
+                        outbound.insert("allow".into(), Value::Array(vec![here]));
+                        config.insert("outbound".into(), Value::Table(outbound));
+                    }
                 }
             }),
             ..MeshOptions::new(name)
