@@ -424,6 +424,41 @@ impl Edge {
         self.try_publish_as(room(), publish).await
     }
 
+    /// Publishes with numbers that follow each other, all at once, and waits for the answers: offsets, in order.
+    pub(crate) async fn publish_together(
+        &mut self,
+        session: u64,
+        numbers: std::ops::Range<u64>,
+        data: &str,
+    ) -> Vec<u64> {
+        let first = self.requests + 1;
+        for number in numbers.clone() {
+            self.requests += 1;
+            self.send(OwnerFrame::Publish(Publish {
+                request: self.requests,
+                room: room(),
+                instance_epoch: 1,
+                session,
+                number,
+                settled_below: numbers.start,
+                data: data.to_owned().into(),
+                ..Publish::default()
+            }));
+        }
+        let mut offsets = Vec::new();
+        while first + offsets.len() as u64 <= self.requests {
+            match self.next().await {
+                Some(EdgeFrame::Published(p)) if p.request >= first => {
+                    assert_eq!(p.error, 0, "publish {}", p.request);
+                    offsets.push(p.offset);
+                }
+                Some(_) => {}
+                None => panic!("the stream ended before the answers"),
+            }
+        }
+        offsets
+    }
+
     /// Publishes to any room, as [`Edge::publish`].
     pub(crate) async fn publish_as(&mut self, room: RoomRef, publish: Publish) -> (u64, u32) {
         let answer = self.try_publish_as(room, publish).await;
