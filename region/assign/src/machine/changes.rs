@@ -75,8 +75,10 @@ impl Assigner {
                     if self.now_ms >= self.fresh_until {
                         self.sure_after = revision;
                     }
-                    // One that takes beats slowly takes those of all, and who is silent is dead.
-                    let lasted = self.now_ms >= self.beat_taken + self.config.lease_ms;
+                    // One that takes beats slowly takes those of all, and who is silent is dead. The last beats
+                    // of others may have been taken two beats before this node's.
+                    let lasts = self.config.lease_ms.saturating_sub(2 * self.config.beat_ms);
+                    let lasted = self.now_ms >= self.beat_taken + lasts;
                     heard_again = self.beat_refused && lasted;
                     self.beat_taken = self.now_ms;
                     self.beat_refused = false;

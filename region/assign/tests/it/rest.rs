@@ -181,7 +181,7 @@ fn a_store_that_is_full_moves_nothing_then_or_later() {
     for seed in 0..50 {
         let mut world = rested(seed, 3, 9);
         let before = world.begun.len();
-        world.full_until = world.now + world.rng.range(4_000, 20_000);
+        world.full_until = world.now + world.rng.range(1_000, 20_000);
         world.run(30_000);
         assert_eq!(world.begun.len(), before, "seed {seed}");
         assert_eq!(counts(&world), [3, 3, 3], "seed {seed}");
