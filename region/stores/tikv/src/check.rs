@@ -12,7 +12,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use tikv_client::TimestampExt;
 
-use crate::commit::commit;
+use crate::commit::{commit, fill};
 use crate::config::{Config, Tls};
 use crate::error::Failure;
 use crate::keys::Keys;
@@ -82,8 +82,9 @@ fn probe_key(session: &Session, keys: &Keys) -> Result<bool, Failure> {
         let mut transaction = client.begin_with_options(options()).await?;
         let writer = transaction.start_timestamp().version();
         let (key, value) = (keys.probe(writer), writer.to_be_bytes().to_vec());
-        transaction.put(key.clone(), value.clone()).await?;
-        commit(client, &mut transaction, &key, Some(&value)).await?;
+        let writes = vec![(key.clone(), Some(value.clone()))];
+        fill(&mut transaction, &writes).await?;
+        commit(client, &mut transaction, &writes).await?;
         Ok((key, value))
     })?;
     let found = session.read("probe", async |client| {
@@ -92,8 +93,9 @@ fn probe_key(session: &Session, keys: &Keys) -> Result<bool, Failure> {
     })?;
     session.commit("probe", async |client| {
         let mut transaction = client.begin_with_options(options()).await?;
-        transaction.delete(key.clone()).await?;
-        commit(client, &mut transaction, &key, None).await
+        let writes = vec![(key.clone(), None)];
+        fill(&mut transaction, &writes).await?;
+        commit(client, &mut transaction, &writes).await
     })?;
     Ok(found == Some(value))
 }

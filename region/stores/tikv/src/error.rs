@@ -15,6 +15,8 @@ pub(crate) enum Failure {
     Client(Box<Client>),
     /// The client said that it had committed, and it had not: a defect of its.
     NotMade,
+    /// The client said that it had committed, and only a part was written: a defect of its.
+    PartMade,
     /// The client panicked: a defect of its.
     Panicked,
     /// What is stored is not as expected; TiKV works.
@@ -37,7 +39,7 @@ impl Failure {
     /// Whether it says that TiKV works and refused.
     pub(crate) fn is_answer(&self) -> bool {
         match self {
-            Self::Stored(_) | Self::NotMade => true,
+            Self::Stored(_) | Self::NotMade | Self::PartMade => true,
             Self::Client(error) => is_write_conflict(error) || is_lock(error),
             _ => false,
         }
@@ -61,6 +63,7 @@ impl Failure {
             Self::Deadline => "deadline",
             Self::Unreachable(_) => "unreachable",
             Self::NotMade => "not_made",
+            Self::PartMade => "part_made",
             Self::Panicked => "panicked",
             Self::Stored(_) => "stored",
             Self::Client(error) if is_write_conflict(error) => "conflict",
@@ -79,6 +82,9 @@ impl Failure {
             Self::NotMade => {
                 format!("a commit was not made: TiKV at {place} was lost before it was sent")
             }
+            Self::PartMade => format!(
+                "a commit was made in part: a part of TiKV at {place} was lost before it was sent there"
+            ),
             Self::Panicked => format!("the client of TiKV at {place} panicked"),
             Self::Stored(error) => error.to_string(),
         }

@@ -22,6 +22,9 @@
 //! (the indexer pauses for 50 ms after one or two), and behind it by transactions that are full.
 
 use gb6_core_model::{ChannelKey, Offset, Position, ShardId};
+use gb6_core_ports::runs::{self, Positions};
+
+use crate::commit::Writes;
 
 const APPLIED: u8 = b'a';
 const ENTRY: u8 = b'e';
@@ -128,6 +131,16 @@ impl RoomKeys {
         key.extend_from_slice(&first.to_be_bytes());
         key.extend_from_slice(&position.to_be_bytes());
         key
+    }
+
+    /// The runs that hold `positions`, as they are written.
+    pub(crate) fn runs(&self, positions: &Positions) -> Writes {
+        let runs = runs::cut(positions).into_iter();
+        runs.map(|(first, run)| {
+            let position = run.first().copied().unwrap_or_default();
+            (self.run(first, position), Some(runs::encode(&run)))
+        })
+        .collect()
     }
 
     /// The end of the room's keys.

@@ -9,6 +9,7 @@ mod applied;
 mod check;
 mod commit;
 mod config;
+mod doubt;
 mod error;
 mod keys;
 mod link;

@@ -25,7 +25,8 @@ const AGAIN: Duration = Duration::from_millis(500);
 const CONNECT_STEPS: u32 = 8;
 /// How much longer than a read nothing is answered before a connection is given up.
 const BROKEN_STEPS: u32 = 4;
-/// Questions of a commit that follow each other: prewrite, timestamp, commit, and whether it was made.
+/// Questions of a commit that follow each other: prewrite, timestamp, commit, and whether it was made, which
+/// is asked once more for each page of many keys.
 pub(crate) const COMMIT_STEPS: u32 = 4;
 /// Between attempts of a read that met what passes soon.
 const PAUSE: Duration = Duration::from_millis(50);

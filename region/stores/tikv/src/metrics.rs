@@ -3,7 +3,7 @@
 use gb6_core_obs::metrics::{Buckets, Counter, CounterFamily, HistogramFamily, Label, Metrics};
 
 /// Values of the labels; all of them are words of this program.
-const CALLS_MAX: usize = 16;
+const CALLS_MAX: usize = 32;
 
 /// The metrics of one store, made once.
 #[derive(Clone, Debug)]
@@ -13,6 +13,7 @@ pub(crate) struct TikvMetrics {
     pub(crate) connects: Counter,
     pub(crate) begun_again: Counter,
     pub(crate) read_back: Counter,
+    pub(crate) taken_back: Counter,
     pub(crate) swept: Counter,
 }
 
@@ -41,6 +42,10 @@ impl TikvMetrics {
             read_back: metrics.counter(
                 "gb6_tikv_commits_read_back_total",
                 "Commits whose answer did not come, and which were read back.",
+            ),
+            taken_back: metrics.counter(
+                "gb6_tikv_writes_taken_back_total",
+                "Writes that TiKV's client called made and had made in part, and which are written again.",
             ),
             swept: metrics.counter(
                 "gb6_tikv_swept_keys_total",

@@ -14,6 +14,7 @@ use tikv_client::{
 
 use crate::applied::{Applied, FORMAT, Unreadable};
 use crate::config::Config;
+use crate::doubt::Doubt;
 use crate::error::Failure;
 use crate::keys::Keys;
 use crate::link::{Link, Session};
@@ -43,6 +44,8 @@ pub(crate) struct Known {
     pub(crate) generation: u64,
     /// Instances that are marked in this generation.
     pub(crate) marked: BTreeSet<Arc<str>>,
+    /// The last write, while it was not seen as a whole. Unlike the others it is no hint.
+    pub(crate) doubt: Option<Doubt>,
 }
 
 impl TikvRooms {
@@ -134,6 +137,7 @@ impl Inner {
             *known = Known {
                 generation,
                 marked: BTreeSet::new(),
+                doubt: known.doubt,
             };
         }
     }
@@ -190,6 +194,7 @@ impl RoomStore for TikvRooms {
         let session = self.inner.session()?;
         let read = self.inner.read_applied(&session, shard);
         let applied = self.inner.checked(shard, read)?;
+        let applied = self.inner.believed(shard, applied);
         Ok(applied.map_or(0, |applied| applied.position))
     }
 

@@ -10,7 +10,7 @@ use gb6_core_ports::StoreError;
 use parking_lot::{Condvar, Mutex};
 use tikv_client::{Timestamp, TimestampExt};
 
-use crate::commit::commit;
+use crate::commit::{commit, fill};
 use crate::error::Failure;
 use crate::link::Session;
 use crate::rooms::{Inner, options, snapshot};
@@ -185,8 +185,9 @@ fn collect(inner: &Inner, session: &Session, keep: Duration) -> Result<(), Failu
             return Ok(None);
         }
         let value = now.physical.to_be_bytes().to_vec();
-        transaction.put(key.clone(), value.clone()).await?;
-        commit(client, &mut transaction, &key, Some(&value)).await?;
+        let writes = vec![(key.clone(), Some(value))];
+        fill(&mut transaction, &writes).await?;
+        commit(client, &mut transaction, &writes).await?;
         Ok(Some(now))
     });
     let now = match turn {

@@ -10,7 +10,7 @@ use gb6_core_model::{ChannelKey, Offset, ShardId};
 use gb6_core_ports::StoreError;
 use gb6_core_ports::runs::{self, Positions, RUN_MAX};
 
-use crate::commit::commit;
+use crate::commit::{commit, fill};
 use crate::error::Failure;
 use crate::keys::{Range, RoomKeys};
 use crate::link::Session;
@@ -91,19 +91,13 @@ impl Inner {
                     break;
                 }
             }
-            // The first key is the primary one.
-            let mut primary = None;
-            for (first, run) in runs::cut(&stays) {
-                let position = run.first().copied().unwrap_or_default();
-                let (key, value) = (keys.run(first, position), runs::encode(&run));
-                transaction.put(key.clone(), value.clone()).await?;
-                primary.get_or_insert((key, value));
-            }
-            let Some((key, value)) = primary else {
+            let writes = keys.runs(&stays);
+            if writes.is_empty() {
                 return Ok(());
-            };
+            }
+            fill(&mut transaction, &writes).await?;
             transaction.lock_keys([state.clone()]).await?;
-            commit(client, &mut transaction, &key, Some(&value)).await
+            commit(client, &mut transaction, &writes).await
         })?;
         Ok(Some(keys))
     }
@@ -153,14 +147,12 @@ impl Inner {
     }
 }
 
-/// Removes a few keys in one transaction.
+/// Removes a few keys in one transaction, and sees that all of them have gone.
 pub(crate) fn remove_keys(session: &Session, keys: Vec<Vec<u8>>) -> Result<(), Failure> {
     session.commit("remove", async |client| {
         let mut transaction = client.begin_with_options(options()).await?;
-        let first = keys.first().cloned().unwrap_or_default();
-        for key in keys {
-            transaction.delete(key).await?;
-        }
-        commit(client, &mut transaction, &first, None).await
+        let writes = keys.into_iter().map(|key| (key, None)).collect();
+        fill(&mut transaction, &writes).await?;
+        commit(client, &mut transaction, &writes).await
     })
 }

@@ -3,7 +3,7 @@
 //! A write is an optimistic transaction: it reads the state of the shard's index, and its commit
 //! fails where somebody else changed that state since. The state is the transaction's primary key, so
 //! that reading it says whether a transaction whose answer was lost was committed: the read waits
-//! until that is decided. An answer that says so is not believed either: see `commit.rs`.
+//! until that is decided. An answer that says so is not believed either: see `commit.rs` and `doubt.rs`.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -16,7 +16,8 @@ use gb6_core_ports::{RoomEntry, StoreError};
 use tikv_client::TimestampExt;
 
 use crate::applied::{Applied, FORMAT};
-use crate::commit::commit;
+use crate::commit::{Writes, commit, fill, look};
+use crate::doubt::Doubt;
 use crate::error::Failure;
 use crate::link::COMMIT_STEPS;
 use crate::rooms::{Inner, options};
@@ -33,7 +34,11 @@ const CLEAR_ATTEMPTS: usize = 8;
 /// What became of one write.
 enum Written {
     Done,
-    /// It does not follow what is stored.
+    /// Its state says that it was, and some of its keys are missing.
+    InPart(Failure),
+    /// It was not made, and why.
+    Not(String),
+    /// Somebody else has written, and it does not follow that.
     Behind(Position),
 }
 
@@ -99,7 +104,8 @@ impl Inner {
         });
         let (mut transaction, value) = begun.map_err(|f| f.unavailable(&place))?;
         let stored = self.decode(shard, value)?;
-        let at = stored.map_or(0, |stored| stored.position);
+        let believed = self.believed(shard, stored);
+        let at = believed.map_or(0, |believed| believed.position);
         if at != from {
             return Err(does_not_follow(from, applied, at));
         }
@@ -110,55 +116,82 @@ impl Inner {
             writer,
         };
         let unmarked = self.unmarked(shard, written.generation, entries);
-        let state = written.encode();
+        // The first key is the primary one.
+        let mut writes: Writes = vec![(key, Some(written.encode()))];
+        for instance in &unmarked {
+            let instance = instance.as_bytes();
+            let mark = self.keys.mark(shard, written.generation, instance);
+            writes.push((mark, Some(Vec::from([FORMAT]))));
+        }
+        for (room, positions) in runs::by_room(entries) {
+            let keys = self.keys.room(shard, written.generation, room);
+            writes.append(&mut keys.runs(&positions));
+        }
+        let doubt = Doubt {
+            generation: written.generation,
+            from,
+        };
+        let before = self.doubt(shard, Some(doubt));
         let committed = session.commit("commit", async |client| {
-            // The first key is the primary one.
-            transaction.put(key.clone(), state.clone()).await?;
-            for instance in &unmarked {
-                let mark = self
-                    .keys
-                    .mark(shard, written.generation, instance.as_bytes());
-                transaction.put(mark, Vec::from([FORMAT])).await?;
-            }
-            for (room, positions) in runs::by_room(entries) {
-                let keys = self.keys.room(shard, written.generation, room);
-                for (first, run) in runs::cut(&positions) {
-                    let position = run.first().copied().unwrap_or_default();
-                    let value = runs::encode(&run);
-                    transaction.put(keys.run(first, position), value).await?;
-                }
-            }
-            commit(client, &mut transaction, &key, Some(&state)).await
+            fill(&mut transaction, &writes).await?;
+            commit(client, &mut transaction, &writes).await
         });
-        match committed {
-            Ok(()) => {}
+        let done = match committed {
+            Ok(()) => Written::Done,
             Err(failure) if failure.is_write_conflict() => {
+                self.doubt(shard, before);
                 // What it wrote before it failed is removed; else its lease does that.
                 let _ = session.run("rollback", async |_| Ok(transaction.rollback().await?));
                 return Err(StoreError::Conflict {
                     what: format!("the room index of shard {shard} was written by somebody else"),
                 });
             }
+            Err(failure @ Failure::PartMade) => Written::InPart(failure),
             Err(failure) => {
                 drop(transaction);
-                match self.read_back(shard, &written, from, failure)? {
-                    Written::Done => {}
-                    Written::Behind(at) => return Err(does_not_follow(from, applied, at)),
-                }
+                self.read_back(shard, stored, &written, &writes, failure)?
             }
+        };
+        match done {
+            Written::Done => {
+                self.doubt(shard, None);
+                self.marked(shard, written.generation, unmarked);
+                Ok(())
+            }
+            Written::InPart(failure) => Err(self.in_part(shard, doubt, &failure)),
+            Written::Not(cause) => {
+                self.doubt(shard, before);
+                Err(StoreError::Unavailable { cause })
+            }
+            // Whether it was written before is not known, so that the doubt stays.
+            Written::Behind(at) => Err(does_not_follow(from, applied, at)),
         }
-        self.marked(shard, written.generation, unmarked);
-        Ok(())
     }
 
-    /// Whether a transaction whose answer is missing was committed. Its end is decided when this
-    /// answers: a read of a primary key that is being written waits until it is. Tried for as long as a
-    /// commit may take.
+    /// Takes back a write that was made in part. What of its entries is there is written once more with
+    /// the others.
+    fn in_part(&self, shard: ShardId, doubt: Doubt, failure: &Failure) -> StoreError {
+        let place = self.place();
+        let cause = failure.text(&place);
+        tracing::warn!(%shard, %cause, "a write to the room index is made once more");
+        match self.take_back(shard, doubt) {
+            Ok(()) => StoreError::Unavailable { cause },
+            Err(failure) => {
+                let cause = format!("{cause}; then, taking it back: {}", failure.text(&place));
+                StoreError::OutcomeUnknown { cause }
+            }
+        }
+    }
+
+    /// Whether a transaction whose answer is missing was committed, and as a whole. Its end is decided
+    /// when this answers: a read of a primary key that is being written waits until it is. Tried for as long
+    /// as a commit may take. `begun` is what was stored when it began.
     fn read_back(
         &self,
         shard: ShardId,
+        begun: Option<Applied>,
         written: &Applied,
-        from: Position,
+        writes: &Writes,
         failure: Failure,
     ) -> Result<Written, StoreError> {
         self.metrics.read_back.inc();
@@ -170,22 +203,29 @@ impl Inner {
         };
         let deadline = Instant::now() + self.config.timeout * COMMIT_STEPS;
         let stored = loop {
-            let read = self.link.session();
-            let read = read.and_then(|session| self.read_applied(&session, shard));
+            let read = self.link.session().and_then(|session| {
+                let stored = self.read_applied(&session, shard)?;
+                if stored.is_none_or(|stored| stored.writer != written.writer) {
+                    return Ok(stored);
+                }
+                session.read("look", async |client| {
+                    look(client, client.current_timestamp().await?, writes).await
+                })?;
+                Ok(stored)
+            });
             match read {
                 Ok(stored) => break stored,
+                Err(failure @ Failure::PartMade) => return Ok(Written::InPart(failure)),
                 Err(failure @ Failure::Stored(_)) => return Err(unknown(failure)),
                 Err(failure) if Instant::now() >= deadline => return Err(unknown(failure)),
                 Err(_) => thread::sleep(READ_BACK_PAUSE),
             }
         };
-        match stored {
-            Some(stored) if stored.writer == written.writer => Ok(Written::Done),
-            stored => match stored.map_or(0, |stored| stored.position) {
-                at if at == from => Err(StoreError::Unavailable { cause }),
-                at => Ok(Written::Behind(at)),
-            },
-        }
+        Ok(match stored {
+            Some(stored) if stored.writer == written.writer => Written::Done,
+            stored if stored == begun => Written::Not(cause),
+            stored => Written::Behind(stored.map_or(0, |stored| stored.position)),
+        })
     }
 
     /// Begins a new generation of a shard's index, so that nothing of the old one is seen. Where
@@ -219,10 +259,10 @@ impl Inner {
                 position: 0,
                 writer,
             };
-            let state = fresh.encode();
+            let writes = vec![(key.clone(), Some(fresh.encode()))];
             let committed = session.commit("clear", async |client| {
-                transaction.put(key.clone(), state.clone()).await?;
-                commit(client, &mut transaction, &key, Some(&state)).await
+                fill(&mut transaction, &writes).await?;
+                commit(client, &mut transaction, &writes).await
             });
             match committed {
                 Ok(()) => {

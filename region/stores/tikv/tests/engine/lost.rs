@@ -28,7 +28,7 @@ fn open(address: &str, options: &str) -> (TikvRooms, Metrics) {
 }
 
 /// Calls until one works.
-fn heals<T>(mut call: impl FnMut() -> Result<T, StoreError>) -> T {
+pub(crate) fn heals<T>(mut call: impl FnMut() -> Result<T, StoreError>) -> T {
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {
         match call() {
@@ -40,15 +40,15 @@ fn heals<T>(mut call: impl FnMut() -> Result<T, StoreError>) -> T {
 }
 
 /// An engine of the test's own, behind proxies.
-struct Own {
+pub(crate) struct Own {
     runtime: Runtime,
     engine: Engine,
-    front: Front,
+    pub(crate) front: Front,
     directory: Option<tempfile::TempDir>,
 }
 
 impl Own {
-    fn start(options: &[&str]) -> Self {
+    pub(crate) fn start(options: &[&str]) -> Self {
         let runtime = Runtime::new().unwrap();
         let directory = tempfile::tempdir().unwrap();
         let started = Engine::start_behind(Kind::Tikv, directory.path(), options);
@@ -61,7 +61,7 @@ impl Own {
         }
     }
 
-    fn address(&self) -> String {
+    pub(crate) fn address(&self) -> String {
         self.front.addresses()[0].clone()
     }
 }
@@ -226,8 +226,13 @@ fn a_commit_whose_answer_is_lost_is_found_by_reading_back() {
 
 /// How many commits of a step the client called made and had not made.
 fn not_made(metrics: &Metrics, step: &str) -> u64 {
+    failures(metrics, "not_made", step)
+}
+
+/// How often a step failed in this way.
+pub(crate) fn failures(metrics: &Metrics, kind: &str, step: &str) -> u64 {
     let text = metrics.text();
-    let name = format!("gb6_tikv_failures_total{{kind=\"not_made\",step=\"{step}\"}} ");
+    let name = format!("gb6_tikv_failures_total{{kind=\"{kind}\",step=\"{step}\"}} ");
     let counted = text.lines().find_map(|line| line.strip_prefix(&name));
     counted.map_or(0, |counted| counted.parse().unwrap())
 }

@@ -5,5 +5,6 @@
 mod contract;
 mod engine;
 mod lost;
+mod parts;
 mod shared;
 mod sweeping;
