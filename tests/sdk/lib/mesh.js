@@ -137,6 +137,15 @@ export class Balancer {
     client.destroy();
   }
 
+  /**
+   * Leads to these edges from now on. What is open ends: clients keep connections for their next requests,
+   * which would go on to the edge of before.
+   */
+  lead(edges) {
+    this.edges = edges;
+    for (const socket of this.open) socket.destroy();
+  }
+
   #keep(socket) {
     this.open.add(socket);
     socket.on('error', () => undefined);

@@ -28,7 +28,7 @@ const up = (n) => [...Array(n).keys()].map((i) => i + 1);
 for (const format of formats) {
   describe(format.name, () => {
     proves(format, ['drain-edges'], 'nothing is missed, doubled or out of order when an edge is drained', async () => {
-      balancer.edges = mesh.edges;
+      balancer.lead(mesh.edges);
       const enter = (name) => clients.connect(format, null, { token: mesh.token(member(name)) });
       const channel = freshRoom('drained');
       const [writer, ...readers] = await Promise.all(['writer', 'r1', 'r2', 'r3', 'r4'].map(enter));
@@ -48,21 +48,25 @@ for (const format of formats) {
           }
         }
       })();
-      const more = () => Promise.all(rooms.map((room) => room.count(room.publications.length + 20)));
-      const [first, second] = mesh.edges;
-      for (const [drained, other] of [[first, second], [second, first]]) {
-        balancer.edges = [drained, other];
-        await more();
-        const back = [writer, ...readers].map((client) => next(client, 'connected'));
-        const lost = [writer, ...readers].map((client) => next(client, 'connecting'));
-        const ended = drained.terminate();
-        for (const { code, reason } of await Promise.all(lost)) assert.deepEqual({ code, reason }, { code: 3001, reason: 'shutdown' });
-        await Promise.all(back);
-        assert.equal(await ended, 0);
-        await more();
-        await drained.start();
+      try {
+        const more = () => Promise.all(rooms.map((room) => room.count(room.publications.length + 20)));
+        const [first, second] = mesh.edges;
+        for (const [drained, other] of [[first, second], [second, first]]) {
+          balancer.edges = [drained, other];
+          await more();
+          const back = [writer, ...readers].map((client) => next(client, 'connected'));
+          const lost = [writer, ...readers].map((client) => next(client, 'connecting'));
+          const ended = drained.terminate();
+          for (const { code, reason } of await Promise.all(lost)) assert.deepEqual({ code, reason }, { code: 3001, reason: 'shutdown' });
+          await Promise.all(back);
+          assert.equal(await ended, 0);
+          await more();
+          await drained.start();
+        }
+      } finally {
+        // Without an end to it this process would have none.
+        stop = true;
       }
-      stop = true;
       await within(writing, 'the last publish');
       assert.deepEqual(acknowledged, up(acknowledged.length));
       for (const room of rooms) {
