@@ -33,7 +33,8 @@ pub trait RoomStore: Send + Sync {
         applied: Position,
     ) -> Result<(), StoreError>;
 
-    /// The first position that is not in the index; 0 for a shard that it does not know.
+    /// The first position that is not in the index; 0 for a shard that it does not know. Where nodes share
+    /// an index it may be lower for those that did not write last.
     fn applied(&self, shard: ShardId) -> Result<Position, StoreError>;
 
     /// Entries of a room with offset `from` or more, ascending, at most `limit`.

@@ -5,7 +5,7 @@ use gb6_core_model::Position;
 
 /// The format that is written, and the newest that is read.
 pub(crate) const FORMAT: u8 = 1;
-const LEN: usize = 25;
+const LEN: usize = 33;
 
 /// How far the index of a shard is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -14,8 +14,11 @@ pub(crate) struct Applied {
     /// nobody sees. A timestamp of the cluster, so that none comes again, not even after this
     /// value was lost.
     pub(crate) generation: u64,
-    /// The first position that is not in the index.
+    /// The first position that is not in the index, for whoever has seen that the write which says so was
+    /// made as a whole.
     pub(crate) position: Position,
+    /// The same for all others: where that write began.
+    pub(crate) from: Position,
     /// The start timestamp of the transaction that wrote this: no other transaction has it, so that
     /// whoever reads it back knows whether it was its own.
     pub(crate) writer: u64,
@@ -33,7 +36,7 @@ impl Applied {
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(LEN);
         bytes.push(FORMAT);
-        for number in [self.generation, self.position, self.writer] {
+        for number in [self.generation, self.position, self.from, self.writer] {
             bytes.extend_from_slice(&number.to_be_bytes());
         }
         bytes
@@ -53,7 +56,8 @@ impl Applied {
         Ok(Self {
             generation: number(1)?,
             position: number(9)?,
-            writer: number(17)?,
+            from: number(17)?,
+            writer: number(25)?,
         })
     }
 }
@@ -73,8 +77,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_comes_back(generation: u64, position: u64, writer: u64) {
-            let applied = Applied { generation, position, writer };
+        fn what_is_written_comes_back(generation: u64, position: u64, from: u64, writer: u64) {
+            let applied = Applied { generation, position, from, writer };
             prop_assert_eq!(Applied::decode(&applied.encode()), Ok(applied));
         }
 

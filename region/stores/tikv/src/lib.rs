@@ -9,7 +9,6 @@ mod applied;
 mod check;
 mod commit;
 mod config;
-mod doubt;
 mod error;
 mod keys;
 mod link;

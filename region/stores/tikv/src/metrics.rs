@@ -13,7 +13,6 @@ pub(crate) struct TikvMetrics {
     pub(crate) connects: Counter,
     pub(crate) begun_again: Counter,
     pub(crate) read_back: Counter,
-    pub(crate) taken_back: Counter,
     pub(crate) swept: Counter,
 }
 
@@ -42,10 +41,6 @@ impl TikvMetrics {
             read_back: metrics.counter(
                 "gb6_tikv_commits_read_back_total",
                 "Commits whose answer did not come, and which were read back.",
-            ),
-            taken_back: metrics.counter(
-                "gb6_tikv_writes_taken_back_total",
-                "Writes that TiKV's client called made and had made in part, and which are written again.",
             ),
             swept: metrics.counter(
                 "gb6_tikv_swept_keys_total",

@@ -14,7 +14,6 @@ use tikv_client::{
 
 use crate::applied::{Applied, FORMAT, Unreadable};
 use crate::config::Config;
-use crate::doubt::Doubt;
 use crate::error::Failure;
 use crate::keys::Keys;
 use crate::link::{Link, Session};
@@ -44,8 +43,8 @@ pub(crate) struct Known {
     pub(crate) generation: u64,
     /// Instances that are marked in this generation.
     pub(crate) marked: BTreeSet<Arc<str>>,
-    /// The last write, while it was not seen as a whole. Unlike the others it is no hint.
-    pub(crate) doubt: Option<Doubt>,
+    /// Who made the last write that was seen as a whole from here. Unlike the others it is no hint.
+    pub(crate) whole: u64,
 }
 
 impl TikvRooms {
@@ -137,9 +136,25 @@ impl Inner {
             *known = Known {
                 generation,
                 marked: BTreeSet::new(),
-                doubt: known.doubt,
+                whole: known.whole,
             };
         }
+    }
+
+    /// A write was seen as a whole.
+    pub(crate) fn whole(&self, shard: ShardId, writer: u64) {
+        self.shards.lock().entry(shard).or_default().whole = writer;
+    }
+
+    /// How far the index of a shard is, by its state as it is stored. What the last write says is believed
+    /// where it was seen as a whole from here: see `commit.rs`.
+    pub(crate) fn believed(&self, shard: ShardId, stored: Option<Applied>) -> Position {
+        let shards = self.shards.lock();
+        let whole = shards.get(&shard).map(|known| known.whole);
+        stored.map_or(0, |stored| match whole == Some(stored.writer) {
+            true => stored.position,
+            false => stored.from,
+        })
     }
 
     pub(crate) fn guess(&self, shard: ShardId) -> u64 {
@@ -194,8 +209,7 @@ impl RoomStore for TikvRooms {
         let session = self.inner.session()?;
         let read = self.inner.read_applied(&session, shard);
         let applied = self.inner.checked(shard, read)?;
-        let applied = self.inner.believed(shard, applied);
-        Ok(applied.map_or(0, |applied| applied.position))
+        Ok(self.inner.believed(shard, applied))
     }
 
     fn forward(

@@ -3,7 +3,12 @@
 //! A write is an optimistic transaction: it reads the state of the shard's index, and its commit
 //! fails where somebody else changed that state since. The state is the transaction's primary key, so
 //! that reading it says whether a transaction whose answer was lost was committed: the read waits
-//! until that is decided. An answer that says so is not believed either: see `commit.rs` and `doubt.rs`.
+//! until that is decided. An answer that says so is not believed either: see `commit.rs`.
+//!
+//! A write of entries says, in the state, that they are in. Where its other keys did not reach their parts of
+//! the cluster, the state says what is not so. So it says too where the write began, and only who has seen
+//! all of it takes the index for farther: whoever writes behind the log begins there, and writes its entries
+//! once more, over those that are there.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -13,13 +18,12 @@ use std::time::{Duration, Instant};
 use gb6_core_model::{Position, ShardId};
 use gb6_core_ports::runs;
 use gb6_core_ports::{RoomEntry, StoreError};
-use tikv_client::TimestampExt;
+use tikv_client::{TimestampExt, Transaction};
 
 use crate::applied::{Applied, FORMAT};
 use crate::commit::{Writes, commit, fill, look};
-use crate::doubt::Doubt;
 use crate::error::Failure;
-use crate::link::COMMIT_STEPS;
+use crate::link::{COMMIT_STEPS, Session};
 use crate::rooms::{Inner, options};
 
 /// Entries of one transaction at most: with the longest names 2 MB, far below what TiKV takes.
@@ -86,6 +90,38 @@ impl Inner {
         }
     }
 
+    /// A transaction that has read the state of a shard's index.
+    fn begin(
+        &self,
+        session: &Session,
+        shard: ShardId,
+    ) -> Result<(Transaction, Option<Vec<u8>>), StoreError> {
+        let key = self.keys.applied(shard);
+        let begun = session.read("begin", async |client| {
+            let mut transaction = client.begin_with_options(options()).await?;
+            let value = transaction.get(key.clone()).await?;
+            Ok((transaction, value))
+        });
+        begun.map_err(|failure| failure.unavailable(&self.place()))
+    }
+
+    /// The same, where entries that begin at `from` follow what is believed to be in.
+    fn begin_at(
+        &self,
+        session: &Session,
+        shard: ShardId,
+        from: Position,
+        applied: Position,
+    ) -> Result<(Transaction, Option<Applied>), StoreError> {
+        let (transaction, value) = self.begin(session, shard)?;
+        let stored = self.decode(shard, value)?;
+        let at = self.believed(shard, stored);
+        match at == from {
+            true => Ok((transaction, stored)),
+            false => Err(does_not_follow(from, applied, at)),
+        }
+    }
+
     /// Writes entries that fit into one transaction.
     fn write(
         &self,
@@ -95,29 +131,28 @@ impl Inner {
         applied: Position,
     ) -> Result<(), StoreError> {
         let session = self.session()?;
-        let key = self.keys.applied(shard);
-        let place = self.place();
-        let begun = session.read("begin", async |client| {
-            let mut transaction = client.begin_with_options(options()).await?;
-            let value = transaction.get(key.clone()).await?;
-            Ok((transaction, value))
-        });
-        let (mut transaction, value) = begun.map_err(|f| f.unavailable(&place))?;
-        let stored = self.decode(shard, value)?;
-        let believed = self.believed(shard, stored);
-        let at = believed.map_or(0, |believed| believed.position);
-        if at != from {
-            return Err(does_not_follow(from, applied, at));
+        let (mut transaction, mut stored) = self.begin_at(&session, shard, from, applied)?;
+        let claims = |stored: Option<Applied>| stored.is_some_and(|stored| stored.position > from);
+        if claims(stored) && !entries.is_empty() {
+            // Runs that are written once more may become shorter: nobody is to believe the write that
+            // this one replaces, not even who has seen it.
+            drop(transaction);
+            self.write(shard, &[], from, from)?;
+            (transaction, stored) = self.begin_at(&session, shard, from, applied)?;
+            if claims(stored) {
+                return Err(written_by_another(shard));
+            }
         }
         let writer = transaction.start_timestamp().version();
         let written = Applied {
             generation: stored.map_or(writer, |stored| stored.generation),
             position: applied,
+            from,
             writer,
         };
         let unmarked = self.unmarked(shard, written.generation, entries);
         // The first key is the primary one.
-        let mut writes: Writes = vec![(key, Some(written.encode()))];
+        let mut writes: Writes = vec![(self.keys.applied(shard), Some(written.encode()))];
         for instance in &unmarked {
             let instance = instance.as_bytes();
             let mark = self.keys.mark(shard, written.generation, instance);
@@ -127,11 +162,6 @@ impl Inner {
             let keys = self.keys.room(shard, written.generation, room);
             writes.append(&mut keys.runs(&positions));
         }
-        let doubt = Doubt {
-            generation: written.generation,
-            from,
-        };
-        let before = self.doubt(shard, Some(doubt));
         let committed = session.commit("commit", async |client| {
             fill(&mut transaction, &writes).await?;
             commit(client, &mut transaction, &writes).await
@@ -139,12 +169,9 @@ impl Inner {
         let done = match committed {
             Ok(()) => Written::Done,
             Err(failure) if failure.is_write_conflict() => {
-                self.doubt(shard, before);
                 // What it wrote before it failed is removed; else its lease does that.
                 let _ = session.run("rollback", async |_| Ok(transaction.rollback().await?));
-                return Err(StoreError::Conflict {
-                    what: format!("the room index of shard {shard} was written by somebody else"),
-                });
+                return Err(written_by_another(shard));
             }
             Err(failure @ Failure::PartMade) => Written::InPart(failure),
             Err(failure) => {
@@ -154,32 +181,17 @@ impl Inner {
         };
         match done {
             Written::Done => {
-                self.doubt(shard, None);
+                self.whole(shard, writer);
                 self.marked(shard, written.generation, unmarked);
                 Ok(())
             }
-            Written::InPart(failure) => Err(self.in_part(shard, doubt, &failure)),
-            Written::Not(cause) => {
-                self.doubt(shard, before);
+            Written::InPart(failure) => {
+                let cause = failure.text(&self.place());
+                tracing::warn!(%shard, %cause, "a write to the room index is made once more");
                 Err(StoreError::Unavailable { cause })
             }
-            // Whether it was written before is not known, so that the doubt stays.
+            Written::Not(cause) => Err(StoreError::Unavailable { cause }),
             Written::Behind(at) => Err(does_not_follow(from, applied, at)),
-        }
-    }
-
-    /// Takes back a write that was made in part. What of its entries is there is written once more with
-    /// the others.
-    fn in_part(&self, shard: ShardId, doubt: Doubt, failure: &Failure) -> StoreError {
-        let place = self.place();
-        let cause = failure.text(&place);
-        tracing::warn!(%shard, %cause, "a write to the room index is made once more");
-        match self.take_back(shard, doubt) {
-            Ok(()) => StoreError::Unavailable { cause },
-            Err(failure) => {
-                let cause = format!("{cause}; then, taking it back: {}", failure.text(&place));
-                StoreError::OutcomeUnknown { cause }
-            }
         }
     }
 
@@ -236,12 +248,7 @@ impl Inner {
         let mut failed = None;
         for _ in 0..CLEAR_ATTEMPTS {
             let session = self.session()?;
-            let begun = session.read("begin", async |client| {
-                let mut transaction = client.begin_with_options(options()).await?;
-                let value = transaction.get(key.clone()).await?;
-                Ok((transaction, value))
-            });
-            let (mut transaction, value) = begun.map_err(|f| f.unavailable(&place))?;
+            let (mut transaction, value) = self.begin(&session, shard)?;
             let stored = match self.decode(shard, value) {
                 Ok(None) => return Ok(()),
                 Ok(Some(stored)) => Some(stored.generation),
@@ -257,6 +264,7 @@ impl Inner {
             let fresh = Applied {
                 generation: writer,
                 position: 0,
+                from: 0,
                 writer,
             };
             let writes = vec![(key.clone(), Some(fresh.encode()))];
@@ -289,6 +297,12 @@ impl Inner {
         Err(StoreError::Conflict {
             what: format!("the room index of shard {shard} is written all the time"),
         })
+    }
+}
+
+fn written_by_another(shard: ShardId) -> StoreError {
+    StoreError::Conflict {
+        what: format!("the room index of shard {shard} was written by somebody else"),
     }
 }
 

@@ -62,7 +62,7 @@ fn a_room_that_lies_in_several_parts_of_the_cluster_is_read_as_one() {
     let config = config(&address, "split", "&gc=off");
     let store = TikvRooms::open(config, "eu", &Metrics::bare()).unwrap();
     let mut state = vec![1];
-    for number in [generation, 0, 1] {
+    for number in [generation, 0, 0, 1] {
         state.extend(number.to_be_bytes());
     }
     write_state(address, "split", SHARD, state);
@@ -158,7 +158,7 @@ fn a_state_that_a_newer_program_wrote_is_refused_by_name() {
     let prefix = prefix();
     let config = config(&address(), &prefix, "&gc=off");
     let store = TikvRooms::open(config, "eu", &Metrics::bare()).unwrap();
-    write_state(address(), &prefix, SHARD, vec![9; 25]);
+    write_state(address(), &prefix, SHARD, vec![9; 33]);
     let error = store.applied(SHARD).unwrap_err();
     assert!(
         matches!(error, StoreError::Format { found: 9, .. }),
