@@ -36,8 +36,8 @@ enum Work {
     Trim(RoomRef, u64),
 }
 
-/// A shard's index thread. Of one shard at most one follows its log: it is stopped before the next
-/// one begins.
+/// A shard's index thread. Of one shard at most one follows its log: the next one waits until it has
+/// ended.
 pub(crate) struct Indexer {
     feed: IndexFeed,
     thread: JoinHandle<()>,
@@ -66,13 +66,15 @@ pub(crate) struct IndexState {
 
 impl Indexer {
     /// Begins to follow `log`, as its owner under `fence`; without one as whoever reads a log that
-    /// nobody else can own.
+    /// nobody else can own. Its thread waits for the one `before`, which may wait for the store: what is
+    /// not indexed meanwhile is answered later, and nobody else waits.
     pub(crate) fn start(
         shard: ShardId,
         log: Arc<dyn ShardLog>,
         store: Arc<dyn RoomStore>,
         fence: Option<Fence>,
         guard: Guard,
+        before: Option<Self>,
     ) -> std::io::Result<Self> {
         // overflow: a batch that finds the queue full is dropped; the thread reads it from the log.
         let (work, queue) = sync_channel(QUEUE_MAX);
@@ -87,7 +89,12 @@ impl Indexer {
         };
         let thread = std::thread::Builder::new()
             .name(format!("index-{shard}"))
-            .spawn(move || follower.run(&queue))?;
+            .spawn(move || {
+                if let Some(before) = before {
+                    before.stop();
+                }
+                follower.run(&queue);
+            })?;
         let feed = IndexFeed { work, state };
         Ok(Self { feed, thread })
     }
@@ -102,11 +109,16 @@ impl Indexer {
         self.feed.state.clone()
     }
 
-    /// Ends the thread and waits until it has: a moment, or as long as the store takes for one write
-    /// or the log to say who owns it.
+    /// Has the thread end, a moment from now or after as long as the store takes for one write or the log
+    /// to say who owns it.
+    pub(crate) fn ends(&self) {
+        self.feed.state.stop.store(true, Release);
+    }
+
+    /// Ends the thread, and waits until it has.
     pub(crate) fn stop(self) {
+        self.ends();
         let Self { feed, thread } = self;
-        feed.state.stop.store(true, Release);
         // Without a sender it waits for no more work.
         drop(feed);
         // A thread that panicked has ended too.

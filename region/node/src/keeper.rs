@@ -376,7 +376,6 @@ impl Keeper {
     async fn close(&self, log: Option<Arc<dyn ShardLog>>, indexer: Option<Indexer>) {
         let standby = self.standby.lock().take();
         let closing = tokio::task::spawn_blocking(move || {
-            // Of an actor that panicked.
             if let Some(indexer) = indexer {
                 indexer.stop();
             }
@@ -442,8 +441,11 @@ impl Keeper {
         let known = log.take();
         let keys = deps.keys.clone();
         let standby = self.standby.lock().take();
-        // Of an actor that panicked.
-        let following = indexer.take();
+        // It has the log that is opened again.
+        let following = match &known {
+            Some(_) => None,
+            None => indexer.take(),
+        };
         let progress = Arc::new(Progress::of(self.ownership.clone()));
         let made = progress.clone();
         let recovering = tokio::task::spawn_blocking(move || {
@@ -521,7 +523,8 @@ impl Keeper {
         let owned = regain.is_none().then(|| fence.clone());
         let name = |what| format!("{what} of shard {}/{shard_id}", self.shard.region);
         let guard = panics.guard("index", name("index"));
-        let follows = Indexer::start(shard_id, opened.clone(), deps.rooms.clone(), owned, guard);
+        let (rooms, before) = (deps.rooms.clone(), indexer.take());
+        let follows = Indexer::start(shard_id, opened.clone(), rooms, owned, guard, before);
         let follows = follows.map_err(|error| StoreError::Io {
             operation: "start a thread for",
             path: format!("the index of shard {shard_id}"),
@@ -602,8 +605,15 @@ impl Keeper {
         if matches!(ended, Ended::Lost) {
             self.lost();
         }
-        // The index is another owner's to fill from now on: its thread is waited for.
-        let follows = indexer.take();
+        // The index is another owner's to fill from now on, who waits for its thread; or this node's, which
+        // does not: the next thread does.
+        let follows = match ended {
+            Ended::Drained | Ended::Left => indexer.take(),
+            Ended::Lost | Ended::Acquired(_) => None,
+        };
+        if let Some(follows) = &*indexer {
+            follows.ends();
+        }
         let stopping = tokio::task::spawn_blocking(move || {
             drop(worker);
             if let Some(follows) = follows {
