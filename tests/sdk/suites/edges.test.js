@@ -6,7 +6,7 @@ import { after, afterEach, before, describe } from 'node:test';
 import { Clients, Room, formats, freshRoom, next, roomPublish } from '../lib/client.js';
 import { proves } from '../lib/conformance.js';
 import { Balancer, Mesh } from '../lib/mesh.js';
-import { within } from '../lib/server.js';
+import { PATIENCE, within } from '../lib/server.js';
 import { member } from '../lib/token.js';
 
 let mesh;
@@ -42,6 +42,7 @@ for (const format of formats) {
               acknowledged.push((await roomPublish(writer, format, channel, `m${n}`, { n })).offset);
               break;
             } catch {
+              if (stop) return;
               // With the same id again: whether it was written is not known.
               await new Promise((resolve) => setTimeout(resolve, 20));
             }
@@ -51,15 +52,20 @@ for (const format of formats) {
       try {
         const more = () => Promise.all(rooms.map((room) => room.count(room.publications.length + 20)));
         const [first, second] = mesh.edges;
+        const all = [writer, ...readers];
         for (const [drained, other] of [[first, second], [second, first]]) {
-          balancer.edges = [drained, other];
           await more();
-          const back = [writer, ...readers].map((client) => next(client, 'connected'));
-          const lost = [writer, ...readers].map((client) => next(client, 'connecting'));
+          const told = all.map((client) => next(client, 'connecting'));
+          const back = all.map((client) => next(client, 'connected'));
           const ended = drained.terminate();
-          for (const { code, reason } of await Promise.all(lost)) assert.deepEqual({ code, reason }, { code: 3001, reason: 'shutdown' });
-          await Promise.all(back);
+          const [lost] = await Promise.all([Promise.all(told), Promise.all(back)]);
+          for (const { code, reason } of lost) assert.deepEqual({ code, reason }, { code: 3001, reason: 'shutdown' });
           assert.equal(await ended, 0);
+          // Nobody is to go back: that one is drained next.
+          balancer.edges = [other, drained];
+          await more();
+          // A command that was under way to the edge when it ended begins its connection once more.
+          await Promise.all(all.map((client) => client.ready(PATIENCE)));
           await more();
           await drained.start();
         }
@@ -73,7 +79,8 @@ for (const format of formats) {
         await room.count(acknowledged.length);
         assert.deepEqual(room.offsets, acknowledged);
         assert.deepEqual(room.data, acknowledged.map((n) => ({ n })));
-        assert.deepEqual(room.subscribed.slice(1).map((context) => context.recovered), [true, true]);
+        const again = room.subscribed.slice(1).map((context) => context.recovered);
+        assert(again.length >= 2 && again.every((recovered) => recovered), JSON.stringify(again));
       }
     });
   });

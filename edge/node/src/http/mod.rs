@@ -127,8 +127,9 @@ fn finished(shared: &Shared, body: BodyLength, mut response: Answer) -> Answer {
         let headers = response.headers_mut();
         secure(headers);
         // A number that stood behind `chunked` was dropped unseen. Whoever believes in that one
-        // sees another request behind this one: none is read.
-        if body != BodyLength::Number {
+        // sees another request behind this one: none is read. And who keeps connections for the next
+        // requests is not to find out by one that fails that this edge has gone.
+        if body != BodyLength::Number || shared.is_draining() {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
     }

@@ -133,6 +133,11 @@ async fn an_edge_that_drains_is_not_ready_and_sends_new_sessions_elsewhere() {
     let (status, _, body) = get("/readyz").await;
     assert_eq!(status, 503, "{body}");
     assert_eq!(get("/healthz").await.0, 200, "it lives");
+    // Whoever keeps a connection is to make another one for the next request.
+    let kept = format!("GET /healthz HTTP/1.1\r\nHost: {address}\r\n\r\n");
+    let (status, head, _) = http(address, &kept).await;
+    assert_eq!(status, 200);
+    assert!(head.to_lowercase().contains("connection: close"), "{head}");
     let (status, head, body) = get("/connection/websocket").await;
     assert_eq!(status, 503, "{body}");
     assert!(head.to_lowercase().contains("retry-after: 1"), "{head}");
