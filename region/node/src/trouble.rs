@@ -86,11 +86,17 @@ impl Trouble {
         self.state.lock().wait();
     }
 
-    /// An attempt to serve begins.
+    /// An attempt to serve begins. A log that was silent before the shard was lost has been so since then:
+    /// an owner that is cut off finds out by what it waits for, and its standby need not wait as long again.
     pub(crate) fn begins(&self, now_ms: u64) {
         let mut state = self.state.lock();
+        let silent = state.silence;
+        let since = now_ms.saturating_sub(silent);
         state.wait();
-        state.begun.get_or_insert(now_ms);
+        if Duration::from_millis(silent) >= BEHIND {
+            state.since = Some(state.since.map_or(since, |earlier| earlier.min(since)));
+        }
+        state.begun.get_or_insert(since);
         let (last, reads) = (now_ms, false);
         state.attempt = Some(Attempt { last, reads });
     }
@@ -226,9 +232,30 @@ mod tests {
         assert_eq!(trouble.answers(4_000), Some(false));
         trouble.silent_for(Duration::from_millis(20));
         assert_eq!(trouble.answers(4_100), Some(true));
-        trouble.silent_for(LASTS);
-        // It is tried anew: how that goes says more.
+        // It is tried anew, and was silent before.
+        trouble.silent_for(BEHIND);
         trouble.begins(5_000);
-        assert_eq!(trouble.answers(5_000), None);
+        assert_eq!(trouble.answers(6_499), None);
+        assert_eq!(trouble.answers(6_500), Some(false));
+        trouble.ends();
+        trouble.silent_for(BEHIND / 2);
+        trouble.begins(10_000);
+        assert_eq!(
+            trouble.answers(12_999),
+            None,
+            "as any log that is not written to"
+        );
+        assert_eq!(trouble.answers(13_000), Some(false));
+    }
+
+    #[test]
+    fn what_is_read_of_elsewhere_does_not_hide_that_the_log_was_silent() {
+        let trouble = Trouble::default();
+        trouble.silent_for(LASTS);
+        trouble.failed(5_000);
+        trouble.begins(5_000);
+        assert_eq!(trouble.answers(5_000), Some(false));
+        trouble.reads(5_000);
+        assert!(trouble.is_slow(5_000), "as one that is read for as long");
     }
 }
