@@ -16,6 +16,7 @@ use crate::keys::{Range, RoomKeys};
 use crate::link::Session;
 use crate::read::decode_run;
 use crate::rooms::{Inner, options, snapshot};
+use crate::write::contended;
 
 /// Keys removed by one transaction.
 const REMOVE_PAGE: u32 = 1024;
@@ -45,7 +46,7 @@ impl Inner {
                 .map(|_| ())
                 .map_err(|failure| failure.unknown(&self.place()));
         }
-        Err(self.contended(shard))
+        Err(contended(shard))
     }
 
     /// What runs that begin below hold from there on stays, as runs that begin there; the others are
@@ -59,11 +60,7 @@ impl Inner {
         below: Offset,
     ) -> Result<Option<RoomKeys>, Failure> {
         let state = self.keys.applied(shard);
-        let (mut transaction, value) = session.read("begin", async |client| {
-            let mut transaction = client.begin_with_options(options()).await?;
-            let value = transaction.get(state.clone()).await?;
-            Ok((transaction, value))
-        })?;
+        let (mut transaction, value) = self.begin(session, shard)?;
         let Some(stored) = self.decode(shard, value)? else {
             return Ok(None);
         };
@@ -138,12 +135,6 @@ impl Inner {
             range.start.push(0);
         }
         Ok(removed)
-    }
-
-    fn contended(&self, shard: ShardId) -> StoreError {
-        StoreError::Conflict {
-            what: format!("the room index of shard {shard} is written all the time"),
-        }
     }
 }
 

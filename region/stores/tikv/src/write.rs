@@ -91,18 +91,17 @@ impl Inner {
     }
 
     /// A transaction that has read the state of a shard's index.
-    fn begin(
+    pub(crate) fn begin(
         &self,
         session: &Session,
         shard: ShardId,
-    ) -> Result<(Transaction, Option<Vec<u8>>), StoreError> {
+    ) -> Result<(Transaction, Option<Vec<u8>>), Failure> {
         let key = self.keys.applied(shard);
-        let begun = session.read("begin", async |client| {
+        session.read("begin", async |client| {
             let mut transaction = client.begin_with_options(options()).await?;
             let value = transaction.get(key.clone()).await?;
             Ok((transaction, value))
-        });
-        begun.map_err(|failure| failure.unavailable(&self.place()))
+        })
     }
 
     /// The same, where entries that begin at `from` follow what is believed to be in.
@@ -113,7 +112,8 @@ impl Inner {
         from: Position,
         applied: Position,
     ) -> Result<(Transaction, Option<Applied>), StoreError> {
-        let (transaction, value) = self.begin(session, shard)?;
+        let begun = self.begin(session, shard);
+        let (transaction, value) = begun.map_err(|failure| failure.unavailable(&self.place()))?;
         let stored = self.decode(shard, value)?;
         let at = self.believed(shard, stored);
         match at == from {
@@ -248,7 +248,8 @@ impl Inner {
         let mut failed = None;
         for _ in 0..CLEAR_ATTEMPTS {
             let session = self.session()?;
-            let (mut transaction, value) = self.begin(&session, shard)?;
+            let begun = self.begin(&session, shard);
+            let (mut transaction, value) = begun.map_err(|f| f.unavailable(&place))?;
             let stored = match self.decode(shard, value) {
                 Ok(None) => return Ok(()),
                 Ok(Some(stored)) => Some(stored.generation),
@@ -294,9 +295,14 @@ impl Inner {
             }
             failed = failed.or(stored);
         }
-        Err(StoreError::Conflict {
-            what: format!("the room index of shard {shard} is written all the time"),
-        })
+        Err(contended(shard))
+    }
+}
+
+/// Attempts were used up by writes of others.
+pub(crate) fn contended(shard: ShardId) -> StoreError {
+    StoreError::Conflict {
+        what: format!("the room index of shard {shard} is written all the time"),
     }
 }
 

@@ -11,7 +11,7 @@ use gb6_tests_harness::engines::{Engine, Kind};
 use tokio::runtime::Runtime;
 
 use crate::engine::{address, config, entry, prefix, store};
-use crate::shared::{key_of, write_state};
+use crate::shared::{key_of, split_at, write_state};
 
 const SHARD: ShardId = ShardId(1);
 
@@ -51,8 +51,7 @@ fn a_room_that_lies_in_several_parts_of_the_cluster_is_read_as_one() {
         entries(201),
         key_of("split", b'i', b""),
     ];
-    let hex = |key: &Vec<u8>| key.iter().map(|b| format!("{b:02x}")).collect::<String>();
-    let split = first_keys.iter().map(hex).collect::<Vec<_>>().join(",");
+    let split = split_at(&first_keys);
     let runtime = Runtime::new().unwrap();
     let directory = tempfile::tempdir().unwrap();
     let options = ["--split", split.as_str()];

@@ -1,7 +1,6 @@
 //! A TiKV whose keys lie in several parts, one of which can not be found: a transaction that reached only
 //! the others is not called written.
 
-use std::fmt::Write;
 use std::thread;
 use std::time::Duration;
 
@@ -14,16 +13,9 @@ use gb6_tests_harness::proxy::Mode;
 
 use crate::engine::{config, entry, prefix};
 use crate::lost::{Own, failures, heals};
-use crate::shared::key_of;
+use crate::shared::{key_of, split_at};
 
 const SHARD: ShardId = ShardId(1);
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
-}
 
 /// Makes a call that begins with a timestamp and reads a key whose part is known. While its commit asks PD
 /// where a part lies that is not known yet, PD goes away, and comes back once the client has given up and
@@ -47,8 +39,7 @@ fn without_pd<T: Send>(own: &Own, call: impl FnOnce() -> T + Send) -> T {
 fn a_write_that_reached_only_the_part_of_its_state_is_written_again() {
     let prefix = prefix();
     // The states of shards; entries; the rest.
-    let split = [key_of(&prefix, b'e', b""), key_of(&prefix, b'f', b"")];
-    let split = split.map(|key| hex(&key)).join(",");
+    let split = split_at(&[key_of(&prefix, b'e', b""), key_of(&prefix, b'f', b"")]);
     let own = Own::start(&["--split", &split]);
     let node = || {
         let metrics = Metrics::bare();
