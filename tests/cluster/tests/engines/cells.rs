@@ -128,7 +128,7 @@ pub(crate) fn all() -> Vec<Cell> {
         victim: Victim::All,
         fault: Fault::Kill(S(1)),
         publishes: Publishes::Stall,
-        codes: STANDS_STILL,
+        codes: NO_BROKER,
         recent: Answers::Any,
         old: Answers::Any,
     });

@@ -15,6 +15,8 @@ use crate::world::World;
 const RESERVED: u64 = 24 << 20;
 /// How often it is looked whether something is refused.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// How long PostgreSQL may take for a statement; one that has ended may not say so.
+const ANSWER: Duration = Duration::from_secs(10);
 /// So many refusals are waited for: one may be of what was under way.
 const REFUSALS: f64 = 3.0;
 
@@ -32,11 +34,22 @@ pub(crate) async fn begin(world: &mut World, kind: Kind, fault: Fault) {
     let begun = Instant::now();
     match fault {
         Fault::FullWal(_) => {
-            fill(world, kind);
             while !world.part(kind).engine.pids().is_empty() {
-                // Fails, when this ends the server.
-                sql(world, "select pg_switch_wal()").await;
-                pause(begun, "PostgreSQL goes on without WAL").await;
+                fill(world, kind);
+                // The first writes something by itself: a switch behind nothing new is none. Either fails
+                // when it ends the server.
+                let emit = "select pg_logical_emit_message(true, 'full', '')";
+                let said = sql(world, &[emit, "select pg_switch_wal()"]).await;
+                if begun.elapsed() > LONG {
+                    let log = world.part(kind).engine.directory().join("primary.log");
+                    let log = std::fs::read_to_string(log).unwrap();
+                    let end = log.lines().skip(log.lines().count().saturating_sub(20));
+                    let end = end.collect::<Vec<_>>().join("\n");
+                    panic!(
+                        "PostgreSQL goes on without WAL and said: {said}\nThe end of its log:\n{end}"
+                    );
+                }
+                tokio::time::sleep(LOOK_EVERY).await;
             }
         }
         _ => {
@@ -137,18 +150,34 @@ async fn redis(world: &mut World, arguments: &[&str]) -> String {
     said
 }
 
+/// Past the engine's front: what is asked here is nothing that a node does.
 fn psql(world: &mut World) -> Command {
+    let port = world.part(Kind::Postgres).engine.sockets()[0].port();
     let mut command = Command::new("psql");
-    command.args(["-X", "-q", world.part(Kind::Postgres).engine.address()]);
+    command.args(["-X", "-q", "-h", "127.0.0.1", "-U", "gb6", "-d", "gb6"]);
+    command.args(["-p", &port.to_string()]);
+    command.env("PGCONNECT_TIMEOUT", "5");
     command.stdout(Stdio::null()).stderr(Stdio::null());
     command.kill_on_drop(true);
     command
 }
 
-async fn sql(world: &mut World, text: &str) {
-    let ended = psql(world).args(["-c", text]).stdin(Stdio::null()).status();
-    // Whether it could is seen by what it does.
-    let _ = ended.await.unwrap();
+/// What PostgreSQL answers, or that it does not.
+async fn sql(world: &mut World, statements: &[&str]) -> String {
+    let mut command = psql(world);
+    for statement in statements {
+        command.args(["-c", statement]);
+    }
+    command.stdin(Stdio::null());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    match tokio::time::timeout(ANSWER, command.output()).await {
+        Ok(output) => {
+            let output = output.unwrap();
+            let said = [output.stdout, output.stderr].concat();
+            String::from_utf8_lossy(&said).into_owned()
+        }
+        Err(_) => format!("no answer within {ANSWER:?}"),
+    }
 }
 
 async fn open_transaction(world: &mut World) -> Child {

@@ -64,6 +64,8 @@ pub(crate) struct Reads {
     pub(crate) old: Vec<Result<(), u32>>,
     /// How long the slowest of these answers took.
     pub(crate) longest: Duration,
+    /// When the last of them had come.
+    pub(crate) over: Instant,
 }
 
 impl Reads {
@@ -88,6 +90,7 @@ impl Reads {
             recent: Vec::new(),
             old: Vec::new(),
             longest: Duration::ZERO,
+            over: begun,
         };
         for (answers, tasks) in [(&mut seen.recent, recent), (&mut seen.old, old)] {
             for task in tasks {
@@ -96,6 +99,7 @@ impl Reads {
                 seen.longest = seen.longest.max(took);
             }
         }
+        seen.over = Instant::now();
         seen
     }
 }

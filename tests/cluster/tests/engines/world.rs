@@ -180,6 +180,26 @@ impl World {
         sum
     }
 
+    /// Waits until every node writes to the region's map: publishers do not notice when it can not.
+    pub(crate) async fn until_mapped(&mut self) {
+        let labels = ["port=\"map\"", "statement=\"map_put\"", "outcome=\"ok\""];
+        let begun = Instant::now();
+        for name in NODES {
+            let address = self.mesh.node(name).metrics();
+            let puts = async || {
+                let metrics = Metrics::read(address).await.unwrap();
+                let puts = metrics.sum("gb6_sql_statements_total", &labels);
+                puts.unwrap_or_default()
+            };
+            let before = puts().await;
+            // The first may have been made before this was called.
+            while puts().await < before + 2.0 {
+                assert!(begun.elapsed() < LONG, "{name} does not write to the map");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+
     /// How many shards the nodes that answer own.
     pub(crate) async fn owned(&mut self) -> f64 {
         let mut sum = 0.0;
