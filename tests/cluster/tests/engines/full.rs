@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use gb6_tests_cluster::load::LONG;
 use gb6_tests_harness::engines::Kind;
-use tokio::io::AsyncWriteExt;
-use tokio::process::{Child, Command};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
 use crate::faults::Fault;
 use crate::world::World;
@@ -26,7 +26,7 @@ pub(crate) struct Refusing {
     refusals: f64,
     /// Of somebody else, in PostgreSQL: no version of a row that it might see is thrown away, so that each
     /// change of a record takes more space.
-    _transaction: Option<Child>,
+    _transaction: Option<Session>,
 }
 
 /// Fills the disk, and waits until nodes are refused something, or until the engine has ended.
@@ -34,29 +34,34 @@ pub(crate) async fn begin(world: &mut World, kind: Kind, fault: Fault) {
     let begun = Instant::now();
     match fault {
         Fault::FullWal(_) => {
+            let mut session = Session::open(world).await;
             while !world.part(kind).engine.pids().is_empty() {
                 fill(world, kind);
-                // The first writes something by itself: a switch behind nothing new is none. Either fails
-                // when it ends the server.
-                let emit = "select pg_logical_emit_message(true, 'full', '')";
-                let said = sql(world, &[emit, "select pg_switch_wal()"]).await;
+                // The first writes something by itself: a switch behind nothing new is none. Either has no
+                // answer when it ends the server.
+                session
+                    .ask("select pg_logical_emit_message(true, 'full', '')")
+                    .await;
+                session.ask("select pg_switch_wal()").await;
                 if begun.elapsed() > LONG {
                     let log = world.part(kind).engine.directory().join("primary.log");
                     let log = std::fs::read_to_string(log).unwrap();
                     let end = log.lines().skip(log.lines().count().saturating_sub(20));
                     let end = end.collect::<Vec<_>>().join("\n");
-                    panic!(
-                        "PostgreSQL goes on without WAL and said: {said}\nThe end of its log:\n{end}"
-                    );
+                    panic!("PostgreSQL goes on without WAL; the end of its log:\n{end}");
                 }
                 tokio::time::sleep(LOOK_EVERY).await;
             }
         }
         _ => {
-            let transaction = match kind {
-                Kind::Postgres => Some(open_transaction(world).await),
-                _ => None,
-            };
+            let mut transaction = None;
+            if kind == Kind::Postgres {
+                let mut session = Session::open(world).await;
+                let begin =
+                    "begin isolation level repeatable read; select count(*) from map_entries";
+                session.ask(begin).await.expect("a transaction");
+                transaction = Some(session);
+            }
             if kind == Kind::Redis {
                 // It refuses writes once it could not write them down; by itself it does not try here.
                 redis(world, &["config", "set", "save", "1 1"]).await;
@@ -150,40 +155,44 @@ async fn redis(world: &mut World, arguments: &[&str]) -> String {
     said
 }
 
-/// Past the engine's front: what is asked here is nothing that a node does.
-fn psql(world: &mut World) -> Command {
-    let port = world.part(Kind::Postgres).engine.sockets()[0].port();
-    let mut command = Command::new("psql");
-    command.args(["-X", "-q", "-h", "127.0.0.1", "-U", "gb6", "-d", "gb6"]);
-    command.args(["-p", &port.to_string()]);
-    command.env("PGCONNECT_TIMEOUT", "5");
-    command.stdout(Stdio::null()).stderr(Stdio::null());
-    command.kill_on_drop(true);
-    command
+/// A session of PostgreSQL, past the engine's front: what is asked here is nothing that a node does. It is
+/// opened before the disk is full: without space the server may refuse new ones, whose first files it can
+/// not write.
+pub(crate) struct Session {
+    // It ends with its input.
+    _psql: Child,
+    input: ChildStdin,
+    answers: Lines<BufReader<ChildStdout>>,
 }
 
-/// What PostgreSQL answers, or that it does not.
-async fn sql(world: &mut World, statements: &[&str]) -> String {
-    let mut command = psql(world);
-    for statement in statements {
-        command.args(["-c", statement]);
+impl Session {
+    async fn open(world: &mut World) -> Self {
+        let port = world.part(Kind::Postgres).engine.sockets()[0].port();
+        let mut psql = Command::new("psql")
+            .args(["-X", "-q", "-A", "-t", "-h", "127.0.0.1"])
+            .args(["-U", "gb6", "-d", "gb6", "-p", &port.to_string()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let mut session = Self {
+            input: psql.stdin.take().unwrap(),
+            answers: BufReader::new(psql.stdout.take().unwrap()).lines(),
+            _psql: psql,
+        };
+        let answer = session.ask("select 'open'").await;
+        assert_eq!(answer.as_deref(), Some("open"));
+        session
     }
-    command.stdin(Stdio::null());
-    command.stdout(Stdio::piped()).stderr(Stdio::piped());
-    match tokio::time::timeout(ANSWER, command.output()).await {
-        Ok(output) => {
-            let output = output.unwrap();
-            let said = [output.stdout, output.stderr].concat();
-            String::from_utf8_lossy(&said).into_owned()
-        }
-        Err(_) => format!("no answer within {ANSWER:?}"),
-    }
-}
 
-async fn open_transaction(world: &mut World) -> Child {
-    let mut session = psql(world).stdin(Stdio::piped()).spawn().unwrap();
-    let input = session.stdin.as_mut().unwrap();
-    let text = b"begin isolation level repeatable read; select count(*) from map_entries;\n";
-    input.write_all(text).await.unwrap();
-    session
+    /// The one row that it answers; `None` where it does not, or is closed.
+    async fn ask(&mut self, statements: &str) -> Option<String> {
+        let statements = format!("{statements};\n");
+        // Whether it is open is seen by its answer.
+        let _ = self.input.write_all(statements.as_bytes()).await;
+        let answer = tokio::time::timeout(ANSWER, self.answers.next_line()).await;
+        answer.ok()?.ok()?
+    }
 }
