@@ -43,14 +43,8 @@ pub(crate) async fn begin(world: &mut World, kind: Kind, fault: Fault) {
                     .ask("select pg_logical_emit_message(true, 'full', '')")
                     .await;
                 session.ask("select pg_switch_wal()").await;
-                if begun.elapsed() > LONG {
-                    let log = world.part(kind).engine.directory().join("primary.log");
-                    let log = std::fs::read_to_string(log).unwrap();
-                    let end = log.lines().skip(log.lines().count().saturating_sub(20));
-                    let end = end.collect::<Vec<_>>().join("\n");
-                    panic!("PostgreSQL goes on without WAL; the end of its log:\n{end}");
-                }
-                tokio::time::sleep(LOOK_EVERY).await;
+                let log = world.part(kind).engine.log_tail("primary");
+                pause(begun, &format!("PostgreSQL goes on without WAL:\n{log}")).await;
             }
         }
         _ => {

@@ -174,27 +174,27 @@ impl World {
     pub(crate) async fn counted(&mut self, name: &str, labels: &[&str]) -> f64 {
         let mut sum = 0.0;
         for node in NODES {
-            let metrics = Metrics::read(self.mesh.node(node).metrics()).await;
-            sum += metrics.unwrap().sum(name, labels).unwrap_or_default();
+            sum += self.counted_by(node, name, labels).await;
         }
         sum
     }
 
+    /// As [`World::counted`], of one node.
+    async fn counted_by(&mut self, node: &str, name: &str, labels: &[&str]) -> f64 {
+        let metrics = Metrics::read(self.mesh.node(node).metrics()).await;
+        metrics.unwrap().sum(name, labels).unwrap_or_default()
+    }
+
     /// Waits until every node writes to the region's map: publishers do not notice when it can not.
     pub(crate) async fn until_mapped(&mut self) {
-        let labels = ["port=\"map\"", "statement=\"map_put\"", "outcome=\"ok\""];
+        let statements = "gb6_sql_statements_total";
+        let puts = ["port=\"map\"", "statement=\"map_put\"", "outcome=\"ok\""];
         let begun = Instant::now();
-        for name in NODES {
-            let address = self.mesh.node(name).metrics();
-            let puts = async || {
-                let metrics = Metrics::read(address).await.unwrap();
-                let puts = metrics.sum("gb6_sql_statements_total", &labels);
-                puts.unwrap_or_default()
-            };
-            let before = puts().await;
+        for node in NODES {
+            let before = self.counted_by(node, statements, &puts).await;
             // The first may have been made before this was called.
-            while puts().await < before + 2.0 {
-                assert!(begun.elapsed() < LONG, "{name} does not write to the map");
+            while self.counted_by(node, statements, &puts).await < before + 2.0 {
+                assert!(begun.elapsed() < LONG, "{node} does not write to the map");
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         }
@@ -230,13 +230,8 @@ impl World {
 
     /// Waits until a node owns a shard, so that what happens to it happens to somebody.
     pub(crate) async fn until_owner(&mut self, name: &str) {
-        let address = self.mesh.node(name).metrics();
         let begun = Instant::now();
-        loop {
-            let metrics = Metrics::read(address).await.unwrap();
-            if metrics.sum("gb6_region_shards_owned", &[]) >= Some(1.0) {
-                return;
-            }
+        while self.counted_by(name, "gb6_region_shards_owned", &[]).await < 1.0 {
             assert!(begun.elapsed() < LONG, "{name} is given no shard");
             tokio::time::sleep(Duration::from_millis(100)).await;
         }

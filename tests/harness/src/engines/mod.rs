@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::Command;
 
-use crate::process::{free_port, workspace};
+use crate::process::{free_port, log_tail, workspace};
 
 pub use front::Front;
 
@@ -218,6 +218,11 @@ impl Engine {
     /// Its processes that run, by their names.
     pub fn pids(&self) -> BTreeMap<String, u32> {
         running(&self.directory)
+    }
+
+    /// The end of the log of one of its processes, for what a failed test says.
+    pub fn log_tail(&self, name: &str) -> String {
+        log_tail(&self.directory.join(format!("{name}.log")))
     }
 
     /// SIGKILL to all of its processes, and waits until they are gone.

@@ -272,7 +272,7 @@ impl Process {
 
     /// The last lines of its log.
     pub fn log_tail(&self) -> String {
-        tail(&self.log).unwrap_or_else(|e| format!("({} can not be read: {e})", self.log.display()))
+        log_tail(&self.log)
     }
 
     /// Resident memory in bytes; `None` once it has ended.
@@ -313,6 +313,11 @@ impl Process {
 /// one.
 fn drain(mut output: impl AsyncRead + Unpin + Send + 'static) {
     tokio::spawn(async move { tokio::io::copy(&mut output, &mut tokio::io::sink()).await });
+}
+
+/// The last lines of a log, or why there are none.
+pub(crate) fn log_tail(log: &Path) -> String {
+    tail(log).unwrap_or_else(|e| format!("({} can not be read: {e})", log.display()))
 }
 
 /// The last 8 KiB of a file, from a line's beginning.
