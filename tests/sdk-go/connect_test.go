@@ -119,13 +119,13 @@ func TestRefreshRefused(t *testing.T) {
 	s := startServer(t)
 	each(t, func(t *testing.T, e encoding) {
 		proves(t, e, "refresh-refused")
-		expired, _ := renewing(t, s, e, 2*time.Second, func(asked int64) string {
+		expired, _ := renewing(t, s, e, 4*time.Second, func(asked int64) string {
 			if asked == 1 {
 				return s.sign(t, member("alice", -time.Minute))
 			}
 			return s.sign(t, member("alice", time.Hour))
 		})
-		foreign, _ := renewing(t, s, e, 2*time.Second, func(int64) string {
+		foreign, _ := renewing(t, s, e, 4*time.Second, func(int64) string {
 			return s.sign(t, member("bob", time.Hour))
 		})
 		lost := expired.connecting.wait(t, "connecting again", 2, nil)[1]

@@ -133,7 +133,11 @@ mod tests {
         let other = SocketAddr::from(([127, 0, 0, 9], addr.port()));
         assert_eq!(who_listens(Protocol::Tcp, other), None);
         drop(tcp);
-        assert_eq!(who_listens(Protocol::Tcp, addr), None);
+        // A child that another test starts has it until it runs its program.
+        let began = std::time::Instant::now();
+        while let Some(holder) = who_listens(Protocol::Tcp, addr) {
+            assert!(began.elapsed().as_secs() < 20, "{holder} still has it");
+        }
 
         let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
         let holder = who_listens(Protocol::Udp, udp.local_addr().unwrap());

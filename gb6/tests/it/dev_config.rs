@@ -121,7 +121,9 @@ fn instances_of_a_file_are_served_apart_and_follow_it() {
     // What needs a restart is said, and the rest is taken over.
     write(dir, &TWO.replace("data_dir", "drain = \"2s\"\ndata_dir"));
     reload(&node, "gb6_config_revision 3");
-    assert_eq!(publish(&node, &acme, "news:a").unwrap_err().code(), 102);
+    eventually("the namespace to be gone", || {
+        publish(&node, &acme, "news:a").is_err_and(|error| error.code() == 102)
+    });
     let (status, _, said) = node.stop();
     assert_eq!(status.code(), Some(0), "{said}");
     for words in [

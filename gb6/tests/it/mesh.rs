@@ -2,10 +2,10 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
-use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use gb6_core_wire::client::Dialect;
 use gb6_tests_harness::client::{Session, Target, read_log};
@@ -41,9 +41,7 @@ impl Mesh {
                 ],
             );
         }
-        // Held together, so that they differ.
-        let free = [(); 2].map(|()| UdpSocket::bind("127.0.0.1:0").unwrap());
-        let [geo, region] = free.map(|socket| socket.local_addr().unwrap().to_string());
+        let [geo, region] = [(); 2].map(|()| format!("127.0.0.1:{}", free_port().unwrap()));
         fs::write(data.join("demo.secret"), "0123456789abcdef".repeat(4)).unwrap();
         let snapshot = printed(dir.path(), &["config", "example", "snapshot"])
             .replace("127.0.0.1:7700", &geo)
@@ -335,9 +333,16 @@ fn an_instance_that_is_added_to_a_running_mesh_is_encrypted_from_its_first_messa
     let token = printed(mesh.path(), &create);
     let published = block_on(async {
         let target = Target::new(edge.text("ws"), token.trim(), Dialect::Json);
-        let (session, _pushes) = Session::connect(&target).await.unwrap();
-        let data = format!("{{\"text\":\"{WORDS}\"}}");
         let began = Instant::now();
+        let (session, _pushes) = loop {
+            match Session::connect(&target).await {
+                Ok(session) => break session,
+                // What the edge has kept is in force a moment later.
+                Err(e) => assert!(began.elapsed() < PATIENCE, "{e}"),
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        };
+        let data = format!("{{\"text\":\"{WORDS}\"}}");
         loop {
             match session.room_publish("room:secret", Some("1"), &data).await {
                 Ok(published) => break published,

@@ -1,6 +1,6 @@
 //! The scripts behind `make run` and `make mesh`, run as people run them.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use gb6_tests_harness::process::{free_port, workspace};
 
-use crate::{Node, PATIENCE, get};
+use crate::{Node, PATIENCE, eventually, get};
 
 /// A script in a directory of its own, which it takes for the repository, and with the binary that
 /// is tested.
@@ -76,10 +76,14 @@ impl Mesh {
         text.ok()?.trim().parse().ok()
     }
 
+    fn address(&self, name: &str) -> SocketAddr {
+        let port = self.ports.iter().find(|(of, _)| *of == name).unwrap().1;
+        SocketAddr::from(([127, 0, 0, 1], port))
+    }
+
     /// What `/readyz` of a node answers.
     fn readyz(&self, http: &str) -> u16 {
-        let port = self.ports.iter().find(|(name, _)| *name == http).unwrap().1;
-        get(SocketAddr::from(([127, 0, 0, 1], port)), "/readyz").0
+        get(self.address(http), "/readyz").0
     }
 }
 
@@ -129,6 +133,10 @@ fn a_mesh_restarts_what_is_killed_and_ends_its_edges_first() {
     mesh.script.line_with("r1 ended with status 137");
     mesh.script.line_with("r1 starts again");
     assert_ne!(mesh.pid("r1"), Some(killed));
+    // Before it listens, what ends it is the signal.
+    eventually("r1 to be back", || {
+        TcpStream::connect(mesh.address("R1_HTTP")).is_ok() && mesh.readyz("R1_HTTP") == 200
+    });
 
     // Ctrl-C: what the terminal sends goes to the script's group, which is not the nodes'.
     let group = format!("-{}", mesh.script.pid());

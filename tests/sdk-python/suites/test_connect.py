@@ -70,7 +70,7 @@ class Connecting:
             asked += 1
             return sign(self.server, member("alice", -60 if asked == 1 else 3600))
 
-        token = sign(self.server, member("alice", 2))
+        token = sign(self.server, member("alice", 4))
         client = await self.connect(None, token=token, get_token=get_token)
         lost = await client.log.next("connecting", lambda context: context.code != 0)
         self.assertEqual(lost.code, 3005)
@@ -82,7 +82,7 @@ class Connecting:
         async def get_token():
             return sign(self.server, member("bob"))
 
-        token = sign(self.server, member("alice", 2))
+        token = sign(self.server, member("alice", 4))
         client = await self.connect(None, token=token, get_token=get_token)
         ended = await client.log.next("disconnected")
         self.assertEqual(ended.code, 3500)

@@ -99,7 +99,7 @@ for (const format of formats) {
     proves(format, ['refresh-refused'], 'a refresh with an expired token ends with 3005, and the SDK comes back with a new one', async () => {
       let asked = 0;
       const client = clients.make(format, null, {
-        token: sign(server, member('alice', 2)),
+        token: sign(server, member('alice', 4)),
         getToken: async () => {
           asked += 1;
           return sign(server, member('alice', asked === 1 ? -60 : 3600));
@@ -115,7 +115,7 @@ for (const format of formats) {
 
     proves(format, ['refresh-refused'], 'a refresh as somebody else is refused', async () => {
       const client = clients.make(format, null, {
-        token: sign(server, member('alice', 2)),
+        token: sign(server, member('alice', 4)),
         getToken: async () => sign(server, member('bob')),
       });
       const disconnected = next(client, 'disconnected');

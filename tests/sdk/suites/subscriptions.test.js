@@ -136,7 +136,7 @@ for (const format of formats) {
       const room = new Room(alice, format, channel, {
         getToken: async () => {
           asked += 1;
-          return channelToken('alice', channel, { exp: soon(asked === 1 ? 2 : asked < 4 ? -60 : 3600) });
+          return channelToken('alice', channel, { exp: soon(asked === 1 ? 4 : asked < 4 ? -60 : 3600) });
         },
       });
       await room.subscribe();

@@ -18,7 +18,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 pub(crate) fn timing() -> Timing {
     Timing {
         keep_alive: Duration::from_millis(100),
-        idle: Duration::from_millis(600),
+        idle: Duration::from_secs(2),
         handshake: Duration::from_millis(600),
         open: Duration::from_millis(400),
     }

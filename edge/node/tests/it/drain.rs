@@ -10,7 +10,7 @@ use crate::world::{World, config, eventually, room};
 #[tokio::test(flavor = "multi_thread")]
 async fn sessions_are_told_to_reconnect_spread_over_the_window() {
     let mut settings = config();
-    settings.drain_window = Duration::from_millis(600);
+    settings.drain_window = Duration::from_secs(3);
     let world = World::start(settings);
     let mut clients = Vec::new();
     for n in 0..10 {
@@ -26,11 +26,9 @@ async fn sessions_are_told_to_reconnect_spread_over_the_window() {
     }
     drained.await.unwrap();
     let last = times.iter().max().unwrap();
-    assert!(*last >= Duration::from_millis(400), "{times:?}");
-    assert!(
-        times.iter().min().unwrap() < &Duration::from_millis(300),
-        "{times:?}"
-    );
+    assert!(*last >= Duration::from_secs(2), "{times:?}");
+    let first = times.iter().min().unwrap();
+    assert!(*first < Duration::from_millis(1_500), "{times:?}");
     assert!(tokio::net::TcpStream::connect(address).await.is_err());
 }
 
@@ -115,7 +113,7 @@ async fn the_owner_knows_that_everybody_is_gone_when_it_is_over() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_edge_that_drains_is_not_ready_and_sends_new_sessions_elsewhere() {
     let mut settings = config();
-    settings.drain_window = Duration::from_secs(2);
+    settings.drain_window = Duration::from_secs(12);
     let world = World::start(settings);
     let get = |path: &str| {
         let head = "Connection: close\r\n\r\n";
@@ -156,9 +154,9 @@ async fn an_edge_that_drains_is_not_ready_and_sends_new_sessions_elsewhere() {
     // The others are served until they are told.
     let ping = json!({"id": 9, "ping": {}});
     assert!(clients[3].call(ping).await["error"].is_null());
-    for client in &mut clients[1..] {
-        assert_eq!(client.closed().await.0, 3001);
-    }
+    assert_eq!(clients[1].closed().await.0, 3001);
+    // The rest of the window is not waited for.
+    drop(clients);
     drained.await.unwrap();
     assert!(tokio::net::TcpStream::connect(address).await.is_err());
 }

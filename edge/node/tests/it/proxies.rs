@@ -20,12 +20,20 @@ use crate::world::{World, api_key, config, eventually, room, snapshot, unix_s};
 pub(crate) fn asks(backend: &Backend) -> Proxy {
     Proxy {
         url: backend.url(),
-        timeout_ms: 400,
+        timeout_ms: 5_000,
         headers: Vec::new(),
         static_headers: BTreeMap::new(),
         binary_encoding: false,
         include_meta: false,
         on_failure: OnFailure::Refuse,
+    }
+}
+
+/// Of a backend that hangs.
+fn hasty(backend: &Backend) -> Proxy {
+    Proxy {
+        timeout_ms: 400,
+        ..asks(backend)
     }
 }
 
@@ -209,7 +217,7 @@ async fn who_is_blocked_is_not_let_in_by_a_backend() {
 
 #[tokio::test]
 async fn a_connection_ends_when_its_backend_said_and_is_asked_about_anew() {
-    let backend = Backend::start(user("alice", json!({"expire_at": unix_s() + 1}))).await;
+    let backend = Backend::start(user("alice", json!({"expire_at": unix_s() + 3}))).await;
     let mut config = reaching();
     config.session.expiry_grace_ms = 100;
     let world = World::start_placed(config, connecting(asks(&backend))).unwrap();
@@ -347,10 +355,7 @@ async fn a_publication_is_what_its_backend_makes_of_it() {
 #[tokio::test]
 async fn commands_of_a_channel_wait_for_its_backend_and_others_do_not() {
     let backend = Backend::start(Does::Says("{}".into())).await;
-    let world = start(publishing(Proxy {
-        timeout_ms: 5_000,
-        ..asks(&backend)
-    }));
+    let world = start(publishing(asks(&backend)));
     let mut alice = Client::connect(world.address, &world.token("alice")).await;
     let mut watcher = Client::connect(world.address, &world.token("bob")).await;
     watcher
@@ -424,7 +429,7 @@ fn wrongs() -> Vec<(Does, &'static str)> {
 async fn a_backend_that_fails_lets_in_nobody_unless_its_instance_says_so() {
     let backend = Backend::start(Does::Hangs).await;
     let elsewhere = Backend::start(user("mallory", json!({}))).await;
-    let world = start(connecting(asks(&backend)));
+    let world = start(connecting(hasty(&backend)));
     let location = format!("Location: {}\r\n", elsewhere.url());
     let redirect = Does::Head("307 Temporary Redirect", location, String::new());
     let lies = Does::Says("{\"result\":{\"user\":7}}".into());
@@ -462,10 +467,10 @@ async fn a_backend_that_fails_lets_in_nobody_unless_its_instance_says_so() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backend_that_fails_keeps_publications_back_or_lets_them_through() {
     let backend = Backend::start(Does::Hangs).await;
-    let refusing = start(publishing(asks(&backend)));
+    let refusing = start(publishing(hasty(&backend)));
     let allowing = start(publishing(Proxy {
         on_failure: OnFailure::Allow,
-        ..asks(&backend)
+        ..hasty(&backend)
     }));
     let mut refused = Client::connect(refusing.address, &refusing.token("alice")).await;
     let mut allowed = Client::connect(allowing.address, &allowing.token("alice")).await;

@@ -90,8 +90,8 @@ fn a_node_that_recovers_shards_for_long_reaches_their_logs_as_long_as_it_reads_o
     world.wait("it recovers all", || {
         r1.metric("gb6_region_recoveries_running") == f64::from(SHARDS)
     });
-    // The last of them stays unread.
-    for read in 0..RECORDS - 1 {
+    // The first is read at once, the last stays unread.
+    for read in 1..RECORDS - 1 {
         world.clock.pass(ONE_TAKES, || [world.beats()[0]]);
         assert!(!is_cut_off(&r1), "{read} records were read");
         allowed.allow(read);

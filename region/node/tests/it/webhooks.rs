@@ -91,7 +91,7 @@ pub(crate) fn here(session: u64, user: &str) -> SessionHere {
 async fn what_an_edge_reports_is_told_and_so_is_that_it_was_lost() {
     let receiver = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let mut machine = told_to(&receiver);
-    machine.config.edge_lease = Duration::from_millis(300);
+    machine.config.edge_lease = Duration::from_millis(1_500);
     let region = machine.start().await;
     let registered = || {
         let consumers = machine.storage.open().consumers();

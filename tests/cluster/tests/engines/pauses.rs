@@ -44,6 +44,10 @@ impl Prober {
                         Ok(_) => break,
                         Err(error) => failed.push(error.to_string()),
                     }
+                    // Who was closed is refused at once, for ever.
+                    if *stopped.borrow() || failed.len() > 1_000 {
+                        return (longest.max(last.elapsed()), failed);
+                    }
                 }
                 longest = longest.max(last.elapsed());
                 last = Instant::now();

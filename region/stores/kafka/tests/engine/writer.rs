@@ -98,11 +98,14 @@ impl Writer {
                     Err(_) => assert!(at.len() <= 1, "{id} is doubled"),
                 }
                 assert!(
-                    *took < longest,
+                    *took < 3 * longest,
                     "{id} was answered after {took:?}: {answer:?}"
                 );
             }
         }
+        // A machine that stands still for a moment makes one of them late; who waits too long does so each time.
+        let late: Vec<_> = told.iter().filter(|told| told.took >= longest).collect();
+        assert!(late.len() <= 1, "answered late: {late:?}");
         told.iter().filter(|told| told.answer.is_err()).count()
     }
 }

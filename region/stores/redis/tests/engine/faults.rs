@@ -447,7 +447,8 @@ fn a_wrong_password_is_told_without_it_and_the_right_one_works() {
 fn a_full_server_refuses_and_the_connection_stays() {
     let server = Server::start(&["--maxmemory", "100mb"]);
     let (runtime, metrics) = (runtime(), Metrics::bare());
-    let limits = RedisLimiter::open(&server.config(""), "eu", runtime.handle(), &metrics);
+    let config = server.config("timeout_ms=2000");
+    let limits = RedisLimiter::open(&config, "eu", runtime.handle(), &metrics);
     until("shares are given", || {
         limits.lease("e1", &[want(1)], 0).is_ok()
     });

@@ -1,6 +1,6 @@
 //! Servers for these tests: the one that is given, and ones that a test starts, because it kills them.
 
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -58,10 +58,9 @@ pub(crate) fn metric(metrics: &Metrics, name: &str, label: &str) -> f64 {
         .sum()
 }
 
-/// A port that is free now.
+/// A port that is free, and given to nobody else.
 pub(crate) fn free_port() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
-    listener.local_addr().expect("its address").port()
+    gb6_tests_harness::process::free_port().expect("a port")
 }
 
 /// A server of one's own. It ends with this.

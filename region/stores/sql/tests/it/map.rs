@@ -60,11 +60,10 @@ fn a_writer_that_does_not_let_go_costs_a_deadline() {
     use sqlx::ConnectOptions;
     let (runtime, dir) = (runtime(), tempfile::tempdir().unwrap());
     let path = dir.path().join("map.db");
-    let map = open(
-        &runtime,
-        &format!("sqlite:{}?timeout_ms=400", path.display()),
-    );
-    map.put("a", b"1", Expect::Any).unwrap();
+    let at = |timeout: &str| format!("sqlite:{}?timeout_ms={timeout}", path.display());
+    let patient = open(&runtime, &at("20000"));
+    patient.put("a", b"1", Expect::Any).unwrap();
+    let map = open(&runtime, &at("2000"));
     let mut other = runtime.block_on(async {
         let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&path);
         let mut other = options.connect().await.unwrap();
@@ -77,14 +76,11 @@ fn a_writer_that_does_not_let_go_costs_a_deadline() {
     let asked = Instant::now();
     let error = map.put("a", b"2", Expect::Any).unwrap_err();
     assert!(matches!(error, StoreError::Unavailable { .. }), "{error}");
-    assert!(
-        asked.elapsed() < Duration::from_secs(2),
-        "{:?}",
-        asked.elapsed()
-    );
+    let took = asked.elapsed();
+    assert!(took < Duration::from_secs(10), "{took:?}");
     assert_eq!(map.get("a").unwrap().unwrap().value.unwrap(), b"1");
     runtime.block_on(async { sqlx::raw_sql("ROLLBACK").execute(&mut other).await.unwrap() });
-    map.put("a", b"2", Expect::Any).unwrap();
+    patient.put("a", b"2", Expect::Any).unwrap();
 }
 
 #[test]
