@@ -225,7 +225,7 @@ impl Engine {
         log_tail(&self.directory.join(format!("{name}.log")))
     }
 
-    /// SIGKILL to all of its processes, and waits until they are gone.
+    /// SIGKILL to all of its processes and their children, PostgreSQL's sessions, and waits until they are gone.
     ///
     /// # Errors
     /// One is not gone in time.
@@ -239,7 +239,7 @@ impl Engine {
         Ok(())
     }
 
-    /// SIGKILL to one process, such as `broker-2`, and waits until it is gone.
+    /// SIGKILL to one process, such as `broker-2`, and its children, and waits until it is gone.
     ///
     /// # Errors
     /// There is no such process, or it is not gone in time.
@@ -338,13 +338,12 @@ impl Engine {
             known: pids.keys().cloned().collect::<Vec<_>>().join(", "),
         };
         let pid = *pids.get(name).ok_or_else(unknown)?;
+        // Of a parent that has ended nobody finds them any more; left alone, they would still answer.
+        let children = children(pid);
         send(pid, signal).map_err(EngineError::io(format!("{} {name}", self.kind.name())))?;
-        // The children of a killed parent end by themselves.
-        if signal != Signal::KILL {
-            for child in children(pid) {
-                // One that has ended meanwhile needs no signal.
-                let _ = send(child, signal);
-            }
+        for child in children {
+            // One that has ended meanwhile needs no signal.
+            let _ = send(child, signal);
         }
         Ok(())
     }
@@ -376,8 +375,8 @@ impl Engine {
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        for pid in self.pids().into_values() {
-            let _ = send(pid, Signal::KILL);
+        for name in self.pids().into_keys() {
+            let _ = self.signal(&name, Signal::KILL);
         }
         // The directory may be removed next: nobody may still write there.
         let begun = Instant::now();
