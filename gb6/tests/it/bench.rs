@@ -1,4 +1,4 @@
-//! `gb6 bench` against a real server, a second each: figures come out, and nothing is dropped.
+//! `gb6 bench` against a real server, two seconds each: figures come out, and nothing is dropped.
 
 use std::fs;
 use std::path::Path;
@@ -34,12 +34,12 @@ fn a_server_that_runs_is_measured_and_drops_nothing() {
     let node = Node::start(dev(dir.path()));
     fs::write(dir.path().join("ready"), node.ready.to_string()).unwrap();
     let server = "--ready-file ready --no-pin";
-    let second = "--duration 1 --warm-up 0.2";
+    let briefly = "--duration 2 --warm-up 0.2";
 
     for load in ["--in-flight 1", "--in-flight 32 --method rpc", "--pace 200"] {
-        let command = format!("publish {server} {second} --connections 8 --rooms 4 {load}");
+        let command = format!("publish {server} {briefly} --connections 8 --rooms 4 {load}");
         let found = figures(dir.path(), &command);
-        more_than(&found, "acked", 0);
+        more_than(&found, "acked", 20);
         more_than(&found["latency"], "p50_us", 0);
         assert_eq!(found["failed"], serde_json::json!({}), "{found:#}");
         assert_eq!(found["cpu"][0]["name"], "gb6", "{found:#}");
@@ -50,10 +50,10 @@ fn a_server_that_runs_is_measured_and_drops_nothing() {
         "--pace 2000",
         "--in-flight 4 --protocol json",
     ] {
-        let command = format!("fanout {server} {second} --subscribers 50 {load}");
+        let command = format!("fanout {server} {briefly} --subscribers 50 {load}");
         let found = figures(dir.path(), &command);
-        more_than(&found, "delivered", 0);
-        none(&found, &["lost", "closed"]);
+        more_than(&found, "delivered", 500);
+        none(&found, &["late", "lost", "closed"]);
     }
     let command = format!("idle {server} --connections 100 --rooms 10 --settle 1");
     let found = figures(dir.path(), &command);

@@ -292,17 +292,21 @@ class ServerApi(Case):
     @proves("api-block")
     async def test_a_blocked_user_is_cut_off_and_kept_out_until_unblocked(self):
         for encoding in (Json, Protobuf):
-            user = f"blocked-{encoding.name}"
-            clients = [await self.connect(user, encoding) for _ in range(2)]
             other = await self.connect("bystander", encoding)
-            began = time.monotonic()
-            await self.api.block_user(cent.BlockUserRequest(user=user))
-            for client in clients:
-                ended = await client.log.next("disconnected")
-                self.assertEqual(ended.code, 3500)
-                self.assertGreater(len(ended.reason), 0)
-            # A second is what is said; a machine that stands still for a while has some more.
-            self.assertLess(time.monotonic() - began, 5)
+            # A machine that stands still for a moment does not do so three times.
+            for n in range(3):
+                user = f"blocked-{encoding.name}-{n}"
+                clients = [await self.connect(user, encoding) for _ in range(2)]
+                began = time.monotonic()
+                await self.api.block_user(cent.BlockUserRequest(user=user))
+                for client in clients:
+                    ended = await client.log.next("disconnected")
+                    self.assertEqual(ended.code, 3500)
+                    self.assertGreater(len(ended.reason), 0)
+                took = time.monotonic() - began
+                if took < 1:
+                    break
+            self.assertLess(took, 1)
             await self.kept_out(token=sign(self.server, member(user)))
             self.assertEqual(other.log.all("disconnected"), [])
             # Also after the server was killed.

@@ -157,8 +157,7 @@ async fn a_shard_that_is_lost_is_served_again_while_its_consumers_can_not_end() 
     let mut edge = machine.edge_again("e1").await;
     assert_eq!(edge.publish(1, 2, "2".into()).await, (2, 0));
     let took = began.elapsed();
-    // For the lists it would wait for as long as the test; this machine may be busy.
-    assert!(took < Duration::from_secs(10), "{took:?}");
+    assert!(took < Duration::from_secs(3), "{took:?}");
     assert!(lists.is_asked(), "those of before have not ended");
     let ending = "gb6_region_consumers_ending";
     assert_eq!(machine.metric(ending), 1.0);

@@ -107,8 +107,10 @@ async fn an_index_that_is_deleted_under_a_running_region_is_built_again() {
     push_out_of_memory(&mut edge).await;
     let next = indexed(&machine).await;
     for round in 1..=2 {
-        // At once: whoever looks while its files go one by one puts the rest of it aside.
-        std::fs::rename(&path, dir.path().join(format!("gone-{round}"))).expect("removed");
+        // From its place at once: whoever looks while its files go one by one puts the rest of it aside.
+        let gone = dir.path().join("gone");
+        std::fs::rename(&path, &gone).expect("moved");
+        std::fs::remove_dir_all(&gone).expect("removed");
         let began = Instant::now();
         loop {
             let done = rooms.resets() == round

@@ -79,8 +79,7 @@ pub(crate) async fn run(world: &mut World, load: &Load, old: &mut Old, cell: &Ce
     };
     let (went_on, (archiving, looks)) = tokio::join!(going_on, looking);
     tokio::time::sleep((begun + fault.lasts()).saturating_duration_since(Instant::now())).await;
-    // Not from the first look on: what was acknowledged just before may come late on a busy machine.
-    if let (Publishes::Stall, Some((settled, _))) = (cell.publishes, looks.last()) {
+    if let (Publishes::Stall, Some((settled, _))) = (cell.publishes, looks.first()) {
         let meanwhile = load.recorder.since(*settled);
         let acknowledged = seen::Publishes::acknowledged(&meanwhile);
         assert_eq!(acknowledged, 0, "{cell}: nothing can be written");

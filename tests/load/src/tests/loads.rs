@@ -149,7 +149,7 @@ fn the_floor_of_durable_publishes_acknowledges_all() {
         stop.store(true, Ordering::Relaxed);
         server.join().unwrap().unwrap();
         let figures = figures.unwrap();
-        assert!(figures.acked > 0, "{figures}");
+        assert!(figures.acked > 10, "{figures}");
         assert_eq!((figures.unanswered, figures.closed), (0, 0), "{figures}");
         assert!(figures.failed.is_empty(), "{figures}");
     });

@@ -30,7 +30,7 @@ fn losing_the_records_stops_moves_and_no_traffic() {
         .iter()
         .for_each(|n| n.map_cut.store(true, Ordering::SeqCst));
     let until = world.clock.now() + A_WHILE;
-    let mut offset = 1;
+    let (mut offset, mut late) = (1, 0);
     while world.clock.now() < until {
         // All of them have tried to reach the records in that time.
         let failed = "gb6_assignment_store_errors_total";
@@ -38,8 +38,9 @@ fn losing_the_records_stops_moves_and_no_traffic() {
         offset += 1;
         let (took, at) = world.runtime.block_on(edge.publish());
         assert_eq!(at, offset);
-        // For the records it would wait for ever; this machine may be busy.
-        assert!(took < Duration::from_secs(5), "{took:?}");
+        // A machine that stands still for a moment makes one of them late; who waits for the records is late each time.
+        late += u32::from(took >= Duration::from_secs(1));
+        assert!(late <= 1, "{took:?}");
     }
     assert_eq!(edge.refusals, 0);
     let data = world.runtime.block_on(edge.history());

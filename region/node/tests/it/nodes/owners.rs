@@ -45,7 +45,14 @@ fn nodes_share_the_shards_and_tell_edges_who_owns_them() {
 }
 
 #[test]
-fn the_shards_of_a_node_that_dies_are_served_by_their_standbys() {
+fn the_shards_of_a_node_that_dies_are_served_by_others_within_three_seconds() {
+    // A machine that stands still for a moment does not do so three times.
+    let in_time = (0..3).any(|_| take_over() < Duration::from_secs(3));
+    assert!(in_time, "each of three took longer");
+}
+
+/// How long a publish takes whose node has died.
+fn take_over() -> Duration {
     let world = World::new();
     let [r1, r2, r3] = NODES.map(|name| world.start(name));
     world.settle(&[("r1", &r1), ("r2", &r2), ("r3", &r3)]);
@@ -60,8 +67,7 @@ fn the_shards_of_a_node_that_dies_are_served_by_their_standbys() {
     r2.die();
     let (took, offset) = world.runtime.block_on(edge.publish());
     assert_eq!(offset, 51, "nothing is lost, nothing twice");
-    // A lease and a moment are 1.8 s; this machine may be busy.
-    assert!(took < Duration::from_secs(6), "{took:?}");
+    println!("taken over after {took:?}");
     assert_eq!(world.owner(shard), standby.map(|s| s.as_str().to_owned()));
     let taker = if edge.at == "r1" { &r1 } else { &r3 };
     assert!(
@@ -69,6 +75,7 @@ fn the_shards_of_a_node_that_dies_are_served_by_their_standbys() {
         "the standby had read it"
     );
     assert_eq!(world.runtime.block_on(edge.history()).len(), 51);
+    took
 }
 
 #[test]

@@ -250,15 +250,20 @@ fn a_log_that_is_cut_off_is_silent_to_whoever_follows_it_and_to_an_owner_that_wr
     // Nobody writes, and both go on hearing it.
     let until = Instant::now() + Duration::from_secs(6);
     std::thread::sleep(Duration::from_secs(2));
-    let (mut looks, mut silent) = (0, 0);
+    let hear = || {
+        both.iter()
+            .all(|log| log.silence() < Duration::from_millis(1_500))
+    };
+    let mut stalled = 0;
     while Instant::now() < until {
-        let longest = both.iter().map(|log| log.silence()).max();
-        looks += 1;
-        silent += u32::from(longest > Some(Duration::from_millis(1_500)));
+        if !hear() {
+            // A machine may stand still for a moment: then they hear it again at once.
+            stalled += 1;
+            assert!(stalled <= 1, "they are silent again and again");
+            within(Duration::from_secs(1), "they hear it", hear);
+        }
         std::thread::sleep(Duration::from_millis(50));
     }
-    // For a moment, where the machine stands still.
-    assert!(silent * 4 < looks, "silent in {silent} of {looks} looks");
     for _ in 0..2 {
         front.cut();
         std::thread::sleep(Duration::from_secs(5));
